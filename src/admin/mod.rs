@@ -1,0 +1,341 @@
+//! The admin port: metrics, probes, status and a dashboard, over HTTP/1.
+//!
+//! Everything here reads and nothing changes: there is no route that a stray request could do harm
+//! with. What it shows comes from a [`Source`], so this module knows no session, lane or cache; it
+//! never shows keys, values or passwords. `app` binds the port and runs [`serve`] beside the workers,
+//! not on one of them, so that a scrape delays no client.
+//!
+//! Reading order: the routes, the server, the answers; then `status` (the JSON), then
+//! `dashboard.html`, which polls it.
+
+mod status;
+
+use std::convert::Infallible;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body_util::Full;
+use hyper::header::{self, HeaderValue};
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper::{Method, Request, Response, StatusCode};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinSet;
+use tokio::time::{sleep, timeout};
+use tokio_util::sync::CancellationToken;
+
+pub use status::{EarStatus, L1Status, Settings, Snapshot, UpstreamStatus};
+
+use crate::metrics::Metrics;
+
+/// Connections served at once; more wait in the listener's backlog.
+const MAX_CONNECTIONS: usize = 64;
+
+/// How long a client may take over the head of a request, or stay silent between two.
+const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// After this a connection is closed at the next pause, and clients connect anew: none that never
+/// reads its answer can hold a place for good.
+const CONNECTION_LIFE: Duration = Duration::from_secs(300);
+
+/// How long a connection that is being closed may take to finish its answer.
+const CLOSING: Duration = Duration::from_secs(1);
+
+/// The pause after `accept` failed, which it does for want of file descriptors.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// The largest head of a request, in bytes.
+const MAX_HEAD: usize = 16 * 1024;
+
+const DASHBOARD: &str = include_str!("dashboard.html");
+
+/// Where the admin port gets what it shows. Called for every request, so it must not wait.
+pub trait Source: Send + Sync + 'static {
+    /// How things stand now.
+    fn snapshot(&self) -> Snapshot;
+
+    /// What has been counted.
+    fn metrics(&self) -> &Metrics;
+}
+
+/// The pages there are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Route {
+    Dashboard,
+    Status,
+    Metrics,
+    Live,
+    Ready,
+}
+
+impl Route {
+    const ALL: [Self; 5] = [Self::Dashboard, Self::Status, Self::Metrics, Self::Live, Self::Ready];
+
+    const fn path(self) -> &'static str {
+        match self {
+            Self::Dashboard => "/",
+            Self::Status => "/api/status",
+            Self::Metrics => "/metrics",
+            Self::Live => "/livez",
+            Self::Ready => "/readyz",
+        }
+    }
+
+    fn of(path: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|route| route.path() == path)
+    }
+}
+
+/// Serves the admin port until `stop`, then lets answers under way end and returns.
+///
+/// Needs a Tokio runtime with time and I/O. Cancelling the future drops every connection.
+pub async fn serve(listener: TcpListener, source: Arc<dyn Source>, stop: CancellationToken) {
+    let mut connections = JoinSet::new();
+    loop {
+        let room = connections.len() < MAX_CONNECTIONS;
+        tokio::select! {
+            () = stop.cancelled() => break,
+            Some(_ended) = connections.join_next() => {}
+            accepted = listener.accept(), if room => match accepted {
+                Ok((stream, _)) => {
+                    connections.spawn(connection(stream, Arc::clone(&source), stop.clone()));
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "the admin port cannot accept a connection");
+                    sleep(ACCEPT_PAUSE).await;
+                }
+            },
+        }
+    }
+    drop(listener);
+    while connections.join_next().await.is_some() {}
+}
+
+async fn connection(stream: TcpStream, source: Arc<dyn Source>, stop: CancellationToken) {
+    let service = service_fn(|request| {
+        let response = respond(&request, source.as_ref());
+        async move { Ok::<_, Infallible>(response) }
+    });
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEADER_TIMEOUT)
+        .max_buf_size(MAX_HEAD)
+        .serve_connection(TokioIo::new(stream), service);
+    let mut connection = pin!(connection);
+    tokio::select! {
+        // A client that goes away, or talks no HTTP, is of no interest to anybody.
+        _ended = connection.as_mut() => return,
+        () = stop.cancelled() => {}
+        () = sleep(CONNECTION_LIFE) => {}
+    }
+    connection.as_mut().graceful_shutdown();
+    let _ended = timeout(CLOSING, connection).await;
+}
+
+fn respond<B>(request: &Request<B>, source: &dyn Source) -> Response<Full<Bytes>> {
+    let Some(route) = Route::of(request.uri().path()) else {
+        let paths = Route::ALL.map(Route::path).join("  ");
+        return text(StatusCode::NOT_FOUND, format!("No such page. There are:  {paths}\n"));
+    };
+    if !matches!(*request.method(), Method::GET | Method::HEAD) {
+        let mut response = text(StatusCode::METHOD_NOT_ALLOWED, "This page can only be read: GET or HEAD.\n");
+        response.headers_mut().insert(header::ALLOW, HeaderValue::from_static("GET, HEAD"));
+        return response;
+    }
+    match route {
+        Route::Dashboard => dashboard(),
+        Route::Status => {
+            let json = status::json(&source.snapshot(), source.metrics());
+            answer(StatusCode::OK, "application/json", json)
+        }
+        Route::Metrics => {
+            let rendered = source.metrics().render(&source.snapshot().levels());
+            answer(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", rendered)
+        }
+        Route::Live => text(StatusCode::OK, "live\n"),
+        Route::Ready => match source.snapshot().ready {
+            Ok(()) => text(StatusCode::OK, "ready\n"),
+            Err(trouble) => text(StatusCode::SERVICE_UNAVAILABLE, format!("{trouble}\n")),
+        },
+    }
+}
+
+/// The dashboard, with leave to do what it does and nothing else: its own styles and script, and
+/// requests to this port.
+fn dashboard() -> Response<Full<Bytes>> {
+    const POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; \
+        img-src data:; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
+    let mut response = answer(StatusCode::OK, "text/html; charset=utf-8", DASHBOARD);
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_SECURITY_POLICY, HeaderValue::from_static(POLICY));
+    headers.insert(header::REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
+    response
+}
+
+fn text(status: StatusCode, body: impl Into<Bytes>) -> Response<Full<Bytes>> {
+    answer(status, "text/plain; charset=utf-8", body)
+}
+
+fn answer(status: StatusCode, kind: &'static str, body: impl Into<Bytes>) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::new(body.into()));
+    *response.status_mut() = status;
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::command::Class;
+    use crate::metrics::Outcome;
+    use std::sync::atomic::{AtomicBool, Ordering};
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::task::JoinHandle;
+
+    struct Fake {
+        metrics: Metrics,
+        ready: AtomicBool,
+    }
+
+    impl Source for Fake {
+        fn snapshot(&self) -> Snapshot {
+            let ready = self.ready.load(Ordering::Relaxed);
+            let trouble = "Redis at 10.0.0.1:6379 refuses connections: is it running?";
+            Snapshot { ready: ready.then_some(()).ok_or(trouble.to_owned()), ..status::tests::snapshot() }
+        }
+
+        fn metrics(&self) -> &Metrics {
+            &self.metrics
+        }
+    }
+
+    struct Port {
+        address: std::net::SocketAddr,
+        source: Arc<Fake>,
+        stop: CancellationToken,
+        served: JoinHandle<()>,
+    }
+
+    async fn port() -> Port {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let address = listener.local_addr().expect("bound");
+        let source = Arc::new(Fake { metrics: Metrics::new(1), ready: AtomicBool::new(true) });
+        let stop = CancellationToken::new();
+        let served = tokio::spawn(serve(listener, Arc::clone(&source) as _, stop.clone()));
+        Port { address, source, stop, served }
+    }
+
+    impl Port {
+        /// Head and body of the answer to one request on a connection of its own.
+        async fn ask(&self, method: &str, path: &str) -> (String, String) {
+            let mut stream = TcpStream::connect(self.address).await.expect("the port listens");
+            let request = format!("{method} {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n");
+            stream.write_all(request.as_bytes()).await.expect("written");
+            let mut answer = String::new();
+            stream.read_to_string(&mut answer).await.expect("an answer in UTF-8");
+            let (head, body) = answer.split_once("\r\n\r\n").expect("a whole head");
+            (head.to_lowercase(), body.to_owned())
+        }
+    }
+
+    #[tokio::test]
+    async fn probes_tell_life_from_readiness() {
+        let port = port().await;
+        let (head, body) = port.ask("GET", "/readyz").await;
+        assert!(head.starts_with("http/1.1 200 ") && body == "ready\n", "{head}\n{body}");
+        port.source.ready.store(false, Ordering::Relaxed);
+        let (head, body) = port.ask("GET", "/readyz").await;
+        assert!(head.starts_with("http/1.1 503 "), "{head}");
+        assert_eq!(body, "Redis at 10.0.0.1:6379 refuses connections: is it running?\n");
+        let (head, body) = port.ask("GET", "/livez").await;
+        assert!(head.starts_with("http/1.1 200 ") && body == "live\n", "{head}\n{body}");
+    }
+
+    #[tokio::test]
+    async fn every_route_answers_get_and_head_alike() {
+        let port = port().await;
+        let length = |head: &str| head.lines().find(|line| line.starts_with("content-length")).map(str::to_owned);
+        for route in Route::ALL {
+            let (get, body) = port.ask("GET", route.path()).await;
+            let (head, nothing) = port.ask("HEAD", route.path()).await;
+            assert!(get.starts_with("http/1.1 200 ") && head.starts_with("http/1.1 200 "), "{route:?}");
+            assert!(!body.is_empty() && nothing.is_empty(), "{route:?}");
+            assert!(get.contains("cache-control: no-store"), "{route:?}");
+            assert!(length(&get).is_some(), "{route:?}: {get}");
+            assert_eq!(length(&get), length(&head), "{route:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn what_is_not_there_and_what_is_not_read_is_refused() {
+        let port = port().await;
+        let (head, body) = port.ask("GET", "/nothing").await;
+        assert!(head.starts_with("http/1.1 404 ") && body.contains("/api/status"), "{head}\n{body}");
+        let (head, _) = port.ask("POST", "/nothing").await;
+        assert!(head.starts_with("http/1.1 404 "), "{head}");
+        let (head, _) = port.ask("POST", "/metrics").await;
+        assert!(head.starts_with("http/1.1 405 ") && head.contains("allow: get, head"), "{head}");
+        let (head, _) = port.ask("GET", "/livez?verbose=1").await;
+        assert!(head.starts_with("http/1.1 200 "), "{head}");
+    }
+
+    #[tokio::test]
+    async fn metrics_and_status_show_what_is_counted_now() {
+        let port = port().await;
+        port.source.metrics.workers[0].count(Class::String, Outcome::Hit);
+        let (head, body) = port.ask("GET", "/metrics").await;
+        assert!(head.contains("content-type: text/plain; version=0.0.4"), "{head}");
+        assert!(body.contains("outcome=\"hit\"} 1\n") && body.contains("\ncrema_l1_entries 3\n"), "{body}");
+        let (_, body) = port.ask("GET", "/api/status").await;
+        let status: serde_json::Value = serde_json::from_str(&body).expect("JSON");
+        assert_eq!(status["requests"]["total"], 1);
+    }
+
+    #[tokio::test]
+    async fn the_dashboard_may_load_nothing_from_elsewhere() {
+        let port = port().await;
+        let (head, body) = port.ask("GET", "/").await;
+        assert!(head.contains("content-security-policy: default-src 'none'"), "{head}");
+        assert!(body.contains("api/status"));
+        let elsewhere = body.match_indices("//").filter(|&(at, _)| body[..at].ends_with(':')).count();
+        let namespaces = body.matches("http://www.w3.org/2000/svg").count();
+        assert_eq!(elsewhere, namespaces, "an address that is not the name of SVG");
+    }
+
+    #[tokio::test]
+    async fn stop_ends_idle_connections_and_the_server() {
+        let port = port().await;
+        let mut idle = TcpStream::connect(port.address).await.expect("the port listens");
+        idle.write_all(b"GET /livez HTTP/1.1\r\nhost: x\r\n\r\n").await.expect("written");
+        let mut answer = [0; 512];
+        assert!(idle.read(&mut answer).await.expect("an answer") > 0);
+        port.stop.cancel();
+        timeout(Duration::from_secs(5), port.served).await.expect("serve returns").expect("without panic");
+        assert_eq!(idle.read(&mut answer).await.expect("closed in order"), 0);
+        assert!(TcpStream::connect(port.address).await.is_err());
+    }
+
+    #[tokio::test]
+    async fn a_silent_client_is_let_go_and_its_place_is_free_again() {
+        let port = port().await;
+        let mut silent = Vec::new();
+        for _ in 0..MAX_CONNECTIONS {
+            silent.push(TcpStream::connect(port.address).await.expect("the port listens"));
+        }
+        // With time paused a timer fires as soon as nothing else can happen. The silent ones began to
+        // count a moment before: hence the second's grace.
+        tokio::time::pause();
+        let start = tokio::time::Instant::now();
+        let (head, _) = port.ask("GET", "/livez").await;
+        assert!(head.starts_with("http/1.1 200 "), "{head}");
+        let waited = start.elapsed() + Duration::from_secs(1);
+        assert!((HEADER_TIMEOUT..HEADER_TIMEOUT * 2).contains(&waited), "{waited:?}");
+        drop(silent);
+    }
+}

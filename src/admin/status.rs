@@ -1,0 +1,327 @@
+//! The status JSON: how things stand, and what has been counted since the start.
+//!
+//! [`Snapshot`] is what the rest of crema fills in; the counters come from [`Metrics`]. Field names
+//! are an interface: the dashboard and people's scripts read them. Times are whole milliseconds or
+//! seconds, as their names say.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use serde::Serialize;
+
+use crate::command::Class;
+use crate::metrics::{Latency, Levels, Metrics, Outcome, Path, Value, WorkerStats};
+
+/// How things stand, as the parts of crema know it.
+#[derive(Clone, Debug)]
+pub struct Snapshot {
+    /// Whether crema can serve; if not, one sentence that says why and what to do.
+    pub ready: Result<(), String>,
+    /// Since the start of the process.
+    pub uptime: Duration,
+    /// The Redis side.
+    pub upstream: UpstreamStatus,
+    /// One for each ear there is.
+    pub ears: Vec<EarStatus>,
+    /// What crema keeps in its memory.
+    pub l1: L1Status,
+    /// The settings that explain the rest.
+    pub settings: Settings,
+}
+
+/// The Redis side.
+#[derive(Clone, Debug, Serialize)]
+pub struct UpstreamStatus {
+    /// The URL, without password.
+    pub address: String,
+    /// Whether it answers.
+    pub up: bool,
+    /// What it says it is, such as `redis 7.4.1`, once it has said so.
+    pub server: Option<String>,
+    /// One sentence on what is wrong, if something is.
+    pub trouble: Option<String>,
+}
+
+/// An ear, and the lease that it holds.
+#[derive(Clone, Debug, Serialize)]
+pub struct EarStatus {
+    /// The ACL user whose reads it fills L1 for.
+    pub user: String,
+    /// The address of the node that it listens to.
+    pub node: String,
+    /// Whether it is connected and tracking.
+    pub connected: bool,
+    /// Milliseconds until the lease ends, if one is in force.
+    pub lease_ms_left: Option<u64>,
+    /// The epoch that entries must carry now.
+    pub epoch: u64,
+    /// How often it had to connect anew.
+    pub reconnects: u64,
+    /// One sentence on why it holds no lease, if there is more to say than that it is connecting.
+    pub trouble: Option<String>,
+}
+
+/// What crema keeps in its memory.
+#[derive(Clone, Debug, Serialize)]
+pub struct L1Status {
+    /// How many entries.
+    pub entries: u64,
+    /// The bytes that they take.
+    pub bytes: u64,
+    /// The bytes that they may take; zero where L1 is switched off.
+    pub capacity: u64,
+}
+
+/// The settings that explain what is seen.
+#[derive(Clone, Debug, Serialize)]
+pub struct Settings {
+    /// One read in this many promotes its key; zero promotes none.
+    pub promote: u32,
+    /// The longest that a change may go unseen.
+    pub max_staleness_ms: u64,
+    /// By what means L1 is kept coherent: `tracking`, `broadcast` or `channel`.
+    pub coherence: &'static str,
+}
+
+impl Snapshot {
+    /// The part of it that is metrics.
+    pub(super) fn levels(&self) -> Levels {
+        let ears = |matches: fn(&EarStatus) -> bool| self.ears.iter().filter(|ear| matches(ear)).count() as u64;
+        Levels {
+            ready: self.ready.is_ok(),
+            upstream_up: self.upstream.up,
+            uptime: self.uptime,
+            l1_entries: self.l1.entries,
+            l1_bytes: self.l1.bytes,
+            l1_capacity: self.l1.capacity,
+            ears: ears(|_| true),
+            ears_connected: ears(|ear| ear.connected),
+            leases_held: ears(|ear| ear.lease_ms_left.is_some()),
+        }
+    }
+}
+
+/// The whole of `/api/status`.
+pub(super) fn json(snapshot: &Snapshot, metrics: &Metrics) -> String {
+    let status = Status {
+        version: env!("CARGO_PKG_VERSION"),
+        uptime_seconds: snapshot.uptime.as_secs(),
+        ready: snapshot.ready.is_ok(),
+        trouble: snapshot.ready.as_ref().err().map(String::as_str),
+        upstream: &snapshot.upstream,
+        ears: &snapshot.ears,
+        l1: &snapshot.l1,
+        settings: &snapshot.settings,
+        requests: Requests::of(metrics),
+        latency: Path::ALL.map(|path| (path.as_str(), Times::of(&metrics.latency(path)))).into(),
+        workers: metrics.workers.iter().map(|worker| Worker::of(worker)).collect(),
+        metrics: metrics.values(&snapshot.levels()),
+    };
+    serde_json::to_string(&status).expect("strings, numbers and maps with string keys always serialize")
+}
+
+#[derive(Serialize)]
+struct Status<'a> {
+    version: &'static str,
+    uptime_seconds: u64,
+    ready: bool,
+    trouble: Option<&'a str>,
+    upstream: &'a UpstreamStatus,
+    ears: &'a [EarStatus],
+    l1: &'a L1Status,
+    settings: &'a Settings,
+    requests: Requests,
+    latency: BTreeMap<&'static str, Times>,
+    workers: Vec<Worker>,
+    metrics: BTreeMap<&'static str, Value>,
+}
+
+/// Requests since the start.
+#[derive(Serialize)]
+struct Requests {
+    total: u64,
+    /// Hits among the lookups; nothing before the first lookup.
+    hit_ratio: Option<f64>,
+    outcomes: Vec<OutcomeStatus>,
+    classes: BTreeMap<&'static str, u64>,
+}
+
+#[derive(Serialize)]
+struct OutcomeStatus {
+    name: &'static str,
+    about: &'static str,
+    /// Whether it is one of those that the hit ratio is taken of.
+    lookup: bool,
+    /// Whether Redis saw nothing of these requests.
+    spared: bool,
+    total: u64,
+}
+
+impl Requests {
+    fn of(metrics: &Metrics) -> Self {
+        let outcomes = Outcome::ALL.map(|outcome| OutcomeStatus {
+            name: outcome.as_str(),
+            about: outcome.about(),
+            lookup: outcome.is_lookup(),
+            spared: outcome.is_spared(),
+            total: metrics.outcome(outcome),
+        });
+        let total = outcomes.iter().map(|outcome| outcome.total).sum();
+        let lookups = outcomes.iter().filter(|outcome| outcome.lookup).map(|outcome| outcome.total).sum();
+        let hits = outcomes[Outcome::Hit as usize].total;
+        Self {
+            total,
+            hit_ratio: ratio(hits, lookups),
+            outcomes: outcomes.into(),
+            classes: Class::ALL.iter().map(|&class| (class.as_str(), metrics.class(class))).collect(),
+        }
+    }
+}
+
+#[expect(clippy::cast_precision_loss, reason = "a ratio is to be looked at")]
+fn ratio(part: u64, whole: u64) -> Option<f64> {
+    (whole > 0).then(|| part as f64 / whole as f64)
+}
+
+/// Sampled latencies since the start. The buckets let a reader take the percentiles of any span
+/// between two looks.
+#[derive(Serialize)]
+struct Times {
+    samples: u64,
+    p50_ns: Option<u64>,
+    p90_ns: Option<u64>,
+    p99_ns: Option<u64>,
+    p999_ns: Option<u64>,
+    /// Of each bucket that is not empty, its end in nanoseconds (null: none) and its samples.
+    buckets: Vec<(Option<u64>, u64)>,
+}
+
+impl Times {
+    fn of(latency: &Latency) -> Self {
+        Self {
+            samples: latency.samples(),
+            p50_ns: latency.quantile(0.5),
+            p90_ns: latency.quantile(0.9),
+            p99_ns: latency.quantile(0.99),
+            p999_ns: latency.quantile(0.999),
+            buckets: latency.filled().collect(),
+        }
+    }
+}
+
+/// One worker's part.
+#[derive(Serialize)]
+struct Worker {
+    requests: u64,
+    sessions: i64,
+    lanes: i64,
+    pinned: i64,
+    homes: i64,
+}
+
+impl Worker {
+    fn of(stats: &WorkerStats) -> Self {
+        Self {
+            requests: stats.requests_total(),
+            sessions: stats.sessions.get(),
+            lanes: stats.lanes.get(),
+            pinned: stats.pinned.get(),
+            homes: stats.homes.get(),
+        }
+    }
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+    use serde_json::Value as Json;
+
+    pub(in crate::admin) fn snapshot() -> Snapshot {
+        let ear = |user: &str, connected, lease_ms_left| EarStatus {
+            user: user.to_owned(),
+            node: "10.0.0.1:6379".to_owned(),
+            connected,
+            lease_ms_left,
+            epoch: 4,
+            reconnects: 2,
+            trouble: None,
+        };
+        Snapshot {
+            ready: Ok(()),
+            uptime: Duration::from_secs(61),
+            upstream: UpstreamStatus {
+                address: "redis://10.0.0.1:6379".to_owned(),
+                up: true,
+                server: Some("redis 7.4.1".to_owned()),
+                trouble: None,
+            },
+            ears: vec![ear("default", true, Some(420)), ear("bob", true, None), ear("eve", false, None)],
+            l1: L1Status { entries: 3, bytes: 900, capacity: 1_000 },
+            settings: Settings { promote: 10, max_staleness_ms: 500, coherence: "tracking" },
+        }
+    }
+
+    fn status(snapshot: &Snapshot, metrics: &Metrics) -> Json {
+        serde_json::from_str(&json(snapshot, metrics)).expect("JSON")
+    }
+
+    #[test]
+    fn levels_count_ears_by_how_they_stand() {
+        let levels = snapshot().levels();
+        assert_eq!((levels.ears, levels.ears_connected, levels.leases_held), (3, 2, 1));
+    }
+
+    #[test]
+    fn the_hit_ratio_is_of_lookups_alone() {
+        let metrics = Metrics::new(2);
+        assert_eq!(status(&snapshot(), &metrics)["requests"]["hit_ratio"], Json::Null);
+        let count = |worker: usize, outcome, times| {
+            (0..times).for_each(|_| metrics.workers[worker].count(Class::String, outcome));
+        };
+        count(0, Outcome::Hit, 2);
+        count(1, Outcome::Hit, 1);
+        count(1, Outcome::Lead, 1);
+        count(1, Outcome::Write, 5);
+        let requests = &status(&snapshot(), &metrics)["requests"];
+        assert_eq!(requests["hit_ratio"], 0.75);
+        assert_eq!(requests["total"], 9);
+        assert_eq!(requests["classes"][Class::String.as_str()], 9);
+        let hit = &requests["outcomes"][0];
+        assert_eq!((&hit["name"], &hit["total"]), (&Json::from("hit"), &Json::from(3)));
+    }
+
+    #[test]
+    fn trouble_is_said_only_where_there_is_some() {
+        let metrics = Metrics::new(1);
+        let fine = status(&snapshot(), &metrics);
+        assert_eq!((&fine["ready"], &fine["trouble"]), (&Json::from(true), &Json::Null));
+        let ready = Err("Redis is away: start it.".to_owned());
+        let away = status(&Snapshot { ready, ..snapshot() }, &metrics);
+        assert_eq!((&away["ready"], &away["trouble"]), (&Json::from(false), &Json::from("Redis is away: start it.")));
+    }
+
+    #[test]
+    fn latencies_come_with_the_buckets_that_make_them() {
+        let metrics = Metrics::new(1);
+        metrics.workers[0].record(Path::Hit, std::time::Instant::now());
+        let latency = &status(&snapshot(), &metrics)["latency"];
+        assert_eq!(latency["hit"]["samples"], 1);
+        assert_eq!(latency["hit"]["buckets"][0][1], 1);
+        assert!(latency["hit"]["p99_ns"].is_u64());
+        assert_eq!(latency["miss"]["p99_ns"], Json::Null);
+    }
+
+    #[test]
+    fn the_names_that_the_dashboard_reads_are_there() {
+        let status = status(&snapshot(), &Metrics::new(1));
+        assert_eq!(status["ears"][0]["lease_ms_left"], 420);
+        assert_eq!(status["ears"][1]["lease_ms_left"], Json::Null);
+        assert_eq!(status["uptime_seconds"], 61);
+        assert_eq!(status["settings"]["max_staleness_ms"], 500);
+        assert_eq!(status["workers"][0]["lanes"], 0);
+        let page = include_str!("dashboard.html");
+        for name in page.split('"').filter(|part| part.starts_with("crema_")) {
+            assert!(status["metrics"].get(name).is_some(), "the dashboard asks for {name}");
+        }
+    }
+}

@@ -1,0 +1,301 @@
+//! The process: what is started in which order, and how it ends.
+//!
+//! Listeners first, so that a taken port is told before anything else happens; then the workers, the admin port, the fleet's
+//! channel, and a look at the upstream every second. Redis need not be there: crema starts, says that it is not ready, and
+//! answers commands with an error until it is. At the end: no new clients, sessions drain, then everything else stops.
+
+use std::process::ExitCode;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpListener;
+use tokio::runtime;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::time::{MissedTickBehavior, interval, timeout};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tracing::{error, info, warn};
+
+use crate::admin::{self, EarStatus, L1Status, Settings, Snapshot, Source, UpstreamStatus};
+use crate::clock::Time;
+use crate::config::Config;
+use crate::error::Error;
+use crate::invalidation::channel::{self, ChannelConfig, Heard};
+use crate::invalidation::{L1, State, Terms};
+use crate::metrics::{ChannelMessage, Metrics};
+use crate::proxy::{Gate, Shared};
+use crate::resp::Resp;
+use crate::server::{Listener, Workers, accept};
+use crate::upstream::{Connection, Login, Node, Target, connect, read_reply};
+
+/// Runs until SIGTERM or SIGINT. Exits with 0 after a clean end, with 1 where it could not start.
+pub fn run(config: Config) -> ExitCode {
+    let runtime = match runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            error!(%error, "cannot start");
+            return ExitCode::FAILURE;
+        }
+    };
+    match runtime.block_on(serve(config)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            error!("{error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn serve(config: Config) -> Result<(), Error> {
+    raise_file_limit(&config);
+    let mut listeners = Vec::new();
+    for listen in &config.listen {
+        listeners.push(Listener::bind(listen).await?);
+    }
+    let admin = match config.admin {
+        Some(address) => Some(TcpListener::bind(address).await.map_err(|source| Error::Listen {
+            address: address.to_string(),
+            source: Arc::new(source),
+        })?),
+        None => None,
+    };
+
+    let (stop_sessions, stop_rest) = (CancellationToken::new(), CancellationToken::new());
+    let app = App::new(config, &stop_rest);
+    let started = |source| Error::Listen { address: "worker threads".into(), source: Arc::new(source) };
+    let workers = Arc::new(Workers::start(&app.shared, &app.metrics.workers, &stop_sessions).map_err(started)?);
+
+    let tasks = TaskTracker::new();
+    for listener in listeners {
+        info!("listening on {}", listener.address());
+        tasks.spawn(accept(listener, Arc::clone(&workers), stop_sessions.clone()));
+    }
+    if let Some(listener) = admin {
+        if let Ok(address) = listener.local_addr() {
+            info!("admin on http://{address}/");
+        }
+        tasks.spawn(admin::serve(listener, Arc::clone(&app) as Arc<dyn Source>, stop_rest.clone()));
+    }
+    tasks.spawn(Arc::clone(&app).watch(stop_rest.clone()));
+    tasks.spawn(Arc::clone(&app).listen(stop_rest.clone()));
+    tasks.close();
+
+    ended().await;
+    info!("stopping: no new clients, open sessions have {:?} to finish", app.shared.config.drain_timeout);
+    stop_sessions.cancel();
+    // The acceptors give their hold on the workers up, then this is the last one.
+    let joined = tokio::task::spawn_blocking(move || {
+        let mut workers = workers;
+        loop {
+            match Arc::try_unwrap(workers) {
+                Ok(workers) => return workers.join(),
+                Err(shared) => workers = shared,
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    });
+    let _ = joined.await;
+    stop_rest.cancel();
+    let _ = timeout(Duration::from_secs(2), tasks.wait()).await;
+    info!("stopped");
+    Ok(())
+}
+
+/// Waits for a signal to stop.
+async fn ended() {
+    let (term, int) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()));
+    match (term, int) {
+        (Ok(mut term), Ok(mut int)) => {
+            tokio::select! {
+                _ = term.recv() => {}
+                _ = int.recv() => {}
+            }
+        }
+        _ => std::future::pending().await,
+    }
+}
+
+/// As Redis does at its start: the limit of open files is raised to what clients and upstream may need.
+fn raise_file_limit(config: &Config) {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let needed = (config.max_clients + config.max_upstream + 128) as u64;
+    let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
+    if current.is_some_and(|current| current < needed) {
+        let raised = maximum.map_or(needed, |maximum| needed.min(maximum));
+        let _ = setrlimit(Resource::Nofile, Rlimit { current: Some(raised), maximum });
+        if raised < needed {
+            warn!(limit = raised, needed, "fewer open files allowed than max_clients and max_upstream may need: raise `ulimit -n`");
+        }
+    }
+}
+
+/// What the running process consists of, as far as others look at it.
+struct App {
+    shared: Arc<Shared>,
+    metrics: Metrics,
+    started: Instant,
+    upstream: Mutex<Result<String, String>>,
+    login: Option<Arc<Login>>,
+}
+
+impl App {
+    fn new(config: Config, stop: &CancellationToken) -> Arc<Self> {
+        let metrics = Metrics::new(config.threads.get());
+        let node = Arc::new(Node::new(config.upstream.node.clone(), config.max_upstream, config.connect_timeout));
+        let terms = Terms {
+            max_staleness: config.max_staleness,
+            acl_recheck: config.acl_recheck,
+            max_value: config.max_value,
+            l1_size: config.l1_size,
+        };
+        let control = runtime::Handle::current();
+        let l1 = L1::new(terms, Arc::clone(&node), Arc::clone(&metrics.stats), control, stop.clone());
+        let login = config.upstream.password.as_ref().map(|password| {
+            let user = config.upstream.user.as_deref().unwrap_or("default");
+            Arc::new(Login { user: user.as_bytes().into(), password: password.expose().as_bytes().into() })
+        });
+        let stats = Arc::clone(&metrics.stats);
+        let origin_id = format!("crema-{:016x}", rand::random::<u64>());
+        let shared = Arc::new(Shared { config, node, l1, stats, gate: Gate::default(), origin_id });
+        let upstream = Mutex::new(Err("the upstream has not answered yet".to_owned()));
+        Arc::new(Self { shared, metrics, started: Instant::now(), upstream, login })
+    }
+
+    /// Looks at the upstream once a second, and lets Moka do what it put off.
+    async fn watch(self: Arc<Self>, stop: CancellationToken) {
+        let mut second = interval(Duration::from_secs(1));
+        second.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut kept = None;
+        while stop.run_until_cancelled(second.tick()).await.is_some() {
+            self.shared.l1.store.run_pending();
+            let Some(state) = stop.run_until_cancelled(self.look(&mut kept)).await else { return };
+            let mut known = self.upstream.lock().unwrap_or_else(PoisonError::into_inner);
+            match (&*known, &state) {
+                (Err(_), Ok(server)) => info!(upstream = %self.shared.node.address, "ready: {server} answers"),
+                (Ok(_), Err(trouble)) => warn!("not ready: {trouble}"),
+                (Err(old), Err(trouble)) if old != trouble => warn!("not ready: {trouble}"),
+                _ => {}
+            }
+            *known = state;
+        }
+    }
+
+    /// One look, on a connection kept for it: what the upstream calls itself, or what is wrong.
+    async fn look(&self, kept: &mut Option<(Connection, String)>) -> Result<String, String> {
+        let node = &self.shared.node;
+        let advice = |error: &Error| format!("{error}; is it running, and is `upstream` right?");
+        if kept.is_none() {
+            let target =
+                Target { node: Arc::clone(node), login: self.login.clone(), db: 0, resp: Resp::V2, name: "crema-check" };
+            let mut connection = connect(&target).await.map_err(|error| advice(&error))?;
+            let server = ask(&mut connection, b"*2\r\n$4\r\nINFO\r\n$6\r\nserver\r\n", node).await.map_err(|e| advice(&e))?;
+            *kept = Some((connection, name(&server)));
+        }
+        let Some((connection, server)) = kept else { unreachable!("just made") };
+        match ask(connection, b"*1\r\n$4\r\nPING\r\n", node).await {
+            Ok(reply) if reply.starts_with(b"-LOADING") || reply.starts_with(b"-MASTERDOWN") => {
+                Err(format!("the upstream answers {}", String::from_utf8_lossy(&reply).trim()))
+            }
+            Ok(_) => Ok(server.clone()),
+            Err(error) => {
+                *kept = None;
+                Err(advice(&error))
+            }
+        }
+    }
+
+    async fn listen(self: Arc<Self>, stop: CancellationToken) {
+        let settings = &self.shared.config.channel;
+        if !settings.enabled {
+            return;
+        }
+        let config = ChannelConfig {
+            node: Arc::clone(&self.shared.node),
+            login: self.login.clone(),
+            channel: settings.name.clone(),
+            origin_id: self.shared.origin_id.clone(),
+        };
+        let stats = Arc::clone(&self.shared.stats);
+        let on = move |heard| {
+            stats.heard(match heard {
+                Heard::Remove => ChannelMessage::Remove,
+                Heard::RemoveBulk => ChannelMessage::RemoveBulk,
+                Heard::RemovePattern => ChannelMessage::RemovePattern,
+                Heard::Update => ChannelMessage::Update,
+                Heard::OwnEcho => ChannelMessage::Own,
+                Heard::Malformed | Heard::TooLarge | Heard::UnknownType => ChannelMessage::Malformed,
+            });
+        };
+        channel::listen(&config, Arc::clone(&self.shared.l1) as Arc<_>, stop, on).await;
+    }
+}
+
+async fn ask(connection: &mut Connection, command: &[u8], node: &Node) -> Result<Vec<u8>, Error> {
+    let lost = |why: &str| Error::Lost { node: Arc::clone(&node.address), why: why.into() };
+    let exchange = async {
+        connection.socket.write_all(command).await?;
+        read_reply(&mut connection.socket, &mut Vec::new()).await
+    };
+    match timeout(node.connect_timeout, exchange).await {
+        Ok(Ok(reply)) => Ok(reply),
+        Ok(Err(error)) => Err(lost(&error.to_string())),
+        Err(_) => Err(Error::Timeout { node: Arc::clone(&node.address), after: node.connect_timeout }),
+    }
+}
+
+/// `redis 7.0.15` or `valkey 9.0.1`, from `INFO server`.
+fn name(info: &[u8]) -> String {
+    let info = String::from_utf8_lossy(info);
+    let value = |key: &str| info.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(':'));
+    match (value("valkey_version"), value("redis_version")) {
+        (Some(version), _) => format!("valkey {version}"),
+        (None, Some(version)) => format!("redis {version}"),
+        (None, None) => "a server that does not give its version".to_owned(),
+    }
+}
+
+impl Source for App {
+    fn snapshot(&self) -> Snapshot {
+        let Shared { config, l1, node, .. } = &*self.shared;
+        let upstream = self.upstream.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let now = Time::now();
+        let ears = l1.ears().into_iter().map(|(user, ear)| {
+            let left = ear.freshness.lease_left(now);
+            let trouble = match ear.state() {
+                State::Away(trouble) => Some(trouble),
+                State::Idle | State::Listening(_) => None,
+            };
+            EarStatus {
+                user,
+                node: node.address.to_string(),
+                connected: matches!(ear.state(), State::Listening(_)),
+                lease_ms_left: (!left.is_zero()).then(|| u64::try_from(left.as_millis()).unwrap_or(u64::MAX)),
+                epoch: ear.freshness.epoch().number(),
+                reconnects: ear.reconnects(),
+                trouble,
+            }
+        });
+        Snapshot {
+            ready: upstream.clone().map(drop),
+            uptime: self.started.elapsed(),
+            upstream: UpstreamStatus {
+                address: config.upstream.to_string(),
+                up: upstream.is_ok(),
+                server: upstream.clone().ok(),
+                trouble: upstream.err(),
+            },
+            ears: ears.collect(),
+            l1: L1Status { entries: l1.store.len() as u64, bytes: l1.store.bytes(), capacity: config.l1_size },
+            settings: Settings {
+                promote: config.promote,
+                max_staleness_ms: u64::try_from(config.max_staleness.as_millis()).unwrap_or(u64::MAX),
+                coherence: "tracking",
+            },
+        }
+    }
+
+    fn metrics(&self) -> &Metrics {
+        &self.metrics
+    }
+}

@@ -1,0 +1,172 @@
+//! One entry of L1: an answer, what it answers, and what it takes for it to count. One allocation, shared by a thin pointer.
+//!
+//! Used by [`store`](super::store) alone. An entry never changes; a newer answer is a newer entry.
+
+use std::sync::atomic::{AtomicU8, Ordering};
+
+use triomphe::ThinArc;
+
+use super::key::{Identity, Query};
+use super::lease::Epoch;
+use super::stamp::{Stamp, Stamps};
+use crate::clock::Time;
+use crate::resp::Resp;
+
+/// What a reader learns about an entry that bears the hash it looked for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Verdict {
+    /// It may be served.
+    Current,
+    /// It answers another query with the same 64-bit hash.
+    Foreign,
+    /// Its key was changed, or its epoch is over. It will never be current again.
+    Stale,
+    /// Its time is over.
+    Expired,
+}
+
+/// A reply in RESP3, in RESP2 where that differs, and the arguments it answers, behind one pointer.
+#[derive(Clone)]
+pub(super) struct Entry(ThinArc<Meta, u8>);
+
+struct Meta {
+    stamp: Stamp,
+    epoch: Epoch,
+    expires: Time,
+    identity: Identity,
+    serial: u32,
+    /// Lengths of the first two parts of the bytes. What follows them is the RESP2 reply, if it differs.
+    tail: u32,
+    resp3: u32,
+    command: u16,
+    hits: AtomicU8,
+}
+
+/// When an answer was asked for and how long it may live.
+#[derive(Clone, Copy)]
+pub(super) struct Terms {
+    pub(super) stamp: Stamp,
+    pub(super) epoch: Epoch,
+    pub(super) expires: Time,
+}
+
+impl Entry {
+    /// Lays out an entry, or nothing where a part is 4 GiB or more.
+    pub(super) fn new(serial: u32, q: &Query, resp3: &[u8], resp2: Option<&[u8]>, terms: Terms) -> Option<Self> {
+        let resp2 = resp2.filter(|resp2| *resp2 != resp3).unwrap_or_default();
+        let meta = Meta {
+            stamp: terms.stamp,
+            epoch: terms.epoch,
+            expires: terms.expires,
+            identity: q.identity,
+            serial,
+            tail: u32::try_from(q.tail.len()).ok()?,
+            resp3: u32::try_from(resp3.len()).ok()?,
+            command: q.command,
+            hits: AtomicU8::new(0),
+        };
+        let bytes = [q.tail, resp3, resp2].concat();
+        Some(Self(ThinArc::from_header_and_slice(meta, &bytes)))
+    }
+
+    /// Tells this entry from every other one that had or will have its hash.
+    pub(super) fn serial(&self) -> u32 {
+        self.meta().serial
+    }
+
+    /// Whether this entry may answer `q` at `now`. The stamp is loaded last of all, and after the entry was found.
+    pub(super) fn judge(&self, q: &Query, stamps: &Stamps, epoch: Epoch, now: Time) -> Verdict {
+        let meta = self.meta();
+        let tail = &self.0.slice[..meta.tail as usize];
+        if meta.identity != q.identity || meta.command != q.command || tail != q.tail {
+            Verdict::Foreign
+        } else if now >= meta.expires {
+            Verdict::Expired
+        } else if meta.epoch != epoch || meta.stamp != stamps.load(q.slot) {
+            Verdict::Stale
+        } else {
+            Verdict::Current
+        }
+    }
+
+    /// The reply as a session of version `resp` is to get it.
+    pub(super) fn reply(&self, resp: Resp) -> &[u8] {
+        let (_, replies) = self.0.slice.split_at(self.meta().tail as usize);
+        let (resp3, resp2) = replies.split_at(self.meta().resp3 as usize);
+        match resp {
+            Resp::V2 if !resp2.is_empty() => resp2,
+            Resp::V2 | Resp::V3 => resp3,
+        }
+    }
+
+    /// Counts a hit while it is one of the first `limit`, and tells so. Past them, a hit writes nothing to the entry.
+    pub(super) fn count_hit(&self, limit: u8) -> bool {
+        let hits = self.meta().hits.load(Ordering::Relaxed);
+        if hits >= limit {
+            return false;
+        }
+        // Two hits at once may count as one: that costs the policy one more touch, and no one anything else.
+        self.meta().hits.store(hits + 1, Ordering::Relaxed);
+        true
+    }
+
+    /// Bytes of the allocation, as the allocator rounds them.
+    pub(super) fn allocated(&self) -> u64 {
+        // In front of the header stand the reference count and the length.
+        let size = 2 * size_of::<usize>() + size_of::<Meta>() + self.0.slice.len();
+        size_class(size) as u64
+    }
+
+    fn meta(&self) -> &Meta {
+        &self.0.header.header
+    }
+}
+
+/// What an allocator with four size classes per power of two (mimalloc, jemalloc) takes for `size` bytes.
+fn size_class(size: usize) -> usize {
+    let step = (size.max(64).next_power_of_two() / 8).max(16);
+    size.next_multiple_of(step)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cache::{Freshness, Identities};
+
+    #[test]
+    fn head_is_48_bytes() {
+        assert_eq!(size_of::<Meta>(), 48);
+        assert_eq!(size_of::<Entry>(), 8);
+    }
+
+    #[test]
+    fn size_classes_are_those_of_the_allocator() {
+        for (size, class) in [(1, 16), (64, 64), (65, 80), (112, 112), (113, 128), (129, 160), (160, 160), (257, 320), (1025, 1280), (1 << 20, 1 << 20), ((1 << 20) + 1, 5 << 18)] {
+            assert_eq!(size_class(size), class, "for {size}");
+        }
+    }
+
+    #[test]
+    fn each_version_gets_its_own_bytes_and_equal_ones_are_kept_once() {
+        let stamps = Stamps::for_l1(0);
+        let q = Query::new(&stamps, Identities::default().intern("", 0), 1, b"k", b"$1\r\nk\r\n", b"");
+        let terms = Terms { stamp: stamps.load(q.slot), epoch: Freshness::new().epoch(), expires: Time::NEVER };
+        let entry = |resp2| Entry::new(0, &q, b"_\r\n", resp2, terms).expect("small");
+
+        let differing = entry(Some(&b"$-1\r\n"[..]));
+        assert_eq!((differing.reply(Resp::V3), differing.reply(Resp::V2)), (&b"_\r\n"[..], &b"$-1\r\n"[..]));
+        for same in [entry(None), entry(Some(b"_\r\n"))] {
+            assert_eq!((same.reply(Resp::V3), same.reply(Resp::V2)), (&b"_\r\n"[..], &b"_\r\n"[..]));
+            assert_eq!(same.0.slice.len(), q.tail.len() + 3);
+        }
+    }
+
+    #[test]
+    fn only_the_first_hits_are_counted() {
+        let stamps = Stamps::for_l1(0);
+        let q = Query::new(&stamps, Identities::default().intern("", 0), 1, b"k", b"k", b"");
+        let terms = Terms { stamp: stamps.load(q.slot), epoch: Freshness::new().epoch(), expires: Time::NEVER };
+        let entry = Entry::new(0, &q, b"+OK\r\n", None, terms).expect("small");
+        assert_eq!((0..100).filter(|_| entry.count_hit(16)).count(), 16);
+    }
+}

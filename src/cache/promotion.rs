@@ -1,0 +1,65 @@
+//! Promotion: which reads, once answered from Redis, are worth copying up into L1.
+//!
+//! The decision is a coin, not a count: a key read N times is copied once on average, so hot keys get in by being hot and
+//! Redis is asked to track only those. Joined flights skip the coin, for nothing shows heat better than a second reader who
+//! arrives before the first one is answered. Deciding costs no memory per key and must never look at one.
+
+use rand::rngs::SmallRng;
+use rand::{Rng, SeedableRng};
+
+/// The coin of one worker. Not shared: a shared generator would be a shared cache line.
+#[derive(Debug)]
+pub struct Promoter {
+    rng: SmallRng,
+}
+
+impl Default for Promoter {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Promoter {
+    /// A coin seeded from the system.
+    pub fn new() -> Self {
+        Self { rng: SmallRng::from_rng(&mut rand::rng()) }
+    }
+
+    /// Whether to copy what was just read: never for `one_in` 0, always for 1 or a flight that others had joined, else
+    /// once in `one_in` times.
+    pub fn wants(&mut self, one_in: u32, joined: bool) -> bool {
+        match one_in {
+            0 => false,
+            1 => true,
+            _ => joined || self.rng.random_ratio(1, one_in),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn never_and_always_are_exact() {
+        let mut promoter = Promoter::new();
+        for _ in 0..1000 {
+            assert!(!promoter.wants(0, false));
+            assert!(promoter.wants(1, false));
+        }
+    }
+
+    #[test]
+    fn a_joined_flight_is_promoted_unless_promotion_is_off() {
+        let mut promoter = Promoter::new();
+        assert!((0..1000).all(|_| promoter.wants(u32::MAX, true)));
+        assert!(!promoter.wants(0, true));
+    }
+
+    #[test]
+    fn one_in_ten_is_about_a_tenth() {
+        let mut promoter = Promoter { rng: SmallRng::seed_from_u64(7) };
+        let taken = (0..100_000).filter(|_| promoter.wants(10, false)).count();
+        assert!((9_500..10_500).contains(&taken), "{taken} of 100000");
+    }
+}

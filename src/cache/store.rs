@@ -1,0 +1,399 @@
+//! L1 itself: an index that hits read, and Moka, which decides what stays in it.
+//!
+//! A `get` of Moka costs several times what the whole hit may, so a hit reads a [`DashMap`] and touches Moka only often
+//! enough to keep its frequencies true ([`Sampler`]). Moka keeps a small ticket per entry, never the entry: what leaves L1 is
+//! freed at once and not when Moka's deferred reclamation gets to it.
+//!
+//! Which of the two has what:
+//! - an entry goes into the index first and to Moka second, so whatever Moka holds has been in the index;
+//! - whenever Moka lets go of a ticket, for size, age or a newer ticket, its listener removes from the index the entry with that
+//!   very serial number and no other. So every entry in the index is in Moka, or on its way there, and is counted in its weight;
+//! - a ticket whose entry has left the index is dead weight until the next miss of its hash, eviction or expiry finds it.
+//!
+//! **Nothing here may call Moka while it holds a guard of the index**: Moka may run its listener in any call, and that locks
+//! the index. Removing is never needed for correctness (see [`cache`](super)), so all of this may be late, but must not leak.
+//!
+//! Called by `proxy` (lookup), `invalidation` (insert, clear) and one owner that calls [`Store::run_pending`] each second.
+
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::{Duration, Instant};
+
+use dashmap::DashMap;
+use moka::Expiry;
+use moka::notification::RemovalCause;
+use moka::sync::Cache;
+use rand::rngs::SmallRng;
+use rand::{Rng, SeedableRng};
+
+use super::entry::{Entry, Terms, Verdict};
+use super::key::{AsIs, Query};
+use super::lease::{Epoch, Freshness};
+use super::stamp::{Stamp, Stamps};
+use crate::clock::Time;
+use crate::resp::Resp;
+
+/// What an entry costs beside its own allocation, measured with a counting allocator at a million entries: a slot of the
+/// index right after its table has doubled (39 bytes), and Moka's key, value, links, timer and share of its frequency sketch.
+const OVERHEAD: u64 = 440;
+/// What an empty store takes.
+const FIXED: u64 = 256 << 10;
+/// Replies above this are copied after the lock of their shard was let go.
+const COPY_UNDER_GUARD: usize = 16 << 10;
+/// Moka is told of an entry's first hits, and of one in [`LATER_HITS`] of the later ones.
+const FIRST_HITS: u8 = 16;
+const LATER_HITS: u32 = 32;
+
+/// How a lookup ended. The names are those of the metrics.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Lookup {
+    /// The reply was appended.
+    Hit,
+    /// Nothing there.
+    Miss,
+    /// An entry was there whose key has changed since, or whose epoch is over.
+    Stale,
+    /// An entry was there that has outlived its key's TTL or its rule's ceiling.
+    Expired,
+    /// No lease: L1 cannot prove itself fresh and was not asked.
+    Blind,
+}
+
+impl Lookup {
+    /// The metric label.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Hit => "hit",
+            Self::Miss => "miss",
+            Self::Stale => "stale",
+            Self::Expired => "expired",
+            Self::Blind => "blind",
+        }
+    }
+
+    /// Whether the reply was appended.
+    pub const fn is_hit(self) -> bool {
+        matches!(self, Self::Hit)
+    }
+}
+
+/// Decides for one worker which hits Moka is told of.
+#[derive(Debug)]
+pub struct Sampler {
+    rng: SmallRng,
+}
+
+impl Default for Sampler {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Sampler {
+    /// Seeded from the system.
+    pub fn new() -> Self {
+        Self { rng: SmallRng::from_rng(&mut rand::rng()) }
+    }
+
+    /// At random, since a count would fall into step with clients that read the same keys in turn.
+    fn later_hit(&mut self) -> bool {
+        self.rng.random::<u32>() < u32::MAX / LATER_HITS
+    }
+}
+
+/// L1. One for the process, shared by all workers and ears.
+pub struct Store {
+    index: Arc<Index>,
+    /// Behind a lock only because [`Store::clear`] puts a new one in its place.
+    policy: RwLock<Arc<Policy>>,
+    limit: u64,
+    capacity: u64,
+    serial: AtomicU32,
+    /// Set once Moka has enough entries to count how often keys are asked for; before, misses need not be told.
+    counting: AtomicBool,
+}
+
+type Policy = Cache<u64, Ticket, AsIs>;
+
+/// What Moka keeps of an entry.
+#[derive(Clone, Copy)]
+struct Ticket {
+    serial: u32,
+    weight: u32,
+    /// Milliseconds until the entry is useless, 0 for never.
+    life: u32,
+}
+
+impl Store {
+    /// An L1 that takes no more than `l1_size` bytes of memory, its own bookkeeping included. Below about half a megabyte
+    /// nothing fits.
+    pub fn new(l1_size: u64) -> Self {
+        let index = Arc::new(Index::new(if l1_size < 64 << 20 { 128 } else { 1024 }));
+        // Moka acts on what it is told in batches; the gap between its capacity and the limit is what they may overshoot.
+        let capacity = l1_size.saturating_sub(l1_size / 64 + FIXED);
+        let policy = RwLock::new(Arc::new(Self::new_policy(&index, capacity)));
+        Self { index, policy, limit: l1_size, capacity, serial: AtomicU32::new(0), counting: AtomicBool::new(false) }
+    }
+
+    fn new_policy(index: &Arc<Index>, capacity: u64) -> Policy {
+        let listener = Arc::clone(index);
+        Cache::builder()
+            .name("l1")
+            .max_capacity(capacity)
+            .weigher(|_, ticket: &Ticket| ticket.weight)
+            .expire_after(Lifetime)
+            .eviction_listener(move |hash: Arc<u64>, ticket: Ticket, cause| listener.left_policy(*hash, ticket, cause))
+            .build_with_hasher(AsIs::default())
+    }
+
+    /// Answers `q` by appending the reply to `out`, if at this moment there is an entry that may be served; else `out` stays
+    /// as it is. `now` must have been read after the request was. What can never be served again is removed.
+    #[expect(clippy::too_many_arguments, reason = "all that a hit depends on, and nothing that it does not")]
+    pub fn lookup(
+        &self,
+        q: &Query,
+        resp: Resp,
+        stamps: &Stamps,
+        fresh: &Freshness,
+        now: Time,
+        sampler: &mut Sampler,
+        out: &mut Vec<u8>,
+    ) -> Lookup {
+        if !fresh.held(now) {
+            return Lookup::Blind;
+        }
+        let Some(entry) = self.index.entries.get(&q.hash) else {
+            return self.missed(q.hash, Lookup::Miss);
+        };
+        let outcome = match entry.judge(q, stamps, fresh.epoch(), now) {
+            Verdict::Current => {
+                let touch = entry.count_hit(FIRST_HITS) || self.index.evicting.load(Ordering::Relaxed) || sampler.later_hit();
+                if entry.reply(resp).len() <= COPY_UNDER_GUARD {
+                    out.extend_from_slice(entry.reply(resp));
+                    drop(entry);
+                } else {
+                    let kept = entry.value().clone();
+                    drop(entry);
+                    out.extend_from_slice(kept.reply(resp));
+                }
+                if touch {
+                    self.policy().get(&q.hash);
+                }
+                return Lookup::Hit;
+            }
+            Verdict::Foreign => Lookup::Miss,
+            Verdict::Stale => Lookup::Stale,
+            Verdict::Expired => Lookup::Expired,
+        };
+        let serial = entry.serial();
+        drop(entry);
+        if outcome != Lookup::Miss {
+            self.forget(q.hash, serial);
+        }
+        self.missed(q.hash, outcome)
+    }
+
+    /// Whether [`Store::lookup`] would hit. Copies nothing, tells Moka nothing and removes nothing.
+    pub fn contains_fresh(&self, q: &Query, stamps: &Stamps, fresh: &Freshness, now: Time) -> bool {
+        fresh.held(now)
+            && self.index.entries.get(&q.hash).is_some_and(|entry| entry.judge(q, stamps, fresh.epoch(), now) == Verdict::Current)
+    }
+
+    /// Takes in the answer to `q` that was asked for under `stamp` and in `epoch`, both read before the request was sent.
+    /// `resp2` is the answer for RESP2 sessions where that differs; `expires` is the earlier of the key's own expiry and its
+    /// rule's ceiling. An answer asked for under a stamp that is not quiet, already expired or too large is dropped. One that
+    /// is no longer current does no harm: it is never served.
+    pub fn insert(&self, q: &Query, resp3: &[u8], resp2: Option<&[u8]>, stamp: Stamp, epoch: Epoch, expires: Time) {
+        let now = Time::now();
+        if !stamp.quiet() || expires <= now {
+            return;
+        }
+        let serial = self.serial.fetch_add(1, Ordering::Relaxed);
+        let Some(entry) = Entry::new(serial, q, resp3, resp2, Terms { stamp, epoch, expires }) else { return };
+        let weight = weight(&entry);
+        let Some(ticket) = Ticket::new(serial, weight, expires, now).filter(|_| weight <= self.capacity) else { return };
+
+        let policy = self.policy();
+        if self.bytes() + weight > self.limit {
+            policy.run_pending_tasks();
+        }
+        self.index.insert(q.hash, entry);
+        policy.insert(q.hash, ticket);
+        let bytes = self.bytes();
+        if bytes > self.limit {
+            policy.run_pending_tasks();
+        }
+        // Moka begins to count when it is half full.
+        if bytes > self.capacity / 5 * 2 && !self.counting.load(Ordering::Relaxed) {
+            self.counting.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// Entries, whether or not they still count. Never less than there are.
+    pub fn len(&self) -> usize {
+        self.index.len.load(Ordering::Relaxed)
+    }
+
+    /// Whether there is nothing that a lease could be needed for. As cheap as it looks.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Bytes of memory that the entries take, bookkeeping included.
+    pub fn bytes(&self) -> u64 {
+        self.index.bytes.load(Ordering::Relaxed)
+    }
+
+    /// Gives the memory of all entries back. A matter of memory only: what must no longer be served is told by stamps and
+    /// epochs. Takes about half a second per million entries, so not to be called where sessions wait.
+    pub fn clear(&self) {
+        // Moka could drop all tickets itself, but would do so piecemeal in whatever thread calls it next, for up to a tenth of
+        // a second each time. The old one goes before the entries do: what was inserted meanwhile is then either in the new
+        // one, or removed here.
+        let new = Arc::new(Self::new_policy(&self.index, self.capacity));
+        let old = std::mem::replace(&mut *self.policy.write().unwrap_or_else(PoisonError::into_inner), new);
+        self.counting.store(false, Ordering::Relaxed);
+        self.index.clear();
+        while Arc::strong_count(&old) > 1 {
+            // A worker is in a call of the old one, and must not be the one to take it down.
+            std::thread::sleep(Duration::from_micros(100));
+        }
+    }
+
+    /// Lets expired entries go, carries out what Moka has put off and gives unused memory of the index back. To be called
+    /// about once a second, by one thread.
+    pub fn run_pending(&self) {
+        self.policy().run_pending_tasks();
+        if !self.index.evicted.swap(false, Ordering::Relaxed) {
+            self.index.evicting.store(false, Ordering::Relaxed);
+        }
+        self.index.shrink();
+    }
+
+    /// Tells Moka that something was asked for that is not here, so that it may be admitted next time.
+    fn missed(&self, hash: u64, outcome: Lookup) -> Lookup {
+        if self.counting.load(Ordering::Relaxed)
+            && self.policy().get(&hash).is_some()
+            && outcome == Lookup::Miss
+            && !self.index.entries.contains_key(&hash)
+        {
+            // A ticket that outlived its entry. Should a new entry just be coming, it goes with it, and comes again.
+            self.policy().invalidate(&hash);
+        }
+        outcome
+    }
+
+    fn policy(&self) -> Arc<Policy> {
+        Arc::clone(&self.policy.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn forget(&self, hash: u64, serial: u32) {
+        if self.index.remove(hash, serial) {
+            self.policy().invalidate(&hash);
+        }
+    }
+}
+
+/// What hits read, and its sums.
+struct Index {
+    entries: DashMap<u64, Entry, AsIs>,
+    len: AtomicUsize,
+    bytes: AtomicU64,
+    /// Entries are being evicted for want of room: every hit counts now. Set by the first, unset by a second without any.
+    evicting: AtomicBool,
+    evicted: AtomicBool,
+    shards: usize,
+}
+
+impl Index {
+    fn new(shards: usize) -> Self {
+        Self {
+            entries: DashMap::with_hasher_and_shard_amount(AsIs::default(), shards),
+            len: AtomicUsize::new(0),
+            bytes: AtomicU64::new(0),
+            evicting: AtomicBool::new(false),
+            evicted: AtomicBool::new(false),
+            shards,
+        }
+    }
+
+    /// Counts before it inserts, so that no entry is ever uncounted.
+    fn insert(&self, hash: u64, entry: Entry) {
+        self.len.fetch_add(1, Ordering::Relaxed);
+        self.bytes.fetch_add(weight(&entry), Ordering::Relaxed);
+        if let Some(old) = self.entries.insert(hash, entry) {
+            self.uncount(&old);
+        }
+    }
+
+    fn remove(&self, hash: u64, serial: u32) -> bool {
+        let removed = self.entries.remove_if(&hash, |_, entry| entry.serial() == serial);
+        if let Some((_, entry)) = &removed {
+            self.uncount(entry);
+        }
+        removed.is_some()
+    }
+
+    fn uncount(&self, entry: &Entry) {
+        self.len.fetch_sub(1, Ordering::Relaxed);
+        self.bytes.fetch_sub(weight(entry), Ordering::Relaxed);
+    }
+
+    fn clear(&self) {
+        self.entries.retain(|_, entry| {
+            self.uncount(entry);
+            false
+        });
+        self.shrink();
+    }
+
+    /// A table never shrinks by itself: one grown by a million small entries would stay when a few large ones replace them.
+    fn shrink(&self) {
+        if self.entries.capacity() > 4 * self.len.load(Ordering::Relaxed) + 16 * self.shards {
+            self.entries.shrink_to_fit();
+        }
+    }
+
+    /// Moka let go of a ticket. Runs inside a call of Moka and must not call it.
+    fn left_policy(&self, hash: u64, ticket: Ticket, cause: RemovalCause) {
+        if cause == RemovalCause::Size {
+            self.evicted.store(true, Ordering::Relaxed);
+            self.evicting.store(true, Ordering::Relaxed);
+        }
+        self.remove(hash, ticket.serial);
+    }
+}
+
+/// What an entry costs in all.
+fn weight(entry: &Entry) -> u64 {
+    entry.allocated() + OVERHEAD
+}
+
+impl Ticket {
+    fn new(serial: u32, weight: u64, expires: Time, now: Time) -> Option<Self> {
+        let life = match expires {
+            Time::NEVER => 0,
+            // Rounded up: it is the lookup that is exact. Beyond 49 days memory need not be given back by the clock.
+            _ => u32::try_from(expires.saturating_since(now).as_millis() + 1).unwrap_or(0),
+        };
+        Some(Self { serial, weight: u32::try_from(weight).ok()?, life })
+    }
+
+    fn life(self) -> Option<Duration> {
+        (self.life > 0).then(|| Duration::from_millis(self.life.into()))
+    }
+}
+
+/// Moka drops a ticket when its entry's time is over, so that what no one asks for any more does not wait to be evicted. Its
+/// clock stands still in suspend; then the lookup knows better.
+struct Lifetime;
+
+impl Expiry<u64, Ticket> for Lifetime {
+    fn expire_after_create(&self, _: &u64, ticket: &Ticket, _: Instant) -> Option<Duration> {
+        ticket.life()
+    }
+
+    fn expire_after_update(&self, _: &u64, ticket: &Ticket, _: Instant, _: Option<Duration>) -> Option<Duration> {
+        ticket.life()
+    }
+}

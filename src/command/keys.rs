@@ -1,0 +1,331 @@
+//! Which arguments of a request are keys.
+//!
+//! Owns the key rules that rows of `table` name, each as Redis parses that command when it runs it (which is not always
+//! what COMMAND GETKEYS says). Never yields fewer keys than Redis can write: a key too many costs a cache miss, a key too
+//! few leaves an old value in L1. Never panics, whatever the arguments; never allocates. Called through
+//! [`Spec::keys`](super::Spec::keys) and [`Spec::blocking`](super::Spec::blocking).
+
+use std::ops::Range;
+
+use crate::resp::Request;
+
+/// Where the keys are among the arguments. Argument 0 is the command's name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum KeySpec {
+    /// It names no keys.
+    None,
+    /// From `first` to `last`, both included, every `step`-th argument.
+    Range {
+        /// The first key.
+        first: i16,
+        /// The last key; negative: counted from the end, -1 being the last argument.
+        last: i16,
+        /// 1, or 2 where every key has a value behind it.
+        step: i16,
+    },
+    /// A number of keys, and that many keys behind it.
+    Numkeys {
+        /// Where the number is.
+        at: i16,
+        /// One more key, the destination.
+        also: Option<i16>,
+    },
+    /// The first half of what follows the word STREAMS, as XREAD has it.
+    AfterStreams,
+    /// Argument 1, and what follows STORE among the options of SORT.
+    Sort,
+    /// Argument 3, or all that follows the option KEYS, as MIGRATE has it.
+    Migrate,
+    /// Argument 1, and what follows STORE or STOREDIST among the options of GEORADIUS.
+    GeoRadius,
+    /// There may be keys, and nothing says where.
+    Unknown,
+}
+
+/// The keys of one request, in no order that means anything.
+#[derive(Clone, Debug)]
+pub struct Keys<'a> {
+    req: Request<'a>,
+    /// The next key, and the end and the step of the range that it is in.
+    next: usize,
+    end: usize,
+    step: usize,
+    rest: Rest,
+}
+
+/// What is left when that range is through.
+#[derive(Clone, Copy, Debug)]
+enum Rest {
+    Nothing,
+    Key(usize),
+    /// Options from this argument on, of which some name a key to store into.
+    Options(usize),
+}
+
+impl<'a> Keys<'a> {
+    #[inline]
+    pub(super) fn new(spec: KeySpec, req: Request<'a>) -> Keys<'a> {
+        let argc = req.argc();
+        let (range, step, rest) = match spec {
+            KeySpec::None | KeySpec::Unknown => (0..0, 1, Rest::Nothing),
+            KeySpec::Range { first, last, step } => {
+                (place(first, argc)..place(last, argc) + 1, place(step, argc), Rest::Nothing)
+            }
+            KeySpec::Numkeys { at, also } => {
+                let first = place(at, argc) + 1;
+                let rest = also.map_or(Rest::Nothing, |key| Rest::Key(place(key, argc)));
+                (first..first.saturating_add(number(req.arg(first - 1))), 1, rest)
+            }
+            KeySpec::AfterStreams => {
+                let first = ReadOptions::of(req).streams;
+                (first..first + argc.saturating_sub(first) / 2, 1, Rest::Nothing)
+            }
+            KeySpec::Sort => (1..2, 1, Rest::Options(2)),
+            KeySpec::GeoRadius => (1..2, 1, Rest::Options(5)),
+            KeySpec::Migrate => (migrated(req), 1, Rest::Nothing),
+        };
+        Keys { req, next: range.start, end: range.end.min(argc), step: step.max(1), rest }
+    }
+
+    /// One more key, unless the arguments end before it.
+    fn last(&mut self, at: usize) -> Option<&'a [u8]> {
+        self.rest = Rest::Nothing;
+        (at < self.req.argc()).then(|| self.req.arg(at))
+    }
+
+    /// What follows the next STORE. Redis takes the last of several.
+    fn stored(&mut self, mut at: usize) -> Option<&'a [u8]> {
+        self.rest = Rest::Nothing;
+        while at < self.req.argc() {
+            let option = self.req.arg(at);
+            at += 1;
+            if is(option, b"store") || is(option, b"storedist") {
+                self.rest = Rest::Options(at + 1);
+                return (at < self.req.argc()).then(|| self.req.arg(at));
+            }
+            if is(option, b"limit") {
+                at += 2;
+            } else if is(option, b"by") || is(option, b"get") {
+                at += 1;
+            }
+        }
+        None
+    }
+}
+
+impl<'a> Iterator for Keys<'a> {
+    type Item = &'a [u8];
+
+    #[inline]
+    fn next(&mut self) -> Option<&'a [u8]> {
+        if self.next < self.end {
+            let key = self.req.arg(self.next);
+            self.next += self.step;
+            return Some(key);
+        }
+        match self.rest {
+            Rest::Nothing => None,
+            Rest::Key(at) => self.last(at),
+            Rest::Options(at) => self.stored(at),
+        }
+    }
+}
+
+/// Whether XREAD or XREADGROUP is to wait for entries.
+pub(super) fn has_block_option(req: Request<'_>) -> bool {
+    ReadOptions::of(req).block
+}
+
+/// The options of XREAD and XREADGROUP.
+struct ReadOptions {
+    block: bool,
+    /// The argument behind STREAMS: the first key. Without that word, the number of arguments.
+    streams: usize,
+}
+
+impl ReadOptions {
+    /// A group, a consumer or a key may be named like an option, so each option's own arguments have to be stepped over.
+    /// An option nobody knows yet is taken to have none: a newer server's must not hide the streams behind it.
+    fn of(req: Request<'_>) -> ReadOptions {
+        let mut block = false;
+        let mut at = 1;
+        while at < req.argc() {
+            let option = req.arg(at);
+            at += 1;
+            if is(option, b"streams") {
+                break;
+            }
+            if is(option, b"block") {
+                block = true;
+                at += 1;
+            } else if is(option, b"count") {
+                at += 1;
+            } else if is(option, b"group") {
+                at += 2;
+            }
+        }
+        ReadOptions { block, streams: at }
+    }
+}
+
+/// The keys that MIGRATE moves. A name may be empty: only the option KEYS says that argument 3 is none.
+fn migrated(req: Request<'_>) -> Range<usize> {
+    let mut at = 6;
+    while at < req.argc() {
+        let option = req.arg(at);
+        at += 1;
+        if is(option, b"keys") {
+            return at..req.argc();
+        }
+        if is(option, b"auth") {
+            at += 1;
+        } else if is(option, b"auth2") {
+            at += 2;
+        }
+    }
+    3..4
+}
+
+/// An argument's number, where a rule counts from the end too.
+fn place(index: i16, argc: usize) -> usize {
+    let distance = usize::from(index.unsigned_abs());
+    if index < 0 { argc.saturating_sub(distance) } else { distance }
+}
+
+/// Whether an argument is this option. Redis compares options as C strings, which end at a zero byte.
+fn is(option: &[u8], word: &[u8]) -> bool {
+    match option.split_at_checked(word.len()) {
+        Some((start, rest)) => start.eq_ignore_ascii_case(word) && rest.first().is_none_or(|&byte| byte == 0),
+        None => false,
+    }
+}
+
+/// A number of keys: 0 where it is no number. Takes leading zeros and a plus sign, as old servers do.
+fn number(arg: &[u8]) -> usize {
+    let digits = arg.strip_prefix(b"+").unwrap_or(arg);
+    if !digits.iter().all(u8::is_ascii_digit) {
+        return 0;
+    }
+    digits.iter().fold(0, |sum: usize, &digit| sum.saturating_mul(10).saturating_add(usize::from(digit - b'0')))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::command::{all, lookup};
+    use crate::resp::{Limits, Parser, encode};
+
+    /// Runs `see` on a request of these arguments.
+    fn with<T>(args: &[&[u8]], see: impl FnOnce(Request<'_>) -> T) -> T {
+        let mut bytes = vec![];
+        encode::command(&mut bytes, args);
+        let mut parser = Parser::new();
+        parser.parse(&bytes, &Limits::authenticated()).expect("we write valid requests");
+        see(parser.request(&bytes))
+    }
+
+    /// The keys of a request without blanks in its arguments.
+    fn keys(line: &str) -> String {
+        let args: Vec<_> = line.split(' ').map(str::as_bytes).collect();
+        with(&args, |req| {
+            let spec = lookup(req).expect("a command of the table");
+            let keys: Vec<_> = spec.keys(req).map(|key| String::from_utf8_lossy(key).into_owned()).collect();
+            keys.join(" ")
+        })
+    }
+
+    fn blocks(line: &str) -> bool {
+        let args: Vec<_> = line.split(' ').map(str::as_bytes).collect();
+        with(&args, |req| lookup(req).expect("a command of the table").blocking(req))
+    }
+
+    #[test]
+    fn ranges_count_from_both_ends_and_in_steps() {
+        assert_eq!(keys("GET a"), "a");
+        assert_eq!(keys("DEL a b c"), "a b c");
+        assert_eq!(keys("MSET a 1 b 2"), "a b");
+        assert_eq!(keys("BLPOP a b 0"), "a b");
+        assert_eq!(keys("BITOP NOT d a"), "d a");
+        assert_eq!(keys("OBJECT FREQ a"), "a");
+        assert_eq!(keys("PING a"), "");
+    }
+
+    #[test]
+    fn numbers_of_keys_are_believed_as_far_as_arguments_go() {
+        assert_eq!(keys("EVAL script 2 a b c"), "a b");
+        assert_eq!(keys("EVAL script 0 a"), "");
+        assert_eq!(keys("EVAL script 99999999999999999999999999 a b"), "a b");
+        assert_eq!(keys("EVAL script -1 a"), "");
+        assert_eq!(keys("EVAL script 1x a"), "");
+        assert_eq!(keys("EVAL script +01 a b"), "a");
+        assert_eq!(keys("ZUNIONSTORE d 2 a b WEIGHTS 1 2"), "a b d");
+        assert_eq!(keys("BZMPOP 0 1 a MIN"), "a");
+    }
+
+    #[test]
+    fn streams_are_the_first_half_behind_the_word() {
+        assert_eq!(keys("XREAD COUNT 1 STREAMS a b 0 0"), "a b");
+        assert_eq!(keys("XREADGROUP GROUP streams streams NOACK streams streams >"), "streams");
+        assert_eq!(keys("XREADGROUP GROUP g c CLAIM 100 STREAMS a >"), "a", "a newer server's option hides nothing");
+        assert_eq!(keys("XREAD STREAMS a b 0"), "a", "refused by Redis");
+        assert_eq!(keys("XREAD COUNT 1"), "");
+        assert_eq!(keys("XREAD GROUP"), "");
+    }
+
+    #[test]
+    fn only_the_option_blocks() {
+        assert!(blocks("XREAD BLOCK 0 STREAMS a $"));
+        assert!(blocks("XREADGROUP GROUP g c count 1 block 5 STREAMS a >"));
+        assert!(!blocks("XREADGROUP GROUP block block STREAMS a >"));
+        assert!(!blocks("XREAD COUNT block STREAMS a 0"));
+        assert!(!blocks("XREAD STREAMS block 0"));
+        assert!(blocks("BLPOP a 0"));
+        assert!(!blocks("GET block"));
+    }
+
+    #[test]
+    fn every_store_option_names_a_key() {
+        assert_eq!(keys("SORT k"), "k");
+        assert_eq!(keys("SORT k BY store GET store LIMIT 0 store STORE d"), "k d");
+        assert_eq!(keys("SORT k STORE by STORE d"), "k by d");
+        assert_eq!(keys("SORT k STORE"), "k");
+        assert_eq!(keys("SORT k STORE\0x d"), "k d", "Redis compares up to a zero byte");
+        assert_eq!(keys("SORT k STOREX d"), "k");
+        assert_eq!(keys("SORT_RO k GET STORE x"), "k");
+        assert_eq!(keys("GEORADIUS k 1 2 3 m COUNT 5 STOREDIST d"), "k d");
+        assert_eq!(keys("GEORADIUSBYMEMBER k store 3 m STORE d"), "k d");
+    }
+
+    #[test]
+    fn migrate_takes_one_key_or_those_behind_the_option() {
+        assert_eq!(keys("MIGRATE host 1 k 0 9 COPY"), "k");
+        assert_eq!(keys("MIGRATE host 1 k 0 9 AUTH keys REPLACE"), "k");
+        assert_eq!(keys("MIGRATE host 1  0 9 AUTH2 keys keys KEYS a keys b"), "a keys b");
+        let no_name: &[&[u8]] = &[b"MIGRATE", b"host", b"1", b"", b"0", b"9"];
+        assert_eq!(with(no_name, |req| Keys::new(KeySpec::Migrate, req).count()), 1, "a key may have no name");
+    }
+
+    fn argument() -> impl Strategy<Value = Vec<u8>> {
+        const WORDS: &[&str] =
+            &["streams", "STORE", "keys", "block", "GROUP", "limit", "auth2", "0", "1", "2", "7", "-1", ""];
+        prop_oneof![prop::sample::select(WORDS).prop_map(Into::into), vec(any::<u8>(), 0..4)]
+    }
+
+    proptest! {
+        /// Whatever the arguments: no panic, and never more keys than arguments.
+        #[test]
+        fn every_rule_stays_within_the_arguments(args in vec(argument(), 0..12)) {
+            for spec in all() {
+                let mut args: Vec<&[u8]> = args.iter().map(Vec::as_slice).collect();
+                args.insert(0, spec.name.as_bytes());
+                with(&args, |req| {
+                    spec.blocking(req);
+                    assert!(spec.keys(req).count() < args.len(), "{}: {args:?}", spec.name);
+                });
+            }
+        }
+    }
+}

@@ -1,0 +1,405 @@
+//! The command table: what crema knows about every command of Redis and Valkey, one row a command, and how to find the row.
+//!
+//! Owns the rows (`table`), the way from a request to its row (`index`), and the way from a request to its keys (`keys`).
+//! Pure data: no I/O, no clock, no allocation, and no opinion about sessions, lanes or the cache beyond what a row says.
+//! No other place may spell a command's name; whoever needs to know something about a command asks its [`Spec`].
+//!
+//! The session looks a request up once, as it takes it up, and decides by [`Route`]; the proxy goes by [`Effect`],
+//! [`Caching`] and [`Spec::keys`]; the metrics by [`Class`] and [`Spec::id`].
+
+use std::ops::{BitAnd, BitOr};
+
+use std::sync::LazyLock;
+
+use crate::resp::Request;
+
+mod index;
+mod keys;
+mod table;
+
+pub use keys::{KeySpec, Keys};
+
+/// The row of `req`'s command, upper and lower case alike; with a subcommand, the subcommand's row (`config|set`).
+///
+/// None for a name that is not in the table and for an unknown subcommand of a known command: take [`unknown`] for it.
+/// A command that has subcommands, sent without one, is found under its own name. Costs a few nanoseconds.
+pub fn lookup(req: Request<'_>) -> Option<&'static Spec> {
+    let spec = index::find(None, req.arg(0))?;
+    if !spec.container || req.argc() < 2 {
+        return Some(spec);
+    }
+    index::find(Some(spec), req.arg(1))
+}
+
+/// The row that stands for every command [`lookup`] does not find: it may be a module's or a newer server's, so it may
+/// write any key, answer more than once, and leave any state behind on its connection.
+pub fn unknown() -> &'static Spec {
+    &table::ROWS[table::ROWS.len() - 1]
+}
+
+/// What [`unknown`] is for, where the server says that the command changes no key, or that it does not know it either.
+pub fn unknown_read() -> &'static Spec {
+    static READ: LazyLock<Spec> = LazyLock::new(|| Spec { effect: Effect::Read, keys: KeySpec::None, ..*unknown() });
+    &READ
+}
+
+/// Whether the command is known to have subcommands, so that its second argument belongs to its name.
+pub fn is_container(req: Request<'_>) -> bool {
+    req.argc() > 1 && index::find(None, req.arg(0)).is_some_and(|spec| spec.container)
+}
+
+/// The row with this [`Spec::id`].
+///
+/// # Panics
+/// On a number that is no row's.
+pub fn by_id(id: u16) -> &'static Spec {
+    &all()[usize::from(id)]
+}
+
+/// All rows, each at the place of its [`Spec::id`], the one of [`unknown`] included.
+pub fn all() -> &'static [Spec] {
+    &table::ROWS
+}
+
+/// One row: a command, or one subcommand of a command.
+#[derive(Clone, Copy, Debug)]
+pub struct Spec {
+    /// The row's number: dense, from 0, the same for as long as the process lives and no longer.
+    pub id: u16,
+    /// The name in lower case as Redis writes it: `get`, `config|set`.
+    pub name: &'static str,
+    /// As in Redis: the exact number of arguments, names included, or, negative, the smallest. Where versions differ, the widest.
+    pub arity: i16,
+    /// What Redis says of the command, as far as crema asks.
+    pub flags: Flags,
+    /// Where its keys are. Shard channels count as keys here, since they hash to a slot as keys do.
+    pub keys: KeySpec,
+    /// What it does to keys.
+    pub effect: Effect,
+    /// Which connection it may go on.
+    pub route: Route,
+    /// Whether its reply may be kept in L1.
+    pub cache: Caching,
+    /// The group it belongs to.
+    pub class: Class,
+    /// Whether the rows that follow are subcommands of this one.
+    container: bool,
+}
+
+impl Spec {
+    /// The keys that `req` names, in the order of its arguments (a destination may come last). Of malformed arguments,
+    /// which Redis refuses, it yields what is there. For a write it yields every key that can be written, perhaps more.
+    #[inline]
+    pub fn keys<'a>(&self, req: Request<'a>) -> Keys<'a> {
+        Keys::new(self.keys, req)
+    }
+
+    /// Whether `req` may make its connection wait: always for [`Route::Blocking`], with a BLOCK option for
+    /// [`Route::LaneUnlessBlocking`]. Inside MULTI nothing blocks: that is the caller's to know.
+    pub fn blocking(&self, req: Request<'_>) -> bool {
+        match self.route {
+            Route::Blocking => true,
+            Route::LaneUnlessBlocking => keys::has_block_option(req),
+            _ => false,
+        }
+    }
+
+    /// Whether Redis takes this many arguments, names included. A server of another version may see it differently:
+    /// good for deciding what a request can do, never for answering it.
+    pub fn arity_ok(&self, argc: usize) -> bool {
+        let bound = usize::from(self.arity.unsigned_abs());
+        if self.arity < 0 { argc >= bound } else { argc == bound }
+    }
+
+    /// Whether a reply to this command may be served from L1.
+    pub fn cacheable(&self) -> bool {
+        self.cache.cacheable()
+    }
+}
+
+/// A set of Redis's command flags, those that crema asks about.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Flags(u16);
+
+impl Flags {
+    /// None of them.
+    pub const NONE: Flags = Flags(0);
+    /// May change the data set (functions count as data): refused by replicas, held back by CLIENT PAUSE WRITE.
+    pub const WRITE: Flags = Flags(1);
+    /// Reads keys and changes none.
+    pub const READONLY: Flags = Flags(1 << 1);
+    /// May make its connection wait.
+    pub const BLOCKING: Flags = Flags(1 << 2);
+    /// For the server's administrator.
+    pub const ADMIN: Flags = Flags(1 << 3);
+    /// Of Pub/Sub.
+    pub const PUBSUB: Flags = Flags(1 << 4);
+    /// Not flagged a write, and yet able to make one: held back by CLIENT PAUSE WRITE too.
+    pub const MAY_REPLICATE: Flags = Flags(1 << 5);
+
+    /// Whether all of `other` are set.
+    pub const fn contains(self, other: Flags) -> bool {
+        self.0 & other.0 == other.0
+    }
+
+    /// Whether any of `other` is set.
+    pub const fn intersects(self, other: Flags) -> bool {
+        self.0 & other.0 != 0
+    }
+
+    /// Both sets in one; `|` does the same outside of constants.
+    #[must_use]
+    pub const fn union(self, other: Flags) -> Flags {
+        Flags(self.0 | other.0)
+    }
+}
+
+impl BitAnd for Flags {
+    type Output = Flags;
+
+    fn bitand(self, other: Flags) -> Flags {
+        Flags(self.0 & other.0)
+    }
+}
+
+impl BitOr for Flags {
+    type Output = Flags;
+
+    fn bitor(self, other: Flags) -> Flags {
+        self.union(other)
+    }
+}
+
+/// What a command does to keys. Decides what happens to L1 when it is sent and when it is answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Effect {
+    /// It reads keys, those of [`Spec::keys`] or, without any, the key space, and changes none.
+    Read,
+    /// It may change the keys of [`Spec::keys`], and no others.
+    Write,
+    /// It may change keys that cannot be known from its arguments: scripts, flushes, unknown commands.
+    Opaque,
+    /// It touches no key.
+    None,
+}
+
+/// Which connection a command may go on. Everything but [`Route::Lane`] keeps a connection from being shared meanwhile.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Route {
+    /// A lane: exactly one reply, no connection state read or written, answered at once.
+    Lane,
+    /// A lane, unless [`Spec::blocking`] says that a BLOCK option is there: then as [`Route::Blocking`].
+    LaneUnlessBlocking,
+    /// The session's home connection, as it may wait there for long.
+    Blocking,
+    /// A private connection for as long as it takes, and back to the pool after: slow, or its reply is large, or it must
+    /// not wait behind other commands, or the server may close the connection over it. Leaves no state.
+    Borrow,
+    /// A private connection, raw and for life: it changes what the connection is, or answers in a way of its own.
+    Taint,
+    /// The session's home connection, for life: about this very connection, or about others by their ids.
+    Home,
+    /// The session acts on it itself, knowing what the verb means.
+    Session(Verb),
+    /// The session is closed without a reply: an HTTP request that a browser was tricked into sending.
+    Close,
+}
+
+/// What a session has to do itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Verb {
+    /// HELLO: the RESP version, perhaps a user and a name.
+    Hello,
+    /// AUTH.
+    Auth,
+    /// SELECT.
+    Select,
+    /// RESET: back to a new connection's state.
+    Reset,
+    /// QUIT.
+    Quit,
+    /// MULTI.
+    Multi,
+    /// EXEC.
+    Exec,
+    /// DISCARD.
+    Discard,
+    /// WATCH: its keys are read, not written.
+    Watch,
+    /// UNWATCH.
+    Unwatch,
+    /// CLIENT REPLY ON, OFF, SKIP.
+    ClientReply,
+    /// CLIENT SETNAME.
+    ClientSetName,
+    /// CLIENT GETNAME.
+    ClientGetName,
+    /// CLIENT SETINFO.
+    ClientSetInfo,
+    /// CLIENT PAUSE.
+    ClientPause,
+    /// CLIENT UNPAUSE.
+    ClientUnpause,
+    /// WAIT and WAITAOF.
+    Wait,
+    /// All six kinds of subscribing and unsubscribing.
+    Subscribe,
+    /// MONITOR.
+    Monitor,
+    /// SYNC and PSYNC.
+    Sync,
+    /// ACL commands that may take a right away.
+    AclChange,
+    /// SWAPDB, which tells no tracked connection.
+    SwapDb,
+    /// CREMA: crema's own.
+    Crema,
+}
+
+/// Whether a reply may be kept in L1.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Caching {
+    /// Never: not deterministic, more than one key, a time to live of its own, or a RESP3 reply that no plain rule turns
+    /// into the RESP2 one.
+    No,
+    /// A deterministic read of the one key at argument 1, in L1 under its whole argument list.
+    Get,
+    /// As [`Caching::Get`], with an array for a reply: a RESP3 null may stand for RESP2's null array (XRANGE with COUNT 0),
+    /// which no plain rule tells, so a null is not kept.
+    Array,
+    /// As [`Caching::Get`] or [`Caching::Array`] by nature, and not kept yet.
+    Later,
+}
+
+impl Caching {
+    /// Whether replies are kept in L1.
+    pub const fn cacheable(self) -> bool {
+        matches!(self, Caching::Get | Caching::Array)
+    }
+}
+
+/// The group a command belongs to: a metric label.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Class {
+    /// Strings.
+    String,
+    /// Hashes.
+    Hash,
+    /// Lists.
+    List,
+    /// Sets.
+    Set,
+    /// Sorted sets.
+    SortedSet,
+    /// Streams.
+    Stream,
+    /// Keys of any type.
+    Key,
+    /// Geospatial indexes.
+    Geo,
+    /// Bitmaps.
+    Bitmap,
+    /// `HyperLogLog`.
+    HyperLogLog,
+    /// Pub/Sub.
+    PubSub,
+    /// Transactions.
+    Transaction,
+    /// Scripts and functions.
+    Script,
+    /// The connection itself.
+    Connection,
+    /// The server.
+    Server,
+    /// The cluster.
+    Cluster,
+    /// Modules, and every command that is not in the table.
+    Module,
+}
+
+impl Class {
+    /// Every class, in the order of its number.
+    pub const ALL: [Self; 17] = [
+        Self::String,
+        Self::Hash,
+        Self::List,
+        Self::Set,
+        Self::SortedSet,
+        Self::Stream,
+        Self::Key,
+        Self::Geo,
+        Self::Bitmap,
+        Self::HyperLogLog,
+        Self::PubSub,
+        Self::Transaction,
+        Self::Script,
+        Self::Connection,
+        Self::Server,
+        Self::Cluster,
+        Self::Module,
+    ];
+
+    /// The label: lower case, words joined by `_`.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Class::String => "string",
+            Class::Hash => "hash",
+            Class::List => "list",
+            Class::Set => "set",
+            Class::SortedSet => "sorted_set",
+            Class::Stream => "stream",
+            Class::Key => "key",
+            Class::Geo => "geo",
+            Class::Bitmap => "bitmap",
+            Class::HyperLogLog => "hyperloglog",
+            Class::PubSub => "pubsub",
+            Class::Transaction => "transaction",
+            Class::Script => "script",
+            Class::Connection => "connection",
+            Class::Server => "server",
+            Class::Cluster => "cluster",
+            Class::Module => "module",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::resp::{Limits, Parser};
+
+    fn found(line: &str) -> Option<&'static str> {
+        let mut parser = Parser::new();
+        parser.parse(line.as_bytes(), &Limits::authenticated()).expect("a valid line");
+        lookup(parser.request(line.as_bytes())).map(|spec| spec.name)
+    }
+
+    #[test]
+    fn subcommands_have_rows_of_their_own() {
+        assert_eq!(found("GeT key\r\n"), Some("get"));
+        assert_eq!(found("config Set maxmemory 0\r\n"), Some("config|set"));
+        assert_eq!(found("CONFIG\r\n"), Some("config"));
+        assert_eq!(found("COMMAND\r\n"), Some("command"));
+        assert_eq!(found("CONFIG NOTHING\r\n"), None);
+        assert_eq!(found("CONFIG ''\r\n"), None);
+        assert_eq!(found("GET set\r\n"), Some("get"), "no container: the argument is a key");
+        assert_eq!(found("DEBUG SLEEP 0\r\n"), Some("debug"));
+    }
+
+    #[test]
+    fn what_nobody_knows_is_not_found() {
+        assert_eq!(found("JSON.GET key\r\n"), None);
+        assert_eq!(found("unknown\r\n"), None);
+        assert_eq!(found("''\r\n"), None);
+        assert_eq!((unknown().effect, unknown().route), (Effect::Opaque, Route::Taint));
+        assert_eq!(by_id(unknown().id).name, unknown().name);
+    }
+
+    #[test]
+    fn arity_is_exact_or_a_minimum() {
+        let exact = Spec { arity: 2, ..*unknown() };
+        let minimum = Spec { arity: -2, ..*unknown() };
+        assert_eq!([1, 2, 3].map(|argc| exact.arity_ok(argc)), [false, true, false]);
+        assert_eq!([1, 2, 3].map(|argc| minimum.arity_ok(argc)), [false, true, true]);
+    }
+}

@@ -1,0 +1,603 @@
+//! The table: every command and subcommand of Redis 7.4 and Valkey 8, one row each, and the later ones that are plain.
+//!
+//! Owns all that crema knows about commands by name; the types of the columns and what they promise are in `mod`. Longer
+//! than other files on purpose: one list, read by eye, in which a row can be held against Redis's own `src/commands/*.json`
+//! (`tests/command_table.rs` does that against a running server). A command that is not here still works: as
+//! [`unknown`](super::unknown), on a connection of its own.
+//!
+//! The columns: name, arity, flags, effect, keys, route, and whether L1 keeps the reply.
+//!
+//! | flags |                 | keys            |                                                      |
+//! |-------|-----------------|-----------------|------------------------------------------------------|
+//! | `o`   | none            | `one`           | argument 1                                           |
+//! | `r`   | READONLY        | `span(f, l, s)` | arguments `f` to `l`, -1 being the last, each `s`-th |
+//! | `w`   | WRITE           | `count(n)`      | argument `n` says how many, they follow              |
+//! | `a`   | ADMIN           | `dst_count(n)`  | the same, and argument 1                             |
+//! | `p`   | PUBSUB          | `streams`, ...  | as that command has it                               |
+//! | `b`   | BLOCKING        | `unknown`       | there may be some                                    |
+//! | `m`   | `MAY_REPLICATE` |                 |                                                      |
+//!
+//! Rules that are not plain from a row:
+//! * A lane takes what gives exactly one reply, at once, and touches no connection state. New rows start as `Taint`.
+//! * `Borrow` is for what walks the whole key space (a lane serves many sessions) or answers with very much, for what must get
+//!   through while a script runs or a lane is stalled, and for what waits (CLUSTER SETSLOT, for replicas) or may not return.
+//! * `Effect` follows what the command does, not Redis's flag: PFCOUNT is flagged readonly and rewrites its key, SORT may store,
+//!   GETEX, XREADGROUP and kin write what they read. Functions are no keys.
+//! * `Later` marks reads that need nothing more than GET does. Hash fields have a time to live of their own (7.4), ZRANGE
+//!   and kin WITHSCORES differ in shape between RESP2 and RESP3, so do the nulls of GEOPOS and ZRANK WITHSCORE: no mark.
+
+use super::index::subcommand;
+use super::{Caching, Class, Effect, Flags, KeySpec, Route, Spec, Verb};
+
+/// All rows. A container stands right above its subcommands; the row for unknown commands is the last.
+pub(super) static ROWS: [Spec; LIST.len()] = numbered();
+
+/// Gives the rows their numbers, and containers their mark.
+const fn numbered() -> [Spec; LIST.len()] {
+    let mut rows = [LIST[0]; LIST.len()];
+    let mut row = 0;
+    while row < LIST.len() {
+        rows[row] = LIST[row];
+        rows[row].id = row as u16;
+        row += 1;
+        if row < LIST.len() {
+            let is_sub = subcommand(LIST[row - 1].name.as_bytes()).is_some();
+            let next_is_sub = subcommand(LIST[row].name.as_bytes()).is_some();
+            rows[row - 1].container = !is_sub && next_is_sub;
+        }
+    }
+    rows
+}
+
+/// Reads the list below into specs that have no number yet.
+macro_rules! table {
+    ($($class:ident {
+        $($name:literal $arity:literal $flags:ident $effect:ident $keys:ident$(($($at:literal),+))? $route:ident$(($verb:ident))? $($cache:ident)?;)*
+    })*) => {
+        const LIST: &[Spec] = &[$($(Spec {
+            id: 0,
+            name: $name,
+            arity: $arity,
+            flags: flags!($flags),
+            keys: keys!($keys $($($at)+)?),
+            effect: Effect::$effect,
+            route: Route::$route$((Verb::$verb))?,
+            cache: cache!($($cache)?),
+            class: Class::$class,
+            container: false,
+        },)*)*];
+    };
+}
+
+#[rustfmt::skip]
+macro_rules! flags {
+    (o) => { Flags::NONE };
+    (r) => { Flags::READONLY };
+    (w) => { Flags::WRITE };
+    (a) => { Flags::ADMIN };
+    (p) => { Flags::PUBSUB };
+    (b) => { Flags::BLOCKING };
+    (m) => { Flags::MAY_REPLICATE };
+    (rb) => { flags!(r).union(flags!(b)) };
+    (rm) => { flags!(r).union(flags!(m)) };
+    (wa) => { flags!(w).union(flags!(a)) };
+    (wb) => { flags!(w).union(flags!(b)) };
+    (pm) => { flags!(p).union(flags!(m)) };
+}
+
+#[rustfmt::skip]
+macro_rules! keys {
+    (none) => { KeySpec::None };
+    (one) => { keys!(span 1 1 1) };
+    (span $first:literal $last:literal $step:literal) => { KeySpec::Range { first: $first, last: $last, step: $step } };
+    (count $at:literal) => { KeySpec::Numkeys { at: $at, also: None } };
+    (dst_count $at:literal) => { KeySpec::Numkeys { at: $at, also: Some(1) } };
+    (streams) => { KeySpec::AfterStreams };
+    (sort) => { KeySpec::Sort };
+    (migrate) => { KeySpec::Migrate };
+    (georadius) => { KeySpec::GeoRadius };
+    (unknown) => { KeySpec::Unknown };
+}
+
+#[rustfmt::skip]
+macro_rules! cache {
+    () => { Caching::No };
+    ($cache:ident) => { Caching::$cache };
+}
+
+table! {
+    String {
+        "append"                          3  w   Write  one            Lane;
+        "decr"                            2  w   Write  one            Lane;
+        "decrby"                          3  w   Write  one            Lane;
+        "delex"                          -2  w   Write  one            Lane;
+        "delifeq"                         3  w   Write  one            Lane;
+        "digest"                          2  r   Read   one            Lane                         Later;
+        "get"                             2  r   Read   one            Lane                         Get;
+        "getdel"                          2  w   Write  one            Lane;
+        "getex"                          -2  w   Write  one            Lane;
+        "getrange"                        4  r   Read   one            Lane                         Later;
+        "getset"                          3  w   Write  one            Lane;
+        "incr"                            2  w   Write  one            Lane;
+        "incrby"                          3  w   Write  one            Lane;
+        "incrbyfloat"                     3  w   Write  one            Lane;
+        "lcs"                            -3  r   Read   span(1, 2, 1)  Lane;
+        "mget"                           -2  r   Read   span(1, -1, 1) Lane;
+        "mset"                           -3  w   Write  span(1, -1, 2) Lane;
+        "msetnx"                         -3  w   Write  span(1, -1, 2) Lane;
+        "psetex"                          4  w   Write  one            Lane;
+        "set"                            -3  w   Write  one            Lane;
+        "setex"                           4  w   Write  one            Lane;
+        "setnx"                           3  w   Write  one            Lane;
+        "setrange"                        4  w   Write  one            Lane;
+        "strlen"                          2  r   Read   one            Lane                         Later;
+        "substr"                          4  r   Read   one            Lane                         Later;
+    }
+    Hash {
+        "hdel"                           -3  w   Write  one            Lane;
+        "hexists"                         3  r   Read   one            Lane;
+        "hexpire"                        -6  w   Write  one            Lane;
+        "hexpireat"                      -6  w   Write  one            Lane;
+        "hexpiretime"                    -5  r   Read   one            Lane;
+        "hget"                            3  r   Read   one            Lane;
+        "hgetall"                         2  r   Read   one            Lane;
+        "hgetdel"                        -5  w   Write  one            Lane;
+        "hgetex"                         -5  w   Write  one            Lane;
+        "hincrby"                         4  w   Write  one            Lane;
+        "hincrbyfloat"                    4  w   Write  one            Lane;
+        "hkeys"                           2  r   Read   one            Lane;
+        "hlen"                            2  r   Read   one            Lane;
+        "hmget"                          -3  r   Read   one            Lane;
+        "hmset"                          -4  w   Write  one            Lane;
+        "hpersist"                       -5  w   Write  one            Lane;
+        "hpexpire"                       -6  w   Write  one            Lane;
+        "hpexpireat"                     -6  w   Write  one            Lane;
+        "hpexpiretime"                   -5  r   Read   one            Lane;
+        "hpttl"                          -5  r   Read   one            Lane;
+        "hrandfield"                     -2  r   Read   one            Lane;
+        "hscan"                          -3  r   Read   one            Lane;
+        "hset"                           -4  w   Write  one            Lane;
+        "hsetex"                         -6  w   Write  one            Lane;
+        "hsetnx"                          4  w   Write  one            Lane;
+        "hstrlen"                         3  r   Read   one            Lane;
+        "httl"                           -5  r   Read   one            Lane;
+        "hvals"                           2  r   Read   one            Lane;
+    }
+    List {
+        "blmove"                          6  wb  Write  span(1, 2, 1)  Blocking;
+        "blmpop"                         -5  wb  Write  count(2)       Blocking;
+        "blpop"                          -3  wb  Write  span(1, -2, 1) Blocking;
+        "brpop"                          -3  wb  Write  span(1, -2, 1) Blocking;
+        "brpoplpush"                      4  wb  Write  span(1, 2, 1)  Blocking;
+        "lindex"                          3  r   Read   one            Lane                         Later;
+        "linsert"                         5  w   Write  one            Lane;
+        "llen"                            2  r   Read   one            Lane                         Later;
+        "lmove"                           5  w   Write  span(1, 2, 1)  Lane;
+        "lmpop"                          -4  w   Write  count(1)       Lane;
+        "lpop"                           -2  w   Write  one            Lane;
+        "lpos"                           -3  r   Read   one            Lane                         Later;
+        "lpush"                          -3  w   Write  one            Lane;
+        "lpushx"                         -3  w   Write  one            Lane;
+        "lrange"                          4  r   Read   one            Lane                         Later;
+        "lrem"                            4  w   Write  one            Lane;
+        "lset"                            4  w   Write  one            Lane;
+        "ltrim"                           4  w   Write  one            Lane;
+        "rpop"                           -2  w   Write  one            Lane;
+        "rpoplpush"                       3  w   Write  span(1, 2, 1)  Lane;
+        "rpush"                          -3  w   Write  one            Lane;
+        "rpushx"                         -3  w   Write  one            Lane;
+    }
+    Set {
+        "sadd"                           -3  w   Write  one            Lane;
+        "scard"                           2  r   Read   one            Lane                         Later;
+        "sdiff"                          -2  r   Read   span(1, -1, 1) Lane;
+        "sdiffstore"                     -3  w   Write  span(1, -1, 1) Lane;
+        "sinter"                         -2  r   Read   span(1, -1, 1) Lane;
+        "sintercard"                     -3  r   Read   count(1)       Lane;
+        "sinterstore"                    -3  w   Write  span(1, -1, 1) Lane;
+        "sismember"                       3  r   Read   one            Lane                         Later;
+        "smembers"                        2  r   Read   one            Lane                         Later;
+        "smismember"                     -3  r   Read   one            Lane                         Later;
+        "smove"                           4  w   Write  span(1, 2, 1)  Lane;
+        "spop"                           -2  w   Write  one            Lane;
+        "srandmember"                    -2  r   Read   one            Lane;
+        "srem"                           -3  w   Write  one            Lane;
+        "sscan"                          -3  r   Read   one            Lane;
+        "sunion"                         -2  r   Read   span(1, -1, 1) Lane;
+        "sunionstore"                    -3  w   Write  span(1, -1, 1) Lane;
+    }
+    SortedSet {
+        "bzmpop"                         -5  wb  Write  count(2)       Blocking;
+        "bzpopmax"                       -3  wb  Write  span(1, -2, 1) Blocking;
+        "bzpopmin"                       -3  wb  Write  span(1, -2, 1) Blocking;
+        "zadd"                           -4  w   Write  one            Lane;
+        "zcard"                           2  r   Read   one            Lane                         Later;
+        "zcount"                          4  r   Read   one            Lane                         Later;
+        "zdiff"                          -3  r   Read   count(1)       Lane;
+        "zdiffstore"                     -4  w   Write  dst_count(2)   Lane;
+        "zincrby"                         4  w   Write  one            Lane;
+        "zinter"                         -3  r   Read   count(1)       Lane;
+        "zintercard"                     -3  r   Read   count(1)       Lane;
+        "zinterstore"                    -4  w   Write  dst_count(2)   Lane;
+        "zlexcount"                       4  r   Read   one            Lane                         Later;
+        "zmpop"                          -4  w   Write  count(1)       Lane;
+        "zmscore"                        -3  r   Read   one            Lane                         Later;
+        "zpopmax"                        -2  w   Write  one            Lane;
+        "zpopmin"                        -2  w   Write  one            Lane;
+        "zrandmember"                    -2  r   Read   one            Lane;
+        "zrange"                         -4  r   Read   one            Lane;
+        "zrangebylex"                    -4  r   Read   one            Lane                         Later;
+        "zrangebyscore"                  -4  r   Read   one            Lane;
+        "zrangestore"                    -5  w   Write  span(1, 2, 1)  Lane;
+        "zrank"                          -3  r   Read   one            Lane;
+        "zrem"                           -3  w   Write  one            Lane;
+        "zremrangebylex"                  4  w   Write  one            Lane;
+        "zremrangebyrank"                 4  w   Write  one            Lane;
+        "zremrangebyscore"                4  w   Write  one            Lane;
+        "zrevrange"                      -4  r   Read   one            Lane;
+        "zrevrangebylex"                 -4  r   Read   one            Lane                         Later;
+        "zrevrangebyscore"               -4  r   Read   one            Lane;
+        "zrevrank"                       -3  r   Read   one            Lane;
+        "zscan"                          -3  r   Read   one            Lane;
+        "zscore"                          3  r   Read   one            Lane                         Later;
+        "zunion"                         -3  r   Read   count(1)       Lane;
+        "zunionstore"                    -4  w   Write  dst_count(2)   Lane;
+    }
+    Stream {
+        "xack"                           -4  w   Write  one            Lane;
+        "xackdel"                        -6  w   Write  one            Lane;
+        "xadd"                           -5  w   Write  one            Lane;
+        "xautoclaim"                     -6  w   Write  one            Lane;
+        "xclaim"                         -6  w   Write  one            Lane;
+        "xdel"                           -3  w   Write  one            Lane;
+        "xdelex"                         -5  w   Write  one            Lane;
+        "xgroup"                         -2  o   None   none           Lane;
+        "xgroup|create"                  -5  w   Write  span(2, 2, 1)  Lane;
+        "xgroup|createconsumer"           5  w   Write  span(2, 2, 1)  Lane;
+        "xgroup|delconsumer"              5  w   Write  span(2, 2, 1)  Lane;
+        "xgroup|destroy"                  4  w   Write  span(2, 2, 1)  Lane;
+        "xgroup|help"                     2  o   None   none           Lane;
+        "xgroup|setid"                   -5  w   Write  span(2, 2, 1)  Lane;
+        "xinfo"                          -2  o   None   none           Lane;
+        "xinfo|consumers"                 4  r   Read   span(2, 2, 1)  Lane;
+        "xinfo|groups"                    3  r   Read   span(2, 2, 1)  Lane;
+        "xinfo|help"                      2  o   None   none           Lane;
+        "xinfo|stream"                   -3  r   Read   span(2, 2, 1)  Lane;
+        "xlen"                            2  r   Read   one            Lane                         Later;
+        "xpending"                       -3  r   Read   one            Lane;
+        "xrange"                         -4  r   Read   one            Lane                         Array;
+        "xread"                          -4  rb  Read   streams        LaneUnlessBlocking;
+        "xreadgroup"                     -7  wb  Write  streams        LaneUnlessBlocking;
+        "xrevrange"                      -4  r   Read   one            Lane                         Later;
+        "xsetid"                         -3  w   Write  one            Lane;
+        "xtrim"                          -4  w   Write  one            Lane;
+    }
+    Key {
+        "copy"                           -3  w   Write  span(1, 2, 1)  Lane;
+        "del"                            -2  w   Write  span(1, -1, 1) Lane;
+        "dump"                            2  r   Read   one            Lane;
+        "exists"                         -2  r   Read   span(1, -1, 1) Lane;
+        "expire"                         -3  w   Write  one            Lane;
+        "expireat"                       -3  w   Write  one            Lane;
+        "expiretime"                      2  r   Read   one            Lane;
+        "keys"                            2  r   Read   none           Borrow;
+        "migrate"                        -6  w   Write  migrate        Borrow;
+        "move"                            3  w   Write  one            Lane;
+        "object"                         -2  o   None   none           Lane;
+        "object|encoding"                 3  r   Read   span(2, 2, 1)  Lane;
+        "object|freq"                     3  r   Read   span(2, 2, 1)  Lane;
+        "object|help"                     2  o   None   none           Lane;
+        "object|idletime"                 3  r   Read   span(2, 2, 1)  Lane;
+        "object|refcount"                 3  r   Read   span(2, 2, 1)  Lane;
+        "persist"                         2  w   Write  one            Lane;
+        "pexpire"                        -3  w   Write  one            Lane;
+        "pexpireat"                      -3  w   Write  one            Lane;
+        "pexpiretime"                     2  r   Read   one            Lane;
+        "pttl"                            2  r   Read   one            Lane;
+        "randomkey"                       1  r   Read   none           Lane;
+        "rename"                          3  w   Write  span(1, 2, 1)  Lane;
+        "renamenx"                        3  w   Write  span(1, 2, 1)  Lane;
+        "restore"                        -4  w   Write  one            Lane;
+        "restore-asking"                 -4  w   Write  one            Lane;
+        "scan"                           -2  r   Read   none           Lane;
+        "sort"                           -2  w   Write  sort           Lane;
+        "sort_ro"                        -2  r   Read   one            Lane;
+        "touch"                          -2  r   Read   span(1, -1, 1) Lane;
+        "ttl"                             2  r   Read   one            Lane;
+        "type"                            2  r   Read   one            Lane                         Later;
+        "unlink"                         -2  w   Write  span(1, -1, 1) Lane;
+    }
+    Geo {
+        "geoadd"                         -5  w   Write  one            Lane;
+        "geodist"                        -4  r   Read   one            Lane                         Later;
+        "geohash"                        -2  r   Read   one            Lane                         Later;
+        "geopos"                         -2  r   Read   one            Lane;
+        "georadius"                      -6  w   Write  georadius      Lane;
+        "georadius_ro"                   -6  r   Read   one            Lane                         Later;
+        "georadiusbymember"              -5  w   Write  georadius      Lane;
+        "georadiusbymember_ro"           -5  r   Read   one            Lane                         Later;
+        "geosearch"                      -7  r   Read   one            Lane                         Later;
+        "geosearchstore"                 -8  w   Write  span(1, 2, 1)  Lane;
+    }
+    Bitmap {
+        "bitcount"                       -2  r   Read   one            Lane                         Later;
+        "bitfield"                       -2  w   Write  one            Lane;
+        "bitfield_ro"                    -2  r   Read   one            Lane                         Later;
+        "bitop"                          -4  w   Write  span(2, -1, 1) Lane;
+        "bitpos"                         -3  r   Read   one            Lane                         Later;
+        "getbit"                          3  r   Read   one            Lane                         Later;
+        "setbit"                          4  w   Write  one            Lane;
+    }
+    HyperLogLog {
+        "pfadd"                          -2  w   Write  one            Lane;
+        "pfcount"                        -2  rm  Write  span(1, -1, 1) Lane;
+        "pfdebug"                         3  wa  Write  span(2, 2, 1)  Lane;
+        "pfmerge"                        -2  w   Write  span(1, -1, 1) Lane;
+        "pfselftest"                      1  a   None   none           Borrow;
+    }
+    PubSub {
+        "psubscribe"                     -2  p   None   none           Session(Subscribe);
+        "publish"                         3  pm  None   none           Lane;
+        "pubsub"                         -2  o   None   none           Lane;
+        "pubsub|channels"                -2  p   None   none           Lane;
+        "pubsub|help"                     2  o   None   none           Lane;
+        "pubsub|numpat"                   2  p   None   none           Lane;
+        "pubsub|numsub"                  -2  p   None   none           Lane;
+        "pubsub|shardchannels"           -2  p   None   none           Lane;
+        "pubsub|shardnumsub"             -2  p   None   none           Lane;
+        "punsubscribe"                   -1  p   None   none           Session(Subscribe);
+        "spublish"                        3  pm  None   one            Lane;
+        "ssubscribe"                     -2  p   None   span(1, -1, 1) Session(Subscribe);
+        "subscribe"                      -2  p   None   none           Session(Subscribe);
+        "sunsubscribe"                   -1  p   None   span(1, -1, 1) Session(Subscribe);
+        "unsubscribe"                    -1  p   None   none           Session(Subscribe);
+    }
+    Transaction {
+        "discard"                         1  o   None   none           Session(Discard);
+        "exec"                            1  o   None   none           Session(Exec);
+        "multi"                           1  o   None   none           Session(Multi);
+        "unwatch"                         1  o   None   none           Session(Unwatch);
+        "watch"                          -2  o   Read   span(1, -1, 1) Session(Watch);
+    }
+    Script {
+        "eval"                           -3  m   Opaque count(2)       Lane;
+        "eval_ro"                        -3  r   Read   count(2)       Lane;
+        "evalsha"                        -3  m   Opaque count(2)       Lane;
+        "evalsha_ro"                     -3  r   Read   count(2)       Lane;
+        "fcall"                          -3  m   Opaque count(2)       Lane;
+        "fcall_ro"                       -3  r   Read   count(2)       Lane;
+        "function"                       -2  o   None   none           Lane;
+        "function|delete"                 3  w   None   none           Lane;
+        "function|dump"                   2  o   None   none           Lane;
+        "function|flush"                 -2  w   None   none           Lane;
+        "function|help"                   2  o   None   none           Lane;
+        "function|kill"                   2  o   None   none           Borrow;
+        "function|list"                  -2  o   None   none           Lane;
+        "function|load"                  -3  w   None   none           Lane;
+        "function|restore"               -3  w   None   none           Lane;
+        "function|stats"                  2  o   None   none           Borrow;
+        "script"                         -2  o   None   none           Lane;
+        "script|debug"                    3  o   None   none           Taint;
+        "script|exists"                  -3  o   None   none           Lane;
+        "script|flush"                   -2  o   None   none           Lane;
+        "script|help"                     2  o   None   none           Lane;
+        "script|kill"                     2  o   None   none           Borrow;
+        "script|load"                     3  o   None   none           Lane;
+        "script|show"                     3  o   None   none           Lane;
+    }
+    Connection {
+        "auth"                           -2  o   None   none           Session(Auth);
+        "client"                         -2  o   None   none           Lane;
+        "client|caching"                  3  o   None   none           Home;
+        "client|capa"                    -3  o   None   none           Taint;
+        "client|getname"                  2  o   None   none           Session(ClientGetName);
+        "client|getredir"                 2  o   None   none           Home;
+        "client|help"                     2  o   None   none           Lane;
+        "client|id"                       2  o   None   none           Home;
+        "client|import-source"            3  o   None   none           Taint;
+        "client|info"                     2  o   None   none           Home;
+        "client|kill"                    -3  a   None   none           Home;
+        "client|list"                    -2  a   None   none           Home;
+        "client|no-evict"                 3  a   None   none           Home;
+        "client|no-touch"                 3  o   None   none           Home;
+        "client|pause"                   -3  a   None   none           Session(ClientPause);
+        "client|reply"                    3  o   None   none           Session(ClientReply);
+        "client|setinfo"                  4  o   None   none           Session(ClientSetInfo);
+        "client|setname"                  3  o   None   none           Session(ClientSetName);
+        "client|tracking"                -3  o   None   none           Taint;
+        "client|trackinginfo"             2  o   None   none           Home;
+        "client|unblock"                 -3  a   None   none           Home;
+        "client|unpause"                  2  a   None   none           Session(ClientUnpause);
+        "crema"                          -2  o   None   none           Session(Crema);
+        "echo"                            2  o   None   none           Lane;
+        "hello"                          -1  o   None   none           Session(Hello);
+        "host:"                          -1  o   None   none           Close;
+        "ping"                           -1  o   None   none           Lane;
+        "post"                           -1  o   None   none           Close;
+        "quit"                           -1  o   None   none           Session(Quit);
+        "reset"                           1  o   None   none           Session(Reset);
+        "select"                          2  o   None   none           Session(Select);
+        "wait"                            3  b   None   none           Session(Wait);
+        "waitaof"                         4  b   None   none           Session(Wait);
+    }
+    Server {
+        "acl"                            -2  o   None   none           Lane;
+        "acl|cat"                        -2  o   None   none           Lane;
+        "acl|deluser"                    -3  a   None   none           Session(AclChange);
+        "acl|dryrun"                     -4  a   None   none           Lane;
+        "acl|genpass"                    -2  o   None   none           Lane;
+        "acl|getuser"                     3  a   None   none           Lane;
+        "acl|help"                        2  o   None   none           Lane;
+        "acl|list"                        2  a   None   none           Lane;
+        "acl|load"                        2  a   None   none           Session(AclChange);
+        "acl|log"                        -2  a   None   none           Lane;
+        "acl|save"                        2  a   None   none           Lane;
+        "acl|setuser"                    -3  a   None   none           Session(AclChange);
+        "acl|users"                       2  a   None   none           Lane;
+        "acl|whoami"                      2  o   None   none           Lane;
+        "bgrewriteaof"                    1  a   None   none           Lane;
+        "bgsave"                         -1  a   None   none           Lane;
+        "command"                        -1  o   None   none           Borrow;
+        "command|count"                   2  o   None   none           Lane;
+        "command|docs"                   -2  o   None   none           Borrow;
+        "command|getkeys"                -3  o   None   none           Lane;
+        "command|getkeysandflags"        -3  o   None   none           Lane;
+        "command|help"                    2  o   None   none           Lane;
+        "command|info"                   -2  o   None   none           Borrow;
+        "command|list"                   -2  o   None   none           Lane;
+        "commandlog"                     -2  o   None   none           Lane;
+        "commandlog|get"                 -4  a   None   none           Lane;
+        "commandlog|help"                 2  o   None   none           Lane;
+        "commandlog|len"                  3  a   None   none           Lane;
+        "commandlog|reset"                3  a   None   none           Lane;
+        "config"                         -2  o   None   none           Lane;
+        "config|get"                     -3  a   None   none           Lane;
+        "config|help"                     2  o   None   none           Lane;
+        "config|resetstat"                2  a   None   none           Lane;
+        "config|rewrite"                  2  a   None   none           Lane;
+        "config|set"                     -4  a   None   none           Lane;
+        "dbsize"                          1  r   Read   none           Lane;
+        "debug"                          -2  a   Opaque unknown        Borrow;
+        "failover"                       -1  a   None   none           Borrow;
+        "flushall"                       -1  w   Opaque none           Borrow;
+        "flushdb"                        -1  w   Opaque none           Borrow;
+        "info"                           -1  o   None   none           Lane;
+        "lastsave"                        1  o   None   none           Lane;
+        "latency"                        -2  o   None   none           Lane;
+        "latency|doctor"                  2  a   None   none           Lane;
+        "latency|graph"                   3  a   None   none           Lane;
+        "latency|help"                    2  o   None   none           Lane;
+        "latency|histogram"              -2  a   None   none           Lane;
+        "latency|history"                 3  a   None   none           Lane;
+        "latency|latest"                  2  a   None   none           Lane;
+        "latency|reset"                  -2  a   None   none           Lane;
+        "lolwut"                         -1  r   None   none           Lane;
+        "memory"                         -2  o   None   none           Lane;
+        "memory|doctor"                   2  o   None   none           Lane;
+        "memory|help"                     2  o   None   none           Lane;
+        "memory|malloc-stats"             2  o   None   none           Lane;
+        "memory|purge"                    2  o   None   none           Lane;
+        "memory|stats"                    2  o   None   none           Lane;
+        "memory|usage"                   -3  r   Read   span(2, 2, 1)  Lane;
+        "monitor"                         1  a   None   none           Session(Monitor);
+        "psync"                          -3  a   None   none           Session(Sync);
+        "replconf"                       -1  a   None   none           Taint;
+        "replicaof"                       3  a   None   none           Borrow;
+        "role"                            1  o   None   none           Lane;
+        "save"                            1  a   None   none           Borrow;
+        "sflush"                         -3  w   Opaque none           Borrow;
+        "shutdown"                       -1  a   None   none           Borrow;
+        "slaveof"                         3  a   None   none           Borrow;
+        "slowlog"                        -2  o   None   none           Lane;
+        "slowlog|get"                    -2  a   None   none           Lane;
+        "slowlog|help"                    2  o   None   none           Lane;
+        "slowlog|len"                     2  a   None   none           Lane;
+        "slowlog|reset"                   2  a   None   none           Lane;
+        "swapdb"                          3  w   Opaque none           Session(SwapDb);
+        "sync"                            1  a   None   none           Session(Sync);
+        "time"                            1  o   None   none           Lane;
+    }
+    Cluster {
+        "asking"                          1  o   None   none           Taint;
+        "cluster"                        -2  o   None   none           Lane;
+        "cluster|addslots"               -3  a   None   none           Lane;
+        "cluster|addslotsrange"          -4  a   None   none           Lane;
+        "cluster|bumpepoch"               2  a   None   none           Lane;
+        "cluster|count-failure-reports"   3  a   None   none           Lane;
+        "cluster|countkeysinslot"         3  o   None   none           Lane;
+        "cluster|delslots"               -3  a   None   none           Lane;
+        "cluster|delslotsrange"          -4  a   None   none           Lane;
+        "cluster|failover"               -2  a   None   none           Lane;
+        "cluster|flushslot"              -3  wa  Opaque none           Borrow;
+        "cluster|flushslots"              2  a   None   none           Lane;
+        "cluster|forget"                  3  a   None   none           Lane;
+        "cluster|getkeysinslot"           4  o   None   none           Lane;
+        "cluster|help"                    2  o   None   none           Lane;
+        "cluster|info"                    2  o   None   none           Lane;
+        "cluster|keyslot"                 3  o   None   none           Lane;
+        "cluster|links"                   2  o   None   none           Lane;
+        "cluster|meet"                   -4  a   None   none           Lane;
+        "cluster|myid"                    2  o   None   none           Lane;
+        "cluster|myshardid"               2  o   None   none           Lane;
+        "cluster|nodes"                   2  o   None   none           Lane;
+        "cluster|replicas"                3  a   None   none           Lane;
+        "cluster|replicate"               3  a   None   none           Borrow;
+        "cluster|reset"                  -2  a   Opaque none           Borrow;
+        "cluster|saveconfig"              2  a   None   none           Lane;
+        "cluster|set-config-epoch"        3  a   None   none           Lane;
+        "cluster|setslot"                -4  a   None   none           Borrow;
+        "cluster|shards"                  2  o   None   none           Lane;
+        "cluster|slaves"                  3  a   None   none           Lane;
+        "cluster|slot-stats"             -4  o   None   none           Lane;
+        "cluster|slots"                   2  o   None   none           Lane;
+        "readonly"                        1  o   None   none           Taint;
+        "readwrite"                       1  o   None   none           Taint;
+    }
+    Module {
+        "module"                         -2  o   None   none           Lane;
+        "module|help"                     2  o   None   none           Borrow;
+        "module|list"                     2  a   None   none           Borrow;
+        "module|load"                    -3  a   Opaque unknown        Borrow;
+        "module|loadex"                  -3  a   Opaque unknown        Borrow;
+        "module|unload"                   3  a   Opaque unknown        Borrow;
+        "unknown"                        -1  o   Opaque unknown        Taint;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn rows(rule: impl Fn(&Spec) -> bool) -> impl Iterator<Item = &'static Spec> {
+        ROWS.iter().filter(move |row| rule(row))
+    }
+
+    #[test]
+    fn rows_are_numbered_and_in_lower_case() {
+        for (at, row) in ROWS.iter().enumerate() {
+            assert_eq!(usize::from(row.id), at);
+            assert!(row.name.bytes().all(|byte| byte.is_ascii_graphic() && !byte.is_ascii_uppercase()), "{}", row.name);
+            assert_ne!(row.arity, 0, "{}", row.name);
+        }
+    }
+
+    #[test]
+    fn writes_name_their_keys_or_are_opaque() {
+        for row in rows(|row| row.effect == Effect::Write) {
+            assert!(!matches!(row.keys, KeySpec::None | KeySpec::Unknown), "{}", row.name);
+        }
+        // Functions are written and are no keys.
+        for row in rows(|row| row.flags.contains(Flags::WRITE) && row.class != Class::Script) {
+            assert!(matches!(row.effect, Effect::Write | Effect::Opaque), "{}", row.name);
+        }
+        // What may replicate and has a body of its own may write anything.
+        for row in rows(|row| row.flags.contains(Flags::MAY_REPLICATE) && row.class == Class::Script) {
+            assert_eq!(row.effect, Effect::Opaque, "{}", row.name);
+        }
+    }
+
+    #[test]
+    fn only_plain_reads_of_one_key_may_be_cached() {
+        for row in rows(|row| row.cache != Caching::No) {
+            assert_eq!(row.flags, Flags::READONLY, "{}", row.name);
+            assert_eq!(row.effect, Effect::Read, "{}", row.name);
+            assert_eq!(row.keys, keys!(one), "{}", row.name);
+            assert_eq!(row.route, Route::Lane, "{}", row.name);
+        }
+        assert_eq!(rows(Spec::cacheable).count(), 2);
+    }
+
+    #[test]
+    fn nothing_that_waits_or_subscribes_goes_on_a_lane() {
+        for row in rows(|row| row.flags.contains(Flags::BLOCKING)) {
+            let apart = matches!(row.route, Route::Blocking | Route::LaneUnlessBlocking | Route::Session(Verb::Wait));
+            assert!(apart, "{}", row.name);
+        }
+        for row in rows(|row| matches!(row.route, Route::Blocking | Route::LaneUnlessBlocking)) {
+            assert!(row.flags.contains(Flags::BLOCKING), "{}", row.name);
+        }
+        for row in rows(|row| row.class == Class::Transaction) {
+            assert!(matches!(row.route, Route::Session(_)), "{}", row.name);
+        }
+    }
+}

@@ -1,0 +1,161 @@
+//! The command line, and with it the list of all settings.
+//!
+//! A field of [`Settings`] is at once a flag (`--l1-size`), a variable (`CREMA_L1_SIZE`) and a key of the file (`l1_size`), so the
+//! three cannot differ; its comment is its help text. Values stay text here: [`super::load`] gives them meaning and defaults.
+
+#![allow(clippy::doc_markdown, reason = "comments on flags are help texts, shown as they stand")]
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser};
+use serde::Deserialize;
+use toml::Spanned;
+
+use super::raw::{Given, comma_separated};
+
+const NOTES: &str = "\
+Upstream URLs: redis://[user:password@]host[:port][/db] or unix:///path[?db=N]. Sizes: 64MiB, 1GB (in powers of 1024). \
+Times: 250ms, 5s, 2m, 1h.
+
+Every option but --check is also a variable (--l1-size is CREMA_L1_SIZE) and, --config aside, a key of the file (l1_size); \
+rules on key patterns stand in the file alone. A flag wins over a variable, a variable over the file. \
+Give passwords by variable or file: other users of the machine can see flags.";
+
+/// What the command line says. [`super::load`] makes a [`super::Config`] of it.
+#[derive(Debug, Default, Parser)]
+#[command(name = "crema", version, about = "A caching proxy for Redis and Valkey", after_help = NOTES, max_term_width = 100)]
+pub struct Flags {
+    /// Read settings from this TOML file
+    #[arg(short, long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Check the settings, show what is in effect, and stop
+    #[arg(long)]
+    pub check: bool,
+    /// Settings that win over variables and the file.
+    #[command(flatten)]
+    pub settings: Settings,
+}
+
+/// Settings as one source gives them: the command line, the environment or the file. What a source leaves out is `None`.
+#[derive(Debug, Default, Args, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Settings {
+    /// Serve clients at IP:PORT or a socket path [default: 127.0.0.1:6380]
+    #[arg(long, value_name = "ADDR,..")]
+    #[serde(deserialize_with = "comma_separated")]
+    pub(super) listen: Option<Given>,
+    /// The Redis or Valkey behind [default: redis://127.0.0.1:6379]
+    #[arg(long, value_name = "URL")]
+    pub(super) upstream: Option<Given>,
+    /// Metrics, health, status, dashboard; or off [default: 127.0.0.1:9380]
+    #[arg(long, value_name = "ADDR")]
+    pub(super) admin: Option<Given>,
+    /// Worker threads; auto is one a core [default: auto]
+    #[arg(long, value_name = "N")]
+    pub(super) threads: Option<Given>,
+    /// Log as text or json; RUST_LOG sets the level [default: text]
+    #[arg(long, value_name = "FORM")]
+    pub(super) log_format: Option<Given>,
+
+    /// Copy a key into memory at 1 read in N; 0 never [default: 10]
+    #[arg(long, value_name = "N", help_heading = "Cache")]
+    pub(super) promote: Option<Given>,
+    /// Memory for cached replies; 0 caches nothing [default: 256MiB]
+    #[arg(long, value_name = "SIZE", help_heading = "Cache")]
+    pub(super) l1_size: Option<Given>,
+    /// The largest reply that is cached [default: 1MiB]
+    #[arg(long, value_name = "SIZE", help_heading = "Cache")]
+    pub(super) max_value: Option<Given>,
+    /// How long a read may miss a write made elsewhere [default: 500ms]
+    #[arg(long, value_name = "TIME", help_heading = "Cache")]
+    pub(super) max_staleness: Option<Given>,
+    /// How long a hit may outlive a user's rights [default: 5s]
+    #[arg(long, value_name = "TIME", help_heading = "Cache")]
+    pub(super) acl_recheck: Option<Given>,
+
+    /// Clients served at once; more are refused [default: 10000]
+    #[arg(long, value_name = "N", help_heading = "Clients")]
+    pub(super) max_clients: Option<Given>,
+    /// Close a client after this long without a command; 0 never [default: 0]
+    #[arg(long, value_name = "TIME", help_heading = "Clients")]
+    pub(super) idle_timeout: Option<Given>,
+    /// Close a client that leaves more than this unread [default: 64MiB]
+    #[arg(long, value_name = "SIZE", help_heading = "Clients")]
+    pub(super) output_limit: Option<Given>,
+    /// How long clients may finish after SIGTERM [default: 10s]
+    #[arg(long, value_name = "TIME", help_heading = "Clients")]
+    pub(super) drain_timeout: Option<Given>,
+    /// Who keeps CLIENT SETNAME: upstream or virtual [default: upstream]
+    #[arg(long, value_name = "WHO", help_heading = "Clients")]
+    pub(super) client_names: Option<Given>,
+
+    /// Connections to the upstream, of all kinds [default: 1000]
+    #[arg(long, value_name = "N", help_heading = "Upstream")]
+    pub(super) max_upstream: Option<Given>,
+    /// How long connecting may take [default: 5s]
+    #[arg(long, value_name = "TIME", help_heading = "Upstream")]
+    pub(super) connect_timeout: Option<Given>,
+    /// How long a reply may take; 0 for ever [default: 30s]
+    #[arg(long, value_name = "TIME", help_heading = "Upstream")]
+    pub(super) response_timeout: Option<Given>,
+    /// Bytes under way on one shared connection [default: 64MiB]
+    #[arg(long, value_name = "SIZE", help_heading = "Upstream")]
+    pub(super) lane_window: Option<Given>,
+
+    #[command(flatten)]
+    pub(super) channel: ChannelSettings,
+    #[arg(skip)]
+    pub(super) rule: Vec<Spanned<RuleSettings>>,
+}
+
+/// The table `[channel]` of the file; `--channel-...` as flags.
+#[derive(Debug, Default, Args, Deserialize)]
+#[command(next_help_heading = "Invalidation channel")]
+#[serde(default, deny_unknown_fields, expecting = "a table, `[channel]`")]
+pub(super) struct ChannelSettings {
+    /// Forget the keys that it names [default: true]
+    #[arg(long = "channel-enabled", value_name = "BOOL")]
+    pub(super) enabled: Option<Given>,
+    /// The Pub/Sub channel [default: cache:invalidate]
+    #[arg(long = "channel-name", value_name = "NAME")]
+    pub(super) name: Option<Given>,
+    /// Tell it of writes through this proxy [default: false]
+    #[arg(long = "channel-publish", value_name = "BOOL")]
+    pub(super) publish: Option<Given>,
+    /// Keep what is told in a stream, or off [default: off]
+    #[arg(long = "channel-audit-stream", value_name = "KEY")]
+    pub(super) audit_stream: Option<Given>,
+}
+
+/// One `[[rule]]` of the file.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default, deny_unknown_fields, expecting = "a table, `[[rule]]`")]
+pub(super) struct RuleSettings {
+    #[serde(rename = "match")]
+    pub(super) pattern: Option<Given>,
+    pub(super) class: Option<Given>,
+    pub(super) promote: Option<Given>,
+    pub(super) max_value: Option<Given>,
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_sound() {
+        Flags::command().debug_assert();
+    }
+
+    #[test]
+    fn the_help_tells_every_default_on_one_line() {
+        let help = Flags::command().term_width(100).render_help().to_string();
+        for argument in Settings::augment_args(clap::Command::new("settings")).get_arguments() {
+            let flag = format!("--{} <", argument.get_long().expect("every setting has a flag"));
+            let line = help.lines().find(|line| line.trim_start().starts_with(&flag)).unwrap_or_default();
+            assert!(line.contains(" [default: ") && line.ends_with(']'), "{flag}: {help}");
+        }
+    }
+}

@@ -1,0 +1,123 @@
+//! Addresses that crema serves: `IP:PORT` or the path of a Unix socket.
+//!
+//! Pure text; the server binds them. Two addresses that could not both be bound are told apart here, before any is.
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use super::error::Problem;
+use super::url::SOCKET_PATH_BYTES;
+
+/// One address to accept clients on. `Display` gives it as it is written in settings.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Listen {
+    /// A TCP address; port 0 lets the system choose.
+    Tcp(SocketAddr),
+    /// The absolute path of a Unix socket.
+    Unix(PathBuf),
+}
+
+impl Listen {
+    /// Whether binding both addresses would fail, or send one's clients to the other.
+    pub(super) fn clashes(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Unix(path), Self::Unix(other)) => path == other,
+            (Self::Tcp(address), Self::Tcp(other)) => {
+                let any = address.ip().is_unspecified() || other.ip().is_unspecified();
+                let overlap = address.ip() == other.ip() || (any && address.is_ipv4() == other.is_ipv4());
+                address.port() == other.port() && address.port() != 0 && overlap
+            }
+            _ => false,
+        }
+    }
+}
+
+impl fmt::Display for Listen {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp(address) => write!(f, "{address}"),
+            Self::Unix(path) => write!(f, "{}", path.display()),
+        }
+    }
+}
+
+/// Reads addresses separated by commas: at least one, no two that clash.
+pub(super) fn addresses(text: &str) -> Result<Vec<Listen>, Problem> {
+    let mut all: Vec<Listen> = Vec::new();
+    for part in text.split(',') {
+        let next = address(part.trim())?;
+        if let Some(earlier) = all.iter().find(|earlier| earlier.clashes(&next)) {
+            return Err(Problem::new(
+                format!("`{next}` cannot be bound together with `{earlier}`"),
+                "leave one of them out",
+            ));
+        }
+        all.push(next);
+    }
+    Ok(all)
+}
+
+fn address(text: &str) -> Result<Listen, Problem> {
+    let path = text.strip_prefix("unix://").or_else(|| text.strip_prefix("unix:")).unwrap_or(text);
+    if path.starts_with('/') {
+        if path.len() < 2 || path.len() > SOCKET_PATH_BYTES {
+            let right = format!("write an absolute path of at most {SOCKET_PATH_BYTES} bytes");
+            return Err(Problem::new(format!("`{text}` is not the path of a socket"), right));
+        }
+        return Ok(Listen::Unix(path.into()));
+    }
+    socket(text).map(Listen::Tcp)
+}
+
+/// Reads `IP:PORT`; names are refused, because a name can stand for several addresses.
+pub(super) fn socket(text: &str) -> Result<SocketAddr, Problem> {
+    text.parse().map_err(|_| {
+        let port = text.rsplit(':').next().filter(|port| port.parse::<u16>().is_ok()).unwrap_or("6380");
+        let right = format!("write an IP address and a port: 127.0.0.1:{port}, 0.0.0.0:{port} or [::]:{port}");
+        Problem::new(format!("`{text}` is not an address to listen on"), right)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn clash(left: &str, right: &str) -> bool {
+        address(left).expect(left).clashes(&address(right).expect(right))
+    }
+
+    #[test]
+    fn reads_addresses() {
+        let all = addresses("127.0.0.1:6380, [::1]:0,/run/crema.sock,unix:/run/b,unix:///run/c").expect("all are good");
+        let shown: Vec<String> = all.iter().map(Listen::to_string).collect();
+        assert_eq!(shown, ["127.0.0.1:6380", "[::1]:0", "/run/crema.sock", "/run/b", "/run/c"]);
+    }
+
+    #[test]
+    fn refuses_what_cannot_be_bound() {
+        for text in
+            ["", "6380", ":6380", "localhost:6380", "127.0.0.1", "127.0.0.1:65536", "crema.sock", "127.0.0.1:1,"]
+        {
+            let problem = addresses(text).expect_err(text).to_string();
+            assert!(problem.contains("write an IP address and a port"), "{problem}");
+        }
+        let hint = addresses("localhost:7000").expect_err("a name").to_string();
+        assert!(hint.contains("127.0.0.1:7000"), "{hint}");
+        assert!(addresses("/").is_err());
+        assert!(addresses("127.0.0.1:1,127.0.0.1:1").is_err());
+    }
+
+    #[test]
+    fn sees_clashes() {
+        assert!(clash("127.0.0.1:1", "127.0.0.1:1"));
+        assert!(clash("0.0.0.0:1", "127.0.0.1:1"));
+        assert!(clash("[::1]:1", "[::]:1"));
+        assert!(clash("/run/a", "unix:/run/a"));
+        assert!(!clash("127.0.0.1:1", "127.0.0.1:2"));
+        assert!(!clash("127.0.0.1:1", "127.0.0.2:1"));
+        assert!(!clash("127.0.0.1:0", "127.0.0.1:0"));
+        assert!(!clash("0.0.0.0:1", "[::]:1"));
+        assert!(!clash("/run/a", "127.0.0.1:1"));
+    }
+}

@@ -1,0 +1,275 @@
+//! Settings: from flags, `CREMA_` variables and a TOML file to one [`Config`] that cannot be wrong.
+//!
+//! `flags` lists every setting once, `raw` finds where each was given, and this module gives it its default, its bounds and
+//! its type. After [`load`] nobody checks a setting again. Opens no socket and reads no file but the one of settings; called by
+//! `main`, and by tests.
+
+mod error;
+mod flags;
+mod glob;
+mod listen;
+mod raw;
+mod rule;
+mod summary;
+mod units;
+mod url;
+
+use std::collections::BTreeMap;
+use std::env;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::num::NonZeroUsize;
+use std::thread;
+use std::time::Duration;
+
+pub use self::error::{ConfigError, Place, Problem};
+pub use self::flags::{Flags, Settings};
+pub use self::glob::Glob;
+pub use self::listen::Listen;
+pub use self::rule::{Promote, Rule};
+pub use self::url::{Node, Secret, Upstream};
+
+use self::raw::{Layers, key};
+use self::units::{GIB, KIB, MIB, TIB};
+
+/// All settings, checked one by one and against each other. `Display` gives a short summary without passwords.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Config {
+    /// Where clients connect: at least one address, none twice.
+    pub listen: Vec<Listen>,
+    /// The Redis or Valkey behind.
+    pub upstream: Upstream,
+    /// Where metrics, health, status and dashboard are served; `None` for nowhere.
+    pub admin: Option<SocketAddr>,
+    /// Worker threads, at most 1024.
+    pub threads: NonZeroUsize,
+    /// A key is copied into L1 at one read in so many; 0 for never.
+    pub promote: u32,
+    /// What L1 may hold, in bytes; 0 for no L1.
+    pub l1_size: u64,
+    /// The largest reply kept in L1, in bytes; at most `l1_size` where there is an L1.
+    pub max_value: u64,
+    /// How long at most a read may miss an acknowledged write made elsewhere.
+    pub max_staleness: Duration,
+    /// How often a user's rights are compared, and so how long a right taken away may still be served from L1.
+    pub acl_recheck: Duration,
+    /// Clients served at once.
+    pub max_clients: usize,
+    /// A client silent for so long is closed, as by Redis's `timeout`; `None` for never.
+    pub idle_timeout: Option<Duration>,
+    /// Bytes of replies that may wait for one client before it is closed.
+    pub output_limit: u64,
+    /// How long sessions may finish once the process is told to stop; zero for not at all.
+    pub drain_timeout: Duration,
+    /// Upstream connections of all kinds; a lane for each thread, an ear and one to borrow at least.
+    pub max_upstream: usize,
+    /// How long connecting and the handshake may take.
+    pub connect_timeout: Duration,
+    /// A lane whose oldest request waits longer is lost; `None` for never.
+    pub response_timeout: Option<Duration>,
+    /// Bytes in flight on one lane; any request that may go on a lane fits.
+    pub lane_window: u64,
+    /// Who keeps the names that clients give themselves.
+    pub client_names: ClientNames,
+    /// Rules on key patterns, of which the first that matches decides.
+    pub rules: Vec<Rule>,
+    /// The fleet's Pub/Sub channel of invalidations.
+    pub channel: Channel,
+    /// The form of the log.
+    pub log_format: LogFormat,
+}
+
+/// Who keeps the names that clients give themselves with CLIENT SETNAME.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ClientNames {
+    /// Redis: the first non-empty name gives a session a connection of its own, on which the name shows in CLIENT LIST.
+    Upstream,
+    /// The session itself: names do not show upstream, and cost no connection.
+    Virtual,
+}
+
+/// The Pub/Sub channel on which keys to forget are named.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Channel {
+    /// Its name.
+    pub name: String,
+    /// Whether to listen on it.
+    pub enabled: bool,
+    /// Whether to tell it of writes made through this proxy; never without `enabled`.
+    pub publish: bool,
+    /// The stream that keeps what is published, if any; never without `publish`.
+    pub audit_stream: Option<String>,
+}
+
+/// The form of the log on standard error.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogFormat {
+    /// One readable line an event.
+    Text,
+    /// One JSON object an event.
+    Json,
+}
+
+/// Reads the settings of this process: `flags` win over its `CREMA_` variables, these over the file that either names.
+pub fn load(flags: Flags) -> Result<Config, ConfigError> {
+    let mut variables = BTreeMap::new();
+    for (name, value) in env::vars_os() {
+        let Ok(name) = name.into_string() else { continue };
+        match value.into_string() {
+            Ok(value) => _ = variables.insert(name, value),
+            Err(_) if name.starts_with("CREMA_") => {
+                let problem = Problem::new("the value is not UTF-8", "write it in UTF-8");
+                return Err(ConfigError::Invalid { place: Place::Variable(name), problem });
+            }
+            Err(_) => {}
+        }
+    }
+    load_with(flags, variables)
+}
+
+/// [`load`] with the given variables in place of those of the process.
+pub fn load_with(flags: Flags, variables: BTreeMap<String, String>) -> Result<Config, ConfigError> {
+    let layers = Layers::collect(flags, variables)?;
+    let config = read(&layers)?;
+    compare(&config, &layers)?;
+    Ok(config)
+}
+
+impl Default for Config {
+    /// What is in effect where nothing is set.
+    fn default() -> Self {
+        load_with(Flags::default(), BTreeMap::new()).expect("the defaults are within their own bounds")
+    }
+}
+
+/// Gives every setting its default, bounds and type; each alone.
+fn read(layers: &Layers) -> Result<Config, ConfigError> {
+    use units::{counts, durations, durations_or_zero, sizes, sizes_or_zero, switch};
+    let (ms, s, h) = (Duration::from_millis, Duration::from_secs, |hours: u64| Duration::from_secs(hours * 3600));
+
+    let l1_size = layers.read(key!(l1_size), "256MiB", sizes_or_zero(MIB..=16 * TIB))?;
+    Ok(Config {
+        listen: layers.read(key!(listen), "127.0.0.1:6380", listen::addresses)?,
+        upstream: layers.read(key!(upstream), "redis://127.0.0.1:6379", str::parse)?,
+        admin: layers.read(key!(admin), "127.0.0.1:9380", |text| or_off(text, listen::socket))?,
+        threads: layers.read(key!(threads), "auto", threads)?,
+        promote: layers.read(key!(promote), "10", |text| {
+            rule::promote(text).map(|rate| if let Promote::OneIn(reads) = rate { reads } else { 0 })
+        })?,
+        l1_size,
+        max_value: layers.read(key!(max_value), "1MiB", sizes(1..=512 * MIB))?,
+        max_staleness: layers.read(key!(max_staleness), "500ms", durations(ms(20)..=s(60)))?,
+        acl_recheck: layers.read(key!(acl_recheck), "5s", durations(ms(100)..=h(1)))?,
+        max_clients: layers.read(key!(max_clients), "10000", counts(1..=1_000_000))?,
+        idle_timeout: layers.read(key!(idle_timeout), "0", durations_or_zero(s(1)..=h(8760)))?,
+        output_limit: layers.read(key!(output_limit), "64MiB", sizes(64 * KIB..=TIB))?,
+        drain_timeout: layers.read(key!(drain_timeout), "10s", durations(s(0)..=h(24)))?,
+        max_upstream: layers.read(key!(max_upstream), "1000", counts(3..=1_000_000))?,
+        connect_timeout: layers.read(key!(connect_timeout), "5s", durations(ms(10)..=h(1)))?,
+        response_timeout: layers.read(key!(response_timeout), "30s", durations_or_zero(ms(100)..=h(24)))?,
+        lane_window: layers.read(key!(lane_window), "64MiB", sizes(2 * MIB..=64 * GIB))?,
+        client_names: layers.read(key!(client_names), "upstream", |text| match text {
+            "upstream" => Ok(ClientNames::Upstream),
+            "virtual" => Ok(ClientNames::Virtual),
+            _ => Err(Problem::unknown("keeper of client names", text, &["upstream", "virtual"])),
+        })?,
+        rules: rule::read_rules(layers, l1_size)?,
+        channel: Channel {
+            name: layers.read(key!(channel.name), "cache:invalidate", not_empty)?,
+            enabled: layers.read(key!(channel.enabled), "true", switch)?,
+            publish: layers.read(key!(channel.publish), "false", switch)?,
+            audit_stream: layers.read(key!(channel.audit_stream), "off", |text| or_off(text, not_empty))?,
+        },
+        log_format: layers.read(key!(log_format), "text", |text| match text {
+            "text" => Ok(LogFormat::Text),
+            "json" => Ok(LogFormat::Json),
+            _ => Err(Problem::unknown("log format", text, &["text", "json"])),
+        })?,
+    })
+}
+
+/// Checks the settings against each other.
+fn compare(config: &Config, layers: &Layers) -> Result<(), ConfigError> {
+    if let Some(admin) = config.admin
+        && let Some(taken) = config.listen.iter().find(|listen| listen.clashes(&Listen::Tcp(admin)))
+    {
+        let problem = Problem::new(
+            format!("clients at {taken} and admin at {admin} share an address"),
+            "give one of listen and admin another port, or write admin = \"off\"",
+        );
+        return Err(layers.refuse(&[key!(admin), key!(listen)], problem));
+    }
+    if let Some(own) = config.listen.iter().find(|listen| is_own(listen, &config.upstream.node)) {
+        let problem = Problem::new(
+            format!("the upstream is crema itself, which listens at {own}"),
+            "give the address of Redis as upstream, or another one to listen on",
+        );
+        return Err(layers.refuse(&[key!(upstream), key!(listen)], problem));
+    }
+    if config.l1_size != 0 && config.max_value > config.l1_size {
+        let problem = Problem::new(
+            format!(
+                "a reply of {} would not fit in {}",
+                units::show_size(config.max_value),
+                units::show_size(config.l1_size)
+            ),
+            "write a max_value of at most l1_size",
+        );
+        return Err(layers.refuse(&[key!(max_value), key!(l1_size)], problem));
+    }
+    let least = config.threads.get() + 2;
+    if config.max_upstream < least {
+        let problem = Problem::new(
+            format!("{} upstream connections are too few for {} threads", config.max_upstream, config.threads),
+            format!("write a max_upstream of at least {least}: one a thread, one to track keys, one to lend"),
+        );
+        return Err(layers.refuse(&[key!(max_upstream), key!(threads)], problem));
+    }
+    let Channel { enabled, publish, audit_stream, .. } = &config.channel;
+    if *publish && !enabled {
+        let problem = Problem::new(
+            "a channel that is not enabled cannot be published to",
+            "write enabled = true or publish = false",
+        );
+        return Err(layers.refuse(&[key!(channel.publish), key!(channel.enabled)], problem));
+    }
+    if audit_stream.is_some() && !publish {
+        let problem =
+            Problem::new("an audit stream keeps what is published, which is nothing", "write publish = true too");
+        return Err(layers.refuse(&[key!(channel.audit_stream), key!(channel.publish)], problem));
+    }
+    Ok(())
+}
+
+/// Whether connections to `node` would come back to `listen`. Only addresses are told; a name could stand for any.
+fn is_own(listen: &Listen, node: &Node) -> bool {
+    match (listen, node) {
+        (Listen::Unix(path), Node::Unix(node)) => path == node,
+        (Listen::Tcp(address), Node::Tcp { host, port }) if address.port() == *port => {
+            let node = if host == "localhost" { Ok(IpAddr::V4(Ipv4Addr::LOCALHOST)) } else { host.parse() };
+            node.is_ok_and(|node: IpAddr| node == address.ip() || (address.ip().is_unspecified() && node.is_loopback()))
+        }
+        _ => false,
+    }
+}
+
+/// `auto` is a thread a core, up to 256: beyond that, one should say so.
+fn threads(text: &str) -> Result<NonZeroUsize, Problem> {
+    let count = match text {
+        "auto" => thread::available_parallelism().map_or(1, NonZeroUsize::get).min(256),
+        number => units::counts(1..=1024)(number).map_err(|_| {
+            Problem::new(
+                format!("`{text}` is not a possible number of threads"),
+                "write 1 to 1024, or auto for one a core",
+            )
+        })?,
+    };
+    Ok(NonZeroUsize::new(count).unwrap_or(NonZeroUsize::MIN))
+}
+
+fn or_off<T>(text: &str, parse: impl Fn(&str) -> Result<T, Problem>) -> Result<Option<T>, Problem> {
+    if text == "off" { Ok(None) } else { parse(text).map(Some) }
+}
+
+fn not_empty(text: &str) -> Result<String, Problem> {
+    if text.is_empty() { Err(Problem::new("the name is empty", "write a name")) } else { Ok(text.to_owned()) }
+}

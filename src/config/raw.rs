@@ -1,0 +1,368 @@
+//! Where settings come from: flags, then `CREMA_` variables, then the file. Text until [`super`] reads it.
+//!
+//! Remembers for every value where it stood, so that a refusal can point there. Gives no value a meaning and knows no default.
+
+use std::collections::BTreeMap;
+use std::convert::Infallible;
+use std::fmt;
+use std::fs;
+use std::ops::Range;
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use clap::{Args, Command, FromArgMatches};
+use serde::de::{Deserializer, Error as _, SeqAccess, Visitor};
+use serde::{Deserialize, de};
+use toml::Spanned;
+
+use super::error::{ConfigError, Place, Problem, nearest};
+use super::flags::{Flags, RuleSettings, Settings};
+
+const PREFIX: &str = "CREMA_";
+const FILE_VARIABLE: &str = "CREMA_CONFIG";
+
+/// A value as it was written, and where in the file if it stands there. `Debug` hides it: it may hold a password.
+#[derive(Clone, Default)]
+pub(super) struct Given {
+    text: String,
+    span: Range<usize>,
+}
+
+/// The name of a setting and its place in [`Settings`]; made by `key!`.
+#[derive(Clone, Copy)]
+pub(super) struct Key {
+    pub(super) name: &'static str,
+    pub(super) field: fn(&Settings) -> &Option<Given>,
+}
+
+/// `key!(l1_size)`, `key!(channel.publish)`: the name and the field cannot differ.
+macro_rules! key {
+    ($field:ident) => {
+        $crate::config::raw::Key { name: stringify!($field), field: |settings| &settings.$field }
+    };
+    ($table:ident.$field:ident) => {
+        $crate::config::raw::Key {
+            name: concat!(stringify!($table), ".", stringify!($field)),
+            field: |settings| &settings.$table.$field,
+        }
+    };
+}
+pub(super) use key;
+
+/// All sources of settings, the strongest first.
+pub(super) struct Layers {
+    flags: Settings,
+    variables: Settings,
+    file: Settings,
+    source: Source,
+}
+
+/// The file of settings, kept to turn positions into lines. Empty where there is none.
+#[derive(Default)]
+struct Source {
+    path: PathBuf,
+    text: String,
+}
+
+impl Layers {
+    /// Reads the file that `flags` or `variables` name, if any.
+    pub(super) fn collect(flags: Flags, mut variables: BTreeMap<String, String>) -> Result<Self, ConfigError> {
+        // An empty variable is an unset one: that is what compose files and manifests make of a missing value.
+        variables.retain(|name, value| name.starts_with(PREFIX) && !value.trim().is_empty());
+        let path = flags.config.or_else(|| variables.remove(FILE_VARIABLE).map(PathBuf::from));
+        let source = match path {
+            None => Source::default(),
+            Some(path) => match fs::read_to_string(&path) {
+                Ok(text) => Source { path, text },
+                Err(source) => return Err(ConfigError::Unreadable { path, source }),
+            },
+        };
+        let file = source.parse()?;
+        Ok(Self { flags: flags.settings, variables: read_variables(&variables)?, file, source })
+    }
+
+    /// What the strongest source gives for `key`, else `default`, read by `parse`.
+    pub(super) fn read<T>(
+        &self,
+        key: Key,
+        default: &str,
+        parse: impl Fn(&str) -> Result<T, Problem>,
+    ) -> Result<T, ConfigError> {
+        let text = self.find(key).map_or(default, |(given, _)| given.text.trim());
+        parse(text).map_err(|problem| self.refuse(&[key], problem))
+    }
+
+    /// Puts `problem` where the first of `keys` that anybody set was set.
+    pub(super) fn refuse(&self, keys: &[Key], problem: Problem) -> ConfigError {
+        let place = keys.iter().find_map(|key| self.find(*key)).map(|(_, place)| place);
+        let place = place.unwrap_or_else(|| Place::Default(keys.first().map_or("", |key| key.name).to_owned()));
+        ConfigError::Invalid { place, problem }
+    }
+
+    /// The rules of the file, in its order.
+    pub(super) fn rules(&self) -> &[Spanned<RuleSettings>] {
+        &self.file.rule
+    }
+
+    /// Puts `problem` on `rule`, or on its `given` value for `key`.
+    pub(super) fn refuse_rule(
+        &self,
+        rule: &Spanned<RuleSettings>,
+        at: Option<(&str, &Given)>,
+        problem: Problem,
+    ) -> ConfigError {
+        let (span, key) = match at {
+            Some((key, given)) => (given.span.start, format!("rule.{key}")),
+            None => (rule.span().start, "rule".to_owned()),
+        };
+        ConfigError::Invalid { place: self.source.place(span, &key), problem }
+    }
+
+    fn find(&self, key: Key) -> Option<(&Given, Place)> {
+        let Key { name, field } = key;
+        if let Some(given) = field(&self.flags) {
+            return Some((given, Place::Flag(flag(name))));
+        }
+        if let Some(given) = field(&self.variables) {
+            return Some((given, Place::Variable(variable(&flag(name)))));
+        }
+        field(&self.file).as_ref().map(|given| (given, self.source.place(given.span.start, name)))
+    }
+}
+
+impl Source {
+    fn parse(&self) -> Result<Settings, ConfigError> {
+        toml::from_str(&self.text).map_err(|error| {
+            let start = error.span().map_or(0, |span| span.start);
+            ConfigError::Invalid { place: self.place(start, ""), problem: explain(error.message()) }
+        })
+    }
+
+    fn place(&self, offset: usize, key: &str) -> Place {
+        let before = self.text.get(..offset).unwrap_or(&self.text);
+        let line_start = before.rfind('\n').map_or(0, |newline| newline + 1);
+        Place::File {
+            path: self.path.clone(),
+            line: before.matches('\n').count() + 1,
+            column: before[line_start..].chars().count() + 1,
+            key: key.to_owned(),
+        }
+    }
+}
+
+/// Rewords what the parser says where more help can be given.
+fn explain(message: &str) -> Problem {
+    if message.starts_with("unknown field") {
+        // "unknown field `a`, expected one of `b`, `c`": serde quotes the culprit first, then all that is known.
+        let mut quoted = message.split('`').skip(1).step_by(2);
+        let culprit = quoted.next().unwrap_or_default();
+        return Problem::unknown("key", culprit, &quoted.collect::<Vec<_>>());
+    }
+    if message.ends_with("expected a sequence") {
+        return Problem::new("`rule` is not a list of tables", "write `[[rule]]`, in two pairs of brackets");
+    }
+    Problem::new(message.replace('\n', ", "), "")
+}
+
+/// Reads the variables as flags of the same names, so that they need no list of their own. A `CREMA_` variable that is nearly a
+/// setting is refused; others are left alone, for Kubernetes makes some from the names of services (`CREMA_PORT`).
+fn read_variables(variables: &BTreeMap<String, String>) -> Result<Settings, ConfigError> {
+    let command = Settings::augment_args(Command::new("variables").no_binary_name(true).disable_help_flag(true));
+    let flags: Vec<String> =
+        command.get_arguments().filter_map(|argument| argument.get_long()).map(str::to_owned).collect();
+    let names: Vec<String> = flags.iter().map(|flag| variable(flag)).collect();
+
+    let known: Vec<&str> = names.iter().map(String::as_str).chain([FILE_VARIABLE]).collect();
+    for name in variables.keys().filter(|name| !known.contains(&name.as_str())) {
+        let bare: Vec<&str> = known.iter().map(|known| &known[PREFIX.len()..]).collect();
+        if nearest(&name[PREFIX.len()..], &bare).is_some() {
+            let problem = Problem::unknown("variable", name, &known);
+            return Err(ConfigError::Invalid { place: Place::Variable(name.clone()), problem });
+        }
+    }
+
+    let set = flags.iter().zip(&names).filter_map(|(flag, name)| Some(format!("--{flag}={}", variables.get(name)?)));
+    let matches = command.clone().try_get_matches_from(set);
+    let settings = matches.and_then(|matches| Settings::from_arg_matches(&matches));
+    Ok(settings.expect("every setting takes any text once, and each variable was passed once"))
+}
+
+/// `l1_size` is `--l1-size`, `channel.publish` is `--channel-publish`.
+fn flag(name: &str) -> String {
+    format!("--{}", name.replace(['_', '.'], "-"))
+}
+
+/// `--l1-size` and `l1-size` are `CREMA_L1_SIZE`.
+fn variable(flag: &str) -> String {
+    format!("{PREFIX}{}", flag.trim_start_matches('-').replace('-', "_").to_ascii_uppercase())
+}
+
+impl Given {
+    pub(super) fn text(&self) -> &str {
+        self.text.trim()
+    }
+}
+
+impl FromStr for Given {
+    type Err = Infallible;
+
+    fn from_str(text: &str) -> Result<Self, Infallible> {
+        Ok(Self { text: text.to_owned(), span: 0..0 })
+    }
+}
+
+impl fmt::Debug for Given {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Given(***)")
+    }
+}
+
+impl<'de> Deserialize<'de> for Given {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let scalar = Spanned::<Scalar>::deserialize(deserializer)?;
+        Ok(Self { span: scalar.span(), text: scalar.into_inner().0 })
+    }
+}
+
+/// Reads one text, or a list of texts as if they stood in one, separated by commas.
+pub(super) fn comma_separated<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Given>, D::Error> {
+    let list = Spanned::<List>::deserialize(deserializer)?;
+    Ok(Some(Given { span: list.span(), text: list.into_inner().0 }))
+}
+
+/// A TOML string, whole number or boolean, as text.
+struct Scalar(String);
+
+struct ScalarVisitor;
+
+impl<'de> Deserialize<'de> for Scalar {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(ScalarVisitor).map(Scalar)
+    }
+}
+
+impl Visitor<'_> for ScalarVisitor {
+    type Value = String;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a text in quotes, a whole number, true or false")
+    }
+
+    fn visit_str<E: de::Error>(self, text: &str) -> Result<String, E> {
+        Ok(text.to_owned())
+    }
+
+    fn visit_i64<E: de::Error>(self, number: i64) -> Result<String, E> {
+        Ok(number.to_string())
+    }
+
+    fn visit_bool<E: de::Error>(self, switch: bool) -> Result<String, E> {
+        Ok(switch.to_string())
+    }
+}
+
+/// A TOML string, or an array of strings without commas in them, as one text.
+struct List(String);
+
+struct ListVisitor;
+
+impl<'de> Deserialize<'de> for List {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(ListVisitor).map(List)
+    }
+}
+
+impl<'de> Visitor<'de> for ListVisitor {
+    type Value = String;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a text in quotes, or a list of them")
+    }
+
+    fn visit_str<E: de::Error>(self, text: &str) -> Result<String, E> {
+        Ok(text.to_owned())
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<String, A::Error> {
+        let mut all: Vec<String> = Vec::new();
+        while let Some(item) = items.next_element::<String>()? {
+            if item.contains(',') {
+                return Err(A::Error::custom("a comma stands within one text of the list"));
+            }
+            all.push(item);
+        }
+        Ok(all.join(","))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn source(text: &str) -> Source {
+        Source { path: "crema.toml".into(), text: text.to_owned() }
+    }
+
+    fn refusal(text: &str) -> String {
+        source(text).parse().expect_err(text).to_string()
+    }
+
+    #[test]
+    fn names_flags_and_variables_after_the_key() {
+        let key = key!(channel.audit_stream);
+        assert_eq!(key.name, "channel.audit_stream");
+        assert_eq!(flag(key.name), "--channel-audit-stream");
+        assert_eq!(variable(&flag(key.name)), "CREMA_CHANNEL_AUDIT_STREAM");
+    }
+
+    #[test]
+    fn finds_the_line_and_the_column_in_characters() {
+        let source = source("a = 1\n# é\né = \"x\" y\n");
+        let place = source.place(source.text.find('y').expect("is there"), "key");
+        assert_eq!(place.to_string(), "crema.toml:3:9: key");
+        assert_eq!(source.place(0, "").to_string(), "crema.toml:1:1");
+        assert_eq!(source.place(999, "").to_string(), "crema.toml:4:1");
+    }
+
+    #[test]
+    fn refuses_unknown_keys_with_the_nearest_one() {
+        let far = refusal("promote = 1\n\nport = 6379\n");
+        assert!(far.starts_with("crema.toml:3:1: unknown key `port`; write one of listen, upstream, "), "{far}");
+        assert_eq!(refusal("l1-size = 0"), "crema.toml:1:1: unknown key `l1-size`; did you mean `l1_size`?");
+        assert_eq!(refusal("[channel]\nnam = \"x\""), "crema.toml:2:1: unknown key `nam`; did you mean `name`?");
+        let far = refusal("[[rule]]\nttl = \"x\"");
+        assert_eq!(far, "crema.toml:2:1: unknown key `ttl`; write one of match, class, promote, max_value");
+    }
+
+    #[test]
+    fn refuses_wrong_kinds_of_value() {
+        let kinds = "expected a text in quotes, a whole number, true or false";
+        let float = refusal("threads = 1.5");
+        assert!(float.starts_with("crema.toml:1:11: ") && float.contains(kinds), "{float}");
+        assert!(refusal("upstream = [\"redis://:hunter2@h\"]").contains(kinds));
+        let table = refusal("channel = true");
+        assert!(table.starts_with("crema.toml:1:11: ") && table.ends_with("expected a table, `[channel]`"), "{table}");
+        assert!(refusal("\n[rule]\nmatch = \"x\"").contains("[[rule]]"));
+        assert!(refusal("listen = [1]").starts_with("crema.toml:1:11: "));
+        assert!(refusal("listen = [\"a,b\"]").contains("comma"));
+        assert!(refusal("promote = 1\npromote = 2").starts_with("crema.toml:2:1: duplicate key"));
+        assert!(refusal("promote = ").starts_with("crema.toml:1:1"));
+    }
+
+    #[test]
+    fn syntax_errors_show_no_value() {
+        for text in
+            ["upstream = \"redis://:hunter2@h", "upstream = redis://:hunter2@h", "upstream = 'redis://:hunter2@h' x"]
+        {
+            let refusal = refusal(text);
+            assert!(!refusal.contains("hunter2"), "{refusal}");
+        }
+    }
+
+    #[test]
+    fn debug_shows_no_value() {
+        let settings = source("upstream = \"redis://:hunter2@h\"").parse().expect("is well-formed");
+        let debug = format!("{settings:?}");
+        assert!(!debug.contains("hunter2"), "{debug}");
+    }
+}

@@ -1,0 +1,76 @@
+//! The settings in effect, in a few lines for a person: what `--check` prints.
+//!
+//! Never shows a password. Not meant to be read back; [`Config`] writes nothing that [`super::load`] reads.
+
+use std::fmt::{self, Display};
+use std::time::Duration;
+
+use super::units::{show_duration, show_size};
+use super::{ClientNames, Config};
+
+impl Display for Config {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let listen: Vec<String> = self.listen.iter().map(ToString::to_string).collect();
+        line(f, "listen", listen.join(", "))?;
+        line(f, "upstream", &self.upstream)?;
+        line(f, "admin", self.admin.map_or_else(|| "off".to_owned(), |address| format!("http://{address}")))?;
+        line(f, "threads", self.threads)?;
+        line(f, "cache", self.cache())?;
+        line(f, "clients", self.clients())?;
+        line(f, "connections", self.connections())?;
+        line(f, "channel", self.listening())
+    }
+}
+
+impl Config {
+    fn cache(&self) -> String {
+        if self.l1_size == 0 {
+            return "none".to_owned();
+        }
+        let rules = match self.rules.len() {
+            0 => String::new(),
+            1 => ", 1 rule".to_owned(),
+            many => format!(", {many} rules"),
+        };
+        let promote = match self.promote {
+            0 => "no key promoted".to_owned(),
+            1 => "every key read promoted".to_owned(),
+            reads => format!("promoted at 1 read in {reads}"),
+        };
+        let (size, value) = (show_size(self.l1_size), show_size(self.max_value));
+        format!("{size}, replies to {value}, {promote}, at most {} stale{rules}", show_duration(self.max_staleness))
+    }
+
+    fn clients(&self) -> String {
+        let idle = or_never(self.idle_timeout);
+        let (unread, drain) = (show_size(self.output_limit), show_duration(self.drain_timeout));
+        let names = match self.client_names {
+            ClientNames::Upstream => "upstream",
+            ClientNames::Virtual => "virtual",
+        };
+        format!("{}, closed when idle: {idle}, unread to {unread}, drained in {drain}, names {names}", self.max_clients)
+    }
+
+    fn connections(&self) -> String {
+        let (connect, response) = (show_duration(self.connect_timeout), or_never(self.response_timeout));
+        let window = show_size(self.lane_window);
+        format!("{}, connected in {connect}, given up after: {response}, {window} under way on each", self.max_upstream)
+    }
+
+    fn listening(&self) -> String {
+        if !self.channel.enabled {
+            return "off".to_owned();
+        }
+        let publish = if self.channel.publish { ", publishing" } else { "" };
+        let audit = self.channel.audit_stream.as_ref().map(|stream| format!(", kept in {stream}")).unwrap_or_default();
+        format!("{}{publish}{audit}", self.channel.name)
+    }
+}
+
+fn line(f: &mut fmt::Formatter<'_>, name: &str, value: impl Display) -> fmt::Result {
+    writeln!(f, "  {name:<12} {value}")
+}
+
+fn or_never(length: Option<Duration>) -> String {
+    length.map_or_else(|| "never".to_owned(), show_duration)
+}

@@ -1,0 +1,85 @@
+//! What can go wrong between a client and Redis, whose fault it is, and whether the command may be sent again.
+//!
+//! One enum, and one place ([`Error::reply`]) that turns it into the `-ERR` line a client sees. What Redis itself answers,
+//! errors included, never passes through here: those bytes go to the client as they are.
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::resp::encode;
+
+/// Whether a command whose connection broke can have reached Redis.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sent {
+    /// Not one byte of it was written: Redis never saw it.
+    No,
+    /// At least a part was written: Redis may have run it.
+    Maybe,
+}
+
+/// An error of crema's own making. Cheap to clone: one broken connection answers many waiting commands.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum Error {
+    /// No connection to the node could be made.
+    #[error("upstream {node} cannot be reached: {source}")]
+    Unreachable {
+        /// The node's address.
+        node: Arc<str>,
+        /// What the system said.
+        source: Arc<io::Error>,
+    },
+    /// The node accepted the connection and refused the handshake. The reply is Redis's own and goes to the client as it is.
+    #[error("upstream {node} refused the handshake: {}", String::from_utf8_lossy(.reply).trim_end())]
+    Refused {
+        /// The node's address.
+        node: Arc<str>,
+        /// The error reply, with its CRLF.
+        reply: Arc<[u8]>,
+    },
+    /// The connection broke while commands waited on it.
+    #[error("upstream {node} connection lost: {why}")]
+    Lost {
+        /// The node's address.
+        node: Arc<str>,
+        /// How it broke.
+        why: Arc<str>,
+    },
+    /// No answer came in time, so the connection was given up.
+    #[error("upstream {node} gave no answer within {after:?}")]
+    Timeout {
+        /// The node's address.
+        node: Arc<str>,
+        /// The deadline that passed (`response_timeout` or `connect_timeout`).
+        after: Duration,
+    },
+    /// `max_upstream` connections are open already.
+    #[error("all {limit} upstream connections are in use (max_upstream)")]
+    UpstreamLimit {
+        /// The configured cap.
+        limit: usize,
+    },
+    /// A socket that crema needs at start cannot be had.
+    #[error("cannot listen on {address}: {source}")]
+    Listen {
+        /// What was to be listened on.
+        address: String,
+        /// What the system said.
+        source: Arc<io::Error>,
+    },
+}
+
+impl Error {
+    /// Appends the reply that the client of a failed command gets. `sent` says whether Redis can have seen the command.
+    pub fn reply(&self, sent: Sent, out: &mut Vec<u8>) {
+        if let Self::Refused { reply, .. } = self {
+            out.extend_from_slice(reply);
+            return;
+        }
+        let fate = match sent {
+            Sent::No => "the command was not sent, it is safe to retry",
+            Sent::Maybe => "the command may or may not have been applied",
+        };
+        encode::error(out, &format!("ERR crema: {self}; {fate}"));
+    }
+}

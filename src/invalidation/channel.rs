@@ -1,0 +1,433 @@
+//! Listens to the fleet's channel, where proxies and applications tell one another which keys have changed.
+//!
+//! Owns one connection to Redis, named `crema-channel`: subscribed in RESP2, which every server speaks, and made anew
+//! for as long as the process lives. It only ever makes L1 forget. It must never write to Redis what it heard, nor
+//! take a value from a message: an `Update` can be older than what Redis holds. Started once by `app`, it runs beside
+//! the ear and apart from it.
+//!
+//! Bounded by construction: one task reads a message, acts on it and reads the next, so a flood waits in the socket and
+//! then in Redis, which cuts a subscriber off at its `client-output-buffer-limit pubsub`.
+
+use std::convert::Infallible;
+use std::io;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use redis::{Msg, RedisError, RedisResult};
+use tokio::io::AsyncWriteExt;
+use tokio::task::yield_now;
+use tokio::time::{Instant, sleep, timeout};
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, info, warn};
+
+use super::message::{Envelope, Malformed, Message};
+use crate::error::Error;
+use crate::resp::Resp;
+use crate::upstream::{Backoff, Connection, Login, Node, Target, connect};
+
+/// The name under which the connection shows in `CLIENT LIST`.
+const CLIENT_NAME: &str = "crema-channel";
+
+/// A link on which nothing came for so long is asked for a `PONG`, and given up when it stays silent as long again.
+/// Without that, a link that a firewall forgot would look like a quiet fleet.
+const SILENCE: Duration = Duration::from_secs(15);
+
+/// A link that was up for so long was a good one, and the next is tried for soon. One that fails earlier may be the
+/// work of a server that accepts whom it then refuses, which is no reason to knock at it twenty times a second.
+const STEADY: Duration = Duration::from_secs(5);
+
+/// How many keys of one message are forgotten before other tasks of the thread get their turn.
+const BURST: usize = 1024;
+
+/// What forgets. Calls come one after the other; none may block, and none can fail.
+pub trait Forget {
+    /// Forgets whatever is held under this key, in every database and for every user: messages name neither.
+    fn key(&self, key: &[u8]);
+    /// Forgets at least the keys that the glob matches, be it read as Redis reads globs or as multi-tier-cache does,
+    /// for whom `*` alone is special. Forgetting more is always right.
+    fn pattern(&self, pattern: &[u8]);
+    /// Forgets everything.
+    fn all(&self);
+}
+
+/// What became of one payload.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+pub enum Heard {
+    /// One key forgotten.
+    Remove,
+    /// Several keys forgotten.
+    RemoveBulk,
+    /// The keys of a pattern forgotten.
+    RemovePattern,
+    /// One key forgotten, whose new value is read from Redis when it is next asked for.
+    Update,
+    /// Skipped: this process said it.
+    OwnEcho,
+    /// Skipped: not JSON, or not the fields that its type asks for.
+    Malformed,
+    /// Skipped: longer than [`MAX_PAYLOAD`](super::message::MAX_PAYLOAD).
+    TooLarge,
+    /// Skipped: a type that this version does not know.
+    UnknownType,
+}
+
+/// What to listen to, and as whom.
+#[derive(Clone, Debug)]
+pub struct ChannelConfig {
+    /// The server. Its `connect_timeout` holds for the handshake, and again for the subscription.
+    pub node: Arc<Node>,
+    /// The user that subscribes; it needs the right to the channel (`&cache:invalidate`).
+    pub login: Option<Arc<Login>>,
+    /// The channel's name, `cache:invalidate` unless configured otherwise.
+    pub channel: String,
+    /// What this process puts into its own messages, so that it can skip them here.
+    pub origin_id: String,
+}
+
+/// Listens until `stop` is cancelled; errors are logged and retried, never returned. `on` is called once a payload,
+/// after it was acted on.
+///
+/// Cancel safe: dropping the future ends the listening as `stop` does, at once and with nothing left behind.
+pub async fn listen(
+    config: &ChannelConfig,
+    sink: Arc<dyn Forget + Send + Sync>,
+    stop: CancellationToken,
+    on: impl Fn(Heard),
+) {
+    let channel = config.channel.as_str();
+    let upstream = &*config.node.address;
+    let keep_listening = async {
+        let mut backoff = Backoff::default();
+        let mut told = false;
+        loop {
+            // What was published while no link was up is lost, for Pub/Sub keeps nothing, and yet nothing is forgotten
+            // here: all that L1 holds was read on the ear, and Redis itself tells the ear of every change to it. The
+            // ear carries coherence. This channel brings what Redis cannot know, say that the table behind a cached
+            // page has changed; to miss that is the fate of a subscriber to Pub/Sub, with a proxy or without.
+            let mut since = None;
+            let subscribed = || {
+                info!(channel, upstream, "listening to the fleet's channel");
+                since = Some(Instant::now());
+            };
+            let Err(lost) = hear(config, &*sink, &on, subscribed).await;
+            if since.is_some_and(|since: Instant| since.elapsed() >= STEADY) {
+                backoff.reset();
+            }
+            // One warning an outage: there is one thing to do about it, however often it is retried.
+            if since.is_some() || !told {
+                told = true;
+                warn!(channel, upstream, %lost, "not listening to the fleet's channel, trying again");
+            } else {
+                debug!(channel, upstream, %lost, "still not listening to the fleet's channel");
+            }
+            sleep(backoff.next()).await;
+        }
+    };
+    stop.run_until_cancelled(keep_listening).await;
+}
+
+/// How a link came to its end. Any of these is worth another try.
+#[derive(Debug, thiserror::Error)]
+enum Lost {
+    #[error(transparent)]
+    NotConnected(#[from] Error),
+    #[error("subscription refused: {0}; the user needs the right to the channel")]
+    Refused(RedisError),
+    #[error("{0}")]
+    Broken(#[from] RedisError),
+}
+
+/// One link, from the first packet to its loss.
+async fn hear(
+    config: &ChannelConfig,
+    sink: &(dyn Forget + Send + Sync),
+    on: &impl Fn(Heard),
+    subscribed: impl FnOnce(),
+) -> Result<Infallible, Lost> {
+    let (node, login) = (Arc::clone(&config.node), config.login.clone());
+    let target = Target { node, login, db: 0, resp: Resp::V2, name: CLIENT_NAME };
+    let Connection { socket, permit: _permit } = connect(&target).await?;
+    let (mut reader, mut writer) = tokio::io::split(socket);
+    #[allow(clippy::default_trait_access, reason = "redis does not export the type's name")]
+    let mut decoder = Default::default();
+
+    let subscribe = async {
+        writer.write_all(&redis::cmd("SUBSCRIBE").arg(&config.channel).get_packed_command()).await?;
+        redis::parse_redis_value_async(&mut decoder, &mut reader).await
+    };
+    let reply = within(config.node.connect_timeout, "no answer to SUBSCRIBE", subscribe).await?;
+    reply.extract_error().map_err(Lost::Refused)?;
+    subscribed();
+
+    loop {
+        let mut next = pin!(redis::parse_redis_value_async(&mut decoder, &mut reader));
+        let value = if let Ok(value) = timeout(SILENCE, &mut next).await {
+            value?
+        } else {
+            let asked = async {
+                writer.write_all(&redis::cmd("PING").get_packed_command()).await?;
+                next.await
+            };
+            within(SILENCE, "no answer to PING", asked).await?
+        };
+        if let Some(message) = Msg::from_owned_value(value) {
+            on(heed(message.get_payload_bytes(), &config.origin_id, sink).await);
+        }
+    }
+}
+
+/// Acts on one payload.
+async fn heed(payload: &[u8], origin_id: &str, sink: &(dyn Forget + Send + Sync)) -> Heard {
+    let envelope = match Envelope::parse(payload) {
+        Ok(envelope) => envelope,
+        Err(error) => {
+            debug!(%error, "skipped a message of the fleet's channel");
+            return match error {
+                Malformed::TooLarge(_) => Heard::TooLarge,
+                Malformed::UnknownType(_) => Heard::UnknownType,
+                Malformed::Json(_) => Heard::Malformed,
+            };
+        }
+    };
+    if envelope.origin_id.as_deref() == Some(origin_id) {
+        return Heard::OwnEcho;
+    }
+    match envelope.message {
+        Message::Remove { key } => {
+            sink.key(key.as_bytes());
+            Heard::Remove
+        }
+        Message::Update { key, .. } => {
+            sink.key(key.as_bytes());
+            Heard::Update
+        }
+        Message::RemoveBulk { keys } => {
+            for burst in keys.chunks(BURST) {
+                for key in burst {
+                    sink.key(key.as_bytes());
+                }
+                yield_now().await;
+            }
+            Heard::RemoveBulk
+        }
+        Message::RemovePattern { pattern } => {
+            if !pattern.is_empty() && pattern.bytes().all(|byte| byte == b'*') {
+                sink.all();
+            } else {
+                sink.pattern(pattern.as_bytes());
+            }
+            Heard::RemovePattern
+        }
+    }
+}
+
+async fn within<T>(limit: Duration, late: &'static str, work: impl Future<Output = RedisResult<T>>) -> RedisResult<T> {
+    match timeout(limit, work).await {
+        Ok(done) => done,
+        Err(_) => Err(io::Error::new(io::ErrorKind::TimedOut, late).into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Node as Endpoint;
+    use std::sync::Mutex;
+    use tokio::io::{AsyncReadExt, BufReader};
+    use tokio::net::{TcpListener, TcpStream};
+    use tokio::sync::mpsc;
+
+    /// Writes down what it is told to forget.
+    #[derive(Default)]
+    struct Notes(Mutex<Vec<String>>);
+
+    impl Notes {
+        fn add(&self, what: &str, name: &[u8]) {
+            let line = format!("{what} {}", String::from_utf8_lossy(name));
+            self.0.lock().expect("no test panics while it holds the lock").push(line);
+        }
+
+        fn take(&self) -> Vec<String> {
+            std::mem::take(&mut self.0.lock().expect("no test panics while it holds the lock"))
+        }
+    }
+
+    impl Forget for Notes {
+        fn key(&self, key: &[u8]) {
+            self.add("key", key);
+        }
+        fn pattern(&self, pattern: &[u8]) {
+            self.add("pattern", pattern);
+        }
+        fn all(&self) {
+            self.add("all", b"");
+        }
+    }
+
+    #[tokio::test]
+    async fn each_message_forgets_what_it_names_and_no_more() {
+        let notes = Notes::default();
+        for (payload, heard, forgotten) in [
+            (r#"{"type":"Remove","key":"a b"}"#, Heard::Remove, vec!["key a b"]),
+            (r#"{"origin_id":"other","type":"Remove","key":"a"}"#, Heard::Remove, vec!["key a"]),
+            (r#"{"type":"RemoveBulk","keys":["a","b"]}"#, Heard::RemoveBulk, vec!["key a", "key b"]),
+            (r#"{"type":"RemoveBulk","keys":[]}"#, Heard::RemoveBulk, vec![]),
+            (r#"{"type":"Update","key":"a","value":"00"}"#, Heard::Update, vec!["key a"]),
+            (r#"{"type":"RemovePattern","pattern":"a:*"}"#, Heard::RemovePattern, vec!["pattern a:*"]),
+            (r#"{"type":"RemovePattern","pattern":"**"}"#, Heard::RemovePattern, vec!["all "]),
+            (r#"{"type":"RemovePattern","pattern":""}"#, Heard::RemovePattern, vec!["pattern "]),
+            (r#"{"origin_id":"me","type":"Remove","key":"a"}"#, Heard::OwnEcho, vec![]),
+            (r#"{"type":"Freeze","key":"a"}"#, Heard::UnknownType, vec![]),
+            ("not JSON", Heard::Malformed, vec![]),
+            ("", Heard::Malformed, vec![]),
+        ] {
+            assert_eq!(heed(payload.as_bytes(), "me", &notes).await, heard, "{payload}");
+            assert_eq!(notes.take(), forgotten, "{payload}");
+        }
+        assert_eq!(heed(&vec![b' '; 2 << 20], "me", &notes).await, Heard::TooLarge);
+    }
+
+    #[tokio::test]
+    async fn a_long_list_lets_other_tasks_have_their_turn() {
+        let keys: Vec<String> = (0..10 * BURST).map(|n| n.to_string()).collect();
+        let payload = Envelope { origin_id: None, message: Message::RemoveBulk { keys } }.encode();
+        let notes = Arc::new(Notes::default());
+        let (seen, other) = (Arc::clone(&notes), Arc::clone(&notes));
+        let turn = tokio::spawn(async move { other.take().len() });
+        heed(&payload, "me", &*seen).await;
+        assert_eq!(turn.await.expect("the other task ends"), BURST, "it ran after the first burst");
+    }
+
+    /// A Redis that says what the test tells it to; the listener's side of every link comes out of `links`.
+    struct Server {
+        listener: TcpListener,
+    }
+
+    /// The server's end of a link.
+    type Link = BufReader<TcpStream>;
+
+    impl Server {
+        async fn start() -> (Self, ChannelConfig) {
+            let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+            let port = listener.local_addr().expect("it is bound").port();
+            let endpoint = Endpoint::Tcp { host: "127.0.0.1".into(), port };
+            let config = ChannelConfig {
+                node: Arc::new(Node::new(endpoint, 4, Duration::from_secs(1))),
+                login: None,
+                channel: "news".to_owned(),
+                origin_id: "me".to_owned(),
+            };
+            (Self { listener }, config)
+        }
+
+        /// Takes the next link up to the request to subscribe, and answers that.
+        async fn accept(&self, answer: &str) -> Link {
+            let (stream, _) = self.listener.accept().await.expect("a link");
+            let mut link = BufReader::new(stream);
+            assert_eq!(request(&mut link).await, ["CLIENT", "SETNAME", "crema-channel"]);
+            link.write_all(b"+OK\r\n").await.expect("the listener reads");
+            assert_eq!(request(&mut link).await, ["SUBSCRIBE", "news"]);
+            link.write_all(answer.as_bytes()).await.expect("the listener reads");
+            link
+        }
+    }
+
+    const SUBSCRIBED: &str = "*3\r\n$9\r\nsubscribe\r\n$4\r\nnews\r\n:1\r\n";
+
+    async fn request(link: &mut Link) -> Vec<String> {
+        let mut bytes = Vec::new();
+        loop {
+            bytes.push(link.read_u8().await.expect("the listener sends"));
+            if let Ok(value) = redis::parse_redis_value(&bytes) {
+                return redis::from_redis_value(value).expect("a request is an array of strings");
+            }
+        }
+    }
+
+    fn message(payload: &str) -> String {
+        format!("*3\r\n$7\r\nmessage\r\n$4\r\nnews\r\n${}\r\n{payload}\r\n", payload.len())
+    }
+
+    fn remove(key: &str) -> String {
+        message(&format!(r#"{{"type":"Remove","key":"{key}"}}"#))
+    }
+
+    /// Listens in the background; every outcome comes out of the receiver.
+    fn start(config: ChannelConfig) -> (Arc<Notes>, mpsc::Receiver<Heard>, CancellationToken) {
+        let notes = Arc::new(Notes::default());
+        let stop = CancellationToken::new();
+        let (tell, heard) = mpsc::channel(16);
+        let (sink, end) = (Arc::clone(&notes), stop.clone());
+        tokio::spawn(async move {
+            let on = |outcome| tell.try_send(outcome).expect("the test reads along");
+            listen(&config, sink, end, on).await;
+        });
+        (notes, heard, stop)
+    }
+
+    #[tokio::test]
+    async fn messages_arrive_whole_however_they_are_cut_and_stop_ends_the_link() {
+        let (server, config) = Server::start().await;
+        let (notes, mut heard, stop) = start(config);
+        let mut link = server.accept(SUBSCRIBED).await;
+        for byte in remove("bytewise").bytes() {
+            link.write_u8(byte).await.expect("the listener reads");
+            yield_now().await;
+        }
+        link.write_all([remove("a"), message("{"), remove("b")].concat().as_bytes()).await.expect("the listener reads");
+        for expected in [Heard::Remove, Heard::Remove, Heard::Malformed, Heard::Remove] {
+            assert_eq!(heard.recv().await, Some(expected));
+        }
+        assert_eq!(notes.take(), ["key bytewise", "key a", "key b"]);
+
+        stop.cancel();
+        assert_eq!(heard.recv().await, None, "listen returned");
+        assert_eq!(link.read(&mut [0]).await.expect("closed in order"), 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_lost_or_refused_link_is_made_anew_and_nothing_is_forgotten_for_it() {
+        let (server, config) = Server::start().await;
+        let (notes, mut heard, _stop) = start(config);
+        drop(server.accept("-NOPERM this user has no permissions to access the channel\r\n").await);
+        drop(server.accept(SUBSCRIBED).await);
+        drop(server.accept("?nonsense\r\n").await);
+        let mut link = server.accept(SUBSCRIBED).await;
+        assert_eq!(notes.take(), [""; 0]);
+        link.write_all(remove("a").as_bytes()).await.expect("the listener reads");
+        assert_eq!(heard.recv().await, Some(Heard::Remove));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_quiet_link_is_asked_and_a_silent_one_given_up() {
+        let (server, config) = Server::start().await;
+        let (_notes, mut heard, _stop) = start(config);
+        let begin = Instant::now();
+        let mut link = server.accept(SUBSCRIBED).await;
+        assert_eq!(request(&mut link).await, ["PING"]);
+        link.write_all(b"*2\r\n$4\r\npong\r\n$0\r\n\r\n").await.expect("the listener reads");
+        assert_eq!(request(&mut link).await, ["PING"], "it lived on and was asked again");
+        assert!((2 * SILENCE..2 * SILENCE + Duration::from_secs(1)).contains(&begin.elapsed()));
+        link.write_all(remove("a").as_bytes()).await.expect("the listener reads");
+        assert_eq!(heard.recv().await, Some(Heard::Remove), "a message answers as well as a PONG");
+
+        server.accept(SUBSCRIBED).await;
+        assert!(
+            (4 * SILENCE..4 * SILENCE + Duration::from_secs(1)).contains(&begin.elapsed()),
+            "{:?}",
+            begin.elapsed()
+        );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_server_that_accepts_and_says_nothing_holds_up_one_attempt_only() {
+        let (server, config) = Server::start().await;
+        let (_notes, mut heard, _stop) = start(config);
+        let mute = server.accept("").await;
+        let mut link = server.accept(SUBSCRIBED).await;
+        link.write_all(remove("a").as_bytes()).await.expect("the listener reads");
+        assert_eq!(heard.recv().await, Some(Heard::Remove));
+        drop(mute);
+    }
+}

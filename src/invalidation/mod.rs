@@ -1,0 +1,204 @@
+//! L1 together with all that keeps it honest: the ears, the fences of opaque writes, the fleet's channel.
+//!
+//! A user's part of L1 is *live* while the user's ear holds a lease, else *blind*: it answers nothing then, and reads go to
+//! Redis. Workers promote keys and ask for fences here, from their own threads; the ears run on the control thread. Nothing
+//! here knows a session or a lane.
+
+pub mod channel;
+mod ear;
+pub mod message;
+mod push;
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::runtime::Handle;
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+
+pub use ear::{Ear, Fill, State};
+
+use crate::cache::{Identities, Query, Stamps, Store};
+use crate::clock::Time;
+use crate::metrics::{EpochReason, Stats};
+use crate::upstream::{Login, Node};
+use channel::Forget;
+
+/// What the ears must know of the configuration.
+#[derive(Clone, Debug)]
+pub struct Terms {
+    /// No answer of L1 is older than this.
+    pub max_staleness: Duration,
+    /// How often a user's rights are compared.
+    pub acl_recheck: Duration,
+    /// Largest reply that enters L1, in bytes.
+    pub max_value: u64,
+    /// Memory for L1 in bytes; 0: there is none.
+    pub l1_size: u64,
+}
+
+/// The process's L1. Shared by all workers and ears.
+pub struct L1 {
+    /// The stamps of all keys.
+    pub stamps: Stamps,
+    /// The entries.
+    pub store: Store,
+    /// The numbers of users and databases.
+    pub identities: Identities,
+    /// What was configured.
+    pub terms: Terms,
+    node: Arc<Node>,
+    stats: Arc<Stats>,
+    /// Opaque writes answered so far: a flight that left before the last of them is not joined.
+    opaque: AtomicU64,
+    /// End of the longest `CLIENT PAUSE` that went through this process, in nanoseconds of [`Time`].
+    paused: AtomicU64,
+    ears: Mutex<HashMap<Box<[u8]>, Arc<Ear>>>,
+    control: Handle,
+    stop: CancellationToken,
+}
+
+impl L1 {
+    /// An empty L1 whose ears will listen to `node`, on the runtime of `control`, until `stop`.
+    pub fn new(terms: Terms, node: Arc<Node>, stats: Arc<Stats>, control: Handle, stop: CancellationToken) -> Arc<Self> {
+        Arc::new(Self {
+            stamps: Stamps::for_l1(terms.l1_size),
+            store: Store::new(terms.l1_size),
+            identities: Identities::default(),
+            terms,
+            node,
+            stats,
+            opaque: AtomicU64::new(0),
+            paused: AtomicU64::new(0),
+            ears: Mutex::default(),
+            control,
+            stop,
+        })
+    }
+
+    /// Whether anything may be kept at all.
+    pub fn is_on(&self) -> bool {
+        self.terms.l1_size > 0
+    }
+
+    /// The ear of a user: of the one who logged in, or of Redis's default user. It connects when it is first asked to fill.
+    pub fn ear(self: &Arc<Self>, login: Option<&Arc<Login>>) -> Arc<Ear> {
+        let user = login.map_or(&b""[..], |login| &login.user);
+        let mut ears = self.lock();
+        if let Some(ear) = ears.get(user) {
+            ear.trust(login);
+            return Arc::clone(ear);
+        }
+        let ear = Ear::new(login.cloned());
+        ears.insert(user.into(), Arc::clone(&ear));
+        ear
+    }
+
+    /// Asks `ear` to fill L1. Never waits; the error is why the promotion was dropped.
+    pub fn promote(self: &Arc<Self>, ear: &Arc<Ear>, fill: Fill) -> Result<(), crate::metrics::DropReason> {
+        ear.promote(self, fill)
+    }
+
+    /// All ears, for status pages.
+    pub fn ears(&self) -> Vec<(String, Arc<Ear>)> {
+        let ears = self.lock();
+        let name = |user: &[u8]| if user.is_empty() { "default".into() } else { String::from_utf8_lossy(user).into_owned() };
+        ears.iter().map(|(user, ear)| (name(user), Arc::clone(ear))).collect()
+    }
+
+    /// Where the ears listen from, as Redis prints addresses.
+    pub fn ear_addresses(&self) -> Vec<String> {
+        let address = |ear: &Arc<Ear>| match ear.state() {
+            State::Listening(address) => Some(address),
+            _ => None,
+        };
+        self.lock().values().filter_map(address).collect()
+    }
+
+    /// Opaque writes answered so far.
+    pub fn opaque(&self) -> u64 {
+        self.opaque.load(Ordering::Acquire)
+    }
+
+    /// An opaque write has been answered: no flight that left before is joined any more.
+    pub fn opaque_answered(&self) {
+        self.opaque.fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// Whether an opaque write's reply has to wait for [`fence`](Self::fence): some ear was asked to fill.
+    pub fn must_fence(&self) -> bool {
+        self.lock().values().any(|ear| ear.has_filled())
+    }
+
+    /// Returns once everything that Redis had acknowledged before the call is applied to L1: after a fence on every ear that
+    /// ever filled. An ear whose fence is not back when its lease ends has its epoch bumped instead, so this takes
+    /// `max_staleness` at the longest. Cancel safe: a fence asked for stays harmless.
+    pub async fn fence(&self) {
+        let ears: Vec<_> = self.lock().values().filter(|ear| ear.has_filled()).cloned().collect();
+        let asked: Vec<_> = ears.iter().map(|ear| (ear, ear.fence())).collect();
+        for (ear, fence) in asked {
+            let left = ear.freshness.lease_left(Time::now());
+            if !matches!(timeout(left, fence).await, Ok(Ok(()))) {
+                ear.freshness.bump();
+                self.stats.epoch(EpochReason::FenceLate);
+            }
+        }
+    }
+
+    /// Two databases change places, of which Redis tells nobody. To be called when the command is sent and when it is answered.
+    pub fn databases_swapped(&self) {
+        self.bump(EpochReason::SwapDb);
+    }
+
+    /// Rights are about to change: nothing read under the old ones is served any more.
+    pub fn rights_changed(&self) {
+        self.bump(EpochReason::Rights);
+    }
+
+    /// `CLIENT PAUSE` for `span` is being sent: leases end, and none begins before the pause does.
+    pub fn pause(&self, until: Time) {
+        self.paused.fetch_max(until.as_nanos(), Ordering::AcqRel);
+        self.lock().values().for_each(|ear| ear.freshness.end());
+    }
+
+    /// `CLIENT UNPAUSE` was answered.
+    pub fn unpause(&self) {
+        self.paused.store(0, Ordering::Release);
+    }
+
+    /// Whether a `CLIENT PAUSE` is in force as far as this process knows.
+    pub fn is_paused(&self, now: Time) -> bool {
+        now.as_nanos() < self.paused.load(Ordering::Acquire)
+    }
+
+    /// Whether L1 would answer `query` for a session of this ear's user.
+    pub fn holds(&self, query: &Query<'_>, ear: &Ear, now: Time) -> bool {
+        self.store.contains_fresh(query, &self.stamps, &ear.freshness, now)
+    }
+
+    fn bump(&self, reason: EpochReason) {
+        self.lock().values().for_each(|ear| ear.freshness.bump());
+        self.stats.epoch(reason);
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<Box<[u8]>, Arc<Ear>>> {
+        self.ears.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What the fleet's channel says makes L1 forget, never remember.
+impl Forget for L1 {
+    fn key(&self, key: &[u8]) {
+        self.stamps.touch(self.stamps.slot(self.stamps.hash(key)));
+    }
+
+    fn pattern(&self, _: &[u8]) {
+        self.bump(EpochReason::Pattern);
+    }
+
+    fn all(&self) {
+        self.bump(EpochReason::Pattern);
+    }
+}

@@ -1,0 +1,302 @@
+//! The counters themselves: one struct that each worker has for itself, one for the process.
+//!
+//! A worker's counters have one writer, so they need no read-modify-write: a relaxed load and a
+//! relaxed store, which on the usual machines are plain moves. A second thread that writes the
+//! same [`WorkerStats`] corrupts nothing, but counts get lost. Readers see each value whole, and
+//! values that belong together may be an instant apart.
+
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::time::Instant;
+
+use super::labels::{ChannelMessage, DropReason, EpochReason, FillOutcome, Outcome, Path};
+use super::latency::Histogram;
+use crate::command::Class;
+
+/// One request in about this many has its latency taken.
+const SAMPLE_EVERY: u64 = 64;
+
+/// A number that only grows, written by one thread.
+#[derive(Debug, Default)]
+pub struct Counter(AtomicU64);
+
+impl Counter {
+    /// Adds `n`. To be called by the owning worker only.
+    pub fn add(&self, n: u64) {
+        self.0.store(self.get().wrapping_add(n), Ordering::Relaxed);
+    }
+
+    /// The value now, from any thread.
+    pub fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// A number that rises and falls, written by one thread.
+///
+/// One worker's may be below zero, where another has raised what it lowers; the sum is what counts.
+#[derive(Debug, Default)]
+pub struct Gauge(AtomicI64);
+
+impl Gauge {
+    /// Raises it by `n`. To be called by the owning worker only.
+    pub fn add(&self, n: u64) {
+        self.0.store(self.get().wrapping_add_unsigned(n), Ordering::Relaxed);
+    }
+
+    /// Lowers it by `n`. To be called by the owning worker only.
+    pub fn sub(&self, n: u64) {
+        self.0.store(self.get().wrapping_sub_unsigned(n), Ordering::Relaxed);
+    }
+
+    /// The value now, from any thread.
+    pub fn get(&self) -> i64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// A number that only grows, written by any thread.
+#[derive(Debug, Default)]
+pub struct SharedCounter(AtomicU64);
+
+impl SharedCounter {
+    /// Adds `n`.
+    pub fn add(&self, n: u64) {
+        self.0.fetch_add(n, Ordering::Relaxed);
+    }
+
+    /// The value now.
+    pub fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// What one worker counts. Aligned so that no two workers share a cache line, nor the pair of
+/// lines that processors fetch together.
+#[derive(Debug, Default)]
+#[repr(align(128))]
+pub struct WorkerStats {
+    requests: Requests,
+    drops: [Counter; DropReason::COUNT],
+    latencies: [Histogram; Path::COUNT],
+    sampler: Sampler,
+    /// Bytes of requests read from clients.
+    pub bytes_in: Counter,
+    /// Bytes of replies written to clients.
+    pub bytes_out: Counter,
+    /// Sessions open now.
+    pub sessions: Gauge,
+    /// Sessions ever taken on.
+    pub sessions_total: Counter,
+    /// Lanes open now.
+    pub lanes: Gauge,
+    /// Lanes that broke, were desynchronised, or were closed by Redis while in use.
+    pub lanes_lost: Counter,
+    /// Pinned connections lent to sessions now, homes not among them.
+    pub pinned: Gauge,
+    /// Home connections open now.
+    pub homes: Gauge,
+    /// Fills asked for.
+    pub promotions: Counter,
+    /// Reads sent a second time because their lane was lost.
+    pub retried_reads: Counter,
+    /// Writes whose lane was lost before they were answered: their clients got an error.
+    pub lost_writes: Counter,
+    /// Sessions closed because their client did not read its replies.
+    pub slow_clients: Counter,
+}
+
+impl WorkerStats {
+    /// Counts one request.
+    pub fn count(&self, class: Class, outcome: Outcome) {
+        self.requests.0[class as usize][outcome as usize].add(1);
+    }
+
+    /// Requests of this class that had this outcome.
+    pub fn requests(&self, class: Class, outcome: Outcome) -> u64 {
+        self.requests.0[class as usize][outcome as usize].get()
+    }
+
+    /// All requests.
+    pub fn requests_total(&self) -> u64 {
+        self.requests.0.iter().flatten().map(Counter::get).sum()
+    }
+
+    /// Counts a promotion that was dropped.
+    pub fn dropped(&self, reason: DropReason) {
+        self.drops[reason as usize].add(1);
+    }
+
+    /// Promotions dropped for this reason.
+    pub fn drops(&self, reason: DropReason) -> u64 {
+        self.drops[reason as usize].get()
+    }
+
+    /// To be called as a request is taken up: for about one in 64 the time, else nothing.
+    ///
+    /// The gaps are drawn at random, so that a client that pipelines 64 requests at a time does not
+    /// have the same one of them measured for ever.
+    pub fn sample(&self) -> Option<Instant> {
+        self.sampler.due().then(Instant::now)
+    }
+
+    /// To be called when a request that [`Self::sample`] chose has its whole reply. Commands that
+    /// wait by intention (BLPOP, WAIT, SUBSCRIBE) are not to be recorded.
+    pub fn record(&self, path: Path, since: Instant) {
+        let nanos = u64::try_from(since.elapsed().as_nanos()).unwrap_or(u64::MAX);
+        self.latencies[path as usize].record(nanos);
+    }
+
+    /// The sampled latencies of one path.
+    pub(super) fn latency(&self, path: Path) -> &Histogram {
+        &self.latencies[path as usize]
+    }
+}
+
+/// Counters by class and outcome; a type of its own because a large array has no `Default`.
+#[derive(Debug)]
+struct Requests([[Counter; Outcome::COUNT]; Class::ALL.len()]);
+
+impl Default for Requests {
+    fn default() -> Self {
+        Self(std::array::from_fn(|_| std::array::from_fn(|_| Counter::default())))
+    }
+}
+
+/// Chooses one request in about [`SAMPLE_EVERY`].
+#[derive(Debug)]
+struct Sampler {
+    left: AtomicU64,
+    state: AtomicU64,
+}
+
+impl Default for Sampler {
+    fn default() -> Self {
+        // The first request is sampled, so that a quiet proxy has something to show. The seed is any
+        // number but zero, at which a xorshift stands still.
+        Self { left: AtomicU64::new(1), state: AtomicU64::new(0x9e37_79b9_7f4a_7c15) }
+    }
+}
+
+impl Sampler {
+    fn due(&self) -> bool {
+        let left = self.left.load(Ordering::Relaxed);
+        if left > 1 {
+            self.left.store(left - 1, Ordering::Relaxed);
+            return false;
+        }
+        // Marsaglia's 64-bit xorshift, shifts 13, 7, 17. Gaps of 1..=127 are 64 on average.
+        let mut state = self.state.load(Ordering::Relaxed);
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        self.state.store(state, Ordering::Relaxed);
+        self.left.store(1 + (state >> 32) % (2 * SAMPLE_EVERY - 1), Ordering::Relaxed);
+        true
+    }
+}
+
+/// What the process counts as a whole: events of ears, of L1 and of the fleet's channel.
+#[derive(Debug, Default)]
+pub struct Stats {
+    fills: [SharedCounter; FillOutcome::COUNT],
+    epochs: [SharedCounter; EpochReason::COUNT],
+    channel: [SharedCounter; ChannelMessage::COUNT],
+    /// Keys that Redis said had changed.
+    pub invalidations: SharedCounter,
+    /// Pushes that told of a flush.
+    pub flushes: SharedCounter,
+    /// Fences that came back, renewals of leases among them.
+    pub fences: SharedCounter,
+    /// Leases that ended before they were renewed.
+    pub leases_lapsed: SharedCounter,
+    /// Ears that had to connect anew.
+    pub ear_reconnects: SharedCounter,
+    /// Entries that L1 gave up for want of room.
+    pub evictions: SharedCounter,
+    /// Connections turned away at the door because the limit was reached.
+    pub sessions_refused: SharedCounter,
+}
+
+impl Stats {
+    /// Counts a fill.
+    pub fn fill(&self, outcome: FillOutcome) {
+        self.fills[outcome as usize].add(1);
+    }
+
+    /// Fills that had this outcome.
+    pub fn fills(&self, outcome: FillOutcome) -> u64 {
+        self.fills[outcome as usize].get()
+    }
+
+    /// Counts a bump of an epoch.
+    pub fn epoch(&self, reason: EpochReason) {
+        self.epochs[reason as usize].add(1);
+    }
+
+    /// Epochs bumped for this reason.
+    pub fn epochs(&self, reason: EpochReason) -> u64 {
+        self.epochs[reason as usize].get()
+    }
+
+    /// Counts a message of the channel.
+    pub fn heard(&self, message: ChannelMessage) {
+        self.channel[message as usize].add(1);
+    }
+
+    /// Messages of this kind.
+    pub fn channel(&self, message: ChannelMessage) -> u64 {
+        self.channel[message as usize].get()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::Latency;
+    use super::*;
+
+    #[test]
+    fn sampling_takes_one_in_64_and_follows_no_period() {
+        let stats = WorkerStats::default();
+        assert!(stats.sample().is_some(), "the first request is measured");
+        let mut taken = 0_u32;
+        let mut by_place = [0_u32; 64];
+        for request in 0..640_000_usize {
+            if stats.sample().is_some() {
+                taken += 1;
+                by_place[request % 64] += 1;
+            }
+        }
+        assert!((9_500..10_500).contains(&taken), "{taken}");
+        let most = by_place.into_iter().max().expect("64 places");
+        assert!(most < 250, "place in a pipeline measured {most} times of about 156");
+    }
+
+    #[test]
+    fn workers_do_not_share_cache_lines() {
+        assert_eq!(align_of::<WorkerStats>(), 128);
+    }
+
+    #[test]
+    fn a_recorded_request_shows_under_its_path_alone() {
+        let stats = WorkerStats::default();
+        stats.record(Path::Miss, Instant::now());
+        let (mut hit, mut miss) = (Latency::default(), Latency::default());
+        hit.merge(stats.latency(Path::Hit));
+        miss.merge(stats.latency(Path::Miss));
+        assert_eq!((hit.samples(), miss.samples()), (0, 1));
+    }
+
+    #[test]
+    fn each_reason_has_its_own_counter() {
+        let (worker, stats) = (WorkerStats::default(), Stats::default());
+        worker.dropped(DropReason::Stamped);
+        stats.fill(FillOutcome::Doomed);
+        stats.epoch(EpochReason::Pattern);
+        stats.heard(ChannelMessage::Own);
+        let drops: Vec<_> = DropReason::ALL.map(|reason| worker.drops(reason)).into();
+        assert_eq!(drops, [0, 0, 0, 0, 0, 1]);
+        assert_eq!(FillOutcome::ALL.map(|outcome| stats.fills(outcome)), [0, 1, 0, 0, 0]);
+        assert_eq!(EpochReason::ALL.map(|reason| stats.epochs(reason)), [0, 0, 0, 1, 0, 0]);
+        assert_eq!(ChannelMessage::ALL.map(|kind| stats.channel(kind)), [0, 0, 0, 0, 1, 0]);
+    }
+}

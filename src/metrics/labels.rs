@@ -1,0 +1,158 @@
+//! Why things went the way they did: closed sets of names.
+//!
+//! A name here is at once the label of a metric, a key of the status JSON and the word that the
+//! documentation uses; the sentence beside it is the only description there is. So a reason that
+//! is not in this file does not exist, and none is named twice.
+
+/// Declares an enum whose variants have a label and a sentence.
+macro_rules! labels {
+    ($(#[$meta:meta])* $name:ident { $($variant:ident = $label:literal: $about:literal,)+ }) => {
+        $(#[$meta])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        pub enum $name {
+            $(#[doc = $about] $variant,)+
+        }
+
+        impl $name {
+            /// All of them, in the order in which they are shown; the index is `self as usize`.
+            pub const ALL: [Self; Self::COUNT] = [$(Self::$variant),+];
+
+            /// Their labels, in the same order.
+            pub const LABELS: [&'static str; Self::COUNT] = [$($label),+];
+
+            /// How many there are.
+            pub const COUNT: usize = [$($label),+].len();
+
+            /// The label: what metrics, status and documentation call it.
+            pub const fn as_str(self) -> &'static str {
+                Self::LABELS[self as usize]
+            }
+
+            /// One sentence that says what it means.
+            pub const fn about(self) -> &'static str {
+                match self { $(Self::$variant => $about),+ }
+            }
+        }
+    };
+}
+
+labels! {
+    /// What became of a request. Every request has exactly one, known when it is taken up.
+    Outcome {
+        Hit = "hit": "Answered from L1.",
+        Joined = "joined": "Answered by joining another session's read of the same key that was under way.",
+        Lead = "lead": "A read that L1 may keep, sent to Redis; others may join it.",
+        NotCached = "not_cached": "A read that L1 does not keep, by its row of the command table.",
+        BehindWrite = "behind_write": "A read sent to Redis behind an unanswered write of its own session.",
+        BehindRead = "behind_read": "A read sent to Redis behind an unanswered read of the same key by its own session.",
+        Blind = "blind": "A read sent to Redis because no lease was in force: L1 could not prove itself fresh.",
+        Pinned = "pinned": "A command within MULTI or WATCH, or on a connection that the session has for itself.",
+        Disabled = "disabled": "A read that L1 was told not to keep: it is switched off, or a rule says never.",
+        Write = "write": "A command that changes the keys it names.",
+        Opaque = "opaque": "A command that may change keys it does not name, such as a script.",
+        Forwarded = "forwarded": "A command that neither reads nor writes keys, sent to Redis.",
+        Session = "session": "Answered by crema itself, from what it knows of the session.",
+        Refused = "refused": "Answered with an error of crema's own: bad protocol, a limit, or Redis away.",
+    }
+}
+
+impl Outcome {
+    /// Whether L1 was asked, or would have been but for the moment: the whole of which
+    /// [`Outcome::Hit`] is the part in every hit ratio that crema shows.
+    pub const fn is_lookup(self) -> bool {
+        matches!(self, Self::Hit | Self::Joined | Self::Lead | Self::BehindWrite | Self::BehindRead | Self::Blind)
+    }
+
+    /// Whether Redis saw nothing of the request.
+    pub const fn is_spared(self) -> bool {
+        matches!(self, Self::Hit | Self::Joined | Self::Session | Self::Refused)
+    }
+}
+
+labels! {
+    /// Why a key that was to be promoted was not.
+    DropReason {
+        EarBehind = "ear_behind": "The ear had as many fills to do as it may.",
+        NoEar = "no_ear": "No ear held a lease for the session's user.",
+        TooLarge = "too_large": "The answer was larger than may be kept.",
+        ErrorReply = "error_reply": "Redis had answered the read with an error.",
+        InFlight = "in_flight": "A fill of the same entry was already under way.",
+        Stamped = "stamped": "The key was being written.",
+    }
+}
+
+labels! {
+    /// What became of a fill that was sent.
+    FillOutcome {
+        Stored = "stored": "The value entered L1.",
+        Doomed = "doomed": "The key changed while the fill was under way, and its value was dropped.",
+        Retried = "retried": "The key changed while the fill was under way, and the fill was sent once more.",
+        Expired = "expired": "The key expired before its value came, or value and TTL did not agree.",
+        Refused = "refused": "Redis answered with an error, or the value was larger than may be kept.",
+    }
+}
+
+labels! {
+    /// Why an ear's epoch was bumped, which empties its part of L1 at once.
+    EpochReason {
+        Flush = "flush": "Redis told of a flush.",
+        EarLost = "ear_lost": "The ear's connection was lost.",
+        SwapDb = "swapdb": "Two databases were swapped.",
+        Pattern = "pattern": "A message on the channel named a pattern.",
+        FenceLate = "fence_late": "The fence of an opaque write was not back when the lease ended.",
+        Rights = "rights": "The rights of the ear's user changed, or might have.",
+    }
+}
+
+labels! {
+    /// What came in on the fleet's channel.
+    ChannelMessage {
+        Remove = "remove": "One key to forget.",
+        Update = "update": "One key to forget, sent with its new value.",
+        RemovePattern = "remove_pattern": "A pattern of keys to forget.",
+        RemoveBulk = "remove_bulk": "A list of keys to forget.",
+        Own = "own": "A message that this proxy had sent itself.",
+        Malformed = "malformed": "A message that is none of the known ones.",
+    }
+}
+
+labels! {
+    /// By which path a request was answered, as the latency histogram tells them apart.
+    Path {
+        Hit = "hit": "Answered from L1.",
+        Miss = "miss": "Answered by Redis.",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::HashSet;
+
+    #[test]
+    fn indices_are_dense_and_labels_are_distinct_and_plain() {
+        let mut seen = HashSet::new();
+        for (index, outcome) in Outcome::ALL.into_iter().enumerate() {
+            assert_eq!(outcome as usize, index);
+            let label = outcome.as_str();
+            assert!(seen.insert(label), "{label} twice");
+            assert!(label.bytes().all(|b| b.is_ascii_lowercase() || b == b'_'), "{label}");
+            assert!(outcome.about().ends_with('.'), "{label} wants a sentence");
+        }
+    }
+
+    #[test]
+    fn a_hit_is_a_lookup_that_redis_does_not_see() {
+        assert!(Outcome::Hit.is_lookup() && Outcome::Hit.is_spared());
+        assert!(Outcome::Lead.is_lookup() && !Outcome::Lead.is_spared());
+        assert!(!Outcome::Write.is_lookup() && !Outcome::Write.is_spared());
+    }
+
+    #[test]
+    fn the_hit_ratio_told_to_prometheus_is_the_one_that_the_status_shows() {
+        let lookups: Vec<_> =
+            Outcome::ALL.into_iter().filter(|outcome| outcome.is_lookup()).map(Outcome::as_str).collect();
+        let told = include_str!("../../config/prometheus.yml");
+        assert!(told.contains(&format!("outcome=~\"{}\"", lookups.join("|"))));
+    }
+}

@@ -1,0 +1,238 @@
+//! What the proxy knows of one session: who it is, its lane, and which of its reads and writes are unanswered.
+//!
+//! A session's commands reach Redis in order because they go on one connection until all of them are answered; only then
+//! does the caller look for another lane.
+
+use std::collections::VecDeque;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use super::pending::{Lead, Marks, Pending, Ticket, Work};
+use super::replies::{Place, Replies};
+use super::worker::{Track, Worker};
+use crate::cache::{Identity, Query, Slot};
+use crate::clock::Time;
+use crate::command::{Effect, Spec};
+use crate::error::{Error, Sent};
+use crate::invalidation::{Ear, Fill, L1};
+use crate::metrics::Path;
+use crate::resp::{Request, Resp};
+use crate::upstream::{Lane, Login};
+
+/// An identity with what is needed to act for it.
+pub struct Who {
+    /// What the client proved; none for Redis's default user.
+    pub login: Option<Arc<Login>>,
+    /// The database selected.
+    pub db: u32,
+    /// The number of user and database.
+    pub identity: Identity,
+    /// The user's ear.
+    pub ear: Arc<Ear>,
+}
+
+impl Who {
+    /// The identity of a login that Redis has accepted, in database `db`.
+    pub fn new(l1: &Arc<L1>, login: Option<Arc<Login>>, db: u32) -> Rc<Self> {
+        let user = login.as_ref().map_or(&b""[..], |login| &login.user);
+        let identity = l1.identities.intern(user, db);
+        let ear = l1.ear(login.as_ref());
+        Rc::new(Self { login, db, identity, ear })
+    }
+}
+
+/// See the module's head.
+pub struct Caller {
+    /// Where the replies go.
+    pub replies: Rc<Replies>,
+    /// Who asks.
+    pub who: Rc<Who>,
+    /// The protocol version that the client speaks.
+    pub resp: Resp,
+    track: Option<Rc<Track>>,
+    /// The last command that went on the lane.
+    sent: Option<Place>,
+    reading: VecDeque<(Place, Slot)>,
+}
+
+impl Caller {
+    /// A session that has asked nothing yet.
+    pub fn new(replies: Rc<Replies>, who: Rc<Who>) -> Self {
+        Self { replies, who, resp: Resp::V2, track: None, sent: None, reading: VecDeque::new() }
+    }
+
+    /// The session is someone else, or speaks another version: its next command goes on another lane. All its commands
+    /// must have been answered.
+    pub fn become_(&mut self, who: Rc<Who>, resp: Resp) {
+        self.who = who;
+        self.resp = resp;
+        self.track = None;
+    }
+
+    /// Describes a read of one key for L1 and the flights.
+    pub fn query<'a>(&self, l1: &L1, spec: &Spec, request: Request<'a>) -> Query<'a> {
+        let rest = if request.argc() > 2 { request.tail(2) } else { &[] };
+        Query::new(&l1.stamps, self.who.identity, spec.id, request.arg(1), request.tail(1), rest)
+    }
+
+    /// Whether a read of a key in this slot, sent by this session, is unanswered.
+    pub fn is_reading(&mut self, slot: Slot) -> bool {
+        if self.reading.is_empty() {
+            return false;
+        }
+        let head = self.replies.head();
+        while self.reading.front().is_some_and(|&(place, _)| place < head) {
+            self.reading.pop_front();
+        }
+        self.reading.iter().any(|&(_, reading)| reading == slot)
+    }
+
+    /// Waits with a read of the same that another session of this lane has under way, where there is one.
+    pub fn join(&mut self, worker: &Rc<Worker>, spec: &Spec, request: Request<'_>, now: Time) -> bool {
+        let Ok(track) = self.track(worker, now) else { return false };
+        let mut flights = track.flights.borrow_mut();
+        if flights.is_empty() {
+            return false;
+        }
+        let l1 = &worker.shared.l1;
+        let query = self.query(l1, spec, request);
+        let place = self.replies.next();
+        let ticket = Ticket { to: Rc::clone(&self.replies), place };
+        let joined = flights.join(&query, &l1.stamps, l1.opaque(), now, l1.terms.max_staleness, ticket).is_ok();
+        if joined {
+            drop(flights);
+            self.replies.reserve();
+            self.reading.push_back((place, query.slot));
+            self.sent = Some(place);
+        }
+        joined
+    }
+
+    /// Sends a read that others may join and that may be promoted.
+    pub fn lead(&mut self, worker: &Rc<Worker>, spec: &'static Spec, request: Request<'_>, now: Time) {
+        let query = self.query(&worker.shared.l1, spec, request);
+        let place = self.replies.reserve();
+        self.reading.push_back((place, query.slot));
+        let ticket = Ticket { to: Rc::clone(&self.replies), place };
+        let rule = worker.shared.rule(request.arg(1));
+        let fill = Fill::new(request, &query, self.who.db, rule.and_then(|rule| rule.ceiling));
+        let lead = Lead::new(Rc::clone(&self.who), self.resp, fill, worker.shared.promote(rule));
+        match self.track(worker, now) {
+            Ok(track) => {
+                self.sent = Some(place);
+                Pending::lead(worker, &track, ticket, lead, Vec::new(), now);
+            }
+            Err(error) => ticket.refuse(&error, Sent::No),
+        }
+    }
+
+    /// Sends a command that changes no key, on the lane.
+    pub fn forward(&mut self, worker: &Rc<Worker>, spec: &Spec, request: Request<'_>, now: Time) {
+        let place = self.replies.reserve();
+        if spec.effect == Effect::Read {
+            self.note_reads(&worker.shared.l1, spec, request, place);
+        }
+        self.send(worker, request, place, Work::Pass, now);
+    }
+
+    /// Sends a command that changes keys, known or not, on the lane.
+    pub fn write(&mut self, worker: &Rc<Worker>, spec: &Spec, request: Request<'_>, now: Time) {
+        let place = self.replies.reserve();
+        self.replies.wrote(place);
+        let marks = Marks::begin(&worker.shared.l1, spec.keys(request), spec.effect == Effect::Opaque);
+        self.send(worker, request, place, Work::Write(marks), now);
+    }
+
+    /// Remembers which keys an unanswered read of this session reads: until it is answered, L1 could be older than it.
+    pub fn note_reads(&mut self, l1: &L1, spec: &Spec, request: Request<'_>, place: Place) {
+        let slots = spec.keys(request).map(|key| l1.stamps.slot(l1.stamps.hash(key)));
+        self.reading.extend(slots.map(|slot| (place, slot)));
+    }
+
+    fn send(&mut self, worker: &Rc<Worker>, request: Request<'_>, place: Place, work: Work, now: Time) {
+        let ticket = Ticket { to: Rc::clone(&self.replies), place };
+        let pending = Pending::new(worker, ticket, work, worker.stats.sample().map(|since| (Path::Miss, since)));
+        match self.track(worker, now) {
+            Ok(track) => {
+                self.sent = Some(place);
+                track.send(request.raw(), pending, now);
+            }
+            Err(error) => pending.refuse(&error, Sent::No),
+        }
+    }
+
+    /// The lane that the next command goes on: the same one as the last while that is unanswered.
+    fn track(&mut self, worker: &Rc<Worker>, now: Time) -> Result<Rc<Track>, Error> {
+        if let Some(track) = &self.track
+            && track.lane.is_open()
+            && (self.sent.is_some_and(|place| place >= self.replies.head()) || track.takes_more(now))
+        {
+            return Ok(Rc::clone(track));
+        }
+        let track = worker.track(&self.who, self.resp, now)?;
+        self.track = Some(Rc::clone(&track));
+        Ok(track)
+    }
+
+    /// Whether the lane has so much in flight that the session should wait for its own answers first.
+    pub fn must_wait(&self, now: Time) -> bool {
+        self.track.as_ref().is_some_and(|track| track.lane.is_open() && !track.takes_more(now)) && !self.replies.is_settled()
+    }
+
+    /// Sends a command of crema's own on the lane; `work` takes its reply.
+    pub fn ask(&mut self, worker: &Rc<Worker>, command: &[u8], work: Work, now: Time) {
+        if let Ok(track) = self.track(worker, now) {
+            track.send(command, Pending::own(worker, work), now);
+        }
+    }
+
+    /// Sends a command on a private connection, with the stamps of what it writes.
+    pub fn send_on(
+        &mut self,
+        worker: &Rc<Worker>,
+        lane: &Lane<Pending>,
+        spec: &Spec,
+        request: Request<'_>,
+        extra: Option<Marks>,
+        now: Time,
+    ) -> Place {
+        let place = self.replies.reserve();
+        let marks = match spec.effect {
+            Effect::Read => {
+                self.note_reads(&worker.shared.l1, spec, request, place);
+                None
+            }
+            Effect::Write | Effect::Opaque => {
+                Some(Marks::begin(&worker.shared.l1, spec.keys(request), spec.effect == Effect::Opaque))
+            }
+            Effect::None => None,
+        };
+        let work = match (marks, extra) {
+            (None, None) => Work::Pass,
+            (marks, extra) => {
+                self.replies.wrote(place);
+                let mut all = marks.unwrap_or_default();
+                all.add(extra.unwrap_or_default());
+                Work::Write(all)
+            }
+        };
+        self.send_work_on(worker, lane, request, place, work, now);
+        place
+    }
+
+    /// Sends a command on a private connection, to be answered as `work` says.
+    pub fn send_work_on(
+        &self,
+        worker: &Rc<Worker>,
+        lane: &Lane<Pending>,
+        request: Request<'_>,
+        place: Place,
+        work: Work,
+        now: Time,
+    ) {
+        let ticket = Ticket { to: Rc::clone(&self.replies), place };
+        if let Err(pending) = lane.send(request.raw(), Pending::new(worker, ticket, work, None), now) {
+            pending.refuse(&lane.lost_error(), Sent::No);
+        }
+    }
+}

@@ -1,0 +1,45 @@
+//! Whether a client may come in without a password.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::io::AsyncWriteExt;
+use tokio::sync::Mutex;
+use tokio::time::timeout;
+
+use crate::clock::Time;
+use crate::error::Error;
+use crate::resp::Resp;
+use crate::upstream::{Connection, Node, Target, connect, read_reply};
+
+/// Whether a client may act as Redis's default user without a password: asked of Redis itself, on a fresh connection, for
+/// an old one keeps the rights it once had. An answer holds for a second.
+#[derive(Default)]
+pub struct Gate {
+    last: Mutex<Option<(Time, Option<Vec<u8>>)>>,
+}
+
+impl Gate {
+    /// `None`: come in; else the reply to whatever the client asks.
+    pub async fn shut(&self, node: &Arc<Node>) -> Result<Option<Vec<u8>>, Error> {
+        let mut last = self.last.lock().await;
+        let now = Time::now();
+        if let Some((asked, shut)) = &*last
+            && now.saturating_since(*asked) <= Duration::from_secs(1)
+        {
+            return Ok(shut.clone());
+        }
+        let target = Target { node: Arc::clone(node), login: None, db: 0, resp: Resp::V2, name: "" };
+        let Connection { mut socket, permit: _permit } = connect(&target).await?;
+        let lost = |why: &str| Error::Lost { node: Arc::clone(&node.address), why: why.into() };
+        let ping = async {
+            socket.write_all(b"*1\r\n$4\r\nPING\r\n").await?;
+            read_reply(&mut socket, &mut Vec::new()).await
+        };
+        let reply = timeout(node.connect_timeout, ping).await.map_err(|_| lost("no answer to PING"))?;
+        let reply = reply.map_err(|error| lost(&error.to_string()))?;
+        let shut = reply.starts_with(b"-NOAUTH").then_some(reply);
+        *last = Some((now, shut.clone()));
+        Ok(shut)
+    }
+}

@@ -1,0 +1,341 @@
+//! What awaits a reply on a lane, and what else its arrival sets off.
+//!
+//! A write's stamps change before a byte of its reply is passed on; an opaque write's reply is held for a fence; a lead's
+//! reply goes to all who joined it, and then perhaps its key is promoted. When the connection is lost instead, reads that
+//! may be sent again are, and every other command is told what may have happened to it.
+
+use std::rc::Rc;
+use std::task::{Context, Poll};
+use std::time::Instant;
+
+use smallvec::SmallVec;
+use tokio::sync::oneshot;
+
+use super::caller::Who;
+use super::replies::{End, Place, Replies};
+use super::worker::{Promotion, Track, Worker};
+use crate::cache::{FlightRef, Slot};
+use crate::clock::Time;
+use crate::error::{Error, Sent};
+use crate::invalidation::{Fill, L1};
+use crate::metrics::{DropReason, Path};
+use crate::resp::Resp;
+use crate::upstream::Waiter;
+
+/// A place in a session's replies.
+pub struct Ticket {
+    /// The session's replies.
+    pub to: Rc<Replies>,
+    /// Which of them.
+    pub place: Place,
+}
+
+impl Ticket {
+    fn append(&self, bytes: &[u8], end: bool) {
+        self.to.append(self.place, bytes, end);
+    }
+
+    /// Answers with an error of crema's own.
+    pub fn refuse(&self, error: &Error, sent: Sent) {
+        let mut reply = Vec::new();
+        error.reply(sent, &mut reply);
+        self.append(&reply, true);
+    }
+}
+
+/// The stamps of a write under way.
+#[derive(Debug, Default)]
+pub struct Marks {
+    slots: SmallVec<[Slot; 4]>,
+    opaque: bool,
+    swap: bool,
+}
+
+impl Marks {
+    /// A write to `keys` is about to be sent; `opaque`: perhaps to others too.
+    pub fn begin<'a>(l1: &L1, keys: impl Iterator<Item = &'a [u8]>, opaque: bool) -> Self {
+        let slots: SmallVec<[Slot; 4]> = keys.map(|key| l1.stamps.slot(l1.stamps.hash(key))).collect();
+        slots.iter().for_each(|&slot| l1.stamps.begin(slot));
+        Self { slots, opaque, swap: false }
+    }
+
+    /// Marks the same keys once more: those of queued commands, when `EXEC` is sent.
+    fn again(l1: &L1, transaction: &Transaction) -> Self {
+        transaction.slots.iter().for_each(|&slot| l1.stamps.begin(slot));
+        if transaction.swap {
+            l1.databases_swapped();
+        }
+        Self { slots: transaction.slots.iter().copied().collect(), opaque: transaction.opaque, swap: transaction.swap }
+    }
+
+    /// Joins two writes that one reply answers.
+    pub fn add(&mut self, other: Self) {
+        self.slots.extend(other.slots);
+        self.opaque |= other.opaque;
+        self.swap |= other.swap;
+    }
+
+    fn end(&mut self, l1: &L1) {
+        if std::mem::take(&mut self.swap) {
+            l1.databases_swapped();
+        }
+        self.slots.drain(..).for_each(|slot| l1.stamps.end(slot));
+    }
+}
+
+/// What a session's `MULTI` has queued so far.
+#[derive(Debug, Default)]
+pub struct Transaction {
+    slots: Vec<Slot>,
+    opaque: bool,
+    swap: bool,
+}
+
+impl Transaction {
+    /// A command was queued that may change `keys`; `opaque`: others too; `swap`: it exchanges two databases.
+    pub fn queue<'a>(&mut self, l1: &L1, keys: impl Iterator<Item = &'a [u8]>, opaque: bool, swap: bool) {
+        self.slots.extend(keys.map(|key| l1.stamps.slot(l1.stamps.hash(key))));
+        self.opaque |= opaque;
+        self.swap |= swap;
+    }
+
+    /// `EXEC` is about to be sent.
+    pub fn begin(&self, l1: &L1) -> Marks {
+        Marks::again(l1, self)
+    }
+}
+
+/// One command that awaits its reply.
+pub struct Pending {
+    worker: Rc<Worker>,
+    ticket: Option<Ticket>,
+    work: Work,
+    sampled: Option<(Path, Instant)>,
+    begun: bool,
+    over: bool,
+}
+
+/// What the reply sets off besides being passed on.
+pub enum Work {
+    /// Nothing.
+    Pass,
+    /// The stamps of a write change; an opaque one's reply is held.
+    Write(Marks),
+    /// It answers everyone who joined, and may be promoted.
+    Lead(Box<Lead>),
+    /// So many confirmations of a (un)subscribe command follow.
+    Confirm(usize),
+    /// The whole reply is given to crema, and to no client.
+    Capture(Vec<u8>, oneshot::Sender<Vec<u8>>),
+    /// Nobody wants it.
+    Ignore,
+}
+
+/// A read that others may join.
+pub struct Lead {
+    who: Rc<Who>,
+    resp: Resp,
+    fill: Fill,
+    promotion: Promotion,
+    track: Option<Rc<Track>>,
+    flight: Option<FlightRef>,
+    joined: Vec<Ticket>,
+    size: u64,
+    failed: bool,
+    again: bool,
+}
+
+impl Lead {
+    /// The read that `fill` describes.
+    pub fn new(who: Rc<Who>, resp: Resp, fill: Fill, promotion: Promotion) -> Box<Self> {
+        let (track, flight, joined) = (None, None, Vec::new());
+        Box::new(Self { who, resp, fill, promotion, track, flight, joined, size: 0, failed: false, again: false })
+    }
+
+    fn land(&mut self) {
+        if let (Some(track), Some(flight)) = (&self.track, self.flight.take()) {
+            self.joined.extend(track.flights.borrow_mut().land(flight));
+        }
+    }
+}
+
+impl Pending {
+    /// A command that holds `ticket`.
+    pub fn new(worker: &Rc<Worker>, ticket: Ticket, work: Work, sampled: Option<(Path, Instant)>) -> Self {
+        Self { worker: Rc::clone(worker), ticket: Some(ticket), work, sampled, begun: false, over: false }
+    }
+
+    /// A command of crema's own whose reply no client sees.
+    pub fn own(worker: &Rc<Worker>, work: Work) -> Self {
+        Self { worker: Rc::clone(worker), ticket: None, work, sampled: None, begun: false, over: false }
+    }
+
+    /// Sends a lead on `track`, with those who have joined it already.
+    pub fn lead(worker: &Rc<Worker>, track: &Rc<Track>, ticket: Ticket, mut lead: Box<Lead>, joined: Vec<Ticket>, now: Time) {
+        let l1 = &worker.shared.l1;
+        let query = lead.fill.query();
+        // Stamp and count are read before the first byte leaves.
+        let flight = track.flights.borrow_mut().lead(&query, l1.stamps.load(query.slot), l1.opaque(), now);
+        lead.flight = Some(flight);
+        lead.track = Some(Rc::clone(track));
+        lead.joined = joined;
+        let request = lead.fill.share();
+        let sampled = worker.stats.sample().map(|since| (Path::Miss, since));
+        track.send(&request, Self::new(worker, ticket, Work::Lead(lead), sampled), now);
+    }
+
+    /// Answers with an error of crema's own.
+    pub fn refuse(self, error: &Error, sent: Sent) {
+        self.lost(error, sent);
+    }
+
+    /// The first byte of the reply is here: Redis has run the command.
+    fn begin(&mut self) {
+        self.begun = true;
+        match &mut self.work {
+            Work::Write(marks) => {
+                let l1 = &self.worker.shared.l1;
+                marks.end(l1);
+                if marks.opaque {
+                    l1.opaque_answered();
+                    if l1.must_fence()
+                        && let Some(ticket) = &self.ticket
+                    {
+                        ticket.to.hold(ticket.place);
+                        self.worker.fence(Ticket { to: Rc::clone(&ticket.to), place: ticket.place });
+                    }
+                }
+            }
+            Work::Lead(lead) => lead.land(),
+            _ => {}
+        }
+    }
+
+    fn promote(worker: &Worker, lead: Lead) {
+        let Promotion { one_in, max_value } = lead.promotion;
+        let l1 = &worker.shared.l1;
+        if !l1.is_on() || !worker.promoter.borrow_mut().wants(one_in, !lead.joined.is_empty()) {
+            return;
+        }
+        let promoted = if lead.failed {
+            Err(DropReason::ErrorReply)
+        } else if lead.size > max_value {
+            Err(DropReason::TooLarge)
+        } else {
+            l1.promote(&lead.who.ear, lead.fill)
+        };
+        match promoted {
+            Ok(()) => worker.stats.promotions.add(1),
+            Err(reason) => worker.stats.dropped(reason),
+        }
+    }
+}
+
+impl Waiter for Pending {
+    fn piece(&mut self, kind: u8, bytes: &[u8], end: bool) {
+        if !self.begun {
+            self.begin();
+        }
+        if let Some(ticket) = &self.ticket {
+            ticket.append(bytes, end);
+        }
+        match &mut self.work {
+            Work::Lead(lead) => {
+                lead.joined.iter().for_each(|ticket| ticket.append(bytes, end));
+                lead.size += bytes.len() as u64;
+                lead.failed |= matches!(kind, b'-' | b'!');
+            }
+            Work::Capture(whole, _) => whole.extend_from_slice(bytes),
+            _ => {}
+        }
+        if end {
+            self.over = true;
+            match std::mem::replace(&mut self.work, Work::Ignore) {
+                Work::Lead(lead) => Self::promote(&self.worker, *lead),
+                Work::Capture(whole, told) => drop(told.send(whole)),
+                _ => {}
+            }
+            if let Some((path, since)) = self.sampled {
+                self.worker.stats.record(path, since);
+            }
+        }
+    }
+
+    fn poll_room(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        self.ticket.as_ref().map_or(Poll::Ready(()), |ticket| ticket.to.poll_room(cx))
+    }
+
+    fn confirm(&mut self, bytes: &[u8]) -> Option<bool> {
+        let Work::Confirm(left) = &mut self.work else { return None };
+        *left = left.saturating_sub(1);
+        let last = *left == 0;
+        self.over = last;
+        if let Some(ticket) = &self.ticket {
+            ticket.append(bytes, last);
+        }
+        Some(last)
+    }
+
+    fn lost(mut self, error: &Error, sent: Sent) {
+        self.over = true;
+        match std::mem::replace(&mut self.work, Work::Ignore) {
+            Work::Write(mut marks) => {
+                marks.end(&self.worker.shared.l1);
+                if sent == Sent::Maybe && !self.begun {
+                    self.worker.stats.lost_writes.add(1);
+                }
+                self.tell(error, sent);
+            }
+            Work::Lead(mut lead) => {
+                lead.land();
+                let tickets = self.ticket.take().into_iter().chain(std::mem::take(&mut lead.joined));
+                if self.begun {
+                    tickets.for_each(|ticket| ticket.to.end(End::Upstream));
+                    return;
+                }
+                // Sent again only where no later write of the session has been: the read could see it.
+                let retry = matches!(error, Error::Lost { .. }) && !lead.again;
+                let (mut again, told): (Vec<_>, Vec<_>) =
+                    tickets.partition(|ticket| retry && !ticket.to.wrote_after(ticket.place));
+                told.iter().for_each(|ticket| ticket.refuse(error, sent));
+                if !again.is_empty() {
+                    self.worker.stats.retried_reads.add(again.len() as u64);
+                    lead.again = true;
+                    let first = again.remove(0);
+                    let now = Time::now();
+                    match self.worker.track(&lead.who, lead.resp, now) {
+                        Ok(track) => Self::lead(&self.worker, &track, first, lead, again, now),
+                        Err(error) => [first].iter().chain(&again).for_each(|ticket| ticket.refuse(&error, Sent::No)),
+                    }
+                }
+            }
+            _ => self.tell(error, sent),
+        }
+    }
+}
+
+impl Pending {
+    /// A reply that has begun cannot be taken back: its session ends, as it would have on a connection of its own.
+    fn tell(&self, error: &Error, sent: Sent) {
+        let Some(ticket) = &self.ticket else { return };
+        if self.begun {
+            ticket.to.end(End::Upstream);
+        } else {
+            ticket.refuse(error, sent);
+        }
+    }
+}
+
+impl Drop for Pending {
+    fn drop(&mut self) {
+        // Only where a lane's task was torn down: stamps must not stay under way for ever, nor sessions wait.
+        if !self.over {
+            if let Work::Write(marks) = &mut self.work {
+                marks.end(&self.worker.shared.l1);
+            }
+            if let Some(ticket) = &self.ticket {
+                ticket.to.end(End::Upstream);
+            }
+        }
+    }
+}

@@ -1,0 +1,178 @@
+//! Private connections: in a worker's pool, or lent to a session.
+//!
+//! One that comes back to the pool is as it was lent but for protocol version and database, which are remembered and set
+//! when it is lent again; and it has answered a check before. One that was changed otherwise is closed with its session.
+
+use std::cell::Cell;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use super::caller::Who;
+use super::pending::{Pending, Work};
+use super::replies::{End, Replies};
+use super::worker::{Worker, user};
+use crate::clock::Time;
+use crate::invalidation::L1;
+use crate::resp::{Resp, encode};
+use crate::upstream::{Lane, OutOfBand};
+
+/// A private connection in the pool, or lent.
+pub struct Spare {
+    /// The connection.
+    pub lane: Rc<Lane<Pending>>,
+    resp: Resp,
+    db: u32,
+}
+
+impl Spare {
+    /// A new connection of the pool.
+    pub(super) fn new(lane: Rc<Lane<Pending>>, db: u32) -> Self {
+        Self { lane, resp: Resp::V2, db }
+    }
+}
+
+/// A private connection while a session has it. Dropped without [`Lent::give_back`], it is closed.
+pub struct Lent {
+    worker: Rc<Worker>,
+    spare: Option<Spare>,
+    who: Rc<Who>,
+    home: bool,
+}
+
+impl Lent {
+    pub(super) fn new(worker: &Rc<Worker>, spare: Spare, who: &Rc<Who>, resp: Resp, now: Time) -> Self {
+        worker.stats.pinned.add(1);
+        let mut lent = Self { worker: Rc::clone(worker), spare: Some(spare), who: Rc::clone(who), home: false };
+        lent.set(resp, who.db, now);
+        lent
+    }
+
+    /// The connection.
+    pub fn lane(&self) -> &Rc<Lane<Pending>> {
+        &self.spare.as_ref().expect("only given back or dropped takes it").lane
+    }
+
+    /// The next commands are to run in this version and database.
+    fn set(&mut self, resp: Resp, db: u32, now: Time) {
+        let spare = self.spare.as_mut().expect("only given back or dropped takes it");
+        let mut preamble = Vec::new();
+        if spare.resp != resp {
+            let version: &[u8] = if resp == Resp::V3 { b"3" } else { b"2" };
+            preamble.push(vec![&b"HELLO"[..], version]);
+            spare.resp = resp;
+        }
+        let db_text = db.to_string();
+        if spare.db != db {
+            preamble.push(vec![&b"SELECT"[..], db_text.as_bytes()]);
+            spare.db = db;
+        }
+        for command in preamble {
+            self.tell(&command, now);
+        }
+    }
+
+    /// Sends a command of crema's own on it, ahead of what the session sends next.
+    pub fn tell(&self, command: &[&[u8]], now: Time) {
+        let mut raw = Vec::new();
+        encode::command(&mut raw, command);
+        self.tell_raw(&raw, now);
+    }
+
+    /// The same with a command's bytes.
+    pub fn tell_raw(&self, command: &[u8], now: Time) {
+        // Where it cannot be sent the lane has ended, and so will the session be told.
+        let _ = self.lane().send(command, Pending::own(&self.worker, Work::Ignore), now);
+    }
+
+    /// Sends a command whose reply `work` takes.
+    pub fn ask(&self, command: &[u8], work: Work, now: Time) {
+        let _ = self.lane().send(command, Pending::own(&self.worker, work), now);
+    }
+
+    /// The session itself changed its version and database.
+    pub fn is_now(&mut self, resp: Resp, db: u32) {
+        if let Some(spare) = &mut self.spare {
+            (spare.resp, spare.db) = (resp, db);
+        }
+    }
+
+    /// It stays with the session for life: as its home, under a name of the client's own.
+    pub fn settle(&mut self, now: Time) {
+        if !self.home {
+            self.home = true;
+            self.tell(&[b"CLIENT", b"SETNAME", b""], now);
+            self.worker.stats.pinned.sub(1);
+            self.worker.stats.homes.add(1);
+        }
+    }
+
+    /// Back to the pool. Everything on it must have been answered, and it must be as it was lent but for version and
+    /// database.
+    pub fn give_back(mut self, now: Time) {
+        let Some(spare) = self.spare.take() else { return };
+        self.uncount();
+        spare.lane.lend(None);
+        if spare.lane.is_open() {
+            spare.lane.verify(now);
+            self.worker.spares.borrow_mut().entry(user(&self.who)).or_default().push(spare);
+        }
+    }
+
+    fn uncount(&self) {
+        let stats = &self.worker.stats;
+        if self.home { stats.homes.sub(1) } else { stats.pinned.sub(1) }
+    }
+}
+
+impl Drop for Lent {
+    fn drop(&mut self) {
+        if let Some(spare) = self.spare.take() {
+            self.uncount();
+            spare.lane.lend(None);
+            spare.lane.close();
+        }
+    }
+}
+
+/// The session as a private connection sees it.
+pub struct Owner {
+    replies: Rc<Replies>,
+    l1: Arc<L1>,
+    bound: Cell<bool>,
+}
+
+impl Owner {
+    /// The owner behind `replies`.
+    pub fn new(replies: Rc<Replies>, l1: Arc<L1>) -> Rc<Self> {
+        Rc::new(Self { replies, l1, bound: Cell::new(false) })
+    }
+
+    /// Whether the session ends with the connection: there is state on it that would be lost in silence.
+    pub fn bind(&self, bound: bool) {
+        self.bound.set(bound);
+    }
+}
+
+impl OutOfBand for Owner {
+    fn message(&self, bytes: &[u8]) {
+        self.replies.message(bytes);
+    }
+
+    fn monitored(&self, line: &[u8]) {
+        let own = |address: &String| line.windows(address.len()).any(|window| window == address.as_bytes());
+        if !self.l1.ear_addresses().iter().any(own) {
+            self.replies.message(line);
+        }
+    }
+
+    fn poll_room(&self, cx: &mut Context<'_>) -> Poll<()> {
+        self.replies.poll_room(cx)
+    }
+
+    fn ended(&self) {
+        if self.bound.get() {
+            self.replies.end(End::Upstream);
+        }
+    }
+}

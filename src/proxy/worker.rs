@@ -1,0 +1,365 @@
+//! What the sessions of one thread share: lanes, the pool of private connections, the queue for fences.
+//!
+//! Everything here belongs to one thread and is lent out by `Rc`; what threads share is in [`Shared`]. The worker owns the
+//! tasks of its lanes and ends them; [`Worker::sweep`], called once a second, closes what is idle and gives up what is dead.
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::oneshot;
+use tokio_util::task::TaskTracker;
+use tracing::{debug, warn};
+
+use super::caller::Who;
+use super::foreign::Foreign;
+use super::gate::Gate;
+use super::pending::{Pending, Ticket, Work};
+use super::private::{Lent, Owner, Spare};
+use crate::cache::{Flights, Identity, Promoter, Sampler};
+use crate::clock::Time;
+use crate::config::{Config, Promote, Rule};
+use crate::error::{Error, Sent};
+use crate::invalidation::L1;
+use crate::metrics::{Stats, WorkerStats};
+use crate::resp::Resp;
+use crate::upstream::{Backoff, Lane, Login, Node, Target};
+
+/// Lanes that one identity may have open on one worker at once; more than one only while others are stalled.
+const LANES: usize = 4;
+/// A lane that no session used for so long is closed.
+const LANE_IDLE: Duration = Duration::from_secs(60);
+/// A lane in use is checked this often for being in step.
+const CHECK: Duration = Duration::from_secs(10);
+/// Private connections kept for each user beyond the warm one are closed after so long.
+const SPARE_IDLE: Duration = Duration::from_secs(10);
+/// How long after a failed try no other is made: long enough to spare the node, short enough not to be missed.
+const TROUBLE: Duration = Duration::from_millis(400);
+
+/// What all workers share.
+pub struct Shared {
+    /// All settings.
+    pub config: Config,
+    /// The upstream.
+    pub node: Arc<Node>,
+    /// The cache.
+    pub l1: Arc<L1>,
+    /// The process's counters.
+    pub stats: Arc<Stats>,
+    /// Who may come in without a password.
+    pub gate: Gate,
+    /// This process's name on the fleet's channel.
+    pub origin_id: String,
+}
+
+/// How a lead's key is promoted.
+#[derive(Clone, Copy, Debug)]
+pub struct Promotion {
+    /// With probability 1 in so many; 0: never.
+    pub one_in: u32,
+    /// And only up to this many bytes of reply.
+    pub max_value: u64,
+}
+
+impl Shared {
+    /// The first rule that matches `key`.
+    pub fn rule(&self, key: &[u8]) -> Option<&Rule> {
+        self.config.rules.iter().find(|rule| rule.pattern.matches(key))
+    }
+
+    /// What a rule, or its absence, says about promotion.
+    pub fn promote(&self, rule: Option<&Rule>) -> Promotion {
+        let one_in = match rule.and_then(|rule| rule.promote) {
+            Some(Promote::Never) => 0,
+            Some(Promote::OneIn(one_in)) => one_in,
+            None => self.config.promote,
+        };
+        Promotion { one_in, max_value: rule.and_then(|rule| rule.max_value).unwrap_or(self.config.max_value) }
+    }
+}
+
+/// A lane with the flights on it.
+pub struct Track {
+    /// The connection.
+    pub lane: Rc<Lane<Pending>>,
+    /// Reads under way on it.
+    pub flights: RefCell<Flights<Ticket>>,
+    window: u64,
+}
+
+impl Track {
+    /// Whether another command may be put on it.
+    pub fn takes_more(&self, now: Time) -> bool {
+        self.lane.in_flight() < self.window && !self.lane.is_stalled(now)
+    }
+
+    /// Sends, or tells at once that it could not.
+    pub fn send(&self, command: &[u8], pending: Pending, now: Time) {
+        if let Err(pending) = self.lane.send(command, pending, now) {
+            pending.refuse(&self.lane.lost_error(), Sent::No);
+        }
+    }
+}
+
+/// See the module's head.
+pub struct Worker {
+    /// What all workers share.
+    pub shared: Arc<Shared>,
+    /// This worker's counters.
+    pub stats: Arc<WorkerStats>,
+    /// This worker's coin.
+    pub promoter: RefCell<Promoter>,
+    /// Which hits Moka is told of.
+    pub sampler: RefCell<Sampler>,
+    /// The tasks of lanes; sessions are the server's.
+    pub tasks: TaskTracker,
+    /// Commands that the table does not know.
+    pub foreign: Foreign,
+    lanes: RefCell<HashMap<(Identity, Resp), Vec<Rc<Track>>>>,
+    pub(super) spares: RefCell<HashMap<Vec<u8>, Vec<Spare>>>,
+    draining: Cell<bool>,
+    login: RefCell<Option<Rc<Lane<Pending>>>>,
+    held: RefCell<Vec<Ticket>>,
+    fencing: Cell<bool>,
+    trouble: Rc<RefCell<Trouble>>,
+}
+
+#[derive(Default)]
+struct Trouble {
+    until: Option<(Time, Error)>,
+    backoff: Backoff,
+}
+
+impl Worker {
+    /// A worker with no connection yet.
+    pub fn new(shared: Arc<Shared>, stats: Arc<WorkerStats>) -> Rc<Self> {
+        Rc::new(Self {
+            shared,
+            stats,
+            promoter: RefCell::default(),
+            sampler: RefCell::new(Sampler::new()),
+            tasks: TaskTracker::new(),
+            foreign: Foreign::default(),
+            lanes: RefCell::default(),
+            spares: RefCell::default(),
+            draining: Cell::new(false),
+            login: RefCell::default(),
+            held: RefCell::default(),
+            fencing: Cell::new(false),
+            trouble: Rc::default(),
+        })
+    }
+
+    /// A lane of this identity that takes commands; opened where there is none. The connection is made meanwhile.
+    pub fn track(self: &Rc<Self>, who: &Rc<Who>, resp: Resp, now: Time) -> Result<Rc<Track>, Error> {
+        let mut lanes = self.lanes.borrow_mut();
+        let tracks = lanes.entry((who.identity, resp)).or_default();
+        tracks.retain(|track| track.lane.is_open());
+        if let Some(track) = tracks.iter().find(|track| track.takes_more(now)) {
+            return Ok(Rc::clone(track));
+        }
+        if tracks.len() >= LANES {
+            let least = tracks.iter().min_by_key(|track| track.lane.in_flight()).expect("there are some");
+            return Ok(Rc::clone(least));
+        }
+        if let Some((until, error)) = &self.trouble.borrow().until
+            && now < *until
+        {
+            return Err(error.clone());
+        }
+        let target = Target {
+            node: Arc::clone(&self.shared.node),
+            login: who.login.clone(),
+            db: who.db,
+            resp,
+            name: "crema-lane",
+        };
+        let lane = Lane::shared(Arc::clone(&target.node), now);
+        self.run(&lane, target);
+        let track = Rc::new(Track { lane, flights: RefCell::default(), window: self.shared.config.lane_window });
+        tracks.push(Rc::clone(&track));
+        drop(lanes);
+        self.warm(who, now);
+        Ok(track)
+    }
+
+    /// Owns a lane's task: counts it, and remembers a failure so that not every command tries again.
+    fn run(self: &Rc<Self>, lane: &Rc<Lane<Pending>>, target: Target) {
+        let (lane, stats, trouble) = (Rc::clone(lane), Arc::clone(&self.stats), Rc::clone(&self.trouble));
+        self.tasks.spawn_local(async move {
+            stats.lanes.add(1);
+            let error = Rc::clone(&lane).run(target).await;
+            stats.lanes.sub(1);
+            let now = Time::now();
+            match error {
+                Error::Unreachable { .. } | Error::UpstreamLimit { .. } => {
+                    let mut trouble = trouble.borrow_mut();
+                    let wait = trouble.backoff.next().min(TROUBLE);
+                    if trouble.until.as_ref().is_none_or(|(until, _)| *until < now) {
+                        warn!(%error, "commands are answered with an error until the upstream is back");
+                    }
+                    trouble.until = Some((now.plus(wait), error));
+                }
+                error => {
+                    trouble.borrow_mut().until = None;
+                    trouble.borrow_mut().backoff.reset();
+                    if !lane.was_closed() {
+                        stats.lanes_lost.add(1);
+                        debug!(%error, "lane lost");
+                    }
+                }
+            }
+        });
+    }
+
+    /// Keeps one private connection ready for each user, so that borrowing one costs no round trip.
+    fn warm(self: &Rc<Self>, who: &Rc<Who>, now: Time) {
+        let mut spares = self.spares.borrow_mut();
+        let pool = spares.entry(user(who)).or_default();
+        if pool.is_empty() {
+            let spare = self.open(who, now);
+            pool.push(spare);
+        }
+    }
+
+    fn open(self: &Rc<Self>, who: &Rc<Who>, now: Time) -> Spare {
+        let (node, login) = (Arc::clone(&self.shared.node), who.login.clone());
+        let target = Target { node, login, db: who.db, resp: Resp::V2, name: "crema-pool" };
+        let lane = Lane::private(Arc::clone(&target.node), now);
+        self.run(&lane, target);
+        Spare::new(lane, who.db)
+    }
+
+    /// Lends a private connection. What is sent on it waits until it is made and set to the session's version and
+    /// database; nothing here waits.
+    pub fn lend(self: &Rc<Self>, who: &Rc<Who>, resp: Resp, owner: Rc<Owner>, now: Time) -> Lent {
+        let spare = {
+            let mut spares = self.spares.borrow_mut();
+            let pool = spares.entry(user(who)).or_default();
+            pool.retain(|spare| spare.lane.is_open());
+            pool.iter().rposition(|spare| spare.lane.verified()).map(|at| pool.remove(at))
+        };
+        let spare = spare.unwrap_or_else(|| self.open(who, now));
+        self.warm(who, now);
+        spare.lane.lend(Some(owner));
+        Lent::new(self, spare, who, resp, now)
+    }
+
+    /// A reply to `command` of crema's own on a connection kept for logins; `None` where it is lost.
+    pub async fn log_in(self: &Rc<Self>, command: &[u8]) -> Result<Vec<u8>, Error> {
+        let now = Time::now();
+        let lane = {
+            let mut kept = self.login.borrow_mut();
+            if !kept.as_ref().is_some_and(|lane| lane.is_open()) {
+                let node = Arc::clone(&self.shared.node);
+                let target = Target { node, login: None, db: 0, resp: Resp::V2, name: "" };
+                let lane = Lane::private(Arc::clone(&target.node), now);
+                self.run(&lane, target);
+                *kept = Some(lane);
+            }
+            Rc::clone(kept.as_ref().expect("just made"))
+        };
+        lane.ready().await?;
+        let (told, reply) = oneshot::channel();
+        let pending = Pending::own(self, Work::Capture(Vec::new(), told));
+        if lane.send(command, pending, now).is_ok()
+            && let Ok(reply) = reply.await
+        {
+            return Ok(reply);
+        }
+        Err(lane.lost_error())
+    }
+
+    /// Holds a reply until a fence sent from now on is back. At most one fence is under way for each worker; those who
+    /// come meanwhile share the next.
+    pub fn fence(self: &Rc<Self>, ticket: Ticket) {
+        self.held.borrow_mut().push(ticket);
+        if self.fencing.replace(true) {
+            return;
+        }
+        let worker = Rc::clone(self);
+        self.tasks.spawn_local(async move {
+            loop {
+                let held = std::mem::take(&mut *worker.held.borrow_mut());
+                if held.is_empty() {
+                    break;
+                }
+                worker.shared.l1.fence().await;
+                held.iter().for_each(|ticket| ticket.to.release(ticket.place));
+            }
+            worker.fencing.set(false);
+        });
+    }
+
+    /// Once a second: gives up lanes that are silent past the deadline, checks those in use, closes those that are idle.
+    pub fn sweep(&self, now: Time) {
+        let deadline = self.shared.config.response_timeout;
+        let mut expired = Vec::new();
+        for tracks in self.lanes.borrow_mut().values_mut() {
+            tracks.retain(|track| track.lane.is_open());
+            for track in tracks {
+                let lane = &track.lane;
+                let waited = lane.waited(now);
+                if deadline.is_some_and(|deadline| waited > deadline) && !self.shared.l1.is_paused(now) {
+                    expired.push(Rc::clone(lane));
+                } else if lane.is_quiet() && lane.idle_for(now) > LANE_IDLE {
+                    lane.close();
+                } else if lane.is_quiet() && lane.checked_for(now) > CHECK {
+                    lane.verify(now);
+                }
+            }
+        }
+        for lane in expired {
+            lane.give_up(deadline.unwrap_or_default());
+        }
+        for pool in self.spares.borrow_mut().values_mut() {
+            pool.retain(|spare| spare.lane.is_open());
+            let mut kept = pool.len();
+            for spare in pool.iter() {
+                if kept > 1 && spare.lane.idle_for(now) > SPARE_IDLE {
+                    spare.lane.close();
+                    kept -= 1;
+                }
+            }
+        }
+    }
+
+    /// Whether this identity has a lane, and so was accepted by Redis before.
+    pub fn has_lanes(&self, login: Option<&Arc<Login>>, db: u32) -> bool {
+        let user = login.map_or(&b""[..], |login| &login.user);
+        let Some(identity) = self.shared.l1.identities.known(user, db) else { return false };
+        [Resp::V2, Resp::V3].iter().any(|&resp| {
+            self.lanes.borrow().get(&(identity, resp)).is_some_and(|tracks| tracks.iter().any(|track| track.lane.is_open()))
+        })
+    }
+
+    /// Sessions are to end as soon as nothing of theirs is under way.
+    pub fn drain(&self) {
+        self.draining.set(true);
+    }
+
+    /// Whether they are.
+    pub fn is_draining(&self) -> bool {
+        self.draining.get()
+    }
+
+    /// Ends all connections.
+    pub fn close(&self) {
+        for track in self.lanes.borrow().values().flatten() {
+            track.lane.close();
+        }
+        for spare in self.spares.borrow().values().flatten() {
+            spare.lane.close();
+        }
+        if let Some(lane) = &*self.login.borrow() {
+            lane.close();
+        }
+        self.tasks.close();
+    }
+}
+
+pub(super) fn user(who: &Who) -> Vec<u8> {
+    who.login.as_ref().map_or_else(Vec::new, |login| login.user.to_vec())
+}

@@ -1,0 +1,151 @@
+//! What a request may measure, and the errors of requests that Redis would refuse.
+//!
+//! Pure numbers and texts. The limits that depend on whether the client has authenticated are Redis's own
+//! (`processMultibulkBuffer`), and so is every text but the last; called by the request parser alone.
+
+use super::encode;
+
+/// The most arguments that an unauthenticated client may announce.
+const UNAUTHENTICATED_ARGS: u64 = 10;
+/// The longest argument that an unauthenticated client may announce, in bytes.
+const UNAUTHENTICATED_BULK: u64 = 16 * 1024;
+
+/// What a request may measure.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// The longest header line or inline request, in bytes without its end.
+    pub inline: usize,
+    /// The longest argument, in bytes: `proto-max-bulk-len`.
+    pub bulk: u64,
+    /// The most arguments.
+    pub args: u64,
+    /// The longest request as a whole, in bytes; anything from 4 GiB on counts as one byte less than that.
+    pub request: usize,
+    /// Whether the client has yet to authenticate: at most 10 arguments of at most 16 KiB then, with errors that say so.
+    pub unauthenticated: bool,
+}
+
+impl Limits {
+    /// Redis's defaults for a client that may run commands.
+    pub const fn authenticated() -> Self {
+        Self { inline: 64 << 10, bulk: 512 << 20, args: i32::MAX as u64, request: 1 << 30, unauthenticated: false }
+    }
+
+    /// Redis's defaults for a client that has to authenticate first.
+    pub const fn unauthenticated() -> Self {
+        Self { unauthenticated: true, ..Self::authenticated() }
+    }
+
+    /// Whether that many arguments may be announced.
+    #[inline]
+    pub(super) fn admit_count(&self, count: i64) -> bool {
+        let most = if self.unauthenticated { self.args.min(UNAUTHENTICATED_ARGS) } else { self.args };
+        count <= 0 || count as u64 <= most.min(i32::MAX as u64)
+    }
+
+    /// Why that many may not.
+    #[cold]
+    pub(super) fn refuse_count(&self, count: i64) -> ProtocolError {
+        let unauthenticated = self.unauthenticated && count as u64 <= self.args && i32::try_from(count).is_ok();
+        if unauthenticated { ProtocolError::UnauthenticatedMultibulkLength } else { ProtocolError::MultibulkLength }
+    }
+
+    /// Whether an argument of the announced length may begin at the byte `start` of a request.
+    #[inline]
+    pub(super) fn admit_argument(&self, len: i64, start: usize) -> bool {
+        let most = if self.unauthenticated { self.bulk.min(UNAUTHENTICATED_BULK) } else { self.bulk };
+        let most_in_all = self.request.min(u32::MAX as usize) as u64;
+        let len = len as u64; // a negative one becomes longer than anything
+        len <= most.min(u64::from(u32::MAX)) && start as u64 + len + 2 <= most_in_all
+    }
+
+    /// Why it may not.
+    #[cold]
+    pub(super) fn refuse_argument(&self, len: i64) -> ProtocolError {
+        match u64::try_from(len) {
+            Ok(len) if len <= self.bulk && self.unauthenticated && len > UNAUTHENTICATED_BULK => {
+                ProtocolError::UnauthenticatedBulkLength
+            }
+            Ok(len) if len <= self.bulk => ProtocolError::RequestSize,
+            _ => ProtocolError::BulkLength,
+        }
+    }
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self::authenticated()
+    }
+}
+
+/// A request that Redis would refuse: answer with the error, then close, since no later byte can be trusted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ProtocolError {
+    /// The number of arguments is not a number, or too large.
+    #[error("Protocol error: invalid multibulk length")]
+    MultibulkLength,
+    /// More arguments than a client may send before it has authenticated.
+    #[error("Protocol error: unauthenticated multibulk length")]
+    UnauthenticatedMultibulkLength,
+    /// The line with the number of arguments does not end.
+    #[error("Protocol error: too big mbulk count string")]
+    MultibulkLine,
+    /// An argument does not begin as a bulk string does.
+    #[error("Protocol error: expected '$', got '{}'", shown(*.0))]
+    ExpectedBulk(u8),
+    /// The length of an argument is not a number, negative or too large.
+    #[error("Protocol error: invalid bulk length")]
+    BulkLength,
+    /// A longer argument than a client may send before it has authenticated.
+    #[error("Protocol error: unauthenticated bulk length")]
+    UnauthenticatedBulkLength,
+    /// The line with the length of an argument does not end.
+    #[error("Protocol error: too big bulk count string")]
+    BulkLine,
+    /// An inline request does not end.
+    #[error("Protocol error: too big inline request")]
+    InlineLine,
+    /// A quote of an inline request does not end, or something touches its end.
+    #[error("Protocol error: unbalanced quotes in request")]
+    UnbalancedQuotes,
+    /// The request as a whole is too long. Redis closes the connection without a word here.
+    #[error("Protocol error: request exceeds the query buffer limit")]
+    RequestSize,
+}
+
+impl ProtocolError {
+    /// Appends the reply, byte for byte: what is displayed, behind `-ERR `. The two differ where the unexpected byte
+    /// of [`Self::ExpectedBulk`] is not ASCII, which text cannot hold and a reply can.
+    pub fn write(&self, out: &mut Vec<u8>) {
+        match *self {
+            Self::ExpectedBulk(byte) => {
+                encode::line(out, b'-', &[b"ERR Protocol error: expected '$', got '", &[byte][..], b"'"].concat());
+            }
+            _ => encode::error(out, &format!("ERR {self}")),
+        }
+    }
+}
+
+/// A line end would cut the error in two; Redis makes it a blank.
+fn shown(byte: u8) -> char {
+    if matches!(byte, b'\r' | b'\n') { ' ' } else { char::from(byte) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn errors_are_shown_as_redis_writes_them() {
+        let written = |error: ProtocolError| {
+            let mut out = Vec::new();
+            error.write(&mut out);
+            out
+        };
+        assert_eq!(written(ProtocolError::BulkLine), b"-ERR Protocol error: too big bulk count string\r\n");
+        assert_eq!(written(ProtocolError::ExpectedBulk(b'x')), b"-ERR Protocol error: expected '$', got 'x'\r\n");
+        assert_eq!(written(ProtocolError::ExpectedBulk(b'\r')), b"-ERR Protocol error: expected '$', got ' '\r\n");
+        assert_eq!(written(ProtocolError::ExpectedBulk(0xff)), b"-ERR Protocol error: expected '$', got '\xff'\r\n");
+        assert_eq!(ProtocolError::ExpectedBulk(b'x').to_string(), "Protocol error: expected '$', got 'x'");
+    }
+}

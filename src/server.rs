@@ -1,0 +1,272 @@
+//! Accepts clients and hands each to the worker that has the fewest; ends them all in order.
+//!
+//! A worker is a thread with a runtime of its own: what a session does stays on its thread, because waking another one costs
+//! more than the request. Accepting happens on the control thread. Called by `app`.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::io::{self, Write};
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
+use tokio::runtime;
+use tokio::sync::mpsc;
+use tokio::task::LocalSet;
+use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tracing::{error, info, warn};
+
+use crate::clock::Time;
+use crate::config::Listen;
+use crate::error::Error;
+use crate::metrics::WorkerStats;
+use crate::proxy::{Replies, Shared, Worker};
+use crate::session;
+use crate::socket::Socket;
+
+/// The pause after `accept` failed, which it does for want of file descriptors.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// A socket on its way to a worker, not yet registered with any runtime.
+enum Client {
+    Tcp(std::net::TcpStream),
+    Unix(std::os::unix::net::UnixStream),
+}
+
+/// The workers, and how many clients each has.
+pub struct Workers {
+    shared: Arc<Shared>,
+    doors: Vec<Door>,
+    threads: Vec<thread::JoinHandle<()>>,
+}
+
+struct Door {
+    clients: mpsc::UnboundedSender<Client>,
+    count: Arc<AtomicUsize>,
+}
+
+impl Workers {
+    /// Starts a thread for each of `stats`. They serve until [`join`](Self::join) is called after `stop`.
+    pub fn start(shared: &Arc<Shared>, stats: &[Arc<WorkerStats>], stop: &CancellationToken) -> io::Result<Self> {
+        let mut workers = Self { shared: Arc::clone(shared), doors: Vec::new(), threads: Vec::new() };
+        for (number, stats) in stats.iter().enumerate() {
+            // Unbounded in type only: at most max_clients sockets exist.
+            let (clients, door) = mpsc::unbounded_channel();
+            let count = Arc::new(AtomicUsize::new(0));
+            workers.doors.push(Door { clients, count: Arc::clone(&count) });
+            let (shared, stats, stop) = (Arc::clone(shared), Arc::clone(stats), stop.clone());
+            let thread = thread::Builder::new().name(format!("worker-{number}"));
+            workers.threads.push(thread.spawn(move || work(&shared, &stats, door, &count, &stop))?);
+        }
+        Ok(workers)
+    }
+
+    /// Hands a client over, or turns it away where there are `max_clients` already.
+    fn welcome(&self, mut client: Client) {
+        let load = |door: &Door| door.count.load(Ordering::Relaxed);
+        let clients: usize = self.doors.iter().map(load).sum();
+        if clients >= self.shared.config.max_clients {
+            self.shared.stats.sessions_refused.add(1);
+            let refusal = b"-ERR max number of clients reached\r\n";
+            // As in Redis, no more than one try: the client is owed nothing.
+            let _ = match &mut client {
+                Client::Tcp(stream) => stream.write(refusal),
+                Client::Unix(stream) => stream.write(refusal),
+            };
+            return;
+        }
+        let door = self.doors.iter().min_by_key(|door| load(door)).expect("there is at least one worker");
+        door.count.fetch_add(1, Ordering::Relaxed);
+        if door.clients.send(client).is_err() {
+            door.count.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Waits for all workers to have ended. Blocks; not to be called on a runtime that they need.
+    pub fn join(self) {
+        drop(self.doors);
+        for thread in self.threads {
+            if thread.join().is_err() {
+                error!("a worker thread panicked");
+            }
+        }
+    }
+}
+
+/// A socket that clients connect to.
+pub enum Listener {
+    /// TCP.
+    Tcp(TcpListener),
+    /// A Unix socket; its file is removed when dropped.
+    Unix(UnixListener, PathBuf),
+}
+
+impl Listener {
+    /// Binds. A Unix socket file that nobody listens on any more is replaced.
+    pub async fn bind(listen: &Listen) -> Result<Self, Error> {
+        let failed = |source: io::Error| Error::Listen { address: listen.to_string(), source: Arc::new(source) };
+        match listen {
+            Listen::Tcp(address) => Ok(Self::Tcp(tcp(*address).map_err(failed)?)),
+            Listen::Unix(path) => {
+                if UnixStream::connect(path).await.is_err() && path.exists() {
+                    let _ = std::fs::remove_file(path);
+                }
+                Ok(Self::Unix(UnixListener::bind(path).map_err(failed)?, path.clone()))
+            }
+        }
+    }
+
+    /// Where it is, with the port that the system chose.
+    pub fn address(&self) -> String {
+        match self {
+            Self::Tcp(listener) => listener.local_addr().map_or_else(|_| "?".to_owned(), |address| address.to_string()),
+            Self::Unix(_, path) => path.display().to_string(),
+        }
+    }
+
+    async fn accept(&self) -> io::Result<Client> {
+        match self {
+            Self::Tcp(listener) => Ok(Client::Tcp(listener.accept().await?.0.into_std()?)),
+            Self::Unix(listener, _) => Ok(Client::Unix(listener.accept().await?.0.into_std()?)),
+        }
+    }
+}
+
+impl Drop for Listener {
+    fn drop(&mut self) {
+        if let Self::Unix(_, path) = self {
+            let _ = std::fs::remove_file(path);
+        }
+    }
+}
+
+fn tcp(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = socket2::Socket::new(socket2::Domain::for_address(address), socket2::Type::STREAM, None)?;
+    socket.set_reuse_address(true)?;
+    if address.is_ipv6() {
+        socket.set_only_v6(true)?;
+    }
+    socket.set_nonblocking(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(1024)?;
+    TcpListener::from_std(socket.into())
+}
+
+/// Accepts until `stop`. Cancel safe.
+pub async fn accept(listener: Listener, workers: Arc<Workers>, stop: CancellationToken) {
+    let accepting = async {
+        loop {
+            match listener.accept().await {
+                Ok(client) => workers.welcome(client),
+                Err(error) => {
+                    warn!(%error, "cannot accept a client; trying again (are there enough file descriptors?)");
+                    sleep(ACCEPT_PAUSE).await;
+                }
+            }
+        }
+    };
+    stop.run_until_cancelled(accepting).await;
+}
+
+/// The life of a worker thread.
+fn work(
+    shared: &Arc<Shared>,
+    stats: &Arc<WorkerStats>,
+    mut door: mpsc::UnboundedReceiver<Client>,
+    count: &Arc<AtomicUsize>,
+    stop: &CancellationToken,
+) {
+    let runtime = match runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return error!(%error, "a worker cannot start"),
+    };
+    LocalSet::new().block_on(&runtime, async {
+        let worker = Worker::new(Arc::clone(shared), Arc::clone(stats));
+        let sessions = Sessions::default();
+        let mut second = interval(Duration::from_secs(1));
+        second.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => break,
+                client = door.recv() => match client {
+                    Some(client) => sessions.start(&worker, client, count),
+                    None => break,
+                },
+                _ = second.tick() => worker.sweep(Time::now()),
+            }
+        }
+        worker.drain();
+        sessions.wake();
+        let drained = timeout(shared.config.drain_timeout, sessions.tasks.wait()).await;
+        if drained.is_err() {
+            let left = sessions.tasks.len();
+            info!(sessions = left, "drain_timeout is over: the sessions left are closed");
+        }
+        worker.close();
+        let _ = timeout(Duration::from_secs(1), worker.tasks.wait()).await;
+    });
+}
+
+/// The sessions of a worker.
+#[derive(Default)]
+struct Sessions {
+    tasks: TaskTracker,
+    open: Rc<RefCell<HashMap<u64, Rc<Replies>>>>,
+    next: RefCell<u64>,
+}
+
+impl Sessions {
+    fn start(&self, worker: &Rc<Worker>, client: Client, count: &Arc<AtomicUsize>) {
+        let number = self.next.replace_with(|&mut number| number + 1);
+        let leave = Leave { number, open: Rc::clone(&self.open), count: Arc::clone(count), stats: Arc::clone(&worker.stats) };
+        let socket = match client {
+            Client::Tcp(stream) => TcpStream::from_std(stream).map(Socket::tcp),
+            Client::Unix(stream) => UnixStream::from_std(stream).map(Socket::Unix),
+        };
+        worker.stats.sessions.add(1);
+        worker.stats.sessions_total.add(1);
+        let limit = usize::try_from(worker.shared.config.output_limit).unwrap_or(usize::MAX);
+        let replies = Rc::new(Replies::new(limit));
+        self.open.borrow_mut().insert(number, Rc::clone(&replies));
+        match socket {
+            Ok(socket) => {
+                let session = session::serve(Rc::clone(worker), socket, replies);
+                self.tasks.spawn_local(async move {
+                    let _leave = leave;
+                    session.await;
+                });
+            }
+            Err(error) => warn!(%error, "a client could not be taken on"),
+        }
+    }
+
+    /// Has every session look whether it should end, and lets [`TaskTracker::wait`] end with the last.
+    fn wake(&self) {
+        self.tasks.close();
+        self.open.borrow().values().for_each(|replies| replies.wake());
+    }
+}
+
+/// Takes a session off the books however it ends.
+struct Leave {
+    number: u64,
+    open: Rc<RefCell<HashMap<u64, Rc<Replies>>>>,
+    count: Arc<AtomicUsize>,
+    stats: Arc<WorkerStats>,
+}
+
+impl Drop for Leave {
+    fn drop(&mut self) {
+        self.open.borrow_mut().remove(&self.number);
+        self.count.fetch_sub(1, Ordering::Relaxed);
+        self.stats.sessions.sub(1);
+    }
+}

@@ -1,0 +1,232 @@
+//! What a session does itself, and where every other command goes.
+//!
+//! Where Redis's own words are needed and the command cannot change a connection (it is malformed, or out of place), it is
+//! sent on the lane for its error.
+
+use super::wire::Line;
+use super::{Close, LARGE_REQUEST, Session, Stay};
+use crate::clock::Time;
+use crate::command::{self, Effect, Route, Spec, Verb};
+use crate::config::ClientNames;
+use crate::metrics::Outcome;
+use crate::proxy;
+use crate::resp::{Request, encode};
+use std::time::Duration;
+
+impl Session {
+    /// Takes up any command, waiting for whatever it needs to wait for.
+    pub(super) async fn command(&mut self, line: &mut Line, request: Request<'_>, now: Time) -> Result<(), Close> {
+        let skipped = std::mem::take(&mut self.skip_next);
+        self.caller.replies.set_silent(self.silent || skipped);
+        let done = self.act(line, request, now).await;
+        self.caller.replies.set_silent(self.silent);
+        done
+    }
+
+    async fn act(&mut self, line: &mut Line, request: Request<'_>, now: Time) -> Result<(), Close> {
+        let known = command::lookup(request);
+        if !self.admitted && !self.admit(known, request).await {
+            return Ok(());
+        }
+        let Some(spec) = known else { return self.foreign(line, request).await };
+        if spec.route == Route::Close {
+            return Err(Close::Now);
+        }
+        let wrong = !spec.arity_ok(request.argc());
+        if let Route::Session(verb) = spec.route
+            && !wrong
+            && (self.stay != Stay::Tainted || self.private.is_none() || self.is_followed(verb))
+        {
+            return self.verb(line, verb, spec, request).await;
+        }
+        if self.loan_is_over() {
+            self.end_loan(line).await?;
+        }
+        let on_lane = match spec.route {
+            Route::Lane => true,
+            Route::LaneUnlessBlocking => !spec.blocking(request),
+            _ => wrong,
+        };
+        let held_back = spec.effect != Effect::Read && self.worker.shared.l1.is_paused(now);
+        if self.private.is_none() && on_lane && request.raw().len() <= LARGE_REQUEST && !held_back {
+            proxy::call(&self.worker, &mut self.caller, spec, request, Time::now());
+            return Ok(());
+        }
+        self.pinned(line, spec, request).await
+    }
+
+    /// Verbs that mean the same to a session whose connection crema does not follow.
+    fn is_followed(&self, verb: Verb) -> bool {
+        use Verb::{ClientReply, Discard, Exec, Monitor, Multi, Quit, Reset, Subscribe, SwapDb, Sync, Watch};
+        matches!(verb, Quit | Reset | ClientReply | Multi | Exec | Discard | Watch | Subscribe | Monitor | Sync | SwapDb)
+    }
+
+    async fn verb(&mut self, line: &mut Line, verb: Verb, spec: &'static Spec, request: Request<'_>) -> Result<(), Close> {
+        use Verb as V;
+        let queued = self.transaction.is_some();
+        match verb {
+            V::Multi | V::Exec | V::Discard | V::Watch | V::Unwatch => return self.transact(line, verb, spec, request).await,
+            V::Subscribe | V::Monitor | V::Sync => return self.stream(line, verb, spec, request).await,
+            V::Quit => {
+                self.answer(|out| encode::simple(out, "OK"));
+                return Err(Close::Gently);
+            }
+            V::Reset => return self.reset(line).await,
+            V::ClientReply => return self.client_reply(spec, request),
+            _ if queued => return self.pinned(line, spec, request).await,
+            V::Hello => return self.hello(line, spec, request).await,
+            V::Auth => return self.auth(line, spec, request).await,
+            V::Select => return self.select(line, spec, request).await,
+            V::ClientSetName if self.keeps_names() => self.set_name(spec, request),
+            V::ClientSetName if request.arg(2).is_empty() && self.private.is_none() => {
+                self.answer(|out| encode::simple(out, "OK"));
+            }
+            V::ClientSetName => {
+                self.keep(line, Stay::Home).await?;
+                self.send_private(spec, request, Time::now());
+                return Ok(());
+            }
+            V::ClientGetName if self.keeps_names() || !self.has_home() => {
+                let (name, resp) = (self.name.as_deref(), self.caller.resp);
+                self.answer(|out| match name {
+                    Some(name) => encode::bulk(out, name),
+                    None => encode::null(out, resp),
+                });
+            }
+            V::ClientGetName => return self.pinned(line, spec, request).await,
+            V::ClientSetInfo => return self.set_info(line, spec, request).await,
+            V::ClientPause | V::ClientUnpause => return self.pause(line, verb, spec, request).await,
+            V::Wait => {
+                self.borrow(line).await?;
+                // WAIT answers for the writes of its own connection; PING makes all that was replicated its own.
+                let now = Time::now();
+                if let Some(lent) = &self.private {
+                    lent.tell(&[b"PING"], now);
+                }
+                let place = self.send_private(spec, request, now);
+                self.blocked = Some(place);
+                return Ok(());
+            }
+            V::AclChange => {
+                self.worker.shared.l1.rights_changed();
+                let reply = self.ask(line, spec, request).await?;
+                self.worker.shared.l1.rights_changed();
+                self.answer(|out| out.extend_from_slice(&reply));
+            }
+            V::SwapDb => return self.swap(line, spec, request).await,
+            V::Crema => {
+                self.caller.forward(&self.worker, spec, request, Time::now());
+                self.worker.stats.count(spec.class, Outcome::Forwarded);
+                return Ok(());
+            }
+        }
+        self.worker.stats.count(spec.class, Outcome::Session);
+        Ok(())
+    }
+
+    pub(super) fn has_home(&self) -> bool {
+        self.private.is_some() && self.stay != Stay::Loan
+    }
+
+    pub(super) fn keeps_names(&self) -> bool {
+        self.worker.shared.config.client_names == ClientNames::Virtual
+    }
+
+    fn set_name(&mut self, spec: &Spec, request: Request<'_>) {
+        let name = request.arg(2);
+        if name.iter().all(|b| (b'!'..=b'~').contains(b)) {
+            self.name = (!name.is_empty()).then(|| name.into());
+            self.answer(|out| encode::simple(out, "OK"));
+        } else {
+            // Redis refuses it in its own words, and so keeps no name of the lane's.
+            self.caller.forward(&self.worker, spec, request, Time::now());
+        }
+    }
+
+    /// The library's name and version. They are of no consequence, so lanes may show those of the last client that told.
+    async fn set_info(&mut self, line: &mut Line, spec: &'static Spec, request: Request<'_>) -> Result<(), Close> {
+        let attribute = request.arg(2).to_ascii_lowercase();
+        if matches!(&attribute[..], b"lib-name" | b"lib-ver") && request.raw().len() < 256 {
+            let same = |info: &[u8]| info.windows(attribute.len()).any(|at| at.eq_ignore_ascii_case(&attribute));
+            self.info.retain(|info| !same(info));
+            self.info.push(request.raw().into());
+        }
+        if self.has_home() {
+            return self.pinned(line, spec, request).await;
+        }
+        if self.loan_is_over() {
+            self.end_loan(line).await?;
+        }
+        if self.private.is_some() {
+            return self.pinned(line, spec, request).await;
+        }
+        self.caller.forward(&self.worker, spec, request, Time::now());
+        self.worker.stats.count(spec.class, Outcome::Session);
+        Ok(())
+    }
+
+    /// `CLIENT REPLY`. Redis answers every command all the same; what the client does not want ends here.
+    fn client_reply(&mut self, spec: &Spec, request: Request<'_>) -> Result<(), Close> {
+        match request.arg(2).to_ascii_lowercase().as_slice() {
+            b"on" => {
+                self.silent = false;
+                self.caller.replies.set_silent(false);
+                self.answer(|out| encode::simple(out, "OK"));
+            }
+            b"off" => self.silent = true,
+            b"skip" => self.skip_next = !self.silent,
+            _ => self.caller.forward(&self.worker, spec, request, Time::now()),
+        }
+        self.worker.stats.count(spec.class, Outcome::Session);
+        Ok(())
+    }
+
+    /// `CLIENT PAUSE`: it must hold back no lane, so until it is over writes borrow connections of their own.
+    async fn pause(&mut self, line: &mut Line, verb: Verb, spec: &'static Spec, request: Request<'_>) -> Result<(), Close> {
+        let l1 = self.worker.shared.l1.clone();
+        let millis = std::str::from_utf8(request.arg(2)).ok().and_then(|text| text.parse::<u64>().ok());
+        if verb == Verb::ClientPause
+            && let Some(millis) = millis
+        {
+            l1.pause(Time::now().plus(Duration::from_millis(millis)));
+        }
+        let reply = self.ask(line, spec, request).await?;
+        if verb == Verb::ClientUnpause {
+            l1.unpause();
+        }
+        self.answer(|out| out.extend_from_slice(&reply));
+        Ok(())
+    }
+
+    /// `SWAPDB`, of which Redis tells no one: every L1 of the fleet forgets.
+    async fn swap(&mut self, line: &mut Line, spec: &'static Spec, request: Request<'_>) -> Result<(), Close> {
+        if self.transaction.is_some() {
+            return self.pinned(line, spec, request).await;
+        }
+        let shared = self.worker.shared.clone();
+        shared.l1.databases_swapped();
+        let reply = self.ask(line, spec, request).await?;
+        shared.l1.databases_swapped();
+        if shared.config.channel.enabled
+            && let Some(lent) = &self.private
+        {
+            let message = crate::invalidation::message::everything(&shared.origin_id);
+            lent.tell(&[b"PUBLISH", shared.config.channel.name.as_bytes(), &message], Time::now());
+        }
+        self.answer(|out| out.extend_from_slice(&reply));
+        Ok(())
+    }
+
+    async fn reset(&mut self, line: &mut Line) -> Result<(), Close> {
+        line.answered(self).await?;
+        self.private = None;
+        self.owner.bind(false);
+        (self.transaction, self.watching, self.silent, self.name) = (None, false, false, None);
+        self.caller.replies.set_silent(false);
+        self.admitted = false;
+        let who = proxy::Who::new(&self.worker.shared.l1, None, self.worker.shared.config.upstream.db);
+        self.caller.become_(who, crate::resp::Resp::V2);
+        self.answer(|out| encode::simple(out, "RESET"));
+        Ok(())
+    }
+}

@@ -1,0 +1,216 @@
+//! One client connection: read, take up each command, answer in order.
+//!
+//! [`serve`] is the life of a session on one screen. What may go on a lane goes to [`crate::proxy::call`] at once, without
+//! waiting for anything; all else, what the session keeps itself (`local`) and what needs a connection of its own
+//! (`pinned`), goes through [`Session::command`]. A session never reads while it has too much unanswered or unwritten, so
+//! its memory is bounded by what one request and the output limit allow. Started by `server`, one task a client.
+
+mod foreign;
+mod local;
+mod login;
+mod pinned;
+mod wire;
+
+use std::rc::Rc;
+
+use crate::clock::Time;
+use crate::command::{self, Route};
+use crate::error::Error;
+use crate::metrics::Outcome;
+use crate::proxy::{self, Caller, End, Lent, Owner, Replies, Transaction, Who, Worker};
+use crate::resp::{Limits, Parsed, Parser, ProtocolError, Request};
+use crate::socket::Socket;
+
+use wire::{Event, Wire};
+
+/// Larger requests borrow a private connection: others must not wait behind their bytes.
+const LARGE_REQUEST: usize = 1 << 20;
+/// Commands of one session that may be unanswered before it reads no further.
+const UNANSWERED: usize = 4096;
+/// Commands taken up before it is looked at how much is unanswered.
+const STRIDE: usize = 64;
+
+/// Why a session ends.
+#[derive(Debug)]
+enum Close {
+    /// What is answered is still written, as far as the client takes it.
+    Gently,
+    /// Nobody is there to write to.
+    Now,
+}
+
+/// Serves a client until it leaves, breaks the protocol, or must leave. Dropping the future ends the session at once.
+pub async fn serve(worker: Rc<Worker>, socket: Socket, replies: Rc<Replies>) {
+    let mut wire = Wire::new(socket);
+    let mut parser = Parser::new();
+    let mut session = Session::new(worker, replies);
+    let close = loop {
+        match wire.next(&mut session).await {
+            Event::Bytes | Event::Resumed => {}
+            Event::Eof if session.has_blocked() => break Close::Now,
+            Event::Eof | Event::Drained | Event::Idle => break Close::Gently,
+            Event::Gone => break Close::Now,
+        }
+        match session.commands(&mut wire, &mut parser).await {
+            Ok(()) => {}
+            Err(close) => break close,
+        }
+        if wire.is_empty() {
+            parser.shrink();
+        }
+    };
+    if matches!(close, Close::Gently) {
+        wire.finish(&session).await;
+    }
+}
+
+/// What a session knows about its client.
+struct Session {
+    worker: Rc<Worker>,
+    caller: Caller,
+    owner: Rc<Owner>,
+    /// Whether it may act at all: it proved a login, or the gate is open.
+    admitted: bool,
+    private: Option<Lent>,
+    stay: Stay,
+    transaction: Option<Transaction>,
+    watching: bool,
+    skip_next: bool,
+    silent: bool,
+    blocked: Option<proxy::Place>,
+    raw: bool,
+    name: Option<Box<[u8]>>,
+    /// `CLIENT SETINFO` as the client sent it, to be told to a home connection too.
+    info: Vec<Box<[u8]>>,
+}
+
+/// How long a private connection is kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stay {
+    /// Until what it was borrowed for is over.
+    Loan,
+    /// For life; plain reads may still be answered by L1.
+    Home,
+    /// For life, and everything goes over it: it holds state that crema does not follow.
+    Tainted,
+}
+
+impl Session {
+    fn new(worker: Rc<Worker>, replies: Rc<Replies>) -> Self {
+        let who = Who::new(&worker.shared.l1, None, worker.shared.config.upstream.db);
+        let owner = Owner::new(Rc::clone(&replies), worker.shared.l1.clone());
+        Self {
+            caller: Caller::new(replies, who),
+            worker,
+            owner,
+            admitted: false,
+            private: None,
+            stay: Stay::Loan,
+            transaction: None,
+            watching: false,
+            skip_next: false,
+            silent: false,
+            blocked: None,
+            raw: false,
+            name: None,
+            info: Vec::new(),
+        }
+    }
+
+    /// Takes up every whole request that was read.
+    async fn commands(&mut self, wire: &mut Wire, parser: &mut Parser) -> Result<(), Close> {
+        let mut now = Time::now(); // after the bytes were read: what a hit checks is true then
+        let mut left = STRIDE;
+        while !wire.input.rest().is_empty() {
+            left -= 1;
+            if left == 0 {
+                if self.must_wait(now) {
+                    wire.pause();
+                    return Ok(());
+                }
+                left = STRIDE;
+            }
+            if self.raw {
+                self.relay(wire.input.rest());
+                wire.input.clear();
+                break;
+            }
+            let limits = if self.admitted { Limits::authenticated() } else { Limits::unauthenticated() };
+            let consumed = match parser.parse(wire.input.rest(), &limits) {
+                Ok(Parsed::Incomplete) => break,
+                Ok(Parsed::Empty { consumed }) => consumed,
+                Ok(Parsed::Request { consumed }) => {
+                    let Wire { input, line, .. } = &mut *wire;
+                    let request = parser.request(input.rest());
+                    if !self.quick(request, now) {
+                        self.command(line, request, now).await?;
+                        now = Time::now();
+                    }
+                    consumed
+                }
+                Err(error) => return Err(self.protocol_error(&error)),
+            };
+            wire.input.consume(consumed);
+        }
+        wire.input.compact();
+        if self.must_wait(now) {
+            wire.pause();
+        }
+        Ok(())
+    }
+
+    /// The common case: a session without a connection of its own sends a command that may go on a lane.
+    fn quick(&mut self, request: Request<'_>, now: Time) -> bool {
+        if self.private.is_some() || !self.admitted || self.silent || self.skip_next {
+            return false;
+        }
+        let Some(spec) = command::lookup(request) else { return false };
+        let on_lane = match spec.route {
+            Route::Lane => true,
+            Route::LaneUnlessBlocking => !spec.blocking(request),
+            _ => false,
+        };
+        if !on_lane || request.raw().len() > LARGE_REQUEST || self.worker.shared.l1.is_paused(now) {
+            return false;
+        }
+        proxy::call(&self.worker, &mut self.caller, spec, request, now);
+        true
+    }
+
+    /// Whether the client should be answered before more is read from it.
+    fn must_wait(&self, now: Time) -> bool {
+        let replies = &self.caller.replies;
+        replies.unanswered() >= UNANSWERED || replies.is_full() || self.caller.must_wait(now)
+    }
+
+    /// Whether what makes it wait has passed.
+    fn may_go_on(&self, now: Time) -> bool {
+        let replies = &self.caller.replies;
+        replies.unanswered() < UNANSWERED / 2 && !replies.is_full() && !self.caller.must_wait(now)
+    }
+
+    /// Whether Redis waits on behalf of this session: then a client that has left must end that wait.
+    fn has_blocked(&self) -> bool {
+        let head = self.caller.replies.head();
+        self.private.is_some() && (self.stay == Stay::Tainted || self.blocked.is_some_and(|place| place >= head))
+    }
+
+    fn protocol_error(&self, error: &ProtocolError) -> Close {
+        self.caller.replies.set_silent(false);
+        self.answer(|out| error.write(out));
+        self.worker.stats.count(command::Class::Connection, Outcome::Refused);
+        Close::Gently
+    }
+
+    /// Answers the next command with what `write` appends.
+    fn answer(&self, write: impl FnOnce(&mut Vec<u8>)) {
+        self.caller.replies.answer(|out| {
+            write(out);
+            (true, ())
+        });
+    }
+
+    fn refuse(&self, error: &Error) {
+        self.answer(|out| error.reply(crate::error::Sent::No, out));
+    }
+}

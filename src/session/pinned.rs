@@ -1,0 +1,182 @@
+//! Private connections: borrowed for a transaction or a slow command, kept as a home, or given over for good.
+//!
+//! Any change of connection, either way, waits until the session's earlier commands are answered: so order is kept without
+//! anybody comparing two connections.
+
+use super::wire::Line;
+use super::{Close, Session, Stay};
+use crate::clock::Time;
+use crate::command::{Effect, Route, Spec, Verb};
+use crate::metrics::Outcome;
+use crate::proxy::{self, Work};
+use crate::resp::Request;
+use crate::upstream::Mode;
+
+impl Session {
+    /// Whether the private connection is only borrowed and what it was borrowed for is over.
+    pub(super) fn loan_is_over(&self) -> bool {
+        self.private.is_some() && self.stay == Stay::Loan && self.transaction.is_none() && !self.watching
+    }
+
+    /// Gives a borrowed connection back once all on it is answered.
+    pub(super) async fn end_loan(&mut self, line: &mut Line) -> Result<(), Close> {
+        line.answered(self).await?;
+        if let Some(lent) = self.private.take() {
+            self.owner.bind(false);
+            lent.give_back(Time::now());
+        }
+        Ok(())
+    }
+
+    /// Has a private connection from here on, at least until the present purpose is over.
+    pub(super) async fn borrow(&mut self, line: &mut Line) -> Result<(), Close> {
+        if self.private.is_none() {
+            line.answered(self).await?;
+            let now = Time::now();
+            let lent = self.worker.lend(&self.caller.who, self.caller.resp, self.owner.clone(), now);
+            self.private = Some(lent);
+            self.stay = Stay::Loan;
+        }
+        Ok(())
+    }
+
+    /// Has a private connection for life.
+    pub(super) async fn keep(&mut self, line: &mut Line, stay: Stay) -> Result<(), Close> {
+        self.borrow(line).await?;
+        let now = Time::now();
+        if let Some(lent) = &mut self.private
+            && self.stay == Stay::Loan
+        {
+            lent.settle(now);
+            for info in &self.info {
+                lent.tell_raw(info, now);
+            }
+        }
+        if self.stay != Stay::Tainted {
+            self.stay = stay;
+        }
+        self.owner.bind(true);
+        Ok(())
+    }
+
+    /// Sends a command over the private connection, which must be there.
+    pub(super) fn send_private(&mut self, spec: &Spec, request: Request<'_>, now: Time) -> proxy::Place {
+        let l1 = &self.worker.shared.l1;
+        let Some(lent) = &self.private else { unreachable!("only called after borrow or keep") };
+        if let Some(transaction) = &mut self.transaction
+            && matches!(spec.effect, Effect::Write | Effect::Opaque)
+        {
+            transaction.queue(l1, spec.keys(request), spec.effect == Effect::Opaque, spec.route == Route::Session(Verb::SwapDb));
+        }
+        let place = self.caller.send_on(&self.worker, lent.lane(), spec, request, None, now);
+        self.worker.stats.count(spec.class, Outcome::Pinned);
+        place
+    }
+
+    /// A command of a session that has a private connection, or needs one for it.
+    pub(super) async fn pinned(&mut self, line: &mut Line, spec: &'static Spec, request: Request<'_>) -> Result<(), Close> {
+        let blocking = self.transaction.is_none() && spec.blocking(request);
+        match spec.route {
+            Route::Home => self.keep(line, Stay::Home).await?,
+            Route::Taint => self.keep(line, Stay::Tainted).await?,
+            _ if blocking => self.keep(line, Stay::Home).await?,
+            _ => self.borrow(line).await?,
+        }
+        if self.transaction.is_some() && matches!(spec.route, Route::Home | Route::Taint | Route::Session(_)) {
+            self.keep(line, Stay::Tainted).await?; // what it will do when EXEC comes is not followed
+        }
+        let now = Time::now();
+        if self.stay == Stay::Home && self.transaction.is_none() && !self.watching && spec.cacheable() && spec.arity_ok(request.argc())
+        {
+            let outcome = proxy::hit(&self.worker, &mut self.caller, spec, request, now);
+            if outcome == Outcome::Hit {
+                self.worker.stats.count(spec.class, outcome);
+                return Ok(());
+            }
+        }
+        let place = self.send_private(spec, request, now);
+        if blocking {
+            self.blocked = Some(place);
+        }
+        Ok(())
+    }
+
+    /// `MULTI`, `EXEC`, `DISCARD`, `WATCH`, `UNWATCH`.
+    pub(super) async fn transact(&mut self, line: &mut Line, verb: Verb, spec: &Spec, request: Request<'_>) -> Result<(), Close> {
+        if matches!(verb, Verb::Multi | Verb::Watch) {
+            self.borrow(line).await?;
+            self.owner.bind(true);
+        }
+        let now = Time::now();
+        if self.private.is_none() {
+            // Outside of a transaction these fail or do nothing, and leave nothing behind.
+            self.caller.forward(&self.worker, spec, request, now);
+            self.worker.stats.count(spec.class, Outcome::Forwarded);
+            return Ok(());
+        }
+        match verb {
+            Verb::Multi => {
+                self.transaction.get_or_insert_default();
+                self.send_private(spec, request, now);
+            }
+            Verb::Watch => {
+                self.watching |= self.transaction.is_none();
+                self.send_private(spec, request, now);
+            }
+            Verb::Exec => {
+                let marks = self.transaction.take().map(|transaction| transaction.begin(&self.worker.shared.l1));
+                self.watching = false;
+                let Some(lent) = &self.private else { unreachable!("checked above") };
+                self.caller.send_on(&self.worker, lent.lane(), spec, request, marks, now);
+                self.worker.stats.count(spec.class, Outcome::Pinned);
+            }
+            _ => {
+                if verb == Verb::Discard {
+                    self.transaction = None;
+                }
+                self.watching &= self.transaction.is_some();
+                self.send_private(spec, request, now);
+            }
+        }
+        Ok(())
+    }
+
+    /// Commands after which the connection speaks otherwise: subscriptions, `MONITOR`, `SYNC`.
+    pub(super) async fn stream(&mut self, line: &mut Line, verb: Verb, spec: &Spec, request: Request<'_>) -> Result<(), Close> {
+        self.keep(line, Stay::Tainted).await?;
+        let now = Time::now();
+        let Some(lent) = &self.private else { unreachable!("kept above") };
+        let (mode, work) = match verb {
+            Verb::Subscribe if self.transaction.is_none() => {
+                (Mode::Subscribed, Work::Confirm(request.argc().saturating_sub(1).max(1)))
+            }
+            Verb::Subscribe => (Mode::Subscribed, Work::Pass),
+            Verb::Monitor => (Mode::Monitor, Work::Pass),
+            _ => (Mode::Raw, Work::Pass),
+        };
+        if mode == Mode::Raw {
+            line.answered(self).await?;
+        }
+        lent_mode(lent, mode);
+        let place = self.caller.replies.reserve();
+        self.caller.send_work_on(&self.worker, lent.lane(), request, place, work, now);
+        if mode == Mode::Raw {
+            self.caller.replies.append(place, b"", true); // what comes now is no reply
+            self.raw = true;
+        }
+        self.worker.stats.count(spec.class, Outcome::Pinned);
+        Ok(())
+    }
+
+    /// A replica's bytes, once the connection is a replication stream.
+    pub(super) fn relay(&self, bytes: &[u8]) {
+        if let Some(lent) = &self.private {
+            lent.lane().send_raw(bytes);
+        }
+    }
+}
+
+fn lent_mode(lent: &proxy::Lent, mode: Mode) {
+    // A subscriber that also monitors keeps reading lines; a stream never becomes replies again.
+    lent.lane().set_mode(mode);
+}

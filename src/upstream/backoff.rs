@@ -1,0 +1,44 @@
+//! How long to wait before the next try to connect: doubling, capped, jittered so that a fleet does not knock in step.
+
+use std::time::Duration;
+
+use rand::Rng;
+
+/// Waits of 50 ms, 100 ms, 200 ms .. 2 s, each drawn between half and the whole ("equal jitter").
+#[derive(Debug, Default)]
+pub struct Backoff {
+    failures: u32,
+}
+
+const FIRST: Duration = Duration::from_millis(50);
+const LONGEST: Duration = Duration::from_secs(2);
+
+impl Backoff {
+    /// The next wait.
+    pub fn next(&mut self) -> Duration {
+        let whole = FIRST.saturating_mul(1 << self.failures.min(10)).min(LONGEST);
+        self.failures = self.failures.saturating_add(1);
+        whole.mul_f64(rand::rng().random_range(0.5..=1.0))
+    }
+
+    /// A success: the next failure starts from the shortest wait again.
+    pub fn reset(&mut self) {
+        self.failures = 0;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn doubles_to_a_cap_and_starts_anew() {
+        let mut backoff = Backoff::default();
+        for expected in [50, 100, 200, 400, 800, 1600, 2000, 2000] {
+            let wait = backoff.next().as_millis();
+            assert!((expected / 2..=expected).contains(&wait), "{wait} ms for {expected} ms");
+        }
+        backoff.reset();
+        assert!(backoff.next() <= FIRST);
+    }
+}

@@ -1,0 +1,581 @@
+//! A pipelined connection to a node: commands go out in the order of [`Lane::send`], replies come back in that order.
+//!
+//! A lane is shared by many sessions of one worker; the same type, made with [`Lane::private`], is a connection lent to
+//! one session, on which Redis may also speak unasked. One task, [`Lane::run`], owns the socket: it writes what was
+//! appended, splits what comes into replies without decoding them, and hands each piece to the [`Waiter`] at the head of
+//! the FIFO. However the connection ends, every waiter is told: none waits for ever.
+
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::Sleep;
+
+use super::messages::{Message, classify, is_monitor_line};
+use super::{Node, Target, connect};
+use crate::clock::Time;
+use crate::error::{Error, Sent};
+use crate::resp::{Split, Splitter, encode};
+use crate::socket::Socket;
+
+/// A lane whose head waits longer takes no more commands, and a reply is read no slower for a slow session after it.
+pub const STALL: Duration = Duration::from_millis(50);
+
+/// Reads (of at most 64 KiB) that a lane may do before other tasks of its thread get a turn.
+const BUDGET: usize = 16;
+const SCRATCH: usize = 64 << 10;
+
+thread_local! {
+    /// Where every lane of the thread reads to: replies leave it before the next lane is polled.
+    static READ: RefCell<Box<[u8]>> = RefCell::new(vec![0; SCRATCH].into_boxed_slice());
+}
+
+/// What awaits one reply.
+pub trait Waiter: 'static {
+    /// The next bytes of the reply, in order. `kind` is its type byte; `end` is true with its last bytes.
+    fn piece(&mut self, kind: u8, bytes: &[u8], end: bool);
+
+    /// Asked in the middle of a reply: ready once the receiver can take more bytes.
+    fn poll_room(&mut self, cx: &mut Context<'_>) -> Poll<()>;
+
+    /// A whole confirmation of a (un)subscribe command. `None`: this waiter awaits none; else whether it was the last.
+    fn confirm(&mut self, bytes: &[u8]) -> Option<bool>;
+
+    /// The connection is gone and this reply will not come.
+    fn lost(self, error: &Error, sent: Sent);
+}
+
+/// Whoever a private connection is lent to: takes what Redis says unasked.
+pub trait OutOfBand {
+    /// A whole push, message or raw piece, to be passed on after the replies before it.
+    fn message(&self, bytes: &[u8]);
+    /// A line of `MONITOR`.
+    fn monitored(&self, line: &[u8]);
+    /// Ready once the receiver can take more bytes.
+    fn poll_room(&self, cx: &mut Context<'_>) -> Poll<()>;
+    /// The connection has ended.
+    fn ended(&self);
+}
+
+/// How a private connection's bytes are to be understood.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// Replies, and RESP3 pushes between them.
+    Replies,
+    /// The session subscribed: RESP2 messages stand between replies.
+    Subscribed,
+    /// The session monitors: status lines stand between replies.
+    Monitor,
+    /// No protocol any more: a replication stream.
+    Raw,
+}
+
+/// The connection. See the module's head.
+pub struct Lane<W> {
+    node: Arc<Node>,
+    private: bool,
+    inner: RefCell<Inner<W>>,
+    mode: Cell<Mode>,
+    waiting_since: Cell<Time>,
+    used: Cell<Time>,
+    checked: Cell<Time>,
+    told: Cell<bool>,
+    local: RefCell<String>,
+}
+
+struct Inner<W> {
+    state: State,
+    out: Vec<u8>,
+    cursor: usize,
+    /// Bytes ever appended and ever written; their difference is what `out` holds from `cursor` on.
+    queued: u64,
+    written: u64,
+    fifo: VecDeque<Entry<W>>,
+    owner: Option<Rc<dyn OutOfBand>>,
+    task: Option<Waker>,
+    opening: Vec<Waker>,
+    unverified: usize,
+}
+
+enum State {
+    Connecting,
+    Open,
+    Closing,
+    Closed(Error),
+}
+
+struct Entry<W> {
+    start: u64,
+    expect: Expect<W>,
+}
+
+enum Expect<W> {
+    Reply(W),
+    /// The reply to an `ECHO` of our own: a connection that answers anything else is out of step.
+    Nonce {
+        expected: Vec<u8>,
+        got: Vec<u8>,
+    },
+}
+
+impl<W: Waiter> Lane<W> {
+    /// A lane for many sessions. Commands may be sent at once; they leave when [`run`](Self::run) has connected.
+    pub fn shared(node: Arc<Node>, now: Time) -> Rc<Self> {
+        Rc::new(Self::new(node, false, now))
+    }
+
+    /// A connection for one session at a time.
+    pub fn private(node: Arc<Node>, now: Time) -> Rc<Self> {
+        Rc::new(Self::new(node, true, now))
+    }
+
+    fn new(node: Arc<Node>, private: bool, now: Time) -> Self {
+        let inner = Inner {
+            state: State::Connecting,
+            out: Vec::new(),
+            cursor: 0,
+            queued: 0,
+            written: 0,
+            fifo: VecDeque::new(),
+            owner: None,
+            task: None,
+            opening: Vec::new(),
+            unverified: 0,
+        };
+        Self {
+            node,
+            private,
+            inner: RefCell::new(inner),
+            mode: Cell::new(Mode::Replies),
+            waiting_since: Cell::new(now),
+            used: Cell::new(now),
+            checked: Cell::new(now),
+            told: Cell::new(false),
+            local: RefCell::default(),
+        }
+    }
+
+    /// Appends a whole command. Given back when the lane has ended: nothing was sent then.
+    pub fn send(&self, command: &[u8], waiter: W, now: Time) -> Result<(), W> {
+        match self.append(command, Expect::Reply(waiter), now) {
+            Ok(()) => Ok(()),
+            Err(Expect::Reply(waiter)) => Err(waiter),
+            Err(Expect::Nonce { .. }) => unreachable!("append gives back what it was given"),
+        }
+    }
+
+    /// Appends bytes that are no command: a replica's side of a replication stream.
+    pub fn send_raw(&self, bytes: &[u8]) {
+        let mut inner = self.inner.borrow_mut();
+        inner.queued += bytes.len() as u64;
+        inner.out.extend_from_slice(bytes);
+        inner.wake();
+    }
+
+    /// Checks that replies are still in step: an `ECHO` whose answer must be its own. Until it has come,
+    /// [`verified`](Self::verified) is false; a wrong answer ends the connection.
+    pub fn verify(&self, now: Time) {
+        self.checked.set(now);
+        let nonce = format!("crema-{:016x}", rand::random::<u64>());
+        let mut command = Vec::with_capacity(64);
+        encode::command(&mut command, &[b"ECHO", nonce.as_bytes()]);
+        let mut expected = Vec::with_capacity(32);
+        encode::bulk(&mut expected, nonce.as_bytes());
+        if self.append(&command, Expect::Nonce { expected, got: Vec::new() }, now).is_ok() {
+            self.inner.borrow_mut().unverified += 1;
+        }
+    }
+
+    /// Whether every check asked for has been answered.
+    pub fn verified(&self) -> bool {
+        self.inner.borrow().unverified == 0
+    }
+
+    fn append(&self, command: &[u8], expect: Expect<W>, now: Time) -> Result<(), Expect<W>> {
+        let mut inner = self.inner.borrow_mut();
+        if matches!(inner.state, State::Closing | State::Closed(_)) {
+            return Err(expect);
+        }
+        if inner.fifo.is_empty() {
+            self.waiting_since.set(now);
+        }
+        if matches!(expect, Expect::Reply(_)) {
+            self.used.set(now);
+        }
+        let start = inner.queued;
+        inner.queued += command.len() as u64;
+        inner.out.extend_from_slice(command);
+        inner.fifo.push_back(Entry { start, expect });
+        inner.wake();
+        Ok(())
+    }
+
+    /// Waits until the connection is made, or says why it was not. Cancel safe.
+    pub async fn ready(&self) -> Result<(), Error> {
+        poll_fn(|cx| {
+            let mut inner = self.inner.borrow_mut();
+            match &inner.state {
+                State::Open => Poll::Ready(Ok(())),
+                State::Closing => Poll::Ready(Err(self.lost("closed"))),
+                State::Closed(error) => Poll::Ready(Err(error.clone())),
+                State::Connecting => {
+                    inner.opening.push(cx.waker().clone());
+                    Poll::Pending
+                }
+            }
+        })
+        .await
+    }
+
+    /// Whether commands can still be sent.
+    pub fn is_open(&self) -> bool {
+        !matches!(self.inner.borrow().state, State::Closing | State::Closed(_))
+    }
+
+    /// Whether nothing awaits a reply.
+    pub fn is_quiet(&self) -> bool {
+        self.inner.borrow().fifo.is_empty()
+    }
+
+    /// Whether the head of the FIFO has waited longer than [`STALL`] for a byte, while the node speaks on other connections.
+    pub fn is_stalled(&self, now: Time) -> bool {
+        self.waited(now) > STALL && self.node.last_heard().saturating_since(self.waiting_since.get()) > STALL
+    }
+
+    /// How long the head of the FIFO has waited for its next byte.
+    pub fn waited(&self, now: Time) -> Duration {
+        if self.is_quiet() { Duration::ZERO } else { now.saturating_since(self.waiting_since.get()) }
+    }
+
+    /// How long ago the last command was sent.
+    pub fn idle_for(&self, now: Time) -> Duration {
+        now.saturating_since(self.used.get())
+    }
+
+    /// How long ago it was last checked for being in step.
+    pub fn checked_for(&self, now: Time) -> Duration {
+        now.saturating_since(self.checked.get())
+    }
+
+    /// Why commands can no longer be sent.
+    pub fn lost_error(&self) -> Error {
+        match &self.inner.borrow().state {
+            State::Closed(error) => error.clone(),
+            _ => self.lost("closed"),
+        }
+    }
+
+    /// Whether it ended because it was told to.
+    pub fn was_closed(&self) -> bool {
+        self.told.get()
+    }
+
+    /// Bytes of commands sent or queued that are not answered yet.
+    pub fn in_flight(&self) -> u64 {
+        let inner = self.inner.borrow();
+        inner.fifo.front().map_or(0, |head| inner.queued - head.start)
+    }
+
+    /// The connection's own address, as `MONITOR` and `CLIENT LIST` show it. Empty before it is made.
+    pub fn local(&self) -> String {
+        self.local.borrow().clone()
+    }
+
+    /// Lends a private connection, or takes it back with `None`.
+    pub fn lend(&self, owner: Option<Rc<dyn OutOfBand>>) {
+        self.inner.borrow_mut().owner = owner;
+    }
+
+    /// From the next reply on, bytes are understood this way.
+    pub fn set_mode(&self, mode: Mode) {
+        self.mode.set(mode);
+    }
+
+    /// Ends the connection soon; waiters are told.
+    pub fn close(&self) {
+        self.told.set(true);
+        let mut inner = self.inner.borrow_mut();
+        if !matches!(inner.state, State::Closed(_)) {
+            inner.state = State::Closing;
+            inner.wake();
+            inner.wake_opening();
+        }
+    }
+
+    /// Ends the connection because its head waited longer than `after`.
+    pub fn give_up(&self, after: Duration) {
+        self.finish(Error::Timeout { node: Arc::clone(&self.node.address), after });
+    }
+
+    /// Connects and carries commands until the connection ends; every waiter is answered or told before this returns.
+    /// Owned by the worker that opened the lane.
+    pub async fn run(self: Rc<Self>, target: Target) -> Error {
+        let error = match connect(&target).await {
+            Ok(mut connection) => {
+                *self.local.borrow_mut() = connection.socket.local();
+                let mut wire = Wire::default();
+                {
+                    let mut inner = self.inner.borrow_mut();
+                    if matches!(inner.state, State::Connecting) {
+                        inner.state = State::Open;
+                    }
+                    inner.wake_opening();
+                }
+                self.waiting_since.set(Time::now());
+                poll_fn(|cx| self.poll_drive(cx, &mut connection.socket, &mut wire)).await
+            }
+            Err(error) => error,
+        };
+        self.finish(error.clone());
+        error
+    }
+
+    fn finish(&self, error: Error) {
+        let (fifo, written, owner) = {
+            let mut inner = self.inner.borrow_mut();
+            if matches!(inner.state, State::Closed(_)) {
+                return;
+            }
+            inner.state = State::Closed(error.clone());
+            inner.wake();
+            inner.wake_opening();
+            inner.out = Vec::new();
+            (std::mem::take(&mut inner.fifo), inner.written, inner.owner.take())
+        };
+        // No borrow is held here: a waiter may open another lane and send on it.
+        for Entry { start, expect } in fifo {
+            if let Expect::Reply(waiter) = expect {
+                waiter.lost(&error, if start < written { Sent::Maybe } else { Sent::No });
+            }
+        }
+        if let Some(owner) = owner {
+            owner.ended();
+        }
+    }
+
+    fn poll_drive(&self, cx: &mut Context<'_>, socket: &mut Socket, wire: &mut Wire) -> Poll<Error> {
+        for _ in 0..BUDGET {
+            if let Poll::Ready(error) = self.poll_write(cx, socket) {
+                return Poll::Ready(error);
+            }
+            if self.poll_room(cx, wire).is_pending() {
+                return Poll::Pending;
+            }
+            let read = READ.with_borrow_mut(|scratch| {
+                let mut buffer = ReadBuf::new(scratch);
+                match Pin::new(&mut *socket).poll_read(cx, &mut buffer) {
+                    Poll::Pending => Poll::Pending,
+                    Poll::Ready(Err(error)) => Poll::Ready(Err(self.lost(&error.to_string()))),
+                    Poll::Ready(Ok(())) if buffer.filled().is_empty() => {
+                        Poll::Ready(Err(self.lost("closed by the upstream")))
+                    }
+                    Poll::Ready(Ok(())) => Poll::Ready(self.take(buffer.filled(), wire)),
+                }
+            });
+            match read {
+                Poll::Pending => return Poll::Pending,
+                Poll::Ready(Ok(())) => {}
+                Poll::Ready(Err(error)) => return Poll::Ready(error),
+            }
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    }
+
+    /// Writes what is queued; ready only with the reason to end. Registers the task for what is queued later.
+    fn poll_write(&self, cx: &mut Context<'_>, socket: &mut Socket) -> Poll<Error> {
+        let inner = &mut *self.inner.borrow_mut();
+        match &inner.state {
+            State::Closing => return Poll::Ready(self.lost("closed")),
+            State::Closed(error) => return Poll::Ready(error.clone()),
+            State::Connecting | State::Open => {}
+        }
+        while inner.cursor < inner.out.len() {
+            match Pin::new(&mut *socket).poll_write(cx, &inner.out[inner.cursor..]) {
+                Poll::Ready(Ok(n)) => {
+                    inner.cursor += n;
+                    inner.written += n as u64;
+                }
+                Poll::Ready(Err(error)) => return Poll::Ready(self.lost(&error.to_string())),
+                Poll::Pending => break,
+            }
+        }
+        if inner.cursor == inner.out.len() {
+            inner.cursor = 0;
+            inner.out.clear();
+            inner.out.shrink_to(SCRATCH);
+        } else if inner.cursor > SCRATCH {
+            inner.out.drain(..inner.cursor);
+            inner.cursor = 0;
+        }
+        if !inner.task.as_ref().is_some_and(|task| task.will_wake(cx.waker())) {
+            inner.task = Some(cx.waker().clone());
+        }
+        Poll::Pending
+    }
+
+    /// Whether the next bytes can be taken. A private connection waits as long as its session needs. On a shared lane a
+    /// session that takes nothing for [`STALL`] slows the others no longer.
+    fn poll_room(&self, cx: &mut Context<'_>, wire: &mut Wire) -> Poll<()> {
+        let mut inner = self.inner.borrow_mut();
+        if self.private {
+            return inner.owner.as_ref().map_or(Poll::Ready(()), |owner| owner.poll_room(cx));
+        }
+        if wire.splitter.at_start() {
+            return Poll::Ready(());
+        }
+        let Some(Entry { expect: Expect::Reply(waiter), .. }) = inner.fifo.front_mut() else {
+            return Poll::Ready(());
+        };
+        if wire.impatient || waiter.poll_room(cx).is_ready() {
+            wire.patience = None;
+            return Poll::Ready(());
+        }
+        let patience = wire.patience.get_or_insert_with(|| Box::pin(tokio::time::sleep(STALL)));
+        wire.impatient = patience.as_mut().poll(cx).is_ready();
+        if wire.impatient { Poll::Ready(()) } else { Poll::Pending }
+    }
+
+    /// Splits what was read and hands every piece to its waiter.
+    fn take(&self, mut bytes: &[u8], wire: &mut Wire) -> Result<(), Error> {
+        let now = Time::now();
+        self.waiting_since.set(now);
+        self.node.heard(now);
+        while !bytes.is_empty() {
+            if self.mode.get() == Mode::Raw {
+                self.say(bytes);
+                return Ok(());
+            }
+            let (len, end) = match wire.splitter.split(bytes) {
+                Ok(Split::End(len)) => (len, true),
+                Ok(Split::More) => (bytes.len(), false),
+                Err(malformed) => return Err(self.lost(&malformed.to_string())),
+            };
+            let (piece, rest) = bytes.split_at(len);
+            bytes = rest;
+            let kind = wire.splitter.kind();
+            if self.private && (kind == b'>' || self.mode.get() != Mode::Replies || !wire.whole.is_empty()) {
+                wire.whole.extend_from_slice(piece);
+                if end {
+                    self.whole(kind, &wire.whole, &mut wire.subscriptions)?;
+                    wire.whole.clear();
+                    wire.whole.shrink_to(SCRATCH);
+                }
+            } else {
+                self.reply(kind, piece, end)?;
+            }
+            wire.impatient &= !end;
+        }
+        Ok(())
+    }
+
+    fn reply(&self, kind: u8, piece: &[u8], end: bool) -> Result<(), Error> {
+        let head = self.inner.borrow_mut().fifo.pop_front();
+        let Some(mut entry) = head else {
+            if self.private {
+                self.say(piece);
+                return Ok(());
+            }
+            return Err(self.lost("a reply that nothing asked for: desynchronised"));
+        };
+        if kind == b'>' {
+            return Err(self.lost("a push on a lane: desynchronised"));
+        }
+        match &mut entry.expect {
+            Expect::Reply(waiter) => waiter.piece(kind, piece, end),
+            Expect::Nonce { expected, got } => {
+                got.extend_from_slice(piece);
+                if got.len() > expected.len() || end && got != expected {
+                    return Err(self.lost("a wrong answer to ECHO: desynchronised"));
+                }
+                if end {
+                    self.inner.borrow_mut().unverified -= 1;
+                }
+            }
+        }
+        if !end {
+            self.inner.borrow_mut().fifo.push_front(entry);
+        }
+        Ok(())
+    }
+
+    /// A whole reply, push or message on a private connection.
+    fn whole(&self, kind: u8, bytes: &[u8], subscriptions: &mut [u64; 2]) -> Result<(), Error> {
+        if self.mode.get() == Mode::Monitor && is_monitor_line(bytes) {
+            let owner = self.inner.borrow().owner.clone();
+            if let Some(owner) = owner {
+                owner.monitored(bytes);
+            }
+            return Ok(());
+        }
+        let message = match self.mode.get() {
+            Mode::Subscribed => classify(bytes),
+            _ if kind == b'>' => Some(Message::Published),
+            _ => None,
+        };
+        match message {
+            None => self.reply(kind, bytes, true),
+            Some(Message::Published) if kind == b'>' || *subscriptions != [0, 0] => {
+                self.say(bytes);
+                Ok(())
+            }
+            Some(Message::Published) => self.reply(kind, bytes, true),
+            Some(Message::Confirmation { shard, left }) => {
+                subscriptions[usize::from(shard)] = left;
+                let head = self.inner.borrow_mut().fifo.pop_front();
+                let Some(Entry { start, expect: Expect::Reply(mut waiter) }) = head else {
+                    self.say(bytes);
+                    return Ok(());
+                };
+                let last = waiter.confirm(bytes);
+                if last != Some(true) {
+                    self.inner.borrow_mut().fifo.push_front(Entry { start, expect: Expect::Reply(waiter) });
+                }
+                if last.is_none() {
+                    self.say(bytes);
+                }
+                Ok(())
+            }
+        }
+    }
+
+    fn say(&self, bytes: &[u8]) {
+        let owner = self.inner.borrow().owner.clone();
+        if let Some(owner) = owner {
+            owner.message(bytes);
+        }
+    }
+
+    fn lost(&self, why: &str) -> Error {
+        Error::Lost { node: Arc::clone(&self.node.address), why: why.into() }
+    }
+}
+
+/// What the driving task keeps of the connection between two polls.
+#[derive(Default)]
+struct Wire {
+    splitter: Splitter,
+    whole: Vec<u8>,
+    /// Channels and patterns, shard channels.
+    subscriptions: [u64; 2],
+    patience: Option<Pin<Box<Sleep>>>,
+    impatient: bool,
+}
+
+impl<W> Inner<W> {
+    fn wake(&mut self) {
+        if let Some(task) = self.task.take() {
+            task.wake();
+        }
+    }
+
+    fn wake_opening(&mut self) {
+        self.opening.drain(..).for_each(Waker::wake);
+    }
+}

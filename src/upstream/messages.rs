@@ -1,0 +1,84 @@
+//! Telling replies from messages on a private connection that subscribed or monitors.
+//!
+//! RESP3 marks a message by its type byte. RESP2 does not: there a message is an array whose first element says `message`,
+//! and a subscriber may only run commands whose replies cannot look like one (Redis, `processCommand`, "Only
+//! (P|S)SUBSCRIBE / (P|S)UNSUBSCRIBE / PING / QUIT / RESET are allowed in this context").
+
+/// What a whole reply on such a connection is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Message {
+    /// The answer to a (un)subscribe command, with the number of subscriptions left of its kind.
+    Confirmation { shard: bool, left: u64 },
+    /// A published message, an invalidation, anything else that Redis sends unasked.
+    Published,
+}
+
+/// Looks at a whole array or push. `None`: it is an ordinary reply.
+pub(super) fn classify(reply: &[u8]) -> Option<Message> {
+    let push = reply.first() == Some(&b'>');
+    let word = first_word(reply)?;
+    match word {
+        b"subscribe" | b"unsubscribe" | b"psubscribe" | b"punsubscribe" => {
+            Some(Message::Confirmation { shard: false, left: last_integer(reply)? })
+        }
+        b"ssubscribe" | b"sunsubscribe" => Some(Message::Confirmation { shard: true, left: last_integer(reply)? }),
+        b"message" | b"pmessage" | b"smessage" => Some(Message::Published),
+        _ => push.then_some(Message::Published),
+    }
+}
+
+/// Whether a simple string is a line of `MONITOR`: `+1339518083.107412 [0 127.0.0.1:60866] "keys" "*"`.
+pub(super) fn is_monitor_line(reply: &[u8]) -> bool {
+    let Some(line) = reply.strip_prefix(b"+") else { return false };
+    let digits = line.iter().take_while(|b| b.is_ascii_digit()).count();
+    digits > 0 && line.get(digits) == Some(&b'.') && line.windows(2).any(|w| w == b" [")
+}
+
+/// The first element of an array or push, where it is a bulk string.
+fn first_word(reply: &[u8]) -> Option<&[u8]> {
+    if !matches!(reply.first(), Some(b'*' | b'>')) {
+        return None;
+    }
+    let after_header = after_line(reply)?;
+    let (len, rest) = (after_header.strip_prefix(b"$")?, after_line(after_header)?);
+    let digits = len.iter().take_while(|b| b.is_ascii_digit()).count();
+    let len: usize = std::str::from_utf8(&len[..digits]).ok()?.parse().ok()?;
+    rest.get(..len)
+}
+
+/// The integer at the end of a confirmation.
+fn last_integer(reply: &[u8]) -> Option<u64> {
+    let line = reply.strip_suffix(b"\r\n")?;
+    let colon = line.iter().rposition(|&b| b == b':')?;
+    std::str::from_utf8(&line[colon + 1..]).ok()?.parse().ok()
+}
+
+fn after_line(bytes: &[u8]) -> Option<&[u8]> {
+    let end = bytes.windows(2).position(|w| w == b"\r\n")?;
+    bytes.get(end + 2..)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn confirmations_and_messages_are_told_from_replies() {
+        let confirmation = |shard, left| Some(Message::Confirmation { shard, left });
+        assert_eq!(classify(b"*3\r\n$9\r\nsubscribe\r\n$1\r\na\r\n:1\r\n"), confirmation(false, 1));
+        assert_eq!(classify(b">3\r\n$10\r\nssubscribe\r\n$1\r\na\r\n:2\r\n"), confirmation(true, 2));
+        assert_eq!(classify(b"*3\r\n$11\r\nunsubscribe\r\n$-1\r\n:0\r\n"), confirmation(false, 0));
+        assert_eq!(classify(b"*3\r\n$7\r\nmessage\r\n$1\r\na\r\n$1\r\nb\r\n"), Some(Message::Published));
+        assert_eq!(classify(b">2\r\n$10\r\ninvalidate\r\n*1\r\n$1\r\nk\r\n"), Some(Message::Published));
+        assert_eq!(classify(b"*2\r\n$4\r\npong\r\n$0\r\n\r\n"), None);
+        assert_eq!(classify(b"*1\r\n:1\r\n"), None);
+        assert_eq!(classify(b"+OK\r\n"), None);
+    }
+
+    #[test]
+    fn a_monitor_line_is_not_a_status() {
+        assert!(is_monitor_line(b"+1339518083.107412 [0 127.0.0.1:60866] \"keys\" \"*\"\r\n"));
+        assert!(!is_monitor_line(b"+OK\r\n"));
+        assert!(!is_monitor_line(b"+1.5\r\n"));
+    }
+}

@@ -1,0 +1,104 @@
+//! The upstream side: nodes, how a connection to one is made, and the lanes that carry commands.
+//!
+//! Knows no cache and no session: what waits for a reply is a [`Waiter`], given by the layer above. Called by `invalidation`
+//! (the ear's connection) and by `proxy` (lanes and private connections).
+
+mod backoff;
+mod connect;
+mod lane;
+mod messages;
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+pub use backoff::Backoff;
+pub use connect::{Connection, connect, read_reply};
+pub use lane::{Lane, Mode, OutOfBand, STALL, Waiter};
+
+use crate::clock::Time;
+use crate::config::Node as Endpoint;
+use crate::error::Error;
+use crate::resp::Resp;
+
+/// One server of the upstream, with the limits that every connection to it shares.
+#[derive(Debug)]
+pub struct Node {
+    /// Where it is.
+    pub endpoint: Endpoint,
+    /// The same for people and for error texts, without credentials.
+    pub address: Arc<str>,
+    /// Longest wait for a connection and its handshake.
+    pub connect_timeout: Duration,
+    permits: Arc<Semaphore>,
+    limit: usize,
+    heard: AtomicU64,
+}
+
+/// Leave to hold one upstream connection; given back when dropped.
+pub type Permit = OwnedSemaphorePermit;
+
+impl Node {
+    /// A node at `endpoint` to which at most `limit` connections may be open at once.
+    pub fn new(endpoint: Endpoint, limit: usize, connect_timeout: Duration) -> Self {
+        let address = endpoint.to_string().into();
+        Self { endpoint, address, connect_timeout, permits: Arc::new(Semaphore::new(limit)), limit, heard: AtomicU64::new(0) }
+    }
+
+    /// Leave for one more connection, now or never: waiting for another session to give one back would order sessions
+    /// behind each other.
+    pub fn permit(&self) -> Result<Permit, Error> {
+        Arc::clone(&self.permits).try_acquire_owned().map_err(|_| Error::UpstreamLimit { limit: self.limit })
+    }
+
+    /// The node said something at `now`, on any connection.
+    pub fn heard(&self, now: Time) {
+        // Once a millisecond is often enough, and leaves the cache line alone otherwise.
+        if now.saturating_since(self.last_heard()) > Duration::from_millis(1) {
+            self.heard.store(now.as_nanos(), Ordering::Relaxed);
+        }
+    }
+
+    /// When the node last said something, to a millisecond.
+    pub fn last_heard(&self) -> Time {
+        Time::from_nanos(self.heard.load(Ordering::Relaxed))
+    }
+
+    /// Connections open or being opened.
+    pub fn connections(&self) -> usize {
+        self.limit.saturating_sub(self.permits.available_permits())
+    }
+}
+
+/// Name and password of an ACL user, as a client proved them or as the upstream URL gives them.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Login {
+    /// The ACL user, `default` for the old one-argument `AUTH`.
+    pub user: Box<[u8]>,
+    /// In the clear, as Redis wants it. Never printed.
+    pub password: Box<[u8]>,
+}
+
+impl fmt::Debug for Login {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Login({})", String::from_utf8_lossy(&self.user))
+    }
+}
+
+/// What a connection must be before the first command goes over it.
+#[derive(Clone, Debug)]
+pub struct Target {
+    /// The server.
+    pub node: Arc<Node>,
+    /// The user to authenticate as; none: no `AUTH` is sent and the server's default user applies.
+    pub login: Option<Arc<Login>>,
+    /// The database selected.
+    pub db: u32,
+    /// The protocol version spoken.
+    pub resp: Resp,
+    /// The name that `CLIENT LIST` shows; empty: none is set.
+    pub name: &'static str,
+}

@@ -1,0 +1,196 @@
+//! `REDIS_URL` swapped: the tools and client libraries that people use run unchanged, RESP2 and RESP3.
+//!
+//! `make test` installs what is needed: `redis-cli` and `redis-benchmark` with Redis, the Python environment under
+//! `target/clients/venv`, the Node packages under `tests/clients/node_modules`. Without them a test says so and passes
+//! on a developer's machine; with `CREMA_TEST_CLIENTS=required`, as `make test` sets it, it fails.
+
+mod common;
+
+use std::io::{BufRead, BufReader, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+
+use common::{Crema, Redis, WORKERS, lift_open_files};
+
+/// A program in `tests/clients` and what runs it.
+struct Program {
+    interpreter: PathBuf,
+    script: PathBuf,
+}
+
+#[test]
+fn redis_py_runs_in_resp2() {
+    smoke("redis_py.py", 2);
+}
+
+#[test]
+fn redis_py_runs_in_resp3() {
+    smoke("redis_py.py", 3);
+}
+
+#[test]
+fn ioredis_runs_in_resp2() {
+    smoke("ioredis.js", 2);
+}
+
+#[test]
+fn ioredis_runs_in_resp3() {
+    smoke("ioredis.js", 3);
+}
+
+#[test]
+fn node_redis_runs_in_resp2() {
+    smoke("node_redis.js", 2);
+}
+
+#[test]
+fn node_redis_runs_in_resp3() {
+    smoke("node_redis.js", 3);
+}
+
+#[test]
+fn a_thousand_connections_of_redis_py_make_few_upstream() {
+    thousand_connections("redis_py.py");
+}
+
+#[test]
+fn a_thousand_connections_of_ioredis_make_few_upstream() {
+    thousand_connections("ioredis.js");
+}
+
+#[test]
+fn a_thousand_connections_of_node_redis_make_few_upstream() {
+    thousand_connections("node_redis.js");
+}
+
+#[test]
+fn redis_cli_runs() {
+    let Some(cli) = tool("redis-cli") else { return };
+    let redis = Redis::start();
+    let crema = Crema::start(&redis);
+    let port = crema.addr().port().to_string();
+    let run = |args: &[&str], input: &str| {
+        let mut child = Command::new(&cli)
+            .args(["-p", &port])
+            .args(args)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("redis-cli runs");
+        child.stdin.take().expect("piped").write_all(input.as_bytes()).expect("redis-cli reads");
+        let Output { status, stdout, stderr } = child.wait_with_output().expect("redis-cli ends");
+        let (stdout, stderr) = (String::from_utf8_lossy(&stdout), String::from_utf8_lossy(&stderr));
+        assert!(status.success(), "redis-cli {args:?}: {status}\n{stdout}\n{stderr}");
+        stdout.into_owned()
+    };
+    assert_eq!(run(&["PING"], ""), "PONG\n");
+    assert_eq!(run(&["SET", "k", "v"], ""), "OK\n");
+    assert_eq!(run(&["-3", "HSET", "h", "f", "1"], ""), "1\n");
+    assert_eq!(run(&["-3", "--json", "HGETALL", "h"], ""), "{\"f\":\"1\"}\n");
+    assert_eq!(run(&[], "GET k\nMULTI\nINCR n\nEXEC\nSELECT 1\nGET k\n"), "v\nOK\nQUEUED\n1\nOK\n\n");
+    assert_eq!(run(&["--eval", "/dev/stdin", "k", ",", "w"], "return redis.call('SET', KEYS[1], ARGV[1])"), "OK\n");
+    assert_eq!(run(&["GET", "k"], ""), "w\n");
+    let piped: String = (0..5_000).map(|n| format!("SET piped:{n} {n}\r\n")).collect();
+    assert!(run(&["--pipe"], &piped).contains("errors: 0, replies: 5000"));
+    assert_eq!(run(&["--scan", "--pattern", "piped:*"], "").lines().count(), 5_000);
+    assert!(run(&["--bigkeys"], "").contains("Biggest string found"));
+    assert!(run(&["INFO", "server"], "").contains("redis_version"));
+    assert_eq!(run(&["DBSIZE"], ""), "5003\n");
+}
+
+#[test]
+fn redis_benchmark_runs_all_its_tests() {
+    let Some(benchmark) = tool("redis-benchmark") else { return };
+    let redis = Redis::start();
+    let crema = Crema::start(&redis);
+    let port = crema.addr().port().to_string();
+    for more in [&[][..], &["-P", "16"], &["-3"], &["-r", "1000", "--threads", "2"]] {
+        let run = Command::new(&benchmark)
+            .args(["-p", &port, "-n", "3000", "-c", "20", "-q"])
+            .args(more)
+            .output()
+            .expect("redis-benchmark runs");
+        let out = String::from_utf8_lossy(&run.stdout).replace('\r', "\n");
+        assert!(run.status.success(), "{more:?}: {out}\n{}", String::from_utf8_lossy(&run.stderr));
+        // Each of its tests ends with a line of its own.
+        let ended = out.lines().filter(|line| line.contains("requests per second")).count();
+        assert!(ended >= 19, "{more:?}: {ended} tests ended\n{out}");
+        assert!(!out.contains("Error") && !out.contains("ERR"), "{more:?}: {out}");
+    }
+}
+
+fn smoke(script: &str, protocol: u8) {
+    let Some(program) = Program::find(script) else { return };
+    let redis = Redis::start();
+    let crema = Crema::start(&redis);
+    let run = program.command(&crema, protocol).arg("smoke").output().expect("it runs");
+    let (out, err) = (String::from_utf8_lossy(&run.stdout), String::from_utf8_lossy(&run.stderr));
+    assert!(run.status.success() && out == "ok\n", "{script} in RESP{protocol}: {}\n{out}\n{err}", run.status);
+}
+
+/// Each library's own greeting, whatever it is, in its default protocol and the other.
+fn thousand_connections(script: &str) {
+    lift_open_files();
+    let Some(program) = Program::find(script) else { return };
+    let redis = Redis::start();
+    let crema = Crema::start(&redis);
+    for protocol in [3, 2] {
+        let mut child = program
+            .command(&crema, protocol)
+            .args(["connections", "1000"])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("it runs");
+        let mut line = String::new();
+        let out = child.stdout.take().expect("piped");
+        BufReader::new(out).read_line(&mut line).expect("it speaks");
+        let list = redis.client_list();
+        drop(child.stdin.take());
+        assert!(child.wait().expect("it ends").success() && line == "ready\n", "{script}: {line}");
+        let most = if crema.is_direct() { 1_000 } else { usize::try_from(3 * WORKERS + 4).expect("small") };
+        assert!(list.len() <= most, "{script}: {} upstream connections:\n{}", list.len(), list.join("\n"));
+    }
+}
+
+impl Program {
+    fn find(script: &str) -> Option<Program> {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+        let python = Path::new(script).extension().is_some_and(|extension| extension == "py");
+        let (interpreter, needs) = if python {
+            let python = root.join("target/clients/venv/bin/python");
+            (Some(python.clone()), python)
+        } else {
+            (tool("node"), root.join("tests/clients/node_modules/ioredis"))
+        };
+        if !needs.exists() {
+            missing(&needs.display().to_string());
+            return None;
+        }
+        Some(Program { interpreter: interpreter?, script: root.join("tests/clients").join(script) })
+    }
+
+    fn command(&self, crema: &Crema, protocol: u8) -> Command {
+        let mut command = Command::new(&self.interpreter);
+        command.arg(&self.script).arg(crema.addr().port().to_string()).arg(protocol.to_string());
+        command.env("PYTHONDONTWRITEBYTECODE", "1");
+        command
+    }
+}
+
+/// A program on the path.
+fn tool(name: &str) -> Option<PathBuf> {
+    let path = std::env::var_os("PATH")?;
+    let found = std::env::split_paths(&path).map(|dir| dir.join(name)).find(|file| file.is_file());
+    if found.is_none() {
+        missing(name);
+    }
+    found
+}
+
+fn missing(what: &str) {
+    let required = std::env::var_os("CREMA_TEST_CLIENTS").is_some_and(|value| value == "required");
+    assert!(!required, "{what} is missing; `make test` installs it");
+    eprintln!("skipped: {what} is missing; `make test` installs it");
+}

@@ -1,0 +1,198 @@
+//! A link that a test controls: a TCP forwarder that can be frozen, slowed, cut and closed.
+//!
+//! A frozen link keeps what it was given and delivers it when thawed, in order and late, as a network does. It accepts
+//! connections meanwhile, and they stay as silent as the rest. Each direction can be held on its own.
+
+use std::io::{Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::sync::mpsc::{Receiver, sync_channel};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use super::redis::loopback;
+
+/// A forwarder to one address.
+pub(crate) struct Link {
+    port: u16,
+    shared: Arc<Shared>,
+}
+
+/// Which way bytes go.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Way {
+    /// From the proxy to the server.
+    Requests,
+    /// From the server to the proxy.
+    Replies,
+}
+
+struct Shared {
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct State {
+    held: [bool; 2],
+    delay: Duration,
+    /// New connections are closed at once.
+    down: bool,
+    ended: bool,
+    streams: Vec<TcpStream>,
+    accepted: u64,
+}
+
+impl Link {
+    pub(crate) fn to(target: SocketAddr) -> Link {
+        let listener = TcpListener::bind(loopback(0)).expect("a loopback port");
+        let port = listener.local_addr().expect("a bound listener").port();
+        let shared = Arc::new(Shared { state: Mutex::default(), changed: Condvar::new() });
+        std::thread::spawn({
+            let shared = Arc::clone(&shared);
+            move || shared.accept(&listener, target)
+        });
+        Link { port, shared }
+    }
+
+    pub(crate) fn addr(&self) -> SocketAddr {
+        loopback(self.port)
+    }
+
+    /// Holds all bytes, both ways, until [`Link::thaw`].
+    pub(crate) fn freeze(&self) {
+        self.shared.change(|state| state.held = [true; 2]);
+    }
+
+    /// Holds the bytes of one direction.
+    pub(crate) fn hold(&self, way: Way) {
+        self.shared.change(|state| state.held[way as usize] = true);
+    }
+
+    pub(crate) fn thaw(&self) {
+        self.shared.change(|state| state.held = [false; 2]);
+    }
+
+    /// Makes requests arrive so much later; replies are not slowed, so this is the whole round trip's increase.
+    pub(crate) fn delay(&self, delay: Duration) {
+        self.shared.change(|state| state.delay = delay);
+    }
+
+    /// Breaks every connection; what was held on it is lost. New ones are served, and not held.
+    pub(crate) fn cut(&self) {
+        self.shared.change(|state| {
+            for stream in state.streams.drain(..) {
+                let _ = stream.shutdown(Shutdown::Both);
+            }
+            state.held = [false; 2];
+        });
+    }
+
+    /// Breaks every connection and takes no more until [`Link::up`].
+    pub(crate) fn down(&self) {
+        self.shared.change(|state| state.down = true);
+        self.cut();
+    }
+
+    pub(crate) fn up(&self) {
+        self.shared.change(|state| state.down = false);
+    }
+
+    /// Connections ever taken on.
+    pub(crate) fn accepted(&self) -> u64 {
+        self.shared.lock().accepted
+    }
+}
+
+impl Drop for Link {
+    fn drop(&mut self) {
+        self.shared.change(|state| state.ended = true);
+        self.cut();
+        // Wakes the listener, which then sees that it has ended.
+        let _ = TcpStream::connect(self.addr());
+    }
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn change(&self, change: impl FnOnce(&mut State)) {
+        change(&mut self.lock());
+        self.changed.notify_all();
+    }
+
+    fn accept(self: &Arc<Self>, listener: &TcpListener, target: SocketAddr) {
+        for near in listener.incoming().map_while(Result::ok) {
+            {
+                let mut state = self.lock();
+                if state.ended {
+                    return;
+                }
+                if state.down {
+                    continue;
+                }
+                state.accepted += 1;
+            }
+            let Ok(far) = TcpStream::connect(target) else { continue };
+            self.join(&near, &far, Way::Requests);
+            self.join(&far, &near, Way::Replies);
+            let mut state = self.lock();
+            // Cut between the check above and here: the two close as they fall.
+            if !state.ended && !state.down {
+                state.streams.extend([near, far]);
+            } else {
+                let _ = near.shutdown(Shutdown::Both);
+                let _ = far.shutdown(Shutdown::Both);
+            }
+        }
+    }
+
+    /// Carries the bytes of one direction on two threads, so that a delay costs latency and not throughput.
+    fn join(self: &Arc<Self>, from: &TcpStream, to: &TcpStream, way: Way) {
+        let _ = to.set_nodelay(true);
+        let (Ok(mut from), Ok(to)) = (from.try_clone(), to.try_clone()) else { return };
+        let (sender, receiver) = sync_channel(64);
+        std::thread::spawn(move || {
+            let mut buf = vec![0; 64 << 10];
+            loop {
+                // An end or a break travels as an empty chunk, in its turn.
+                let len = from.read(&mut buf).unwrap_or(0);
+                if sender.send((Instant::now(), buf[..len].to_vec())).is_err() || len == 0 {
+                    return;
+                }
+            }
+        });
+        let shared = Arc::clone(self);
+        std::thread::spawn(move || shared.deliver(&receiver, to, way));
+    }
+
+    fn deliver(&self, chunks: &Receiver<(Instant, Vec<u8>)>, mut to: TcpStream, way: Way) {
+        for (came, chunk) in chunks {
+            let mut state = self.lock();
+            loop {
+                let due = if way == Way::Requests { came + state.delay } else { came };
+                let left = due.saturating_duration_since(Instant::now());
+                if state.ended {
+                    return;
+                }
+                state = if state.held[way as usize] {
+                    self.changed.wait(state).unwrap_or_else(PoisonError::into_inner)
+                } else if left.is_zero() {
+                    break;
+                } else {
+                    self.changed.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0
+                };
+            }
+            drop(state);
+            if chunk.is_empty() {
+                let _ = to.shutdown(Shutdown::Write);
+                return;
+            }
+            if to.write_all(&chunk).is_err() {
+                let _ = to.shutdown(Shutdown::Both);
+                return;
+            }
+        }
+    }
+}

@@ -1,0 +1,90 @@
+//! What every integration test stands on: real servers, a proxy in front of them, and raw clients.
+//!
+//! Owns the processes (each in its own directory and on its own port, killed on drop), the controllable [`Link`]
+//! between proxy and Redis, and a RESP client written anew, so that a mistake in the proxy's codec cannot hide in the
+//! test of it. Knows the proxy from outside only: its flags, its sockets and its admin pages.
+//!
+//! Reading order: [`redis`], [`proxy`], [`link`], [`client`] (over [`value`]), [`judge`].
+//!
+//! With `CREMA_TEST_DIRECT=1` the [`Crema`] launcher hands out the address of the server itself. Whatever fails then is
+//! a fault of the test, not of the proxy; what cannot be asked of a bare Redis asks [`Crema::is_direct`] first.
+#![allow(dead_code)] // every test file takes its own part of it
+#![allow(unused_imports)]
+
+pub(crate) mod client;
+pub(crate) mod judge;
+pub(crate) mod link;
+pub(crate) mod proxy;
+pub(crate) mod redis;
+pub(crate) mod value;
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use rand::SeedableRng;
+use rand::rngs::SmallRng;
+
+pub(crate) use client::{Client, pack};
+pub(crate) use link::Link;
+pub(crate) use proxy::Crema;
+pub(crate) use redis::Redis;
+pub(crate) use value::{Value, array, bulk, int, ok, simple};
+
+/// The staleness bound that every proxy in these tests is started with.
+pub(crate) const MAX_STALENESS: Duration = Duration::from_millis(500);
+
+/// Worker threads of every proxy in these tests.
+pub(crate) const WORKERS: u64 = 2;
+
+/// Polls until `check` holds, and fails the test when it does not within ten seconds.
+#[track_caller]
+pub(crate) fn eventually(what: &str, check: impl FnMut() -> bool) {
+    within(Duration::from_secs(10), what, check);
+}
+
+/// Polls until `check` holds, and fails the test when it does not within `limit`.
+#[track_caller]
+pub(crate) fn within(limit: Duration, what: &str, mut check: impl FnMut() -> bool) {
+    let deadline = Instant::now() + limit;
+    while !check() {
+        assert!(Instant::now() < deadline, "not within {limit:?}: {what}");
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}
+
+/// A generator whose seed is printed with a failing test; `CREMA_SEED` repeats a run.
+pub(crate) fn seeded(name: &str) -> SmallRng {
+    let seed = number_from_env("CREMA_SEED").unwrap_or_else(rand::random);
+    eprintln!("{name}: CREMA_SEED={seed}");
+    SmallRng::seed_from_u64(seed)
+}
+
+/// A whole number from the environment, for the few knobs that tests have.
+pub(crate) fn number_from_env(name: &str) -> Option<u64> {
+    let text = std::env::var(name).ok()?;
+    Some(text.parse().unwrap_or_else(|_| panic!("{name} is no number: {text}")))
+}
+
+/// Held by a test that measures memory or latency, so that it has its file's process for itself.
+pub(crate) fn alone() -> MutexGuard<'static, ()> {
+    static ALONE: Mutex<()> = Mutex::new(());
+    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Lifts the number of open files as far as the system lets us, and returns it. Children inherit it.
+pub(crate) fn lift_open_files() -> u64 {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    let lifted = Rlimit { current: limit.maximum, maximum: limit.maximum };
+    // A refusal leaves the old limit, which the caller is then told.
+    let _ = setrlimit(Resource::Nofile, lifted);
+    getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX)
+}
+
+/// Resident memory of a process in bytes, as the kernel counts it.
+pub(crate) fn resident(pid: u32) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("the process lives");
+    let line = status.lines().find(|line| line.starts_with("VmRSS:")).expect("a living process has VmRSS");
+    let kib: u64 = line.split_whitespace().nth(1).and_then(|n| n.parse().ok()).expect("VmRSS is in kB");
+    kib * 1024
+}

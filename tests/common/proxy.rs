@@ -1,0 +1,246 @@
+//! The proxy as a process: started, asked, stopped.
+//!
+//! Its log is kept and shown when the test fails. A panic in the log fails the test, whatever else it proved.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use super::redis::{Redis, free_port, loopback};
+use super::{Client, MAX_STALENESS, WORKERS, eventually};
+
+/// A proxy, or with `CREMA_TEST_DIRECT=1` the bare server in its place.
+pub(crate) struct Crema {
+    addr: SocketAddr,
+    admin: SocketAddr,
+    process: Option<Process>,
+}
+
+struct Process {
+    child: Child,
+    log: Arc<Mutex<Vec<String>>>,
+    reader: Option<JoinHandle<()>>,
+}
+
+/// How a proxy is to be started.
+pub(crate) struct Launch {
+    upstream: SocketAddr,
+    url: String,
+    flags: Vec<(String, String)>,
+    await_ready: bool,
+}
+
+impl Launch {
+    /// Sets a flag, in place of the value that it has in these tests.
+    pub(crate) fn flag(mut self, name: &str, value: impl ToString) -> Launch {
+        self.flags.retain(|(known, _)| known != name);
+        self.flags.push((name.to_owned(), value.to_string()));
+        self
+    }
+
+    /// The upstream URL in full, where an address is not enough.
+    pub(crate) fn url(mut self, url: String) -> Launch {
+        self.url = url;
+        self
+    }
+
+    /// Returns as soon as it listens, ready or not.
+    pub(crate) fn without_waiting(mut self) -> Launch {
+        self.await_ready = false;
+        self
+    }
+
+    pub(crate) fn start(self) -> Crema {
+        if std::env::var_os("CREMA_TEST_DIRECT").is_some() {
+            return Crema { addr: self.upstream, admin: self.upstream, process: None };
+        }
+        for _ in 0..3 {
+            if let Some(crema) = self.try_start() {
+                return crema;
+            }
+        }
+        panic!("crema does not start: its ports are taken time and again");
+    }
+
+    /// `None` when one of the ports was taken in between.
+    fn try_start(&self) -> Option<Crema> {
+        let (addr, admin) = (loopback(free_port()), loopback(free_port()));
+        let mut command = Command::new(env!("CARGO_BIN_EXE_crema"));
+        command.args(["--listen", &addr.to_string(), "--admin", &admin.to_string(), "--upstream", &self.url]);
+        command.args(self.flags.iter().flat_map(|(name, value)| [name, value]));
+        // The tests' own knobs look like its variables.
+        for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("CREMA_")) {
+            command.env_remove(name);
+        }
+        let mut child =
+            command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().expect("the binary was built");
+        let log = Arc::new(Mutex::new(Vec::new()));
+        let stderr = child.stderr.take().expect("piped");
+        let reader = Some(std::thread::spawn({
+            let log = Arc::clone(&log);
+            move || {
+                for line in BufReader::new(stderr).lines().map_while(Result::ok) {
+                    log.lock().unwrap_or_else(PoisonError::into_inner).push(line);
+                }
+            }
+        }));
+        let mut crema = Crema { addr, admin, process: Some(Process { child, log, reader }) };
+        let listening = format!("listening on {addr}");
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while !(crema.has_logged(&listening) && (!self.await_ready || crema.is_ready())) {
+            if let Some(status) = crema.exit_status() {
+                let log = crema.log();
+                crema.process = None;
+                assert!(log.contains("in use"), "crema ended with {status}:\n{log}");
+                return None;
+            }
+            assert!(Instant::now() < deadline, "crema is not ready (waited for {listening:?} and /readyz)");
+            std::thread::sleep(Duration::from_millis(3));
+        }
+        Some(crema)
+    }
+}
+
+impl Crema {
+    /// A proxy in front of `redis` with every read key promoted.
+    pub(crate) fn start(redis: &Redis) -> Crema {
+        Crema::over(redis.addr()).start()
+    }
+
+    /// A proxy whose upstream is `addr`, with these tests' defaults, still to be started.
+    pub(crate) fn over(addr: SocketAddr) -> Launch {
+        let defaults = [
+            ("--promote", "1".to_owned()),
+            ("--threads", WORKERS.to_string()),
+            ("--max-staleness", format!("{}ms", MAX_STALENESS.as_millis())),
+        ];
+        let flags = defaults.map(|(name, value)| (name.to_owned(), value)).into();
+        Launch { upstream: addr, url: format!("redis://{addr}"), flags, await_ready: true }
+    }
+
+    /// Whether this is the bare server, and metrics cannot be asked for.
+    pub(crate) fn is_direct(&self) -> bool {
+        self.process.is_none()
+    }
+
+    pub(crate) fn addr(&self) -> SocketAddr {
+        self.addr
+    }
+
+    #[track_caller]
+    pub(crate) fn client(&self) -> Client {
+        Client::connect(self.addr)
+    }
+
+    #[track_caller]
+    pub(crate) fn resp3(&self) -> Client {
+        Client::resp3(self.addr)
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.process.as_ref().expect("a proxy of our own").child.id()
+    }
+
+    /// The status and the body of an admin page; `None` while the admin port does not answer.
+    pub(crate) fn admin(&self, path: &str) -> Option<(u16, String)> {
+        let mut stream = TcpStream::connect_timeout(&self.admin, Duration::from_secs(2)).ok()?;
+        stream.set_read_timeout(Some(Duration::from_secs(5))).ok()?;
+        write!(stream, "GET {path} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n\r\n", self.admin).ok()?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).ok()?;
+        let (head, body) = answer.split_once("\r\n\r\n")?;
+        let status = head.split(' ').nth(1)?.parse().ok()?;
+        assert!(!head.to_ascii_lowercase().contains("chunked"), "an admin page of known length:\n{head}");
+        Some((status, body.to_owned()))
+    }
+
+    pub(crate) fn is_ready(&self) -> bool {
+        self.admin("/readyz").is_some_and(|(status, _)| status == 200)
+    }
+
+    /// The sum of a metric's series that carry all these labels. A metric that is not there is zero, as one is that has
+    /// labels and has not happened; so test against zero only beside something that must not be zero.
+    #[track_caller]
+    pub(crate) fn metric(&self, name: &str, labels: &[(&str, &str)]) -> f64 {
+        let (status, page) = self.admin("/metrics").expect("the admin port answers");
+        assert_eq!(status, 200, "/metrics: {page}");
+        let wanted: Vec<String> = labels.iter().map(|(label, value)| format!("{label}=\"{value}\"")).collect();
+        let series = page.lines().filter_map(|line| {
+            let (series, value) = line.rsplit_once(' ')?;
+            let (found, its_labels) = series.split_once('{').unwrap_or((series, ""));
+            (found == name && wanted.iter().all(|label| its_labels.contains(label))).then(|| value.parse::<f64>().ok())?
+        });
+        series.sum()
+    }
+
+    /// A metric that counts.
+    #[track_caller]
+    #[expect(clippy::cast_sign_loss, reason = "counters are not negative")]
+    pub(crate) fn count(&self, name: &str, labels: &[(&str, &str)]) -> u64 {
+        self.metric(name, labels) as u64
+    }
+
+    /// Requests that had this outcome.
+    #[track_caller]
+    pub(crate) fn outcomes(&self, outcome: &str) -> u64 {
+        self.count("crema_requests_total", &[("outcome", outcome)])
+    }
+
+    /// Reads a key until L1 answers it.
+    #[track_caller]
+    pub(crate) fn warm<A: AsRef<[u8]>>(&self, command: &[A]) {
+        if self.is_direct() {
+            return;
+        }
+        let mut client = self.client();
+        let before = self.outcomes("hit");
+        eventually("L1 answers a key that is read again and again", || {
+            client.cmd(command);
+            self.outcomes("hit") > before
+        });
+    }
+
+    pub(crate) fn log(&self) -> String {
+        let Some(process) = &self.process else { return String::new() };
+        process.log.lock().unwrap_or_else(PoisonError::into_inner).join("\n")
+    }
+
+    pub(crate) fn has_logged(&self, text: &str) -> bool {
+        self.log().contains(text)
+    }
+
+    /// Asks it to end, as an orchestrator does.
+    pub(crate) fn terminate(&self) {
+        let pid = i32::try_from(self.pid()).ok().and_then(rustix::process::Pid::from_raw).expect("a pid");
+        rustix::process::kill_process(pid, rustix::process::Signal::TERM).expect("our own child");
+    }
+
+    /// How it ended, once it has.
+    pub(crate) fn exit_status(&mut self) -> Option<ExitStatus> {
+        self.process.as_mut()?.child.try_wait().expect("our own child")
+    }
+}
+
+impl Drop for Crema {
+    fn drop(&mut self) {
+        let addr = self.addr;
+        let Some(process) = &mut self.process else { return };
+        // An error means that it has ended already.
+        let _ = process.child.kill();
+        let _ = process.child.wait();
+        if let Some(reader) = process.reader.take() {
+            let _ = reader.join();
+        }
+        let log = self.log();
+        if std::thread::panicking() {
+            let lines: Vec<&str> = log.lines().collect();
+            eprintln!("--- crema on {addr}, last lines of its log:");
+            lines[lines.len().saturating_sub(60)..].iter().for_each(|line| eprintln!("{line}"));
+        } else {
+            assert!(!log.contains("panicked at"), "crema panicked:\n{log}");
+        }
+    }
+}

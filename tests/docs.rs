@@ -1,0 +1,74 @@
+//! What the README says about names, held against what the program has: settings with their defaults, outcomes, metrics,
+//! links to files. Whoever adds one finds out here that nobody has told the user.
+
+use std::fs;
+use std::path::Path;
+
+use crema::metrics::{Outcome, descriptions};
+
+fn file(name: &str) -> String {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(name);
+    fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}
+
+/// The cells of a table's row that begins with this name in code.
+fn row<'a>(page: &'a str, name: &str) -> Option<Vec<&'a str>> {
+    let cells = |line: &'a str| line.trim_matches('|').split('|').map(str::trim).collect::<Vec<_>>();
+    page.lines().filter(|line| line.starts_with('|')).map(cells).find(|cells| {
+        let mut names = cells[0].split(", ");
+        names.any(|shown| shown == format!("`{name}`"))
+    })
+}
+
+#[test]
+fn the_readme_has_every_setting_with_its_default() {
+    let (readme, shipped) = (file("README.md"), file("config/crema.toml"));
+    let mut table = String::new();
+    let mut settings = 0;
+    for line in shipped.lines() {
+        if let Some(name) = line.strip_prefix('[').and_then(|line| line.strip_suffix(']')) {
+            table = format!("{name}.");
+        } else if let Some((key, value)) = line.split_once(" = ").filter(|_| !line.starts_with('#')) {
+            let (key, value) = (format!("{table}{key}"), value.trim_matches('"'));
+            settings += 1;
+            match row(&readme, &key) {
+                Some(cells) => assert_eq!(cells[1], format!("`{value}`"), "the default of {key}"),
+                None => assert!(readme.contains(&format!("`{key}`")), "{key} is not in the README"),
+            }
+        }
+    }
+    assert!(settings > 20, "{settings} settings in config/crema.toml");
+}
+
+#[test]
+fn the_readme_explains_every_outcome() {
+    let readme = file("README.md");
+    for outcome in Outcome::ALL {
+        assert!(row(&readme, outcome.as_str()).is_some(), "outcome {} is not in the README", outcome.as_str());
+    }
+}
+
+#[test]
+fn every_metric_that_a_page_names_exists() {
+    let known: Vec<&str> = descriptions().map(|(name, _)| name).collect();
+    for page in ["README.md", "ARCHITECTURE.md", "CHANGELOG.md", "config/prometheus.yml", "Makefile"] {
+        let text = file(page);
+        let words = text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
+        for word in words.filter(|word| word.starts_with("crema_")) {
+            let name = word.trim_end_matches("_bucket");
+            assert!(known.contains(&name), "{page} names {word}, which is no metric");
+        }
+    }
+}
+
+#[test]
+fn links_lead_to_files() {
+    for page in ["README.md", "ARCHITECTURE.md", "CHANGELOG.md"] {
+        let text = file(page);
+        let targets = text.split("](").skip(1).filter_map(|rest| rest.split(')').next());
+        for target in targets.filter(|target| !target.starts_with("http")) {
+            let path = target.split('#').next().expect("split yields at least one part");
+            assert!(Path::new(env!("CARGO_MANIFEST_DIR")).join(path).exists(), "{page} links to {target}");
+        }
+    }
+}

@@ -1,0 +1,176 @@
+//! What idle, hostile and slow clients may cost: memory by figures, and nobody else's time.
+//!
+//! A file of its own, and one test at a time in it, because memory and latency are measured.
+
+mod common;
+
+use std::time::{Duration, Instant};
+
+use common::{Client, Crema, Redis, Value, alone, bulk, eventually, lift_open_files, ok, resident, simple};
+
+const MIB: u64 = 1 << 20;
+
+#[test]
+fn ten_thousand_idle_connections_cost_at_most_8_kib_each() {
+    let _alone = alone();
+    let files = lift_open_files();
+    let count = usize::try_from(files.saturating_sub(500).min(10_000)).expect("small");
+    assert!(count == 10_000 || std::env::var_os("CI").is_none(), "{files} open files are too few for this test");
+    let redis = Redis::start();
+    let crema = Crema::over(redis.addr()).start();
+    if crema.is_direct() {
+        return;
+    }
+    // Whatever is set up once, for the first, is not the price of one more.
+    let mut first: Vec<Client> = (0..8_u8).map(|n| Client::speaking(2 + n % 2, crema.addr())).collect();
+    first.iter_mut().for_each(|client| assert_eq!(client.cmd(&["SET", "k", &"v".repeat(4_000)]), ok()));
+    drop(first);
+    eventually("they are gone", || crema.metric("crema_sessions", &[]) < 0.5);
+    let before = resident(crema.pid());
+    let mut idle: Vec<Client> = (0..count).map(|_| crema.client()).collect();
+    // Idle is who has talked before: a library's greeting, a value in, a value out.
+    for (n, client) in idle.iter_mut().enumerate() {
+        if n % 2 == 0 {
+            assert_eq!(client.cmd(&["SET", "k", &"v".repeat(4_000)]), ok());
+            assert_eq!(client.cmd(&["GET", "k"]).text().len(), 4_000);
+        } else {
+            assert_eq!(client.cmd(&["PING"]), simple("PONG"));
+        }
+    }
+    let each = || resident(crema.pid()).saturating_sub(before) / count as u64;
+    eventually("they cost at most 8 KiB each", || each() <= 8 << 10);
+    eprintln!("{count} idle connections cost {} bytes each", each());
+    for client in idle.iter_mut().step_by(997) {
+        assert_eq!(client.cmd(&["PING"]), simple("PONG"));
+    }
+}
+
+#[test]
+fn announcements_cost_next_to_nothing() {
+    let _alone = alone();
+    let redis = Redis::start();
+    let crema = Crema::start(&redis);
+    if crema.is_direct() {
+        return;
+    }
+    let grows_by = |announcement: &[u8], clients: usize| {
+        crema.client().cmd(&["PING"]);
+        let before = resident(crema.pid());
+        let mut announcers: Vec<Client> = (0..clients).map(|_| crema.client()).collect();
+        announcers.iter_mut().for_each(|client| client.send(announcement));
+        // Each is known to have been read once another, later one of the same worker was answered.
+        for _ in 0..8 {
+            assert_eq!(crema.client().cmd(&["PING"]), simple("PONG"));
+        }
+        std::thread::sleep(Duration::from_millis(50));
+        resident(crema.pid()).saturating_sub(before)
+    };
+    let million = grows_by(b"*1000000000\r\n", 50);
+    assert!(million < 4 * MIB, "50 announcements of 10^9 arguments cost {million} bytes");
+    let bulk = grows_by(b"*3\r\n$3\r\nSET\r\n$1\r\nk\r\n$500000000\r\n", 50);
+    assert!(bulk < 8 * MIB, "50 announcements of 500 MB cost {bulk} bytes");
+    let begun = [&b"*3\r\n$3\r\nSET\r\n$1\r\nk\r\n$500000000\r\n"[..], &[b'x'; 10_000]].concat();
+    let begun = grows_by(&begun, 50);
+    assert!(begun < 12 * MIB, "50 beginnings of 500 MB cost {begun} bytes");
+    let both = grows_by(b"*1000000000\r\n$500000000\r\n", 50);
+    assert!(both < 8 * MIB, "50 announcements of both cost {both} bytes");
+}
+
+#[test]
+fn a_hundred_thousand_nested_arrays_are_an_error_like_any_other() {
+    let _alone = alone();
+    let redis = Redis::start();
+    let crema = Crema::start(&redis);
+    let mut client = crema.client();
+    let _ = client.try_send(&b"*1\r\n".repeat(100_000));
+    let answer = client.rest().expect("an end");
+    assert_eq!(String::from_utf8_lossy(&answer), "-ERR Protocol error: expected '$', got '*'\r\n");
+    // Nested on the way back: as deep as a script may build it.
+    let script = "local t = {} for _ = 1, 6000 do t = {t} end return t";
+    let mut client = crema.resp3();
+    let deep = client.cmd(&["EVAL", script, "0"]);
+    assert_eq!(redis.client().cmd(&["EVAL", script, "0"]), deep);
+    assert_eq!(crema.client().cmd(&["PING"]), simple("PONG"));
+}
+
+#[test]
+fn twenty_clients_that_never_read_cost_their_limit_and_delay_nobody() {
+    const LIMIT: u64 = 64 * MIB;
+    const LEN: usize = 200 * 1_000_000;
+    let _alone = alone();
+    let redis = Redis::start();
+    let crema = Crema::start(&redis);
+    if crema.is_direct() {
+        return;
+    }
+    redis.client().cmd(&["SETRANGE", "huge", &(LEN - 1).to_string(), "x"]);
+    let mut client = crema.client();
+    client.cmd(&["SET", "hot", "v"]);
+    crema.warm(&["GET", "hot"]);
+    let before = resident(crema.pid());
+    let mut deaf: Vec<Client> = (0..20).map(|_| crema.client()).collect();
+    deaf.iter_mut().for_each(|client| client.send_cmd(&["GET", "huge"]));
+
+    let mut control = redis.client();
+    let (mut peak, mut hit, mut through, mut direct) = (0, Duration::ZERO, Duration::ZERO, Duration::ZERO);
+    let timed = |client: &mut Client, command: &[&str], expected: &Value, worst: &mut Duration| {
+        let began = Instant::now();
+        assert_eq!(client.cmd(command), *expected);
+        *worst = (*worst).max(began.elapsed());
+    };
+    let began = Instant::now();
+    while began.elapsed() < Duration::from_secs(8) {
+        timed(&mut client, &["GET", "hot"], &bulk("v"), &mut hit);
+        timed(&mut client, &["SET", "other", "v"], &ok(), &mut through);
+        timed(&mut control, &["SET", "control", "v"], &ok(), &mut direct);
+        peak = peak.max(resident(crema.pid()));
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    let cost = peak.saturating_sub(before);
+    eprintln!("20 deaf clients: {} MiB; hit {hit:?}, through {through:?}, at Redis itself {direct:?}", cost / MIB);
+    assert!(cost < 20 * LIMIT + 128 * MIB, "{} MiB", cost / MIB);
+    // Redis itself is busy copying 200 MB twenty times; what goes there waits for that, and for nothing else.
+    assert!(hit < Duration::from_millis(250), "a hit took {hit:?}");
+    assert!(through < direct + Duration::from_millis(500), "a write took {through:?}, at Redis itself {direct:?}");
+    drop(deaf);
+    eventually("what they cost is given back", || resident(crema.pid()) < before + 2 * LIMIT);
+
+    // The same reply, larger than any limit on what is kept, flows to a client that reads.
+    let before = resident(crema.pid());
+    let mut reader = crema.client();
+    reader.send_cmd(&["GET", "huge"]);
+    let Value::Bulk(value) = reader.value() else { panic!("a string") };
+    assert_eq!((value.len(), value[LEN - 1]), (LEN, b'x'));
+    let grown = resident(crema.pid()).saturating_sub(before);
+    eprintln!("a reply of 200 MB that was read left {} MiB", grown / MIB);
+}
+
+#[test]
+fn a_client_that_asks_much_and_reads_nothing_is_slowed_or_cut_off_at_its_limit() {
+    let _alone = alone();
+    let redis = Redis::start();
+    let crema = Crema::start(&redis);
+    if crema.is_direct() {
+        return;
+    }
+    let mut client = crema.client();
+    client.cmd(&[&b"SET"[..], b"k", &vec![b'v'; 100_000]]);
+    let before = resident(crema.pid());
+    let mut deaf = crema.client();
+    let request = common::pack(&["GET", "k"]).repeat(100);
+    let mut peak = 0;
+    // 500 MB of answers, asked for as long as it lets us.
+    for _ in 0..50 {
+        deaf.stream().set_write_timeout(Some(Duration::from_millis(500))).expect("a deadline above zero");
+        if deaf.try_send(&request).is_err() {
+            break;
+        }
+        peak = peak.max(resident(crema.pid()));
+    }
+    assert!(peak.saturating_sub(before) < 64 * MIB + 64 * MIB, "{} MiB", peak.saturating_sub(before) / MIB);
+    // Either it was slowed (its requests are not read while its answers are not), or it was disconnected and counted.
+    let kept = crema.metric("crema_sessions", &[]) > 1.5;
+    assert!(kept || crema.count("crema_slow_clients_total", &[]) == 1, "gone without being counted");
+    assert!(kept || crema.has_logged("did not read"), "gone without a word in the log");
+    assert_eq!(client.cmd(&["PING"]), simple("PONG"));
+}
