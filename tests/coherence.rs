@@ -257,10 +257,10 @@ impl<'a> World<'a> {
             let sent = now();
             client.send(&steps.iter().flat_map(|step| step.bytes.clone()).collect::<Vec<u8>>());
             for step in &steps {
-                self.receive(&mut client, step, sent, via, &mut log);
+                Self::receive(&mut client, step, sent, via, &mut log);
             }
             if let Some(key) = expires {
-                self.see_expire(key, &mut held[0].1, sent, &mut log);
+                Self::see_expire(key, &mut held[0].1, sent, &mut log);
             }
             drop(held);
             if rng.random_bool(0.7) {
@@ -301,7 +301,8 @@ impl<'a> World<'a> {
         if matches!(way, Way::Incr | Way::IncrBy) {
             let key = *COUNTERS.choose(rng).expect("three");
             let name = self.names[key].as_str();
-            let mut step = if way == Way::Incr { Step::new(&["INCR", name]) } else { Step::new(&["INCRBY", name, "1"]) };
+            let mut step =
+                if way == Way::Incr { Step::new(&["INCR", name]) } else { Step::new(&["INCRBY", name, "1"]) };
             step.increments = Some(key);
             return step;
         }
@@ -321,9 +322,11 @@ impl<'a> World<'a> {
             Way::SetGet => {
                 Step::new(&["SET", name, &fresh, "GET"]).showing(old.as_ref()).writing(key, becomes(Some(fresh)))
             }
-            Way::GetSet => Step::new(&["GETSET", name, &fresh]).showing(old.as_ref()).writing(key, becomes(Some(fresh))),
+            Way::GetSet => {
+                Step::new(&["GETSET", name, &fresh]).showing(old.as_ref()).writing(key, becomes(Some(fresh)))
+            }
             Way::Expiring => Step::new(&["SET", name, &fresh, "PX", "40"]).writing(key, becomes(Some(fresh))),
-            Way::Del => Step::new(&["DEL", name]).writing(key, becomes(None)),
+            Way::Del | Way::XDel => Step::new(&["DEL", name]).writing(key, becomes(None)),
             Way::Unlink => Step::new(&["UNLINK", name]).writing(key, becomes(None)),
             Way::GetDel => Step::new(&["GETDEL", name]).showing(old.as_ref()).writing(key, becomes(None)),
             Way::EvalDeclared => {
@@ -336,7 +339,9 @@ impl<'a> World<'a> {
             }
             Way::Restore => {
                 side.cmd(&["SET", &format!("side:{name}"), &fresh]);
-                let Value::Bulk(dump) = side.cmd(&["DUMP", &format!("side:{name}")]) else { panic!("DUMP of a string") };
+                let Value::Bulk(dump) = side.cmd(&["DUMP", &format!("side:{name}")]) else {
+                    panic!("DUMP of a string")
+                };
                 let args: [&[u8]; 5] = [b"RESTORE", name.as_bytes(), b"0", &dump, b"REPLACE"];
                 Step::new(&args).writing(key, becomes(Some(fresh)))
             }
@@ -346,7 +351,6 @@ impl<'a> World<'a> {
                 let state = held[0].1.becomes(Some(id.clone()));
                 Step::new(&args).writing(key, state)
             }
-            Way::XDel => Step::new(&["DEL", name]).writing(key, becomes(None)),
             Way::MSet | Way::PairMSet | Way::Transaction | Way::PairTransaction | Way::PairEval => {
                 self.write_two(way, held, fresh)
             }
@@ -414,7 +418,7 @@ impl<'a> World<'a> {
         }
     }
 
-    fn receive(&self, client: &mut Client, step: &Step, sent: u64, via: Via, log: &mut Log) {
+    fn receive(client: &mut Client, step: &Step, sent: u64, via: Via, log: &mut Log) {
         let mut reply = Value::Nil;
         for _ in 0..step.replies {
             reply = client.value();
@@ -448,7 +452,7 @@ impl<'a> World<'a> {
     }
 
     /// Waits out the key's time, under its lock. Redis keeps a key to the end of the millisecond in which its time ends.
-    fn see_expire(&self, key: usize, state: &mut State, sent: u64, log: &mut Log) {
+    fn see_expire(key: usize, state: &mut State, sent: u64, log: &mut Log) {
         let acked = now() + nanos(Duration::from_millis(42));
         let wait = Duration::from_nanos(acked.saturating_sub(now()));
         std::thread::sleep(wait);
@@ -465,7 +469,9 @@ impl<'a> World<'a> {
             let steps: Vec<Step> = (0..rng.random_range(1..=3)).map(|_| self.read_step(&mut rng)).collect();
             let sent = now();
             client.send(&steps.iter().flat_map(|step| step.bytes.clone()).collect::<Vec<u8>>());
-            steps.iter().for_each(|step| self.receive(&mut client, step, sent, Via::Clock, &mut log));
+            for step in &steps {
+                Self::receive(&mut client, step, sent, Via::Clock, &mut log);
+            }
             if n == 6 {
                 std::thread::sleep(Duration::from_micros(500));
             }
@@ -545,8 +551,12 @@ mod of_the_judge {
 
     fn log(via: Via, writes: &[Write], reads: &[Read]) -> Log {
         let mut log = Log::new(via);
-        writes.iter().for_each(|write| log.wrote(*write));
-        reads.iter().for_each(|read| log.read(*read));
+        for write in writes {
+            log.wrote(*write);
+        }
+        for read in reads {
+            log.read(*read);
+        }
         log
     }
 

@@ -23,7 +23,9 @@ fn ten_thousand_idle_connections_cost_at_most_8_kib_each() {
     }
     // Whatever is set up once, for the first, is not the price of one more.
     let mut first: Vec<Client> = (0..8_u8).map(|n| Client::speaking(2 + n % 2, crema.addr())).collect();
-    first.iter_mut().for_each(|client| assert_eq!(client.cmd(&["SET", "k", &"v".repeat(4_000)]), ok()));
+    for client in &mut first {
+        assert_eq!(client.cmd(&["SET", "k", &"v".repeat(4_000)]), ok());
+    }
     drop(first);
     eventually("they are gone", || crema.metric("crema_sessions", &[]) < 0.5);
     let before = resident(crema.pid());
@@ -57,7 +59,9 @@ fn announcements_cost_next_to_nothing() {
         crema.client().cmd(&["PING"]);
         let before = resident(crema.pid());
         let mut announcers: Vec<Client> = (0..clients).map(|_| crema.client()).collect();
-        announcers.iter_mut().for_each(|client| client.send(announcement));
+        for client in &mut announcers {
+            client.send(announcement);
+        }
         // Each is known to have been read once another, later one of the same worker was answered.
         for _ in 0..8 {
             assert_eq!(crema.client().cmd(&["PING"]), simple("PONG"));
@@ -109,7 +113,9 @@ fn twenty_clients_that_never_read_cost_their_limit_and_delay_nobody() {
     crema.warm(&["GET", "hot"]);
     let before = resident(crema.pid());
     let mut deaf: Vec<Client> = (0..20).map(|_| crema.client()).collect();
-    deaf.iter_mut().for_each(|client| client.send_cmd(&["GET", "huge"]));
+    for client in &mut deaf {
+        client.send_cmd(&["GET", "huge"]);
+    }
 
     let mut control = redis.client();
     let (mut peak, mut hit, mut through, mut direct) = (0, Duration::ZERO, Duration::ZERO, Duration::ZERO);

@@ -136,7 +136,9 @@ fn many_connections_with_pipelines_get_their_own_answers() {
                     bytes.extend(commands.iter().flat_map(|command| pack(&["GET", &command[1]])));
                     client.send(&bytes);
                     (0..sets).for_each(|_| assert_eq!(client.value(), ok()));
-                    commands.iter().for_each(|command| assert_eq!(client.value(), bulk(&command[2])));
+                    for command in &commands {
+                        assert_eq!(client.value(), bulk(&command[2]));
+                    }
                 }
             });
         }

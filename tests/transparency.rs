@@ -32,12 +32,24 @@ struct Shape {
 
 #[test]
 fn answers_are_the_same_byte_for_byte_in_resp2() {
-    compare_random_pipelines(2);
+    compare_random_pipelines(2, &Redis::start(), &Redis::start());
 }
 
 #[test]
 fn answers_are_the_same_byte_for_byte_in_resp3() {
-    compare_random_pipelines(3);
+    compare_random_pipelines(3, &Redis::start(), &Redis::start());
+}
+
+/// Where one is installed, as `make test` does.
+#[test]
+fn answers_are_the_same_byte_for_byte_before_valkey() {
+    let (Some(direct), Some(behind)) = (Redis::valkey(), Redis::valkey()) else {
+        eprintln!("skipped: no Valkey here; `make test` installs one");
+        return;
+    };
+    for version in [2, 3] {
+        compare_random_pipelines(version, &direct, &behind);
+    }
 }
 
 #[test]
@@ -48,9 +60,35 @@ fn every_command_answers_alike_without_and_with_too_few_arguments() {
     assert!(names.len() > 200, "a full Redis has over 200 commands");
     // What takes the connection away, stops the server, or answers by the clock or by chance.
     let left_out = [
-        "monitor", "sync", "psync", "shutdown", "quit", "reset", "info", "time", "lastsave", "save", "bgsave",
-        "bgrewriteaof", "lolwut", "command", "role", "replconf", "failover", "randomkey", "subscribe", "psubscribe",
-        "ssubscribe", "unsubscribe", "punsubscribe", "sunsubscribe", "debug", "hello", "client", "multi", "watch",
+        "monitor",
+        "sync",
+        "psync",
+        "shutdown",
+        "quit",
+        "reset",
+        "info",
+        "time",
+        "lastsave",
+        "save",
+        "bgsave",
+        "bgrewriteaof",
+        "lolwut",
+        "command",
+        "role",
+        "replconf",
+        "failover",
+        "randomkey",
+        "subscribe",
+        "psubscribe",
+        "ssubscribe",
+        "unsubscribe",
+        "punsubscribe",
+        "sunsubscribe",
+        "debug",
+        "hello",
+        "client",
+        "multi",
+        "watch",
     ];
     for version in [2, 3] {
         let mut one = Client::speaking(version, direct.addr());
@@ -178,8 +216,7 @@ fn values_of_many_megabytes_come_back_as_they_were() {
     let crema = Crema::start(&behind);
     let mut rng = seeded("values_of_many_megabytes");
     for version in [2, 3] {
-        let (mut one, mut other) =
-            (Client::speaking(version, direct.addr()), Client::speaking(version, crema.addr()));
+        let (mut one, mut other) = (Client::speaking(version, direct.addr()), Client::speaking(version, crema.addr()));
         for len in [1 << 10, (64 << 10) - 1, 64 << 10, (1 << 20) - 1, 1 << 20, (1 << 20) + 1, 12 << 20] {
             // Lines ends and type bytes in it, so that nobody can mistake what is inside for the protocol.
             let value: Vec<u8> = (0..len).map(|_| *b"\r\n$*+-:0a\0\xff".choose(&mut rng).expect("bytes")).collect();
@@ -263,14 +300,12 @@ fn small_command(rng: &mut SmallRng) -> Vec<String> {
     command.into_iter().map(ToOwned::to_owned).collect()
 }
 
-fn compare_random_pipelines(version: u8) {
-    let (direct, behind) = (Redis::start(), Redis::start());
-    let crema = Crema::start(&behind);
+fn compare_random_pipelines(version: u8, direct: &Redis, behind: &Redis) {
+    let crema = Crema::start(behind);
     let mut rng = seeded(&format!("random pipelines in RESP{version}"));
     let shapes = shapes(version);
     for round in 0..12 {
-        let (mut one, mut other) =
-            (Client::speaking(version, direct.addr()), Client::speaking(version, crema.addr()));
+        let (mut one, mut other) = (Client::speaking(version, direct.addr()), Client::speaking(version, crema.addr()));
         // The first round takes all in order, later ones shuffle them.
         let mut chosen = shapes.clone();
         if round > 0 {
@@ -354,12 +389,22 @@ fn shapes(version: u8) -> Vec<Shape> {
         shape(&[id("HELLO 3 AUTH default x"), id(hello)]),
         shape(&[id("HELLO 3 AUTH nobody x"), id(hello)]),
         shape(&[id("HELLO 3 SETNAME tester"), same("CLIENT GETNAME"), id("HELLO 3 SETNAME other"), id(hello)]),
-        shape(&[same("CLIENT SETNAME named"), same("CLIENT GETNAME"), same("RESET"), same("CLIENT GETNAME"), id(hello)]),
+        shape(&[
+            same("CLIENT SETNAME named"),
+            same("CLIENT GETNAME"),
+            same("RESET"),
+            same("CLIENT GETNAME"),
+            id(hello),
+        ]),
         shape(&[same("SELECT 3"), same("SET three 3"), same("RESET"), same("GET three"), id(hello)]),
         shape(&[same("MULTI"), same("SET queued 1"), same("RESET"), same("EXEC"), id(hello)]),
         shape(&[same("MULTI"), same("HELLO 3"), same("HGETALL hash"), ("EXEC", Differs::Id), id(hello)]),
         shape(&[("TIME", Differs::Digits), ("LASTSAVE", Differs::Digits), ("CLIENT ID", Differs::Digits)]),
-        shape(&[same("SET expiring 1 PX 100000"), ("PTTL expiring", Differs::Digits), ("TTL expiring", Differs::Digits)]),
+        shape(&[
+            same("SET expiring 1 PX 100000"),
+            ("PTTL expiring", Differs::Digits),
+            ("TTL expiring", Differs::Digits),
+        ]),
         shape(&[("XADD timed * f v", Differs::Digits), same("XLEN timed"), same("DEL timed")]),
         shape(&[("XADD timed NOMKSTREAM MAXLEN 3 * f v", Differs::Digits), same("DEL timed")]),
         replies("CLIENT REPLY OFF ; PING ; SET silent 1 ; GET silent ; CLIENT REPLY ON ; GET silent", 2),

@@ -2,7 +2,8 @@
 //!
 //! Owns the wire shape and nothing else: no sockets, no cache, no opinion on what a message should make happen. The
 //! shape is that of the Rust crate multi-tier-cache 0.6, so that programs built on it and crema understand each
-//! other: what that crate accepts is accepted here, what is written here it reads. `channel` is the only caller.
+//! other: what that crate accepts is accepted here, what is written here it reads. `channel` reads with it; whoever has
+//! something to tell the fleet writes with it.
 //!
 //! Keys are JSON strings, so a key that is not UTF-8 cannot be named; the types ask for `String` and leave it to the
 //! caller to notice.
@@ -194,6 +195,12 @@ mod tests {
             assert_eq!(String::from_utf8(envelope.encode()).expect("JSON is UTF-8"), json);
             assert_eq!(parse(json).expect(json), envelope);
         }
+    }
+
+    #[test]
+    fn everything_is_a_pattern_that_matches_each_key() {
+        let json = r#"{"origin_id":"a","type":"RemovePattern","pattern":"*"}"#;
+        assert_eq!(everything("a"), json.as_bytes());
     }
 
     #[test]

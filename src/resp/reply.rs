@@ -151,6 +151,7 @@ impl Splitter {
             return Ok(length);
         }
         self.element = kind;
+        self.negative = false;
         self.state = match kind {
             b'+' | b'-' | b',' | b'(' => State::Text,
             b'_' => State::Return,
@@ -158,7 +159,6 @@ impl Splitter {
             b':' | b'$' | b'=' | b'!' | b'*' | b'~' | b'>' | b'%' | b'|' => {
                 self.number = 0;
                 self.digits = 0;
-                self.negative = false;
                 if let Some((number, length)) = decimal::quick(&rest[1..]) {
                     self.number = u64::from(number);
                     self.end_line()?;

@@ -91,7 +91,7 @@ pub struct Parser {
     scratch: Vec<u8>,
     /// Everything before this byte of the request is understood.
     pos: usize,
-    /// This many bytes from `pos` on hold no end of line.
+    /// The line under way has no end before this byte of the request.
     scanned: usize,
     /// Arguments announced and not yet complete.
     missing: u32,
@@ -170,7 +170,7 @@ impl Parser {
     fn multibulk(&mut self, buf: &[u8], limits: &Limits) -> Result<Parsed, ProtocolError> {
         let (count, length) = match decimal::quick_header(buf, b'*') {
             Some((count, length)) => (i64::from(count), length),
-            None => match self.odd_header(buf, b'*', limits)? {
+            None => match self.odd_header(buf, 0, b'*', limits)? {
                 Some(header) => header,
                 None => return Ok(Parsed::Incomplete),
             },
@@ -201,7 +201,7 @@ impl Parser {
                     let line = buf.get(pos..).unwrap_or_default();
                     let (len, length) = match decimal::quick_header(line, b'$') {
                         Some((len, length)) => (i64::from(len), length),
-                        None => match self.odd_header(line, b'$', limits)? {
+                        None => match self.odd_header(buf, pos, b'$', limits)? {
                             Some(header) => header,
                             None => return Ok(self.suspend(pos, missing, Phase::Length)),
                         },
@@ -236,48 +236,50 @@ impl Parser {
         Parsed::Incomplete
     }
 
-    /// The number in the header that `line` begins with and the header's length, whatever the line holds and however
-    /// much of it is there.
+    /// The number in the header at `pos` and the header's length, whatever the line holds and however much of it is
+    /// there.
     #[cold]
-    fn odd_header(&mut self, line: &[u8], kind: u8, limits: &Limits) -> Result<Option<(i64, usize)>, ProtocolError> {
+    fn odd_header(
+        &mut self,
+        buf: &[u8],
+        pos: usize,
+        kind: u8,
+        limits: &Limits,
+    ) -> Result<Option<(i64, usize)>, ProtocolError> {
         let (endless, invalid) = match kind {
             b'*' => (ProtocolError::MultibulkLine, ProtocolError::MultibulkLength),
             _ => (ProtocolError::BulkLine, ProtocolError::BulkLength),
         };
-        let Some(end) = self.line_end(line, b'\r', limits.inline, endless)? else {
+        let Some(line) = self.line(buf, pos, b'\r', limits.inline, endless)? else {
             return Ok(None);
         };
         // Redis judges nothing of a line before it has the byte behind the '\r' too, though it never looks at that.
-        let Some(feed) = line.get(end + 1) else {
+        let Some(feed) = buf.get(pos + line.len() + 1) else {
             return Ok(None);
         };
-        if line[0] != kind {
-            return Err(ProtocolError::ExpectedBulk(line[0]));
-        }
-        let number = decimal::strict(&line[1..end]).ok_or(invalid)?;
+        let digits = line.strip_prefix(&[kind]).ok_or(ProtocolError::ExpectedBulk(buf[pos]))?;
+        let number = decimal::strict(digits).ok_or(invalid)?;
         self.crooked |= *feed != b'\n';
-        self.scanned = 0;
-        Ok(Some((number, end + 2)))
+        Ok(Some((number, line.len() + 2)))
     }
 
-    /// Where `line` ends, which was searched up to `scanned` before. As Redis searches with C's string functions, a
-    /// NUL hides every end behind it, and the line goes on until it is too long.
-    fn line_end(
+    /// The line from `pos` up to the byte `end`. As Redis searches with C's string functions, a NUL hides every end
+    /// behind it, and the line goes on until it is too long.
+    fn line<'a>(
         &mut self,
-        line: &[u8],
+        buf: &'a [u8],
+        pos: usize,
         end: u8,
         limit: usize,
         endless: ProtocolError,
-    ) -> Result<Option<usize>, ProtocolError> {
-        let unseen = line.get(self.scanned..).unwrap_or_default();
-        let stop = unseen.iter().position(|&byte| byte == end || byte == 0).map(|at| self.scanned + at);
-        match stop {
-            Some(at) if at <= limit && line[at] == end => {
-                self.scanned = at;
-                return Ok(Some(at));
-            }
-            Some(at) => self.scanned = at,
-            None => self.scanned += unseen.len(),
+    ) -> Result<Option<&'a [u8]>, ProtocolError> {
+        let line = buf.get(pos..).unwrap_or_default();
+        let seen = self.scanned.saturating_sub(pos).min(line.len());
+        let stop = line[seen..].iter().position(|&byte| byte == end || byte == 0);
+        let seen = stop.map_or(line.len(), |unseen| seen + unseen);
+        self.scanned = pos + seen;
+        if line.get(seen) == Some(&end) && seen <= limit {
+            return Ok(Some(&line[..seen]));
         }
         if line.len() > limit { Err(endless) } else { Ok(None) }
     }
@@ -286,15 +288,14 @@ impl Parser {
     #[cold]
     fn inline(&mut self, buf: &[u8], limits: &Limits) -> Result<Parsed, ProtocolError> {
         let limit = limits.inline.min(limits.request);
-        let Some(end) = self.line_end(buf, b'\n', limit, ProtocolError::InlineLine)? else {
+        let Some(line) = self.line(buf, 0, b'\n', limit, ProtocolError::InlineLine)? else {
             return Ok(Parsed::Incomplete);
         };
-        let line = &buf[..end];
         let mut text = Vec::new();
         inline::split(line.strip_suffix(b"\r").unwrap_or(line), &mut text, &mut self.args)?;
         self.phase = Phase::Done;
         self.crooked = true;
-        let consumed = end + 1;
+        let consumed = line.len() + 1;
         if self.args.is_empty() {
             return Ok(Parsed::Empty { consumed });
         }

@@ -18,6 +18,13 @@ use crate::resp::{Request, Resp, encode};
 use crate::upstream::Login;
 
 impl Session {
+    /// Asks whether the client may come in as it is. Redis knows that when it accepts a client; crema when it first speaks.
+    pub(super) async fn knock(&mut self) {
+        let shut = self.worker.shared.gate.shut(&self.worker.shared.node).await;
+        self.admitted = matches!(shut, Ok(None));
+        self.strict = matches!(shut, Ok(Some(_)));
+    }
+
     /// Whether a session that has not logged in may run this command. Where not, it has been answered.
     pub(super) async fn admit(&mut self, spec: Option<&Spec>, request: Request<'_>) -> bool {
         let verb = spec.and_then(|spec| match spec.route {
@@ -29,7 +36,7 @@ impl Session {
             return true;
         }
         match self.worker.shared.gate.shut(&self.worker.shared.node).await {
-            Ok(None) => self.admitted = true,
+            Ok(None) => (self.admitted, self.strict) = (true, false),
             Ok(Some(_)) if verb == Some(Verb::Hello) => self.answer(|out| {
                 encode::error(
                     out,
@@ -115,7 +122,7 @@ impl Session {
         if self.private.is_some() && self.stay == Stay::Loan {
             self.end_loan(line).await?; // it belongs to the user that the session was
         }
-        self.admitted = true;
+        (self.admitted, self.strict) = (true, false);
         let login = Arc::new(login);
         let same = self.caller.who.login.as_ref() == Some(&login);
         if !same {

@@ -71,6 +71,8 @@ struct Session {
     owner: Rc<Owner>,
     /// Whether it may act at all: it proved a login, or the gate is open.
     admitted: bool,
+    /// Redis wants a login of it: until then it may send little.
+    strict: bool,
     private: Option<Lent>,
     stay: Stay,
     transaction: Option<Transaction>,
@@ -104,6 +106,7 @@ impl Session {
             worker,
             owner,
             admitted: false,
+            strict: false,
             private: None,
             stay: Stay::Loan,
             transaction: None,
@@ -119,6 +122,9 @@ impl Session {
 
     /// Takes up every whole request that was read.
     async fn commands(&mut self, wire: &mut Wire, parser: &mut Parser) -> Result<(), Close> {
+        if !self.admitted {
+            self.knock().await;
+        }
         let mut now = Time::now(); // after the bytes were read: what a hit checks is true then
         let mut left = STRIDE;
         while !wire.input.rest().is_empty() {
@@ -135,7 +141,7 @@ impl Session {
                 wire.input.clear();
                 break;
             }
-            let limits = if self.admitted { Limits::authenticated() } else { Limits::unauthenticated() };
+            let limits = if self.strict { Limits::unauthenticated() } else { Limits::authenticated() };
             let consumed = match parser.parse(wire.input.rest(), &limits) {
                 Ok(Parsed::Incomplete) => break,
                 Ok(Parsed::Empty { consumed }) => consumed,

@@ -2,6 +2,7 @@
 //!
 //! Its log is kept and shown when the test fails. A panic in the log fails the test, whatever else it proved.
 
+use std::fmt::Display;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -35,7 +36,7 @@ pub(crate) struct Launch {
 
 impl Launch {
     /// Sets a flag, in place of the value that it has in these tests.
-    pub(crate) fn flag(mut self, name: &str, value: impl ToString) -> Launch {
+    pub(crate) fn flag(mut self, name: &str, value: impl Display) -> Launch {
         self.flags.retain(|(known, _)| known != name);
         self.flags.push((name.to_owned(), value.to_string()));
         self
@@ -75,8 +76,12 @@ impl Launch {
         for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("CREMA_")) {
             command.env_remove(name);
         }
-        let mut child =
-            command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().expect("the binary was built");
+        let mut child = command
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("the binary was built");
         let log = Arc::new(Mutex::new(Vec::new()));
         let stderr = child.stderr.take().expect("piped");
         let reader = Some(std::thread::spawn({
@@ -171,7 +176,8 @@ impl Crema {
         let series = page.lines().filter_map(|line| {
             let (series, value) = line.rsplit_once(' ')?;
             let (found, its_labels) = series.split_once('{').unwrap_or((series, ""));
-            (found == name && wanted.iter().all(|label| its_labels.contains(label))).then(|| value.parse::<f64>().ok())?
+            (found == name && wanted.iter().all(|label| its_labels.contains(label)))
+                .then(|| value.parse::<f64>().ok())?
         });
         series.sum()
     }

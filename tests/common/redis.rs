@@ -5,7 +5,7 @@
 
 use std::fs::File;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
@@ -49,23 +49,29 @@ impl Redis {
     /// A server with more arguments, as on its command line.
     pub(crate) fn with(args: &[&str]) -> Redis {
         let server = std::env::var_os("CREMA_REDIS_SERVER").map_or_else(|| "redis-server".into(), PathBuf::from);
-        Redis::launch(server, args)
+        Redis::launch(&server, args)
     }
 
     /// A Valkey, where one is installed: at `CREMA_VALKEY_SERVER`, or by `make test` under `target/clients`.
     pub(crate) fn valkey() -> Option<Redis> {
         let named = std::env::var_os("CREMA_VALKEY_SERVER").map(PathBuf::from);
         let server = named.or_else(installed_valkey).filter(|path| path.exists())?;
-        Some(Redis::launch(server, &[]))
+        Some(Redis::launch(&server, &[]))
     }
 
-    fn launch(server: PathBuf, args: &[&str]) -> Redis {
+    fn launch(server: &Path, args: &[&str]) -> Redis {
         let args: Vec<String> = args.iter().map(|arg| (*arg).to_owned()).collect();
         let password = args.iter().position(|arg| arg == "--requirepass").map(|at| args[at + 1].clone());
         for _ in 0..5 {
             let dir = tempfile::tempdir().expect("a temporary directory");
-            let mut redis =
-                Redis { server: server.clone(), args: args.clone(), port: free_port(), dir, child: None, password: password.clone() };
+            let mut redis = Redis {
+                server: server.to_owned(),
+                args: args.clone(),
+                port: free_port(),
+                dir,
+                child: None,
+                password: password.clone(),
+            };
             if redis.try_spawn() {
                 return redis;
             }
@@ -193,7 +199,11 @@ impl Drop for Redis {
         if std::thread::panicking() {
             let log = std::fs::read_to_string(self.dir.path().join("log")).unwrap_or_default();
             eprintln!("--- server on port {}, after its start:", self.port);
-            log.lines().rev().take_while(|line| !line.contains("Ready to accept")).take(15).for_each(|line| eprintln!("{line}"));
+            log.lines()
+                .rev()
+                .take_while(|line| !line.contains("Ready to accept"))
+                .take(15)
+                .for_each(|line| eprintln!("{line}"));
         }
         self.kill();
     }
