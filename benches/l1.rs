@@ -88,9 +88,13 @@ fn lookups(c: &mut Criterion) {
 
     // Ten times what fits: the last insert evicts, and until a second has passed every hit touches Moka.
     let full = L1::filled(16 << 20, 200_000, 100);
-    let hit = full.requests.iter().find(|request| full.store.contains_fresh(&full.query(request), &full.stamps, &full.fresh, now));
+    let hit = full
+        .requests
+        .iter()
+        .find(|request| full.store.contains_fresh(&full.query(request), &full.stamps, &full.fresh, now));
     let hit = hit.expect("a full L1 has entries");
-    group.bench_function("hit, while evicting", |b| b.iter(|| full.lookup(black_box(hit), now, &mut sampler, &mut out)));
+    group
+        .bench_function("hit, while evicting", |b| b.iter(|| full.lookup(black_box(hit), now, &mut sampler, &mut out)));
     group.finish();
 }
 

@@ -1,14 +1,12 @@
 //! Micro-benchmarks of what every request pays: reading it, and finding its reply's end.
 //!
-//! `cargo bench --bench micro [-- NAME]`. Numbers are the time of one call on bytes in the processor's cache. One function a group: add a
-//! function, and its name to the list at the end.
-
-#![allow(missing_docs, reason = "criterion_group! makes public items without any")]
+//! `cargo bench --bench micro [-- NAME]`; each figure is the time of one call on bytes in the processor's cache. A
+//! group is a function: add one, and its name to the list that follows.
 
 use std::hint::black_box;
 
-use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use crema::resp::{Limits, Parsed, Parser, Request, Split, Splitter, encode, to_resp2};
+use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 
 criterion_main!(benches);
 criterion_group!(benches, parser, splitter, downgrade);
@@ -16,7 +14,8 @@ criterion_group!(benches, parser, splitter, downgrade);
 /// Requests as clients send them.
 fn parser(c: &mut Criterion) {
     let value = vec![b'x'; 4096];
-    let many: Vec<&[u8]> = std::iter::once(&b"MGET"[..]).chain(std::iter::repeat_n(&b"key:000000000001"[..], 100)).collect();
+    let many: Vec<&[u8]> =
+        std::iter::once(&b"MGET"[..]).chain(std::iter::repeat_n(&b"key:000000000001"[..], 100)).collect();
     let requests: [(&str, Vec<u8>); 5] = [
         ("get", command(&[b"GET", b"key:000000000001"])),
         ("set_100", command(&[b"SET", b"key:000000000001", &value[..100]])),
@@ -70,7 +69,8 @@ fn parser(c: &mut Criterion) {
 
 /// Replies as Redis sends them, each whole in the buffer unless the name says otherwise.
 fn splitter(c: &mut Criterion) {
-    let stream = format!("*10\r\n{}", "*2\r\n$15\r\n1526985054069-0\r\n*2\r\n$5\r\nfield\r\n$5\r\nvalue\r\n".repeat(10));
+    let stream =
+        format!("*10\r\n{}", "*2\r\n$15\r\n1526985054069-0\r\n*2\r\n$5\r\nfield\r\n$5\r\nvalue\r\n".repeat(10));
     let replies: [(&str, Vec<u8>); 7] = [
         ("ok", b"+OK\r\n".to_vec()),
         ("integer", b":12345\r\n".to_vec()),

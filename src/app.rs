@@ -6,12 +6,14 @@
 
 use std::process::ExitCode;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpListener;
 use tokio::runtime;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::oneshot;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -54,10 +56,11 @@ async fn serve(config: Config) -> Result<(), Error> {
         listeners.push(Listener::bind(listen).await?);
     }
     let admin = match config.admin {
-        Some(address) => Some(TcpListener::bind(address).await.map_err(|source| Error::Listen {
-            address: address.to_string(),
-            source: Arc::new(source),
-        })?),
+        Some(address) => Some(
+            TcpListener::bind(address)
+                .await
+                .map_err(|source| Error::Listen { address: address.to_string(), source: Arc::new(source) })?,
+        ),
         None => None,
     };
 
@@ -84,18 +87,20 @@ async fn serve(config: Config) -> Result<(), Error> {
     ended().await;
     info!("stopping: no new clients, open sessions have {:?} to finish", app.shared.config.drain_timeout);
     stop_sessions.cancel();
-    // The acceptors give their hold on the workers up, then this is the last one.
-    let joined = tokio::task::spawn_blocking(move || {
+    // Joining blocks, and the workers may need this runtime while they drain: a thread of its own waits for them.
+    let (over, joined) = oneshot::channel::<()>();
+    let thread = thread::Builder::new().name("join".into()).spawn(move || {
+        // The acceptors give up their hold on the workers, then this is the last one.
         let mut workers = workers;
-        loop {
-            match Arc::try_unwrap(workers) {
-                Ok(workers) => return workers.join(),
-                Err(shared) => workers = shared,
-            }
-            std::thread::sleep(Duration::from_millis(1));
+        while let Err(shared) = Arc::try_unwrap(workers).map(Workers::join) {
+            workers = shared;
+            thread::sleep(Duration::from_millis(1));
         }
+        drop(over);
     });
-    let _ = joined.await;
+    if thread.is_ok() {
+        let _ = joined.await;
+    }
     stop_rest.cancel();
     let _ = timeout(Duration::from_secs(2), tasks.wait()).await;
     info!("stopped");
@@ -125,7 +130,10 @@ fn raise_file_limit(config: &Config) {
         let raised = maximum.map_or(needed, |maximum| needed.min(maximum));
         let _ = setrlimit(Resource::Nofile, Rlimit { current: Some(raised), maximum });
         if raised < needed {
-            warn!(limit = raised, needed, "fewer open files allowed than max_clients and max_upstream may need: raise `ulimit -n`");
+            warn!(
+                limit = raised,
+                needed, "fewer open files allowed than max_clients and max_upstream may need: raise `ulimit -n`"
+            );
         }
     }
 }
@@ -186,10 +194,16 @@ impl App {
         let node = &self.shared.node;
         let advice = |error: &Error| format!("{error}; is it running, and is `upstream` right?");
         if kept.is_none() {
-            let target =
-                Target { node: Arc::clone(node), login: self.login.clone(), db: 0, resp: Resp::V2, name: "crema-check" };
+            let target = Target {
+                node: Arc::clone(node),
+                login: self.login.clone(),
+                db: 0,
+                resp: Resp::V2,
+                name: "crema-check",
+            };
             let mut connection = connect(&target).await.map_err(|error| advice(&error))?;
-            let server = ask(&mut connection, b"*2\r\n$4\r\nINFO\r\n$6\r\nserver\r\n", node).await.map_err(|e| advice(&e))?;
+            let server =
+                ask(&mut connection, b"*2\r\n$4\r\nINFO\r\n$6\r\nserver\r\n", node).await.map_err(|e| advice(&e))?;
             *kept = Some((connection, name(&server)));
         }
         let Some((connection, server)) = kept else { unreachable!("just made") };

@@ -85,9 +85,9 @@ pub fn hit(worker: &Rc<Worker>, caller: &mut Caller, spec: &'static Spec, reques
     }
     let sampled = worker.stats.sample();
     let fresh = &caller.who.ear.freshness;
-    let sampler = &mut *worker.sampler.borrow_mut();
+    let touches = &mut *worker.sampler.borrow_mut();
     let looked = caller.replies.answer(|out| {
-        let looked = l1.store.lookup(&query, caller.resp, &l1.stamps, fresh, now, sampler, out);
+        let looked = l1.store.lookup(&query, caller.resp, &l1.stamps, fresh, now, touches, out);
         (looked.is_hit(), looked)
     });
     match looked {

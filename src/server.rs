@@ -48,7 +48,7 @@ pub struct Workers {
 }
 
 struct Door {
-    clients: mpsc::UnboundedSender<Client>,
+    clients: mpsc::Sender<Client>,
     count: Arc<AtomicUsize>,
 }
 
@@ -57,8 +57,7 @@ impl Workers {
     pub fn start(shared: &Arc<Shared>, stats: &[Arc<WorkerStats>], stop: &CancellationToken) -> io::Result<Self> {
         let mut workers = Self { shared: Arc::clone(shared), doors: Vec::new(), threads: Vec::new() };
         for (number, stats) in stats.iter().enumerate() {
-            // Unbounded in type only: at most max_clients sockets exist.
-            let (clients, door) = mpsc::unbounded_channel();
+            let (clients, door) = mpsc::channel(shared.config.max_clients);
             let count = Arc::new(AtomicUsize::new(0));
             workers.doors.push(Door { clients, count: Arc::clone(&count) });
             let (shared, stats, stop) = (Arc::clone(shared), Arc::clone(stats), stop.clone());
@@ -84,7 +83,7 @@ impl Workers {
         }
         let door = self.doors.iter().min_by_key(|door| load(door)).expect("there is at least one worker");
         door.count.fetch_add(1, Ordering::Relaxed);
-        if door.clients.send(client).is_err() {
+        if door.clients.try_send(client).is_err() {
             door.count.fetch_sub(1, Ordering::Relaxed);
         }
     }
@@ -179,7 +178,7 @@ pub async fn accept(listener: Listener, workers: Arc<Workers>, stop: Cancellatio
 fn work(
     shared: &Arc<Shared>,
     stats: &Arc<WorkerStats>,
-    mut door: mpsc::UnboundedReceiver<Client>,
+    mut door: mpsc::Receiver<Client>,
     count: &Arc<AtomicUsize>,
     stop: &CancellationToken,
 ) {
@@ -226,7 +225,8 @@ struct Sessions {
 impl Sessions {
     fn start(&self, worker: &Rc<Worker>, client: Client, count: &Arc<AtomicUsize>) {
         let number = self.next.replace_with(|&mut number| number + 1);
-        let leave = Leave { number, open: Rc::clone(&self.open), count: Arc::clone(count), stats: Arc::clone(&worker.stats) };
+        let leave =
+            Leave { number, open: Rc::clone(&self.open), count: Arc::clone(count), stats: Arc::clone(&worker.stats) };
         let socket = match client {
             Client::Tcp(stream) => TcpStream::from_std(stream).map(Socket::tcp),
             Client::Unix(stream) => UnixStream::from_std(stream).map(Socket::Unix),

@@ -25,9 +25,7 @@ impl Socket {
     /// Takes a TCP stream over and sets its options. A refused option is no reason to lose a client, so it is ignored.
     pub fn tcp(stream: TcpStream) -> Self {
         let _ = stream.set_nodelay(true);
-        let keepalive = TcpKeepalive::new()
-            .with_time(Duration::from_secs(300))
-            .with_interval(Duration::from_secs(100));
+        let keepalive = TcpKeepalive::new().with_time(Duration::from_secs(300)).with_interval(Duration::from_secs(100));
         let _ = SockRef::from(&stream).set_tcp_keepalive(&keepalive);
         Self::Tcp(stream)
     }

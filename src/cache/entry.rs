@@ -74,6 +74,12 @@ impl Entry {
         self.meta().serial
     }
 
+    /// When its time is over.
+    #[cfg(test)]
+    pub(super) fn expires(&self) -> Time {
+        self.meta().expires
+    }
+
     /// Whether this entry may answer `q` at `now`. The stamp is loaded last of all, and after the entry was found.
     pub(super) fn judge(&self, q: &Query, stamps: &Stamps, epoch: Epoch, now: Time) -> Verdict {
         let meta = self.meta();
@@ -141,7 +147,19 @@ mod tests {
 
     #[test]
     fn size_classes_are_those_of_the_allocator() {
-        for (size, class) in [(1, 16), (64, 64), (65, 80), (112, 112), (113, 128), (129, 160), (160, 160), (257, 320), (1025, 1280), (1 << 20, 1 << 20), ((1 << 20) + 1, 5 << 18)] {
+        for (size, class) in [
+            (1, 16),
+            (64, 64),
+            (65, 80),
+            (112, 112),
+            (113, 128),
+            (129, 160),
+            (160, 160),
+            (257, 320),
+            (1025, 1280),
+            (1 << 20, 1 << 20),
+            ((1 << 20) + 1, 5 << 18),
+        ] {
             assert_eq!(size_class(size), class, "for {size}");
         }
     }

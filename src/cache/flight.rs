@@ -64,7 +64,15 @@ impl<W> Flights<W> {
 
     /// Waits with a flight that reads just what `query` asks, or hands `waiter` back where none may be joined. `opaque_now`
     /// is the process's count of opaque writes answered.
-    pub fn join(&mut self, query: &Query, stamps: &Stamps, opaque_now: u64, now: Time, max_age: Duration, waiter: W) -> Result<(), W> {
+    pub fn join(
+        &mut self,
+        query: &Query,
+        stamps: &Stamps,
+        opaque_now: u64,
+        now: Time,
+        max_age: Duration,
+        waiter: W,
+    ) -> Result<(), W> {
         let Some(&at) = self.joinable.get(&query.hash) else { return Err(waiter) };
         let flight = &mut self.berths[at];
         if !flight.reads(query)

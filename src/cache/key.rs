@@ -106,10 +106,13 @@ mod tests {
     fn identities_are_dense_stable_and_distinct() {
         let identities = Identities::default();
         let first = identities.intern("", 0);
-        let all: HashSet<_> = ["", "alice", "bob"].iter().flat_map(|u| {
-            let identities = &identities;
-            (0..16).map(move |db| identities.intern(u, db))
-        }).collect();
+        let all: HashSet<_> = ["", "alice", "bob"]
+            .iter()
+            .flat_map(|u| {
+                let identities = &identities;
+                (0..16).map(move |db| identities.intern(u, db))
+            })
+            .collect();
         assert_eq!(all.len(), 48);
         assert!(all.iter().all(|identity| identity.0 < 48));
         assert_eq!(identities.intern(b"", 0), first);
@@ -119,7 +122,9 @@ mod tests {
     #[test]
     fn every_part_counts_in_the_hash() {
         let stamps = Stamps::for_l1(0);
-        let query = |identity, command, key: &[u8], rest: &[u8]| Query::new(&stamps, Identity(identity), command, key, b"", rest);
+        let query = |identity, command, key: &[u8], rest: &[u8]| {
+            Query::new(&stamps, Identity(identity), command, key, b"", rest)
+        };
         let base = query(0, 0, b"k", b"");
         let others = [
             query(1, 0, b"k", b""),

@@ -44,3 +44,141 @@ pub use lease::{Epoch, Freshness};
 pub use promotion::Promoter;
 pub use stamp::{KeyHash, Slot, Stamp, Stamps};
 pub use store::{Lookup, Sampler, Store};
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicU64, Ordering};
+    use std::thread;
+
+    use super::*;
+    use crate::clock::Time;
+    use crate::resp::Resp;
+
+    const KEYS: usize = 3;
+    /// Is written through this proxy alone. Its readers may never go back behind what any of them has seen; with the other
+    /// keys, which change behind the proxy's back too, they may until the change is heard.
+    const OWN: usize = 0;
+
+    /// What the threads share: the values that "Redis" holds, and for each key the least that a reader may now get.
+    struct World {
+        stamps: Stamps,
+        fresh: Freshness,
+        store: Store,
+        identity: Identity,
+        redis: [AtomicU64; KEYS],
+        floor: [AtomicU64; KEYS],
+    }
+
+    impl World {
+        fn query<'a>(&self, key: &'a [u8]) -> Query<'a> {
+            Query::new(&self.stamps, self.identity, 1, key, key, b"")
+        }
+
+        /// Changes a key, tells L1 in one of the three ways there are, and then lets every reader count on it.
+        fn write_somehow(&self, key: usize, round: u64) {
+            let slot = self.query(&[key as u8]).slot;
+            let in_redis = || {
+                let value = self.redis[key].fetch_add(1, Ordering::SeqCst) + 1;
+                pause(value);
+                value
+            };
+            let value = match round % 50 {
+                _ if key == OWN => self.write_through(slot, in_redis),
+                0 => {
+                    let value = in_redis();
+                    self.fresh.bump();
+                    value
+                }
+                1..25 => {
+                    let value = in_redis();
+                    self.stamps.touch(slot);
+                    value
+                }
+                _ => self.write_through(slot, in_redis),
+            };
+            self.floor[key].fetch_max(value, Ordering::Release);
+        }
+
+        fn write_through(&self, slot: Slot, in_redis: impl Fn() -> u64) -> u64 {
+            self.stamps.begin(slot);
+            thread::yield_now();
+            let value = in_redis();
+            self.stamps.end(slot);
+            value
+        }
+
+        /// One read: from L1 if it may be, else from Redis with a fill.
+        fn read(&self, key: usize, sampler: &mut Sampler, out: &mut Vec<u8>) -> Lookup {
+            let name = [key as u8];
+            let q = self.query(&name);
+            let floor = self.floor[key].load(Ordering::Acquire);
+            out.clear();
+            let lookup = self.store.lookup(&q, Resp::V2, &self.stamps, &self.fresh, Time::now(), sampler, out);
+            if lookup.is_hit() {
+                let value = u64::from_be_bytes(out[..].try_into().expect("eight bytes were inserted"));
+                assert!(value >= floor, "key {key}: {value} after {floor} was acknowledged");
+                return lookup;
+            }
+            let (stamp, epoch) = (self.stamps.load(q.slot), self.fresh.epoch());
+            let value = self.redis[key].load(Ordering::SeqCst);
+            if key == OWN {
+                self.floor[key].fetch_max(value, Ordering::Release);
+            }
+            pause(value);
+            self.store.insert(&q, &value.to_be_bytes(), None, stamp, epoch, Time::NEVER);
+            lookup
+        }
+    }
+
+    /// Gives other threads a chance to come between, more often than the scheduler would.
+    fn pause(seed: u64) {
+        match seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 61 {
+            0 | 1 => thread::yield_now(),
+            2 => (0..200).for_each(|_| std::hint::spin_loop()),
+            _ => {}
+        }
+    }
+
+    #[test]
+    fn no_reader_ever_gets_less_than_what_was_acknowledged() {
+        let fresh = Freshness::new();
+        fresh.renew(Time::NEVER);
+        let world = World {
+            stamps: Stamps::with_slots(2),
+            fresh,
+            store: Store::new(1 << 20),
+            identity: Identities::default().intern("", 0),
+            redis: Default::default(),
+            floor: Default::default(),
+        };
+        let (hits, stale) = (AtomicU64::new(0), AtomicU64::new(0));
+        // However the threads happen to be scheduled: they go on until enough entries were found that no longer counted.
+        let tried = || hits.load(Ordering::Relaxed).min(stale.load(Ordering::Relaxed)) >= 5_000;
+        thread::scope(|scope| {
+            for reader in 0..4_usize {
+                let (world, hits, stale) = (&world, &hits, &stale);
+                scope.spawn(move || {
+                    let (mut sampler, mut out) = (Sampler::new(), Vec::new());
+                    for round in (0..20_000_000).take_while(|_| !tried()) {
+                        match world.read((round + reader) % KEYS, &mut sampler, &mut out) {
+                            Lookup::Hit => hits.fetch_add(1, Ordering::Relaxed),
+                            Lookup::Stale => stale.fetch_add(1, Ordering::Relaxed),
+                            _ => 0,
+                        };
+                        pause(round as u64);
+                    }
+                });
+            }
+            for writer in 0..3_usize {
+                let world = &world;
+                scope.spawn(move || {
+                    for round in (0..20_000_000_u64).take_while(|_| !tried()) {
+                        world.write_somehow((round as usize + writer) % KEYS, round);
+                        thread::yield_now();
+                    }
+                });
+            }
+        });
+        assert!(tried(), "{hits:?} hits and {stale:?} stale entries try nothing");
+    }
+}

@@ -61,7 +61,10 @@ impl Stamps {
 
     /// An array of exactly `slots` (a power of two): few of them where a test wants keys to share one.
     pub(super) fn with_slots(slots: usize) -> Self {
-        assert!(slots.is_power_of_two() && u32::try_from(slots).is_ok(), "slots are picked by a mask of at most 32 bits");
+        assert!(
+            slots.is_power_of_two() && u32::try_from(slots).is_ok(),
+            "slots are picked by a mask of at most 32 bits"
+        );
         Self { slots: (0..slots).map(|_| AtomicU64::new(0)).collect(), hasher: RandomState::new() }
     }
 
@@ -145,7 +148,9 @@ mod tests {
 
     #[test]
     fn size_follows_l1_between_its_bounds() {
-        for (bytes, slots) in [(0, 1 << 16), (1 << 20, 1 << 16), (100 << 20, 1 << 19), (256 << 20, 1 << 20), (1 << 40, 1 << 22)] {
+        for (bytes, slots) in
+            [(0, 1 << 16), (1 << 20, 1 << 16), (100 << 20, 1 << 19), (256 << 20, 1 << 20), (1 << 40, 1 << 22)]
+        {
             assert_eq!(Stamps::for_l1(bytes).bytes(), slots * 8, "for {bytes} bytes of L1");
         }
     }
@@ -154,7 +159,9 @@ mod tests {
     fn every_change_makes_an_older_stamp_unequal() {
         let (stamps, slot) = one();
         let mut seen = vec![stamps.load(slot)];
-        for change in [Stamps::touch, Stamps::begin, Stamps::begin, Stamps::touch, Stamps::end, Stamps::end, Stamps::touch] {
+        for change in
+            [Stamps::touch, Stamps::begin, Stamps::begin, Stamps::touch, Stamps::end, Stamps::end, Stamps::touch]
+        {
             change(&stamps, slot);
             let now = stamps.load(slot);
             assert!(!seen.contains(&now));

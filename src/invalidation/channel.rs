@@ -121,7 +121,7 @@ pub async fn listen(
             } else {
                 debug!(channel, upstream, %lost, "still not listening to the fleet's channel");
             }
-            sleep(backoff.next()).await;
+            sleep(backoff.wait()).await;
         }
     };
     stop.run_until_cancelled(keep_listening).await;

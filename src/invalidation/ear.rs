@@ -34,6 +34,8 @@ use crate::upstream::{Backoff, Connection, Login, Target, connect};
 
 /// Fills that may wait for the ear; more are dropped and counted.
 const INBOX: usize = 4096;
+/// Fences that may be asked for and not yet sent: each worker asks for one at a time.
+const FENCES: usize = 1024;
 /// Fills that may be under way at once.
 const WINDOW: usize = 512;
 /// A user that may not be tracked is tried again after this long: an ACL can change.
@@ -89,7 +91,7 @@ pub struct Ear {
     login: Mutex<Option<Arc<Login>>>,
     state: Mutex<State>,
     fills: mpsc::Sender<Fill>,
-    fences: mpsc::UnboundedSender<oneshot::Sender<()>>,
+    fences: mpsc::Sender<oneshot::Sender<()>>,
     inbox: Mutex<Option<Inbox>>,
 }
 
@@ -106,14 +108,13 @@ pub enum State {
 
 struct Inbox {
     fills: mpsc::Receiver<Fill>,
-    fences: mpsc::UnboundedReceiver<oneshot::Sender<()>>,
+    fences: mpsc::Receiver<oneshot::Sender<()>>,
 }
 
 impl Ear {
     pub(super) fn new(login: Option<Arc<Login>>) -> Arc<Self> {
         let (fills, fill_inbox) = mpsc::channel(INBOX);
-        // Unbounded in type only: each worker has at most one fence asked for at a time.
-        let (fences, fence_inbox) = mpsc::unbounded_channel();
+        let (fences, fence_inbox) = mpsc::channel(FENCES);
         Arc::new(Self {
             freshness: Freshness::new(),
             filled: AtomicBool::new(false),
@@ -148,7 +149,7 @@ impl Ear {
     /// Resolves after a reply to something sent later than this call; fails when the ear is lost meanwhile.
     pub(super) fn fence(&self) -> oneshot::Receiver<()> {
         let (told, fence) = oneshot::channel();
-        let _ = self.fences.send(told); // without an ear the sender is dropped, which is an answer
+        let _ = self.fences.try_send(told); // without an ear the sender is dropped, which is an answer
         fence
     }
 
@@ -198,7 +199,7 @@ async fn listen(ear: &Ear, l1: &Arc<L1>, mut inbox: Inbox) {
         };
         ear.reconnects.fetch_add(1, Ordering::Relaxed);
         l1.stats.ear_reconnects.add(1);
-        let wait = if matches!(error, Error::Refused { .. }) { REFUSED } else { backoff.next() };
+        let wait = if matches!(error, Error::Refused { .. }) { REFUSED } else { backoff.wait() };
         warn!(%error, retry_in = ?wait, "the ear hears nothing: L1 answers nothing until it does, reads go to the upstream");
         ear.set_state(State::Away(error.to_string()));
         // What was asked of the lost ear is dropped: promotions are optional, and a fence that fails is answered by that.
@@ -344,7 +345,8 @@ impl<'a> Hearing<'a> {
             Awaited::Rights => self.hear_rights(frame, refused),
             Awaited::Fence(sent) => self.hear_fence(frame, sent),
             Awaited::Value(mut asked) => {
-                asked.value = (whole && !refused && frame.len() as u64 <= self.l1.terms.max_value).then(|| frame.to_vec());
+                asked.value =
+                    (whole && !refused && frame.len() as u64 <= self.l1.terms.max_value).then(|| frame.to_vec());
                 self.awaited.push_front(Awaited::Ttl(asked)); // its reply comes next: value and TTL left in one write
             }
             Awaited::Ttl(asked) => self.filled(*asked, frame),

@@ -77,7 +77,8 @@ pub enum Malformed {
 
 /// The payload that has every other proxy forget everything.
 pub fn everything(origin_id: &str) -> Vec<u8> {
-    Envelope { origin_id: Some(origin_id.to_owned()), message: Message::RemovePattern { pattern: "*".to_owned() } }.encode()
+    Envelope { origin_id: Some(origin_id.to_owned()), message: Message::RemovePattern { pattern: "*".to_owned() } }
+        .encode()
 }
 
 impl Envelope {

@@ -62,7 +62,13 @@ pub struct L1 {
 
 impl L1 {
     /// An empty L1 whose ears will listen to `node`, on the runtime of `control`, until `stop`.
-    pub fn new(terms: Terms, node: Arc<Node>, stats: Arc<Stats>, control: Handle, stop: CancellationToken) -> Arc<Self> {
+    pub fn new(
+        terms: Terms,
+        node: Arc<Node>,
+        stats: Arc<Stats>,
+        control: Handle,
+        stop: CancellationToken,
+    ) -> Arc<Self> {
         Arc::new(Self {
             stamps: Stamps::for_l1(terms.l1_size),
             store: Store::new(terms.l1_size),
@@ -104,7 +110,8 @@ impl L1 {
     /// All ears, for status pages.
     pub fn ears(&self) -> Vec<(String, Arc<Ear>)> {
         let ears = self.lock();
-        let name = |user: &[u8]| if user.is_empty() { "default".into() } else { String::from_utf8_lossy(user).into_owned() };
+        let name =
+            |user: &[u8]| if user.is_empty() { "default".into() } else { String::from_utf8_lossy(user).into_owned() };
         ears.iter().map(|(user, ear)| (name(user), Arc::clone(ear))).collect()
     }
 

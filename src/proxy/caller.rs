@@ -176,7 +176,8 @@ impl Caller {
 
     /// Whether the lane has so much in flight that the session should wait for its own answers first.
     pub fn must_wait(&self, now: Time) -> bool {
-        self.track.as_ref().is_some_and(|track| track.lane.is_open() && !track.takes_more(now)) && !self.replies.is_settled()
+        self.track.as_ref().is_some_and(|track| track.lane.is_open() && !track.takes_more(now))
+            && !self.replies.is_settled()
     }
 
     /// Sends a command of crema's own on the lane; `work` takes its reply.

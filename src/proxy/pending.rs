@@ -171,7 +171,14 @@ impl Pending {
     }
 
     /// Sends a lead on `track`, with those who have joined it already.
-    pub fn lead(worker: &Rc<Worker>, track: &Rc<Track>, ticket: Ticket, mut lead: Box<Lead>, joined: Vec<Ticket>, now: Time) {
+    pub fn lead(
+        worker: &Rc<Worker>,
+        track: &Rc<Track>,
+        ticket: Ticket,
+        mut lead: Box<Lead>,
+        joined: Vec<Ticket>,
+        now: Time,
+    ) {
         let l1 = &worker.shared.l1;
         let query = lead.fill.query();
         // Stamp and count are read before the first byte leaves.
@@ -297,7 +304,9 @@ impl Waiter for Pending {
                 let retry = matches!(error, Error::Lost { .. }) && !lead.again;
                 let (mut again, told): (Vec<_>, Vec<_>) =
                     tickets.partition(|ticket| retry && !ticket.to.wrote_after(ticket.place));
-                told.iter().for_each(|ticket| ticket.refuse(error, sent));
+                for ticket in &told {
+                    ticket.refuse(error, sent);
+                }
                 if !again.is_empty() {
                     self.worker.stats.retried_reads.add(again.len() as u64);
                     lead.again = true;

@@ -1,7 +1,7 @@
 //! Private connections: in a worker's pool, or lent to a session.
 //!
 //! One that comes back to the pool is as it was lent but for protocol version and database, which are remembered and set
-//! when it is lent again; and it has answered a check before. One that was changed otherwise is closed with its session.
+//! when it is lent again; and a check goes ahead of whatever is sent on it next. One that was changed otherwise is closed with its session.
 
 use std::cell::Cell;
 use std::rc::Rc;
@@ -18,7 +18,7 @@ use crate::resp::{Resp, encode};
 use crate::upstream::{Lane, OutOfBand};
 
 /// A private connection in the pool, or lent.
-pub struct Spare {
+pub(super) struct Spare {
     /// The connection.
     pub lane: Rc<Lane<Pending>>,
     resp: Resp,
@@ -97,11 +97,10 @@ impl Lent {
         }
     }
 
-    /// It stays with the session for life: as its home, under a name of the client's own.
-    pub fn settle(&mut self, now: Time) {
+    /// It stays with the session for life.
+    pub fn settle(&mut self) {
         if !self.home {
             self.home = true;
-            self.tell(&[b"CLIENT", b"SETNAME", b""], now);
             self.worker.stats.pinned.sub(1);
             self.worker.stats.homes.add(1);
         }

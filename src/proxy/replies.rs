@@ -18,7 +18,7 @@ use crate::metrics::Counter;
 use crate::socket::Socket;
 
 /// Bytes unwritten above which a session takes no more commands and large replies are read no further from a lane.
-pub const HIGH_WATER: usize = 1 << 20;
+const HIGH_WATER: usize = 1 << 20;
 
 /// A place in the order of a session's replies. Counts up from 0.
 pub type Place = u64;

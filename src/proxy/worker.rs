@@ -103,6 +103,9 @@ impl Track {
     }
 }
 
+/// The lanes of each identity and version.
+type Lanes = HashMap<(Identity, Resp), Vec<Rc<Track>>>;
+
 /// See the module's head.
 pub struct Worker {
     /// What all workers share.
@@ -117,7 +120,7 @@ pub struct Worker {
     pub tasks: TaskTracker,
     /// Commands that the table does not know.
     pub foreign: Foreign,
-    lanes: RefCell<HashMap<(Identity, Resp), Vec<Rc<Track>>>>,
+    lanes: RefCell<Lanes>,
     pub(super) spares: RefCell<HashMap<Vec<u8>, Vec<Spare>>>,
     draining: Cell<bool>,
     login: RefCell<Option<Rc<Lane<Pending>>>>,
@@ -196,7 +199,7 @@ impl Worker {
             match error {
                 Error::Unreachable { .. } | Error::UpstreamLimit { .. } => {
                     let mut trouble = trouble.borrow_mut();
-                    let wait = trouble.backoff.next().min(TROUBLE);
+                    let wait = trouble.backoff.wait().min(TROUBLE);
                     if trouble.until.as_ref().is_none_or(|(until, _)| *until < now) {
                         warn!(%error, "commands are answered with an error until the upstream is back");
                     }
@@ -239,7 +242,7 @@ impl Worker {
             let mut spares = self.spares.borrow_mut();
             let pool = spares.entry(user(who)).or_default();
             pool.retain(|spare| spare.lane.is_open());
-            pool.iter().rposition(|spare| spare.lane.verified()).map(|at| pool.remove(at))
+            pool.pop()
         };
         let spare = spare.unwrap_or_else(|| self.open(who, now));
         self.warm(who, now);
@@ -287,7 +290,9 @@ impl Worker {
                     break;
                 }
                 worker.shared.l1.fence().await;
-                held.iter().for_each(|ticket| ticket.to.release(ticket.place));
+                for ticket in &held {
+                    ticket.to.release(ticket.place);
+                }
             }
             worker.fencing.set(false);
         });
@@ -306,7 +311,7 @@ impl Worker {
                     expired.push(Rc::clone(lane));
                 } else if lane.is_quiet() && lane.idle_for(now) > LANE_IDLE {
                     lane.close();
-                } else if lane.is_quiet() && lane.checked_for(now) > CHECK {
+                } else if lane.checked_for(now) > CHECK && lane.idle_for(now) < CHECK {
                     lane.verify(now);
                 }
             }
@@ -331,7 +336,10 @@ impl Worker {
         let user = login.map_or(&b""[..], |login| &login.user);
         let Some(identity) = self.shared.l1.identities.known(user, db) else { return false };
         [Resp::V2, Resp::V3].iter().any(|&resp| {
-            self.lanes.borrow().get(&(identity, resp)).is_some_and(|tracks| tracks.iter().any(|track| track.lane.is_open()))
+            self.lanes
+                .borrow()
+                .get(&(identity, resp))
+                .is_some_and(|tracks| tracks.iter().any(|track| track.lane.is_open()))
         })
     }
 

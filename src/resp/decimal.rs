@@ -125,7 +125,7 @@ mod tests {
         for other in refused {
             assert_eq!(strict(other.as_bytes()), None, "{other:?}");
         }
-        assert_eq!(strict(&[b'9'; 70_000]), None);
+        assert_eq!(strict(&b"9".repeat(70_000)), None);
     }
 
     #[test]

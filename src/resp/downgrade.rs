@@ -8,8 +8,8 @@
 use super::reply::{Malformed, Split, Splitter, whole_bulk};
 use super::{decimal, encode};
 
-/// Appends `resp3`, any number of whole replies, to `out` as RESP2. Whether the bytes differ; on an error `out` is as it
-/// was.
+/// Appends `resp3`, any number of whole replies, to `out` as RESP2. Whether the bytes differ; on an error `out` is as
+/// it was.
 ///
 /// | RESP3 | RESP2 |
 /// |---|---|
@@ -105,7 +105,8 @@ impl Converter<'_> {
         match kind {
             b'_' => self.replace(start, |out| out.extend_from_slice(b"$-1\r\n")),
             b'#' => {
-                self.replace(start, |out| out.extend_from_slice(if whole[1] == b't' { b":1\r\n" } else { b":0\r\n" }))
+                let number = if whole[1] == b't' { b":1\r\n" } else { b":0\r\n" };
+                self.replace(start, |out| out.extend_from_slice(number));
             }
             b',' | b'(' => self.replace(start, |out| encode::bulk(out, &whole[1..whole.len() - 2])),
             b'=' => {
@@ -122,12 +123,11 @@ impl Converter<'_> {
     /// The number in the header at `at`, times `each`, and goes behind that header.
     fn count(&mut self, each: usize) -> Result<usize, Malformed> {
         let line = &self.input[self.at + 1..];
-        let (number, length) = match decimal::quick(line) {
-            Some((number, length)) => (i64::from(number), length),
-            None => {
-                let end = line.windows(2).position(|pair| pair == b"\r\n").ok_or(Malformed::Truncated)?;
-                (decimal::strict(&line[..end]).ok_or(Malformed::Header)?, end + 2)
-            }
+        let (number, length) = if let Some((number, length)) = decimal::quick(line) {
+            (i64::from(number), length)
+        } else {
+            let end = line.windows(2).position(|pair| pair == b"\r\n").ok_or(Malformed::Truncated)?;
+            (decimal::strict(&line[..end]).ok_or(Malformed::Header)?, end + 2)
         };
         self.at += 1 + length;
         let number = usize::try_from(number).map_err(|_| Malformed::Header)?;

@@ -17,11 +17,12 @@ pub struct Limits {
     pub inline: usize,
     /// The longest argument, in bytes: `proto-max-bulk-len`.
     pub bulk: u64,
-    /// The most arguments.
+    /// The most arguments; never more than `i32::MAX`, as in Redis.
     pub args: u64,
     /// The longest request as a whole, in bytes; anything from 4 GiB on counts as one byte less than that.
     pub request: usize,
-    /// Whether the client has yet to authenticate: at most 10 arguments of at most 16 KiB then, with errors that say so.
+    /// Whether the client has yet to authenticate: at most 10 arguments of at most 16 KiB then, with errors that say
+    /// so.
     pub unauthenticated: bool,
 }
 
@@ -36,27 +37,30 @@ impl Limits {
         Self { unauthenticated: true, ..Self::authenticated() }
     }
 
-    /// Whether that many arguments may be announced.
+    /// The announced number of arguments, if there may be that many; none at all where it is negative.
     #[inline]
-    pub(super) fn admit_count(&self, count: i64) -> bool {
+    pub(super) fn admit_count(&self, count: i64) -> Option<u32> {
         let most = if self.unauthenticated { self.args.min(UNAUTHENTICATED_ARGS) } else { self.args };
-        count <= 0 || count as u64 <= most.min(i32::MAX as u64)
+        let count = count.max(0).cast_unsigned();
+        (count <= most.min(i32::MAX as u64)).then_some(count as u32)
     }
 
     /// Why that many may not.
     #[cold]
     pub(super) fn refuse_count(&self, count: i64) -> ProtocolError {
-        let unauthenticated = self.unauthenticated && count as u64 <= self.args && i32::try_from(count).is_ok();
+        let unauthenticated =
+            self.unauthenticated && count.cast_unsigned() <= self.args && i32::try_from(count).is_ok();
         if unauthenticated { ProtocolError::UnauthenticatedMultibulkLength } else { ProtocolError::MultibulkLength }
     }
 
-    /// Whether an argument of the announced length may begin at the byte `start` of a request.
+    /// The announced length of an argument that begins at the byte `start` of a request, if it may be that long.
     #[inline]
-    pub(super) fn admit_argument(&self, len: i64, start: usize) -> bool {
+    pub(super) fn admit_argument(&self, len: i64, start: usize) -> Option<u32> {
         let most = if self.unauthenticated { self.bulk.min(UNAUTHENTICATED_BULK) } else { self.bulk };
         let most_in_all = self.request.min(u32::MAX as usize) as u64;
-        let len = len as u64; // a negative one becomes longer than anything
-        len <= most.min(u64::from(u32::MAX)) && start as u64 + len + 2 <= most_in_all
+        let len = len.cast_unsigned(); // a negative one becomes longer than anything
+        let admitted = len <= most.min(u64::from(u32::MAX)) && start as u64 + len + 2 <= most_in_all;
+        admitted.then_some(len as u32)
     }
 
     /// Why it may not.

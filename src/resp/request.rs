@@ -9,8 +9,8 @@
 //! those are not what they ought to be is understood, but its bytes must not travel on: [`Request::raw`] is then
 //! encoded anew, as it is for inline requests.
 
-use std::mem;
 use std::ops::Range;
+use std::{fmt, mem};
 
 use super::limits::{Limits, ProtocolError};
 use super::{decimal, encode, inline};
@@ -168,60 +168,53 @@ impl Parser {
     /// The header with the number of arguments, then those.
     #[inline]
     fn multibulk(&mut self, buf: &[u8], limits: &Limits) -> Result<Parsed, ProtocolError> {
-        let (count, length) = match decimal::quick_header(buf, b'*') {
-            Some((count, length)) => (i64::from(count), length),
-            None => match self.odd_header(buf, 0, b'*', limits)? {
-                Some(header) => header,
-                None => return Ok(Parsed::Incomplete),
-            },
+        let header = match decimal::quick_header(buf, b'*') {
+            Some((count, length)) => Some((i64::from(count), length)),
+            None => self.odd_header(buf, 0, b'*', limits)?,
         };
-        if !limits.admit_count(count) {
-            return Err(limits.refuse_count(count));
-        }
-        if count <= 0 {
+        let Some((count, length)) = header else {
+            return Ok(Parsed::Incomplete);
+        };
+        self.missing = limits.admit_count(count).ok_or_else(|| limits.refuse_count(count))?;
+        if self.missing == 0 {
             self.phase = Phase::Done;
             return Ok(Parsed::Empty { consumed: length });
         }
         self.pos = length;
-        self.missing = count as u32;
         self.phase = Phase::Length;
         self.arguments(buf, limits)
     }
 
-    /// As many arguments as are there. The state is in locals meanwhile, and the usual header takes no detour: this loop
-    /// is most of what a request costs.
+    /// As many arguments as are there. The state is in locals meanwhile, and the usual header takes no detour: this
+    /// loop is most of what a request costs.
     #[inline]
     fn arguments(&mut self, buf: &[u8], limits: &Limits) -> Result<Parsed, ProtocolError> {
         let mut begun = if let Phase::Argument(len) = self.phase { Some(len) } else { None };
         let mut pos = self.pos;
         for missing in (1..=self.missing).rev() {
-            let len = match begun.take() {
-                Some(len) => len,
-                None => {
-                    let line = buf.get(pos..).unwrap_or_default();
-                    let (len, length) = match decimal::quick_header(line, b'$') {
-                        Some((len, length)) => (i64::from(len), length),
-                        None => match self.odd_header(buf, pos, b'$', limits)? {
-                            Some(header) => header,
-                            None => return Ok(self.suspend(pos, missing, Phase::Length)),
-                        },
-                    };
-                    pos += length;
-                    if !limits.admit_argument(len, pos) {
-                        return Err(limits.refuse_argument(len));
-                    }
-                    len as u32
-                }
+            let len = if let Some(len) = begun.take() {
+                len
+            } else {
+                let line = buf.get(pos..).unwrap_or_default();
+                let (len, length) = match decimal::quick_header(line, b'$') {
+                    Some((len, length)) => (i64::from(len), length),
+                    None => match self.odd_header(buf, pos, b'$', limits)? {
+                        Some(header) => header,
+                        None => return Ok(self.stop_at(pos, missing, Phase::Length)),
+                    },
+                };
+                pos += length;
+                limits.admit_argument(len, pos).ok_or_else(|| limits.refuse_argument(len))?
             };
             let end = pos + len as usize;
             let Some(trailer) = buf.get(end..end + 2) else {
-                return Ok(self.suspend(pos, missing, Phase::Argument(len)));
+                return Ok(self.stop_at(pos, missing, Phase::Argument(len)));
             };
             self.crooked |= trailer != b"\r\n";
             self.args.push(Span::new(pos, len as usize));
             pos = end + 2;
         }
-        self.suspend(pos, 0, Phase::Done);
+        self.stop_at(pos, 0, Phase::Done);
         if self.crooked {
             self.encode_anew(buf);
         }
@@ -229,7 +222,7 @@ impl Parser {
     }
 
     #[inline]
-    fn suspend(&mut self, pos: usize, missing: u32, phase: Phase) -> Parsed {
+    fn stop_at(&mut self, pos: usize, missing: u32, phase: Phase) -> Parsed {
         self.pos = pos;
         self.missing = missing;
         self.phase = phase;
@@ -373,10 +366,10 @@ impl<'a> Request<'a> {
     }
 }
 
-impl std::fmt::Debug for Request<'_> {
-    /// The request as it travels, line ends and binary escaped. Arguments may be secrets: not for logs.
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Request({})", self.raw.escape_ascii())
+impl fmt::Debug for Request<'_> {
+    /// The name and the number of arguments: those themselves may be secrets.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Request({}, {} arguments)", self.arg(0).escape_ascii(), self.argc())
     }
 }
 

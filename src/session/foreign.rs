@@ -20,7 +20,9 @@ impl Session {
     /// A command that is not in the table.
     pub(super) async fn foreign(&mut self, line: &mut Line, request: Request<'_>) -> Result<(), Close> {
         let nature = self.nature(line, request).await?;
-        if nature == Nature::Anything || nature != Nature::Unknown && self.transaction.is_some() && nature != Nature::Reads {
+        if nature == Nature::Anything
+            || nature != Nature::Unknown && self.transaction.is_some() && nature != Nature::Reads
+        {
             self.keep(line, Stay::Tainted).await?;
         } else {
             if self.loan_is_over() {

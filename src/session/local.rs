@@ -35,7 +35,7 @@ impl Session {
         let wrong = !spec.arity_ok(request.argc());
         if let Route::Session(verb) = spec.route
             && !wrong
-            && (self.stay != Stay::Tainted || self.private.is_none() || self.is_followed(verb))
+            && (self.stay != Stay::Tainted || self.private.is_none() || Self::is_followed(verb))
         {
             return self.verb(line, verb, spec, request).await;
         }
@@ -56,23 +56,34 @@ impl Session {
     }
 
     /// Verbs that mean the same to a session whose connection crema does not follow.
-    fn is_followed(&self, verb: Verb) -> bool {
+    fn is_followed(verb: Verb) -> bool {
         use Verb::{ClientReply, Discard, Exec, Monitor, Multi, Quit, Reset, Subscribe, SwapDb, Sync, Watch};
-        matches!(verb, Quit | Reset | ClientReply | Multi | Exec | Discard | Watch | Subscribe | Monitor | Sync | SwapDb)
+        matches!(
+            verb,
+            Quit | Reset | ClientReply | Multi | Exec | Discard | Watch | Subscribe | Monitor | Sync | SwapDb
+        )
     }
 
-    async fn verb(&mut self, line: &mut Line, verb: Verb, spec: &'static Spec, request: Request<'_>) -> Result<(), Close> {
+    async fn verb(
+        &mut self,
+        line: &mut Line,
+        verb: Verb,
+        spec: &'static Spec,
+        request: Request<'_>,
+    ) -> Result<(), Close> {
         use Verb as V;
         let queued = self.transaction.is_some();
         match verb {
-            V::Multi | V::Exec | V::Discard | V::Watch | V::Unwatch => return self.transact(line, verb, spec, request).await,
+            V::Multi | V::Exec | V::Discard | V::Watch | V::Unwatch => {
+                return self.transact(line, verb, spec, request).await;
+            }
             V::Subscribe | V::Monitor | V::Sync => return self.stream(line, verb, spec, request).await,
             V::Quit => {
                 self.answer(|out| encode::simple(out, "OK"));
                 return Err(Close::Gently);
             }
             V::Reset => return self.reset(line).await,
-            V::ClientReply => return self.client_reply(spec, request),
+            V::ClientReply => self.client_reply(spec, request),
             _ if queued => return self.pinned(line, spec, request).await,
             V::Hello => return self.hello(line, spec, request).await,
             V::Auth => return self.auth(line, spec, request).await,
@@ -166,7 +177,7 @@ impl Session {
     }
 
     /// `CLIENT REPLY`. Redis answers every command all the same; what the client does not want ends here.
-    fn client_reply(&mut self, spec: &Spec, request: Request<'_>) -> Result<(), Close> {
+    fn client_reply(&mut self, spec: &Spec, request: Request<'_>) {
         match request.arg(2).to_ascii_lowercase().as_slice() {
             b"on" => {
                 self.silent = false;
@@ -177,12 +188,16 @@ impl Session {
             b"skip" => self.skip_next = !self.silent,
             _ => self.caller.forward(&self.worker, spec, request, Time::now()),
         }
-        self.worker.stats.count(spec.class, Outcome::Session);
-        Ok(())
     }
 
     /// `CLIENT PAUSE`: it must hold back no lane, so until it is over writes borrow connections of their own.
-    async fn pause(&mut self, line: &mut Line, verb: Verb, spec: &'static Spec, request: Request<'_>) -> Result<(), Close> {
+    async fn pause(
+        &mut self,
+        line: &mut Line,
+        verb: Verb,
+        spec: &'static Spec,
+        request: Request<'_>,
+    ) -> Result<(), Close> {
         let l1 = self.worker.shared.l1.clone();
         let millis = std::str::from_utf8(request.arg(2)).ok().and_then(|text| text.parse::<u64>().ok());
         if verb == Verb::ClientPause

@@ -31,7 +31,8 @@ impl Session {
             Route::Session(verb) => Some(verb),
             _ => None,
         });
-        let with_login = matches!(verb, Some(Verb::Hello)) && request.args().any(|arg| arg.eq_ignore_ascii_case(b"AUTH"));
+        let with_login =
+            matches!(verb, Some(Verb::Hello)) && request.args().any(|arg| arg.eq_ignore_ascii_case(b"AUTH"));
         if with_login || matches!(verb, Some(Verb::Auth | Verb::Quit | Verb::Reset)) {
             return true;
         }
@@ -55,7 +56,12 @@ impl Session {
     }
 
     /// Sends a command over the private connection and takes its reply, which is passed on to nobody.
-    pub(super) async fn ask(&mut self, line: &mut Line, spec: &'static Spec, request: Request<'_>) -> Result<Vec<u8>, Close> {
+    pub(super) async fn ask(
+        &mut self,
+        line: &mut Line,
+        spec: &'static Spec,
+        request: Request<'_>,
+    ) -> Result<Vec<u8>, Close> {
         if self.loan_is_over() {
             self.end_loan(line).await?;
         }
@@ -66,17 +72,21 @@ impl Session {
         let work = Work::Capture(Vec::new(), told);
         lent.ask(request.raw(), work, Time::now());
         self.worker.stats.count(spec.class, Outcome::Pinned);
-        match reply.await {
-            Ok(reply) => Ok(reply),
-            Err(_) => {
-                let mut reply = Vec::new();
-                lent.lane().lost_error().reply(crate::error::Sent::Maybe, &mut reply);
-                Ok(reply)
-            }
+        if let Ok(reply) = reply.await {
+            Ok(reply)
+        } else {
+            let mut reply = Vec::new();
+            lent.lane().lost_error().reply(crate::error::Sent::Maybe, &mut reply);
+            Ok(reply)
         }
     }
 
-    pub(super) async fn auth(&mut self, line: &mut Line, spec: &'static Spec, request: Request<'_>) -> Result<(), Close> {
+    pub(super) async fn auth(
+        &mut self,
+        line: &mut Line,
+        spec: &'static Spec,
+        request: Request<'_>,
+    ) -> Result<(), Close> {
         let login = match request.argc() {
             2 => Login { user: (*b"default").into(), password: request.arg(1).into() },
             3 => Login { user: request.arg(1).into(), password: request.arg(2).into() },
@@ -132,7 +142,12 @@ impl Session {
         Ok(())
     }
 
-    pub(super) async fn hello(&mut self, line: &mut Line, spec: &'static Spec, request: Request<'_>) -> Result<(), Close> {
+    pub(super) async fn hello(
+        &mut self,
+        line: &mut Line,
+        spec: &'static Spec,
+        request: Request<'_>,
+    ) -> Result<(), Close> {
         line.answered(self).await?;
         let hello = match Hello::parse(request, self.caller.resp) {
             Ok(hello) => hello,
@@ -191,7 +206,7 @@ impl Session {
             }
         }
         // The map is Redis's own, in the version now spoken; only its `id` is that of a lane.
-        let plain = self.plain_hello(request);
+        let plain = Self::plain_hello(request);
         let mut spans = Vec::new();
         if let Some(plain) = Request::parse_canonical(&plain, &mut spans) {
             let now = Time::now();
@@ -205,13 +220,18 @@ impl Session {
     }
 
     /// `HELLO` without arguments, under the name by which the client called it.
-    fn plain_hello(&self, request: Request<'_>) -> Vec<u8> {
+    fn plain_hello(request: Request<'_>) -> Vec<u8> {
         let mut plain = Vec::new();
         encode::command(&mut plain, &[request.arg(0)]);
         plain
     }
 
-    pub(super) async fn select(&mut self, line: &mut Line, spec: &'static Spec, request: Request<'_>) -> Result<(), Close> {
+    pub(super) async fn select(
+        &mut self,
+        line: &mut Line,
+        spec: &'static Spec,
+        request: Request<'_>,
+    ) -> Result<(), Close> {
         line.answered(self).await?;
         let db = std::str::from_utf8(request.arg(1)).ok().and_then(|text| text.parse::<u32>().ok());
         let db = db.filter(|db| db.to_string().as_bytes() == request.arg(1) && i32::try_from(*db).is_ok());

@@ -2,7 +2,7 @@
 //!
 //! [`serve`] is the life of a session on one screen. What may go on a lane goes to [`crate::proxy::call`] at once, without
 //! waiting for anything; all else, what the session keeps itself (`local`) and what needs a connection of its own
-//! (`pinned`), goes through [`Session::command`]. A session never reads while it has too much unanswered or unwritten, so
+//! (`pinned`), goes through `Session::command`. A session never reads while it has too much unanswered or unwritten, so
 //! its memory is bounded by what one request and the output limit allow. Started by `server`, one task a client.
 
 mod foreign;
@@ -65,6 +65,7 @@ pub async fn serve(worker: Rc<Worker>, socket: Socket, replies: Rc<Replies>) {
 }
 
 /// What a session knows about its client.
+#[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own, in any combination")]
 struct Session {
     worker: Rc<Worker>,
     caller: Caller,
@@ -154,7 +155,7 @@ impl Session {
                     }
                     consumed
                 }
-                Err(error) => return Err(self.protocol_error(&error)),
+                Err(error) => return Err(self.protocol_error(error)),
             };
             wire.input.consume(consumed);
         }
@@ -201,7 +202,7 @@ impl Session {
         self.private.is_some() && (self.stay == Stay::Tainted || self.blocked.is_some_and(|place| place >= head))
     }
 
-    fn protocol_error(&self, error: &ProtocolError) -> Close {
+    fn protocol_error(&self, error: ProtocolError) -> Close {
         self.caller.replies.set_silent(false);
         self.answer(|out| error.write(out));
         self.worker.stats.count(command::Class::Connection, Outcome::Refused);

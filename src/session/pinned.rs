@@ -47,9 +47,11 @@ impl Session {
         if let Some(lent) = &mut self.private
             && self.stay == Stay::Loan
         {
-            lent.settle(now);
-            for info in &self.info {
-                lent.tell_raw(info, now);
+            lent.settle();
+            // A queue is the client's alone: in a transaction the connection keeps the pool's name.
+            if self.transaction.is_none() {
+                lent.tell(&[b"CLIENT", b"SETNAME", b""], now);
+                self.info.iter().for_each(|info| lent.tell_raw(info, now));
             }
         }
         if self.stay != Stay::Tainted {
@@ -66,7 +68,12 @@ impl Session {
         if let Some(transaction) = &mut self.transaction
             && matches!(spec.effect, Effect::Write | Effect::Opaque)
         {
-            transaction.queue(l1, spec.keys(request), spec.effect == Effect::Opaque, spec.route == Route::Session(Verb::SwapDb));
+            transaction.queue(
+                l1,
+                spec.keys(request),
+                spec.effect == Effect::Opaque,
+                spec.route == Route::Session(Verb::SwapDb),
+            );
         }
         let place = self.caller.send_on(&self.worker, lent.lane(), spec, request, None, now);
         self.worker.stats.count(spec.class, Outcome::Pinned);
@@ -74,7 +81,12 @@ impl Session {
     }
 
     /// A command of a session that has a private connection, or needs one for it.
-    pub(super) async fn pinned(&mut self, line: &mut Line, spec: &'static Spec, request: Request<'_>) -> Result<(), Close> {
+    pub(super) async fn pinned(
+        &mut self,
+        line: &mut Line,
+        spec: &'static Spec,
+        request: Request<'_>,
+    ) -> Result<(), Close> {
         let blocking = self.transaction.is_none() && spec.blocking(request);
         match spec.route {
             Route::Home => self.keep(line, Stay::Home).await?,
@@ -86,7 +98,11 @@ impl Session {
             self.keep(line, Stay::Tainted).await?; // what it will do when EXEC comes is not followed
         }
         let now = Time::now();
-        if self.stay == Stay::Home && self.transaction.is_none() && !self.watching && spec.cacheable() && spec.arity_ok(request.argc())
+        if self.stay == Stay::Home
+            && self.transaction.is_none()
+            && !self.watching
+            && spec.cacheable()
+            && spec.arity_ok(request.argc())
         {
             let outcome = proxy::hit(&self.worker, &mut self.caller, spec, request, now);
             if outcome == Outcome::Hit {
@@ -102,7 +118,13 @@ impl Session {
     }
 
     /// `MULTI`, `EXEC`, `DISCARD`, `WATCH`, `UNWATCH`.
-    pub(super) async fn transact(&mut self, line: &mut Line, verb: Verb, spec: &Spec, request: Request<'_>) -> Result<(), Close> {
+    pub(super) async fn transact(
+        &mut self,
+        line: &mut Line,
+        verb: Verb,
+        spec: &Spec,
+        request: Request<'_>,
+    ) -> Result<(), Close> {
         if matches!(verb, Verb::Multi | Verb::Watch) {
             self.borrow(line).await?;
             self.owner.bind(true);
@@ -142,7 +164,13 @@ impl Session {
     }
 
     /// Commands after which the connection speaks otherwise: subscriptions, `MONITOR`, `SYNC`.
-    pub(super) async fn stream(&mut self, line: &mut Line, verb: Verb, spec: &Spec, request: Request<'_>) -> Result<(), Close> {
+    pub(super) async fn stream(
+        &mut self,
+        line: &mut Line,
+        verb: Verb,
+        spec: &Spec,
+        request: Request<'_>,
+    ) -> Result<(), Close> {
         self.keep(line, Stay::Tainted).await?;
         let now = Time::now();
         let Some(lent) = &self.private else { unreachable!("kept above") };

@@ -211,11 +211,6 @@ impl Line {
         .await
     }
 
-    /// The client's address.
-    pub(super) fn peer(&self) -> String {
-        self.socket.peer()
-    }
-
     fn poll_flush(&mut self, cx: &mut Context<'_>, session: &Session) -> Poll<io::Result<()>> {
         session.caller.replies.poll_flush(cx, &mut self.socket, &session.worker.stats.bytes_out)
     }

@@ -15,7 +15,7 @@ const LONGEST: Duration = Duration::from_secs(2);
 
 impl Backoff {
     /// The next wait.
-    pub fn next(&mut self) -> Duration {
+    pub fn wait(&mut self) -> Duration {
         let whole = FIRST.saturating_mul(1 << self.failures.min(10)).min(LONGEST);
         self.failures = self.failures.saturating_add(1);
         whole.mul_f64(rand::rng().random_range(0.5..=1.0))
@@ -35,10 +35,10 @@ mod tests {
     fn doubles_to_a_cap_and_starts_anew() {
         let mut backoff = Backoff::default();
         for expected in [50, 100, 200, 400, 800, 1600, 2000, 2000] {
-            let wait = backoff.next().as_millis();
+            let wait = backoff.wait().as_millis();
             assert!((expected / 2..=expected).contains(&wait), "{wait} ms for {expected} ms");
         }
         backoff.reset();
-        assert!(backoff.next() <= FIRST);
+        assert!(backoff.wait() <= FIRST);
     }
 }

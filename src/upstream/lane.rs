@@ -100,7 +100,6 @@ struct Inner<W> {
     owner: Option<Rc<dyn OutOfBand>>,
     task: Option<Waker>,
     opening: Vec<Waker>,
-    unverified: usize,
 }
 
 enum State {
@@ -146,7 +145,6 @@ impl<W: Waiter> Lane<W> {
             owner: None,
             task: None,
             opening: Vec::new(),
-            unverified: 0,
         };
         Self {
             node,
@@ -178,8 +176,8 @@ impl<W: Waiter> Lane<W> {
         inner.wake();
     }
 
-    /// Checks that replies are still in step: an `ECHO` whose answer must be its own. Until it has come,
-    /// [`verified`](Self::verified) is false; a wrong answer ends the connection.
+    /// Checks that replies are still in step: an `ECHO` whose answer must be its own. A wrong answer ends the connection
+    /// before any reply to what is sent later is passed on.
     pub fn verify(&self, now: Time) {
         self.checked.set(now);
         let nonce = format!("crema-{:016x}", rand::random::<u64>());
@@ -187,14 +185,8 @@ impl<W: Waiter> Lane<W> {
         encode::command(&mut command, &[b"ECHO", nonce.as_bytes()]);
         let mut expected = Vec::with_capacity(32);
         encode::bulk(&mut expected, nonce.as_bytes());
-        if self.append(&command, Expect::Nonce { expected, got: Vec::new() }, now).is_ok() {
-            self.inner.borrow_mut().unverified += 1;
-        }
-    }
-
-    /// Whether every check asked for has been answered.
-    pub fn verified(&self) -> bool {
-        self.inner.borrow().unverified == 0
+        // Where it cannot be sent, the connection has ended anyway.
+        let _ = self.append(&command, Expect::Nonce { expected, got: Vec::new() }, now);
     }
 
     fn append(&self, command: &[u8], expect: Expect<W>, now: Time) -> Result<(), Expect<W>> {
@@ -310,7 +302,7 @@ impl<W: Waiter> Lane<W> {
 
     /// Ends the connection because its head waited longer than `after`.
     pub fn give_up(&self, after: Duration) {
-        self.finish(Error::Timeout { node: Arc::clone(&self.node.address), after });
+        self.finish(&Error::Timeout { node: Arc::clone(&self.node.address), after });
     }
 
     /// Connects and carries commands until the connection ends; every waiter is answered or told before this returns.
@@ -332,11 +324,11 @@ impl<W: Waiter> Lane<W> {
             }
             Err(error) => error,
         };
-        self.finish(error.clone());
+        self.finish(&error);
         error
     }
 
-    fn finish(&self, error: Error) {
+    fn finish(&self, error: &Error) {
         let (fifo, written, owner) = {
             let mut inner = self.inner.borrow_mut();
             if matches!(inner.state, State::Closed(_)) {
@@ -351,7 +343,7 @@ impl<W: Waiter> Lane<W> {
         // No borrow is held here: a waiter may open another lane and send on it.
         for Entry { start, expect } in fifo {
             if let Expect::Reply(waiter) = expect {
-                waiter.lost(&error, if start < written { Sent::Maybe } else { Sent::No });
+                waiter.lost(error, if start < written { Sent::Maybe } else { Sent::No });
             }
         }
         if let Some(owner) = owner {
@@ -494,9 +486,6 @@ impl<W: Waiter> Lane<W> {
                 if got.len() > expected.len() || end && got != expected {
                     return Err(self.lost("a wrong answer to ECHO: desynchronised"));
                 }
-                if end {
-                    self.inner.borrow_mut().unverified -= 1;
-                }
             }
         }
         if !end {
@@ -520,12 +509,11 @@ impl<W: Waiter> Lane<W> {
             _ => None,
         };
         match message {
-            None => self.reply(kind, bytes, true),
             Some(Message::Published) if kind == b'>' || *subscriptions != [0, 0] => {
                 self.say(bytes);
                 Ok(())
             }
-            Some(Message::Published) => self.reply(kind, bytes, true),
+            None | Some(Message::Published) => self.reply(kind, bytes, true),
             Some(Message::Confirmation { shard, left }) => {
                 subscriptions[usize::from(shard)] = left;
                 let head = self.inner.borrow_mut().fifo.pop_front();

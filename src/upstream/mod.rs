@@ -45,7 +45,14 @@ impl Node {
     /// A node at `endpoint` to which at most `limit` connections may be open at once.
     pub fn new(endpoint: Endpoint, limit: usize, connect_timeout: Duration) -> Self {
         let address = endpoint.to_string().into();
-        Self { endpoint, address, connect_timeout, permits: Arc::new(Semaphore::new(limit)), limit, heard: AtomicU64::new(0) }
+        Self {
+            endpoint,
+            address,
+            connect_timeout,
+            permits: Arc::new(Semaphore::new(limit)),
+            limit,
+            heard: AtomicU64::new(0),
+        }
     }
 
     /// Leave for one more connection, now or never: waiting for another session to give one back would order sessions

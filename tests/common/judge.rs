@@ -75,6 +75,8 @@ pub(crate) struct Write {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Read {
     pub(crate) key: usize,
+    /// The command, for the report.
+    pub(crate) by: &'static str,
     pub(crate) seen: Seen,
     pub(crate) sent: Time,
     pub(crate) received: Time,
@@ -160,7 +162,7 @@ fn judge_connection(log: &Log, keys: &[Key], names: &[String], rules: Rules, ver
         }
     }
     let mut own: HashMap<usize, Order> = HashMap::new();
-    let mut met: HashMap<usize, Order> = HashMap::new();
+    let mut met: HashMap<usize, (Order, &str)> = HashMap::new();
     for (place, event) in log.events.iter().enumerate() {
         let read = match event {
             Event::Write(write) => {
@@ -174,19 +176,24 @@ fn judge_connection(log: &Log, keys: &[Key], names: &[String], rules: Rules, ver
         verdict.reads += 1;
         let key = &keys[read.key];
         let slack = if log.via == Via::Redis { 0 } else { nanos(rules.max_staleness) };
+        let (newest_met, met_by) = met.get(&read.key).copied().filter(|_| rules.monotone).unwrap_or((0, ""));
         let floors = [
             ("misses an earlier write of its own connection", own.get(&read.key).copied().unwrap_or(0)),
             ("misses a write acknowledged by its own proxy", key.acked_by(log.via, read.sent)),
             ("older than max_staleness", key.acked(read.sent.saturating_sub(slack))),
-            ("back in time", if rules.monotone { met.get(&read.key).copied().unwrap_or(0) } else { 0 }),
+            ("back in time", newest_met),
         ];
         let lowest = floors.iter().map(|(_, floor)| *floor).max().expect("there are four");
         let highest = key.begun(read.received).min(ceilings[place].saturating_sub(1));
         let Some((first, last)) = key.between(read.seen, lowest, highest) else {
-            verdict.violations.push(describe(log, read, key, &names[read.key], &floors, highest));
+            let mut violation = describe(log, read, key, &names[read.key], &floors, highest);
+            if newest_met == lowest {
+                violation.extend([" seen by ", met_by]);
+            }
+            verdict.violations.push(violation);
             continue;
         };
-        met.insert(read.key, first);
+        met.insert(read.key, (first, read.by));
         let behind = key.after(last).map_or(0, |newer| read.sent.saturating_sub(newer.acked));
         verdict.stalest = verdict.stalest.max(Duration::from_nanos(behind));
     }
@@ -209,7 +216,7 @@ fn describe(log: &Log, read: &Read, key: &Key, name: &str, floors: &[(&str, Orde
         }
     };
     let at = Duration::from_nanos(read.sent);
-    format!("{name} via {:?} at {at:?}: {why}", log.via)
+    format!("{} {name} via {:?} at {at:?}: {why}", read.by, log.via)
 }
 
 /// All that happened to one key, arranged for questions about times.
