@@ -120,11 +120,11 @@ fn fills(c: &mut Criterion) {
 fn flights(c: &mut Criterion) {
     let l1 = L1::filled(1 << 20, 1, 100);
     let q = l1.query(&l1.requests[0]);
-    let (stamp, now, age) = (l1.stamps.load(q.slot), Time::now(), Duration::from_millis(500));
+    let (stamp, now) = (l1.stamps.load(q.slot), Time::now());
     let mut flights = Flights::<u64>::new();
     c.bench_function("flight/no join, lead, land", |b| {
         b.iter(|| {
-            let joined = flights.join(black_box(&q), &l1.stamps, 0, now, age, 7);
+            let joined = flights.join(black_box(&q), &l1.stamps, 0, now, 7);
             let flight = flights.lead(&q, stamp, 0, now);
             (joined, flights.land(flight))
         });
@@ -132,7 +132,7 @@ fn flights(c: &mut Criterion) {
     c.bench_function("flight/lead, join, land", |b| {
         b.iter(|| {
             let flight = flights.lead(black_box(&q), stamp, 0, now);
-            (flights.join(&q, &l1.stamps, 0, now, age, 7), flights.land(flight))
+            (flights.join(&q, &l1.stamps, 0, now, 7), flights.land(flight))
         });
     });
 }

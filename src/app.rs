@@ -5,6 +5,7 @@
 //! answers commands with an error until it is. At the end: no new clients, sessions drain, then everything else stops.
 
 use std::process::ExitCode;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -27,7 +28,7 @@ use crate::invalidation::channel::{self, ChannelConfig, Heard};
 use crate::invalidation::{L1, State, Terms};
 use crate::metrics::{ChannelMessage, Metrics};
 use crate::proxy::{Gate, Shared};
-use crate::resp::Resp;
+use crate::resp::{Limits, Resp, encode};
 use crate::server::{Listener, Workers, accept};
 use crate::upstream::{Connection, Login, Node, Target, connect, read_reply};
 
@@ -165,7 +166,9 @@ impl App {
         });
         let stats = Arc::clone(&metrics.stats);
         let origin_id = format!("crema-{:016x}", rand::random::<u64>());
-        let shared = Arc::new(Shared { config, node, l1, stats, gate: Gate::default(), origin_id });
+        let longest_argument = AtomicU64::new(Limits::authenticated().bulk);
+        let gate = Gate::default();
+        let shared = Arc::new(Shared { config, node, l1, stats, gate, longest_argument, origin_id });
         let upstream = Mutex::new(Err("the upstream has not answered yet".to_owned()));
         Arc::new(Self { shared, metrics, started: Instant::now(), upstream, login })
     }
@@ -207,11 +210,21 @@ impl App {
             *kept = Some((connection, name(&server)));
         }
         let Some((connection, server)) = kept else { unreachable!("just made") };
+        let mut bulk_limit = Vec::new();
+        encode::command(&mut bulk_limit, &[b"CONFIG", b"GET", b"proto-max-bulk-len"]);
         match ask(connection, b"*1\r\n$4\r\nPING\r\n", node).await {
             Ok(reply) if reply.starts_with(b"-LOADING") || reply.starts_with(b"-MASTERDOWN") => {
                 Err(format!("the upstream answers {}", String::from_utf8_lossy(&reply).trim()))
             }
-            Ok(_) => Ok(server.clone()),
+            Ok(_) => {
+                // Where it may not be asked for, the default stays.
+                if let Ok(reply) = ask(connection, &bulk_limit, node).await
+                    && let Some(limit) = last_number(&reply)
+                {
+                    self.shared.longest_argument.store(limit, Ordering::Relaxed);
+                }
+                Ok(server.clone())
+            }
             Err(error) => {
                 *kept = None;
                 Err(advice(&error))
@@ -256,6 +269,11 @@ async fn ask(connection: &mut Connection, command: &[u8], node: &Node) -> Result
         Ok(Err(error)) => Err(lost(&error.to_string())),
         Err(_) => Err(Error::Timeout { node: Arc::clone(&node.address), after: node.connect_timeout }),
     }
+}
+
+/// The number on the last line of a reply: the value in an answer to `CONFIG GET` of one number.
+fn last_number(reply: &[u8]) -> Option<u64> {
+    std::str::from_utf8(reply).ok()?.lines().last()?.parse().ok()
 }
 
 /// `redis 7.0.15` or `valkey 9.0.1`, from `INFO server`.

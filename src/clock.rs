@@ -41,6 +41,13 @@ impl Time {
         Self(self.0.saturating_add(span))
     }
 
+    /// The moment `span` earlier, [`Time::ZERO`] where that lies before the start.
+    #[must_use]
+    pub fn minus(self, span: Duration) -> Self {
+        let span = u64::try_from(span.as_nanos()).unwrap_or(u64::MAX);
+        Self(self.0.saturating_sub(span))
+    }
+
     /// The time from `earlier` to `self`, zero where `earlier` is the later one.
     pub fn saturating_since(self, earlier: Self) -> Duration {
         Duration::from_nanos(self.0.saturating_sub(earlier.0))

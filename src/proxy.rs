@@ -10,6 +10,7 @@ mod foreign;
 mod gate;
 mod pending;
 mod private;
+mod reads;
 mod replies;
 mod worker;
 
@@ -20,6 +21,7 @@ pub use foreign::{Foreign, Nature};
 pub use gate::Gate;
 pub use pending::{Pending, Transaction, Work};
 pub use private::{Lent, Owner};
+pub use reads::Standing;
 pub use replies::{End, Place, Replies};
 pub use worker::{Shared, Worker};
 
@@ -29,10 +31,26 @@ use crate::command::{Effect, Spec};
 use crate::metrics::{Outcome, Path};
 use crate::resp::Request;
 
+/// Whether a command was taken up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use]
+pub enum Taken {
+    /// It was, and its reply has a place.
+    Yes,
+    /// Not yet: L1 has an answer, which might be behind what this session has seen. [`Caller::hear`] decides between
+    /// calling again and [`lead`].
+    Unheard,
+}
+
 /// Takes up one command that the table allows on a lane. `now` was read after the request's last byte.
-pub fn call(worker: &Rc<Worker>, caller: &mut Caller, spec: &'static Spec, request: Request<'_>, now: Time) {
+pub fn call(worker: &Rc<Worker>, caller: &mut Caller, spec: &'static Spec, request: Request<'_>, now: Time) -> Taken {
     let outcome = match spec.effect {
-        Effect::Read if spec.cacheable() && spec.arity_ok(request.argc()) => read(worker, caller, spec, request, now),
+        Effect::Read if spec.cacheable() && spec.arity_ok(request.argc()) => {
+            match read(worker, caller, spec, request, now) {
+                Some(outcome) => outcome,
+                None => return Taken::Unheard,
+            }
+        }
         Effect::Read => {
             caller.forward(worker, spec, request, now);
             Outcome::NotCached
@@ -51,11 +69,18 @@ pub fn call(worker: &Rc<Worker>, caller: &mut Caller, spec: &'static Spec, reque
         }
     };
     worker.stats.count(spec.class, outcome);
+    Taken::Yes
 }
 
-/// A read that L1 may answer: hit, wait or lead.
-pub fn read(worker: &Rc<Worker>, caller: &mut Caller, spec: &'static Spec, request: Request<'_>, now: Time) -> Outcome {
-    match hit(worker, caller, spec, request, now) {
+/// A read that L1 may answer: hit, wait or lead. Nothing was done where the answer is `None`, as with [`Taken::Unheard`].
+fn read(
+    worker: &Rc<Worker>,
+    caller: &mut Caller,
+    spec: &'static Spec,
+    request: Request<'_>,
+    now: Time,
+) -> Option<Outcome> {
+    Some(match hit(worker, caller, spec, request, now)? {
         Outcome::Hit => Outcome::Hit,
         // Behind an unanswered write or read of its own, a session gets what Redis says then, not what others are told now.
         missed @ (Outcome::BehindWrite | Outcome::BehindRead) => {
@@ -67,30 +92,46 @@ pub fn read(worker: &Rc<Worker>, caller: &mut Caller, spec: &'static Spec, reque
             caller.lead(worker, spec, request, now);
             missed
         }
-    }
+    })
 }
 
-/// Answers from L1 where it may: the outcome is [`Outcome::Hit`], or why not, and nothing was answered then.
-pub fn hit(worker: &Rc<Worker>, caller: &mut Caller, spec: &'static Spec, request: Request<'_>, now: Time) -> Outcome {
+/// Sends a read that L1 may not answer, though it could.
+pub fn lead(worker: &Rc<Worker>, caller: &mut Caller, spec: &'static Spec, request: Request<'_>, now: Time) {
+    caller.lead(worker, spec, request, now);
+    worker.stats.count(spec.class, Outcome::BehindRead);
+}
+
+/// Answers from L1 where it may: the outcome is [`Outcome::Hit`], or why not, and nothing was answered then. `None`: it
+/// could, but not before it has heard all that this session has seen.
+pub fn hit(
+    worker: &Rc<Worker>,
+    caller: &mut Caller,
+    spec: &'static Spec,
+    request: Request<'_>,
+    now: Time,
+) -> Option<Outcome> {
     let l1 = &worker.shared.l1;
     if !l1.is_on() {
-        return Outcome::Disabled;
+        return Some(Outcome::Disabled);
     }
     let query = caller.query(l1, spec, request);
     if caller.replies.behind_write() {
-        return Outcome::BehindWrite;
+        return Some(Outcome::BehindWrite);
     }
-    if caller.is_reading(query.slot) {
-        return Outcome::BehindRead;
+    let fresh = &caller.who.ear.freshness;
+    match caller.standing(query.slot) {
+        Standing::Heard => {}
+        Standing::Unanswered => return Some(Outcome::BehindRead),
+        Standing::Unheard(_) if l1.holds(&query, &caller.who.ear, now) => return None,
+        Standing::Unheard(_) => return Some(if fresh.held(now) { Outcome::Lead } else { Outcome::Blind }),
     }
     let sampled = worker.stats.sample();
-    let fresh = &caller.who.ear.freshness;
     let touches = &mut *worker.sampler.borrow_mut();
     let looked = caller.replies.answer(|out| {
         let looked = l1.store.lookup(&query, caller.resp, &l1.stamps, fresh, now, touches, out);
         (looked.is_hit(), looked)
     });
-    match looked {
+    Some(match looked {
         Lookup::Hit => {
             if let Some(since) = sampled {
                 worker.stats.record(Path::Hit, since);
@@ -99,5 +140,5 @@ pub fn hit(worker: &Rc<Worker>, caller: &mut Caller, spec: &'static Spec, reques
         }
         Lookup::Blind => Outcome::Blind,
         _ => Outcome::Lead,
-    }
+    })
 }

@@ -119,21 +119,31 @@ fn twenty_clients_that_never_read_cost_their_limit_and_delay_nobody() {
         client.send_cmd(&["GET", "huge"]);
     }
 
-    let mut control = redis.client();
-    let (mut peak, mut hit, mut through, mut direct) = (0, Duration::ZERO, Duration::ZERO, Duration::ZERO);
+    let (mut peak, mut hit, mut through) = (0, Duration::ZERO, Duration::ZERO);
     let timed = |client: &mut Client, command: &[&str], expected: &Value, worst: &mut Duration| {
         let began = Instant::now();
         assert_eq!(client.cmd(command), *expected);
         *worst = (*worst).max(began.elapsed());
     };
-    let began = Instant::now();
-    while began.elapsed() < Duration::from_secs(8) {
-        timed(&mut client, &["GET", "hot"], &bulk("v"), &mut hit);
-        timed(&mut client, &["SET", "other", "v"], &ok(), &mut through);
-        timed(&mut control, &["SET", "control", "v"], &ok(), &mut direct);
-        peak = peak.max(resident(crema.pid()));
-        std::thread::sleep(Duration::from_millis(2));
-    }
+    let (began, span) = (Instant::now(), Duration::from_secs(8));
+    let direct = std::thread::scope(|scope| {
+        // At the same time: what Redis takes to copy the value is nobody's delay.
+        let control = scope.spawn(|| {
+            let (mut control, mut direct) = (redis.client(), Duration::ZERO);
+            while began.elapsed() < span {
+                timed(&mut control, &["SET", "control", "v"], &ok(), &mut direct);
+                std::thread::sleep(Duration::from_millis(2));
+            }
+            direct
+        });
+        while began.elapsed() < span {
+            timed(&mut client, &["GET", "hot"], &bulk("v"), &mut hit);
+            timed(&mut client, &["SET", "other", "v"], &ok(), &mut through);
+            peak = peak.max(resident(crema.pid()));
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        control.join().expect("it asserts what this thread does")
+    });
     let cost = peak.saturating_sub(before);
     eprintln!("20 deaf clients: {} MiB; hit {hit:?}, through {through:?}, at Redis itself {direct:?}", cost / MIB);
     assert!(cost < 20 * LIMIT + 128 * MIB, "{} MiB", cost / MIB);

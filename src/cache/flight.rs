@@ -12,7 +12,6 @@
 
 use std::collections::HashMap;
 use std::collections::hash_map;
-use std::time::Duration;
 
 use super::key::{AsIs, Identity, Query};
 use super::stamp::{Stamp, Stamps};
@@ -62,23 +61,15 @@ impl<W> Flights<W> {
         Self { joinable: HashMap::default(), berths: Vec::new(), spare: Vec::new() }
     }
 
-    /// Waits with a flight that reads just what `query` asks, or hands `waiter` back where none may be joined. `opaque_now`
-    /// is the process's count of opaque writes answered.
-    pub fn join(
-        &mut self,
-        query: &Query,
-        stamps: &Stamps,
-        opaque_now: u64,
-        now: Time,
-        max_age: Duration,
-        waiter: W,
-    ) -> Result<(), W> {
+    /// Waits with a flight that reads just what `query` asks and left at `since` or later, or hands `waiter` back where none may
+    /// be joined. `opaque_now` is the process's count of opaque writes answered.
+    pub fn join(&mut self, query: &Query, stamps: &Stamps, opaque_now: u64, since: Time, waiter: W) -> Result<(), W> {
         let Some(&at) = self.joinable.get(&query.hash) else { return Err(waiter) };
         let flight = &mut self.berths[at];
         if !flight.reads(query)
             || stamps.load(query.slot) != flight.stamp
             || flight.opaque != opaque_now
-            || now.saturating_since(flight.sent) >= max_age
+            || flight.sent < since
         {
             return Err(waiter);
         }
@@ -160,7 +151,6 @@ mod tests {
     use super::*;
     use crate::cache::Identities;
 
-    const AGE: Duration = Duration::from_millis(500);
     const T: Time = Time::from_nanos(1_000_000_000);
 
     struct Bench {
@@ -183,7 +173,7 @@ mod tests {
         }
 
         fn join(&mut self, query: &Query, waiter: u32) -> Result<(), u32> {
-            self.flights.join(query, &self.stamps, 0, T, AGE, waiter)
+            self.flights.join(query, &self.stamps, 0, T, waiter)
         }
     }
 
@@ -245,8 +235,8 @@ mod tests {
         let mut b = Bench::new();
         let query = b.query(b"k");
         let flight = b.lead(&query);
-        assert_eq!(b.flights.join(&query, &b.stamps, 1, T, AGE, 1), Err(1));
-        assert_eq!(b.flights.join(&query, &b.stamps, 0, T, AGE, 2), Ok(()));
+        assert_eq!(b.flights.join(&query, &b.stamps, 1, T, 1), Err(1));
+        assert_eq!(b.flights.join(&query, &b.stamps, 0, T, 2), Ok(()));
         assert_eq!(b.flights.land(flight), [2]);
     }
 
@@ -255,9 +245,8 @@ mod tests {
         let mut b = Bench::new();
         let query = b.query(b"k");
         let flight = b.lead(&query);
-        let nearly = T.plus(AGE.checked_sub(Duration::from_nanos(1)).expect("AGE is longer"));
-        assert_eq!(b.flights.join(&query, &b.stamps, 0, nearly, AGE, 1), Ok(()));
-        assert_eq!(b.flights.join(&query, &b.stamps, 0, T.plus(AGE), AGE, 2), Err(2));
+        assert_eq!(b.flights.join(&query, &b.stamps, 0, T, 1), Ok(()));
+        assert_eq!(b.flights.join(&query, &b.stamps, 0, Time::from_nanos(T.as_nanos() + 1), 2), Err(2));
         assert_eq!(b.flights.land(flight), [1]);
     }
 

@@ -38,6 +38,7 @@ impl Epoch {
 pub struct Freshness {
     epoch: AtomicU64,
     lease: AtomicU64,
+    heard: AtomicU64,
 }
 
 impl Default for Freshness {
@@ -49,7 +50,11 @@ impl Default for Freshness {
 impl Freshness {
     /// A new epoch and no lease.
     pub fn new() -> Self {
-        Self { epoch: AtomicU64::new(Epoch::next().0), lease: AtomicU64::new(Time::ZERO.as_nanos()) }
+        Self {
+            epoch: AtomicU64::new(Epoch::next().0),
+            lease: AtomicU64::new(Time::ZERO.as_nanos()),
+            heard: AtomicU64::new(0),
+        }
     }
 
     /// The present epoch. A fill reads it before its request is sent.
@@ -81,6 +86,16 @@ impl Freshness {
     /// What is left of the lease at `now`, zero where there is none.
     pub fn lease_left(&self, now: Time) -> Duration {
         self.until().saturating_since(now)
+    }
+
+    /// The ear was answered what it had sent at `sent`: all that Redis had said before is applied.
+    pub fn heard(&self, sent: Time) {
+        self.heard.fetch_max(sent.as_nanos(), Ordering::AcqRel);
+    }
+
+    /// Everything that Redis had done by this moment has been applied to L1. To be read before an entry is looked up.
+    pub fn heard_up_to(&self) -> Time {
+        Time::from_nanos(self.heard.load(Ordering::Acquire))
     }
 
     fn until(&self) -> Time {

@@ -1,7 +1,7 @@
 //! The table: every command and subcommand of Redis 7.4 and Valkey 8, one row each, and the later ones that are plain.
 //!
 //! Owns all that crema knows about commands by name; the types of the columns and what they promise are in `mod`. Longer
-//! than other files on purpose: one list, read by eye, in which a row can be held against Redis's own `src/commands/*.json`
+//! than other files on purpose: one long list, read by eye, in which a row can be held against Redis's own `src/commands/*.json`
 //! (`tests/command_table.rs` does that against a running server). A command that is not here still works: as
 //! [`unknown`](super::unknown), on a connection of its own.
 //!

@@ -87,6 +87,7 @@ pub struct Ear {
     /// The epoch and the lease that every hit of the user checks.
     pub freshness: Freshness,
     filled: AtomicBool,
+    nudged: AtomicBool,
     reconnects: AtomicU64,
     login: Mutex<Option<Arc<Login>>>,
     state: Mutex<State>,
@@ -118,6 +119,7 @@ impl Ear {
         Arc::new(Self {
             freshness: Freshness::new(),
             filled: AtomicBool::new(false),
+            nudged: AtomicBool::new(false),
             reconnects: AtomicU64::new(0),
             login: Mutex::new(login),
             state: Mutex::new(State::Idle),
@@ -142,15 +144,28 @@ impl Ear {
         *self.login.lock().unwrap_or_else(PoisonError::into_inner) = login.cloned();
     }
 
-    pub(super) fn has_filled(&self) -> bool {
+    /// Whether it was ever asked to fill: before, L1 holds nothing of its user's.
+    pub fn has_filled(&self) -> bool {
         self.filled.load(Ordering::Acquire)
     }
 
     /// Resolves after a reply to something sent later than this call; fails when the ear is lost meanwhile.
-    pub(super) fn fence(&self) -> oneshot::Receiver<()> {
+    pub fn fence(&self) -> oneshot::Receiver<()> {
         let (told, fence) = oneshot::channel();
         let _ = self.fences.try_send(told); // without an ear the sender is dropped, which is an answer
         fence
+    }
+
+    /// Up to when L1 knows of every change, as far as the user's sessions are concerned: for ever where it holds nothing.
+    pub fn heard_up_to(&self) -> Time {
+        if self.has_filled() { self.freshness.heard_up_to() } else { Time::NEVER }
+    }
+
+    /// Asks for a fence that nobody waits for, unless one is asked for already.
+    pub fn nudge(&self) {
+        if self.has_filled() && !self.nudged.swap(true, Ordering::AcqRel) {
+            drop(self.fence());
+        }
     }
 
     pub(super) fn promote(self: &Arc<Self>, l1: &Arc<L1>, fill: Fill) -> Result<(), DropReason> {
@@ -226,8 +241,8 @@ struct Hearing<'a> {
     user: Vec<u8>,
     out: Vec<u8>,
     db: u32,
-    /// What was sent and not answered, oldest first.
-    awaited: VecDeque<Awaited>,
+    /// What was sent and not answered, oldest first, and when.
+    awaited: VecDeque<(Time, Awaited)>,
     /// The number of the next command, and of the one that is answered next.
     next: u64,
     answering: u64,
@@ -245,7 +260,7 @@ enum Awaited {
     Tracking,
     Ignored,
     Rights,
-    Fence(Time),
+    Fence,
     Value(Box<Asked>),
     Ttl(Box<Asked>),
 }
@@ -254,7 +269,6 @@ struct Asked {
     fill: Fill,
     stamp: Stamp,
     epoch: Epoch,
-    sent: Time,
     value: Option<Vec<u8>>,
 }
 
@@ -288,10 +302,11 @@ impl<'a> Hearing<'a> {
         let mut tick = interval(self.l1.terms.max_staleness / 4);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         self.ear.freshness.bump();
-        self.send(&[b"CLIENT", b"TRACKING", b"ON"], Awaited::Tracking);
-        self.send(&[b"CLIENT", b"NO-EVICT", b"ON"], Awaited::Ignored);
-        self.ask_rights(Time::now());
-        self.send_fence(Time::now());
+        let now = Time::now();
+        self.send(&[b"CLIENT", b"TRACKING", b"ON"], Awaited::Tracking, now);
+        self.send(&[b"CLIENT", b"NO-EVICT", b"ON"], Awaited::Ignored, now);
+        self.ask_rights(now);
+        self.send_fence(now);
         loop {
             tokio::select! {
                 read = read.read_buf(&mut frames.input) => match read {
@@ -332,7 +347,7 @@ impl<'a> Hearing<'a> {
             self.pushed(if whole { push::read(frame) } else { Push::Unreadable });
             return Ok(());
         }
-        let Some(awaited) = self.awaited.pop_front() else {
+        let Some((sent, awaited)) = self.awaited.pop_front() else {
             return Err(self.lost("a reply that nothing asked for: desynchronised"));
         };
         let refused = frame.first() == Some(&b'-');
@@ -343,23 +358,23 @@ impl<'a> Hearing<'a> {
             }
             Awaited::Tracking => info!(user = %String::from_utf8_lossy(&self.user), "the ear hears every change"),
             Awaited::Rights => self.hear_rights(frame, refused),
-            Awaited::Fence(sent) => self.hear_fence(frame, sent),
+            Awaited::Fence => self.hear_fence(frame, sent),
             Awaited::Value(mut asked) => {
                 asked.value =
                     (whole && !refused && frame.len() as u64 <= self.l1.terms.max_value).then(|| frame.to_vec());
-                self.awaited.push_front(Awaited::Ttl(asked)); // its reply comes next: value and TTL left in one write
+                self.awaited.push_front((sent, Awaited::Ttl(asked))); // its reply comes next: value and TTL left in one write
             }
-            Awaited::Ttl(asked) => self.filled(*asked, frame),
+            Awaited::Ttl(asked) => self.filled(*asked, sent, frame),
         }
+        self.ear.freshness.heard(sent);
         let answered = self.answering;
         self.answering += 1;
-        self.fences.retain_mut(|(needed, told)| {
-            if *needed <= answered {
-                let (unused, _) = oneshot::channel();
-                let _ = std::mem::replace(told, unused).send(());
+        for at in (0..self.fences.len()).rev() {
+            if self.fences[at].0 <= answered {
+                let (_, told) = self.fences.swap_remove(at);
+                let _ = told.send(()); // who asked may have left
             }
-            *needed > answered
-        });
+        }
         if !self.fences.is_empty() && self.fence_sent.is_none() {
             self.send_fence(Time::now());
         }
@@ -388,6 +403,7 @@ impl<'a> Hearing<'a> {
     /// A fence is back: everything acknowledged before `sent` has been heard. Only a master that says so renews.
     fn hear_fence(&mut self, reply: &[u8], sent: Time) {
         self.fence_sent = None;
+        self.ear.nudged.store(false, Ordering::Release);
         self.l1.stats.fences.add(1);
         // MISCONF is what a master says whose disk is full: it lives, and hears.
         let master = reply.starts_with(b"-MISCONF") || role(reply).is_some_and(|role| role == b"master");
@@ -429,17 +445,17 @@ impl<'a> Hearing<'a> {
         }
         if fill.db != self.db {
             self.db = fill.db;
-            self.send(&[b"SELECT", fill.db.to_string().as_bytes()], Awaited::Ignored);
+            self.send(&[b"SELECT", fill.db.to_string().as_bytes()], Awaited::Ignored, now);
         }
         self.filling.insert(fill.hash);
         self.out.extend_from_slice(&fill.request);
         encode::command(&mut self.out, &[b"PTTL", &fill.request[fill.key.clone()]]);
         self.next += 2;
-        self.awaited.push_back(Awaited::Value(Box::new(Asked { fill, stamp, epoch, sent: now, value: None })));
+        self.awaited.push_back((now, Awaited::Value(Box::new(Asked { fill, stamp, epoch, value: None }))));
     }
 
-    fn filled(&mut self, asked: Asked, ttl: &[u8]) {
-        let Asked { mut fill, stamp, epoch, sent, value } = asked;
+    fn filled(&mut self, asked: Asked, sent: Time, ttl: &[u8]) {
+        let Asked { mut fill, stamp, epoch, value } = asked;
         self.filling.remove(&fill.hash);
         let Some(value) = value else { return self.l1.stats.fill(FillOutcome::Refused) };
         if value == b"_\r\n" && by_id(fill.command).cache == Caching::Array {
@@ -504,18 +520,18 @@ impl<'a> Hearing<'a> {
     fn ask_rights(&mut self, now: Time) {
         self.rights_asked = now;
         let user = std::mem::take(&mut self.user);
-        self.send(&[b"ACL", b"GETUSER", &user], Awaited::Rights);
+        self.send(&[b"ACL", b"GETUSER", &user], Awaited::Rights, now);
         self.user = user;
     }
 
     fn send_fence(&mut self, now: Time) {
         self.fence_sent = Some(now);
-        self.send(&[b"HELLO"], Awaited::Fence(now));
+        self.send(&[b"HELLO"], Awaited::Fence, now);
     }
 
-    fn send(&mut self, command: &[&[u8]], awaited: Awaited) {
+    fn send(&mut self, command: &[&[u8]], awaited: Awaited, now: Time) {
         encode::command(&mut self.out, command);
-        self.awaited.push_back(awaited);
+        self.awaited.push_back((now, awaited));
         self.next += 1;
     }
 

@@ -3,11 +3,14 @@
 //! A session's commands reach Redis in order because they go on one connection until all of them are answered; only then
 //! does the caller look for another lane.
 
-use std::collections::VecDeque;
+use std::iter;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use super::pending::{Lead, Marks, Pending, Ticket, Work};
+use tokio::time::timeout;
+
+use super::pending::{Lead, Marks, Pending, Reader, Ticket, Work};
+use super::reads::Standing;
 use super::replies::{Place, Replies};
 use super::worker::{Track, Worker};
 use crate::cache::{Identity, Query, Slot};
@@ -52,13 +55,12 @@ pub struct Caller {
     track: Option<Rc<Track>>,
     /// The last command that went on the lane.
     sent: Option<Place>,
-    reading: VecDeque<(Place, Slot)>,
 }
 
 impl Caller {
     /// A session that has asked nothing yet.
     pub fn new(replies: Rc<Replies>, who: Rc<Who>) -> Self {
-        Self { replies, who, resp: Resp::V2, track: None, sent: None, reading: VecDeque::new() }
+        Self { replies, who, resp: Resp::V2, track: None, sent: None }
     }
 
     /// The session is someone else, or speaks another version: its next command goes on another lane. All its commands
@@ -75,16 +77,26 @@ impl Caller {
         Query::new(&l1.stamps, self.who.identity, spec.id, request.arg(1), request.tail(1), rest)
     }
 
-    /// Whether a read of a key in this slot, sent by this session, is unanswered.
-    pub fn is_reading(&mut self, slot: Slot) -> bool {
-        if self.reading.is_empty() {
-            return false;
+    /// How this session's own reads of a key in this slot stand to what L1 knows.
+    pub fn standing(&self, slot: Slot) -> Standing {
+        self.replies.standing(slot, self.who.ear.heard_up_to())
+    }
+
+    /// Remembers that the command at `place` reads keys in `slots` from Redis.
+    pub fn note_reads(&self, place: Place, slots: impl Iterator<Item = Slot>) {
+        let heard = self.who.ear.heard_up_to();
+        let many = slots.fold(false, |_, slot| self.replies.note_read(place, Some(slot), heard));
+        if many {
+            self.who.ear.nudge();
         }
-        let head = self.replies.head();
-        while self.reading.front().is_some_and(|&(place, _)| place < head) {
-            self.reading.pop_front();
-        }
-        self.reading.iter().any(|&(_, reading)| reading == slot)
+    }
+
+    /// Returns once L1 knows all that Redis had done before the call, or its lease is over. False: it is not known to. Cancel
+    /// safe.
+    pub async fn hear(&self) -> bool {
+        let ear = &self.who.ear;
+        let left = ear.freshness.lease_left(Time::now());
+        matches!(timeout(left, ear.fence()).await, Ok(Ok(())))
     }
 
     /// Waits with a read of the same that another session of this lane has under way, where there is one.
@@ -96,13 +108,19 @@ impl Caller {
         }
         let l1 = &worker.shared.l1;
         let query = self.query(l1, spec, request);
+        let oldest = now.minus(l1.terms.max_staleness);
+        let since = match self.standing(query.slot) {
+            Standing::Heard => oldest,
+            Standing::Unheard(answered) => oldest.max(answered),
+            Standing::Unanswered => return false,
+        };
         let place = self.replies.next();
         let ticket = Ticket { to: Rc::clone(&self.replies), place };
-        let joined = flights.join(&query, &l1.stamps, l1.opaque(), now, l1.terms.max_staleness, ticket).is_ok();
+        let joined = flights.join(&query, &l1.stamps, l1.opaque(), since, ticket).is_ok();
         if joined {
             drop(flights);
             self.replies.reserve();
-            self.reading.push_back((place, query.slot));
+            self.note_reads(place, iter::once(query.slot));
             self.sent = Some(place);
         }
         joined
@@ -112,7 +130,7 @@ impl Caller {
     pub fn lead(&mut self, worker: &Rc<Worker>, spec: &'static Spec, request: Request<'_>, now: Time) {
         let query = self.query(&worker.shared.l1, spec, request);
         let place = self.replies.reserve();
-        self.reading.push_back((place, query.slot));
+        self.note_reads(place, iter::once(query.slot));
         let ticket = Ticket { to: Rc::clone(&self.replies), place };
         let rule = worker.shared.rule(request.arg(1));
         let fill = Fill::new(request, &query, self.who.db, rule.and_then(|rule| rule.ceiling));
@@ -129,10 +147,13 @@ impl Caller {
     /// Sends a command that changes no key, on the lane.
     pub fn forward(&mut self, worker: &Rc<Worker>, spec: &Spec, request: Request<'_>, now: Time) {
         let place = self.replies.reserve();
-        if spec.effect == Effect::Read {
-            self.note_reads(&worker.shared.l1, spec, request, place);
-        }
-        self.send(worker, request, place, Work::Pass, now);
+        let work = if spec.effect == Effect::Read {
+            self.note_reads(place, slots(&worker.shared.l1, spec, request));
+            Work::Read(Reader::new(Rc::clone(&self.who), self.resp))
+        } else {
+            Work::Pass
+        };
+        self.send(worker, request, place, work, now);
     }
 
     /// Sends a command that changes keys, known or not, on the lane.
@@ -141,12 +162,6 @@ impl Caller {
         self.replies.wrote(place);
         let marks = Marks::begin(&worker.shared.l1, spec.keys(request), spec.effect == Effect::Opaque);
         self.send(worker, request, place, Work::Write(marks), now);
-    }
-
-    /// Remembers which keys an unanswered read of this session reads: until it is answered, L1 could be older than it.
-    pub fn note_reads(&mut self, l1: &L1, spec: &Spec, request: Request<'_>, place: Place) {
-        let slots = spec.keys(request).map(|key| l1.stamps.slot(l1.stamps.hash(key)));
-        self.reading.extend(slots.map(|slot| (place, slot)));
     }
 
     fn send(&mut self, worker: &Rc<Worker>, request: Request<'_>, place: Place, work: Work, now: Time) {
@@ -200,7 +215,7 @@ impl Caller {
         let place = self.replies.reserve();
         let marks = match spec.effect {
             Effect::Read => {
-                self.note_reads(&worker.shared.l1, spec, request, place);
+                self.note_reads(place, slots(&worker.shared.l1, spec, request));
                 None
             }
             Effect::Write | Effect::Opaque => {
@@ -236,4 +251,9 @@ impl Caller {
             pending.refuse(&lane.lost_error(), Sent::No);
         }
     }
+}
+
+/// The stamps' slots of the keys that a request names.
+pub(super) fn slots<'a>(l1: &'a L1, spec: &Spec, request: Request<'a>) -> impl Iterator<Item = Slot> + 'a {
+    spec.keys(request).map(|key| l1.stamps.slot(l1.stamps.hash(key)))
 }

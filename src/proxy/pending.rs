@@ -22,6 +22,9 @@ use crate::metrics::{DropReason, Path};
 use crate::resp::Resp;
 use crate::upstream::Waiter;
 
+/// Pieces of a reply from so many bytes on are kept once for all who wait for it.
+const WORTH_SHARING: usize = 16 << 10;
+
 /// A place in a session's replies.
 pub struct Ticket {
     /// The session's replies.
@@ -31,7 +34,7 @@ pub struct Ticket {
 }
 
 impl Ticket {
-    fn append(&self, bytes: &[u8], end: bool) {
+    fn append(&self, bytes: &[u8], end: Option<Time>) {
         self.to.append(self.place, bytes, end);
     }
 
@@ -39,7 +42,7 @@ impl Ticket {
     pub fn refuse(&self, error: &Error, sent: Sent) {
         let mut reply = Vec::new();
         error.reply(sent, &mut reply);
-        self.append(&reply, true);
+        self.append(&reply, Some(Time::ZERO)); // it tells nothing of any key
     }
 }
 
@@ -87,6 +90,8 @@ impl Marks {
 #[derive(Debug, Default)]
 pub struct Transaction {
     slots: Vec<Slot>,
+    /// Of the keys that are only read.
+    reads: Vec<Slot>,
     opaque: bool,
     swap: bool,
 }
@@ -97,6 +102,16 @@ impl Transaction {
         self.slots.extend(keys.map(|key| l1.stamps.slot(l1.stamps.hash(key))));
         self.opaque |= opaque;
         self.swap |= swap;
+    }
+
+    /// A command was queued that reads `keys`.
+    pub fn queue_read<'a>(&mut self, l1: &L1, keys: impl Iterator<Item = &'a [u8]>) {
+        self.reads.extend(keys.map(|key| l1.stamps.slot(l1.stamps.hash(key))));
+    }
+
+    /// The keys that `EXEC` reads.
+    pub fn reads(&self) -> &[Slot] {
+        &self.reads
     }
 
     /// `EXEC` is about to be sent.
@@ -119,6 +134,8 @@ pub struct Pending {
 pub enum Work {
     /// Nothing.
     Pass,
+    /// A read: it may be sent again, once, where its connection is lost.
+    Read(Reader),
     /// The stamps of a write change; an opaque one's reply is held.
     Write(Marks),
     /// It answers everyone who joined, and may be promoted.
@@ -131,10 +148,29 @@ pub enum Work {
     Ignore,
 }
 
-/// A read that others may join.
-pub struct Lead {
+/// For whom a read is done, so that it can be sent again.
+pub struct Reader {
     who: Rc<Who>,
     resp: Resp,
+    again: bool,
+}
+
+impl Reader {
+    /// A read that has not been sent yet.
+    pub fn new(who: Rc<Who>, resp: Resp) -> Self {
+        Self { who, resp, again: false }
+    }
+
+    /// Whether the read of `ticket` that `error` ended may be sent again: once, and only where the session has sent no write
+    /// after it, for the read could see that.
+    fn may_again(&self, error: &Error, ticket: &Ticket) -> bool {
+        matches!(error, Error::Lost { .. }) && !self.again && !ticket.to.wrote_after(ticket.place)
+    }
+}
+
+/// A read that others may join.
+pub struct Lead {
+    reader: Reader,
     fill: Fill,
     promotion: Promotion,
     track: Option<Rc<Track>>,
@@ -142,14 +178,14 @@ pub struct Lead {
     joined: Vec<Ticket>,
     size: u64,
     failed: bool,
-    again: bool,
 }
 
 impl Lead {
     /// The read that `fill` describes.
     pub fn new(who: Rc<Who>, resp: Resp, fill: Fill, promotion: Promotion) -> Box<Self> {
         let (track, flight, joined) = (None, None, Vec::new());
-        Box::new(Self { who, resp, fill, promotion, track, flight, joined, size: 0, failed: false, again: false })
+        let reader = Reader::new(who, resp);
+        Box::new(Self { reader, fill, promotion, track, flight, joined, size: 0, failed: false })
     }
 
     fn land(&mut self) {
@@ -193,7 +229,7 @@ impl Pending {
 
     /// Answers with an error of crema's own.
     pub fn refuse(self, error: &Error, sent: Sent) {
-        self.lost(error, sent);
+        self.lost(error, sent, &[]);
     }
 
     /// The first byte of the reply is here: Redis has run the command.
@@ -229,7 +265,7 @@ impl Pending {
         } else if lead.size > max_value {
             Err(DropReason::TooLarge)
         } else {
-            l1.promote(&lead.who.ear, lead.fill)
+            l1.promote(&lead.reader.who.ear, lead.fill)
         };
         match promoted {
             Ok(()) => worker.stats.promotions.add(1),
@@ -239,23 +275,32 @@ impl Pending {
 }
 
 impl Waiter for Pending {
-    fn piece(&mut self, kind: u8, bytes: &[u8], end: bool) {
+    fn piece(&mut self, kind: u8, bytes: &[u8], end: Option<Time>) {
         if !self.begun {
             self.begin();
         }
-        if let Some(ticket) = &self.ticket {
-            ticket.append(bytes, end);
-        }
         match &mut self.work {
             Work::Lead(lead) => {
-                lead.joined.iter().for_each(|ticket| ticket.append(bytes, end));
                 lead.size += bytes.len() as u64;
                 lead.failed |= matches!(kind, b'-' | b'!');
+                let all = self.ticket.iter().chain(&lead.joined);
+                if bytes.len() >= WORTH_SHARING && !lead.joined.is_empty() {
+                    let bytes = Rc::from(bytes);
+                    all.for_each(|ticket| ticket.to.append_shared(ticket.place, &bytes, end));
+                } else {
+                    all.for_each(|ticket| ticket.append(bytes, end));
+                }
             }
-            Work::Capture(whole, _) => whole.extend_from_slice(bytes),
-            _ => {}
+            work => {
+                if let Work::Capture(whole, _) = work {
+                    whole.extend_from_slice(bytes);
+                }
+                if let Some(ticket) = &self.ticket {
+                    ticket.append(bytes, end);
+                }
+            }
         }
-        if end {
+        if end.is_some() {
             self.over = true;
             match std::mem::replace(&mut self.work, Work::Ignore) {
                 Work::Lead(lead) => Self::promote(&self.worker, *lead),
@@ -278,12 +323,12 @@ impl Waiter for Pending {
         let last = *left == 0;
         self.over = last;
         if let Some(ticket) = &self.ticket {
-            ticket.append(bytes, last);
+            ticket.append(bytes, last.then_some(Time::ZERO));
         }
         Some(last)
     }
 
-    fn lost(mut self, error: &Error, sent: Sent) {
+    fn lost(mut self, error: &Error, sent: Sent, command: &[u8]) {
         self.over = true;
         match std::mem::replace(&mut self.work, Work::Ignore) {
             Work::Write(mut marks) => {
@@ -293,37 +338,54 @@ impl Waiter for Pending {
                 }
                 self.tell(error, sent);
             }
-            Work::Lead(mut lead) => {
-                lead.land();
-                let tickets = self.ticket.take().into_iter().chain(std::mem::take(&mut lead.joined));
-                if self.begun {
-                    tickets.for_each(|ticket| ticket.to.end(End::Upstream));
-                    return;
-                }
-                // Sent again only where no later write of the session has been: the read could see it.
-                let retry = matches!(error, Error::Lost { .. }) && !lead.again;
-                let (mut again, told): (Vec<_>, Vec<_>) =
-                    tickets.partition(|ticket| retry && !ticket.to.wrote_after(ticket.place));
-                for ticket in &told {
-                    ticket.refuse(error, sent);
-                }
-                if !again.is_empty() {
-                    self.worker.stats.retried_reads.add(again.len() as u64);
-                    lead.again = true;
-                    let first = again.remove(0);
-                    let now = Time::now();
-                    match self.worker.track(&lead.who, lead.resp, now) {
-                        Ok(track) => Self::lead(&self.worker, &track, first, lead, again, now),
-                        Err(error) => [first].iter().chain(&again).for_each(|ticket| ticket.refuse(&error, Sent::No)),
-                    }
-                }
-            }
+            Work::Read(reader) => self.read_again(reader, error, sent, command),
+            Work::Lead(lead) => self.lead_again(lead, error, sent),
             _ => self.tell(error, sent),
         }
     }
 }
 
 impl Pending {
+    fn read_again(mut self, mut reader: Reader, error: &Error, sent: Sent, command: &[u8]) {
+        let may_again = |ticket: &Ticket| !command.is_empty() && reader.may_again(error, ticket);
+        if self.begun || !self.ticket.as_ref().is_some_and(may_again) {
+            return self.tell(error, sent);
+        }
+        let (worker, now) = (Rc::clone(&self.worker), Time::now());
+        worker.stats.retried_reads.add(1);
+        reader.again = true;
+        match worker.track(&reader.who, reader.resp, now) {
+            Ok(track) => {
+                let Some(ticket) = self.ticket.take() else { return };
+                track.send(command, Self::new(&worker, ticket, Work::Read(reader), self.sampled), now);
+            }
+            Err(error) => self.tell(&error, Sent::No),
+        }
+    }
+
+    fn lead_again(mut self, mut lead: Box<Lead>, error: &Error, sent: Sent) {
+        lead.land();
+        let tickets = self.ticket.take().into_iter().chain(std::mem::take(&mut lead.joined));
+        if self.begun {
+            return tickets.for_each(|ticket| ticket.to.end(End::Upstream));
+        }
+        let (mut again, told): (Vec<_>, Vec<_>) = tickets.partition(|ticket| lead.reader.may_again(error, ticket));
+        for ticket in &told {
+            ticket.refuse(error, sent);
+        }
+        if again.is_empty() {
+            return;
+        }
+        self.worker.stats.retried_reads.add(again.len() as u64);
+        lead.reader.again = true;
+        let first = again.remove(0);
+        let now = Time::now();
+        match self.worker.track(&lead.reader.who, lead.reader.resp, now) {
+            Ok(track) => Self::lead(&self.worker, &track, first, lead, again, now),
+            Err(error) => [first].iter().chain(&again).for_each(|ticket| ticket.refuse(&error, Sent::No)),
+        }
+    }
+
     /// A reply that has begun cannot be taken back: its session ends, as it would have on a connection of its own.
     fn tell(&self, error: &Error, sent: Sent) {
         let Some(ticket) = &self.ticket else { return };

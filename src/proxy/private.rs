@@ -7,6 +7,7 @@ use std::cell::Cell;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use super::caller::Who;
 use super::pending::{Pending, Work};
@@ -15,7 +16,7 @@ use super::worker::{Worker, user};
 use crate::clock::Time;
 use crate::invalidation::L1;
 use crate::resp::{Resp, encode};
-use crate::upstream::{Lane, OutOfBand};
+use crate::upstream::{Lane, Login, OutOfBand};
 
 /// A private connection in the pool, or lent.
 pub(super) struct Spare {
@@ -29,6 +30,50 @@ impl Spare {
     /// A new connection of the pool.
     pub(super) fn new(lane: Rc<Lane<Pending>>, db: u32) -> Self {
         Self { lane, resp: Resp::V2, db }
+    }
+}
+
+/// A user's private connections that nobody has. One is kept warm; where it is lent, another is made when a session needs one,
+/// or when the pool stood empty for a while: loans are mostly over at once, and one connection then serves them all.
+#[derive(Default)]
+pub(super) struct Pool {
+    /// Whose they are.
+    pub(super) login: Option<Arc<Login>>,
+    pub(super) spares: Vec<Spare>,
+    lent: usize,
+    /// How often in a row [`Worker::sweep`] found it empty.
+    empty: u32,
+}
+
+impl Pool {
+    /// One that is open, for a session; with `None` the session is to be given a new one.
+    pub(super) fn lend(&mut self) -> Option<Spare> {
+        self.lent += 1;
+        self.spares.retain(|spare| spare.lane.is_open());
+        self.spares.pop()
+    }
+
+    /// Closes what has been idle for longer than `idle` but for one. True where one should be made.
+    pub(super) fn sweep(&mut self, idle: Duration, now: Time) -> bool {
+        self.spares.retain(|spare| spare.lane.is_open());
+        let mut kept = self.spares.len();
+        for spare in &self.spares {
+            if kept > 1 && spare.lane.idle_for(now) > idle {
+                spare.lane.close();
+                kept -= 1;
+            }
+        }
+        self.empty = if kept == 0 { self.empty + 1 } else { 0 };
+        self.lent > 0 && self.empty == 2
+    }
+
+    /// A session has done with one; it comes back, or has ended.
+    fn returned(&mut self, spare: Option<Spare>) {
+        self.lent -= 1;
+        if let Some(spare) = spare {
+            self.empty = 0;
+            self.spares.push(spare);
+        }
     }
 }
 
@@ -110,26 +155,33 @@ impl Lent {
     /// database.
     pub fn give_back(mut self, now: Time) {
         let Some(spare) = self.spare.take() else { return };
-        self.uncount();
-        spare.lane.lend(None);
-        if spare.lane.is_open() {
+        let open = spare.lane.is_open();
+        if open {
             spare.lane.verify(now);
-            self.worker.spares.borrow_mut().entry(user(&self.who)).or_default().push(spare);
         }
+        spare.lane.lend(None);
+        self.returned(open.then_some(spare));
     }
 
-    fn uncount(&self) {
+    fn returned(&self, spare: Option<Spare>) {
         let stats = &self.worker.stats;
-        if self.home { stats.homes.sub(1) } else { stats.pinned.sub(1) }
+        if self.home {
+            stats.homes.sub(1);
+        } else {
+            stats.pinned.sub(1);
+        }
+        if let Some(pool) = self.worker.pools.borrow_mut().get_mut(&user(&self.who)) {
+            pool.returned(spare);
+        }
     }
 }
 
 impl Drop for Lent {
     fn drop(&mut self) {
         if let Some(spare) = self.spare.take() {
-            self.uncount();
             spare.lane.lend(None);
             spare.lane.close();
+            self.returned(None);
         }
     }
 }

@@ -8,17 +8,26 @@
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::io;
+use std::ops::Deref;
 use std::pin::Pin;
+use std::rc::Rc;
 use std::task::{Context, Poll, Waker, ready};
 
 use tokio::io::AsyncWrite;
 
+use super::reads::{Reads, Standing};
 use crate::buffer;
+use crate::cache::Slot;
+use crate::clock::Time;
 use crate::metrics::Counter;
 use crate::socket::Socket;
 
 /// Bytes unwritten above which a session takes no more commands and large replies are read no further from a lane.
 const HIGH_WATER: usize = 1 << 20;
+
+/// What a client has not taken is kept in chunks of so many bytes once there is more: a buffer that doubles would cost half as
+/// much again, and be copied each time.
+const CHUNK: usize = 256 << 10;
 
 /// A place in the order of a session's replies. Counts up from 0.
 pub type Place = u64;
@@ -32,20 +41,43 @@ pub struct Replies {
 
 #[derive(Default)]
 struct Inner {
+    /// What goes out next, from `cursor` on, and what follows it.
     out: Vec<u8>,
     cursor: usize,
+    chunks: VecDeque<Chunk>,
+    /// Bytes of the first chunk that are written, and bytes in all of them that are not.
+    gone: usize,
+    chunked: usize,
     head: Place,
-    slots: VecDeque<Slot>,
+    slots: VecDeque<Reply>,
     /// Bytes in `slots`; those in `out` are counted by its length.
     waiting: usize,
     silent: bool,
     ended: Option<End>,
     session: Option<Waker>,
     room: Vec<Waker>,
+    reads: Reads,
+}
+
+/// Bytes that wait for a client: its own, or shared with others who are to get the same reply.
+enum Chunk {
+    Own(Vec<u8>),
+    Shared(Rc<[u8]>),
+}
+
+impl Deref for Chunk {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        match self {
+            Self::Own(bytes) => bytes,
+            Self::Shared(bytes) => bytes,
+        }
+    }
 }
 
 #[derive(Default)]
-struct Slot {
+struct Reply {
     bytes: Vec<u8>,
     done: bool,
     held: bool,
@@ -71,7 +103,7 @@ impl Replies {
     pub fn reserve(&self) -> Place {
         let inner = &mut *self.inner.borrow_mut();
         let silent = inner.silent;
-        inner.slots.push_back(Slot { silent, ..Slot::default() });
+        inner.slots.push_back(Reply { silent, ..Reply::default() });
         inner.head + inner.slots.len() as u64 - 1
     }
 
@@ -85,9 +117,8 @@ impl Replies {
     /// must have appended nothing, and no place was taken.
     pub fn answer<R>(&self, write: impl FnOnce(&mut Vec<u8>) -> (bool, R)) -> R {
         let inner = &mut *self.inner.borrow_mut();
-        if inner.slots.is_empty() && !inner.silent {
-            let before = inner.out.len();
-            if before == 0 && inner.out.capacity() == 0 {
+        if inner.slots.is_empty() && inner.chunks.is_empty() && !inner.silent {
+            if inner.out.capacity() == 0 {
                 inner.out = buffer::take();
             }
             let (answered, result) = write(&mut inner.out);
@@ -102,39 +133,46 @@ impl Replies {
             }
             if inner.slots.is_empty() {
                 inner.head += 1;
+                inner.push(&bytes);
             } else {
                 inner.waiting += bytes.len();
-                inner.slots.push_back(Slot { bytes, done: true, ..Slot::default() });
+                inner.slots.push_back(Reply { bytes, done: true, ..Reply::default() });
             }
         }
         result
     }
 
-    /// The next bytes of the reply at `place`; `end` with its last.
-    pub fn append(&self, place: Place, bytes: &[u8], end: bool) {
+    /// The next bytes of the reply at `place`; with its last, `end` says when they were read from Redis.
+    pub fn append(&self, place: Place, bytes: &[u8], end: Option<Time>) {
         let inner = &mut *self.inner.borrow_mut();
         if inner.ended.is_some() {
             return;
         }
         let Some(at) = place.checked_sub(inner.head).map(|at| at as usize) else { return };
         let Some(slot) = inner.slots.get_mut(at) else { return };
-        slot.done |= end;
+        slot.done |= end.is_some();
         if !slot.silent {
             if at == 0 && !slot.held {
-                if inner.out.capacity() == 0 {
-                    inner.out = buffer::take();
-                }
-                inner.out.extend_from_slice(bytes);
+                inner.push(bytes);
             } else {
                 slot.bytes.extend_from_slice(bytes);
                 inner.waiting += bytes.len();
             }
         }
-        if at == 0 && end {
+        if let Some(when) = end {
+            inner.reads.answered(place, when);
+        }
+        if at == 0 && end.is_some() {
             inner.settle();
         }
         inner.bound(self.limit);
         inner.wake();
+    }
+
+    /// As [`append`](Self::append), of bytes that others get as well: what is kept of them is kept once for all.
+    pub fn append_shared(&self, place: Place, bytes: &Rc<[u8]>, end: Option<Time>) {
+        let shared = self.inner.borrow_mut().share(place, bytes);
+        self.append(place, if shared { b"" } else { bytes }, end);
     }
 
     /// Nothing of the reply at `place` goes out before [`release`](Self::release).
@@ -150,7 +188,7 @@ impl Replies {
         inner.wake();
     }
 
-    fn slot(&self, place: Place, change: impl FnOnce(&mut Slot)) {
+    fn slot(&self, place: Place, change: impl FnOnce(&mut Reply)) {
         let inner = &mut *self.inner.borrow_mut();
         if let Some(slot) = place.checked_sub(inner.head).and_then(|at| inner.slots.get_mut(at as usize)) {
             change(slot);
@@ -168,7 +206,7 @@ impl Replies {
                 inner.slots[at].bytes.extend_from_slice(bytes);
                 inner.waiting += bytes.len();
             }
-            _ => inner.out.extend_from_slice(bytes),
+            _ => inner.push(bytes),
         }
         inner.bound(self.limit);
         inner.wake();
@@ -194,6 +232,17 @@ impl Replies {
         self.inner.borrow().head
     }
 
+    /// Remembers that the command at `place` reads a key in `slot`, or (none) any key, from Redis; `heard` is up to when the
+    /// ear knows of every change. True where the ear should be asked to know more.
+    pub fn note_read(&self, place: Place, slot: Option<Slot>, heard: Time) -> bool {
+        self.inner.borrow_mut().reads.note(place, slot, heard)
+    }
+
+    /// How the reads that this session had from Redis stand to what L1 knows of a key.
+    pub fn standing(&self, slot: Slot, heard: Time) -> Standing {
+        self.inner.borrow_mut().reads.standing(slot, heard)
+    }
+
     /// Remembers that the command at `place` writes.
     pub fn wrote(&self, place: Place) {
         self.last_write.set(Some(place));
@@ -217,7 +266,7 @@ impl Replies {
     /// Whether all bytes have been written.
     pub fn is_flushed(&self) -> bool {
         let inner = self.inner.borrow();
-        inner.cursor == inner.out.len()
+        inner.cursor == inner.out.len() && inner.chunks.is_empty()
     }
 
     /// Ready once the client has taken enough for more bytes of a large reply to be read.
@@ -262,24 +311,76 @@ impl Replies {
         while inner.cursor < inner.out.len() {
             let n = ready!(Pin::new(&mut *socket).poll_write(cx, &inner.out[inner.cursor..]))?;
             inner.cursor += n;
-            sent.add(n as u64);
-            if inner.cursor > HIGH_WATER {
-                inner.out.drain(..inner.cursor);
-                inner.cursor = 0;
-            }
-            if inner.buffered() <= HIGH_WATER {
-                inner.wake_room();
-            }
+            inner.wrote(n, sent);
         }
         inner.cursor = 0;
         buffer::give(std::mem::take(&mut inner.out));
+        while let Some(chunk) = inner.chunks.front() {
+            let n = ready!(Pin::new(&mut *socket).poll_write(cx, &chunk[inner.gone..]))?;
+            inner.gone += n;
+            inner.chunked -= n;
+            if inner.gone == chunk.len() {
+                inner.chunks.pop_front();
+                inner.gone = 0;
+            }
+            inner.wrote(n, sent);
+        }
+        inner.chunks.shrink_to(0);
         Poll::Ready(Ok(()))
     }
 }
 
 impl Inner {
     fn buffered(&self) -> usize {
-        self.out.len() - self.cursor + self.waiting
+        self.out.len() - self.cursor + self.chunked + self.waiting
+    }
+
+    /// Appends to the output.
+    fn push(&mut self, bytes: &[u8]) {
+        if self.fits(bytes.len()) {
+            if self.out.capacity() == 0 {
+                self.out = buffer::take();
+            }
+            self.out.extend_from_slice(bytes);
+            return;
+        }
+        let mut rest = bytes;
+        self.chunked += rest.len();
+        while !rest.is_empty() {
+            if let Some(Chunk::Own(chunk)) = self.chunks.back_mut()
+                && chunk.len() < chunk.capacity()
+            {
+                let (now, later) = rest.split_at(rest.len().min(chunk.capacity() - chunk.len()));
+                chunk.extend_from_slice(now);
+                rest = later;
+            } else {
+                self.chunks.push_back(Chunk::Own(Vec::with_capacity(CHUNK)));
+            }
+        }
+    }
+
+    /// Appends to the output without a copy, where the reply at `place` goes there and is too long for the buffer.
+    fn share(&mut self, place: Place, bytes: &Rc<[u8]>) -> bool {
+        let passes = self.slots.front().is_some_and(|reply| !reply.held && !reply.silent);
+        if place != self.head || !passes || self.ended.is_some() || self.fits(bytes.len()) {
+            return false;
+        }
+        self.chunked += bytes.len();
+        self.chunks.push_back(Chunk::Shared(Rc::clone(bytes)));
+        true
+    }
+
+    /// Whether so many bytes more need no chunk.
+    fn fits(&self, more: usize) -> bool {
+        self.chunks.is_empty() && self.out.len() + more <= CHUNK
+    }
+
+    /// So many bytes have left.
+    fn wrote(&mut self, n: usize, sent: &Counter) {
+        sent.add(n as u64);
+        if !self.room.is_empty() && self.buffered() <= HIGH_WATER {
+            self.wake_room();
+        }
     }
 
     /// Moves what is at the head, and may go, to the output.
@@ -290,16 +391,15 @@ impl Inner {
             }
             let bytes = std::mem::take(&mut slot.bytes);
             self.waiting -= bytes.len();
-            if self.out.is_empty() && bytes.len() > self.out.capacity() {
-                self.out = bytes;
-            } else {
-                self.out.extend_from_slice(&bytes);
+            let done = slot.done;
+            if done {
+                self.slots.pop_front();
+                self.head += 1;
             }
-            if !slot.done {
+            self.push(&bytes);
+            if !done {
                 return;
             }
-            self.slots.pop_front();
-            self.head += 1;
         }
     }
 
@@ -308,6 +408,8 @@ impl Inner {
             self.ended = Some(End::Slow);
             self.out = Vec::new();
             self.cursor = 0;
+            self.chunks = VecDeque::new();
+            (self.gone, self.chunked) = (0, 0);
             for slot in &mut self.slots {
                 slot.bytes = Vec::new();
             }

@@ -7,6 +7,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use tokio::sync::oneshot;
@@ -17,14 +18,14 @@ use super::caller::Who;
 use super::foreign::Foreign;
 use super::gate::Gate;
 use super::pending::{Pending, Ticket, Work};
-use super::private::{Lent, Owner, Spare};
+use super::private::{Lent, Owner, Pool, Spare};
 use crate::cache::{Flights, Identity, Promoter, Sampler};
 use crate::clock::Time;
 use crate::config::{Config, Promote, Rule};
 use crate::error::{Error, Sent};
 use crate::invalidation::L1;
 use crate::metrics::{Stats, WorkerStats};
-use crate::resp::Resp;
+use crate::resp::{Limits, Resp};
 use crate::upstream::{Backoff, Lane, Login, Node, Target};
 
 /// Lanes that one identity may have open on one worker at once; more than one only while others are stalled.
@@ -50,6 +51,8 @@ pub struct Shared {
     pub stats: Arc<Stats>,
     /// Who may come in without a password.
     pub gate: Gate,
+    /// The upstream's `proto-max-bulk-len`: the longest argument that a client may send, in bytes.
+    pub longest_argument: AtomicU64,
     /// This process's name on the fleet's channel.
     pub origin_id: String,
 }
@@ -64,6 +67,12 @@ pub struct Promotion {
 }
 
 impl Shared {
+    /// What a client may send, `strict` before it has logged in where it must.
+    pub fn limits(&self, strict: bool) -> Limits {
+        let limits = if strict { Limits::unauthenticated() } else { Limits::authenticated() };
+        Limits { bulk: self.longest_argument.load(Ordering::Relaxed), ..limits }
+    }
+
     /// The first rule that matches `key`.
     pub fn rule(&self, key: &[u8]) -> Option<&Rule> {
         self.config.rules.iter().find(|rule| rule.pattern.matches(key))
@@ -121,7 +130,7 @@ pub struct Worker {
     /// Commands that the table does not know.
     pub foreign: Foreign,
     lanes: RefCell<Lanes>,
-    pub(super) spares: RefCell<HashMap<Vec<u8>, Vec<Spare>>>,
+    pub(super) pools: RefCell<HashMap<Vec<u8>, Pool>>,
     draining: Cell<bool>,
     login: RefCell<Option<Rc<Lane<Pending>>>>,
     held: RefCell<Vec<Ticket>>,
@@ -146,7 +155,7 @@ impl Worker {
             tasks: TaskTracker::new(),
             foreign: Foreign::default(),
             lanes: RefCell::default(),
-            spares: RefCell::default(),
+            pools: RefCell::default(),
             draining: Cell::new(false),
             login: RefCell::default(),
             held: RefCell::default(),
@@ -219,33 +228,32 @@ impl Worker {
 
     /// Keeps one private connection ready for each user, so that borrowing one costs no round trip.
     fn warm(self: &Rc<Self>, who: &Rc<Who>, now: Time) {
-        let mut spares = self.spares.borrow_mut();
-        let pool = spares.entry(user(who)).or_default();
-        if pool.is_empty() {
-            let spare = self.open(who, now);
-            pool.push(spare);
+        let mut pools = self.pools.borrow_mut();
+        let pool = pools.entry(user(who)).or_default();
+        pool.login.clone_from(&who.login);
+        if pool.spares.is_empty() {
+            pool.spares.push(self.open(who.login.clone(), who.db, now));
         }
     }
 
-    fn open(self: &Rc<Self>, who: &Rc<Who>, now: Time) -> Spare {
-        let (node, login) = (Arc::clone(&self.shared.node), who.login.clone());
-        let target = Target { node, login, db: who.db, resp: Resp::V2, name: "crema-pool" };
+    fn open(self: &Rc<Self>, login: Option<Arc<Login>>, db: u32, now: Time) -> Spare {
+        let node = Arc::clone(&self.shared.node);
+        let target = Target { node, login, db, resp: Resp::V2, name: "crema-pool" };
         let lane = Lane::private(Arc::clone(&target.node), now);
         self.run(&lane, target);
-        Spare::new(lane, who.db)
+        Spare::new(lane, db)
     }
 
     /// Lends a private connection. What is sent on it waits until it is made and set to the session's version and
     /// database; nothing here waits.
     pub fn lend(self: &Rc<Self>, who: &Rc<Who>, resp: Resp, owner: Rc<Owner>, now: Time) -> Lent {
         let spare = {
-            let mut spares = self.spares.borrow_mut();
-            let pool = spares.entry(user(who)).or_default();
-            pool.retain(|spare| spare.lane.is_open());
-            pool.pop()
+            let mut pools = self.pools.borrow_mut();
+            let pool = pools.entry(user(who)).or_default();
+            pool.login.clone_from(&who.login);
+            pool.lend()
         };
-        let spare = spare.unwrap_or_else(|| self.open(who, now));
-        self.warm(who, now);
+        let spare = spare.unwrap_or_else(|| self.open(who.login.clone(), who.db, now));
         spare.lane.lend(Some(owner));
         Lent::new(self, spare, who, resp, now)
     }
@@ -299,7 +307,7 @@ impl Worker {
     }
 
     /// Once a second: gives up lanes that are silent past the deadline, checks those in use, closes those that are idle.
-    pub fn sweep(&self, now: Time) {
+    pub fn sweep(self: &Rc<Self>, now: Time) {
         let deadline = self.shared.config.response_timeout;
         let mut expired = Vec::new();
         for tracks in self.lanes.borrow_mut().values_mut() {
@@ -319,14 +327,10 @@ impl Worker {
         for lane in expired {
             lane.give_up(deadline.unwrap_or_default());
         }
-        for pool in self.spares.borrow_mut().values_mut() {
-            pool.retain(|spare| spare.lane.is_open());
-            let mut kept = pool.len();
-            for spare in pool.iter() {
-                if kept > 1 && spare.lane.idle_for(now) > SPARE_IDLE {
-                    spare.lane.close();
-                    kept -= 1;
-                }
+        for pool in self.pools.borrow_mut().values_mut() {
+            if pool.sweep(SPARE_IDLE, now) {
+                let spare = self.open(pool.login.clone(), 0, now);
+                pool.spares.push(spare);
             }
         }
     }
@@ -358,7 +362,7 @@ impl Worker {
         for track in self.lanes.borrow().values().flatten() {
             track.lane.close();
         }
-        for spare in self.spares.borrow().values().flatten() {
+        for spare in self.pools.borrow().values().flat_map(|pool| &pool.spares) {
             spare.lane.close();
         }
         if let Some(lane) = &*self.login.borrow() {

@@ -9,7 +9,7 @@ use crate::clock::Time;
 use crate::command::{self, Effect, Route, Spec, Verb};
 use crate::config::ClientNames;
 use crate::metrics::Outcome;
-use crate::proxy;
+use crate::proxy::{self, Taken};
 use crate::resp::{Request, encode};
 use std::time::Duration;
 
@@ -49,10 +49,29 @@ impl Session {
         };
         let held_back = spec.effect != Effect::Read && self.worker.shared.l1.is_paused(now);
         if self.private.is_none() && on_lane && request.raw().len() <= LARGE_REQUEST && !held_back {
-            proxy::call(&self.worker, &mut self.caller, spec, request, Time::now());
+            if proxy::call(&self.worker, &mut self.caller, spec, request, Time::now()) == Taken::Unheard {
+                self.after_hearing(line, spec, request).await?;
+            }
             return Ok(());
         }
         self.pinned(line, spec, request).await
+    }
+
+    /// A read that L1 can answer once the ear has answered a fence: that takes no longer than to ask Redis. Where it does, the
+    /// read is sent.
+    pub(super) async fn after_hearing(
+        &mut self,
+        line: &mut Line,
+        spec: &'static Spec,
+        request: Request<'_>,
+    ) -> Result<(), Close> {
+        let fence = self.caller.hear();
+        let heard = line.while_writing(self, fence).await?;
+        let now = Time::now();
+        if !heard || proxy::call(&self.worker, &mut self.caller, spec, request, now) == Taken::Unheard {
+            proxy::lead(&self.worker, &mut self.caller, spec, request, now);
+        }
+        Ok(())
     }
 
     /// Verbs that mean the same to a session whose connection crema does not follow.

@@ -17,8 +17,8 @@ use crate::clock::Time;
 use crate::command::{self, Route};
 use crate::error::Error;
 use crate::metrics::Outcome;
-use crate::proxy::{self, Caller, End, Lent, Owner, Replies, Transaction, Who, Worker};
-use crate::resp::{Limits, Parsed, Parser, ProtocolError, Request};
+use crate::proxy::{self, Caller, End, Lent, Owner, Replies, Taken, Transaction, Who, Worker};
+use crate::resp::{Parsed, Parser, ProtocolError, Request};
 use crate::socket::Socket;
 
 use wire::{Event, Wire};
@@ -142,7 +142,7 @@ impl Session {
                 wire.input.clear();
                 break;
             }
-            let limits = if self.strict { Limits::unauthenticated() } else { Limits::authenticated() };
+            let limits = self.worker.shared.limits(self.strict);
             let consumed = match parser.parse(wire.input.rest(), &limits) {
                 Ok(Parsed::Incomplete) => break,
                 Ok(Parsed::Empty { consumed }) => consumed,
@@ -180,8 +180,7 @@ impl Session {
         if !on_lane || request.raw().len() > LARGE_REQUEST || self.worker.shared.l1.is_paused(now) {
             return false;
         }
-        proxy::call(&self.worker, &mut self.caller, spec, request, now);
-        true
+        proxy::call(&self.worker, &mut self.caller, spec, request, now) == Taken::Yes
     }
 
     /// Whether the client should be answered before more is read from it.

@@ -65,15 +65,15 @@ impl Session {
     pub(super) fn send_private(&mut self, spec: &Spec, request: Request<'_>, now: Time) -> proxy::Place {
         let l1 = &self.worker.shared.l1;
         let Some(lent) = &self.private else { unreachable!("only called after borrow or keep") };
-        if let Some(transaction) = &mut self.transaction
-            && matches!(spec.effect, Effect::Write | Effect::Opaque)
-        {
-            transaction.queue(
-                l1,
-                spec.keys(request),
-                spec.effect == Effect::Opaque,
-                spec.route == Route::Session(Verb::SwapDb),
-            );
+        if let Some(transaction) = &mut self.transaction {
+            let swap = spec.route == Route::Session(Verb::SwapDb);
+            match spec.effect {
+                Effect::Write | Effect::Opaque => {
+                    transaction.queue(l1, spec.keys(request), spec.effect == Effect::Opaque, swap);
+                }
+                Effect::Read => transaction.queue_read(l1, spec.keys(request)),
+                Effect::None => {}
+            }
         }
         let place = self.caller.send_on(&self.worker, lent.lane(), spec, request, None, now);
         self.worker.stats.count(spec.class, Outcome::Pinned);
@@ -104,9 +104,14 @@ impl Session {
             && spec.cacheable()
             && spec.arity_ok(request.argc())
         {
-            let outcome = proxy::hit(&self.worker, &mut self.caller, spec, request, now);
-            if outcome == Outcome::Hit {
-                self.worker.stats.count(spec.class, outcome);
+            let mut outcome = proxy::hit(&self.worker, &mut self.caller, spec, request, now);
+            if outcome.is_none() {
+                let fence = self.caller.hear();
+                line.while_writing(self, fence).await?;
+                outcome = proxy::hit(&self.worker, &mut self.caller, spec, request, Time::now());
+            }
+            if outcome == Some(Outcome::Hit) {
+                self.worker.stats.count(spec.class, Outcome::Hit);
                 return Ok(());
             }
         }
@@ -146,10 +151,14 @@ impl Session {
                 self.send_private(spec, request, now);
             }
             Verb::Exec => {
-                let marks = self.transaction.take().map(|transaction| transaction.begin(&self.worker.shared.l1));
+                let transaction = self.transaction.take();
+                let marks = transaction.as_ref().map(|transaction| transaction.begin(&self.worker.shared.l1));
                 self.watching = false;
                 let Some(lent) = &self.private else { unreachable!("checked above") };
-                self.caller.send_on(&self.worker, lent.lane(), spec, request, marks, now);
+                let place = self.caller.send_on(&self.worker, lent.lane(), spec, request, marks, now);
+                if let Some(transaction) = transaction {
+                    self.caller.note_reads(place, transaction.reads().iter().copied());
+                }
                 self.worker.stats.count(spec.class, Outcome::Pinned);
             }
             _ => {
@@ -189,7 +198,7 @@ impl Session {
         let place = self.caller.replies.reserve();
         self.caller.send_work_on(&self.worker, lent.lane(), request, place, work, now);
         if mode == Mode::Raw {
-            self.caller.replies.append(place, b"", true); // what comes now is no reply
+            self.caller.replies.append(place, b"", Some(now)); // what comes now is no reply
             self.raw = true;
         }
         self.worker.stats.count(spec.class, Outcome::Pinned);

@@ -2,7 +2,7 @@
 
 use std::future::{Future, poll_fn};
 use std::io;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -207,6 +207,23 @@ impl Line {
                 return Poll::Ready(Err(Close::Now));
             }
             Poll::Pending
+        })
+        .await
+    }
+
+    /// Writes replies as they come until `future` is ready.
+    pub(super) async fn while_writing<T>(
+        &mut self,
+        session: &Session,
+        future: impl Future<Output = T>,
+    ) -> Result<T, Close> {
+        let mut future = pin!(future);
+        poll_fn(|cx| {
+            session.caller.replies.register(cx);
+            if let Poll::Ready(Err(_)) = self.poll_flush(cx, session) {
+                return Poll::Ready(Err(Close::Now));
+            }
+            future.as_mut().poll(cx).map(Ok)
         })
         .await
     }

@@ -4,6 +4,8 @@
 //! one session, on which Redis may also speak unasked. One task, [`Lane::run`], owns the socket: it writes what was
 //! appended, splits what comes into replies without decoding them, and hands each piece to the [`Waiter`] at the head of
 //! the FIFO. However the connection ends, every waiter is told: none waits for ever.
+//!
+//! A long file: what is sent, what is awaited and how the two end together are one state machine.
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
@@ -27,19 +29,24 @@ use crate::socket::Socket;
 /// A lane whose head waits longer takes no more commands, and a reply is read no slower for a slow session after it.
 pub const STALL: Duration = Duration::from_millis(50);
 
-/// Reads (of at most 64 KiB) that a lane may do before other tasks of its thread get a turn.
-const BUDGET: usize = 16;
+/// A lane in the midst of a reply of more than so many bytes takes no more commands: they would wait behind the rest.
+const LARGE_REPLY: u64 = 1 << 20;
+/// Bytes read at a time. A large reply comes in such pieces.
+const READ_AT_ONCE: usize = 256 << 10;
+/// Reads that a lane may do before other tasks of its thread get a turn.
+const BUDGET: usize = 4;
+/// A buffer that is empty keeps no more than so many bytes.
 const SCRATCH: usize = 64 << 10;
 
 thread_local! {
     /// Where every lane of the thread reads to: replies leave it before the next lane is polled.
-    static READ: RefCell<Box<[u8]>> = RefCell::new(vec![0; SCRATCH].into_boxed_slice());
+    static READ: RefCell<Box<[u8]>> = RefCell::new(vec![0; READ_AT_ONCE].into_boxed_slice());
 }
 
 /// What awaits one reply.
 pub trait Waiter: 'static {
-    /// The next bytes of the reply, in order. `kind` is its type byte; `end` is true with its last bytes.
-    fn piece(&mut self, kind: u8, bytes: &[u8], end: bool);
+    /// The next bytes of the reply, in order. `kind` is its type byte; with its last bytes, `end` says when they were read.
+    fn piece(&mut self, kind: u8, bytes: &[u8], end: Option<Time>);
 
     /// Asked in the middle of a reply: ready once the receiver can take more bytes.
     fn poll_room(&mut self, cx: &mut Context<'_>) -> Poll<()>;
@@ -47,8 +54,8 @@ pub trait Waiter: 'static {
     /// A whole confirmation of a (un)subscribe command. `None`: this waiter awaits none; else whether it was the last.
     fn confirm(&mut self, bytes: &[u8]) -> Option<bool>;
 
-    /// The connection is gone and this reply will not come.
-    fn lost(self, error: &Error, sent: Sent);
+    /// The connection is gone and this reply will not come. `command` is what was, or was to be, sent on a shared lane.
+    fn lost(self, error: &Error, sent: Sent, command: &[u8]);
 }
 
 /// Whoever a private connection is lent to: takes what Redis says unasked.
@@ -84,6 +91,8 @@ pub struct Lane<W> {
     mode: Cell<Mode>,
     waiting_since: Cell<Time>,
     used: Cell<Time>,
+    /// Bytes so far of the reply that is being read.
+    reply: Cell<u64>,
     checked: Cell<Time>,
     told: Cell<bool>,
     local: RefCell<String>,
@@ -91,6 +100,7 @@ pub struct Lane<W> {
 
 struct Inner<W> {
     state: State,
+    /// What is to be written, from `cursor` on; before it, commands that may have to be sent again on another lane.
     out: Vec<u8>,
     cursor: usize,
     /// Bytes ever appended and ever written; their difference is what `out` holds from `cursor` on.
@@ -153,6 +163,7 @@ impl<W: Waiter> Lane<W> {
             mode: Cell::new(Mode::Replies),
             waiting_since: Cell::new(now),
             used: Cell::new(now),
+            reply: Cell::new(0),
             checked: Cell::new(now),
             told: Cell::new(false),
             local: RefCell::default(),
@@ -235,9 +246,11 @@ impl<W: Waiter> Lane<W> {
         self.inner.borrow().fifo.is_empty()
     }
 
-    /// Whether the head of the FIFO has waited longer than [`STALL`] for a byte, while the node speaks on other connections.
+    /// Whether what is sent now would wait: behind the rest of a large reply, or because the head of the FIFO has waited
+    /// longer than [`STALL`] for a byte while the node speaks on other connections.
     pub fn is_stalled(&self, now: Time) -> bool {
-        self.waited(now) > STALL && self.node.last_heard().saturating_since(self.waiting_since.get()) > STALL
+        self.reply.get() > LARGE_REPLY
+            || self.waited(now) > STALL && self.node.last_heard().saturating_since(self.waiting_since.get()) > STALL
     }
 
     /// How long the head of the FIFO has waited for its next byte.
@@ -308,6 +321,7 @@ impl<W: Waiter> Lane<W> {
     /// Connects and carries commands until the connection ends; every waiter is answered or told before this returns.
     /// Owned by the worker that opened the lane.
     pub async fn run(self: Rc<Self>, target: Target) -> Error {
+        let _ends = Ends(&self);
         let error = match connect(&target).await {
             Ok(mut connection) => {
                 *self.local.borrow_mut() = connection.socket.local();
@@ -329,7 +343,7 @@ impl<W: Waiter> Lane<W> {
     }
 
     fn finish(&self, error: &Error) {
-        let (fifo, written, owner) = {
+        let (mut fifo, out, queued, written, owner) = {
             let mut inner = self.inner.borrow_mut();
             if matches!(inner.state, State::Closed(_)) {
                 return;
@@ -337,13 +351,16 @@ impl<W: Waiter> Lane<W> {
             inner.state = State::Closed(error.clone());
             inner.wake();
             inner.wake_opening();
-            inner.out = Vec::new();
-            (std::mem::take(&mut inner.fifo), inner.written, inner.owner.take())
+            let (fifo, out) = (std::mem::take(&mut inner.fifo), std::mem::take(&mut inner.out));
+            (fifo, out, inner.queued, inner.written, inner.owner.take())
         };
+        let from = queued - out.len() as u64;
         // No borrow is held here: a waiter may open another lane and send on it.
-        for Entry { start, expect } in fifo {
+        while let Some(Entry { start, expect }) = fifo.pop_front() {
+            let end = fifo.front().map_or(queued, |next| next.start);
             if let Expect::Reply(waiter) = expect {
-                waiter.lost(error, if start < written { Sent::Maybe } else { Sent::No });
+                let kept = start.checked_sub(from).map(|at| &out[at as usize..(end - from) as usize]);
+                waiter.lost(error, if start < written { Sent::Maybe } else { Sent::No }, kept.unwrap_or_default());
             }
         }
         if let Some(owner) = owner {
@@ -398,14 +415,7 @@ impl<W: Waiter> Lane<W> {
                 Poll::Pending => break,
             }
         }
-        if inner.cursor == inner.out.len() {
-            inner.cursor = 0;
-            inner.out.clear();
-            inner.out.shrink_to(SCRATCH);
-        } else if inner.cursor > SCRATCH {
-            inner.out.drain(..inner.cursor);
-            inner.cursor = 0;
-        }
+        inner.trim(self.private);
         if !inner.task.as_ref().is_some_and(|task| task.will_wake(cx.waker())) {
             inner.task = Some(cx.waker().clone());
         }
@@ -455,19 +465,20 @@ impl<W: Waiter> Lane<W> {
             if self.private && (kind == b'>' || self.mode.get() != Mode::Replies || !wire.whole.is_empty()) {
                 wire.whole.extend_from_slice(piece);
                 if end {
-                    self.whole(kind, &wire.whole, &mut wire.subscriptions)?;
+                    self.whole(kind, &wire.whole, &mut wire.subscriptions, now)?;
                     wire.whole.clear();
                     wire.whole.shrink_to(SCRATCH);
                 }
             } else {
-                self.reply(kind, piece, end)?;
+                self.reply(kind, piece, end.then_some(now))?;
             }
             wire.impatient &= !end;
         }
         Ok(())
     }
 
-    fn reply(&self, kind: u8, piece: &[u8], end: bool) -> Result<(), Error> {
+    fn reply(&self, kind: u8, piece: &[u8], end: Option<Time>) -> Result<(), Error> {
+        self.reply.set(if end.is_some() { 0 } else { self.reply.get() + piece.len() as u64 });
         let head = self.inner.borrow_mut().fifo.pop_front();
         let Some(mut entry) = head else {
             if self.private {
@@ -483,19 +494,19 @@ impl<W: Waiter> Lane<W> {
             Expect::Reply(waiter) => waiter.piece(kind, piece, end),
             Expect::Nonce { expected, got } => {
                 got.extend_from_slice(piece);
-                if got.len() > expected.len() || end && got != expected {
+                if got.len() > expected.len() || end.is_some() && got != expected {
                     return Err(self.lost("a wrong answer to ECHO: desynchronised"));
                 }
             }
         }
-        if !end {
+        if end.is_none() {
             self.inner.borrow_mut().fifo.push_front(entry);
         }
         Ok(())
     }
 
     /// A whole reply, push or message on a private connection.
-    fn whole(&self, kind: u8, bytes: &[u8], subscriptions: &mut [u64; 2]) -> Result<(), Error> {
+    fn whole(&self, kind: u8, bytes: &[u8], subscriptions: &mut [u64; 2], now: Time) -> Result<(), Error> {
         if self.mode.get() == Mode::Monitor && is_monitor_line(bytes) {
             let owner = self.inner.borrow().owner.clone();
             if let Some(owner) = owner {
@@ -513,7 +524,7 @@ impl<W: Waiter> Lane<W> {
                 self.say(bytes);
                 Ok(())
             }
-            None | Some(Message::Published) => self.reply(kind, bytes, true),
+            None | Some(Message::Published) => self.reply(kind, bytes, Some(now)),
             Some(Message::Confirmation { shard, left }) => {
                 subscriptions[usize::from(shard)] = left;
                 let head = self.inner.borrow_mut().fifo.pop_front();
@@ -545,6 +556,15 @@ impl<W: Waiter> Lane<W> {
     }
 }
 
+/// However the driving task ends, dropped or by a panic: nobody waits for it any longer.
+struct Ends<'a, W: Waiter>(&'a Lane<W>);
+
+impl<W: Waiter> Drop for Ends<'_, W> {
+    fn drop(&mut self) {
+        self.0.finish(&self.0.lost("its task has ended"));
+    }
+}
+
 /// What the driving task keeps of the connection between two polls.
 #[derive(Default)]
 struct Wire {
@@ -557,6 +577,24 @@ struct Wire {
 }
 
 impl<W> Inner<W> {
+    /// Lets go of written bytes: on a shared lane when their command is answered, for until then it may be sent again.
+    fn trim(&mut self, private: bool) {
+        let from = self.queued - self.out.len() as u64;
+        let needed = match self.fifo.front() {
+            Some(head) if !private => (head.start - from) as usize,
+            _ => self.cursor,
+        };
+        let done = needed.min(self.cursor);
+        if done == self.out.len() {
+            self.cursor = 0;
+            self.out.clear();
+            self.out.shrink_to(SCRATCH);
+        } else if done > SCRATCH && done > self.out.len() / 2 {
+            self.out.drain(..done);
+            self.cursor -= done;
+        }
+    }
+
     fn wake(&mut self) {
         if let Some(task) = self.task.take() {
             task.wake();

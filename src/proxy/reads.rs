@@ -1,0 +1,161 @@
+//! Which keys a session has read from Redis itself, for as long as L1 may be behind what it saw there.
+//!
+//! Redis tells the ear of a change before it shows the change to anybody else, and yet a lane's reply can overtake that
+//! message on the way through this process. A hit on the same key would then take the session back in time. So a read is
+//! remembered until the ear has answered something that was sent after the read was answered: by then L1 knows all that the
+//! read can have seen. Belongs to one session; bounded, for what is too long to be kept one by one is kept as "every key".
+
+use std::collections::VecDeque;
+
+use super::replies::Place;
+use crate::cache::Slot;
+use crate::clock::Time;
+
+/// So many reads that L1 may be behind are worth a fence of their own.
+const MANY: usize = 64;
+/// Beyond so many, they are taken for a read of every key.
+const MOST: usize = 2048;
+
+/// How a session's own reads stand to a key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// L1 knows all that the session has seen of it.
+    Heard,
+    /// A read of it was answered at this moment, and L1 might still be behind that.
+    Unheard(Time),
+    /// A read of it has been sent and not been answered.
+    Unanswered,
+}
+
+/// See the module's head.
+#[derive(Default)]
+pub(super) struct Reads {
+    /// In the order of their places.
+    log: VecDeque<Read>,
+}
+
+struct Read {
+    place: Place,
+    /// None: every key.
+    slot: Option<Slot>,
+    /// When its last byte was here; [`Time::NEVER`] before that.
+    answered: Time,
+}
+
+impl Reads {
+    /// The command at `place` reads a key in `slot`, or any key. True where so many are kept that the ear should be asked.
+    pub(super) fn note(&mut self, place: Place, slot: Option<Slot>, heard: Time) -> bool {
+        if self.log.len() >= MANY {
+            self.forget(heard);
+        }
+        let mut slot = slot;
+        if self.log.len() >= MOST {
+            self.log.clear();
+            slot = None;
+        }
+        self.log.push_back(Read { place, slot, answered: Time::NEVER });
+        self.log.len() >= MANY
+    }
+
+    /// The reply at `place` was whole at `when`.
+    pub(super) fn answered(&mut self, place: Place, when: Time) {
+        let from = self.log.partition_point(|read| read.place < place);
+        for read in self.log.range_mut(from..).take_while(|read| read.place == place) {
+            read.answered = when;
+        }
+    }
+
+    /// How things stand where the ear has answered what was sent at `heard`.
+    pub(super) fn standing(&mut self, slot: Slot, heard: Time) -> Standing {
+        if self.log.is_empty() {
+            return Standing::Heard;
+        }
+        self.forget(heard);
+        let of_slot = self.log.iter().filter(|read| read.slot.is_none_or(|read| read == slot));
+        let last =
+            of_slot.map(|read| read.answered).filter(|&answered| answered > heard || answered == Time::NEVER).max();
+        match last {
+            None => Standing::Heard,
+            Some(Time::NEVER) => Standing::Unanswered,
+            Some(answered) => Standing::Unheard(answered),
+        }
+    }
+
+    fn forget(&mut self, heard: Time) {
+        while self.log.front().is_some_and(|read| read.answered != Time::NEVER && read.answered <= heard) {
+            self.log.pop_front();
+        }
+        if self.log.is_empty() && self.log.capacity() > MANY {
+            self.log = VecDeque::new();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cache::Stamps;
+
+    const AT: fn(u64) -> Time = Time::from_nanos;
+
+    fn slots() -> [Slot; 2] {
+        let stamps = Stamps::for_l1(0);
+        [b"a", b"b"].map(|key| stamps.slot(stamps.hash(key)))
+    }
+
+    #[test]
+    fn a_read_counts_until_the_ear_has_answered_what_was_sent_after_it() {
+        let ([a, b], mut reads) = (slots(), Reads::default());
+        assert_eq!(reads.standing(a, AT(0)), Standing::Heard);
+        reads.note(7, Some(a), AT(0));
+        assert_eq!(reads.standing(a, AT(1000)), Standing::Unanswered, "however much was heard");
+        assert_eq!(reads.standing(b, AT(0)), Standing::Heard);
+        reads.answered(7, AT(50));
+        assert_eq!(reads.standing(a, AT(49)), Standing::Unheard(AT(50)));
+        assert_eq!(reads.standing(a, AT(50)), Standing::Heard);
+        assert!(reads.log.is_empty());
+    }
+
+    #[test]
+    fn answers_may_come_in_any_order() {
+        let ([a, b], mut reads) = (slots(), Reads::default());
+        for (place, slot) in [(0, a), (1, b), (1, a), (2, a)] {
+            reads.note(place, Some(slot), AT(0));
+        }
+        reads.answered(2, AT(10));
+        reads.answered(1, AT(20));
+        assert_eq!(reads.standing(a, AT(30)), Standing::Unanswered);
+        assert_eq!(reads.standing(b, AT(15)), Standing::Unheard(AT(20)));
+        assert_eq!(reads.standing(b, AT(20)), Standing::Heard);
+        reads.answered(0, AT(25));
+        assert_eq!(reads.standing(a, AT(24)), Standing::Unheard(AT(25)));
+        assert_eq!(reads.standing(a, AT(25)), Standing::Heard);
+    }
+
+    #[test]
+    fn a_read_of_every_key_is_one_of_each() {
+        let ([a, _], mut reads) = (slots(), Reads::default());
+        reads.note(3, None, AT(0));
+        assert_eq!(reads.standing(a, AT(9)), Standing::Unanswered);
+        reads.answered(3, AT(10));
+        assert_eq!(reads.standing(a, AT(9)), Standing::Unheard(AT(10)));
+    }
+
+    #[test]
+    fn memory_is_bounded_and_nothing_is_forgotten_for_it() {
+        let ([a, b], mut reads) = (slots(), Reads::default());
+        let mut asked = 0;
+        for place in 0..100_000 {
+            asked += u64::from(reads.note(place, Some(a), AT(0)));
+            reads.answered(place, AT(1 + place));
+            assert!(reads.log.len() <= MOST);
+        }
+        assert!(asked > 90_000, "the ear is asked as long as it says nothing");
+        assert!(
+            matches!(reads.standing(b, AT(0)), Standing::Unheard(_)),
+            "every key stands for those that were dropped"
+        );
+        assert_eq!(reads.standing(a, AT(99_999)), Standing::Unheard(AT(100_000)));
+        assert_eq!(reads.standing(b, AT(100_000)), Standing::Heard);
+    }
+}
