@@ -6,6 +6,9 @@
 
 pub mod channel;
 mod ear;
+mod fill;
+mod frames;
+mod hearing;
 pub mod message;
 mod push;
 
@@ -18,7 +21,8 @@ use tokio::runtime::Handle;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
-pub use ear::{Ear, Fill, State};
+pub use ear::{Ear, State};
+pub use fill::Fill;
 
 use crate::cache::{Identities, Query, Stamps, Store};
 use crate::clock::Time;

@@ -1,0 +1,276 @@
+//! One connection of the ear: what was asked on it and not answered yet, and what is made of each frame that comes.
+//!
+//! Strictly in order and on one task, which is all that coherence rests on: a push that is heard before a reply happened
+//! before it. Fills are asked for and taken in by `fill`, which shares this state.
+
+use std::collections::{HashSet, VecDeque};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use redis_protocol::resp3::decode::complete::decode;
+use redis_protocol::resp3::types::OwnedFrame;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::sync::oneshot;
+use tokio::time::{MissedTickBehavior, interval};
+use tracing::{info, warn};
+
+use super::L1;
+use super::ear::{Ear, Inbox};
+use super::fill::Asked;
+use super::frames::Frames;
+use super::push::{self, Push};
+use crate::clock::Time;
+use crate::error::Error;
+use crate::metrics::EpochReason;
+use crate::resp::encode;
+use crate::upstream::{Backoff, Connection, Login};
+
+/// Fills that may be under way at once.
+const WINDOW: usize = 512;
+/// With nothing in L1 the ear is asked this seldom whether it still hears.
+const IDLE: Duration = Duration::from_secs(5);
+
+/// One connection of the ear.
+pub(super) struct Hearing<'a> {
+    pub(super) ear: &'a Ear,
+    pub(super) l1: &'a Arc<L1>,
+    user: Vec<u8>,
+    pub(super) out: Vec<u8>,
+    pub(super) db: u32,
+    /// What was sent and not answered, oldest first, and when.
+    pub(super) awaited: VecDeque<(Time, Awaited)>,
+    /// The number of the next command, and of the one that is answered next.
+    pub(super) next: u64,
+    answering: u64,
+    pub(super) fence_sent: Option<Time>,
+    fences: Vec<(u64, oneshot::Sender<()>)>,
+    pub(super) filling: HashSet<u64>,
+    rights: Option<Vec<u8>>,
+    rights_asked: Time,
+    pub(super) rights_known: bool,
+    heard: Time,
+    pub(super) not_master: bool,
+}
+
+/// What a reply is the answer to.
+pub(super) enum Awaited {
+    Tracking,
+    Ignored,
+    Rights,
+    Fence,
+    Value(Box<Asked>),
+    Ttl(Box<Asked>),
+}
+
+impl<'a> Hearing<'a> {
+    pub(super) fn new(ear: &'a Ear, l1: &'a Arc<L1>, login: Option<&Login>) -> Self {
+        let now = Time::now();
+        Self {
+            ear,
+            l1,
+            user: login.map_or_else(|| b"default".to_vec(), |login| login.user.to_vec()),
+            out: Vec::new(),
+            db: 0,
+            awaited: VecDeque::new(),
+            next: 0,
+            answering: 0,
+            fence_sent: None,
+            fences: Vec::new(),
+            filling: HashSet::new(),
+            rights: None,
+            rights_asked: now,
+            rights_known: false,
+            heard: now,
+            not_master: false,
+        }
+    }
+
+    pub(super) async fn run(&mut self, connection: Connection, inbox: &mut Inbox, backoff: &mut Backoff) -> Error {
+        let Connection { socket, permit: _permit } = connection;
+        let (mut read, mut write) = tokio::io::split(socket);
+        let mut frames = Frames::new(self.l1.terms.max_value);
+        let mut tick = interval(self.l1.terms.max_staleness / 4);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        self.ear.freshness.bump();
+        let now = Time::now();
+        self.send(&[b"CLIENT", b"TRACKING", b"ON"], Awaited::Tracking, now);
+        self.send(&[b"CLIENT", b"NO-EVICT", b"ON"], Awaited::Ignored, now);
+        self.ask_rights(now);
+        self.send_fence(now);
+        loop {
+            tokio::select! {
+                read = read.read_buf(&mut frames.input) => match read {
+                    Ok(0) => return self.lost("closed by the upstream"),
+                    Ok(_) => {
+                        self.heard = Time::now();
+                        let heard = frames.drain(|frame, whole| self.hear(frame, whole));
+                        if let Err(error) = heard.unwrap_or_else(|malformed| Err(self.lost(&malformed))) {
+                            return error;
+                        }
+                        if self.rights_known {
+                            backoff.reset();
+                        }
+                    }
+                    Err(error) => return self.lost(&error.to_string()),
+                },
+                written = write.write(&self.out), if !self.out.is_empty() => match written {
+                    Ok(n) => drop(self.out.drain(..n)),
+                    Err(error) => return self.lost(&error.to_string()),
+                },
+                Some(told) = inbox.fences.recv() => self.fence(told),
+                Some(fill) = inbox.fills.recv(), if self.filling.len() < WINDOW => {
+                    self.ask(fill);
+                    while self.filling.len() < WINDOW && let Ok(fill) = inbox.fills.try_recv() {
+                        self.ask(fill);
+                    }
+                }
+                _ = tick.tick() => if let Err(error) = self.tick() {
+                    return error;
+                },
+            }
+        }
+    }
+
+    /// One whole frame, in the order in which Redis sent it. `whole` is false where it was too large to be kept.
+    fn hear(&mut self, frame: &[u8], whole: bool) -> Result<(), Error> {
+        if frame.first() == Some(&b'>') {
+            self.pushed(if whole { push::read(frame) } else { Push::Unreadable });
+            return Ok(());
+        }
+        let Some((sent, awaited)) = self.awaited.pop_front() else {
+            return Err(self.lost("a reply that nothing asked for: desynchronised"));
+        };
+        let refused = frame.first() == Some(&b'-');
+        match awaited {
+            Awaited::Ignored => {}
+            Awaited::Tracking if refused => {
+                return Err(Error::Refused { node: Arc::clone(&self.l1.node.address), reply: frame.into() });
+            }
+            Awaited::Tracking => info!(user = %String::from_utf8_lossy(&self.user), "the ear hears every change"),
+            Awaited::Rights => self.hear_rights(frame, refused),
+            Awaited::Fence => self.hear_fence(frame, sent),
+            Awaited::Value(mut asked) => {
+                asked.value =
+                    (whole && !refused && frame.len() as u64 <= self.l1.terms.max_value).then(|| frame.to_vec());
+                self.awaited.push_front((sent, Awaited::Ttl(asked))); // its reply comes next: value and TTL left in one write
+            }
+            Awaited::Ttl(asked) => self.filled(*asked, sent, frame),
+        }
+        self.ear.freshness.heard(sent);
+        let answered = self.answering;
+        self.answering += 1;
+        for at in (0..self.fences.len()).rev() {
+            if self.fences[at].0 <= answered {
+                let (_, told) = self.fences.swap_remove(at);
+                let _ = told.send(()); // who asked may have left
+            }
+        }
+        if !self.fences.is_empty() && self.fence_sent.is_none() {
+            self.send_fence(Time::now());
+        }
+        Ok(())
+    }
+
+    fn pushed(&mut self, push: Push<'_>) {
+        match push {
+            Push::Keys(keys) => {
+                let mut count = 0;
+                for key in keys {
+                    self.l1.stamps.touch(self.l1.stamps.slot(self.l1.stamps.hash(key)));
+                    count += 1;
+                }
+                self.l1.stats.invalidations.add(count);
+            }
+            Push::Flush | Push::Unreadable => {
+                self.ear.freshness.bump();
+                self.l1.stats.flushes.add(1);
+                self.l1.stats.epoch(EpochReason::Flush);
+            }
+            Push::Other => {}
+        }
+    }
+
+    /// A fence is back: everything acknowledged before `sent` has been heard. Only a master that says so renews.
+    fn hear_fence(&mut self, reply: &[u8], sent: Time) {
+        self.fence_sent = None;
+        self.ear.nudged.store(false, Ordering::Release);
+        self.l1.stats.fences.add(1);
+        // MISCONF is what a master says whose disk is full: it lives, and hears.
+        let master = reply.starts_with(b"-MISCONF") || role(reply).is_some_and(|role| role == b"master");
+        if !master {
+            if !self.not_master {
+                warn!("the upstream is not a master: a replica tells of no change, so L1 answers nothing");
+            }
+            self.ear.freshness.end();
+            self.ear.freshness.bump();
+        } else if !self.l1.is_paused(Time::now()) {
+            self.ear.freshness.renew(sent.plus(self.l1.terms.max_staleness));
+        }
+        self.not_master = !master;
+    }
+
+    fn hear_rights(&mut self, reply: &[u8], refused: bool) {
+        self.rights_known = !refused;
+        let changed = self.rights.as_deref().is_some_and(|rights| rights != reply);
+        if changed {
+            self.ear.freshness.bump();
+            self.l1.stats.epoch(EpochReason::Rights);
+        }
+        self.rights = Some(reply.to_vec());
+    }
+
+    fn fence(&mut self, told: oneshot::Sender<()>) {
+        self.fences.push((self.next, told));
+        if self.fence_sent.is_none() {
+            self.send_fence(Time::now());
+        }
+    }
+
+    fn tick(&mut self) -> Result<(), Error> {
+        let now = Time::now();
+        if let Some(sent) = self.fence_sent {
+            let silence = (self.l1.terms.max_staleness * 4).max(Duration::from_secs(2));
+            if now.saturating_since(sent) > silence {
+                return Err(Error::Timeout { node: Arc::clone(&self.l1.node.address), after: silence });
+            }
+        } else if !self.l1.store.is_empty() || now.saturating_since(self.heard) > IDLE {
+            self.send_fence(now);
+        }
+        if now.saturating_since(self.rights_asked) >= self.l1.terms.acl_recheck {
+            self.ask_rights(now);
+        }
+        Ok(())
+    }
+
+    fn ask_rights(&mut self, now: Time) {
+        self.rights_asked = now;
+        let user = std::mem::take(&mut self.user);
+        self.send(&[b"ACL", b"GETUSER", &user], Awaited::Rights, now);
+        self.user = user;
+    }
+
+    pub(super) fn send_fence(&mut self, now: Time) {
+        self.fence_sent = Some(now);
+        self.send(&[b"HELLO"], Awaited::Fence, now);
+    }
+
+    pub(super) fn send(&mut self, command: &[&[u8]], awaited: Awaited, now: Time) {
+        encode::command(&mut self.out, command);
+        self.awaited.push_back((now, awaited));
+        self.next += 1;
+    }
+
+    fn lost(&self, why: &str) -> Error {
+        Error::Lost { node: Arc::clone(&self.l1.node.address), why: why.into() }
+    }
+}
+
+/// The value of `role` in a reply to `HELLO`.
+fn role(reply: &[u8]) -> Option<Vec<u8>> {
+    let (OwnedFrame::Map { data, .. }, _) = decode(reply).ok()?? else { return None };
+    data.into_iter().find_map(|(key, value)| match (key, value) {
+        (OwnedFrame::BlobString { data: key, .. }, OwnedFrame::BlobString { data, .. }) if key == b"role" => Some(data),
+        _ => None,
+    })
+}
