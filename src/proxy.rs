@@ -45,12 +45,10 @@ pub enum Taken {
 /// Takes up one command that the table allows on a lane. `now` was read after the request's last byte.
 pub fn call(worker: &Rc<Worker>, caller: &mut Caller, spec: &'static Spec, request: Request<'_>, now: Time) -> Taken {
     let outcome = match spec.effect {
-        Effect::Read if spec.cacheable() && spec.arity_ok(request.argc()) => {
-            match read(worker, caller, spec, request, now) {
-                Some(outcome) => outcome,
-                None => return Taken::Unheard,
-            }
-        }
+        Effect::Read if spec.keeps(request) => match read(worker, caller, spec, request, now) {
+            Some(outcome) => outcome,
+            None => return Taken::Unheard,
+        },
         Effect::Read => {
             caller.forward(worker, spec, request, now);
             Outcome::NotCached

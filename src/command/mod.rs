@@ -11,7 +11,7 @@ use std::ops::{BitAnd, BitOr};
 
 use std::sync::LazyLock;
 
-use crate::resp::Request;
+use crate::resp::{Request, Twin};
 
 mod index;
 mod keys;
@@ -78,7 +78,7 @@ pub struct Spec {
     pub effect: Effect,
     /// Which connection it may go on.
     pub route: Route,
-    /// Whether its reply may be kept in L1.
+    /// Whether its reply may be kept in L1, and what that takes.
     pub cache: Caching,
     /// The group it belongs to.
     pub class: Class,
@@ -111,9 +111,16 @@ impl Spec {
         if self.arity < 0 { argc >= bound } else { argc == bound }
     }
 
-    /// Whether a reply to this command may be served from L1.
+    /// Whether some reply to this command may be kept in L1.
     pub fn cacheable(&self) -> bool {
-        self.cache.cacheable()
+        self.cache != Caching::No
+    }
+
+    /// Whether the reply to `req` may be kept in L1, as far as its arguments tell.
+    #[inline]
+    pub fn keeps(&self, req: Request<'_>) -> bool {
+        let argc = req.argc();
+        self.cacheable() && self.arity_ok(argc) && (self.cache != Caching::OneKey || argc == 2)
     }
 }
 
@@ -256,25 +263,41 @@ pub enum Verb {
     Crema,
 }
 
-/// Whether a reply may be kept in L1.
+/// Whether a reply may be kept in L1, and how the reply for RESP2 sessions follows from the one that the ear was given,
+/// which speaks RESP3.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Caching {
-    /// Never: not deterministic, more than one key, a time to live of its own, or a RESP3 reply that no plain rule turns
-    /// into the RESP2 one.
+    /// Never: not deterministic, a time to live of its own, or more than one key.
     No,
-    /// A deterministic read of the one key at argument 1, in L1 under its whole argument list.
-    Get,
-    /// As [`Caching::Get`], with an array for a reply: a RESP3 null may stand for RESP2's null array (XRANGE with COUNT 0),
-    /// which no plain rule tells, so a null is not kept.
-    Array,
-    /// As [`Caching::Get`] or [`Caching::Array`] by nature, and not kept yet.
-    Later,
+    /// A deterministic read of the one key at argument 1, in L1 under its whole argument list. RESP2 has the same by the plain
+    /// rules, a null being an absent string.
+    Plain,
+    /// As [`Caching::Plain`], but a null is an absent array in RESP2: where GEOPOS knows no member, XRANGE with COUNT 0.
+    NullArrays,
+    /// As [`Caching::Plain`], and with an option behind the member as [`Caching::NullArrays`]: ZRANK WITHSCORE.
+    Rank,
+    /// As [`Caching::Plain`], but pairs stand flat in RESP2: the ranges of sorted sets with WITHSCORES.
+    Pairs,
+    /// As [`Caching::Plain`] with one key, and never with more: EXISTS.
+    OneKey,
+    /// As [`Caching::Plain`], of the hash fields from argument 2 on, each of which may have a time to live of its own.
+    Fields,
+    /// As [`Caching::Plain`], of a whole hash: its fields' times to live do not show, so not where the server knows such.
+    WholeHash,
+    /// As [`Caching::Plain`], but no rule tells the RESP2 reply: for RESP3 sessions only.
+    Resp3,
 }
 
 impl Caching {
-    /// Whether replies are kept in L1.
-    pub const fn cacheable(self) -> bool {
-        matches!(self, Caching::Get | Caching::Array)
+    /// How RESP2's reply to a request of so many arguments follows from RESP3's; `None` where it does not.
+    pub const fn twin(self, argc: usize) -> Option<Twin> {
+        match self {
+            Caching::No | Caching::Resp3 => None,
+            Caching::Plain | Caching::OneKey | Caching::Fields | Caching::WholeHash => Some(Twin::Plain),
+            Caching::Rank => Some(if argc > 3 { Twin::NullArrays } else { Twin::Plain }),
+            Caching::NullArrays => Some(Twin::NullArrays),
+            Caching::Pairs => Some(Twin::FlatPairs),
+        }
     }
 }
 

@@ -22,6 +22,7 @@ use super::fill::Fill;
 use super::hearing::Hearing;
 use crate::cache::Freshness;
 use crate::clock::Time;
+use crate::command::Caching;
 use crate::error::Error;
 use crate::metrics::{DropReason, EpochReason};
 use crate::resp::Resp;
@@ -40,6 +41,8 @@ pub struct Ear {
     pub freshness: Freshness,
     filled: AtomicBool,
     pub(super) nudged: AtomicBool,
+    /// Whether the server gives hash fields times to live, as far as it was asked.
+    field_ttls: AtomicBool,
     reconnects: AtomicU64,
     login: Mutex<Option<Arc<Login>>>,
     state: Mutex<State>,
@@ -73,6 +76,7 @@ impl Ear {
             freshness: Freshness::new(),
             filled: AtomicBool::new(false),
             nudged: AtomicBool::new(false),
+            field_ttls: AtomicBool::new(false),
             reconnects: AtomicU64::new(0),
             login: Mutex::new(login),
             state: Mutex::new(State::Idle),
@@ -125,6 +129,9 @@ impl Ear {
         if !self.filled.load(Ordering::Acquire) {
             self.start(l1);
         }
+        if fill.spec().cache == Caching::WholeHash && self.field_ttls.load(Ordering::Relaxed) {
+            return Err(DropReason::FieldTtls);
+        }
         self.fills.try_send(fill).map_err(|_| DropReason::EarBehind)
     }
 
@@ -139,6 +146,10 @@ impl Ear {
                 stop.run_until_cancelled(listen(&ear, &l1, inbox)).await;
             });
         }
+    }
+
+    pub(super) fn set_field_ttls(&self, known: bool) {
+        self.field_ttls.store(known, Ordering::Relaxed);
     }
 
     fn set_state(&self, state: State) {

@@ -2,6 +2,10 @@
 //!
 //! Its stamp and epoch are read before the request is sent, and what comes back is kept only while both still stand. The
 //! ear's task owns the fills under way; workers make a [`Fill`] and forget it.
+//!
+//! The TTL is asked for before the value, and that of hash fields between them. Asking makes Redis track the key, so that
+//! whatever happens to it from then on shows in the stamp; and what expires in between was told to expire. So there is no
+//! telling by the value whether the key was there, which for `:0` or an empty array nobody could.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -10,9 +14,9 @@ use std::time::Duration;
 use super::hearing::{Awaited, Hearing};
 use crate::cache::{Epoch, Identity, Query, Slot, Stamp};
 use crate::clock::Time;
-use crate::command::{Caching, by_id};
+use crate::command::{Caching, Spec, by_id};
 use crate::metrics::FillOutcome;
-use crate::resp::{Request, encode, to_resp2};
+use crate::resp::{Request, Span, encode, to_twin};
 
 /// A read to be repeated on the ear, so that its answer may enter L1.
 #[derive(Debug)]
@@ -46,6 +50,23 @@ impl Fill {
         Arc::clone(&self.request)
     }
 
+    /// The command's row.
+    pub(super) fn spec(&self) -> &'static Spec {
+        by_id(self.command)
+    }
+
+    /// What a RESP2 session gets where this is the reply; `None` where it is none that can be told in both versions.
+    fn twin(&self, resp3: &[u8]) -> Option<Vec<u8>> {
+        let mut resp2 = Vec::new();
+        to_twin(self.spec().cache.twin(self.argc())?, resp3, &mut resp2).ok()?;
+        Some(resp2)
+    }
+
+    fn argc(&self) -> usize {
+        let digits = self.request[1..].iter().take_while(|byte| byte.is_ascii_digit());
+        digits.fold(0, |argc, digit| argc * 10 + usize::from(digit - b'0'))
+    }
+
     /// What is asked.
     pub fn query(&self) -> Query<'_> {
         let tail = &self.request[self.tail..];
@@ -58,7 +79,23 @@ pub(super) struct Asked {
     fill: Fill,
     stamp: Stamp,
     epoch: Epoch,
-    pub(super) value: Option<Vec<u8>>,
+    /// When what is read expires; none where Redis did not tell.
+    expires: Option<Time>,
+}
+
+impl Asked {
+    /// Whether the TTLs of fields were asked for too, after that of the key.
+    pub(super) fn of_fields(&self) -> bool {
+        self.fill.spec().cache == Caching::Fields
+    }
+
+    /// The answer to PTTL, or to HPTTL, that was asked for at `sent`.
+    pub(super) fn hear_ttl(&mut self, reply: &[u8], sent: Time) {
+        self.expires = match (self.expires, shortest(reply)) {
+            (Some(expires), Some(left)) => Some(expires.min(sent.plus(left))),
+            _ => None,
+        };
+    }
 }
 
 impl Hearing<'_> {
@@ -66,6 +103,10 @@ impl Hearing<'_> {
         let now = Time::now();
         if self.filling.contains(&fill.hash) || self.l1.holds(&fill.query(), self.ear, now) {
             return;
+        }
+        let cache = fill.spec().cache;
+        if cache == Caching::WholeHash && self.has_field_ttls() {
+            return self.l1.stats.fill(FillOutcome::Refused);
         }
         // Read before the request is sent: only what was asked for under a quiet stamp may enter L1.
         let (stamp, epoch) = (self.l1.stamps.load(fill.slot), self.ear.freshness.epoch());
@@ -81,23 +122,22 @@ impl Hearing<'_> {
             self.send(&[b"SELECT", fill.db.to_string().as_bytes()], Awaited::Ignored, now);
         }
         self.filling.insert(fill.hash);
-        self.out.extend_from_slice(&fill.request);
         encode::command(&mut self.out, &[b"PTTL", &fill.request[fill.key.clone()]]);
         self.next += 2;
-        self.awaited.push_back((now, Awaited::Value(Box::new(Asked { fill, stamp, epoch, value: None }))));
+        if cache == Caching::Fields && self.has_field_ttls() {
+            self.next += 1;
+            ask_field_ttls(&fill.request, &mut self.out);
+        }
+        self.out.extend_from_slice(&fill.request);
+        let asked = Asked { fill, stamp, epoch, expires: Some(Time::NEVER) };
+        self.awaited.push_back((now, Awaited::Ttl(Box::new(asked))));
     }
 
-    pub(super) fn filled(&mut self, asked: Asked, sent: Time, ttl: &[u8]) {
-        let Asked { mut fill, stamp, epoch, value } = asked;
+    /// The value is here, which was asked for at `sent`: none where it was an error or too large.
+    pub(super) fn filled(&mut self, asked: Asked, sent: Time, value: Option<&[u8]>) {
+        let Asked { mut fill, stamp, epoch, expires } = asked;
         self.filling.remove(&fill.hash);
-        let Some(value) = value else { return self.l1.stats.fill(FillOutcome::Refused) };
-        if value == b"_\r\n" && by_id(fill.command).cache == Caching::Array {
-            return self.l1.stats.fill(FillOutcome::Refused); // RESP2 has two nulls, and this would be the other one
-        }
-        let ttl = ttl.strip_prefix(b":").and_then(|n| std::str::from_utf8(n).ok()?.trim_end().parse::<i64>().ok());
-        let Some(expires) = self.expiry(&value, ttl, sent, fill.ceiling) else {
-            return self.l1.stats.fill(FillOutcome::Expired);
-        };
+        let (Some(value), Some(expires)) = (value, expires) else { return self.l1.stats.fill(FillOutcome::Refused) };
         if self.l1.stamps.load(fill.slot) != stamp || self.ear.freshness.epoch() != epoch {
             if fill.again {
                 return self.l1.stats.fill(FillOutcome::Doomed);
@@ -107,23 +147,72 @@ impl Hearing<'_> {
             fill.again = true;
             return self.ask(fill);
         }
-        let mut resp2 = Vec::new();
-        let Ok(differs) = to_resp2(&value, &mut resp2) else { return self.l1.stats.fill(FillOutcome::Refused) };
-        self.l1.store.insert(&fill.query(), &value, differs.then_some(&resp2), stamp, epoch, expires);
+        let unknown_rights = (!self.rights_known).then_some(self.l1.terms.acl_recheck);
+        let ceiling = fill.ceiling.into_iter().chain(unknown_rights).min();
+        let expires = ceiling.map_or(expires, |stay| expires.min(sent.plus(stay)));
+        if expires <= Time::now() {
+            return self.l1.stats.fill(FillOutcome::Expired);
+        }
+        let Some(resp2) = fill.twin(value) else { return self.l1.stats.fill(FillOutcome::Refused) };
+        self.l1.store.insert(&fill.query(), value, Some(&resp2), stamp, epoch, expires);
         self.l1.stats.fill(FillOutcome::Stored);
     }
 
-    /// Until when the value may be served. None: value and TTL tell of two different moments.
-    fn expiry(&self, value: &[u8], ttl: Option<i64>, sent: Time, ceiling: Option<Duration>) -> Option<Time> {
-        let missing = matches!(value, b"_\r\n" | b"*0\r\n");
-        let expires = match ttl? {
-            -2 if missing => Time::NEVER,
-            -1 if value != b"_\r\n" => Time::NEVER,
-            ttl if ttl >= 0 && value != b"_\r\n" => sent.plus(Duration::from_millis(ttl.unsigned_abs())),
-            _ => return None,
-        };
-        let unknown_rights = (!self.rights_known).then_some(self.l1.terms.acl_recheck);
-        let ceiling = ceiling.into_iter().chain(unknown_rights).min();
-        Some(ceiling.map_or(expires, |stay| expires.min(sent.plus(stay))))
+    pub(super) fn has_field_ttls(&self) -> bool {
+        self.survey.as_ref().is_none_or(|survey| survey.field_ttls)
+    }
+}
+
+/// Asks for the TTLs of the fields that a read names, from argument 2 on.
+fn ask_field_ttls(request: &[u8], out: &mut Vec<u8>) {
+    let mut spans: Vec<Span> = Vec::new();
+    let request = Request::parse_canonical(request, &mut spans).expect("a fill keeps the canonical bytes of a request");
+    let fields = request.argc() - 2;
+    encode::array_header(out, 4 + fields);
+    encode::bulk(out, b"HPTTL");
+    encode::bulk(out, request.arg(1));
+    encode::bulk(out, b"FIELDS");
+    encode::bulk(out, fields.to_string().as_bytes());
+    out.extend_from_slice(request.tail(2));
+}
+
+/// The shortest of the times that PTTL or HPTTL told, -1 and -2 being for ever; `None` where they told something else.
+fn shortest(reply: &[u8]) -> Option<Duration> {
+    let text = std::str::from_utf8(reply).ok()?;
+    let mut lines = text.split_terminator("\r\n").peekable();
+    if lines.peek()?.starts_with('*') {
+        lines.next();
+        lines.peek()?;
+    }
+    let mut times = lines.map(|line| line.strip_prefix(':')?.parse::<i64>().ok());
+    times.try_fold(Duration::MAX, |shortest, time| {
+        Some(u64::try_from(time?).map_or(shortest, |time| shortest.min(Duration::from_millis(time))))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_shortest_time_counts_and_what_is_no_time_is_refused() {
+        let ms = Duration::from_millis;
+        assert_eq!(shortest(b":1500\r\n"), Some(ms(1500)));
+        assert_eq!(shortest(b":-1\r\n"), Some(Duration::MAX));
+        assert_eq!(shortest(b":-2\r\n"), Some(Duration::MAX));
+        assert_eq!(shortest(b"*4\r\n:-1\r\n:70\r\n:-2\r\n:30\r\n"), Some(ms(30)));
+        assert_eq!(shortest(b"*2\r\n:-2\r\n:-1\r\n"), Some(Duration::MAX));
+        for other in [&b"-NOPERM no\r\n"[..], b"", b"-", b"*1\r\n_\r\n", b"_\r\n", b"*", b"+1\r\n", b"\xff"] {
+            assert_eq!(shortest(other), None, "{}", other.escape_ascii());
+        }
+    }
+
+    #[test]
+    fn the_fields_that_are_read_are_asked_about() {
+        let mut out = Vec::new();
+        ask_field_ttls(b"*4\r\n$5\r\nHMGET\r\n$1\r\nh\r\n$1\r\na\r\n$2\r\nbc\r\n", &mut out);
+        let mut wanted = Vec::new();
+        encode::command(&mut wanted, &[b"HPTTL", b"h", b"FIELDS", b"2", b"a", b"bc"]);
+        assert_eq!(out, wanted);
     }
 }

@@ -20,6 +20,7 @@ use super::ear::{Ear, Inbox};
 use super::fill::Asked;
 use super::frames::Frames;
 use super::push::{self, Push};
+use super::survey::Survey;
 use crate::clock::Time;
 use crate::error::Error;
 use crate::metrics::EpochReason;
@@ -51,6 +52,8 @@ pub(super) struct Hearing<'a> {
     pub(super) rights_known: bool,
     heard: Time,
     pub(super) not_master: bool,
+    /// What the server can do. Nothing is filled before it is known.
+    pub(super) survey: Option<Survey>,
 }
 
 /// What a reply is the answer to.
@@ -59,8 +62,11 @@ pub(super) enum Awaited {
     Ignored,
     Rights,
     Fence,
-    Value(Box<Asked>),
+    Survey,
+    /// Of a fill, in the order in which its commands were sent: the TTL, those of fields, the value.
     Ttl(Box<Asked>),
+    FieldTtls(Box<Asked>),
+    Value(Box<Asked>),
 }
 
 impl<'a> Hearing<'a> {
@@ -83,6 +89,7 @@ impl<'a> Hearing<'a> {
             rights_known: false,
             heard: now,
             not_master: false,
+            survey: None,
         }
     }
 
@@ -97,6 +104,7 @@ impl<'a> Hearing<'a> {
         self.send(&[b"CLIENT", b"TRACKING", b"ON"], Awaited::Tracking, now);
         self.send(&[b"CLIENT", b"NO-EVICT", b"ON"], Awaited::Ignored, now);
         self.ask_rights(now);
+        self.send(&Survey::question(), Awaited::Survey, now);
         self.send_fence(now);
         loop {
             tokio::select! {
@@ -119,7 +127,7 @@ impl<'a> Hearing<'a> {
                     Err(error) => return self.lost(&error.to_string()),
                 },
                 Some(told) = inbox.fences.recv() => self.fence(told),
-                Some(fill) = inbox.fills.recv(), if self.filling.len() < WINDOW => {
+                Some(fill) = inbox.fills.recv(), if self.survey.is_some() && self.filling.len() < WINDOW => {
                     self.ask(fill);
                     while self.filling.len() < WINDOW && let Ok(fill) = inbox.fills.try_recv() {
                         self.ask(fill);
@@ -150,12 +158,22 @@ impl<'a> Hearing<'a> {
             Awaited::Tracking => info!(user = %String::from_utf8_lossy(&self.user), "the ear hears every change"),
             Awaited::Rights => self.hear_rights(frame, refused),
             Awaited::Fence => self.hear_fence(frame, sent),
-            Awaited::Value(mut asked) => {
-                asked.value =
-                    (whole && !refused && frame.len() as u64 <= self.l1.terms.max_value).then(|| frame.to_vec());
-                self.awaited.push_front((sent, Awaited::Ttl(asked))); // its reply comes next: value and TTL left in one write
+            Awaited::Survey => self.hear_survey(frame),
+            // The next reply is of the same fill: its commands left in one write.
+            Awaited::Ttl(mut asked) => {
+                asked.hear_ttl(frame, sent);
+                let fields = asked.of_fields() && self.has_field_ttls();
+                let next = if fields { Awaited::FieldTtls(asked) } else { Awaited::Value(asked) };
+                self.awaited.push_front((sent, next));
             }
-            Awaited::Ttl(asked) => self.filled(*asked, sent, frame),
+            Awaited::FieldTtls(mut asked) => {
+                asked.hear_ttl(frame, sent);
+                self.awaited.push_front((sent, Awaited::Value(asked)));
+            }
+            Awaited::Value(asked) => {
+                let fits = whole && !refused && frame.len() as u64 <= self.l1.terms.max_value;
+                self.filled(*asked, sent, fits.then_some(frame));
+            }
         }
         self.ear.freshness.heard(sent);
         let answered = self.answering;
@@ -218,6 +236,12 @@ impl<'a> Hearing<'a> {
             self.l1.stats.epoch(EpochReason::Rights);
         }
         self.rights = Some(reply.to_vec());
+    }
+
+    fn hear_survey(&mut self, reply: &[u8]) {
+        let survey = Survey::read(reply);
+        self.ear.set_field_ttls(survey.field_ttls);
+        self.survey = Some(survey);
     }
 
     fn fence(&mut self, told: oneshot::Sender<()>) {

@@ -11,6 +11,7 @@ mod frames;
 mod hearing;
 pub mod message;
 mod push;
+mod survey;
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};

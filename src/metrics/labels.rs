@@ -76,6 +76,7 @@ labels! {
         NoEar = "no_ear": "No ear held a lease for the session's user.",
         TooLarge = "too_large": "The answer was larger than may be kept.",
         ErrorReply = "error_reply": "Redis had answered the read with an error.",
+        FieldTtls = "field_ttls": "A whole hash, which does not show when its fields expire, on a server where they can.",
         InFlight = "in_flight": "A fill of the same entry was already under way.",
         Stamped = "stamped": "The key was being written.",
     }
@@ -87,7 +88,7 @@ labels! {
         Stored = "stored": "The value entered L1.",
         Doomed = "doomed": "The key changed while the fill was under way, and its value was dropped.",
         Retried = "retried": "The key changed while the fill was under way, and the fill was sent once more.",
-        Expired = "expired": "The key expired before its value came, or value and TTL did not agree.",
+        Expired = "expired": "The key, or a hash field that was read, expired before its value came.",
         Refused = "refused": "Redis answered with an error, or the value was larger than may be kept.",
     }
 }

@@ -1,15 +1,26 @@
 //! A RESP3 reply as the RESP2 reply that Redis would have sent instead.
 //!
-//! Owns the plain rules only, those that need no knowledge of the command: each header is rewritten where it stands, so
-//! that no tree is built and nothing recurses. Called by the cache, which reads in RESP3 and answers in both. A command
-//! whose two replies differ in shape (an absent array that is not a string, a map that was a list of lists) is for the
-//! command table to keep away.
+//! Owns the plain rules, which need no knowledge of the command, and the few [`Twin`]s that do: each header is rewritten
+//! where it stands, so that no tree is built and nothing recurses. Called by the ear, which reads in RESP3 what is to be
+//! answered in both. Which command has which twin is for the command table to say, and which has none.
 
 use super::reply::{Malformed, Split, Splitter, whole_bulk};
 use super::{decimal, encode};
 
-/// Appends `resp3`, any number of whole replies, to `out` as RESP2. Whether the bytes differ; on an error `out` is as
-/// it was.
+/// How the RESP2 reply to a command follows from its RESP3 reply.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Twin {
+    /// By the plain rules of [`to_resp2`].
+    #[default]
+    Plain,
+    /// The same, but every null is an absent array, `*-1`.
+    NullArrays,
+    /// The same, but an array of pairs is one flat array of twice the length.
+    FlatPairs,
+}
+
+/// Appends `resp3`, any number of whole replies, to `out` as RESP2, by the plain rules. Whether the bytes differ; on an
+/// error `out` is as it was.
 ///
 /// | RESP3 | RESP2 |
 /// |---|---|
@@ -23,8 +34,13 @@ use super::{decimal, encode};
 /// | attribute <code>\|</code> | nothing |
 /// | push `>` | as it is, with all that is in it |
 pub fn to_resp2(resp3: &[u8], out: &mut Vec<u8>) -> Result<bool, Malformed> {
+    to_twin(Twin::Plain, resp3, out)
+}
+
+/// As [`to_resp2`], by the rules of `twin`.
+pub fn to_twin(twin: Twin, resp3: &[u8], out: &mut Vec<u8>) -> Result<bool, Malformed> {
     let before = out.len();
-    let mut converter = Converter { input: resp3, at: 0, kept: 0, missing: 0, out };
+    let mut converter = Converter { twin, input: resp3, at: 0, kept: 0, missing: 0, out };
     match converter.run() {
         Ok(differs) => Ok(differs),
         Err(malformed) => {
@@ -35,6 +51,7 @@ pub fn to_resp2(resp3: &[u8], out: &mut Vec<u8>) -> Result<bool, Malformed> {
 }
 
 struct Converter<'a> {
+    twin: Twin,
     input: &'a [u8],
     /// Everything before this byte of the input is understood.
     at: usize,
@@ -73,6 +90,9 @@ impl Converter<'_> {
             b'*' if !rest.starts_with(b"*-") => {
                 let n = self.count(1)?;
                 self.open(n)?;
+                if self.twin == Twin::FlatPairs {
+                    self.flatten(start, n)?;
+                }
             }
             b'~' => {
                 let n = self.count(1)?;
@@ -99,11 +119,27 @@ impl Converter<'_> {
         Ok(())
     }
 
+    /// The array of `n` at `start` holds pairs, or is one of them: only one header of all stays.
+    fn flatten(&mut self, start: usize, n: usize) -> Result<(), Malformed> {
+        if start > 0 {
+            self.replace(start, |_| ());
+            return if n == 2 { Ok(()) } else { Err(Malformed::Header) };
+        }
+        if self.input[self.at..].first() == Some(&b'*') {
+            let flat = n.checked_mul(2).ok_or(Malformed::Size)?;
+            self.replace(start, |out| encode::header(out, b'*', flat));
+        }
+        Ok(())
+    }
+
     /// Converts the element from `start` up to here, which has no elements of its own that would need it.
     fn leaf(&mut self, kind: u8, start: usize) -> Result<(), Malformed> {
         let whole = &self.input[start..self.at];
         match kind {
-            b'_' => self.replace(start, |out| out.extend_from_slice(b"$-1\r\n")),
+            b'_' => {
+                let null = if self.twin == Twin::NullArrays { b"*-1\r\n" } else { b"$-1\r\n" };
+                self.replace(start, |out| out.extend_from_slice(null));
+            }
             b'#' => {
                 let number = if whole[1] == b't' { b":1\r\n" } else { b":0\r\n" };
                 self.replace(start, |out| out.extend_from_slice(number));
@@ -215,6 +251,29 @@ mod tests {
         check("~2\r\n:1\r\n_\r\n", "*2\r\n:1\r\n$-1\r\n");
         check("%2\r\n+a\r\n#t\r\n+b\r\n*1\r\n,2\r\n", "*4\r\n+a\r\n:1\r\n+b\r\n*1\r\n$1\r\n2\r\n");
         check("%0\r\n", "*0\r\n");
+    }
+
+    #[test]
+    fn nulls_may_be_absent_arrays() {
+        let mut out = vec![];
+        let positions = b"*3\r\n*2\r\n,1.5\r\n,2\r\n_\r\n_\r\n";
+        assert_eq!(to_twin(Twin::NullArrays, positions, &mut out), Ok(true));
+        assert_eq!(out, b"*3\r\n*2\r\n$3\r\n1.5\r\n$1\r\n2\r\n*-1\r\n*-1\r\n");
+    }
+
+    #[test]
+    fn pairs_are_laid_flat_and_nothing_else_is() {
+        let flat = |resp3: &[u8]| {
+            let mut out = vec![];
+            to_twin(Twin::FlatPairs, resp3, &mut out).map(|_| out)
+        };
+        let pairs = b"*2\r\n*2\r\n$1\r\na\r\n,1.5\r\n*2\r\n$1\r\nb\r\n,inf\r\n";
+        assert_eq!(flat(pairs).expect("pairs"), b"*4\r\n$1\r\na\r\n$3\r\n1.5\r\n$1\r\nb\r\n$3\r\ninf\r\n");
+        for same in [&b"*2\r\n$1\r\na\r\n$1\r\nb\r\n"[..], b"*0\r\n", b"-ERR no\r\n"] {
+            assert_eq!(flat(same).expect("well formed"), same);
+        }
+        assert!(flat(b"*1\r\n*3\r\n:1\r\n:2\r\n:3\r\n").is_err(), "no pair");
+        assert!(flat(b"*2\r\n*2\r\n:1\r\n").is_err());
     }
 
     #[test]

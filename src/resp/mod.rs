@@ -21,7 +21,7 @@ mod limits;
 mod reply;
 mod request;
 
-pub use downgrade::to_resp2;
+pub use downgrade::{Twin, to_resp2, to_twin};
 pub use limits::{Limits, ProtocolError};
 pub use reply::{Malformed, Split, Splitter};
 pub use request::{Parsed, Parser, Request, Span};

@@ -98,12 +98,7 @@ impl Session {
             self.keep(line, Stay::Tainted).await?; // what it will do when EXEC comes is not followed
         }
         let now = Time::now();
-        if self.stay == Stay::Home
-            && self.transaction.is_none()
-            && !self.watching
-            && spec.cacheable()
-            && spec.arity_ok(request.argc())
-        {
+        if self.stay == Stay::Home && self.transaction.is_none() && !self.watching && spec.keeps(request) {
             let mut outcome = proxy::hit(&self.worker, &mut self.caller, spec, request, now);
             if outcome.is_none() {
                 let fence = self.caller.hear();

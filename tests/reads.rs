@@ -1,0 +1,352 @@
+//! Every read that L1 keeps, held against Redis's own answer: cold, warm, and after every kind of write to its key.
+//!
+//! What is compared is what one and the same server says at the same time to a client of its own and to one behind crema, in
+//! both RESP versions, byte for byte. Writes go through crema, where they must show at once, and past it, where they may
+//! take `max_staleness`. That L1 does take part is counted: all reads that it may keep must become hits.
+
+mod common;
+#[path = "reads/examples.rs"]
+mod examples;
+
+use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
+
+use common::value::shown;
+use common::{Client, Crema, MAX_STALENESS, Redis, array, eventually, int, pack};
+use crema::command::{self, Caching, Class, Spec};
+use crema::resp::{Limits, Parser};
+use examples::{KINDS, Kind, LIFE, LIFE_MS, WRITES, commands, knows, lines};
+
+#[test]
+fn strings() {
+    prove(&examples::STRING);
+}
+
+#[test]
+fn hyperloglogs() {
+    prove(&examples::HYPERLOGLOG);
+}
+
+#[test]
+fn hashes() {
+    prove(&examples::HASH);
+}
+
+#[test]
+fn lists() {
+    prove(&examples::LIST);
+}
+
+#[test]
+fn sets() {
+    prove(&examples::SET);
+    prove(&examples::INTSET);
+}
+
+#[test]
+fn sorted_sets() {
+    prove(&examples::SORTED_SET);
+}
+
+#[test]
+fn geospatial_indexes() {
+    prove(&examples::GEO);
+}
+
+#[test]
+fn streams() {
+    prove(&examples::STREAM);
+}
+
+#[test]
+fn every_row_that_l1_keeps_has_an_example() {
+    let shown: BTreeSet<&str> = KINDS
+        .iter()
+        .flat_map(|kind| lines(kind.reads))
+        .filter_map(|line| Read::new(line).spec)
+        .map(|spec| spec.name)
+        .collect();
+    for row in command::all().iter().filter(|row| row.cacheable() && row.class != Class::Module) {
+        assert!(shown.contains(row.name), "{} has no example in tests/reads/examples.rs", row.name);
+    }
+}
+
+/// Nothing is deleted meanwhile, so that Redis has nothing to tell: the entry itself must know its field's time.
+#[test]
+fn a_field_is_neither_served_after_its_time_nor_lost_before_it() {
+    let Some(valkey) = Redis::valkey() else { return no_valkey() };
+    let crema = Crema::start(&valkey);
+    if crema.is_direct() {
+        return;
+    }
+    let mut direct = valkey.client();
+    direct.cmd(&["DEBUG", "SET-ACTIVE-EXPIRE", "0"]);
+    for read in [&["HGET", "h", "f"][..], &["HMGET", "h", "g", "f"], &["HSTRLEN", "h", "f"], &["HEXISTS", "h", "f"]] {
+        for mut client in [crema.client(), crema.resp3()] {
+            direct.cmd(&["DEL", "h"]);
+            direct.cmd(&["HSET", "h", "f", "v", "g", "w"]);
+            crema.warm(read);
+            let there = client.cmd(read);
+            // Its own time, and a shorter one of its key's, and a longer one.
+            for key_ttl in ["-1", "200", "100000"] {
+                direct.cmd(&["HSET", "h", "f", "v", "g", "w"]);
+                if key_ttl != "-1" {
+                    direct.cmd(&["PEXPIRE", "h", key_ttl]);
+                }
+                let set = Instant::now();
+                assert_eq!(direct.cmd(&["HPEXPIRE", "h", "300", "FIELDS", "1", "f"]), array([int(1)]));
+                crema.warm(read);
+                let life = Duration::from_millis(if key_ttl == "200" { 200 } else { 300 });
+                let mut hits = 0;
+                while set.elapsed() < life + Duration::from_millis(20) {
+                    let before = direct.cmd(read);
+                    let count = crema.outcomes("hit");
+                    let got = client.cmd(read);
+                    if direct.cmd(read) == before {
+                        assert_eq!(got, before, "{read:?} {:?} after HPEXPIRE 300, key {key_ttl}", set.elapsed());
+                        hits += u64::from(got == there && crema.outcomes("hit") > count);
+                    }
+                }
+                assert!(hits > 5, "{read:?}: L1 took no part");
+                assert_ne!(client.cmd(read), there);
+            }
+        }
+    }
+}
+
+/// The reply shows no field's time, and there may be any number of fields.
+#[test]
+fn a_whole_hash_is_not_kept_where_fields_may_expire() {
+    let Some(valkey) = Redis::valkey() else { return no_valkey() };
+    let crema = Crema::start(&valkey);
+    if crema.is_direct() {
+        return;
+    }
+    let mut client = crema.client();
+    client.cmd(&["HSET", "h", "f", "v"]);
+    crema.warm(&["HGET", "h", "f"]);
+    let (hits, dropped) =
+        (crema.outcomes("hit"), || crema.count("crema_promotions_dropped_total", &[("reason", "field_ttls")]));
+    let before = dropped();
+    for read in ["HGETALL", "HKEYS", "HVALS", "HLEN"] {
+        (0..10).for_each(|_| assert!(!client.cmd(&[read, "h"]).is_error()));
+    }
+    assert_eq!(crema.outcomes("hit"), hits);
+    assert_eq!(dropped() - before, 40);
+}
+
+fn no_valkey() {
+    assert!(std::env::var_os("CI").is_none(), "no Valkey here; `make test` installs one");
+    eprintln!("Valkey left out: there is none here; `make test` installs one");
+}
+
+/// A read, and the row that says whether L1 keeps it.
+struct Read {
+    args: Vec<String>,
+    spec: Option<&'static Spec>,
+}
+
+impl Read {
+    fn new(line: &str) -> Read {
+        let args = commands(line).remove(0);
+        let bytes = pack(&args);
+        let mut parser = Parser::new();
+        parser.parse(&bytes, &Limits::authenticated()).expect("a valid request");
+        let request = parser.request(&bytes);
+        let spec = command::lookup(request).filter(|spec| spec.keeps(request));
+        Read { args, spec }
+    }
+}
+
+/// A server, crema in front of it, and clients of both in both versions.
+struct Bench<'a> {
+    redis: &'a Redis,
+    crema: &'a Crema,
+    direct: [Client; 2],
+    through: [Client; 2],
+    reads: Vec<Read>,
+    field_ttls: bool,
+}
+
+/// Who makes a change.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Writer {
+    /// A client of crema.
+    Through,
+    /// Somebody else.
+    Past,
+}
+
+fn prove(kind: &Kind) {
+    prove_on(&Redis::start(), kind);
+    match Redis::valkey() {
+        Some(valkey) => prove_on(&valkey, kind),
+        None => no_valkey(),
+    }
+}
+
+fn prove_on(redis: &Redis, kind: &Kind) {
+    let crema = Crema::start(redis);
+    let mut bench = Bench {
+        redis,
+        crema: &crema,
+        direct: [2, 3].map(|version| Client::speaking(version, redis.addr())),
+        through: [2, 3].map(|version| Client::speaking(version, crema.addr())),
+        reads: lines(kind.reads).map(Read::new).collect(),
+        field_ttls: knows(redis, "HPEXPIRE"),
+    };
+    for write in lines(WRITES).chain(lines(kind.writes)) {
+        for writer in [Writer::Through, Writer::Past] {
+            if writer == Writer::Past && write.starts_with("SWAPDB") {
+                continue; // Redis tells nobody, which the README says
+            }
+            bench.run(Writer::Through, "FLUSHALL");
+            bench.compare("nothing there");
+            bench.run(Writer::Through, kind.make);
+            bench.compare("as made");
+            bench.warm("as made");
+            let what = format!("after {write} {writer:?} the proxy");
+            bench.run(writer, write);
+            let written = Instant::now();
+            if commands(write).iter().flatten().any(|word| word == LIFE_MS) {
+                bench.compare_while_it_expires(&what);
+            } else if writer == Writer::Past {
+                bench.await_change(&what, written);
+            }
+            bench.compare(&what);
+            bench.warm(&what);
+        }
+    }
+}
+
+impl Bench<'_> {
+    fn run(&mut self, writer: Writer, line: &str) {
+        let mut past = self.redis.client();
+        for command in commands(line) {
+            // Some are refused, by this server or on this key: then nothing changes.
+            match writer {
+                Writer::Through => self.through[0].cmd(&command),
+                Writer::Past => past.cmd(&command),
+            };
+        }
+    }
+
+    /// Both answers to a read, in one version, between two of the server's that are the same.
+    fn answers(&mut self, read: usize, version: usize) -> (Vec<u8>, Vec<u8>) {
+        let bytes = pack(&self.reads[read].args);
+        let ask = |client: &mut Client| {
+            client.send(&bytes);
+            client.reply()
+        };
+        loop {
+            let before = ask(&mut self.direct[version]);
+            let got = ask(&mut self.through[version]);
+            if ask(&mut self.direct[version]) == before {
+                return (before, got);
+            }
+        }
+    }
+
+    /// Whether every read gives what the server says.
+    fn differs(&mut self) -> Option<String> {
+        (0..self.reads.len()).flat_map(|read| [(read, 0), (read, 1)]).find_map(|(read, version)| {
+            let (want, got) = self.answers(read, version);
+            let args = self.reads[read].args.join(" ");
+            (want != got).then(|| format!("{args} in RESP{}: {} for {}", version + 2, shown(&got), shown(&want)))
+        })
+    }
+
+    #[track_caller]
+    fn compare(&mut self, when: &str) {
+        if let Some(difference) = self.differs() {
+            panic!("{when}: {difference}");
+        }
+    }
+
+    /// What was written past the proxy shows in time.
+    #[track_caller]
+    fn await_change(&mut self, when: &str, written: Instant) {
+        loop {
+            let asked = written.elapsed();
+            let Some(difference) = self.differs() else { return };
+            assert!(asked < MAX_STALENESS, "{when}, {asked:?} later: {difference}");
+        }
+    }
+
+    /// Compares for longer than the key, or the field, lives.
+    #[track_caller]
+    fn compare_while_it_expires(&mut self, when: &str) {
+        let begun = Instant::now();
+        while begun.elapsed() < 2 * LIFE {
+            let written = Instant::now();
+            self.await_change(when, written);
+        }
+        // A field that has expired is counted until Redis finds the time to delete it, and so is a hash without fields.
+        let mut direct = self.redis.client();
+        eventually("Redis is done with what has expired", || {
+            let fields = direct.cmd(&["HKEYS", "k"]);
+            fields.is_error() || direct.cmd(&["HLEN", "k"]) == int(i64::try_from(fields.items().len()).expect("few"))
+        });
+        let reaped = Instant::now();
+        self.await_change(when, reaped);
+    }
+
+    /// Reads until L1 answers all that it may keep, with the right bytes.
+    #[track_caller]
+    fn warm(&mut self, when: &str) {
+        if self.crema.is_direct() {
+            return;
+        }
+        let kept: Vec<(usize, usize)> = (0..self.reads.len())
+            .flat_map(|read| [(read, 0), (read, 1)])
+            .filter(|&(read, version)| self.is_kept(read, version))
+            .collect();
+        let begun = Instant::now();
+        loop {
+            let before = self.crema.outcomes("hit");
+            for &(read, version) in &kept {
+                let (want, got) = self.answers(read, version);
+                assert_eq!(
+                    shown(&got),
+                    shown(&want),
+                    "{when}, warm: {:?} in RESP{}",
+                    self.reads[read].args,
+                    version + 2
+                );
+            }
+            let hits = self.crema.outcomes("hit") - before;
+            if hits == kept.len() as u64 {
+                return;
+            }
+            assert!(
+                begun.elapsed() < Duration::from_secs(10),
+                "{when}: {hits} hits of {}; {}",
+                kept.len(),
+                self.not_hit(&kept)
+            );
+        }
+    }
+
+    /// For the message: which of them L1 did not answer.
+    fn not_hit(&mut self, kept: &[(usize, usize)]) -> String {
+        let missed = kept.iter().filter(|&&(read, version)| {
+            let before = self.crema.outcomes("hit");
+            self.answers(read, version);
+            self.crema.outcomes("hit") == before
+        });
+        let missed: Vec<_> = missed.copied().collect();
+        let named = |&(read, version): &(usize, usize)| {
+            let args: &Vec<String> = &self.reads[read].args;
+            format!("{} in RESP{}", args.join(" "), version + 2)
+        };
+        missed.iter().map(named).collect::<Vec<_>>().join(", ")
+    }
+
+    fn is_kept(&mut self, read: usize, version: usize) -> bool {
+        let Some(spec) = self.reads[read].spec else { return false };
+        let (reply, _) = self.answers(read, version);
+        reply[0] != b'-'
+            && (spec.cache != Caching::WholeHash || !self.field_ttls)
+            && (spec.cache != Caching::Resp3 || version == 1)
+    }
+}
