@@ -109,12 +109,13 @@ pub fn hit(
     now: Time,
 ) -> Option<Outcome> {
     let l1 = &worker.shared.l1;
-    if !l1.is_on() {
-        return Some(Outcome::Disabled);
-    }
     let query = caller.query(l1, spec, request);
+    // Before all else: with L1 switched off there are still flights to join, and they may be older than the write.
     if caller.replies.behind_write() {
         return Some(Outcome::BehindWrite);
+    }
+    if !l1.is_on() {
+        return Some(Outcome::Disabled);
     }
     let fresh = &caller.who.ear.freshness;
     match caller.standing(query.slot) {

@@ -111,6 +111,28 @@ fn a_leader_whose_client_leaves_strands_nobody() {
     ask_all_at_once(&redis, &["XRANGE", "stream", "-", "+"], "xrange", &entries, true);
 }
 
+/// The script's keys are not known, so no stamp tells that the flight of another session is older.
+#[test]
+fn with_l1_off_a_read_behind_its_own_script_joins_no_older_flight() {
+    let redis = Redis::start();
+    redis.client().cmd(&["SET", "k", "old"]);
+    let link = Link::to(redis.addr());
+    let crema = Crema::over(link.addr()).flag("--l1-size", 0).flag("--threads", 1).start();
+    if crema.is_direct() {
+        return;
+    }
+    let (mut one, mut other) = (crema.client(), crema.client());
+    assert_eq!((one.cmd(&["GET", "k"]), other.cmd(&["GET", "k"])), (bulk("old"), bulk("old")));
+    link.delay(Duration::from_millis(200));
+    let taken_up = || crema.count("crema_requests_total", &[]);
+    let before = taken_up();
+    one.send_cmd(&["GET", "k"]);
+    eventually("the other session's read is under way", || taken_up() > before);
+    let script = ["EVAL", "return redis.call('SET', 'k', 'new')", "0"];
+    assert_eq!(other.pipeline(&[&script[..], &["GET", "k"]]), [ok(), bulk("new")]);
+    assert_eq!(one.value(), bulk("old"));
+}
+
 /// Has a thousand clients send one read while Redis is 300 ms away. The default promotion (1 in 10) would leave a lone
 /// reader's key below; that others joined must raise it at once.
 fn ask_all_at_once(redis: &Redis, read: &[&str], stat: &str, value: &Value, leader_leaves: bool) {
