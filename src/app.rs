@@ -155,7 +155,7 @@ impl App {
         let terms = Terms {
             max_staleness: config.max_staleness,
             acl_recheck: config.acl_recheck,
-            max_value: config.max_value,
+            max_value: config.largest_value(),
             l1_size: config.l1_size,
         };
         let control = runtime::Handle::current();

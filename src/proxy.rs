@@ -110,11 +110,11 @@ pub fn hit(
 ) -> Option<Outcome> {
     let l1 = &worker.shared.l1;
     let query = caller.query(l1, spec, request);
-    // Before all else: with L1 switched off there are still flights to join, and they may be older than the write.
+    // Before all else: where L1 is switched off there are still flights to join, and they may be older than the write.
     if caller.replies.behind_write() {
         return Some(Outcome::BehindWrite);
     }
-    if !l1.is_on() {
+    if !l1.is_on() || worker.shared.is_kept_away(request.arg(1)) {
         return Some(Outcome::Disabled);
     }
     let fresh = &caller.who.ear.freshness;

@@ -134,6 +134,13 @@ pub fn load_with(flags: Flags, variables: BTreeMap<String, String>) -> Result<Co
     Ok(config)
 }
 
+impl Config {
+    /// The largest reply that may be kept in L1 under any rule, in bytes.
+    pub fn largest_value(&self) -> u64 {
+        self.rules.iter().filter_map(|rule| rule.max_value).fold(self.max_value, u64::max)
+    }
+}
+
 impl Default for Config {
     /// What is in effect where nothing is set.
     fn default() -> Self {

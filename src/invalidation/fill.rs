@@ -30,19 +30,21 @@ pub struct Fill {
     hash: u64,
     db: u32,
     ceiling: Option<Duration>,
+    max_value: u64,
     again: bool,
 }
 
 impl Fill {
-    /// The read `request` of one key, its first argument, which `query` describes. `ceiling` is the longest stay in L1.
-    pub fn new(request: Request<'_>, query: &Query<'_>, db: u32, ceiling: Option<Duration>) -> Self {
+    /// The read `request` of one key, its first argument, which `query` describes. `ceiling` is the longest stay in L1,
+    /// `max_value` the size of the largest reply that may enter it.
+    pub fn new(request: Request<'_>, query: &Query<'_>, db: u32, ceiling: Option<Duration>, max_value: u64) -> Self {
         let raw = request.raw();
         let tail = raw.len() - query.tail.len();
         // The key is the first argument of the tail: "$3\r\nkey\r\n..".
         let header = query.tail.iter().position(|&b| b == b'\n').map_or(0, |at| at + 1);
         let key = tail + header..tail + header + request.arg(1).len();
         let Query { identity, command, slot, hash, .. } = *query;
-        Self { request: raw.into(), key, tail, identity, command, slot, hash, db, ceiling, again: false }
+        Self { request: raw.into(), key, tail, identity, command, slot, hash, db, ceiling, max_value, again: false }
     }
 
     /// The request's bytes.
@@ -137,6 +139,7 @@ impl Hearing<'_> {
     pub(super) fn filled(&mut self, asked: Asked, sent: Time, value: Option<&[u8]>) {
         let Asked { mut fill, stamp, epoch, expires } = asked;
         self.filling.remove(&fill.hash);
+        let value = value.filter(|value| value.len() as u64 <= fill.max_value);
         let (Some(value), Some(expires)) = (value, expires) else { return self.l1.stats.fill(FillOutcome::Refused) };
         if self.l1.stamps.load(fill.slot) != stamp || self.ear.freshness.epoch() != epoch {
             if fill.again {

@@ -170,10 +170,7 @@ impl<'a> Hearing<'a> {
                 asked.hear_ttl(frame, sent);
                 self.awaited.push_front((sent, Awaited::Value(asked)));
             }
-            Awaited::Value(asked) => {
-                let fits = whole && !refused && frame.len() as u64 <= self.l1.terms.max_value;
-                self.filled(*asked, sent, fits.then_some(frame));
-            }
+            Awaited::Value(asked) => self.filled(*asked, sent, (whole && !refused).then_some(frame)),
         }
         self.ear.freshness.heard(sent);
         let answered = self.answering;

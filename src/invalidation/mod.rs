@@ -38,7 +38,7 @@ pub struct Terms {
     pub max_staleness: Duration,
     /// How often a user's rights are compared.
     pub acl_recheck: Duration,
-    /// Largest reply that enters L1, in bytes.
+    /// Largest reply that enters L1 under any rule, in bytes: the ear keeps none that is larger.
     pub max_value: u64,
     /// Memory for L1 in bytes; 0: there is none.
     pub l1_size: u64,

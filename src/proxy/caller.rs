@@ -133,8 +133,9 @@ impl Caller {
         self.note_reads(place, iter::once(query.slot));
         let ticket = Ticket { to: Rc::clone(&self.replies), place };
         let rule = worker.shared.rule(request.arg(1));
-        let fill = Fill::new(request, &query, self.who.db, rule.and_then(|rule| rule.ceiling));
-        let lead = Lead::new(Rc::clone(&self.who), self.resp, fill, worker.shared.promote(rule));
+        let promotion = worker.shared.promote(rule);
+        let fill = Fill::new(request, &query, self.who.db, rule.and_then(|rule| rule.ceiling), promotion.max_value);
+        let lead = Lead::new(Rc::clone(&self.who), self.resp, fill, promotion);
         match self.track(worker, now) {
             Ok(track) => {
                 self.sent = Some(place);

@@ -78,6 +78,11 @@ impl Shared {
         self.config.rules.iter().find(|rule| rule.pattern.matches(key))
     }
 
+    /// Whether a rule says that `key` is never promoted, so that L1 need not be asked for it.
+    pub fn is_kept_away(&self, key: &[u8]) -> bool {
+        self.rule(key).is_some_and(|rule| rule.promote == Some(Promote::Never))
+    }
+
     /// What a rule, or its absence, says about promotion.
     pub fn promote(&self, rule: Option<&Rule>) -> Promotion {
         let one_in = match rule.and_then(|rule| rule.promote) {

@@ -1,0 +1,125 @@
+//! `[[rule]]`: other settings for keys that match a pattern, shown by what enters L1, how soon, and for how long.
+
+mod common;
+
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use common::{Crema, Link, Redis, Value, bulk, eventually, ok};
+use tempfile::NamedTempFile;
+
+/// A proxy with these rules and flags.
+fn with_rules(upstream: SocketAddr, rules: &str, flags: &[(&str, &str)]) -> (Crema, NamedTempFile) {
+    let file = NamedTempFile::new().expect("a temporary file");
+    std::fs::write(file.path(), rules).expect("it can be written");
+    let launch = Crema::over(upstream).flag("--config", file.path().display());
+    let launch = flags.iter().fold(launch, |launch, (name, value)| launch.flag(name, value));
+    (launch.start(), file)
+}
+
+/// Fills that were sent, whatever became of them, once all that was promoted is done.
+fn fills(crema: &Crema) -> u64 {
+    let asked = || crema.count("crema_promotions_total", &[]);
+    let done = || crema.count("crema_fills_total", &[]);
+    eventually("the fills are done", || done() >= asked());
+    done()
+}
+
+#[test]
+fn a_class_is_the_longest_stay_in_l1() {
+    let redis = Redis::start();
+    let (crema, _file) = with_rules(redis.addr(), "[[rule]]\nmatch = \"short:*\"\nclass = \"100ms\"\n", &[]);
+    if crema.is_direct() {
+        return;
+    }
+    let mut client = crema.client();
+    client.pipeline(&[["SET", "short:k", "v"], ["SET", "long:k", "v"]]);
+    crema.warm(&["GET", "long:k"]);
+    redis.reset_stats();
+    (0..100).for_each(|_| assert_eq!(client.cmd(&["GET", "long:k"]), bulk("v")));
+    assert_eq!(redis.calls("get"), 0, "no rule matches it");
+    crema.warm(&["GET", "short:k"]);
+    redis.reset_stats();
+    let (hits, begun) = (crema.outcomes("hit"), Instant::now());
+    let mut reads = 0;
+    // Each stay is ended by a read at Redis and a fill.
+    while redis.calls("get") < 6 {
+        (0..100).for_each(|_| assert_eq!(client.cmd(&["GET", "short:k"]), bulk("v")));
+        reads += 100;
+        assert!(begun.elapsed() < Duration::from_secs(10), "it stays for longer than it may");
+    }
+    assert!(begun.elapsed() > Duration::from_millis(150), "three stays over after {:?}", begun.elapsed());
+    assert!(crema.outcomes("hit") - hits > reads * 9 / 10);
+}
+
+#[test]
+fn never_means_that_nothing_enters_l1_and_flights_are_still_shared() {
+    let redis = Redis::start();
+    let link = Link::to(redis.addr());
+    let rules = "[[rule]]\nmatch = \"n:*\"\npromote = \"never\"\n";
+    let (crema, _file) = with_rules(link.addr(), rules, &[("--threads", "1")]);
+    if crema.is_direct() {
+        return;
+    }
+    let (mut one, mut other) = (crema.client(), crema.client());
+    assert_eq!(one.cmd(&["SET", "n:k", "v"]), ok());
+    for client in [&mut one, &mut other] {
+        (0..50).for_each(|_| assert_eq!(client.cmd(&["GET", "n:k"]), bulk("v")));
+    }
+    assert_eq!((crema.outcomes("disabled"), fills(&crema)), (100, 0));
+    link.delay(Duration::from_millis(200));
+    one.send_cmd(&["GET", "n:k"]);
+    eventually("the first read is under way", || crema.outcomes("disabled") == 101);
+    other.send_cmd(&["GET", "n:k"]);
+    eventually("the second one joins it", || crema.outcomes("joined") == 1);
+    assert_eq!((one.value(), other.value()), (bulk("v"), bulk("v")));
+    link.delay(Duration::ZERO);
+    assert_eq!(other.cmd(&["GET", "n:k"]), bulk("v"));
+    assert_eq!((crema.outcomes("hit"), fills(&crema)), (0, 0), "not even what was joined is promoted");
+    // Keys that the rule does not match are none of its business.
+    crema.warm(&["GET", "other"]);
+}
+
+#[test]
+fn a_rule_promotes_where_nothing_else_is_promoted() {
+    let redis = Redis::start();
+    let rules = "[[rule]]\nmatch = \"hot:*\"\npromote = 1\n[[rule]]\nmatch = \"hot:x*\"\npromote = \"never\"\n";
+    let (crema, _file) = with_rules(redis.addr(), rules, &[("--promote", "0")]);
+    if crema.is_direct() {
+        return;
+    }
+    let mut client = crema.client();
+    for key in ["cold", "hot", "xhot:"] {
+        (0..20).for_each(|_| assert_eq!(client.cmd(&["GET", key]), Value::Nil));
+    }
+    assert_eq!(fills(&crema), 0);
+    for key in ["hot:1", "hot:x"] {
+        crema.warm(&["GET", key]); // of the second, the first rule decides
+    }
+    assert_eq!(crema.outcomes("disabled"), 0);
+}
+
+#[test]
+fn the_largest_reply_is_that_of_the_rule_be_it_larger_or_smaller() {
+    let redis = Redis::start();
+    let rules = "[[rule]]\nmatch = \"big:*\"\nmax_value = \"512KiB\"\n[[rule]]\nmatch = \"small:*\"\nmax_value = 100\n";
+    let (crema, _file) = with_rules(redis.addr(), rules, &[("--max-value", "1KiB")]);
+    if crema.is_direct() {
+        return;
+    }
+    let mut client = crema.client();
+    let (large, medium) = ("x".repeat(400_000), "x".repeat(500));
+    for (key, value) in [("big:k", &large), ("k", &large), ("small:k", &medium), ("m", &medium)] {
+        client.cmd(&["SET", key, value]);
+    }
+    crema.warm(&["GET", "big:k"]);
+    crema.warm(&["GET", "m"]);
+    let hits = crema.outcomes("hit");
+    for (key, value) in [("k", &large), ("small:k", &medium)] {
+        (0..20).for_each(|_| assert_eq!(client.cmd(&["GET", key]), bulk(value)));
+    }
+    assert_eq!(crema.outcomes("hit"), hits);
+    assert_eq!(crema.count("crema_promotions_dropped_total", &[("reason", "too_large")]), 40);
+    assert_eq!(client.cmd(&["GET", "big:k"]), bulk(&large));
+    assert_eq!(crema.outcomes("hit"), hits + 1);
+}
