@@ -147,8 +147,8 @@ impl Session {
             }
             Verb::Exec => {
                 let transaction = self.transaction.take();
+                self.watching &= transaction.is_none(); // where it ends no transaction it is an error, and ends no watch either
                 let marks = transaction.as_ref().map(|transaction| transaction.begin(&self.worker.shared.l1));
-                self.watching = false;
                 let Some(lent) = &self.private else { unreachable!("checked above") };
                 let place = self.caller.send_on(&self.worker, lent.lane(), spec, request, marks, now);
                 if let Some(transaction) = transaction {
@@ -156,11 +156,12 @@ impl Session {
                 }
                 self.worker.stats.count(spec.class, Outcome::Pinned);
             }
+            Verb::Discard => {
+                self.watching &= self.transaction.take().is_none();
+                self.send_private(spec, request, now);
+            }
             _ => {
-                if verb == Verb::Discard {
-                    self.transaction = None;
-                }
-                self.watching &= self.transaction.is_some();
+                self.watching &= self.transaction.is_some(); // there it is queued
                 self.send_private(spec, request, now);
             }
         }
