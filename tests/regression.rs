@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::{Crema, Redis, Value, ok};
+use common::{Crema, Redis, Value, bulk, ok};
 
 /// The fuzz of tests/fuzz.rs. An `EXEC` or `DISCARD` without `MULTI` was taken for the end of the watch: the connection went
 /// back to the pool still watching, and the next who borrowed it had a transaction fail for no reason of its own.
@@ -27,4 +27,26 @@ fn an_exec_that_ends_no_transaction_ends_no_watch() {
         assert_eq!(one.cmd(&["MULTI"]), ok());
         assert_eq!(one.cmd(&["EXEC"]), Value::Nil, "after {command}: what it watches has changed");
     }
+}
+
+/// The same. `SELECT` of a database that had lanes, `HELLO` and `AUTH` were not told to the connection that watches.
+#[test]
+fn a_session_that_watches_can_change_database_protocol_and_user() {
+    let redis = Redis::start();
+    let crema = Crema::start(&redis);
+    let mut other = crema.client();
+    other.cmd(&["SELECT", "7"]);
+    other.cmd(&["SET", "k", "of seven"]);
+    other.cmd(&["HSET", "h", "f", "v"]);
+    let mut one = crema.client();
+    one.cmd(&["WATCH", "watched"]);
+    assert_eq!(one.cmd(&["SELECT", "7"]), ok());
+    assert_eq!(one.cmd(&["GET", "k"]), bulk("of seven"));
+    assert!(matches!(one.cmd(&["HELLO", "3"]), Value::Map(_)));
+    assert_eq!(one.cmd(&["HGETALL", "h"]), Value::Map(vec![(bulk("f"), bulk("v"))]));
+    assert_eq!(one.cmd(&["AUTH", "default", "any"]), ok());
+    assert_eq!(other.cmd(&["SELECT", "0"]), ok());
+    assert_eq!(other.cmd(&["SET", "watched", "1"]), ok());
+    assert_eq!(one.cmd(&["MULTI"]), ok());
+    assert_eq!(one.cmd(&["EXEC"]), Value::Nil);
 }

@@ -98,6 +98,18 @@ impl Session {
         self.log_in_as(line, spec, request, Some(login)).await
     }
 
+    /// Before the user or the protocol of a session changes: a connection that watches keys for it changes along, and is no
+    /// longer one of the pool's.
+    async fn keep_watches(&mut self, line: &mut Line) -> Result<(), Close> {
+        if self.loan_is_over() {
+            self.end_loan(line).await
+        } else if self.private.is_some() {
+            self.keep(line, Stay::Home).await
+        } else {
+            Ok(())
+        }
+    }
+
     async fn log_in_as(
         &mut self,
         line: &mut Line,
@@ -106,6 +118,7 @@ impl Session {
         login: Option<Login>,
     ) -> Result<(), Close> {
         line.answered(self).await?;
+        self.keep_watches(line).await?;
         let reply = if self.has_home() {
             self.ask(line, spec, request).await?
         } else {
@@ -160,6 +173,7 @@ impl Session {
                 return Ok(());
             }
         };
+        self.keep_watches(line).await?;
         if self.has_home() {
             let reply = self.ask(line, spec, request).await?;
             if reply.starts_with(b"*") || reply.starts_with(b"%") {
@@ -190,9 +204,6 @@ impl Session {
                     return Ok(());
                 }
             }
-        }
-        if self.loan_is_over() {
-            self.end_loan(line).await?;
         }
         self.caller.become_(Rc::clone(&self.caller.who), hello.resp);
         if let Some(name) = hello.name {
@@ -236,13 +247,15 @@ impl Session {
         let db = std::str::from_utf8(request.arg(1)).ok().and_then(|text| text.parse::<u32>().ok());
         let db = db.filter(|db| db.to_string().as_bytes() == request.arg(1) && i32::try_from(*db).is_ok());
         let known = db.is_some_and(|db| self.worker.has_lanes(self.caller.who.login.as_ref(), db));
-        let reply = if known && !self.has_home() { b"+OK\r\n".to_vec() } else { self.ask(line, spec, request).await? };
+        if self.loan_is_over() {
+            self.end_loan(line).await?;
+        }
+        let asks = !known || self.private.is_some();
+        let reply = if asks { self.ask(line, spec, request).await? } else { b"+OK\r\n".to_vec() };
         if let Some(db) = db
             && reply.starts_with(b"+")
         {
-            if let Some(lent) = &mut self.private
-                && !known
-            {
+            if let Some(lent) = &mut self.private {
                 lent.is_now(self.caller.resp, db);
             }
             let who = Who::new(&self.worker.shared.l1, self.caller.who.login.clone(), db);
