@@ -50,3 +50,21 @@ fn a_session_that_watches_can_change_database_protocol_and_user() {
     assert_eq!(one.cmd(&["MULTI"]), ok());
     assert_eq!(one.cmd(&["EXEC"]), Value::Nil);
 }
+
+/// The same. A session with a connection of its own was told of an unsupported version where Redis says that it is no number.
+#[test]
+fn hello_with_no_number_is_refused_in_the_words_of_redis() {
+    let redis = Redis::start();
+    let crema = Crema::start(&redis);
+    for first in [&["PING"][..], &["CLIENT", "ID"], &["WATCH", "k"]] {
+        let (mut one, mut other) = (redis.client(), crema.client());
+        for client in [&mut one, &mut other] {
+            client.cmd(first);
+        }
+        for hello in
+            [&["HELLO", "abc"][..], &["HELLO", "4"], &["HELLO", "03"], &["HELLO", "-1"], &["HELLO", "x", "AUTH"]]
+        {
+            assert_eq!(one.cmd(hello), other.cmd(hello), "{hello:?} after {first:?}");
+        }
+    }
+}

@@ -164,8 +164,13 @@ impl Session {
         line.answered(self).await?;
         let hello = match Hello::parse(request, self.caller.resp) {
             Ok(hello) => hello,
-            Err(Mistake::Version) if self.private.is_none() => {
-                self.caller.forward(&self.worker, spec, request, Time::now());
+            // No number, or the wrong one: Redis's own words, from whichever connection, for it changes none.
+            Err(Mistake::Version) => {
+                let now = Time::now();
+                match &self.private {
+                    Some(_) => drop(self.send_private(spec, request, now)),
+                    None => self.caller.forward(&self.worker, spec, request, now),
+                }
                 return Ok(());
             }
             Err(mistake) => {
@@ -276,6 +281,7 @@ struct Hello<'a> {
 }
 
 enum Mistake {
+    /// Redis tells a version that it does not speak from one that is no number.
     Version,
     Option(Vec<u8>),
     Name,
