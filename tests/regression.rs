@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::{Crema, Redis, Value, bulk, ok};
+use common::{Crema, Redis, Value, bulk, int, ok, simple};
 
 /// The fuzz of tests/fuzz.rs. An `EXEC` or `DISCARD` without `MULTI` was taken for the end of the watch: the connection went
 /// back to the pool still watching, and the next who borrowed it had a transaction fail for no reason of its own.
@@ -66,5 +66,33 @@ fn hello_with_no_number_is_refused_in_the_words_of_redis() {
         {
             assert_eq!(one.cmd(hello), other.cmd(hello), "{hello:?} after {first:?}");
         }
+    }
+}
+
+/// The same. In a transaction a client was shown the name of crema's pool as its own, and kept it where the transaction made
+/// the connection the client's.
+#[test]
+fn a_borrowed_connection_bears_no_name_that_its_client_did_not_give() {
+    let redis = Redis::start();
+    let crema = Crema::start(&redis);
+    for _ in 0..3 {
+        let mut client = crema.client();
+        client.cmd(&["MULTI"]);
+        client.cmd(&["CLIENT", "GETNAME"]);
+        assert_eq!(client.cmd(&["EXEC"]), common::array([Value::Nil]));
+        client.cmd(&["MULTI"]);
+        assert_eq!(client.cmd(&["ACL", "WHOAMI"]), simple("QUEUED"));
+        client.cmd(&["EXEC"]);
+        assert_eq!(client.cmd(&["CLIENT", "GETNAME"]), Value::Nil);
+    }
+    // One that is given back, which the next command does.
+    let mut client = crema.client();
+    client.cmd(&["MULTI"]);
+    client.cmd(&["INCR", "n"]);
+    client.cmd(&["EXEC"]);
+    assert_eq!(client.cmd(&["INCR", "n"]), int(2));
+    if !crema.is_direct() {
+        let named = || redis.client_list().iter().any(|line| line.contains(" name=crema-pool "));
+        common::eventually("a connection in the pool bears its name again", named);
     }
 }

@@ -1,7 +1,9 @@
 //! Private connections: in a worker's pool, or lent to a session.
 //!
 //! One that comes back to the pool is as it was lent but for protocol version and database, which are remembered and set
-//! when it is lent again; and a check goes ahead of whatever is sent on it next. One that was changed otherwise is closed with its session.
+//! when it is lent again; and a check goes ahead of whatever is sent on it next. One that was changed otherwise is closed
+//! with its session. In the pool it bears the pool's name, unless it has just come back; lent it bears none, so that no client
+//! sees a name that it did not give.
 
 use std::cell::Cell;
 use std::rc::Rc;
@@ -24,12 +26,29 @@ pub(super) struct Spare {
     pub lane: Rc<Lane<Pending>>,
     resp: Resp,
     db: u32,
+    named: bool,
 }
 
+/// The name of connections in the pool.
+pub(super) const NAME: &str = "crema-pool";
+/// How long one lies there before it gets it back: where one transaction follows another, none is named in between.
+const UNNAMED: Duration = Duration::from_secs(1);
+
 impl Spare {
-    /// A new connection of the pool.
+    /// A new connection of the pool, named by its handshake.
     pub(super) fn new(lane: Rc<Lane<Pending>>, db: u32) -> Self {
-        Self { lane, resp: Resp::V2, db }
+        Self { lane, resp: Resp::V2, db, named: true }
+    }
+
+    /// Gives it the pool's name where it has lain without one.
+    pub(super) fn name(&mut self, worker: &Rc<Worker>, now: Time) {
+        if !self.named && self.lane.idle_for(now) > UNNAMED {
+            self.named = true;
+            let mut raw = Vec::new();
+            encode::command(&mut raw, &[b"CLIENT", b"SETNAME", NAME.as_bytes()]);
+            // Where it cannot be sent, the connection has ended and needs no name.
+            let _ = self.lane.send(&raw, Pending::own(worker, Work::Ignore), now);
+        }
     }
 }
 
@@ -98,10 +117,13 @@ impl Lent {
         &self.spare.as_ref().expect("only given back or dropped takes it").lane
     }
 
-    /// The next commands are to run in this version and database.
+    /// The next commands are to run in this version and database, under no name.
     fn set(&mut self, resp: Resp, db: u32, now: Time) {
         let spare = self.spare.as_mut().expect("only given back or dropped takes it");
         let mut preamble = Vec::new();
+        if std::mem::take(&mut spare.named) {
+            preamble.push(vec![&b"CLIENT"[..], b"SETNAME", b""]);
+        }
         if spare.resp != resp {
             let version: &[u8] = if resp == Resp::V3 { b"3" } else { b"2" };
             preamble.push(vec![&b"HELLO"[..], version]);

@@ -18,7 +18,7 @@ use super::caller::Who;
 use super::foreign::Foreign;
 use super::gate::Gate;
 use super::pending::{Pending, Ticket, Work};
-use super::private::{Lent, Owner, Pool, Spare};
+use super::private::{self, Lent, Owner, Pool, Spare};
 use crate::cache::{Flights, Identity, Promoter, Sampler};
 use crate::clock::Time;
 use crate::config::{Config, Promote, Rule};
@@ -243,7 +243,7 @@ impl Worker {
 
     fn open(self: &Rc<Self>, login: Option<Arc<Login>>, db: u32, now: Time) -> Spare {
         let node = Arc::clone(&self.shared.node);
-        let target = Target { node, login, db, resp: Resp::V2, name: "crema-pool" };
+        let target = Target { node, login, db, resp: Resp::V2, name: private::NAME };
         let lane = Lane::private(Arc::clone(&target.node), now);
         self.run(&lane, target);
         Spare::new(lane, db)
@@ -333,6 +333,7 @@ impl Worker {
             lane.give_up(deadline.unwrap_or_default());
         }
         for pool in self.pools.borrow_mut().values_mut() {
+            pool.spares.iter_mut().for_each(|spare| spare.name(self, now));
             if pool.sweep(SPARE_IDLE, now) {
                 let spare = self.open(pool.login.clone(), 0, now);
                 pool.spares.push(spare);

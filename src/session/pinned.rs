@@ -48,9 +48,8 @@ impl Session {
             && self.stay == Stay::Loan
         {
             lent.settle();
-            // A queue is the client's alone: in a transaction the connection keeps the pool's name.
+            // A queue is the client's alone.
             if self.transaction.is_none() {
-                lent.tell(&[b"CLIENT", b"SETNAME", b""], now);
                 self.info.iter().for_each(|info| lent.tell_raw(info, now));
             }
         }
