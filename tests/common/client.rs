@@ -7,6 +7,9 @@ use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
+use rand::Rng;
+use rand::rngs::SmallRng;
+
 use super::value::{Scan, Value};
 
 /// How long a reply may take before a test fails, unless it says otherwise.
@@ -124,6 +127,24 @@ impl Client {
         let bytes: Vec<u8> = commands.iter().flat_map(|command| pack(command.as_ref())).collect();
         self.send(&bytes);
         commands.iter().map(|_| self.value()).collect()
+    }
+
+    /// Writes in up to thirty pieces, cut anywhere.
+    pub(crate) fn send_in_pieces(&mut self, bytes: &[u8], rng: &mut SmallRng) {
+        let mut cuts: Vec<usize> = (0..rng.random_range(0..30)).map(|_| rng.random_range(0..=bytes.len())).collect();
+        cuts.push(bytes.len());
+        cuts.sort_unstable();
+        let mut from = 0;
+        for cut in cuts {
+            if self.try_send(&bytes[from..cut]).is_err() {
+                // The other side has had enough, which is what its answer will show.
+                return;
+            }
+            from = cut;
+            if rng.random_bool(0.3) {
+                std::thread::sleep(Duration::from_micros(300));
+            }
+        }
     }
 
     /// Whether nothing has come within `quiet`.

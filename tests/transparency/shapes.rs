@@ -1,6 +1,6 @@
 //! What is sent in the random pipelines: about four hundred commands in groups that belong together.
 
-use super::common::pack;
+use super::common::{Value, pack};
 
 /// What in a reply is not compared, because two servers cannot agree on it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -10,6 +10,8 @@ pub(crate) enum Differs {
     Id,
     /// Every run of digits: times, process ids, client ids.
     Digits,
+    /// The order of what is in it: a hash table's, which every server shuffles anew.
+    Order,
 }
 
 /// Commands that belong together, sent as one.
@@ -18,6 +20,57 @@ pub(crate) struct Shape {
     pub(crate) bytes: Vec<u8>,
     /// One for each reply.
     pub(crate) differs: Vec<Differs>,
+}
+
+impl Differs {
+    /// The reply without what two servers cannot agree on.
+    pub(crate) fn blot(self, reply: &[u8]) -> Vec<u8> {
+        match self {
+            Differs::Nothing => reply.to_vec(),
+            // A negative answer is no time but says that there is none.
+            Differs::Digits if reply.starts_with(b":-") => reply.to_vec(),
+            Differs::Digits => without_digits(reply),
+            Differs::Id => without_id(reply),
+            Differs::Order => format!("{:?}", in_order(Value::parse(reply))).into_bytes(),
+        }
+    }
+}
+
+fn without_id(reply: &[u8]) -> Vec<u8> {
+    let label = b"$2\r\nid\r\n:";
+    let Some(at) = reply.windows(label.len()).position(|window| window == label) else { return reply.to_vec() };
+    let id = at + label.len();
+    let end = id + reply[id..].iter().position(|byte| *byte == b'\r').expect("a whole reply");
+    [&reply[..id], &reply[end..]].concat()
+}
+
+fn without_digits(reply: &[u8]) -> Vec<u8> {
+    let mut out: Vec<u8> = Vec::new();
+    for byte in reply {
+        match byte {
+            b'0'..=b'9' if out.last() == Some(&b'#') => {}
+            b'0'..=b'9' => out.push(b'#'),
+            other => out.push(*other),
+        }
+    }
+    out
+}
+
+fn in_order(value: Value) -> Value {
+    let sorted = |items: Vec<Value>| {
+        let mut items: Vec<Value> = items.into_iter().map(in_order).collect();
+        items.sort_by_cached_key(|item| format!("{item:?}"));
+        items
+    };
+    match value {
+        Value::Array(items) => Value::Array(sorted(items)),
+        Value::Set(items) => Value::Set(sorted(items)),
+        Value::Map(mut pairs) => {
+            pairs.sort_by_cached_key(|pair| format!("{pair:?}"));
+            Value::Map(pairs)
+        }
+        other => other,
+    }
 }
 
 /// Commands as lines, split at blanks; a shape of several is sent as one.
@@ -52,6 +105,11 @@ pub(crate) fn shapes(version: u8) -> Vec<Shape> {
             same("SET expiring 1 PX 100000"),
             ("PTTL expiring", Differs::Digits),
             ("TTL expiring", Differs::Digits),
+        ]),
+        shape(&[
+            same("SADD words some words of a set"),
+            ("SMEMBERS words", Differs::Order),
+            ("SSCAN words 0 COUNT 100", Differs::Order),
         ]),
         shape(&[("XADD timed * f v", Differs::Digits), same("XLEN timed"), same("DEL timed")]),
         shape(&[("XADD timed NOMKSTREAM MAXLEN 3 * f v", Differs::Digits), same("DEL timed")]),
@@ -169,7 +227,7 @@ const PLAIN: &str = "
     LPUSH q 1 2 3 ; LPOP q 2 ; RPOP q ; LPOP q ; LPOP q 1 ; LMPOP 2 none none2 LEFT ; LMOVE none none2 LEFT RIGHT ; RPOPLPUSH none none2
     LPUSH string x ; LSET none 0 x ; LRANGE list a b
     RPUSH b1 x ; BLPOP b1 none 1 ; RPUSH b1 y ; BLMPOP 1 1 b1 LEFT ; RPUSH b1 z ; BLMOVE b1 b2 LEFT RIGHT 1 ; BRPOP b2 1 ; BRPOPLPUSH b1 b2 0.01 ; BLPOP b1 0.01
-    BLPOP none abc ; BLPOP none -1 ; BLPOP string 1
+    BLPOP none abc ; BLPOP none -1 ; BLPOP string 0.1
     ZADD bz 1 a 2 b ; BZPOPMIN bz 1 ; BZPOPMAX bz 1 ; BZPOPMIN bz 0.01 ; BZMPOP 0.01 1 bz MIN
     SADD ints 3 1 2 ; SMEMBERS ints ; SISMEMBER ints 1 ; SMISMEMBER ints 1 9 ; SCARD ints ; SSCAN ints 0 ; SREM ints 9 ; SINTERCARD 1 ints
     SADD other 2 3 4 ; SINTER ints other ; SUNION ints other ; SDIFF ints other ; SINTERSTORE into ints other ; SMEMBERS into ; SMOVE ints other 1 ; SADD ints 1

@@ -1,0 +1,184 @@
+//! Where scripts are run: a Redis, and a crema in front of an equal one. Every reply of the one is held against the other's.
+
+use std::io;
+use std::time::{Duration, Instant};
+
+use rand::SeedableRng;
+use rand::rngs::SmallRng;
+
+use super::common::value::shown;
+use super::common::{Client, Crema, Redis, pack};
+use super::grammar::KEYS;
+use super::script::{Act, Script};
+use super::shapes::{Differs, Shape};
+
+/// How long a reply may take.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+pub(crate) struct Stage {
+    // In the order in which they end.
+    pub(crate) crema: Crema,
+    direct: Redis,
+    behind: Redis,
+}
+
+/// Two answers to the same question.
+pub(crate) struct Difference {
+    pub(crate) turn: usize,
+    text: String,
+}
+
+impl std::fmt::Display for Difference {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(out, "turn {}: {}", self.turn, self.text)
+    }
+}
+
+/// One session, at both servers.
+struct Pair {
+    one: Client,
+    other: Client,
+}
+
+impl Stage {
+    pub(crate) fn new() -> Stage {
+        let server = ["--databases", "64"];
+        let (direct, behind) = (Redis::with(&server), Redis::with(&server));
+        let crema = Crema::over(behind.addr()).flag("--output-limit", "512MiB").start();
+        Stage { crema, direct, behind }
+    }
+
+    /// Both servers as they were at first, by the road of the clients.
+    pub(crate) fn clear(&self) {
+        let commands = [
+            &["FLUSHALL"][..],
+            &["SCRIPT", "FLUSH"],
+            &["FUNCTION", "FLUSH"],
+            &["CONFIG", "SET", "hash-max-listpack-entries", "128"],
+        ];
+        for mut client in [self.direct.client(), self.crema.client()] {
+            for command in commands {
+                let done = client.cmd(command);
+                assert_eq!(done.text(), "OK", "{command:?}");
+            }
+        }
+    }
+
+    /// Has the keys with this prefix stay as they are: the first `PFCOUNT` writes its result into the key.
+    pub(crate) fn settle(&self, prefix: &str) {
+        for mut client in [self.direct.client(), self.crema.client()] {
+            (0..KEYS).for_each(|n| drop(client.cmd(&["PFCOUNT", &format!("{prefix}p{n}")])));
+        }
+    }
+
+    /// Runs a script to its end or to the first difference; returns how many replies were compared.
+    pub(crate) fn run(&self, script: &Script, seed: u64) -> Result<u64, Difference> {
+        let mut rng = SmallRng::seed_from_u64(seed);
+        let mut pairs: Vec<Pair> = script.versions.iter().map(|version| self.enter(*version)).collect();
+        let mut replies = 0;
+        for (turn, acted) in script.turns.iter().enumerate() {
+            let compared = match &acted.act {
+                Act::Say(said) => pairs[acted.who].say(said, &mut rng),
+                Act::Listen(said) => pairs[acted.who].listen(said, turn, &mut rng),
+                Act::Renew(version) => pairs[acted.who].end().inspect(|_| pairs[acted.who] = self.enter(*version)),
+                Act::Pass(time) => {
+                    std::thread::sleep(*time);
+                    Ok(0)
+                }
+                Act::Wait { wait, waker, wake } => self.wait(&mut pairs, acted.who, wait, *waker, wake, &mut rng),
+            };
+            replies += compared.map_err(|text| Difference { turn, text: format!("session {}: {text}", acted.who) })?;
+        }
+        Ok(replies)
+    }
+
+    fn enter(&self, version: u8) -> Pair {
+        let mut pair = Pair {
+            one: Client::speaking(version, self.direct.addr()),
+            other: Client::speaking(version, self.crema.addr()),
+        };
+        pair.one.patience(PATIENCE);
+        pair.other.patience(PATIENCE);
+        pair
+    }
+
+    fn wait(
+        &self,
+        pairs: &mut [Pair],
+        who: usize,
+        wait: &Shape,
+        waker: usize,
+        wake: &Shape,
+        rng: &mut SmallRng,
+    ) -> Result<u64, String> {
+        pairs[who].send(&wait.bytes, rng);
+        let deadline = Instant::now() + Duration::from_secs(4);
+        while [&self.direct, &self.behind].iter().any(|server| server.info("clients", "blocked_clients") == 0) {
+            if Instant::now() > deadline {
+                // One may have been answered at once: then both have, with the same.
+                break;
+            }
+            std::thread::sleep(Duration::from_micros(200));
+        }
+        let woken = pairs[waker].say(std::slice::from_ref(wake), rng)?;
+        Ok(woken + pairs[who].replies(wait)?)
+    }
+}
+
+impl Pair {
+    fn send(&mut self, bytes: &[u8], rng: &mut SmallRng) {
+        // A server that has had enough shows it in its answer.
+        let _ = self.one.try_send(bytes);
+        self.other.send_in_pieces(bytes, rng);
+    }
+
+    fn say(&mut self, said: &[Shape], rng: &mut SmallRng) -> Result<u64, String> {
+        let bytes: Vec<u8> = said.iter().flat_map(|shape| &shape.bytes).copied().collect();
+        self.send(&bytes, rng);
+        said.iter().map(|shape| self.replies(shape)).sum()
+    }
+
+    fn replies(&mut self, shape: &Shape) -> Result<u64, String> {
+        for (number, differs) in shape.differs.iter().enumerate() {
+            let (want, got) = (self.one.try_reply(), self.other.try_reply());
+            same(&want, &got, *differs).map_err(|text| format!("reply {number} to {}\n{text}", shown(&shape.bytes)))?;
+        }
+        Ok(shape.differs.len() as u64)
+    }
+
+    fn listen(&mut self, said: &[Shape], turn: usize, rng: &mut SmallRng) -> Result<u64, String> {
+        let marker = format!("heard:{turn}");
+        let bytes: Vec<u8> =
+            said.iter().flat_map(|shape| &shape.bytes).copied().chain(pack(&["PING", &marker])).collect();
+        self.send(&bytes, rng);
+        let end = format!("{marker}\r\n").into_bytes();
+        let mut heard = 0;
+        loop {
+            let (want, got) = (self.one.try_reply(), self.other.try_reply());
+            same(&want, &got, Differs::Nothing)
+                .map_err(|text| format!("{heard} answers and messages after {}\n{text}", shown(&bytes)))?;
+            heard += 1;
+            if want.is_ok_and(|reply| reply.ends_with(&end)) {
+                return Ok(heard);
+            }
+        }
+    }
+
+    /// Whether there is nothing left to read on either side.
+    fn end(&mut self) -> Result<u64, String> {
+        let last = pack(&["ECHO", "the end"]);
+        let _ = (self.one.try_send(&last), self.other.try_send(&last));
+        let (want, got) = (self.one.try_reply(), self.other.try_reply());
+        same(&want, &got, Differs::Nothing).map(|()| 1)
+    }
+}
+
+fn same(want: &io::Result<Vec<u8>>, got: &io::Result<Vec<u8>>, differs: Differs) -> Result<(), String> {
+    let show = |reply: &io::Result<Vec<u8>>| {
+        reply.as_ref().map_or_else(|error| format!("no reply: {error}"), |bytes| shown(bytes))
+    };
+    match (want, got) {
+        (Ok(want), Ok(got)) if want == got || differs.blot(want) == differs.blot(got) => Ok(()),
+        _ => Err(format!("Redis: {}\ncrema: {}", show(want), show(got))),
+    }
+}
