@@ -1,0 +1,37 @@
+//! What a borrowed connection must be when it is lent, what it must be when it goes back, and how long it may be silent.
+
+mod common;
+
+use common::{Crema, Redis, Value, array, bulk, int, ok};
+
+/// Sessions of one worker, so that they share lanes and the pool.
+fn one_worker(redis: &Redis) -> Crema {
+    Crema::over(redis.addr()).flag("--threads", 1).start()
+}
+
+fn in_database(redis: &Redis, db: &str, key: &str) -> Value {
+    let mut client = redis.client();
+    client.cmd(&["SELECT", db]);
+    client.cmd(&["GET", key])
+}
+
+/// Where others use the database already, Redis need not be asked for it again; but the connection must be told.
+#[test]
+fn a_transaction_runs_in_the_database_that_was_selected_last() {
+    let redis = Redis::start();
+    let crema = one_worker(&redis);
+    let mut other = crema.client();
+    assert_eq!(other.pipeline(&[&["SELECT", "1"][..], &["SET", "other", "v"]]), [ok(), ok()]);
+    for before in [&["KEYS", "none"][..], &["WATCH", "none"], &["FLUSHDB"]] {
+        let mut client = crema.client();
+        client.cmd(before);
+        assert_eq!(client.cmd(&["SELECT", "1"]), ok());
+        assert_eq!(client.cmd(&["MULTI"]), ok());
+        client.cmd(&["SET", "k", "v"]);
+        assert_eq!(client.cmd(&["EXEC"]), array([ok()]));
+        assert_eq!(client.cmd(&["GET", "k"]), bulk("v"));
+        assert_eq!(in_database(&redis, "1", "k"), bulk("v"), "after {before:?}");
+        assert_eq!(in_database(&redis, "0", "k"), Value::Nil, "after {before:?}");
+        assert_eq!(client.cmd(&["DEL", "k"]), int(1));
+    }
+}
