@@ -45,7 +45,12 @@ pub fn unknown_read() -> &'static Spec {
 
 /// Whether the command is known to have subcommands, so that its second argument belongs to its name.
 pub fn is_container(req: Request<'_>) -> bool {
-    req.argc() > 1 && index::find(None, req.arg(0)).is_some_and(|spec| spec.container)
+    req.argc() > 1 && has_subcommands(req)
+}
+
+/// The same of a request of which there is only the first argument yet.
+pub fn has_subcommands(req: Request<'_>) -> bool {
+    index::find(None, req.arg(0)).is_some_and(|spec| spec.container)
 }
 
 /// The row with this [`Spec::id`].
@@ -100,6 +105,16 @@ impl Spec {
         match self.route {
             Route::Blocking => true,
             Route::LaneUnlessBlocking => keys::has_block_option(req),
+            _ => false,
+        }
+    }
+
+    /// Whether `req` may go on a lane, one for scripts included.
+    pub fn on_lane(&self, req: Request<'_>) -> bool {
+        match self.route {
+            Route::Lane | Route::ScriptLane => true,
+            Route::LaneIfOne => req.argc() <= 2,
+            Route::LaneUnlessBlocking => !self.blocking(req),
             _ => false,
         }
     }
@@ -195,6 +210,11 @@ pub enum Effect {
 pub enum Route {
     /// A lane: exactly one reply, no connection state read or written, answered at once.
     Lane,
+    /// A lane where one element is asked for; as [`Route::Borrow`] with a count behind the key, which may be any number:
+    /// elements repeat.
+    LaneIfOne,
+    /// As [`Route::Lane`], but only with its like: a script may run for so long that the node answers others meanwhile.
+    ScriptLane,
     /// A lane, unless [`Spec::blocking`] says that a BLOCK option is there: then as [`Route::Blocking`].
     LaneUnlessBlocking,
     /// The session's home connection, as it may wait there for long.

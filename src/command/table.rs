@@ -154,7 +154,7 @@ table! {
         "hpexpireat"                     -6  w   Write  one            Lane;
         "hpexpiretime"                   -5  r   Read   one            Lane;
         "hpttl"                          -5  r   Read   one            Lane;
-        "hrandfield"                     -2  r   Read   one            Lane;
+        "hrandfield"                     -2  r   Read   one            LaneIfOne;
         "hscan"                          -3  r   Read   one            Lane;
         "hset"                           -4  w   Write  one            Lane;
         "hsetex"                         -6  w   Write  one            Lane;
@@ -200,7 +200,7 @@ table! {
         "smismember"                     -3  r   Read   one            Lane                         Plain;
         "smove"                           4  w   Write  span(1, 2, 1)  Lane;
         "spop"                           -2  w   Write  one            Lane;
-        "srandmember"                    -2  r   Read   one            Lane;
+        "srandmember"                    -2  r   Read   one            LaneIfOne;
         "srem"                           -3  w   Write  one            Lane;
         "sscan"                          -3  r   Read   one            Lane;
         "sunion"                         -2  r   Read   span(1, -1, 1) Lane;
@@ -224,7 +224,7 @@ table! {
         "zmscore"                        -3  r   Read   one            Lane                         Plain;
         "zpopmax"                        -2  w   Write  one            Lane;
         "zpopmin"                        -2  w   Write  one            Lane;
-        "zrandmember"                    -2  r   Read   one            Lane;
+        "zrandmember"                    -2  r   Read   one            LaneIfOne;
         "zrange"                         -4  r   Read   one            Lane                         Pairs;
         "zrangebylex"                    -4  r   Read   one            Lane                         Plain;
         "zrangebyscore"                  -4  r   Read   one            Lane                         Pairs;
@@ -360,29 +360,29 @@ table! {
         "watch"                          -2  o   Read   span(1, -1, 1) Session(Watch);
     }
     Script {
-        "eval"                           -3  m   Opaque count(2)       Lane;
-        "eval_ro"                        -3  r   Read   count(2)       Lane;
-        "evalsha"                        -3  m   Opaque count(2)       Lane;
-        "evalsha_ro"                     -3  r   Read   count(2)       Lane;
-        "fcall"                          -3  m   Opaque count(2)       Lane;
-        "fcall_ro"                       -3  r   Read   count(2)       Lane;
+        "eval"                           -3  m   Opaque count(2)       ScriptLane;
+        "eval_ro"                        -3  r   Read   count(2)       ScriptLane;
+        "evalsha"                        -3  m   Opaque count(2)       ScriptLane;
+        "evalsha_ro"                     -3  r   Read   count(2)       ScriptLane;
+        "fcall"                          -3  m   Opaque count(2)       ScriptLane;
+        "fcall_ro"                       -3  r   Read   count(2)       ScriptLane;
         "function"                       -2  o   None   none           Lane;
-        "function|delete"                 3  w   None   none           Lane;
-        "function|dump"                   2  o   None   none           Lane;
-        "function|flush"                 -2  w   None   none           Lane;
+        "function|delete"                 3  w   None   none           ScriptLane;
+        "function|dump"                   2  o   None   none           ScriptLane;
+        "function|flush"                 -2  w   None   none           ScriptLane;
         "function|help"                   2  o   None   none           Lane;
         "function|kill"                   2  o   None   none           Borrow;
-        "function|list"                  -2  o   None   none           Lane;
-        "function|load"                  -3  w   None   none           Lane;
-        "function|restore"               -3  w   None   none           Lane;
+        "function|list"                  -2  o   None   none           ScriptLane;
+        "function|load"                  -3  w   None   none           ScriptLane;
+        "function|restore"               -3  w   None   none           ScriptLane;
         "function|stats"                  2  o   None   none           Borrow;
         "script"                         -2  o   None   none           Lane;
         "script|debug"                    3  o   None   none           Taint;
-        "script|exists"                  -3  o   None   none           Lane;
-        "script|flush"                   -2  o   None   none           Lane;
+        "script|exists"                  -3  o   None   none           ScriptLane;
+        "script|flush"                   -2  o   None   none           ScriptLane;
         "script|help"                     2  o   None   none           Lane;
         "script|kill"                     2  o   None   none           Borrow;
-        "script|load"                     3  o   None   none           Lane;
+        "script|load"                     3  o   None   none           ScriptLane;
         "script|show"                     3  o   None   none           Lane;
     }
     Connection {

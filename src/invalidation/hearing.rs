@@ -277,7 +277,7 @@ impl<'a> Hearing<'a> {
     }
 
     pub(super) fn send(&mut self, command: &[&[u8]], awaited: Awaited, now: Time) {
-        encode::command(&mut self.out, command);
+        encode::own_command(&mut self.out, command);
         self.awaited.push_back((now, awaited));
         self.next += 1;
     }

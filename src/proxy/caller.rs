@@ -53,6 +53,8 @@ pub struct Caller {
     /// The protocol version that the client speaks.
     pub resp: Resp,
     track: Option<Rc<Track>>,
+    /// Whether `track` is, or is to be, a lane for scripts.
+    scripts: bool,
     /// The last command that went on the lane.
     sent: Option<Place>,
 }
@@ -60,7 +62,7 @@ pub struct Caller {
 impl Caller {
     /// A session that has asked nothing yet.
     pub fn new(replies: Rc<Replies>, who: Rc<Who>) -> Self {
-        Self { replies, who, resp: Resp::V2, track: None, sent: None }
+        Self { replies, who, resp: Resp::V2, track: None, scripts: false, sent: None }
     }
 
     /// The session is someone else, or speaks another version: its next command goes on another lane. All its commands
@@ -69,6 +71,18 @@ impl Caller {
         self.who = who;
         self.resp = resp;
         self.track = None;
+    }
+
+    /// The next commands go on a lane for scripts, or on another. False where the session must wait for its own answers first.
+    pub fn turn(&mut self, scripts: bool) -> bool {
+        if self.scripts != scripts {
+            if self.sent.is_some_and(|place| place >= self.replies.head()) {
+                return false;
+            }
+            self.scripts = scripts;
+            self.track = None;
+        }
+        true
     }
 
     /// Describes a read of one key for L1 and the flights.
@@ -185,7 +199,7 @@ impl Caller {
         {
             return Ok(Rc::clone(track));
         }
-        let track = worker.track(&self.who, self.resp, now)?;
+        let track = worker.track(&self.who, self.resp, self.scripts, now)?;
         self.track = Some(Rc::clone(&track));
         Ok(track)
     }

@@ -47,7 +47,7 @@ async fn ask(node: &Arc<Node>) -> Answer {
     let Connection { mut socket, permit: _permit } = connect(&target).await?;
     let lost = |why: &str| Error::Lost { node: Arc::clone(&node.address), why: why.into() };
     let ping = async {
-        socket.write_all(b"*1\r\n$4\r\nPING\r\n").await?;
+        socket.write_all(b"*1\r\n$4\r\npING\r\n").await?;
         read_reply(&mut socket, &mut Vec::new()).await
     };
     let reply = timeout(node.connect_timeout, ping).await.map_err(|_| lost("no answer to PING"))?;

@@ -317,15 +317,19 @@ impl Waiter for Pending {
         self.ticket.as_ref().map_or(Poll::Ready(()), |ticket| ticket.to.poll_room(cx))
     }
 
-    fn confirm(&mut self, bytes: &[u8]) -> Option<bool> {
-        let Work::Confirm(left) = &mut self.work else { return None };
+    fn confirms(&self) -> bool {
+        matches!(self.work, Work::Confirm(_))
+    }
+
+    fn confirm(&mut self, bytes: &[u8]) -> bool {
+        let Work::Confirm(left) = &mut self.work else { return true };
         *left = left.saturating_sub(1);
         let last = *left == 0;
         self.over = last;
         if let Some(ticket) = &self.ticket {
-            ticket.append(bytes, last.then_some(Time::ZERO));
+            ticket.to.confirm(ticket.place, bytes, last.then_some(Time::ZERO));
         }
-        Some(last)
+        last
     }
 
     fn lost(mut self, error: &Error, sent: Sent, command: &[u8]) {
@@ -354,7 +358,7 @@ impl Pending {
         let (worker, now) = (Rc::clone(&self.worker), Time::now());
         worker.stats.retried_reads.add(1);
         reader.again = true;
-        match worker.track(&reader.who, reader.resp, now) {
+        match worker.track(&reader.who, reader.resp, false, now) {
             Ok(track) => {
                 let Some(ticket) = self.ticket.take() else { return };
                 track.send(command, Self::new(&worker, ticket, Work::Read(reader), self.sampled), now);
@@ -380,7 +384,7 @@ impl Pending {
         lead.reader.again = true;
         let first = again.remove(0);
         let now = Time::now();
-        match self.worker.track(&lead.reader.who, lead.reader.resp, now) {
+        match self.worker.track(&lead.reader.who, lead.reader.resp, false, now) {
             Ok(track) => Self::lead(&self.worker, &track, first, lead, again, now),
             Err(error) => [first].iter().chain(&again).for_each(|ticket| ticket.refuse(&error, Sent::No)),
         }

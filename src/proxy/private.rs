@@ -2,14 +2,16 @@
 //!
 //! One that comes back to the pool is as it was lent but for protocol version and database, which are remembered and set
 //! when it is lent again; and a check goes ahead of whatever is sent on it next. One that was changed otherwise is closed
-//! with its session. In the pool it bears the pool's name, unless it has just come back; lent it bears none, so that no client
-//! sees a name that it did not give.
+//! with its session. It bears no name, in the pool and lent, so that no client sees a name that it did not give, and nothing has
+//! to be undone.
 
 use std::cell::Cell;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
+
+use tokio::sync::oneshot;
 
 use super::caller::Who;
 use super::pending::{Pending, Work};
@@ -26,29 +28,12 @@ pub(super) struct Spare {
     pub lane: Rc<Lane<Pending>>,
     resp: Resp,
     db: u32,
-    named: bool,
 }
 
-/// The name of connections in the pool.
-pub(super) const NAME: &str = "crema-pool";
-/// How long one lies there before it gets it back: where one transaction follows another, none is named in between.
-const UNNAMED: Duration = Duration::from_secs(1);
-
 impl Spare {
-    /// A new connection of the pool, named by its handshake.
+    /// A new connection of the pool.
     pub(super) fn new(lane: Rc<Lane<Pending>>, db: u32) -> Self {
-        Self { lane, resp: Resp::V2, db, named: true }
-    }
-
-    /// Gives it the pool's name where it has lain without one.
-    pub(super) fn name(&mut self, worker: &Rc<Worker>, now: Time) {
-        if !self.named && self.lane.idle_for(now) > UNNAMED {
-            self.named = true;
-            let mut raw = Vec::new();
-            encode::command(&mut raw, &[b"CLIENT", b"SETNAME", NAME.as_bytes()]);
-            // Where it cannot be sent, the connection has ended and needs no name.
-            let _ = self.lane.send(&raw, Pending::own(worker, Work::Ignore), now);
-        }
+        Self { lane, resp: Resp::V2, db }
     }
 }
 
@@ -102,13 +87,16 @@ pub struct Lent {
     spare: Option<Spare>,
     who: Rc<Who>,
     home: bool,
+    /// Told with the reply to the last command that made it ready.
+    preamble: Option<oneshot::Receiver<Vec<u8>>>,
 }
 
 impl Lent {
     pub(super) fn new(worker: &Rc<Worker>, spare: Spare, who: &Rc<Who>, resp: Resp, now: Time) -> Self {
         worker.stats.pinned.add(1);
-        let mut lent = Self { worker: Rc::clone(worker), spare: Some(spare), who: Rc::clone(who), home: false };
-        lent.set(resp, who.db, now);
+        let (worker, who) = (Rc::clone(worker), Rc::clone(who));
+        let mut lent = Self { worker, spare: Some(spare), who, home: false, preamble: None };
+        lent.set(resp, lent.who.db, now);
         lent
     }
 
@@ -117,13 +105,10 @@ impl Lent {
         &self.spare.as_ref().expect("only given back or dropped takes it").lane
     }
 
-    /// The next commands are to run in this version and database, under no name.
+    /// The next commands are to run in this version and database.
     fn set(&mut self, resp: Resp, db: u32, now: Time) {
         let spare = self.spare.as_mut().expect("only given back or dropped takes it");
         let mut preamble = Vec::new();
-        if std::mem::take(&mut spare.named) {
-            preamble.push(vec![&b"CLIENT"[..], b"SETNAME", b""]);
-        }
         if spare.resp != resp {
             let version: &[u8] = if resp == Resp::V3 { b"3" } else { b"2" };
             preamble.push(vec![&b"HELLO"[..], version]);
@@ -135,21 +120,32 @@ impl Lent {
             spare.db = db;
         }
         for command in preamble {
-            self.tell(&command, now);
+            let mut raw = Vec::new();
+            encode::own_command(&mut raw, &command);
+            self.prepare(&raw, now);
+        }
+    }
+
+    /// Sends a command that makes it ready for its session.
+    pub fn prepare(&mut self, command: &[u8], now: Time) {
+        let (told, reply) = oneshot::channel();
+        self.ask(command, Work::Capture(Vec::new(), told), now);
+        self.preamble = Some(reply);
+    }
+
+    /// Waits until it is ready.
+    pub async fn prepared(&mut self) {
+        if let Some(reply) = self.preamble.take() {
+            let _ = reply.await; // where it is lost, the session will be told with its next command
         }
     }
 
     /// Sends a command of crema's own on it, ahead of what the session sends next.
     pub fn tell(&self, command: &[&[u8]], now: Time) {
         let mut raw = Vec::new();
-        encode::command(&mut raw, command);
-        self.tell_raw(&raw, now);
-    }
-
-    /// The same with a command's bytes.
-    pub fn tell_raw(&self, command: &[u8], now: Time) {
+        encode::own_command(&mut raw, command);
         // Where it cannot be sent the lane has ended, and so will the session be told.
-        let _ = self.lane().send(command, Pending::own(&self.worker, Work::Ignore), now);
+        let _ = self.lane().send(&raw, Pending::own(&self.worker, Work::Ignore), now);
     }
 
     /// Sends a command whose reply `work` takes.
@@ -208,6 +204,15 @@ impl Drop for Lent {
     }
 }
 
+/// Address and command name of a line such as `+1339518083.107412 [0 127.0.0.1:60866] "keys" "*"`.
+fn monitor_line(line: &[u8]) -> Option<(&[u8], &[u8])> {
+    let from = line.iter().position(|&b| b == b'[')? + 1;
+    let till = from + line[from..].windows(3).position(|at| at == b"] \"")?;
+    let origin = line[from..till].splitn(2, |&b| b == b' ').nth(1)?;
+    let name = line[till + 3..].split(|&b| b == b'"').next()?;
+    Some((origin, name))
+}
+
 /// The session as a private connection sees it.
 pub struct Owner {
     replies: Rc<Replies>,
@@ -232,15 +237,25 @@ impl OutOfBand for Owner {
         self.replies.message(bytes);
     }
 
+    /// What crema asks on its own account is nothing that a client ran: what any of its connections was made ready with, and
+    /// what the ears read.
     fn monitored(&self, line: &[u8]) {
-        let own = |address: &String| line.windows(address.len()).any(|window| window == address.as_bytes());
-        if !self.l1.ear_addresses().iter().any(own) {
+        let Some((origin, name)) = monitor_line(line) else { return self.replies.message(line) };
+        if !encode::is_own(name) && !self.l1.ear_addresses().iter().any(|ear| ear.as_bytes() == origin) {
             self.replies.message(line);
         }
     }
 
     fn poll_room(&self, cx: &mut Context<'_>) -> Poll<()> {
         self.replies.poll_room(cx)
+    }
+
+    /// A client sees what Redis does to a connection of its own: closed with commands unanswered, as over a limit of its
+    /// output, it is closed.
+    fn cut(&self) {
+        if !self.replies.is_settled() {
+            self.replies.end(End::Upstream);
+        }
     }
 
     fn ended(&self) {

@@ -142,6 +142,12 @@ impl Replies {
         result
     }
 
+    /// A confirmation of a subscription, which `CLIENT REPLY OFF` does not silence; `end` with the last.
+    pub fn confirm(&self, place: Place, bytes: &[u8], end: Option<Time>) {
+        self.slot(place, |slot| slot.silent = false);
+        self.append(place, bytes, end);
+    }
+
     /// The next bytes of the reply at `place`; with its last, `end` says when they were read from Redis.
     pub fn append(&self, place: Place, bytes: &[u8], end: Option<Time>) {
         let inner = &mut *self.inner.borrow_mut();

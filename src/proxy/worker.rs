@@ -18,7 +18,7 @@ use super::caller::Who;
 use super::foreign::Foreign;
 use super::gate::Gate;
 use super::pending::{Pending, Ticket, Work};
-use super::private::{self, Lent, Owner, Pool, Spare};
+use super::private::{Lent, Owner, Pool, Spare};
 use crate::cache::{Flights, Identity, Promoter, Sampler};
 use crate::clock::Time;
 use crate::config::{Config, Promote, Rule};
@@ -117,8 +117,9 @@ impl Track {
     }
 }
 
-/// The lanes of each identity and version.
-type Lanes = HashMap<(Identity, Resp), Vec<Rc<Track>>>;
+/// The lanes of each identity and version, those for scripts apart: what is sent behind one that runs for long waits for it,
+/// while Redis tells others that it is busy.
+type Lanes = HashMap<(Identity, Resp, bool), Vec<Rc<Track>>>;
 
 /// See the module's head.
 pub struct Worker {
@@ -170,9 +171,9 @@ impl Worker {
     }
 
     /// A lane of this identity that takes commands; opened where there is none. The connection is made meanwhile.
-    pub fn track(self: &Rc<Self>, who: &Rc<Who>, resp: Resp, now: Time) -> Result<Rc<Track>, Error> {
+    pub fn track(self: &Rc<Self>, who: &Rc<Who>, resp: Resp, scripts: bool, now: Time) -> Result<Rc<Track>, Error> {
         let mut lanes = self.lanes.borrow_mut();
-        let tracks = lanes.entry((who.identity, resp)).or_default();
+        let tracks = lanes.entry((who.identity, resp, scripts)).or_default();
         tracks.retain(|track| track.lane.is_open());
         if let Some(track) = tracks.iter().find(|track| track.takes_more(now)) {
             return Ok(Rc::clone(track));
@@ -241,9 +242,10 @@ impl Worker {
         }
     }
 
+    /// It has no name: whoever it is lent to sees it as its own.
     fn open(self: &Rc<Self>, login: Option<Arc<Login>>, db: u32, now: Time) -> Spare {
         let node = Arc::clone(&self.shared.node);
-        let target = Target { node, login, db, resp: Resp::V2, name: private::NAME };
+        let target = Target { node, login, db, resp: Resp::V2, name: "" };
         let lane = Lane::private(Arc::clone(&target.node), now);
         self.run(&lane, target);
         Spare::new(lane, db)
@@ -333,24 +335,11 @@ impl Worker {
             lane.give_up(deadline.unwrap_or_default());
         }
         for pool in self.pools.borrow_mut().values_mut() {
-            pool.spares.iter_mut().for_each(|spare| spare.name(self, now));
             if pool.sweep(SPARE_IDLE, now) {
                 let spare = self.open(pool.login.clone(), 0, now);
                 pool.spares.push(spare);
             }
         }
-    }
-
-    /// Whether this identity has a lane, and so was accepted by Redis before.
-    pub fn has_lanes(&self, login: Option<&Arc<Login>>, db: u32) -> bool {
-        let user = login.map_or(&b""[..], |login| &login.user);
-        let Some(identity) = self.shared.l1.identities.known(user, db) else { return false };
-        [Resp::V2, Resp::V3].iter().any(|&resp| {
-            self.lanes
-                .borrow()
-                .get(&(identity, resp))
-                .is_some_and(|tracks| tracks.iter().any(|track| track.lane.is_open()))
-        })
     }
 
     /// Sessions are to end as soon as nothing of theirs is under way.

@@ -47,6 +47,21 @@ pub fn command(out: &mut Vec<u8>, args: &[&[u8]]) {
     }
 }
 
+/// A request of crema's own, its name spelt as no client spells it (`sELECT`), so that whoever shows a client what Redis
+/// ran can leave it out: see [`is_own`]. To Redis all spellings are one.
+pub fn own_command(out: &mut Vec<u8>, args: &[&[u8]]) {
+    array_header(out, args.len());
+    let mut name = args[0].to_ascii_uppercase();
+    name[..1].make_ascii_lowercase();
+    bulk(out, &name);
+    args[1..].iter().for_each(|arg| bulk(out, arg));
+}
+
+/// Whether a command's name is spelt as [`own_command`] does.
+pub fn is_own(name: &[u8]) -> bool {
+    name.len() > 2 && name[0].is_ascii_lowercase() && name[1..].iter().all(u8::is_ascii_uppercase)
+}
+
 /// A simple string such as `OK`.
 pub fn simple(out: &mut Vec<u8>, text: &str) {
     line(out, b'+', text.as_bytes());

@@ -140,6 +140,22 @@ impl Parser {
         Request { raw, args: &self.args }
     }
 
+    /// What is there of the request under way: its whole arguments so far, and the length of the one that has begun.
+    /// `None` where it has none yet or is not canonical.
+    pub fn unfinished<'a>(&'a self, buf: &'a [u8]) -> Option<(Request<'a>, usize)> {
+        let begun = match self.phase {
+            Phase::Argument(len) => len as usize,
+            Phase::Length => 0,
+            _ => return None,
+        };
+        (!self.crooked).then_some((Request { raw: buf, args: &self.args }, begun))
+    }
+
+    /// Whether the request that was found is, byte for byte, what arrived.
+    pub fn is_canonical(&self) -> bool {
+        !self.crooked
+    }
+
     /// Forgets a request under way, and the last one.
     #[inline]
     pub fn reset(&mut self) {

@@ -14,7 +14,7 @@ use crate::proxy::{Nature, Work};
 use crate::resp::{Request, encode};
 
 /// Longer names are no command's.
-const LONGEST: usize = 128;
+pub(super) const LONGEST: usize = 128;
 
 impl Session {
     /// A command that is not in the table.
@@ -26,7 +26,7 @@ impl Session {
             self.keep(line, Stay::Tainted).await?;
         } else {
             if self.loan_is_over() {
-                self.end_loan(line).await?;
+                self.owner.bind(false);
             }
             self.borrow(line).await?;
         }
@@ -53,7 +53,7 @@ impl Session {
         }
         line.answered(self).await?;
         let mut question = Vec::new();
-        encode::command(&mut question, &[b"COMMAND", b"INFO", &name]);
+        encode::own_command(&mut question, &[b"COMMAND", b"INFO", &name]);
         let (told, reply) = oneshot::channel();
         self.caller.ask(&self.worker, &question, Work::Capture(Vec::new(), told), now);
         let Ok(reply) = reply.await else { return Ok(Nature::Unknown) };

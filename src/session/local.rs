@@ -39,16 +39,22 @@ impl Session {
         {
             return self.verb(line, verb, spec, request).await;
         }
-        if self.loan_is_over() {
-            self.end_loan(line).await?;
-        }
-        let on_lane = match spec.route {
-            Route::Lane => true,
-            Route::LaneUnlessBlocking => !spec.blocking(request),
-            _ => wrong,
-        };
+        let on_lane = spec.on_lane(request) || wrong && spec.route != Route::LaneUnlessBlocking;
         let held_back = spec.effect != Effect::Read && self.worker.shared.l1.is_paused(now);
-        if self.private.is_none() && on_lane && request.raw().len() <= LARGE_REQUEST && !held_back {
+        let on_lane = on_lane && request.raw().len() <= LARGE_REQUEST && !held_back;
+        if self.loan_is_over() {
+            if on_lane {
+                self.end_loan(line).await?;
+            } else {
+                self.owner.bind(false); // the same connection will do
+            }
+        }
+        if self.private.is_none() && on_lane {
+            let scripts = spec.route == Route::ScriptLane;
+            if !self.caller.turn(scripts) {
+                line.answered(self).await?;
+                self.caller.turn(scripts);
+            }
             if proxy::call(&self.worker, &mut self.caller, spec, request, Time::now()) == Taken::Unheard {
                 self.after_hearing(line, spec, request).await?;
             }

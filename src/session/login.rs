@@ -62,10 +62,10 @@ impl Session {
         spec: &'static Spec,
         request: Request<'_>,
     ) -> Result<Vec<u8>, Close> {
-        if self.loan_is_over() {
-            self.end_loan(line).await?;
-        }
         line.answered(self).await?;
+        if self.loan_is_over() {
+            self.owner.bind(false);
+        }
         self.borrow(line).await?;
         let Some(lent) = &self.private else { unreachable!("borrowed above") };
         let (told, reply) = oneshot::channel();
@@ -242,21 +242,16 @@ impl Session {
         plain
     }
 
+    /// Redis decides each time: a user may have lost the right, whoever is in that database already.
     pub(super) async fn select(
         &mut self,
         line: &mut Line,
         spec: &'static Spec,
         request: Request<'_>,
     ) -> Result<(), Close> {
-        line.answered(self).await?;
         let db = std::str::from_utf8(request.arg(1)).ok().and_then(|text| text.parse::<u32>().ok());
         let db = db.filter(|db| db.to_string().as_bytes() == request.arg(1) && i32::try_from(*db).is_ok());
-        let known = db.is_some_and(|db| self.worker.has_lanes(self.caller.who.login.as_ref(), db));
-        if self.loan_is_over() {
-            self.end_loan(line).await?;
-        }
-        let asks = !known || self.private.is_some();
-        let reply = if asks { self.ask(line, spec, request).await? } else { b"+OK\r\n".to_vec() };
+        let reply = self.ask(line, spec, request).await?;
         if let Some(db) = db
             && reply.starts_with(b"+")
         {

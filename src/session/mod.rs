@@ -23,6 +23,8 @@ use crate::socket::Socket;
 
 use wire::{Event, Wire};
 
+/// Of a request that is not whole yet, no more than this is kept back from Redis.
+const KEPT_BACK: usize = 128 << 10;
 /// Larger requests borrow a private connection: others must not wait behind their bytes.
 const LARGE_REQUEST: usize = 1 << 20;
 /// Commands of one session that may be unanswered before it reads no further.
@@ -82,6 +84,8 @@ struct Session {
     silent: bool,
     blocked: Option<proxy::Place>,
     raw: bool,
+    /// Bytes of the request under way that were sent ahead of the rest.
+    ahead: usize,
     name: Option<Box<[u8]>>,
     /// `CLIENT SETINFO` as the client sent it, to be told to a home connection too.
     info: Vec<Box<[u8]>>,
@@ -116,6 +120,7 @@ impl Session {
             silent: false,
             blocked: None,
             raw: false,
+            ahead: 0,
             name: None,
             info: Vec::new(),
         }
@@ -144,13 +149,23 @@ impl Session {
             }
             let limits = self.worker.shared.limits(self.strict);
             let consumed = match parser.parse(wire.input.rest(), &limits) {
-                Ok(Parsed::Incomplete) => break,
+                Ok(Parsed::Incomplete) => {
+                    let Wire { input, line, .. } = &mut *wire;
+                    self.send_ahead(line, parser, input.rest()).await?;
+                    break;
+                }
                 Ok(Parsed::Empty { consumed }) => consumed,
                 Ok(Parsed::Request { consumed }) => {
                     let Wire { input, line, .. } = &mut *wire;
                     let request = parser.request(input.rest());
+                    if self.ahead > 0 && !parser.is_canonical() {
+                        return Err(Close::Now); // what has gone ahead was not as it must be
+                    }
                     if !self.quick(request, now) {
                         self.command(line, request, now).await?;
+                        if std::mem::take(&mut self.ahead) > 0 && self.loan_is_over() {
+                            self.owner.bind(false);
+                        }
                         now = Time::now();
                     }
                     consumed
@@ -172,12 +187,10 @@ impl Session {
             return false;
         }
         let Some(spec) = command::lookup(request) else { return false };
-        let on_lane = match spec.route {
-            Route::Lane => true,
-            Route::LaneUnlessBlocking => !spec.blocking(request),
-            _ => false,
-        };
-        if !on_lane || request.raw().len() > LARGE_REQUEST || self.worker.shared.l1.is_paused(now) {
+        if !spec.on_lane(request) || request.raw().len() > LARGE_REQUEST || self.worker.shared.l1.is_paused(now) {
+            return false;
+        }
+        if !self.caller.turn(spec.route == Route::ScriptLane) {
             return false;
         }
         proxy::call(&self.worker, &mut self.caller, spec, request, now) == Taken::Yes

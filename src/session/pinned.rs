@@ -4,18 +4,57 @@
 //! anybody comparing two connections.
 
 use super::wire::Line;
-use super::{Close, Session, Stay};
+use super::{Close, KEPT_BACK, Session, Stay, foreign};
 use crate::clock::Time;
-use crate::command::{Effect, Route, Spec, Verb};
+use crate::command::{self, Effect, Route, Spec, Verb};
 use crate::metrics::Outcome;
 use crate::proxy::{self, Work};
-use crate::resp::Request;
+use crate::resp::{Parser, Request};
 use crate::upstream::Mode;
 
 impl Session {
     /// Whether the private connection is only borrowed and what it was borrowed for is over.
     pub(super) fn loan_is_over(&self) -> bool {
-        self.private.is_some() && self.stay == Stay::Loan && self.transaction.is_none() && !self.watching
+        self.private.is_some()
+            && self.stay == Stay::Loan
+            && self.transaction.is_none()
+            && !self.watching
+            && self.ahead == 0
+    }
+
+    /// Of a request that is not whole and already large, sends what is there on a private connection: it is Redis that
+    /// decides how much of its clients' unfinished requests it holds.
+    pub(super) async fn send_ahead(&mut self, line: &mut Line, parser: &Parser, bytes: &[u8]) -> Result<(), Close> {
+        if self.ahead == 0 {
+            if bytes.len() < KEPT_BACK || !self.admitted {
+                return Ok(());
+            }
+            let Some((begun, next)) = parser.unfinished(bytes) else { return Ok(()) };
+            let nameless = begun.argc() == 0;
+            if nameless && next <= foreign::LONGEST || begun.argc() == 1 && command::has_subcommands(begun) {
+                return Ok(()); // its name is not known yet
+            }
+            match command::lookup(begun).map(|spec| spec.route) {
+                Some(Route::Home | Route::Taint) if self.transaction.is_some() => {
+                    self.keep(line, Stay::Tainted).await?;
+                }
+                Some(Route::Blocking) if self.transaction.is_none() => self.keep(line, Stay::Home).await?,
+                Some(Route::Home) => self.keep(line, Stay::Home).await?,
+                Some(Route::Taint) => self.keep(line, Stay::Tainted).await?,
+                Some(Route::Lane | Route::LaneIfOne | Route::ScriptLane | Route::Borrow | Route::Blocking) => {
+                    self.borrow(line).await?;
+                }
+                // So long a name is no command's.
+                None if nameless || begun.arg(0).len() > foreign::LONGEST => self.borrow(line).await?,
+                _ => return Ok(()),
+            }
+            self.owner.bind(true);
+        }
+        if let Some(lent) = &self.private {
+            lent.lane().send_ahead(&bytes[self.ahead..]);
+            self.ahead = bytes.len();
+        }
+        Ok(())
     }
 
     /// Gives a borrowed connection back once all on it is answered.
@@ -50,7 +89,8 @@ impl Session {
             lent.settle();
             // A queue is the client's alone.
             if self.transaction.is_none() {
-                self.info.iter().for_each(|info| lent.tell_raw(info, now));
+                self.info.iter().for_each(|info| lent.prepare(info, now));
+                lent.prepared().await; // or CLIENT LIST would show what is still to be read from it
             }
         }
         if self.stay != Stay::Tainted {
@@ -97,7 +137,8 @@ impl Session {
             self.keep(line, Stay::Tainted).await?; // what it will do when EXEC comes is not followed
         }
         let now = Time::now();
-        if self.stay == Stay::Home && self.transaction.is_none() && !self.watching && spec.keeps(request) {
+        let hits = self.stay == Stay::Home && self.ahead == 0 && self.transaction.is_none() && !self.watching;
+        if hits && spec.keeps(request) {
             let mut outcome = proxy::hit(&self.worker, &mut self.caller, spec, request, now);
             if outcome.is_none() {
                 let fence = self.caller.hear();
@@ -184,19 +225,16 @@ impl Session {
             }
             Verb::Subscribe => (Mode::Subscribed, Work::Pass),
             Verb::Monitor => (Mode::Monitor, Work::Pass),
-            _ => (Mode::Raw, Work::Pass),
+            _ => (Mode::Opening, Work::Pass),
         };
-        if mode == Mode::Raw {
-            line.answered(self).await?;
-        }
-        lent_mode(lent, mode);
+        lent.lane().set_mode(mode);
         let place = self.caller.replies.reserve();
         self.caller.send_work_on(&self.worker, lent.lane(), request, place, work, now);
-        if mode == Mode::Raw {
-            self.caller.replies.append(place, b"", Some(now)); // what comes now is no reply
-            self.raw = true;
-        }
         self.worker.stats.count(spec.class, Outcome::Pinned);
+        if mode == Mode::Opening {
+            line.answered(self).await?; // with an error, or by the first byte of a stream
+            self.raw = self.private.as_ref().is_some_and(|lent| lent.lane().mode() == Mode::Raw);
+        }
         Ok(())
     }
 
@@ -206,9 +244,4 @@ impl Session {
             lent.lane().send_raw(bytes);
         }
     }
-}
-
-fn lent_mode(lent: &proxy::Lent, mode: Mode) {
-    // A subscriber that also monitors keeps reading lines; a stream never becomes replies again.
-    lent.lane().set_mode(mode);
 }

@@ -1,6 +1,6 @@
-//! A connection to a node, made and made ready: dial, `HELLO` or `AUTH`, name, database.
+//! A connection to a node, made and made ready: dial, name, database, `HELLO` or `AUTH`.
 //!
-//! The whole handshake is one write and is answered before the first command goes out, so that a command never runs as
+//! The handshake is one write, or two where a login is wanted for all of it, and is answered before the first command goes out, so that a command never runs as
 //! another user or in another database than it was meant for.
 
 use std::io;
@@ -50,36 +50,54 @@ async fn handshake(target: &Target) -> Result<Socket, Error> {
         Endpoint::Unix(path) => Socket::Unix(UnixStream::connect(path).await.map_err(unreachable)?),
     };
 
-    let mut out = Vec::with_capacity(128);
-    let mut required = Vec::with_capacity(4); // one entry a command: whether its refusal ends the handshake
-    let login = target.login.as_deref();
-    match (target.resp, login) {
-        (Resp::V3, Some(login)) => encode::command(&mut out, &[b"HELLO", b"3", b"AUTH", &login.user, &login.password]),
-        (Resp::V3, None) => encode::command(&mut out, &[b"HELLO", b"3"]),
-        (Resp::V2, Some(login)) => encode::command(&mut out, &[b"AUTH", &login.user, &login.password]),
-        (Resp::V2, None) => {}
-    }
-    if !out.is_empty() {
-        required.push(true);
-    }
+    let db = target.db.to_string();
+    let mut first: Vec<Vec<&[u8]>> = Vec::new();
     if !target.name.is_empty() {
-        encode::command(&mut out, &[b"CLIENT", b"SETNAME", target.name.as_bytes()]);
-        required.push(false);
+        first.push(vec![b"CLIENT", b"SETNAME", target.name.as_bytes()]);
     }
     if target.db != 0 {
-        encode::command(&mut out, &[b"SELECT", target.db.to_string().as_bytes()]);
-        required.push(true);
+        first.push(vec![b"SELECT", db.as_bytes()]);
     }
-    socket.write_all(&out).await.map_err(unreachable)?;
-
+    let login: Vec<&[u8]> = match (target.resp, target.login.as_deref()) {
+        (Resp::V3, Some(login)) => vec![b"HELLO", b"3", b"AUTH", &login.user, &login.password],
+        (Resp::V3, None) => vec![b"HELLO", b"3"],
+        (Resp::V2, Some(login)) => vec![b"AUTH", &login.user, &login.password],
+        (Resp::V2, None) => Vec::new(),
+    };
     let mut buffer = Vec::new();
-    for required in required {
-        let reply = read_reply(&mut socket, &mut buffer).await.map_err(unreachable)?;
-        if required && reply.first() == Some(&b'-') {
-            return Err(Error::Refused { node: Arc::clone(&target.node.address), reply: reply.into() });
-        }
+    // Who may not choose a name or a database may yet be in one that was chosen before, so the login is last. What is
+    // refused before it, where Redis wants a login of everybody, is asked for once more.
+    let all: Vec<_> = first.iter().cloned().chain((!login.is_empty()).then(|| login.clone())).collect();
+    let mut replies = ask(&mut socket, &all, &mut buffer).await.map_err(unreachable)?;
+    let refused = |reply: &Vec<u8>| reply.first() == Some(&b'-');
+    let refuse = |reply: Vec<u8>| Err(Error::Refused { node: Arc::clone(&target.node.address), reply: reply.into() });
+    if !login.is_empty()
+        && let Some(reply) = replies.pop()
+        && refused(&reply)
+    {
+        return refuse(reply);
+    }
+    if replies.iter().any(refused) && target.login.is_some() {
+        replies = ask(&mut socket, &first, &mut buffer).await.map_err(unreachable)?;
+    }
+    if target.db != 0
+        && let Some(reply) = replies.pop()
+        && refused(&reply)
+    {
+        return refuse(reply);
     }
     Ok(socket)
+}
+
+/// Sends commands in one write and reads their replies.
+async fn ask(socket: &mut Socket, commands: &[Vec<&[u8]>], buffer: &mut Vec<u8>) -> io::Result<Vec<Vec<u8>>> {
+    let (mut out, mut replies) = (Vec::with_capacity(128), Vec::with_capacity(commands.len()));
+    commands.iter().for_each(|command| encode::own_command(&mut out, command));
+    socket.write_all(&out).await?;
+    for _ in commands {
+        replies.push(read_reply(socket, buffer).await?);
+    }
+    Ok(replies)
 }
 
 /// Reads one whole reply; `buffer` keeps what came beyond it for the next call. For handshakes and checks, not for data:

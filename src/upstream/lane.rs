@@ -51,8 +51,11 @@ pub trait Waiter: 'static {
     /// Asked in the middle of a reply: ready once the receiver can take more bytes.
     fn poll_room(&mut self, cx: &mut Context<'_>) -> Poll<()>;
 
-    /// A whole confirmation of a (un)subscribe command. `None`: this waiter awaits none; else whether it was the last.
-    fn confirm(&mut self, bytes: &[u8]) -> Option<bool>;
+    /// Whether it awaits confirmations of a (un)subscribe command.
+    fn confirms(&self) -> bool;
+
+    /// A whole such confirmation; whether it was the last.
+    fn confirm(&mut self, bytes: &[u8]) -> bool;
 
     /// The connection is gone and this reply will not come. `command` is what was, or was to be, sent on a shared lane.
     fn lost(self, error: &Error, sent: Sent, command: &[u8]);
@@ -66,6 +69,8 @@ pub trait OutOfBand {
     fn monitored(&self, line: &[u8]);
     /// Ready once the receiver can take more bytes.
     fn poll_room(&self, cx: &mut Context<'_>) -> Poll<()>;
+    /// Redis, or the way to it, has ended the connection: told before any waiter is.
+    fn cut(&self);
     /// The connection has ended.
     fn ended(&self);
 }
@@ -79,6 +84,8 @@ pub enum Mode {
     Subscribed,
     /// The session monitors: status lines stand between replies.
     Monitor,
+    /// The next reply opens a replication stream, unless it is an error.
+    Opening,
     /// No protocol any more: a replication stream.
     Raw,
 }
@@ -95,6 +102,10 @@ pub struct Lane<W> {
     reply: Cell<u64>,
     checked: Cell<Time>,
     told: Cell<bool>,
+    /// The other side ended the connection.
+    cut: Cell<bool>,
+    /// Redis does not let this user be asked whether replies are in step.
+    unverifiable: Cell<bool>,
     local: RefCell<String>,
 }
 
@@ -106,6 +117,8 @@ struct Inner<W> {
     /// Bytes ever appended and ever written; their difference is what `out` holds from `cursor` on.
     queued: u64,
     written: u64,
+    /// Bytes of the next command that were sent ahead of the rest.
+    ahead: usize,
     fifo: VecDeque<Entry<W>>,
     owner: Option<Rc<dyn OutOfBand>>,
     task: Option<Waker>,
@@ -131,6 +144,8 @@ enum Expect<W> {
         expected: Vec<u8>,
         got: Vec<u8>,
     },
+    /// Nothing: from here on, bytes are understood this way.
+    Mode(Mode),
 }
 
 impl<W: Waiter> Lane<W> {
@@ -151,6 +166,7 @@ impl<W: Waiter> Lane<W> {
             cursor: 0,
             queued: 0,
             written: 0,
+            ahead: 0,
             fifo: VecDeque::new(),
             owner: None,
             task: None,
@@ -166,6 +182,8 @@ impl<W: Waiter> Lane<W> {
             reply: Cell::new(0),
             checked: Cell::new(now),
             told: Cell::new(false),
+            cut: Cell::new(false),
+            unverifiable: Cell::new(false),
             local: RefCell::default(),
         }
     }
@@ -175,8 +193,14 @@ impl<W: Waiter> Lane<W> {
         match self.append(command, Expect::Reply(waiter), now) {
             Ok(()) => Ok(()),
             Err(Expect::Reply(waiter)) => Err(waiter),
-            Err(Expect::Nonce { .. }) => unreachable!("append gives back what it was given"),
+            Err(Expect::Nonce { .. } | Expect::Mode(_)) => unreachable!("append gives back what it was given"),
         }
+    }
+
+    /// Appends the next bytes of a command that is not whole yet. What is sent next must be that command.
+    pub fn send_ahead(&self, bytes: &[u8]) {
+        self.inner.borrow_mut().ahead += bytes.len();
+        self.send_raw(bytes);
     }
 
     /// Appends bytes that are no command: a replica's side of a replication stream.
@@ -191,9 +215,12 @@ impl<W: Waiter> Lane<W> {
     /// before any reply to what is sent later is passed on.
     pub fn verify(&self, now: Time) {
         self.checked.set(now);
+        if self.unverifiable.get() {
+            return;
+        }
         let nonce = format!("crema-{:016x}", rand::random::<u64>());
         let mut command = Vec::with_capacity(64);
-        encode::command(&mut command, &[b"ECHO", nonce.as_bytes()]);
+        encode::own_command(&mut command, &[b"ECHO", nonce.as_bytes()]);
         let mut expected = Vec::with_capacity(32);
         encode::bulk(&mut expected, nonce.as_bytes());
         // Where it cannot be sent, the connection has ended anyway.
@@ -211,9 +238,10 @@ impl<W: Waiter> Lane<W> {
         if matches!(expect, Expect::Reply(_)) {
             self.used.set(now);
         }
+        let rest = &command[std::mem::take(&mut inner.ahead)..];
         let start = inner.queued;
-        inner.queued += command.len() as u64;
-        inner.out.extend_from_slice(command);
+        inner.queued += rest.len() as u64;
+        inner.out.extend_from_slice(rest);
         inner.fifo.push_back(Entry { start, expect });
         inner.wake();
         Ok(())
@@ -297,9 +325,20 @@ impl<W: Waiter> Lane<W> {
         self.inner.borrow_mut().owner = owner;
     }
 
-    /// From the next reply on, bytes are understood this way.
+    /// From the reply to the next command on, bytes are understood this way.
     pub fn set_mode(&self, mode: Mode) {
-        self.mode.set(mode);
+        let mut inner = self.inner.borrow_mut();
+        if inner.fifo.is_empty() {
+            self.mode.set(mode);
+        } else {
+            let start = inner.queued;
+            inner.fifo.push_back(Entry { start, expect: Expect::Mode(mode) });
+        }
+    }
+
+    /// How bytes are understood now.
+    pub fn mode(&self) -> Mode {
+        self.mode.get()
     }
 
     /// Ends the connection soon; waiters are told.
@@ -355,6 +394,11 @@ impl<W: Waiter> Lane<W> {
             (fifo, out, inner.queued, inner.written, inner.owner.take())
         };
         let from = queued - out.len() as u64;
+        if self.cut.get()
+            && let Some(owner) = &owner
+        {
+            owner.cut();
+        }
         // No borrow is held here: a waiter may open another lane and send on it.
         while let Some(Entry { start, expect }) = fifo.pop_front() {
             let end = fifo.front().map_or(queued, |next| next.start);
@@ -380,9 +424,9 @@ impl<W: Waiter> Lane<W> {
                 let mut buffer = ReadBuf::new(scratch);
                 match Pin::new(&mut *socket).poll_read(cx, &mut buffer) {
                     Poll::Pending => Poll::Pending,
-                    Poll::Ready(Err(error)) => Poll::Ready(Err(self.lost(&error.to_string()))),
+                    Poll::Ready(Err(error)) => Poll::Ready(Err(self.broken(&error.to_string()))),
                     Poll::Ready(Ok(())) if buffer.filled().is_empty() => {
-                        Poll::Ready(Err(self.lost("closed by the upstream")))
+                        Poll::Ready(Err(self.broken("closed by the upstream")))
                     }
                     Poll::Ready(Ok(())) => Poll::Ready(self.take(buffer.filled(), wire)),
                 }
@@ -411,7 +455,7 @@ impl<W: Waiter> Lane<W> {
                     inner.cursor += n;
                     inner.written += n as u64;
                 }
-                Poll::Ready(Err(error)) => return Poll::Ready(self.lost(&error.to_string())),
+                Poll::Ready(Err(error)) => return Poll::Ready(self.broken(&error.to_string())),
                 Poll::Pending => break,
             }
         }
@@ -450,6 +494,9 @@ impl<W: Waiter> Lane<W> {
         self.waiting_since.set(now);
         self.node.heard(now);
         while !bytes.is_empty() {
+            if self.mode.get() == Mode::Opening && wire.splitter.at_start() {
+                self.open_stream(bytes[0], now);
+            }
             if self.mode.get() == Mode::Raw {
                 self.say(bytes);
                 return Ok(());
@@ -465,7 +512,7 @@ impl<W: Waiter> Lane<W> {
             if self.private && (kind == b'>' || self.mode.get() != Mode::Replies || !wire.whole.is_empty()) {
                 wire.whole.extend_from_slice(piece);
                 if end {
-                    self.whole(kind, &wire.whole, &mut wire.subscriptions, now)?;
+                    self.whole(kind, &wire.whole, &mut wire.pubsub, now)?;
                     wire.whole.clear();
                     wire.whole.shrink_to(SCRATCH);
                 }
@@ -477,9 +524,33 @@ impl<W: Waiter> Lane<W> {
         Ok(())
     }
 
+    /// The first byte of what answers `SYNC` or `PSYNC`. Redis may send newlines ahead of it, to show that it is there.
+    fn open_stream(&self, first: u8, now: Time) {
+        if first == b'-' {
+            self.mode.set(Mode::Replies);
+            return;
+        }
+        self.mode.set(Mode::Raw);
+        let head = self.pop();
+        if let Some(Entry { expect: Expect::Reply(mut waiter), .. }) = head {
+            waiter.piece(first, b"", Some(now));
+        }
+    }
+
+    /// Takes the head of the FIFO; a mode behind it takes effect.
+    fn pop(&self) -> Option<Entry<W>> {
+        let mut inner = self.inner.borrow_mut();
+        let head = inner.fifo.pop_front();
+        while let Some(Entry { expect: Expect::Mode(mode), .. }) = inner.fifo.front() {
+            self.mode.set(*mode);
+            inner.fifo.pop_front();
+        }
+        head
+    }
+
     fn reply(&self, kind: u8, piece: &[u8], end: Option<Time>) -> Result<(), Error> {
         self.reply.set(if end.is_some() { 0 } else { self.reply.get() + piece.len() as u64 });
-        let head = self.inner.borrow_mut().fifo.pop_front();
+        let head = if end.is_some() { self.pop() } else { self.inner.borrow_mut().fifo.pop_front() };
         let Some(mut entry) = head else {
             if self.private {
                 self.say(piece);
@@ -492,12 +563,15 @@ impl<W: Waiter> Lane<W> {
         }
         match &mut entry.expect {
             Expect::Reply(waiter) => waiter.piece(kind, piece, end),
+            // Refused, it neither proves anything nor disproves it.
+            Expect::Nonce { .. } if kind == b'-' => self.unverifiable.set(piece.starts_with(b"-NOPERM")),
             Expect::Nonce { expected, got } => {
                 got.extend_from_slice(piece);
                 if got.len() > expected.len() || end.is_some() && got != expected {
                     return Err(self.lost("a wrong answer to ECHO: desynchronised"));
                 }
             }
+            Expect::Mode(_) => unreachable!("takes effect when it comes to the head"),
         }
         if end.is_none() {
             self.inner.borrow_mut().fifo.push_front(entry);
@@ -506,7 +580,7 @@ impl<W: Waiter> Lane<W> {
     }
 
     /// A whole reply, push or message on a private connection.
-    fn whole(&self, kind: u8, bytes: &[u8], subscriptions: &mut [u64; 2], now: Time) -> Result<(), Error> {
+    fn whole(&self, kind: u8, bytes: &[u8], pubsub: &mut PubSub, now: Time) -> Result<(), Error> {
         if self.mode.get() == Mode::Monitor && is_monitor_line(bytes) {
             let owner = self.inner.borrow().owner.clone();
             if let Some(owner) = owner {
@@ -519,27 +593,35 @@ impl<W: Waiter> Lane<W> {
             _ if kind == b'>' => Some(Message::Published),
             _ => None,
         };
+        let awaited = matches!(
+            self.inner.borrow().fifo.front(),
+            Some(Entry { expect: Expect::Reply(waiter), .. }) if waiter.confirms()
+        );
         match message {
-            Some(Message::Published) if kind == b'>' || *subscriptions != [0, 0] => {
+            Some(Message::Confirmation { shard, left }) if awaited => {
+                pubsub.left[usize::from(shard)] = left;
+                pubsub.pushes = kind == b'>';
+                self.confirm(bytes);
+                Ok(())
+            }
+            Some(message) if kind == b'>' || !pubsub.pushes && (self.is_quiet() || pubsub.left != [0, 0]) => {
+                if let Message::Confirmation { shard, left } = message {
+                    pubsub.left[usize::from(shard)] = left;
+                }
                 self.say(bytes);
                 Ok(())
             }
-            None | Some(Message::Published) => self.reply(kind, bytes, Some(now)),
-            Some(Message::Confirmation { shard, left }) => {
-                subscriptions[usize::from(shard)] = left;
-                let head = self.inner.borrow_mut().fifo.pop_front();
-                let Some(Entry { start, expect: Expect::Reply(mut waiter) }) = head else {
-                    self.say(bytes);
-                    return Ok(());
-                };
-                let last = waiter.confirm(bytes);
-                if last != Some(true) {
-                    self.inner.borrow_mut().fifo.push_front(Entry { start, expect: Expect::Reply(waiter) });
-                }
-                if last.is_none() {
-                    self.say(bytes);
-                }
-                Ok(())
+            _ => self.reply(kind, bytes, Some(now)),
+        }
+    }
+
+    fn confirm(&self, bytes: &[u8]) {
+        let head = self.inner.borrow_mut().fifo.pop_front();
+        if let Some(Entry { start, expect: Expect::Reply(mut waiter) }) = head {
+            let last = waiter.confirm(bytes);
+            self.inner.borrow_mut().fifo.push_front(Entry { start, expect: Expect::Reply(waiter) });
+            if last {
+                self.pop();
             }
         }
     }
@@ -549,6 +631,11 @@ impl<W: Waiter> Lane<W> {
         if let Some(owner) = owner {
             owner.message(bytes);
         }
+    }
+
+    fn broken(&self, why: &str) -> Error {
+        self.cut.set(true);
+        self.lost(why)
     }
 
     fn lost(&self, why: &str) -> Error {
@@ -570,10 +657,18 @@ impl<W: Waiter> Drop for Ends<'_, W> {
 struct Wire {
     splitter: Splitter,
     whole: Vec<u8>,
-    /// Channels and patterns, shard channels.
-    subscriptions: [u64; 2],
+    pubsub: PubSub,
     patience: Option<Pin<Box<Sleep>>>,
     impatient: bool,
+}
+
+/// What a subscriber's connection is known to be.
+#[derive(Default)]
+struct PubSub {
+    /// Subscriptions to channels and patterns, and to shard channels.
+    left: [u64; 2],
+    /// It speaks RESP3: messages are pushes, and an array is a reply whatever it looks like.
+    pushes: bool,
 }
 
 impl<W> Inner<W> {
