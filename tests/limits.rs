@@ -175,6 +175,7 @@ fn a_client_that_asks_much_and_reads_nothing_is_slowed_or_cut_off_at_its_limit()
     client.cmd(&[&b"SET"[..], b"k", &vec![b'v'; 100_000]]);
     let before = resident(crema.pid());
     let mut deaf = crema.client();
+    assert_eq!(deaf.cmd(&["PING"]), simple("PONG"));
     let request = common::pack(&["GET", "k"]).repeat(100);
     let mut peak = 0;
     // 500 MB of answers, asked for as long as it lets us.

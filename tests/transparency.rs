@@ -87,7 +87,12 @@ fn every_command_answers_alike_without_and_with_too_few_arguments() {
                 }
                 one.send_cmd(&command);
                 other.send_cmd(&command);
-                let (want, got) = (one.reply(), other.reply());
+                let (mut want, mut got) = (one.reply(), other.reply());
+                // Two servers hash by two seeds: a set has no order that they share.
+                if ["sdiff", "sinter", "sunion", "smembers"].contains(&name.as_str()) {
+                    want.sort_unstable();
+                    got.sort_unstable();
+                }
                 assert_eq!(shown(&want), shown(&got), "{command:?} in RESP{version}");
             }
         }

@@ -92,7 +92,9 @@ async fn handshake(target: &Target) -> Result<Socket, Error> {
 /// Sends commands in one write and reads their replies.
 async fn ask(socket: &mut Socket, commands: &[Vec<&[u8]>], buffer: &mut Vec<u8>) -> io::Result<Vec<Vec<u8>>> {
     let (mut out, mut replies) = (Vec::with_capacity(128), Vec::with_capacity(commands.len()));
-    commands.iter().for_each(|command| encode::own_command(&mut out, command));
+    for command in commands {
+        encode::own_command(&mut out, command);
+    }
     socket.write_all(&out).await?;
     for _ in commands {
         replies.push(read_reply(socket, buffer).await?);
