@@ -24,7 +24,7 @@ use common::number_from_env;
 use grammar::Realm;
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
-use script::{Author, Plan, Reach, Script};
+use script::{Act, Author, Plan, Reach, Script, Turn};
 use stage::{Difference, Stage};
 
 /// Sessions that act at once.
@@ -89,7 +89,7 @@ fn all_at_once(stage: &Stage, author: &Author, seed: u64, rng: &mut SmallRng, re
             commons: None,
         },
     });
-    let scripts: Vec<Script> = realms
+    let mut scripts: Vec<Script> = realms
         .map(|realm| {
             let plan = Plan { realm, speakers: 2, listeners: 1, readers: 1, turns: rng.random_range(10..30), reach };
             author.draw(&plan, rng)
@@ -102,6 +102,9 @@ fn all_at_once(stage: &Stage, author: &Author, seed: u64, rng: &mut SmallRng, re
         let script = author.draw(&plan, rng);
         stage.run(&script, seed).unwrap_or_else(|difference| report(stage, &script, seed, &difference));
         stage.settle("common:");
+        // What nobody has in memory all ask for at once, and in the same order.
+        let herd = Turn { who: 0, act: Act::Say(author.look_at_all(&plan.realm, rng)) };
+        scripts.iter_mut().for_each(|script| script.turns.insert(0, herd.clone()));
     }
     let results: Vec<_> = std::thread::scope(|scope| {
         let running: Vec<_> = scripts.iter().map(|script| scope.spawn(move || stage.run(script, seed))).collect();

@@ -125,6 +125,11 @@ impl Author {
         Script { versions, turns }
     }
 
+    /// Reads of every key of the realm.
+    pub(crate) fn look_at_all(&self, realm: &Realm, rng: &mut SmallRng) -> Vec<Shape> {
+        self.grammar.look(realm, rng)
+    }
+
     /// Goes to a database of the realm.
     fn enter(plan: &Plan, who: usize) -> Turn {
         let shape = select(plan.realm.databases[0]);
@@ -239,7 +244,7 @@ impl Author {
         let first = plan.speakers + plan.listeners;
         let database = *plan.realm.databases.choose(rng).expect("one at least");
         let mut looks = vec![select(database)];
-        looks.extend(self.grammar.look(&plan.realm, rng));
+        looks.extend(self.look_at_all(&plan.realm, rng));
         for time in 0..3 {
             let who = first + if time < 2 { 0 } else { rng.random_range(0..plan.readers) };
             turns.push(Turn { who, act: Act::Say(looks.clone()) });

@@ -64,10 +64,13 @@ impl Stage {
         }
     }
 
-    /// Has the keys with this prefix stay as they are: the first `PFCOUNT` writes its result into the key.
+    /// Has the keys with this prefix stay as they are, for the first `PFCOUNT` writes its result into the key; and has crema
+    /// forget what it knows of them.
     pub(crate) fn settle(&self, prefix: &str) {
+        let forget = format!(r#"{{"type":"RemovePattern","pattern":"{prefix}*"}}"#);
         for mut client in [self.direct.client(), self.crema.client()] {
             (0..KEYS).for_each(|n| drop(client.cmd(&["PFCOUNT", &format!("{prefix}p{n}")])));
+            client.cmd(&["PUBLISH", "cache:invalidate", &forget]);
         }
     }
 
