@@ -49,6 +49,26 @@ fn node_redis_runs_in_resp3() {
 }
 
 #[test]
+fn all_of_ioredis_does_the_same_in_resp2() {
+    api("ioredis_api.js", 2);
+}
+
+#[test]
+fn all_of_ioredis_does_the_same_in_resp3() {
+    api("ioredis_api.js", 3);
+}
+
+#[test]
+fn all_of_node_redis_does_the_same_in_resp2() {
+    api("node_redis_api.js", 2);
+}
+
+#[test]
+fn all_of_node_redis_does_the_same_in_resp3() {
+    api("node_redis_api.js", 3);
+}
+
+#[test]
 fn a_thousand_connections_of_redis_py_make_few_upstream() {
     thousand_connections("redis_py.py");
 }
@@ -124,9 +144,21 @@ fn smoke(script: &str, protocol: u8) {
     let Some(program) = Program::find(script) else { return };
     let redis = Redis::start();
     let crema = Crema::start(&redis);
-    let run = program.command(&crema, protocol).arg("smoke").output().expect("it runs");
+    is_ok(program.command(&crema, protocol).arg("smoke"));
+}
+
+/// A program that compares what a library gets from crema with what it gets from a Redis.
+fn api(script: &str, protocol: u8) {
+    let Some(program) = Program::find(script) else { return };
+    let (direct, behind) = (Redis::start(), Redis::start());
+    let crema = Crema::start(&behind);
+    is_ok(program.command(&crema, protocol).arg(direct.port().to_string()));
+}
+
+fn is_ok(program: &mut Command) {
+    let run = program.output().expect("it runs");
     let (out, err) = (String::from_utf8_lossy(&run.stdout), String::from_utf8_lossy(&run.stderr));
-    assert!(run.status.success() && out == "ok\n", "{script} in RESP{protocol}: {}\n{out}\n{err}", run.status);
+    assert!(run.status.success() && out == "ok\n", "{program:?}: {}\n{out}\n{err}", run.status);
 }
 
 /// Each library's own greeting, whatever it is, in its default protocol and the other.
