@@ -35,3 +35,22 @@ fn a_transaction_runs_in_the_database_that_was_selected_last() {
         assert_eq!(client.cmd(&["DEL", "k"]), int(1));
     }
 }
+
+/// Redis refuses them, and goes on watching.
+#[test]
+fn exec_and_discard_out_of_place_end_no_watch() {
+    let redis = Redis::start();
+    let crema = one_worker(&redis);
+    for misplaced in ["EXEC", "DISCARD"] {
+        let (mut client, mut other) = (crema.client(), crema.client());
+        assert_eq!(client.cmd(&["WATCH", "w"]), ok());
+        assert!(client.cmd(&[misplaced]).is_error());
+        client.cmd(&["GET", "w"]);
+        assert_eq!(other.cmd(&["SET", "w", "theirs"]), ok());
+        let others = other.pipeline(&[&["MULTI"][..], &["SET", "x", "1"], &["EXEC"]]);
+        assert_eq!(others[2], array([ok()]), "the watch of another session");
+        let replies = client.pipeline(&[&["MULTI"][..], &["SET", "w", "mine"], &["EXEC"]]);
+        assert_eq!(replies[2], Value::Nil, "watched before {misplaced}");
+        assert_eq!(other.cmd(&["GET", "w"]), bulk("theirs"));
+    }
+}
