@@ -54,3 +54,26 @@ fn exec_and_discard_out_of_place_end_no_watch() {
         assert_eq!(other.cmd(&["GET", "w"]), bulk("theirs"));
     }
 }
+
+#[test]
+fn a_watch_survives_hello_and_auth() {
+    let redis = Redis::start();
+    let crema = one_worker(&redis);
+    let mut other = crema.client();
+    for between in [&["HELLO", "3"][..], &["AUTH", "default", "any"], &["HELLO", "3", "AUTH", "default", "any"]] {
+        let mut client = crema.client();
+        assert_eq!(client.cmd(&["WATCH", "w"]), ok());
+        let reply = client.cmd(between);
+        assert!(!reply.is_error(), "{between:?}: {reply:?}");
+        assert_eq!(matches!(reply, Value::Map(_)), between[0] == "HELLO", "{reply:?}");
+        other.cmd(&["INCR", "w"]);
+        let others = other.pipeline(&[&["MULTI"][..], &["INCR", "x"], &["EXEC"]]);
+        assert!(matches!(others[2], Value::Array(_)), "the watch of another session: {others:?}");
+        let replies = client.pipeline(&[&["MULTI"][..], &["INCR", "w"], &["EXEC"]]);
+        assert!(replies[2].is_nil(), "watched before {between:?}: {replies:?}");
+        client.cmd(&["HSET", "h", "f", "v"]);
+        let replies = client.pipeline(&[&["MULTI"][..], &["HGETALL", "h"], &["EXEC"]]);
+        let hash = &replies[2].items()[0];
+        assert_eq!(matches!(hash, Value::Map(_)), between[0] == "HELLO", "{hash:?} after {between:?}");
+    }
+}
