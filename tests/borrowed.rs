@@ -2,6 +2,8 @@
 
 mod common;
 
+use std::time::{Duration, Instant};
+
 use common::{Crema, Redis, Value, array, bulk, int, ok};
 
 /// Sessions of one worker, so that they share lanes and the pool.
@@ -76,4 +78,22 @@ fn a_watch_survives_hello_and_auth() {
         let hash = &replies[2].items()[0];
         assert_eq!(matches!(hash, Value::Map(_)), between[0] == "HELLO", "{hash:?} after {between:?}");
     }
+}
+
+#[test]
+fn a_pause_that_redis_refuses_pauses_nothing() {
+    let redis = Redis::start();
+    let crema = one_worker(&redis);
+    let mut client = crema.client();
+    client.cmd(&["SET", "k", "v"]);
+    crema.warm(&["GET", "k"]);
+    assert!(client.cmd(&["CLIENT", "PAUSE", &u64::MAX.to_string()]).is_error());
+    crema.warm(&["GET", "k"]);
+    // One that is in force stays so, and ends when it was to.
+    assert_eq!(client.cmd(&["CLIENT", "PAUSE", "300", "WRITE"]), ok());
+    let began = Instant::now();
+    assert!(client.cmd(&["CLIENT", "PAUSE", &u64::MAX.to_string()]).is_error());
+    assert_eq!(client.cmd(&["SET", "k", "w"]), ok());
+    assert!(began.elapsed() >= Duration::from_millis(280));
+    crema.warm(&["GET", "k"]);
 }

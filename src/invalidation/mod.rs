@@ -31,6 +31,14 @@ use crate::metrics::{EpochReason, Stats};
 use crate::upstream::{Login, Node};
 use channel::Forget;
 
+/// A pause that was asked for, until Redis has agreed to it.
+#[derive(Debug)]
+#[must_use = "Redis may refuse it"]
+pub struct Pause {
+    before: u64,
+    until: u64,
+}
+
 /// What the ears must know of the configuration.
 #[derive(Clone, Debug)]
 pub struct Terms {
@@ -169,10 +177,21 @@ impl L1 {
         self.bump(EpochReason::Rights);
     }
 
-    /// `CLIENT PAUSE` for `span` is being sent: leases end, and none begins before the pause does.
-    pub fn pause(&self, until: Time) {
-        self.paused.fetch_max(until.as_nanos(), Ordering::AcqRel);
+    /// `CLIENT PAUSE` until then is being sent: leases end, and none begins before the pause does.
+    pub fn pause(&self, until: Time) -> Pause {
+        let until = until.as_nanos();
+        let before = self.paused.fetch_max(until, Ordering::AcqRel);
         self.lock().values().for_each(|ear| ear.freshness.end());
+        Pause { before, until }
+    }
+
+    /// Redis refused that pause: what was in force before it is again.
+    pub fn call_off(&self, pause: Pause) {
+        let Pause { before, until } = pause;
+        if before < until {
+            // Where another has changed it meanwhile, that one knows better.
+            let _ = self.paused.compare_exchange(until, before, Ordering::AcqRel, Ordering::Relaxed);
+        }
     }
 
     /// `CLIENT UNPAUSE` was answered.

@@ -228,14 +228,13 @@ impl Session {
     ) -> Result<(), Close> {
         let l1 = self.worker.shared.l1.clone();
         let millis = std::str::from_utf8(request.arg(2)).ok().and_then(|text| text.parse::<u64>().ok());
-        if verb == Verb::ClientPause
-            && let Some(millis) = millis
-        {
-            l1.pause(Time::now().plus(Duration::from_millis(millis)));
-        }
+        let pause = (verb == Verb::ClientPause).then_some(millis).flatten();
+        let paused = pause.map(|millis| l1.pause(Time::now().plus(Duration::from_millis(millis))));
         let reply = self.ask(line, spec, request).await?;
-        if verb == Verb::ClientUnpause {
-            l1.unpause();
+        match paused {
+            Some(pause) if reply.starts_with(b"-") => l1.call_off(pause),
+            None if verb == Verb::ClientUnpause && reply.starts_with(b"+") => l1.unpause(),
+            _ => {}
         }
         self.answer(|out| out.extend_from_slice(&reply));
         Ok(())
