@@ -4,7 +4,7 @@ mod common;
 
 use std::time::{Duration, Instant};
 
-use common::{Crema, Redis, Value, array, bulk, int, ok};
+use common::{Crema, Redis, Value, array, bulk, eventually, int, ok};
 
 /// Sessions of one worker, so that they share lanes and the pool.
 fn one_worker(redis: &Redis) -> Crema {
@@ -77,6 +77,39 @@ fn a_watch_survives_hello_and_auth() {
         let replies = client.pipeline(&[&["MULTI"][..], &["HGETALL", "h"], &["EXEC"]]);
         let hash = &replies[2].items()[0];
         assert_eq!(matches!(hash, Value::Map(_)), between[0] == "HELLO", "{hash:?} after {between:?}");
+    }
+}
+
+/// `u` may not select any more. What it has selected stays; a connection in another database must not be used instead.
+fn forbid_select(redis: &Redis) {
+    assert_eq!(redis.client().cmd(&["ACL", "SETUSER", "u", "-select"]), ok());
+}
+
+fn with_user(redis: &Redis, rights: &[&str]) {
+    let set = [&["ACL", "SETUSER", "u", "on", ">pw", "~*", "&*"], rights].concat();
+    assert_eq!(redis.client().cmd(&set), ok());
+}
+
+#[test]
+fn l1_is_not_filled_from_another_database_where_select_is_refused() {
+    let redis = Redis::start();
+    with_user(&redis, &["+@all"]);
+    redis.client().cmd(&["SET", "k", "zero"]);
+    redis.client().pipeline(&[&["SELECT", "1"][..], &["SET", "k", "one"]]);
+    let crema = one_worker(&redis);
+    let (mut zero, mut one) = (crema.client(), crema.client());
+    one.pipeline(&[&["AUTH", "u", "pw"][..], &["SELECT", "1"], &["GET", "none"]]);
+    assert_eq!(zero.cmd(&["AUTH", "u", "pw"]), ok());
+    // The ear's last word is about database 0.
+    let hits = crema.outcomes("hit");
+    eventually("L1 answers in database 0", || {
+        assert_eq!(zero.cmd(&["GET", "k"]), bulk("zero"));
+        crema.outcomes("hit") > hits
+    });
+    forbid_select(&redis);
+    let until = Instant::now() + Duration::from_millis(300);
+    while Instant::now() < until {
+        assert_eq!(one.cmd(&["GET", "k"]), bulk("one"));
     }
 }
 

@@ -119,9 +119,9 @@ impl Hearing<'_> {
         if self.fence_sent.is_none() && !self.ear.freshness.held(now) {
             self.send_fence(now);
         }
-        if fill.db != self.db {
-            self.db = fill.db;
-            self.send(&[b"SELECT", fill.db.to_string().as_bytes()], Awaited::Ignored, now);
+        if self.db != Some(fill.db) {
+            self.db = Some(fill.db);
+            self.send(&[b"SELECT", fill.db.to_string().as_bytes()], Awaited::Select, now);
         }
         self.filling.insert(fill.hash);
         encode::command(&mut self.out, &[b"PTTL", &fill.request[fill.key.clone()]]);

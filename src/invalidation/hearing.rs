@@ -38,7 +38,10 @@ pub(super) struct Hearing<'a> {
     pub(super) l1: &'a Arc<L1>,
     user: Vec<u8>,
     pub(super) out: Vec<u8>,
-    pub(super) db: u32,
+    /// The database selected last, unless that was refused.
+    pub(super) db: Option<u32>,
+    /// What is answered now was asked behind a `SELECT` that was refused, and so of another database.
+    astray: bool,
     /// What was sent and not answered, oldest first, and when.
     pub(super) awaited: VecDeque<(Time, Awaited)>,
     /// The number of the next command, and of the one that is answered next.
@@ -60,6 +63,7 @@ pub(super) struct Hearing<'a> {
 pub(super) enum Awaited {
     Tracking,
     Ignored,
+    Select,
     Rights,
     Fence,
     Survey,
@@ -77,7 +81,8 @@ impl<'a> Hearing<'a> {
             l1,
             user: login.map_or_else(|| b"default".to_vec(), |login| login.user.to_vec()),
             out: Vec::new(),
-            db: 0,
+            db: Some(0),
+            astray: false,
             awaited: VecDeque::new(),
             next: 0,
             answering: 0,
@@ -152,6 +157,10 @@ impl<'a> Hearing<'a> {
         let refused = frame.first() == Some(&b'-');
         match awaited {
             Awaited::Ignored => {}
+            Awaited::Select => {
+                self.astray = refused;
+                self.db = self.db.filter(|_| !refused);
+            }
             Awaited::Tracking if refused => {
                 return Err(Error::Refused { node: Arc::clone(&self.l1.node.address), reply: frame.into() });
             }
@@ -170,7 +179,10 @@ impl<'a> Hearing<'a> {
                 asked.hear_ttl(frame, sent);
                 self.awaited.push_front((sent, Awaited::Value(asked)));
             }
-            Awaited::Value(asked) => self.filled(*asked, sent, (whole && !refused).then_some(frame)),
+            Awaited::Value(asked) => {
+                let usable = whole && !refused && !self.astray;
+                self.filled(*asked, sent, usable.then_some(frame));
+            }
         }
         self.ear.freshness.heard(sent);
         let answered = self.answering;
