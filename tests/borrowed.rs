@@ -91,6 +91,31 @@ fn with_user(redis: &Redis, rights: &[&str]) {
 }
 
 #[test]
+fn nothing_runs_in_another_database_where_select_is_refused() {
+    let redis = Redis::start();
+    with_user(&redis, &["+@all"]);
+    let crema = one_worker(&redis);
+    let (mut first, mut second) = (crema.client(), crema.client());
+    for client in [&mut first, &mut second] {
+        assert_eq!(client.cmd(&["AUTH", "u", "pw"]), ok());
+        client.cmd(&["GET", "none"]);
+    }
+    // The connection that was asked for it goes back to the pool in database 1.
+    first.pipeline(&[&["SELECT", "1"][..], &["GET", "none"]]);
+    forbid_select(&redis);
+    for command in ["MULTI", "SET", "EXEC"] {
+        let args = [&[command][..], if command == "SET" { &["k", "v"] } else { &[] }].concat();
+        if second.try_cmd(&args).is_err() {
+            break; // the connection was its own by then
+        }
+    }
+    assert_eq!(in_database(&redis, "1", "k"), Value::Nil, "written to the wrong database");
+    let mut third = crema.client();
+    third.pipeline(&[&["AUTH", "u", "pw"][..], &["SET", "alive", "v"]]);
+    assert_eq!(in_database(&redis, "0", "alive"), bulk("v"));
+}
+
+#[test]
 fn l1_is_not_filled_from_another_database_where_select_is_refused() {
     let redis = Redis::start();
     with_user(&redis, &["+@all"]);

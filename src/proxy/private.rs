@@ -108,21 +108,21 @@ impl Lent {
     /// The next commands are to run in this version and database.
     fn set(&mut self, resp: Resp, db: u32, now: Time) {
         let spare = self.spare.as_mut().expect("only given back or dropped takes it");
-        let mut preamble = Vec::new();
+        let prepare = |command: &[&[u8]], kind| {
+            let mut raw = Vec::new();
+            encode::own_command(&mut raw, command);
+            spare.lane.prepare(&raw, kind, now);
+        };
         if spare.resp != resp {
-            let version: &[u8] = if resp == Resp::V3 { b"3" } else { b"2" };
-            preamble.push(vec![&b"HELLO"[..], version]);
+            match resp {
+                Resp::V2 => prepare(&[b"HELLO", b"2"], b'*'),
+                Resp::V3 => prepare(&[b"HELLO", b"3"], b'%'),
+            }
             spare.resp = resp;
         }
-        let db_text = db.to_string();
         if spare.db != db {
-            preamble.push(vec![&b"SELECT"[..], db_text.as_bytes()]);
+            prepare(&[b"SELECT", db.to_string().as_bytes()], b'+');
             spare.db = db;
-        }
-        for command in preamble {
-            let mut raw = Vec::new();
-            encode::own_command(&mut raw, &command);
-            self.prepare(&raw, now);
         }
     }
 

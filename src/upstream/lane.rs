@@ -119,6 +119,9 @@ struct Inner<W> {
     written: u64,
     /// Bytes of the next command that were sent ahead of the rest.
     ahead: usize,
+    /// Preparations under way, and where the last of them ends: nothing beyond is written meanwhile.
+    preparing: u32,
+    prepared: u64,
     fifo: VecDeque<Entry<W>>,
     owner: Option<Rc<dyn OutOfBand>>,
     task: Option<Waker>,
@@ -139,6 +142,11 @@ struct Entry<W> {
 
 enum Expect<W> {
     Reply(W),
+    /// The reply, of this type, to a preparation: any other one ends the connection.
+    Prepared {
+        kind: u8,
+        got: Vec<u8>,
+    },
     /// The reply to an `ECHO` of our own: a connection that answers anything else is out of step.
     Nonce {
         expected: Vec<u8>,
@@ -167,6 +175,8 @@ impl<W: Waiter> Lane<W> {
             queued: 0,
             written: 0,
             ahead: 0,
+            preparing: 0,
+            prepared: 0,
             fifo: VecDeque::new(),
             owner: None,
             task: None,
@@ -193,7 +203,19 @@ impl<W: Waiter> Lane<W> {
         match self.append(command, Expect::Reply(waiter), now) {
             Ok(()) => Ok(()),
             Err(Expect::Reply(waiter)) => Err(waiter),
-            Err(Expect::Nonce { .. } | Expect::Mode(_)) => unreachable!("append gives back what it was given"),
+            Err(Expect::Nonce { .. } | Expect::Prepared { .. } | Expect::Mode(_)) => {
+                unreachable!("append gives back what it was given")
+            }
+        }
+    }
+
+    /// Appends a command that makes the connection ready for what is sent after it, which is not written before a reply of
+    /// type `kind` is in: it never runs in another database than it was meant for. Any other reply ends the connection.
+    pub fn prepare(&self, command: &[u8], kind: u8, now: Time) {
+        if self.append(command, Expect::Prepared { kind, got: Vec::new() }, now).is_ok() {
+            let inner = &mut *self.inner.borrow_mut();
+            inner.preparing += 1;
+            inner.prepared = inner.queued;
         }
     }
 
@@ -449,8 +471,10 @@ impl<W: Waiter> Lane<W> {
             State::Closed(error) => return Poll::Ready(error.clone()),
             State::Connecting | State::Open => {}
         }
-        while inner.cursor < inner.out.len() {
-            match Pin::new(&mut *socket).poll_write(cx, &inner.out[inner.cursor..]) {
+        let beyond = if inner.preparing > 0 { inner.queued - inner.prepared } else { 0 };
+        let end = inner.out.len() - beyond as usize;
+        while inner.cursor < end {
+            match Pin::new(&mut *socket).poll_write(cx, &inner.out[inner.cursor..end]) {
                 Poll::Ready(Ok(n)) => {
                     inner.cursor += n;
                     inner.written += n as u64;
@@ -563,6 +587,17 @@ impl<W: Waiter> Lane<W> {
         }
         match &mut entry.expect {
             Expect::Reply(waiter) => waiter.piece(kind, piece, end),
+            Expect::Prepared { kind: expected, got } => {
+                got.extend_from_slice(piece);
+                if end.is_some() && kind != *expected {
+                    return Err(Error::Refused { node: Arc::clone(&self.node.address), reply: got.as_slice().into() });
+                }
+                if end.is_some() {
+                    let inner = &mut *self.inner.borrow_mut();
+                    inner.preparing -= 1;
+                    inner.wake();
+                }
+            }
             // Refused, it neither proves anything nor disproves it.
             Expect::Nonce { .. } if kind == b'-' => self.unverifiable.set(piece.starts_with(b"-NOPERM")),
             Expect::Nonce { expected, got } => {
