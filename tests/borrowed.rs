@@ -139,6 +139,24 @@ fn l1_is_not_filled_from_another_database_where_select_is_refused() {
 }
 
 #[test]
+fn a_user_who_may_not_echo_keeps_connections_all_the_same() {
+    let redis = Redis::start();
+    with_user(&redis, &["+@all", "-echo"]);
+    let crema = one_worker(&redis);
+    let mut client = crema.client();
+    client.pipeline(&[&["AUTH", "u", "pw"][..], &["GET", "k"]]);
+    let mut transact = || {
+        let replies = client.pipeline(&[&["MULTI"][..], &["SET", "k", "v"], &["EXEC"], &["GET", "k"]]);
+        assert_eq!(replies[2..], [array([ok()]), bulk("v")]);
+    };
+    transact();
+    let before = redis.info("stats", "total_connections_received");
+    (0..10).for_each(|_| transact());
+    let made = redis.info("stats", "total_connections_received") - before;
+    assert!(made <= 3, "{made} connections for ten transactions");
+}
+
+#[test]
 fn a_pause_that_redis_refuses_pauses_nothing() {
     let redis = Redis::start();
     let crema = one_worker(&redis);
