@@ -4,7 +4,7 @@ mod common;
 
 use std::time::{Duration, Instant};
 
-use common::{Crema, Redis, Value, array, bulk, eventually, int, ok};
+use common::{Client, Crema, Link, Redis, Value, array, bulk, eventually, int, ok, within};
 
 /// Sessions of one worker, so that they share lanes and the pool.
 fn one_worker(redis: &Redis) -> Crema {
@@ -172,4 +172,47 @@ fn a_pause_that_redis_refuses_pauses_nothing() {
     assert_eq!(client.cmd(&["SET", "k", "w"]), ok());
     assert!(began.elapsed() >= Duration::from_millis(280));
     crema.warm(&["GET", "k"]);
+}
+
+/// Whatever a session has a connection of its own for, it learns of a Redis that is there and says nothing. Only what is to
+/// wait, waits.
+#[test]
+fn a_private_connection_that_hangs_is_given_up_unless_it_is_to_wait() {
+    let redis = Redis::start();
+    let link = Link::to(redis.addr());
+    let crema = Crema::over(link.addr()).flag("--threads", 1).flag("--response-timeout", "1s").start();
+    if crema.is_direct() {
+        return;
+    }
+    let mut waiting = crema.client();
+    waiting.send_cmd(&["BLPOP", "list", "0"]);
+    eventually("it waits", || redis.info("clients", "blocked_clients") == 1);
+    let commands: [&[&str]; 5] =
+        [&["AUTH", "default", "any"], &["MULTI"], &["KEYS", "none"], &["SELECT", "1"], &["CLIENT", "ID"]];
+    let mut clients: Vec<Client> = commands.iter().map(|_| crema.client()).collect();
+    for (client, command) in clients.iter_mut().zip(commands) {
+        assert!(!client.cmd(&["AUTH", "default", "any"]).is_error());
+        assert!(!client.cmd(command).is_error());
+    }
+    link.freeze();
+    let began = Instant::now();
+    for (client, command) in clients.iter_mut().zip(commands) {
+        client.send_cmd(command);
+    }
+    for (client, command) in clients.iter_mut().zip(commands) {
+        client.patience(Duration::from_secs(5));
+        match client.try_value() {
+            Ok(reply) => assert!(reply.is_error(), "{command:?}: {reply:?}"),
+            Err(e) => assert_eq!(e.kind(), std::io::ErrorKind::UnexpectedEof, "{command:?} is stuck: {e}"),
+        }
+    }
+    let took = began.elapsed();
+    assert!((900..4_000).contains(&took.as_millis()), "told after {took:?} of a response_timeout of 1 s");
+    link.thaw();
+    within(Duration::from_secs(3), "all is served again", || {
+        let mut client = crema.client();
+        commands.iter().all(|command| client.try_cmd(command).is_ok_and(|reply| !reply.is_error()))
+    });
+    assert_eq!(redis.client().cmd(&["RPUSH", "list", "item"]), int(1));
+    assert_eq!(waiting.value(), array([bulk("list"), bulk("item")]));
 }

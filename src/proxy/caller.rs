@@ -15,7 +15,7 @@ use super::replies::{Place, Replies};
 use super::worker::{Track, Worker};
 use crate::cache::{Identity, Query, Slot};
 use crate::clock::Time;
-use crate::command::{Effect, Spec};
+use crate::command::{Effect, Route, Spec, Verb};
 use crate::error::{Error, Sent};
 use crate::invalidation::{Ear, Fill, L1};
 use crate::metrics::Path;
@@ -247,7 +247,10 @@ impl Caller {
                 Work::Write(all)
             }
         };
-        self.send_work_on(worker, lane, request, place, work, now);
+        // What a command does that the table does not know, nobody can say: it may wait.
+        let patient = spec.blocking(request) || matches!(spec.route, Route::Taint | Route::Session(Verb::Wait));
+        let ticket = Ticket { to: Rc::clone(&self.replies), place };
+        put(lane, request, Pending::new(worker, ticket, work, None).patient(patient), now);
         place
     }
 
@@ -262,9 +265,13 @@ impl Caller {
         now: Time,
     ) {
         let ticket = Ticket { to: Rc::clone(&self.replies), place };
-        if let Err(pending) = lane.send(request.raw(), Pending::new(worker, ticket, work, None), now) {
-            pending.refuse(&lane.lost_error(), Sent::No);
-        }
+        put(lane, request, Pending::new(worker, ticket, work, None), now);
+    }
+}
+
+fn put(lane: &Lane<Pending>, request: Request<'_>, pending: Pending, now: Time) {
+    if let Err(pending) = lane.send(request.raw(), pending, now) {
+        pending.refuse(&lane.lost_error(), Sent::No);
     }
 }
 

@@ -128,6 +128,7 @@ pub struct Pending {
     sampled: Option<(Path, Instant)>,
     begun: bool,
     over: bool,
+    patient: bool,
 }
 
 /// What the reply sets off besides being passed on.
@@ -198,12 +199,27 @@ impl Lead {
 impl Pending {
     /// A command that holds `ticket`.
     pub fn new(worker: &Rc<Worker>, ticket: Ticket, work: Work, sampled: Option<(Path, Instant)>) -> Self {
-        Self { worker: Rc::clone(worker), ticket: Some(ticket), work, sampled, begun: false, over: false }
+        Self {
+            worker: Rc::clone(worker),
+            ticket: Some(ticket),
+            work,
+            sampled,
+            begun: false,
+            over: false,
+            patient: false,
+        }
+    }
+
+    /// Redis is asked to wait: the reply may take as long as it likes.
+    #[must_use]
+    pub fn patient(mut self, patient: bool) -> Self {
+        self.patient = patient;
+        self
     }
 
     /// A command of crema's own whose reply no client sees.
     pub fn own(worker: &Rc<Worker>, work: Work) -> Self {
-        Self { worker: Rc::clone(worker), ticket: None, work, sampled: None, begun: false, over: false }
+        Self { worker: Rc::clone(worker), ticket: None, work, sampled: None, begun: false, over: false, patient: false }
     }
 
     /// Sends a lead on `track`, with those who have joined it already.
@@ -317,12 +333,21 @@ impl Waiter for Pending {
         self.ticket.as_ref().map_or(Poll::Ready(()), |ticket| ticket.to.poll_room(cx))
     }
 
+<<<<<<< HEAD
     fn confirms(&self) -> bool {
         matches!(self.work, Work::Confirm(_))
     }
 
     fn confirm(&mut self, bytes: &[u8]) -> bool {
         let Work::Confirm(left) = &mut self.work else { return true };
+=======
+    fn is_patient(&self) -> bool {
+        self.patient
+    }
+
+    fn confirm(&mut self, bytes: &[u8]) -> Option<bool> {
+        let Work::Confirm(left) = &mut self.work else { return None };
+>>>>>>> fc9f1b9 (Give up private connections too that owe a reply for longer than response_timeout)
         *left = left.saturating_sub(1);
         let last = *left == 0;
         self.over = last;

@@ -57,14 +57,17 @@ impl Pool {
         self.spares.pop()
     }
 
-    /// Closes what has been idle for longer than `idle` but for one. True where one should be made.
-    pub(super) fn sweep(&mut self, idle: Duration, now: Time) -> bool {
+    /// Closes what has been idle for longer than `idle` but for one, and checks what was not for longer than `check`. True where
+    /// one should be made.
+    pub(super) fn sweep(&mut self, idle: Duration, check: Duration, now: Time) -> bool {
         self.spares.retain(|spare| spare.lane.is_open());
         let mut kept = self.spares.len();
         for spare in &self.spares {
             if kept > 1 && spare.lane.idle_for(now) > idle {
                 spare.lane.close();
                 kept -= 1;
+            } else if spare.lane.checked_for(now) > check {
+                spare.lane.verify(now);
             }
         }
         self.empty = if kept == 0 { self.empty + 1 } else { 0 };

@@ -5,7 +5,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -137,6 +137,8 @@ pub struct Worker {
     pub foreign: Foreign,
     lanes: RefCell<Lanes>,
     pub(super) pools: RefCell<HashMap<Vec<u8>, Pool>>,
+    /// All private connections, whoever has them.
+    private: RefCell<Vec<Weak<Lane<Pending>>>>,
     draining: Cell<bool>,
     login: RefCell<Option<Rc<Lane<Pending>>>>,
     held: RefCell<Vec<Ticket>>,
@@ -162,6 +164,7 @@ impl Worker {
             foreign: Foreign::default(),
             lanes: RefCell::default(),
             pools: RefCell::default(),
+            private: RefCell::default(),
             draining: Cell::new(false),
             login: RefCell::default(),
             held: RefCell::default(),
@@ -245,10 +248,18 @@ impl Worker {
     /// It has no name: whoever it is lent to sees it as its own.
     fn open(self: &Rc<Self>, login: Option<Arc<Login>>, db: u32, now: Time) -> Spare {
         let node = Arc::clone(&self.shared.node);
+<<<<<<< HEAD
         let target = Target { node, login, db, resp: Resp::V2, name: "" };
+=======
+        Spare::new(self.private(Target { node, login, db, resp: Resp::V2, name: "crema-pool" }, now), db)
+    }
+
+    fn private(self: &Rc<Self>, target: Target, now: Time) -> Rc<Lane<Pending>> {
+>>>>>>> fc9f1b9 (Give up private connections too that owe a reply for longer than response_timeout)
         let lane = Lane::private(Arc::clone(&target.node), now);
+        self.private.borrow_mut().push(Rc::downgrade(&lane));
         self.run(&lane, target);
-        Spare::new(lane, db)
+        lane
     }
 
     /// Lends a private connection. What is sent on it waits until it is made and set to the session's version and
@@ -272,10 +283,7 @@ impl Worker {
             let mut kept = self.login.borrow_mut();
             if !kept.as_ref().is_some_and(|lane| lane.is_open()) {
                 let node = Arc::clone(&self.shared.node);
-                let target = Target { node, login: None, db: 0, resp: Resp::V2, name: "" };
-                let lane = Lane::private(Arc::clone(&target.node), now);
-                self.run(&lane, target);
-                *kept = Some(lane);
+                *kept = Some(self.private(Target { node, login: None, db: 0, resp: Resp::V2, name: "" }, now));
             }
             Rc::clone(kept.as_ref().expect("just made"))
         };
@@ -313,16 +321,16 @@ impl Worker {
         });
     }
 
-    /// Once a second: gives up lanes that are silent past the deadline, checks those in use, closes those that are idle.
+    /// Once a second: gives up connections that are silent past the deadline, checks those in use, closes those that are idle.
     pub fn sweep(self: &Rc<Self>, now: Time) {
-        let deadline = self.shared.config.response_timeout;
+        let deadline = self.shared.config.response_timeout.filter(|_| !self.shared.l1.is_paused(now));
         let mut expired = Vec::new();
         for tracks in self.lanes.borrow_mut().values_mut() {
             tracks.retain(|track| track.lane.is_open());
             for track in tracks {
                 let lane = &track.lane;
                 let waited = lane.waited(now);
-                if deadline.is_some_and(|deadline| waited > deadline) && !self.shared.l1.is_paused(now) {
+                if deadline.is_some_and(|deadline| waited > deadline) {
                     expired.push(Rc::clone(lane));
                 } else if lane.is_quiet() && lane.idle_for(now) > LANE_IDLE {
                     lane.close();
@@ -331,11 +339,14 @@ impl Worker {
                 }
             }
         }
+        self.private.borrow_mut().retain(|lane| lane.upgrade().is_some_and(|lane| lane.is_open()));
+        let private = self.private.borrow().iter().filter_map(Weak::upgrade).collect::<Vec<_>>();
+        expired.extend(private.into_iter().filter(|lane| deadline.is_some_and(|deadline| lane.waited(now) > deadline)));
         for lane in expired {
             lane.give_up(deadline.unwrap_or_default());
         }
         for pool in self.pools.borrow_mut().values_mut() {
-            if pool.sweep(SPARE_IDLE, now) {
+            if pool.sweep(SPARE_IDLE, CHECK, now) {
                 let spare = self.open(pool.login.clone(), 0, now);
                 pool.spares.push(spare);
             }

@@ -59,6 +59,9 @@ pub trait Waiter: 'static {
     /// A whole such confirmation; whether it was the last.
     fn confirm(&mut self, bytes: &[u8]) -> bool;
 
+    /// Whether the reply may take as long as it likes: Redis was asked to wait.
+    fn is_patient(&self) -> bool;
+
     /// The connection is gone and this reply will not come. `command` is what was, or was to be, sent on a shared lane.
     fn lost(self, error: &Error, sent: Sent, command: &[u8]);
 }
@@ -305,9 +308,16 @@ impl<W: Waiter> Lane<W> {
             || self.waited(now) > STALL && self.node.last_heard().saturating_since(self.waiting_since.get()) > STALL
     }
 
-    /// How long the head of the FIFO has waited for its next byte.
+    /// How long the head of the FIFO has waited for its next byte; zero where it is to wait, or its session takes no more.
     pub fn waited(&self, now: Time) -> Duration {
-        if self.is_quiet() { Duration::ZERO } else { now.saturating_since(self.waiting_since.get()) }
+        if self.mode.get() != Mode::Replies {
+            return Duration::ZERO; // much of what comes then is no reply
+        }
+        match self.inner.borrow().fifo.front() {
+            None => Duration::ZERO,
+            Some(Entry { expect: Expect::Reply(waiter), .. }) if waiter.is_patient() => Duration::ZERO,
+            Some(_) => now.saturating_since(self.waiting_since.get()),
+        }
     }
 
     /// How long ago the last command was sent.
@@ -497,7 +507,13 @@ impl<W: Waiter> Lane<W> {
     fn poll_room(&self, cx: &mut Context<'_>, wire: &mut Wire) -> Poll<()> {
         let mut inner = self.inner.borrow_mut();
         if self.private {
-            return inner.owner.as_ref().map_or(Poll::Ready(()), |owner| owner.poll_room(cx));
+            let room = inner.owner.as_ref().map_or(Poll::Ready(()), |owner| owner.poll_room(cx));
+            if room.is_pending() {
+                self.waiting_since.set(Time::NEVER);
+            } else if self.waiting_since.get() == Time::NEVER {
+                self.waiting_since.set(Time::now());
+            }
+            return room;
         }
         if wire.splitter.at_start() {
             return Poll::Ready(());
