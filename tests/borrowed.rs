@@ -4,7 +4,7 @@ mod common;
 
 use std::time::{Duration, Instant};
 
-use common::{Client, Crema, Link, Redis, Value, array, bulk, eventually, int, ok, within};
+use common::{Client, Crema, Link, Redis, Value, array, bulk, eventually, int, ok, pack, within};
 
 /// Sessions of one worker, so that they share lanes and the pool.
 fn one_worker(redis: &Redis) -> Crema {
@@ -215,4 +215,18 @@ fn a_private_connection_that_hangs_is_given_up_unless_it_is_to_wait() {
     });
     assert_eq!(redis.client().cmd(&["RPUSH", "list", "item"]), int(1));
     assert_eq!(waiting.value(), array([bulk("list"), bulk("item")]));
+}
+
+#[test]
+fn quit_waits_for_what_was_asked_before_it() {
+    let redis = Redis::start();
+    let crema = one_worker(&redis);
+    let mut client = crema.client();
+    client.send(&[pack(&["BLPOP", "list", "0"]), pack(&["QUIT"]), pack(&["SET", "after", "quit"])].concat());
+    assert!(client.is_silent_for(Duration::from_millis(5_500)), "longer than the last words of a client may take");
+    assert_eq!(redis.client().cmd(&["RPUSH", "list", "item"]), int(1));
+    assert_eq!(client.value(), array([bulk("list"), bulk("item")]));
+    assert_eq!(client.value(), ok());
+    assert!(client.closes_within(Duration::from_secs(2)));
+    assert_eq!(redis.client().cmd(&["GET", "after"]), Value::Nil);
 }

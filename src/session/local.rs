@@ -107,6 +107,7 @@ impl Session {
             }
             V::Subscribe | V::Monitor | V::Sync => return self.stream(line, verb, spec, request).await,
             V::Quit => {
+                line.answered(self).await?; // however long that takes: what was asked before is owed
                 self.answer(|out| encode::simple(out, "OK"));
                 return Err(Close::Gently);
             }
