@@ -230,3 +230,21 @@ fn quit_waits_for_what_was_asked_before_it() {
     assert!(client.closes_within(Duration::from_secs(2)));
     assert_eq!(redis.client().cmd(&["GET", "after"]), Value::Nil);
 }
+
+/// A session that writes faster than its own connection takes is read no further, as on a lane.
+#[test]
+fn what_a_connection_does_not_take_is_not_read_from_the_client() {
+    let redis = Redis::start();
+    let link = Link::to(redis.addr());
+    let crema = Crema::over(link.addr()).flag("--threads", 1).flag("--lane-window", "8MiB").start();
+    if crema.is_direct() {
+        return;
+    }
+    let mut client = crema.client();
+    assert_eq!(client.cmd(&["MULTI"]), ok());
+    link.freeze();
+    let command = pack(&[&b"SET"[..], b"k", &vec![b'x'; 1 << 20]]);
+    client.stream().set_write_timeout(Some(Duration::from_secs(1))).expect("above zero");
+    let taken = (0..256).take_while(|_| client.try_send(&command).is_ok()).count();
+    assert!(taken < 128, "{taken} MiB taken from a client while its connection takes nothing");
+}

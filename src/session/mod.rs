@@ -199,13 +199,20 @@ impl Session {
     /// Whether the client should be answered before more is read from it.
     fn must_wait(&self, now: Time) -> bool {
         let replies = &self.caller.replies;
-        replies.unanswered() >= UNANSWERED || replies.is_full() || self.caller.must_wait(now)
+        replies.unanswered() >= UNANSWERED || replies.is_full() || self.is_behind(now)
     }
 
     /// Whether what makes it wait has passed.
     fn may_go_on(&self, now: Time) -> bool {
         let replies = &self.caller.replies;
-        replies.unanswered() < UNANSWERED / 2 && !replies.is_full() && !self.caller.must_wait(now)
+        replies.unanswered() < UNANSWERED / 2 && !replies.is_full() && !self.is_behind(now)
+    }
+
+    /// Whether its connection has not yet taken what was sent on it, or not answered much of that.
+    fn is_behind(&self, now: Time) -> bool {
+        let window = self.worker.shared.config.lane_window;
+        let private = self.private.as_ref().is_some_and(|lent| lent.lane().in_flight() > window);
+        private && !self.caller.replies.is_settled() || self.caller.must_wait(now)
     }
 
     /// Whether Redis waits on behalf of this session: then a client that has left must end that wait.
