@@ -248,3 +248,23 @@ fn what_a_connection_does_not_take_is_not_read_from_the_client() {
     let taken = (0..256).take_while(|_| client.try_send(&command).is_ok()).count();
     assert!(taken < 128, "{taken} MiB taken from a client while its connection takes nothing");
 }
+
+/// One that reads nothing costs the others on its lane a moment, not a moment for each of its replies.
+#[test]
+fn a_client_that_reads_nothing_does_not_slow_its_lane() {
+    let redis = Redis::start();
+    let crema = Crema::over(redis.addr()).flag("--threads", 1).flag("--promote", 0).start();
+    redis.client().cmd(&[&b"SET"[..], b"large", &vec![b'x'; 1_000_000]]);
+    redis.client().cmd(&["SET", "small", "v"]);
+    let (mut idle, mut busy) = (crema.client(), crema.client());
+    assert_eq!(busy.cmd(&["GET", "small"]), bulk("v"));
+    idle.send(&pack(&["GET", "large"]).repeat(60));
+    let began = Instant::now();
+    for _ in 0..20 {
+        assert_eq!(busy.cmd(&["GET", "small"]), bulk("v"));
+    }
+    let took = began.elapsed();
+    assert!(took < Duration::from_secs(2), "20 small reads took {took:?} beside a client that reads nothing");
+    assert_eq!(idle.value().text().len(), 1_000_000);
+    assert_eq!(idle.cmd(&["GET", "small"]).text().len(), 1_000_000, "in its order");
+}

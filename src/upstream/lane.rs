@@ -521,13 +521,12 @@ impl<W: Waiter> Lane<W> {
         let Some(Entry { expect: Expect::Reply(waiter), .. }) = inner.fifo.front_mut() else {
             return Poll::Ready(());
         };
-        if wire.impatient || waiter.poll_room(cx).is_ready() {
+        if waiter.poll_room(cx).is_ready() {
             wire.patience = None;
             return Poll::Ready(());
         }
-        let patience = wire.patience.get_or_insert_with(|| Box::pin(tokio::time::sleep(STALL)));
-        wire.impatient = patience.as_mut().poll(cx).is_ready();
-        if wire.impatient { Poll::Ready(()) } else { Poll::Pending }
+        // Once it is over there is no more, for this reply or the next, before some session takes what it gets again.
+        wire.patience.get_or_insert_with(|| Box::pin(tokio::time::sleep(STALL))).as_mut().poll(cx)
     }
 
     /// Splits what was read and hands every piece to its waiter.
@@ -561,7 +560,6 @@ impl<W: Waiter> Lane<W> {
             } else {
                 self.reply(kind, piece, end.then_some(now))?;
             }
-            wire.impatient &= !end;
         }
         Ok(())
     }
@@ -714,7 +712,6 @@ struct Wire {
     whole: Vec<u8>,
     pubsub: PubSub,
     patience: Option<Pin<Box<Sleep>>>,
-    impatient: bool,
 }
 
 /// What a subscriber's connection is known to be.
