@@ -6,6 +6,7 @@
 //! which decides what may go on a lane at all.
 
 mod caller;
+mod each;
 mod foreign;
 mod gate;
 mod pending;
@@ -25,7 +26,7 @@ pub use reads::Standing;
 pub use replies::{End, Place, Replies};
 pub use worker::{Shared, Worker};
 
-use crate::cache::Lookup;
+use crate::cache::{Lookup, Sampler};
 use crate::clock::Time;
 use crate::command::{Effect, Spec};
 use crate::metrics::{Outcome, Path};
@@ -82,20 +83,27 @@ fn read(
         Outcome::Hit => Outcome::Hit,
         // Behind an unanswered write or read of its own, a session gets what Redis says then, not what others are told now.
         missed @ (Outcome::BehindWrite | Outcome::BehindRead) => {
-            caller.lead(worker, spec, request, now);
+            send(worker, caller, spec, request, now);
             missed
         }
-        _ if caller.join(worker, spec, request, now) => Outcome::Joined,
+        _ if spec.each().is_none() && caller.join(worker, spec, request, now) => Outcome::Joined,
         missed => {
-            caller.lead(worker, spec, request, now);
+            send(worker, caller, spec, request, now);
             missed
         }
     })
 }
 
+fn send(worker: &Rc<Worker>, caller: &mut Caller, spec: &'static Spec, request: Request<'_>, now: Time) {
+    match spec.each() {
+        Some(each) => each::send(worker, caller, spec, each, request, now),
+        None => caller.lead(worker, spec, request, now),
+    }
+}
+
 /// Sends a read that L1 may not answer, though it could.
 pub fn lead(worker: &Rc<Worker>, caller: &mut Caller, spec: &'static Spec, request: Request<'_>, now: Time) {
-    caller.lead(worker, spec, request, now);
+    send(worker, caller, spec, request, now);
     worker.stats.count(spec.class, Outcome::BehindRead);
 }
 
@@ -108,6 +116,9 @@ pub fn hit(
     request: Request<'_>,
     now: Time,
 ) -> Option<Outcome> {
+    if let Some(each) = spec.each() {
+        return each::hit(worker, caller, each, request, now);
+    }
     let l1 = &worker.shared.l1;
     let query = caller.query(l1, spec, request);
     // Before all else: where L1 is switched off there are still flights to join, and they may be older than the write.
@@ -124,13 +135,20 @@ pub fn hit(
         Standing::Unheard(_) if l1.holds(&query, &caller.who.ear, now) => return None,
         Standing::Unheard(_) => return Some(if fresh.held(now) { Outcome::Lead } else { Outcome::Blind }),
     }
+    Some(answer(worker, caller, |touches, out| {
+        l1.store.lookup(&query, caller.resp, &l1.stamps, fresh, now, touches, out)
+    }))
+}
+
+/// Answers the next command from L1, where `look` finds and appends the reply.
+fn answer(worker: &Worker, caller: &Caller, look: impl FnOnce(&mut Sampler, &mut Vec<u8>) -> Lookup) -> Outcome {
     let sampled = worker.stats.sample();
     let touches = &mut *worker.sampler.borrow_mut();
     let looked = caller.replies.answer(|out| {
-        let looked = l1.store.lookup(&query, caller.resp, &l1.stamps, fresh, now, touches, out);
+        let looked = look(touches, out);
         (looked.is_hit(), looked)
     });
-    Some(match looked {
+    match looked {
         Lookup::Hit => {
             if let Some(since) = sampled {
                 worker.stats.record(Path::Hit, since);
@@ -139,5 +157,5 @@ pub fn hit(
         }
         Lookup::Blind => Outcome::Blind,
         _ => Outcome::Lead,
-    })
+    }
 }

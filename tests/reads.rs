@@ -9,10 +9,12 @@ mod common;
 mod examples;
 
 use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::ScopedJoinHandle;
 use std::time::{Duration, Instant};
 
 use common::value::shown;
-use common::{Client, Crema, MAX_STALENESS, Redis, array, eventually, int, pack};
+use common::{Client, Crema, MAX_STALENESS, Redis, array, eventually, int, ok, pack};
 use crema::command::{self, Caching, Class, Spec};
 use crema::resp::{Limits, Parser};
 use examples::{KINDS, Kind, LIFE, LIFE_MS, WRITES, commands, knows, lines};
@@ -133,6 +135,64 @@ fn a_whole_hash_is_not_kept_where_fields_may_expire() {
     }
     assert_eq!(crema.outcomes("hit"), hits);
     assert_eq!(dropped() - before, 40);
+}
+
+/// Whoever writes, through crema or past it: what was written at once is read at once, and from L1 for the most part.
+#[test]
+fn an_mget_is_of_one_moment() {
+    const KEYS: [&str; 5] = ["a", "b", "c", "d", "e"];
+    let redis = Redis::start();
+    let crema = Crema::start(&redis);
+    if crema.is_direct() {
+        return;
+    }
+    let stop = AtomicBool::new(false);
+    let write = |mut client: Client, who: u32| {
+        let mut round = 0;
+        while !stop.load(Ordering::Relaxed) {
+            round += 1;
+            let value = format!("{who}:{round}");
+            let args: Vec<&str> = std::iter::once("MSET").chain(KEYS.iter().flat_map(|key| [*key, &value])).collect();
+            assert_eq!(client.cmd(&args), ok());
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        round
+    };
+    let read = |mut client: Client, keys: &[&str]| {
+        let args: Vec<&str> = std::iter::once("MGET").chain(keys.iter().copied()).collect();
+        let mut reads = 0;
+        while !stop.load(Ordering::Relaxed) {
+            let values = client.cmd(&args);
+            let first = &values.items()[0];
+            assert!(values.items().iter().all(|value| value == first), "{values:?}");
+            reads += 1;
+        }
+        reads
+    };
+    std::thread::scope(|scope| {
+        let writers =
+            [(crema.client(), 0), (redis.client(), 1)].map(|(client, who)| scope.spawn(move || write(client, who)));
+        let readers = [crema.client(), crema.resp3()].map(|client| {
+            let alone = scope.spawn(|| read(client, &KEYS));
+            let other = crema.resp3();
+            (alone, scope.spawn(|| read(other, &["e", "a", "c"])))
+        });
+        std::thread::sleep(Duration::from_secs(3));
+        stop.store(true, Ordering::Relaxed);
+        let rounds: u32 = writers.into_iter().map(|writer| writer.join().expect("a writer ends")).sum();
+        let reads = |reader: ScopedJoinHandle<'_, u64>| reader.join().expect("no read of two moments");
+        let reads: u64 = readers.into_iter().map(|(one, other)| reads(one) + reads(other)).sum();
+        let hits = crema.outcomes("hit");
+        assert!(rounds > 200 && hits > 500, "{hits} hits of {reads} reads, {rounds} writes");
+    });
+    // One key that is not there in L1 sends the whole to Redis.
+    let mut client = crema.client();
+    crema.warm(&["MGET", "a", "b"]);
+    redis.client().cmd(&["GET", "a"]);
+    let before = redis.calls("mget");
+    assert_eq!(client.cmd(&["MGET", "a", "b", "new"]).items().len(), 3);
+    assert_eq!(redis.calls("mget"), before + 1);
+    crema.warm(&["MGET", "new", "b", "a"]);
 }
 
 fn no_valkey() {
@@ -345,8 +405,15 @@ impl Bench<'_> {
     fn is_kept(&mut self, read: usize, version: usize) -> bool {
         let Some(spec) = self.reads[read].spec else { return false };
         let (reply, _) = self.answers(read, version);
-        reply[0] != b'-'
-            && (spec.cache != Caching::WholeHash || !self.field_ttls)
-            && (spec.cache != Caching::Resp3 || version == 1)
+        match spec.cache {
+            _ if reply[0] == b'-' => false,
+            Caching::WholeHash => !self.field_ttls,
+            // A key of another type reads as missing, and alone it is an error.
+            Caching::Each => {
+                let keys = self.reads[read].args[1..].iter();
+                keys.clone().all(|key| !self.direct[version].cmd(&["GET", key]).is_error())
+            }
+            _ => true,
+        }
     }
 }

@@ -25,13 +25,14 @@ use moka::notification::RemovalCause;
 use moka::sync::Cache;
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
+use smallvec::SmallVec;
 
 use super::entry::{Entry, Terms, Verdict};
 use super::key::{AsIs, Query};
 use super::lease::{Epoch, Freshness};
 use super::stamp::{Stamp, Stamps};
 use crate::clock::Time;
-use crate::resp::Resp;
+use crate::resp::{Resp, encode};
 
 /// What an entry costs beside its own allocation, measured with a counting allocator at a million entries: a slot of the
 /// index right after its table has doubled (39 bytes), and Moka's key, value, links, timer and share of its frequency sketch.
@@ -192,6 +193,43 @@ impl Store {
             self.forget(q.hash, serial);
         }
         self.missed(q.hash, outcome)
+    }
+
+    /// Answers all of `queries` as one array, of one moment at which all entries stood, or does not answer: where one is not to
+    /// be served, or the array would be larger than `most` bytes. Else as [`Store::lookup`].
+    #[expect(clippy::too_many_arguments, reason = "as with lookup")]
+    pub fn lookup_all(
+        &self,
+        queries: &[Query],
+        most: u64,
+        resp: Resp,
+        stamps: &Stamps,
+        fresh: &Freshness,
+        now: Time,
+        sampler: &mut Sampler,
+        out: &mut Vec<u8>,
+    ) -> Lookup {
+        let before = out.len();
+        let epoch = fresh.epoch();
+        let stood: SmallVec<[Stamp; 8]> = queries.iter().map(|q| stamps.load(q.slot)).collect();
+        // The first that is missing tells, before anything is copied.
+        let missing = queries.iter().find(|q| !self.contains_fresh(q, stamps, fresh, now));
+        encode::array_header(out, queries.len());
+        let mut looked = Lookup::Hit;
+        for q in missing.map_or(queries, std::slice::from_ref) {
+            looked = self.lookup(q, resp, stamps, fresh, now, sampler, out);
+            if !looked.is_hit() || (out.len() - before) as u64 > most {
+                break;
+            }
+        }
+        // Each stood when it was looked up. What is unchanged since before the first stood at one moment with the others.
+        let whole = looked.is_hit() && missing.is_none() && (out.len() - before) as u64 <= most;
+        if whole && fresh.epoch() == epoch && queries.iter().zip(&stood).all(|(q, stamp)| stamps.load(q.slot) == *stamp)
+        {
+            return Lookup::Hit;
+        }
+        out.truncate(before);
+        if looked.is_hit() { Lookup::Miss } else { looked }
     }
 
     /// Whether [`Store::lookup`] would hit. Copies nothing, tells Moka nothing and removes nothing.
@@ -496,6 +534,33 @@ mod tests {
         assert_eq!(b.lookup(&q), (Lookup::Hit, REPLY.to_vec()));
         assert_eq!(b.lookup(&b.query(b"l")), (Lookup::Miss, vec![]));
         assert_eq!(b.store.len(), 1);
+    }
+
+    #[test]
+    fn many_are_answered_as_one_or_not_at_all() {
+        let mut b = Bench::new(16 << 20);
+        let queries = [b.query(b"k"), b.query(b"l"), b.query(b"k")];
+        let now = Time::now();
+        let all = |b: &mut Bench, most| {
+            let mut out = b"before".to_vec();
+            let Bench { store, stamps, fresh, sampler, .. } = b;
+            let looked = store.lookup_all(&queries, most, Resp::V3, stamps, fresh, now, sampler, &mut out);
+            assert!(out.starts_with(b"before"));
+            (looked, out.split_off(6))
+        };
+        b.insert(&queries[0], REPLY);
+        assert_eq!(all(&mut b, 1000), (Lookup::Miss, vec![]));
+        b.insert(&queries[1], b"_\r\n");
+        let whole = [b"*3\r\n", REPLY, b"_\r\n", REPLY].concat();
+        assert_eq!(all(&mut b, whole.len() as u64), (Lookup::Hit, whole.clone()));
+        assert_eq!(all(&mut b, whole.len() as u64 - 1), (Lookup::Miss, vec![]), "too large");
+        b.stamps.begin(queries[1].slot);
+        assert_eq!(all(&mut b, 1000), (Lookup::Stale, vec![]));
+        b.stamps.end(queries[1].slot);
+        b.insert(&queries[1], REPLY);
+        assert_eq!(all(&mut b, 1000).0, Lookup::Hit);
+        b.fresh.end();
+        assert_eq!(all(&mut b, 1000), (Lookup::Blind, vec![]));
     }
 
     #[test]

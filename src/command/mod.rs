@@ -137,6 +137,12 @@ impl Spec {
         let argc = req.argc();
         self.cacheable() && self.arity_ok(argc) && (self.cache != Caching::OneKey || argc == 2)
     }
+
+    /// The read of one key that a [`Caching::Each`] command does for each of its keys.
+    pub fn each(&self) -> Option<&'static Spec> {
+        static GET: LazyLock<&'static Spec> = LazyLock::new(|| index::find(None, b"get").expect("a row of the table"));
+        (self.cache == Caching::Each).then(|| *GET)
+    }
 }
 
 /// A set of Redis's command flags, those that crema asks about.
@@ -300,6 +306,8 @@ pub enum Caching {
     Pairs,
     /// As [`Caching::Plain`] with one key, and never with more: EXISTS.
     OneKey,
+    /// Read key by key from what [`Spec::each`] left in L1, all of them or none: MGET.
+    Each,
     /// As [`Caching::Plain`], of the hash fields from argument 2 on, each of which may have a time to live of its own.
     Fields,
     /// As [`Caching::Plain`], of a whole hash: its fields' times to live do not show, so not where the server knows such.
@@ -313,7 +321,9 @@ impl Caching {
     pub const fn twin(self, argc: usize) -> Option<Twin> {
         match self {
             Caching::No | Caching::Resp3 => None,
-            Caching::Plain | Caching::OneKey | Caching::Fields | Caching::WholeHash => Some(Twin::Plain),
+            Caching::Plain | Caching::OneKey | Caching::Each | Caching::Fields | Caching::WholeHash => {
+                Some(Twin::Plain)
+            }
             Caching::Rank => Some(if argc > 3 { Twin::NullArrays } else { Twin::Plain }),
             Caching::NullArrays => Some(Twin::NullArrays),
             Caching::Pairs => Some(Twin::FlatPairs),

@@ -122,7 +122,7 @@ table! {
         "incrby"                          3  w   Write  one            Lane;
         "incrbyfloat"                     3  w   Write  one            Lane;
         "lcs"                            -3  r   Read   span(1, 2, 1)  Lane;
-        "mget"                           -2  r   Read   span(1, -1, 1) Lane;
+        "mget"                           -2  r   Read   span(1, -1, 1) Lane                         Each;
         "mset"                           -3  w   Write  span(1, -1, 2) Lane;
         "msetnx"                         -3  w   Write  span(1, -1, 2) Lane;
         "psetex"                          4  w   Write  one            Lane;
@@ -581,7 +581,7 @@ mod tests {
         for row in rows(Spec::cacheable) {
             assert_eq!(row.flags, Flags::READONLY, "{}", row.name);
             assert_eq!(row.effect, Effect::Read, "{}", row.name);
-            assert!(row.keys == keys!(one) || row.cache == Caching::OneKey, "{}", row.name);
+            assert!(row.keys == keys!(one) || matches!(row.cache, Caching::OneKey | Caching::Each), "{}", row.name);
             assert_eq!(row.route, Route::Lane, "{}", row.name);
         }
     }

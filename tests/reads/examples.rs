@@ -59,6 +59,8 @@ pub(crate) const STRING: Kind = Kind {
         GETRANGE k 9 1
         GETRANGE k a b
         SUBSTR k 0 4
+        MGET k
+        MGET k other k none
         GETBIT k 1
         GETBIT k 9999
         GETBIT k -1

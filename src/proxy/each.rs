@@ -1,0 +1,110 @@
+//! A read of many keys that L1 holds one by one (MGET): answered from L1 as a whole, or by Redis as a whole.
+//!
+//! What it finds of each key is what a read of that key alone left there. Redis answers all keys of one moment, so a part from
+//! here and a part from there will not do: [`Store::lookup_all`](crate::cache::Store::lookup_all) gives all of one moment or
+//! nothing. Its keys are promoted like any other, each by its own toss of the coin.
+
+use std::rc::Rc;
+
+use smallvec::SmallVec;
+
+use super::caller::Caller;
+use super::reads::Standing;
+use super::worker::Worker;
+use crate::cache::Query;
+use crate::clock::Time;
+use crate::command::Spec;
+use crate::invalidation::Fill;
+use crate::metrics::Outcome;
+use crate::resp::{Request, Span, encode};
+
+/// A command with more keys goes to Redis: nobody waits on this thread for that long.
+const MOST_KEYS: usize = 1024;
+
+/// One query a key, each as `each` alone would be looked up.
+type Queries<'a> = SmallVec<[Query<'a>; 8]>;
+
+/// Sends it, and has its keys promoted that L1 does not hold; `each` reads one of them.
+pub(super) fn send(
+    worker: &Rc<Worker>,
+    caller: &mut Caller,
+    spec: &'static Spec,
+    each: &'static Spec,
+    request: Request<'_>,
+    now: Time,
+) {
+    caller.forward(worker, spec, request, now);
+    if worker.shared.l1.is_on() && request.argc() <= 1 + MOST_KEYS {
+        for (key, query) in request.args().skip(1).zip(&queries(worker, caller, each, request)) {
+            promote(worker, caller, each, key, query, now);
+        }
+    }
+}
+
+/// As [`super::hit`], for all keys at once.
+pub(super) fn hit(
+    worker: &Rc<Worker>,
+    caller: &Caller,
+    each: &'static Spec,
+    request: Request<'_>,
+    now: Time,
+) -> Option<Outcome> {
+    let l1 = &worker.shared.l1;
+    if caller.replies.behind_write() {
+        return Some(Outcome::BehindWrite);
+    }
+    if request.argc() > 1 + MOST_KEYS {
+        return Some(Outcome::NotCached);
+    }
+    if !l1.is_on() || request.args().skip(1).any(|key| worker.shared.is_kept_away(key)) {
+        return Some(Outcome::Disabled);
+    }
+    let queries = queries(worker, caller, each, request);
+    let (ear, fresh) = (&caller.who.ear, &caller.who.ear.freshness);
+    let standings = || queries.iter().map(|query| caller.standing(query.slot));
+    if standings().any(|standing| standing == Standing::Unanswered) {
+        return Some(Outcome::BehindRead);
+    }
+    if standings().any(|standing| standing != Standing::Heard) {
+        return match queries.iter().all(|query| l1.holds(query, ear, now)) {
+            true => None,
+            false if fresh.held(now) => Some(Outcome::Lead),
+            false => Some(Outcome::Blind),
+        };
+    }
+    let most = worker.shared.config.max_value;
+    Some(super::answer(worker, caller, |touches, out| {
+        l1.store.lookup_all(&queries, most, caller.resp, &l1.stamps, fresh, now, touches, out)
+    }))
+}
+
+fn queries<'a>(worker: &Worker, caller: &Caller, each: &Spec, request: Request<'a>) -> Queries<'a> {
+    let l1 = &worker.shared.l1;
+    let query = |at: usize| {
+        let tail = request.tail(at);
+        let tail = &tail[..tail.len() - request.tail(at + 1).len()];
+        Query::new(&l1.stamps, caller.who.identity, each.id, request.arg(at), tail, &[])
+    };
+    (1..request.argc()).map(query).collect()
+}
+
+/// Tosses the coin for one key.
+fn promote(worker: &Rc<Worker>, caller: &Caller, each: &'static Spec, key: &[u8], query: &Query<'_>, now: Time) {
+    let l1 = &worker.shared.l1;
+    let rule = worker.shared.rule(key);
+    let promotion = worker.shared.promote(rule);
+    if !worker.promoter.borrow_mut().wants(promotion.one_in, false) || l1.holds(query, &caller.who.ear, now) {
+        return;
+    }
+    let mut single = Vec::with_capacity(32 + query.tail.len());
+    encode::array_header(&mut single, 2);
+    encode::bulk(&mut single, each.name.as_bytes());
+    single.extend_from_slice(query.tail);
+    let mut spans: Vec<Span> = Vec::new();
+    let single = Request::parse_canonical(&single, &mut spans).expect("an argument of a canonical request");
+    let ceiling = rule.and_then(|rule| rule.ceiling);
+    match l1.promote(&caller.who.ear, Fill::new(single, query, caller.who.db, ceiling, promotion.max_value)) {
+        Ok(()) => worker.stats.promotions.add(1),
+        Err(reason) => worker.stats.dropped(reason),
+    }
+}
