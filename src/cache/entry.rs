@@ -2,7 +2,7 @@
 //!
 //! Used by [`store`](super::store) alone. An entry never changes; a newer answer is a newer entry.
 
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 
 use triomphe::ThinArc;
 
@@ -40,6 +40,8 @@ struct Meta {
     resp3: u32,
     command: u16,
     hits: AtomicU8,
+    /// Hit since somebody asked.
+    used: AtomicBool,
 }
 
 /// When an answer was asked for and how long it may live.
@@ -64,6 +66,7 @@ impl Entry {
             resp3: u32::try_from(resp3.len()).ok()?,
             command: q.command,
             hits: AtomicU8::new(0),
+            used: AtomicBool::new(false),
         };
         let bytes = [q.tail, resp3, resp2].concat();
         Some(Self(ThinArc::from_header_and_slice(meta, &bytes)))
@@ -114,6 +117,37 @@ impl Entry {
         // Two hits at once may count as one: that costs the policy one more touch, and no one anything else.
         self.meta().hits.store(hits + 1, Ordering::Relaxed);
         true
+    }
+
+    /// Notes a hit for [`is_used`](Self::is_used). Writes to the entry once, until that is taken back.
+    pub(super) fn note_use(&self) {
+        if !self.meta().used.load(Ordering::Relaxed) {
+            self.meta().used.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// Whether it was hit since [`forget_use`](Self::forget_use).
+    pub(super) fn is_used(&self) -> bool {
+        self.meta().used.load(Ordering::Relaxed)
+    }
+
+    /// From here on only later hits count.
+    pub(super) fn forget_use(&self) {
+        self.meta().used.store(false, Ordering::Relaxed);
+    }
+
+    /// Whose reply it is.
+    pub(super) fn identity(&self) -> Identity {
+        self.meta().identity
+    }
+
+    /// The key that it is about: the first of its arguments, each of which has its length in front.
+    pub(super) fn key(&self) -> &[u8] {
+        let tail = &self.0.slice[..self.meta().tail as usize];
+        let header = tail.iter().position(|&byte| byte == b'\n').map_or(0, |feed| feed + 1);
+        let digits = tail.get(1..header.saturating_sub(2)).and_then(|digits| std::str::from_utf8(digits).ok());
+        let length = digits.and_then(|digits| digits.parse::<usize>().ok()).unwrap_or_default();
+        tail.get(header..header.saturating_add(length)).unwrap_or_default()
     }
 
     /// Bytes of the allocation, as the allocator rounds them.
@@ -176,6 +210,24 @@ mod tests {
         for same in [entry(None), entry(Some(b"_\r\n"))] {
             assert_eq!((same.reply(Resp::V3), same.reply(Resp::V2)), (&b"_\r\n"[..], &b"_\r\n"[..]));
             assert_eq!(same.0.slice.len(), q.tail.len() + 3);
+        }
+    }
+
+    #[test]
+    fn the_key_is_the_first_argument() {
+        let stamps = Stamps::for_l1(0);
+        let identity = Identities::default().intern("", 0);
+        let terms =
+            |q: &Query| Terms { stamp: stamps.load(q.slot), epoch: Freshness::new().epoch(), expires: Time::NEVER };
+        for (tail, key) in [
+            (&b"$3\r\na\nb\r\n"[..], &b"a\nb"[..]),
+            (b"$1\r\nk\r\n$5\r\nfield\r\n", b"k"),
+            (b"$0\r\n\r\n", b""),
+            (b"nonsense", b""),
+        ] {
+            let q = Query::new(&stamps, identity, 1, key, tail, b"");
+            let entry = Entry::new(0, &q, b"+OK\r\n", None, terms(&q)).expect("small");
+            assert_eq!(entry.key(), key);
         }
     }
 

@@ -28,7 +28,7 @@ use rand::{Rng, SeedableRng};
 use smallvec::SmallVec;
 
 use super::entry::{Entry, Terms, Verdict};
-use super::key::{AsIs, Query};
+use super::key::{AsIs, Identity, Query};
 use super::lease::{Epoch, Freshness};
 use super::stamp::{Stamp, Stamps};
 use crate::clock::Time;
@@ -168,6 +168,7 @@ impl Store {
         };
         let outcome = match entry.judge(q, stamps, fresh.epoch(), now) {
             Verdict::Current => {
+                entry.note_use();
                 let touch =
                     entry.count_hit(FIRST_HITS) || self.index.evicting.load(Ordering::Relaxed) || sampler.later_hit();
                 if entry.reply(resp).len() <= COPY_UNDER_GUARD {
@@ -272,6 +273,22 @@ impl Store {
         if bytes > self.capacity / 5 * 2 && !self.counting.load(Ordering::Relaxed) {
             self.counting.store(true, Ordering::Relaxed);
         }
+    }
+
+    /// The keys of entries that were hit since they were last taken so, of those identities that are wanted; of more than
+    /// `most`, about `most` that chance chooses, and the others another time. A key comes once for each command that was hit.
+    /// Walks through all entries: not to be called where sessions or an ear wait.
+    pub fn take_hits(&self, wanted: impl Fn(Identity) -> bool, most: usize) -> Vec<(Identity, Box<[u8]>)> {
+        let used = |entry: &Entry| entry.is_used() && wanted(entry.identity());
+        let count = self.index.entries.iter().filter(|entry| used(entry)).count();
+        let mut rng = rand::rng();
+        let mut take = |entry: &Entry| used(entry) && (count <= most || rng.random_range(0..count) < most);
+        let entries = self.index.entries.iter().filter(|entry| take(entry));
+        let taken = entries.map(|entry| {
+            entry.forget_use();
+            (entry.identity(), entry.value().key().into())
+        });
+        taken.collect()
     }
 
     /// Entries, whether or not they still count. Never less than there are.
@@ -446,7 +463,7 @@ impl Expiry<u64, Ticket> for Lifetime {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cache::{Identities, Identity, Slot};
+    use crate::cache::{Identities, Slot};
 
     const REPLY: &[u8] = b"$1\r\nv\r\n";
 
@@ -561,6 +578,28 @@ mod tests {
         assert_eq!(all(&mut b, 1000).0, Lookup::Hit);
         b.fresh.end();
         assert_eq!(all(&mut b, 1000), (Lookup::Blind, vec![]));
+    }
+
+    #[test]
+    fn keys_that_were_hit_are_taken_once_and_few_at_a_time() {
+        let mut b = Bench::new(16 << 20);
+        let keys: Vec<_> = (0..1000).map(|i| format!("$4\r\n{i:04}\r\n")).collect();
+        for key in &keys {
+            b.insert(&b.query(key.as_bytes()), REPLY);
+        }
+        assert!(b.store.take_hits(|_| true, 10).is_empty(), "nothing was hit");
+        for key in &keys[..500] {
+            let q = b.query(key.as_bytes());
+            assert!(b.lookup(&q).0.is_hit());
+        }
+        assert!(b.store.take_hits(|_| false, 1000).is_empty());
+        let first = b.store.take_hits(|identity| identity == b.identity(), 100);
+        assert!((50..200).contains(&first.len()), "{}", first.len());
+        let mut all: Vec<_> = first.into_iter().chain(b.store.take_hits(|_| true, 1000)).map(|(_, key)| key).collect();
+        all.sort();
+        let wanted: Vec<_> = (0..500).map(|i| format!("{i:04}").into_bytes().into_boxed_slice()).collect();
+        assert_eq!(all, wanted);
+        assert!(b.store.take_hits(|_| true, 1000).is_empty());
     }
 
     #[test]

@@ -1,9 +1,10 @@
 //! The ear: the one tracked connection of a user, on which everything in L1 was read.
 //!
 //! Redis tells a tracked connection of every change to what was read on it, on the same socket and in order; so the ear
-//! that handles what it hears strictly in order cannot miss one. It does three things: fills, invalidations, fences. It
-//! must never wait for a client or a worker. One task on the control thread, owned by [`super::L1`], reconnects for as long
-//! as the process lives; what happens between two connections is unknown, so a lost one ends the epoch and the lease.
+//! that handles what it hears strictly in order cannot miss one. It does three things: fills, invalidations, fences; and when
+//! it has nothing better to do, it tells Redis what L1 serves (`touch`). It must never wait for a client or a worker. One
+//! task on the control thread, owned by [`super::L1`], reconnects for as long as the process lives; what happens between two
+//! connections is unknown, so a lost one ends the epoch and the lease.
 //!
 //! Facts of Redis that this rests on (networking.c, tracking.c; tried on 7.0.15 and Valkey 9): a push for one's own write
 //! comes after its reply; a flush is a null push; keys in pushes carry no database; `HELLO` without arguments tells the role.

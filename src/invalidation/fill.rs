@@ -119,10 +119,8 @@ impl Hearing<'_> {
         if self.fence_sent.is_none() && !self.ear.freshness.held(now) {
             self.send_fence(now);
         }
-        if self.db != Some(fill.db) {
-            self.db = Some(fill.db);
-            self.send(&[b"SELECT", fill.db.to_string().as_bytes()], Awaited::Select, now);
-        }
+        self.select(fill.db, now);
+        self.touches.fills_for(fill.identity, fill.db);
         self.filling.insert(fill.hash);
         encode::command(&mut self.out, &[b"PTTL", &fill.request[fill.key.clone()]]);
         self.next += 2;

@@ -21,6 +21,7 @@ use super::fill::Asked;
 use super::frames::Frames;
 use super::push::{self, Push};
 use super::survey::Survey;
+use super::touch::Touches;
 use crate::clock::Time;
 use crate::error::Error;
 use crate::metrics::EpochReason;
@@ -57,6 +58,7 @@ pub(super) struct Hearing<'a> {
     pub(super) not_master: bool,
     /// What the server can do. Nothing is filled before it is known.
     pub(super) survey: Option<Survey>,
+    pub(super) touches: Touches,
 }
 
 /// What a reply is the answer to.
@@ -67,6 +69,8 @@ pub(super) enum Awaited {
     Rights,
     Fence,
     Survey,
+    Memory,
+    Touched,
     /// Of a fill, in the order in which its commands were sent: the TTL, those of fields, the value.
     Ttl(Box<Asked>),
     FieldTtls(Box<Asked>),
@@ -95,6 +99,7 @@ impl<'a> Hearing<'a> {
             heard: now,
             not_master: false,
             survey: None,
+            touches: Touches::new(now),
         }
     }
 
@@ -168,6 +173,8 @@ impl<'a> Hearing<'a> {
             Awaited::Rights => self.hear_rights(frame, refused),
             Awaited::Fence => self.hear_fence(frame, sent),
             Awaited::Survey => self.hear_survey(frame),
+            Awaited::Memory => self.hear_memory(frame, refused),
+            Awaited::Touched => self.hear_touched(frame),
             // The next reply is of the same fill: its commands left in one write.
             Awaited::Ttl(mut asked) => {
                 asked.hear_ttl(frame, sent);
@@ -273,7 +280,16 @@ impl<'a> Hearing<'a> {
         if now.saturating_since(self.rights_asked) >= self.l1.terms.acl_recheck {
             self.ask_rights(now);
         }
+        self.touch(now);
         Ok(())
+    }
+
+    /// What is sent from here on is about this database.
+    pub(super) fn select(&mut self, db: u32, now: Time) {
+        if self.db != Some(db) {
+            self.db = Some(db);
+            self.send(&[b"SELECT", db.to_string().as_bytes()], Awaited::Select, now);
+        }
     }
 
     fn ask_rights(&mut self, now: Time) {

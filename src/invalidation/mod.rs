@@ -12,6 +12,7 @@ mod hearing;
 pub mod message;
 mod push;
 mod survey;
+mod touch;
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};

@@ -203,6 +203,8 @@ pub struct Stats {
     channel: [SharedCounter; ChannelMessage::COUNT],
     /// Keys that Redis said had changed.
     pub invalidations: SharedCounter,
+    /// Keys served from L1 that Redis was told are in use.
+    pub touched: SharedCounter,
     /// Pushes that told of a flush.
     pub flushes: SharedCounter,
     /// Fences that came back, renewals of leases among them.

@@ -90,6 +90,11 @@ const COUNTERS: &[Row<ReadCounter>] = &[
         about: "Keys that Redis said had changed.",
         read: |m| m.stats.invalidations.get(),
     },
+    Row {
+        name: "crema_touched_keys_total",
+        about: "Keys served from L1 that Redis was told are in use, where it evicts by that.",
+        read: |m| m.stats.touched.get(),
+    },
     Row { name: "crema_flushes_total", about: "Times that Redis told of a flush.", read: |m| m.stats.flushes.get() },
     Row {
         name: "crema_fences_total",

@@ -1,0 +1,118 @@
+//! Redis evicts by use, and sees nothing of what L1 answers: whether it is told, and whether that is enough.
+
+mod common;
+
+use std::time::{Duration, Instant};
+
+use common::{Crema, Redis, bulk, ok, seeded, within};
+use rand::Rng;
+
+/// What L1 answers looks used to Redis, and what nobody reads does not; a Redis that does not care is not told.
+#[test]
+fn keys_that_l1_serves_do_not_look_idle() {
+    let redis = Redis::with(&["--maxmemory", "100mb", "--maxmemory-policy", "allkeys-lru"]);
+    let indifferent = Redis::start();
+    let (crema, other) = (Crema::start(&redis), Crema::start(&indifferent));
+    if crema.is_direct() {
+        return;
+    }
+    let mut clients = [crema.client(), other.client()];
+    for client in &mut clients {
+        for db in ["3", "0"] {
+            client.cmd(&["SELECT", db]);
+            client.pipeline(&[["SET", "hot", "v"], ["SET", "cold", "v"]]);
+            assert_eq!(client.cmd(&["HSET", "hash", "f", "v"]), common::int(1));
+        }
+    }
+    for crema in [&crema, &other] {
+        crema.warm(&["GET", "cold"]);
+    }
+    redis.reset_stats();
+    let begun = Instant::now();
+    let touched = || crema.count("crema_touched_keys_total", &[]);
+    within(Duration::from_secs(60), "two rounds of touches", || {
+        for client in &mut clients {
+            for db in ["3", "0"] {
+                client.cmd(&["SELECT", db]);
+                assert_eq!(client.cmd(&["GET", "hot"]), bulk("v"));
+                assert_eq!(client.cmd(&["HGET", "hash", "f"]), bulk("v"));
+            }
+        }
+        std::thread::sleep(Duration::from_millis(20));
+        // Four keys each time, and the one that was warmed in the first.
+        touched() >= 9
+    });
+    let calls = redis.calls("touch");
+    assert!(calls >= 4, "two databases, two rounds: {calls}");
+    assert!(redis.calls("get") < 20, "it was L1 that answered");
+    let mut direct = redis.client();
+    for db in ["3", "0"] {
+        direct.cmd(&["SELECT", db]);
+        for key in ["hot", "hash"] {
+            let idle = direct.cmd(&["OBJECT", "IDLETIME", key]).number();
+            assert!(idle <= 3, "{key} in {db} looks idle for {idle} s");
+        }
+    }
+    let idle = direct.cmd(&["OBJECT", "IDLETIME", "cold"]).number();
+    assert!(idle >= 8, "cold looks idle for {idle} s, {:?} after the beginning", begun.elapsed());
+    assert_eq!(indifferent.calls("touch"), 0);
+}
+
+/// An application that reads through: what is missing it writes. As many keys as fill Redis's memory twice, asked for by
+/// Zipf's law, a thousand times a second, so that a key's stay is long against the rounds. Takes two minutes, therefore
+/// run by hand: `cargo nextest run --test eviction --run-ignored all`.
+#[test]
+#[ignore = "takes two minutes"]
+fn the_hit_ratio_of_a_redis_of_half_the_size_is_no_worse_than_without_l1() {
+    const KEYS: usize = 20_000;
+    const VALUE: usize = 1_000;
+    let mut rng = seeded("zipf");
+    let (mut sum, mut cumulated) = (0.0, Vec::new());
+    for rank in 1..=KEYS {
+        sum += 1.0 / f64::from(u32::try_from(rank).expect("few")).powf(0.9);
+        cumulated.push(sum);
+    }
+    let redises = [0, 0].map(|_| Redis::with(&["--maxmemory-policy", "allkeys-lru", "--maxmemory-samples", "10"]));
+    for redis in &redises {
+        // A key takes about 1,150 bytes in all.
+        let limit = redis.info("memory", "used_memory") + KEYS as u64 * 1_150 / 2;
+        assert_eq!(redis.client().cmd(&["CONFIG", "SET", "maxmemory", &limit.to_string()]), ok());
+    }
+    let cremas = [("0", &redises[0]), ("1", &redises[1])]
+        .map(|(promote, redis)| Crema::over(redis.addr()).flag("--promote", promote).start());
+    let mut clients = [cremas[0].client(), cremas[1].client()];
+    let value = "v".repeat(VALUE);
+    let (mut reads, mut found) = (0, [0; 2]);
+    let begun = Instant::now();
+    while begun.elapsed() < Duration::from_secs(120) {
+        for _ in 0..20 {
+            let at = rng.random_range(0.0..sum);
+            let key = format!("key:{}", cumulated.partition_point(|&below| below < at));
+            // The first minute fills the memory.
+            let counts = begun.elapsed() > Duration::from_secs(60);
+            reads += u64::from(counts);
+            for (client, found) in clients.iter_mut().zip(&mut found) {
+                if client.cmd(&["GET", &key]).is_nil() {
+                    client.cmd(&["SET", &key, &value]);
+                } else {
+                    *found += u64::from(counts);
+                }
+            }
+        }
+        std::thread::sleep(Duration::from_millis(15));
+    }
+    let [without, with] = found.map(|found| percent(found, reads));
+    let evicted = redises.each_ref().map(|redis| redis.info("stats", "evicted_keys"));
+    let touched = cremas[1].count("crema_touched_keys_total", &[]);
+    let share = percent(cremas[1].outcomes("hit"), cremas[1].count("crema_requests_total", &[]));
+    eprintln!("{reads} reads; found: {without:.2} % without L1, {with:.2} % with, of which L1 answered {share:.1} %");
+    eprintln!("evicted {} and {}, touched {touched}", evicted[0], evicted[1]);
+    assert!(evicted.iter().all(|&evicted| evicted > 1_000), "memory was no matter");
+    assert!(touched > 1_000 && share > 30.0, "L1 took no part");
+    assert!(with > without - 0.5, "{with:.2} % against {without:.2} %");
+}
+
+fn percent(part: u64, whole: u64) -> f64 {
+    let [part, whole] = [part, whole].map(|n| f64::from(u32::try_from(n).expect("few")));
+    100.0 * part / whole
+}
