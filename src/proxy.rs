@@ -28,9 +28,9 @@ pub use worker::{Shared, Worker};
 
 use crate::cache::{Lookup, Sampler};
 use crate::clock::Time;
-use crate::command::{Effect, Spec};
+use crate::command::{Caching, Effect, Spec};
 use crate::metrics::{Outcome, Path};
-use crate::resp::Request;
+use crate::resp::{Request, Resp};
 
 /// Whether a command was taken up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -127,6 +127,9 @@ pub fn hit(
     }
     if !l1.is_on() || worker.shared.is_kept_away(request.arg(1)) {
         return Some(Outcome::Disabled);
+    }
+    if spec.cache == Caching::Resp3 && caller.resp == Resp::V2 {
+        return Some(Outcome::Resp3Only);
     }
     let fresh = &caller.who.ear.freshness;
     match caller.standing(query.slot) {

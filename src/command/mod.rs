@@ -312,7 +312,7 @@ pub enum Caching {
     Fields,
     /// As [`Caching::Plain`], of a whole hash: its fields' times to live do not show, so not where the server knows such.
     WholeHash,
-    /// As [`Caching::Plain`], but no rule tells the RESP2 reply: for RESP3 sessions only.
+    /// As [`Caching::Plain`], but no rule tells the RESP2 reply: for RESP3 sessions only. JSON.TYPE.
     Resp3,
 }
 
@@ -441,7 +441,7 @@ mod tests {
 
     #[test]
     fn what_nobody_knows_is_not_found() {
-        assert_eq!(found("JSON.GET key\r\n"), None);
+        assert_eq!(found("FT.SEARCH index *\r\n"), None);
         assert_eq!(found("unknown\r\n"), None);
         assert_eq!(found("''\r\n"), None);
         assert_eq!((unknown().effect, unknown().route), (Effect::Opaque, Route::Taint));

@@ -57,10 +57,12 @@ impl Fill {
         by_id(self.command)
     }
 
-    /// What a RESP2 session gets where this is the reply; `None` where it is none that can be told in both versions.
+    /// What a RESP2 session gets where this is the reply: nothing where no rule tells. `None` where the rule does not fit.
     fn twin(&self, resp3: &[u8]) -> Option<Vec<u8>> {
         let mut resp2 = Vec::new();
-        to_twin(self.spec().cache.twin(self.argc())?, resp3, &mut resp2).ok()?;
+        if let Some(twin) = self.spec().cache.twin(self.argc()) {
+            to_twin(twin, resp3, &mut resp2).ok()?;
+        }
         Some(resp2)
     }
 
@@ -107,7 +109,8 @@ impl Hearing<'_> {
             return;
         }
         let cache = fill.spec().cache;
-        if cache == Caching::WholeHash && self.has_field_ttls() {
+        let kept = self.survey.as_ref().is_some_and(|survey| survey.keeps(fill.spec()));
+        if !kept || cache == Caching::WholeHash && self.has_field_ttls() {
             return self.l1.stats.fill(FillOutcome::Refused);
         }
         // Read before the request is sent: only what was asked for under a quiet stamp may enter L1.

