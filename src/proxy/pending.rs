@@ -333,21 +333,16 @@ impl Waiter for Pending {
         self.ticket.as_ref().map_or(Poll::Ready(()), |ticket| ticket.to.poll_room(cx))
     }
 
-<<<<<<< HEAD
+    fn is_patient(&self) -> bool {
+        self.patient
+    }
+
     fn confirms(&self) -> bool {
         matches!(self.work, Work::Confirm(_))
     }
 
     fn confirm(&mut self, bytes: &[u8]) -> bool {
         let Work::Confirm(left) = &mut self.work else { return true };
-=======
-    fn is_patient(&self) -> bool {
-        self.patient
-    }
-
-    fn confirm(&mut self, bytes: &[u8]) -> Option<bool> {
-        let Work::Confirm(left) = &mut self.work else { return None };
->>>>>>> fc9f1b9 (Give up private connections too that owe a reply for longer than response_timeout)
         *left = left.saturating_sub(1);
         let last = *left == 0;
         self.over = last;

@@ -248,14 +248,10 @@ impl Worker {
     /// It has no name: whoever it is lent to sees it as its own.
     fn open(self: &Rc<Self>, login: Option<Arc<Login>>, db: u32, now: Time) -> Spare {
         let node = Arc::clone(&self.shared.node);
-<<<<<<< HEAD
-        let target = Target { node, login, db, resp: Resp::V2, name: "" };
-=======
-        Spare::new(self.private(Target { node, login, db, resp: Resp::V2, name: "crema-pool" }, now), db)
+        Spare::new(self.private(Target { node, login, db, resp: Resp::V2, name: "" }, now), db)
     }
 
     fn private(self: &Rc<Self>, target: Target, now: Time) -> Rc<Lane<Pending>> {
->>>>>>> fc9f1b9 (Give up private connections too that owe a reply for longer than response_timeout)
         let lane = Lane::private(Arc::clone(&target.node), now);
         self.private.borrow_mut().push(Rc::downgrade(&lane));
         self.run(&lane, target);
