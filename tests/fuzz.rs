@@ -104,7 +104,9 @@ fn all_at_once(stage: &Stage, author: &Author, seed: u64, rng: &mut SmallRng, re
         stage.settle("common:");
         // What nobody has in memory all ask for at once, and in the same order.
         let herd = Turn { who: 0, act: Act::Say(author.look_at_all(&plan.realm, rng)) };
-        scripts.iter_mut().for_each(|script| script.turns.insert(0, herd.clone()));
+        for script in &mut scripts {
+            script.turns.insert(0, herd.clone());
+        }
     }
     let results: Vec<_> = std::thread::scope(|scope| {
         let running: Vec<_> = scripts.iter().map(|script| scope.spawn(move || stage.run(script, seed))).collect();
