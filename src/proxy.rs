@@ -129,7 +129,7 @@ pub fn hit(
         return Some(Outcome::Disabled);
     }
     if spec.cache == Caching::Resp3 && caller.resp == Resp::V2 {
-        return Some(Outcome::Resp3Only);
+        return Some(Outcome::OtherVersion);
     }
     let fresh = &caller.who.ear.freshness;
     match caller.standing(query.slot) {

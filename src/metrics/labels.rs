@@ -43,7 +43,7 @@ labels! {
         Joined = "joined": "Answered by joining another session's read of the same key that was under way.",
         Lead = "lead": "A read that L1 may keep, sent to Redis; others may join it.",
         NotCached = "not_cached": "A read that L1 does not keep, by its row of the command table.",
-        Resp3Only = "resp3_only": "A read of a RESP2 session that L1 keeps for RESP3 sessions only, sent to Redis.",
+        OtherVersion = "other_version": "A read that L1 keeps for sessions of the other RESP version only, sent to Redis.",
         BehindWrite = "behind_write": "A read sent to Redis behind an unanswered write of its own session.",
         BehindRead = "behind_read": "A read sent to Redis behind an unanswered read of the same key by its own session.",
         Blind = "blind": "A read sent to Redis because no lease was in force: L1 could not prove itself fresh.",
