@@ -1,6 +1,7 @@
 # make run    try it: a private Redis, and crema in front of it on port 6380
 # make test   everything that has to hold; installs what it needs
 # make check  the part of it that needs no server: format, lints, documentation, licences and advisories
+# make tcl    Redis's own test suite, through crema; make tcl JOBS=4 for more of it at once
 # make fmt    format the sources
 # make bench  the micro-benchmarks
 # make fuzz   the same bytes to Redis and through crema, at random, for SECONDS; a difference is cut down and shown
@@ -10,11 +11,13 @@ SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .ONESHELL:
 .DELETE_ON_ERROR:
-.PHONY: run test check fmt bench fuzz compat need-redis
+.PHONY: run test check tcl fmt bench instructions fuzz compat need-redis
 
 # Where `make run` listens. Another choice: make run PORT=6390 ADMIN=9390
 PORT := 6380
 ADMIN := 9380
+# How many units of Redis's suite run at once.
+JOBS := 2
 # How long `make fuzz` goes on.
 SECONDS := 600
 # What `make compat` runs, of what tests/compat/run knows; nothing named is all.
@@ -97,6 +100,13 @@ check:
 	cargo clippy --all-targets --locked -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --locked
 	if cargo deny --version >/dev/null 2>&1; then cargo deny --locked check; else echo "cargo-deny is not installed: deny.toml was not checked."; fi
+
+tcl: need-redis
+	@if ! command -v tclsh >/dev/null || ! command -v dpkg-source >/dev/null || ! command -v python3 >/dev/null; then
+		$(call install,tcl dpkg-dev python3)
+	fi
+	cargo build --release --locked
+	tests/tcl/run --jobs $(JOBS)
 
 fmt:
 	cargo fmt

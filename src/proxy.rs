@@ -21,7 +21,7 @@ pub use caller::{Caller, Who};
 pub use foreign::{Foreign, Nature};
 pub use gate::Gate;
 pub use pending::{Pending, Transaction, Work};
-pub use private::{Lent, Owner};
+pub use private::{Lent, Owner, Setting};
 pub use reads::Standing;
 pub use replies::{End, Place, Replies};
 pub use worker::{Shared, Worker};

@@ -228,6 +228,8 @@ pub enum Route {
     /// A private connection for as long as it takes, and back to the pool after: slow, or its reply is large, or it must
     /// not wait behind other commands, or the server may close the connection over it. Leaves no state.
     Borrow,
+    /// As [`Route::Borrow`], in whichever database: it is about the server, and must get through to one that is busy.
+    BorrowAnywhere,
     /// A private connection, raw and for life: it changes what the connection is, or answers in a way of its own.
     Taint,
     /// The session's home connection, for life: about this very connection, or about others by their ids.
@@ -287,6 +289,13 @@ pub enum Verb {
     SwapDb,
     /// CREMA: crema's own.
     Crema,
+}
+
+impl Verb {
+    /// Whether it changes something of the connection that it comes on.
+    pub const fn changes_connection(self) -> bool {
+        !matches!(self, Verb::SwapDb | Verb::Wait | Verb::AclChange | Verb::ClientPause | Verb::ClientUnpause)
+    }
 }
 
 /// Whether a reply may be kept in L1, and how the reply for RESP2 sessions follows from the one that the ear was given,

@@ -376,17 +376,17 @@ table! {
         "function|dump"                   2  o   None   none           ScriptLane;
         "function|flush"                 -2  w   None   none           ScriptLane;
         "function|help"                   2  o   None   none           Lane;
-        "function|kill"                   2  o   None   none           Borrow;
+        "function|kill"                   2  o   None   none           BorrowAnywhere;
         "function|list"                  -2  o   None   none           ScriptLane;
         "function|load"                  -3  w   None   none           ScriptLane;
         "function|restore"               -3  w   None   none           ScriptLane;
-        "function|stats"                  2  o   None   none           Borrow;
+        "function|stats"                  2  o   None   none           BorrowAnywhere;
         "script"                         -2  o   None   none           Lane;
         "script|debug"                    3  o   None   none           Taint;
         "script|exists"                  -3  o   None   none           ScriptLane;
         "script|flush"                   -2  o   None   none           ScriptLane;
         "script|help"                     2  o   None   none           Lane;
-        "script|kill"                     2  o   None   none           Borrow;
+        "script|kill"                     2  o   None   none           BorrowAnywhere;
         "script|load"                     3  o   None   none           ScriptLane;
         "script|show"                     3  o   None   none           Lane;
     }
@@ -491,7 +491,7 @@ table! {
         "role"                            1  o   None   none           Lane;
         "save"                            1  a   None   none           Borrow;
         "sflush"                         -3  w   Opaque none           Borrow;
-        "shutdown"                       -1  a   None   none           Borrow;
+        "shutdown"                       -1  a   None   none           BorrowAnywhere;
         "slaveof"                         3  a   None   none           Borrow;
         "slowlog"                        -2  o   None   none           Lane;
         "slowlog|get"                    -2  a   None   none           Lane;

@@ -37,6 +37,17 @@ impl Spare {
     }
 }
 
+/// Where a private connection is to be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Setting {
+    /// In the session's database.
+    Database,
+    /// There too, and made for it: where Redis refuses to take another one there.
+    Fresh,
+    /// In any: its command is about the server, and Redis may be too busy to select one.
+    Anywhere,
+}
+
 /// A user's private connections that nobody has. One is kept warm; where it is lent, another is made when a session needs one,
 /// or when the pool stood empty for a while: loans are mostly over at once, and one connection then serves them all.
 #[derive(Default)]
@@ -51,10 +62,10 @@ pub(super) struct Pool {
 
 impl Pool {
     /// One that is open, for a session; with `None` the session is to be given a new one.
-    pub(super) fn lend(&mut self) -> Option<Spare> {
+    pub(super) fn lend(&mut self, fresh: bool) -> Option<Spare> {
         self.lent += 1;
         self.spares.retain(|spare| spare.lane.is_open());
-        self.spares.pop()
+        if fresh { None } else { self.spares.pop() }
     }
 
     /// Closes what has been idle for longer than `idle` but for one, and checks what was not for longer than `check`. True where
@@ -95,11 +106,12 @@ pub struct Lent {
 }
 
 impl Lent {
-    pub(super) fn new(worker: &Rc<Worker>, spare: Spare, who: &Rc<Who>, resp: Resp, now: Time) -> Self {
+    pub(super) fn new(worker: &Rc<Worker>, spare: Spare, who: &Rc<Who>, resp: Resp, place: Setting, now: Time) -> Self {
         worker.stats.pinned.add(1);
         let (worker, who) = (Rc::clone(worker), Rc::clone(who));
+        let db = if place == Setting::Anywhere { spare.db } else { who.db };
         let mut lent = Self { worker, spare: Some(spare), who, home: false, preamble: None };
-        lent.set(resp, lent.who.db, now);
+        lent.set(resp, db, now);
         lent
     }
 
@@ -136,10 +148,12 @@ impl Lent {
         self.preamble = Some(reply);
     }
 
-    /// Waits until it is ready.
-    pub async fn prepared(&mut self) {
-        if let Some(reply) = self.preamble.take() {
-            let _ = reply.await; // where it is lost, the session will be told with its next command
+    /// Waits until it is ready. False where Redis refused: then it is not in the session's database.
+    pub async fn prepared(&mut self) -> bool {
+        match self.preamble.take() {
+            // Where it is lost, the session will be told with its next command.
+            Some(reply) => reply.await.map_or(true, |reply| reply.first() != Some(&b'-')),
+            None => true,
         }
     }
 

@@ -18,7 +18,7 @@ use super::caller::Who;
 use super::foreign::Foreign;
 use super::gate::Gate;
 use super::pending::{Pending, Ticket, Work};
-use super::private::{Lent, Owner, Pool, Spare};
+use super::private::{Lent, Owner, Pool, Setting, Spare};
 use crate::cache::{Flights, Identity, Promoter, Sampler};
 use crate::clock::Time;
 use crate::config::{Config, Promote, Rule};
@@ -258,18 +258,18 @@ impl Worker {
         lane
     }
 
-    /// Lends a private connection. What is sent on it waits until it is made and set to the session's version and
-    /// database; nothing here waits.
-    pub fn lend(self: &Rc<Self>, who: &Rc<Who>, resp: Resp, owner: Rc<Owner>, now: Time) -> Lent {
+    /// Lends a private connection. What is sent on it waits until it is made; nothing here waits.
+    pub fn lend(self: &Rc<Self>, who: &Rc<Who>, resp: Resp, place: Setting, owner: Rc<Owner>, now: Time) -> Lent {
         let spare = {
             let mut pools = self.pools.borrow_mut();
             let pool = pools.entry(user(who)).or_default();
             pool.login.clone_from(&who.login);
-            pool.lend()
+            pool.lend(place == Setting::Fresh)
         };
-        let spare = spare.unwrap_or_else(|| self.open(who.login.clone(), who.db, now));
+        let own = if place == Setting::Anywhere { 0 } else { who.db };
+        let spare = spare.unwrap_or_else(|| self.open(who.login.clone(), own, now));
         spare.lane.lend(Some(owner));
-        Lent::new(self, spare, who, resp, now)
+        Lent::new(self, spare, who, resp, place, now)
     }
 
     /// A reply to `command` of crema's own on a connection kept for logins; `None` where it is lost.

@@ -25,9 +25,7 @@ impl Session {
         {
             self.keep(line, Stay::Tainted).await?;
         } else {
-            if self.loan_is_over() {
-                self.owner.bind(false);
-            }
+            self.renew_loan(line).await?;
             self.borrow(line).await?;
         }
         let spec = match nature {

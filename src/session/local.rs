@@ -43,10 +43,10 @@ impl Session {
         let held_back = spec.effect != Effect::Read && self.worker.shared.l1.is_paused(now);
         let on_lane = on_lane && request.raw().len() <= LARGE_REQUEST && !held_back;
         if self.loan_is_over() {
-            if on_lane {
+            if on_lane || spec.route == Route::BorrowAnywhere {
                 self.end_loan(line).await?;
             } else {
-                self.owner.bind(false); // the same connection will do
+                self.renew_loan(line).await?;
             }
         }
         if self.private.is_none() && on_lane {
@@ -112,6 +112,7 @@ impl Session {
                 return Err(Close::Gently);
             }
             V::Reset => return self.reset(line).await,
+            V::ClientReply if queued => return self.queue_reply(line, spec, request).await,
             V::ClientReply => self.client_reply(spec, request),
             _ if queued => return self.pinned(line, spec, request).await,
             V::Hello => return self.hello(line, spec, request).await,
@@ -217,6 +218,21 @@ impl Session {
             b"skip" => self.skip_next = !self.silent,
             _ => self.caller.forward(&self.worker, spec, request, Time::now()),
         }
+    }
+
+    /// `CLIENT REPLY` in a transaction. Off or skipped, Redis would drop parts of the reply to `EXEC`, and nobody could tell
+    /// where that ends: something that it refuses is queued in their place.
+    async fn queue_reply(&mut self, line: &mut Line, spec: &'static Spec, request: Request<'_>) -> Result<(), Close> {
+        let silences = matches!(request.arg(2).to_ascii_lowercase().as_slice(), b"off" | b"skip");
+        let (mut refused, mut spans) = (Vec::new(), Vec::new());
+        encode::command(&mut refused, &[request.arg(0), request.arg(1), b""]);
+        let request = match Request::parse_canonical(&refused, &mut spans) {
+            Some(refused) if silences => refused,
+            _ => request,
+        };
+        self.borrow(line).await?;
+        self.send_private(spec, request, Time::now());
+        Ok(())
     }
 
     /// `CLIENT PAUSE`: it must hold back no lane, so until it is over writes borrow connections of their own.

@@ -63,9 +63,7 @@ impl Session {
         request: Request<'_>,
     ) -> Result<Vec<u8>, Close> {
         line.answered(self).await?;
-        if self.loan_is_over() {
-            self.owner.bind(false);
-        }
+        self.renew_loan(line).await?;
         self.borrow(line).await?;
         let Some(lent) = &self.private else { unreachable!("borrowed above") };
         let (told, reply) = oneshot::channel();

@@ -84,6 +84,8 @@ struct Session {
     silent: bool,
     blocked: Option<proxy::Place>,
     raw: bool,
+    /// The private connection is borrowed for one command, and may be in another database.
+    anywhere: bool,
     /// Bytes of the request under way that were sent ahead of the rest.
     ahead: usize,
     name: Option<Box<[u8]>>,
@@ -120,6 +122,7 @@ impl Session {
             silent: false,
             blocked: None,
             raw: false,
+            anywhere: false,
             ahead: 0,
             name: None,
             info: Vec::new(),

@@ -8,7 +8,7 @@ use super::{Close, KEPT_BACK, Session, Stay, foreign};
 use crate::clock::Time;
 use crate::command::{self, Effect, Route, Spec, Verb};
 use crate::metrics::Outcome;
-use crate::proxy::{self, Work};
+use crate::proxy::{self, Lent, Setting, Work};
 use crate::resp::{Parser, Request};
 use crate::upstream::Mode;
 
@@ -20,6 +20,17 @@ impl Session {
             && self.transaction.is_none()
             && !self.watching
             && self.ahead == 0
+    }
+
+    /// A borrowed connection that is done with serves the next command that needs one, too.
+    pub(super) async fn renew_loan(&mut self, line: &mut Line) -> Result<(), Close> {
+        if self.loan_is_over() {
+            if self.anywhere {
+                return self.end_loan(line).await;
+            }
+            self.owner.bind(false);
+        }
+        Ok(())
     }
 
     /// Of a request that is not whole and already large, sends what is there on a private connection: it is Redis that
@@ -70,13 +81,20 @@ impl Session {
     /// Has a private connection from here on, at least until the present purpose is over.
     pub(super) async fn borrow(&mut self, line: &mut Line) -> Result<(), Close> {
         if self.private.is_none() {
-            line.answered(self).await?;
-            let now = Time::now();
-            let lent = self.worker.lend(&self.caller.who, self.caller.resp, self.owner.clone(), now);
+            let mut lent = self.lend(line, Setting::Database).await?;
+            if !lent.prepared().await {
+                lent = self.lend(line, Setting::Fresh).await?; // its handshake says why not, or does better
+            }
             self.private = Some(lent);
-            self.stay = Stay::Loan;
         }
         Ok(())
+    }
+
+    async fn lend(&mut self, line: &mut Line, place: Setting) -> Result<Lent, Close> {
+        line.answered(self).await?;
+        (self.stay, self.anywhere) = (Stay::Loan, place == Setting::Anywhere);
+        let owner = self.owner.clone();
+        Ok(self.worker.lend(&self.caller.who, self.caller.resp, place, owner, Time::now()))
     }
 
     /// Has a private connection for life.
@@ -90,7 +108,7 @@ impl Session {
             // A queue is the client's alone.
             if self.transaction.is_none() {
                 self.info.iter().for_each(|info| lent.prepare(info, now));
-                lent.prepared().await; // or CLIENT LIST would show what is still to be read from it
+                let _ = lent.prepared().await; // or CLIENT LIST would show what is still to be read from it
             }
         }
         if self.stay != Stay::Tainted {
@@ -130,10 +148,18 @@ impl Session {
         match spec.route {
             Route::Home => self.keep(line, Stay::Home).await?,
             Route::Taint => self.keep(line, Stay::Tainted).await?,
+            Route::BorrowAnywhere if self.private.is_none() => {
+                self.private = Some(self.lend(line, Setting::Anywhere).await?);
+            }
             _ if blocking => self.keep(line, Stay::Home).await?,
             _ => self.borrow(line).await?,
         }
-        if self.transaction.is_some() && matches!(spec.route, Route::Home | Route::Taint | Route::Session(_)) {
+        let taints = match spec.route {
+            Route::Home | Route::Taint => true,
+            Route::Session(verb) => verb.changes_connection(),
+            _ => false,
+        };
+        if self.transaction.is_some() && taints {
             self.keep(line, Stay::Tainted).await?; // what it will do when EXEC comes is not followed
         }
         let now = Time::now();
