@@ -22,7 +22,7 @@ use tracing::{error, info, warn};
 
 use crate::admin::{self, EarStatus, L1Status, Settings, Snapshot, Source, UpstreamStatus};
 use crate::clock::Time;
-use crate::config::Config;
+use crate::config::{Auth, Config};
 use crate::error::Error;
 use crate::invalidation::channel::{self, ChannelConfig, Heard};
 use crate::invalidation::{L1, State, Terms};
@@ -80,6 +80,9 @@ async fn serve(config: Config) -> Result<(), Error> {
             info!("admin on http://{address}/");
         }
         tasks.spawn(admin::serve(listener, Arc::clone(&app) as Arc<dyn Source>, stop_rest.clone()));
+    }
+    if app.shared.config.auth == Auth::Open {
+        warn!("auth is open: clients without a password have all the rights of the user in `upstream`");
     }
     tasks.spawn(Arc::clone(&app).watch(stop_rest.clone()));
     tasks.spawn(Arc::clone(&app).listen(stop_rest.clone()));
@@ -157,18 +160,20 @@ impl App {
             acl_recheck: config.acl_recheck,
             max_value: config.largest_value(),
             l1_size: config.l1_size,
+            max_ears: (config.max_upstream / 4).max(1),
         };
-        let control = runtime::Handle::current();
-        let l1 = L1::new(terms, Arc::clone(&node), Arc::clone(&metrics.stats), control, stop.clone());
         let login = config.upstream.password.as_ref().map(|password| {
             let user = config.upstream.user.as_deref().unwrap_or("default");
             Arc::new(Login { user: user.as_bytes().into(), password: password.expose().as_bytes().into() })
         });
+        let control = runtime::Handle::current();
+        let l1 = L1::new(terms, Arc::clone(&node), login.clone(), Arc::clone(&metrics.stats), control, stop.clone());
         let stats = Arc::clone(&metrics.stats);
         let origin_id = format!("crema-{:016x}", rand::random::<u64>());
         let longest_argument = AtomicU64::new(Limits::authenticated().bulk);
         let gate = Gate::default();
-        let shared = Arc::new(Shared { config, node, l1, stats, gate, longest_argument, origin_id });
+        let own_login = login.clone();
+        let shared = Arc::new(Shared { config, node, l1, stats, gate, longest_argument, origin_id, login: own_login });
         let upstream = Mutex::new(Err("the upstream has not answered yet".to_owned()));
         Arc::new(Self { shared, metrics, started: Instant::now(), upstream, login })
     }
@@ -180,6 +185,7 @@ impl App {
         let mut kept = None;
         while stop.run_until_cancelled(second.tick()).await.is_some() {
             self.shared.l1.store.run_pending();
+            self.shared.l1.reclaim(Time::now());
             let Some(state) = stop.run_until_cancelled(self.look(&mut kept)).await else { return };
             let mut known = self.upstream.lock().unwrap_or_else(PoisonError::into_inner);
             match (&*known, &state) {
@@ -296,10 +302,11 @@ impl Source for App {
             let left = ear.freshness.lease_left(now);
             let trouble = match ear.state() {
                 State::Away(trouble) => Some(trouble),
+                State::Refused(refusal) => Some(format!("no L1 for this user: it {}", refusal.about())),
                 State::Idle | State::Listening(_) => None,
             };
             EarStatus {
-                user,
+                user: String::from_utf8_lossy(&user).into_owned(),
                 node: node.address.to_string(),
                 connected: matches!(ear.state(), State::Listening(_)),
                 lease_ms_left: (!left.is_zero()).then(|| u64::try_from(left.as_millis()).unwrap_or(u64::MAX)),

@@ -8,7 +8,7 @@ use std::process::{Command, Output};
 use std::time::Duration;
 
 use clap::{CommandFactory, Parser};
-use crema::config::{self, ClientNames, Config, Flags, Listen, LogFormat, Node, Promote, Secret};
+use crema::config::{self, Auth, ClientNames, Config, Flags, Listen, LogFormat, Node, Promote, Secret};
 use tempfile::TempDir;
 
 const MIB: u64 = 1 << 20;
@@ -70,6 +70,7 @@ fn nothing_set_gives_the_documented_defaults() {
     );
     assert_eq!((config.client_names, config.log_format), (ClientNames::Upstream, LogFormat::Text));
     assert!(config.rules.is_empty());
+    assert_eq!(config.auth, Auth::Upstream);
     assert_eq!(config.channel.name, "cache:invalidate");
     assert_eq!(
         (config.channel.enabled, config.channel.publish, config.channel.audit_stream.as_deref()),
@@ -278,6 +279,11 @@ fn contradictions_are_refused_where_they_were_made() {
             "crema.toml:2:16: max_upstream: 9 upstream connections are too few for 8 threads",
         ),
         ("threads = 1000", "crema.toml:1:11: threads: 1000 upstream connections are too few"),
+        ("auth = \"own\"", "crema.toml:1:8: auth: nobody could log in"),
+        (
+            "[[user]]\nname = \"a\"\npassword = \"b\"",
+            "auth (by default): users of crema's own stand in the file, and nobody is asked for them",
+        ),
         ("[channel]\nenabled = false\npublish = true", "crema.toml:3:11: channel.publish: "),
         ("[channel]\naudit_stream = \"log\"", "crema.toml:2:16: channel.audit_stream: "),
     ];
@@ -288,6 +294,45 @@ fn contradictions_are_refused_where_they_were_made() {
     let mixed =
         load(&["--listen", "127.0.0.1:7000"], &[("CREMA_ADMIN", "127.0.0.1:7000")], "").expect_err("one address");
     assert!(mixed.starts_with("CREMA_ADMIN: "), "{mixed}");
+}
+
+#[test]
+fn users_of_cremas_own_are_read_and_their_passwords_kept() {
+    let config = from_file(
+        r#"
+        auth = "own"
+        [[user]]
+        name = "default"
+        password = " with blanks "
+        [[user]]
+        name = "alice"
+        password = "hunter2"
+        upstream_user = "app"
+        upstream_password = "hunter3"
+    "#,
+    )
+    .expect("good");
+    let Auth::Own(users) = &config.auth else { panic!("{:?}", config.auth) };
+    assert_eq!((users[0].name.as_str(), users[0].password.expose()), ("default", " with blanks "));
+    assert_eq!(users[0].upstream, None);
+    let (name, password) = users[1].upstream.as_ref().expect("mapped");
+    assert_eq!((name.as_str(), password.expose()), ("app", "hunter3"));
+    let shown = format!("{config:?}{config}");
+    assert!(!shown.contains("hunter"), "{shown}");
+    assert_eq!(from_file("auth = \"open\"").expect("good").auth, Auth::Open);
+}
+
+#[test]
+fn users_that_anybody_could_be_are_refused() {
+    for (user, reason) in [
+        ("name = \"a\"", "a user lacks its name or its password"),
+        ("name = \"a\"\npassword = \"\"", "an empty name or password"),
+        ("name = \"a\"\npassword = \"x\"\nupstream_user = \"b\"", "upstream_user has no password"),
+        ("name = \"a\"\npassword = \"x\"\n[[user]]\nname = \"a\"\npassword = \"y\"", "there is a user `a` already"),
+    ] {
+        let error = from_file(&format!("auth = \"own\"\n[[user]]\n{user}")).expect_err(user);
+        assert!(error.contains(&format!(": user: {reason}")), "{user}: {error}");
+    }
 }
 
 #[test]
@@ -339,7 +384,7 @@ fn rules_that_mean_nothing_are_refused() {
             "crema.toml:4:1: rule: an earlier rule",
         ),
         ("[[rule]]\nmatches = \"a*\"", "crema.toml:2:1: unknown key `matches`; did you mean `match`?"),
-        ("[rule]\nmatch = \"a*\"", "crema.toml:1:1: `rule` is not a list of tables; write `[[rule]]`"),
+        ("[rule]\nmatch = \"a*\"", "crema.toml:1:1: a table stands where a list of tables belongs; write `[[rule]]`"),
     ];
     for (text, expected) in bad {
         let error = from_file(text).expect_err(text);

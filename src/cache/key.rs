@@ -26,15 +26,16 @@ pub struct Identities {
 impl Identities {
     /// The number of `user` (empty for a session that has not authenticated) in database `db`; the same one each time.
     ///
-    /// Grows by every new pair and never shrinks, so the user must be one that Redis has accepted.
+    /// Grows by every new pair, so user and database must be such as Redis has accepted, and shrinks by [`forget`](Self::forget).
+    /// A number is not given twice: should the count wrap around, after four billion, no one is left who had it before.
     pub fn intern(&self, user: impl AsRef<[u8]>, db: u32) -> Identity {
         let entry = self.known.entry((user.as_ref().into(), db));
         *entry.or_insert_with(|| Identity(self.next.fetch_add(1, Ordering::Relaxed)))
     }
 
-    /// The number of a pair that has one.
-    pub fn known(&self, user: impl AsRef<[u8]>, db: u32) -> Option<Identity> {
-        self.known.get(&(user.as_ref().into(), db)).map(|identity| *identity)
+    /// Nobody is this user any more: it gets new numbers when it comes again.
+    pub fn forget(&self, user: &[u8]) {
+        self.known.retain(|(known, _), _| **known != *user);
     }
 }
 
@@ -117,6 +118,15 @@ mod tests {
         assert!(all.iter().all(|identity| identity.0 < 48));
         assert_eq!(identities.intern(b"", 0), first);
         assert_ne!(identities.intern(b"\xff", 0), identities.intern("\u{fffd}", 0), "user names are bytes");
+    }
+
+    #[test]
+    fn one_who_comes_again_is_another() {
+        let identities = Identities::default();
+        let (alice, bob) = (identities.intern("alice", 0), identities.intern("bob", 0));
+        identities.forget(b"alice");
+        assert!(![alice, bob].contains(&identities.intern("alice", 0)));
+        assert_eq!(identities.intern("bob", 0), bob);
     }
 
     #[test]

@@ -136,6 +136,11 @@ pub(super) fn has_block_option(req: Request<'_>) -> bool {
     ReadOptions::of(req).block
 }
 
+/// Whether CONFIG SET sets the password of Redis's default user.
+pub(super) fn sets_password(req: Request<'_>) -> bool {
+    req.args().skip(2).step_by(2).any(|parameter| parameter.eq_ignore_ascii_case(b"requirepass"))
+}
+
 /// The options of XREAD and XREADGROUP.
 struct ReadOptions {
     block: bool,

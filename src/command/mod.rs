@@ -126,6 +126,15 @@ impl Spec {
         if self.arity < 0 { argc >= bound } else { argc == bound }
     }
 
+    /// Whether `req` can change what somebody may do: an ACL command that sets rights, or CONFIG SET of the password.
+    pub fn changes_rights(&self, req: Request<'_>) -> bool {
+        match self.route {
+            Route::Session(Verb::AclChange) => true,
+            Route::Session(Verb::ConfigSet) => keys::sets_password(req),
+            _ => false,
+        }
+    }
+
     /// Whether some reply to this command may be kept in L1.
     pub fn cacheable(&self) -> bool {
         self.cache != Caching::No
@@ -285,6 +294,8 @@ pub enum Verb {
     Sync,
     /// ACL commands that may take a right away.
     AclChange,
+    /// CONFIG SET: where it sets the password as [`Verb::AclChange`], else a command like another on a lane.
+    ConfigSet,
     /// SWAPDB, which tells no tracked connection.
     SwapDb,
     /// CREMA: crema's own.

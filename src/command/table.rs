@@ -460,7 +460,7 @@ table! {
         "config|help"                     2  o   None   none           Lane;
         "config|resetstat"                2  a   None   none           Lane;
         "config|rewrite"                  2  a   None   none           Lane;
-        "config|set"                     -4  a   None   none           Lane;
+        "config|set"                     -4  a   None   none           Session(ConfigSet);
         "dbsize"                          1  r   Read   none           Lane;
         "debug"                          -2  a   Opaque unknown        Borrow;
         "failover"                       -1  a   None   none           Borrow;

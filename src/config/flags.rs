@@ -18,7 +18,7 @@ Upstream URLs: redis://[user:password@]host[:port][/db] or unix:///path[?db=N]. 
 Times: 250ms, 5s, 2m, 1h.
 
 Every option but --check is also a variable (--l1-size is CREMA_L1_SIZE) and, --config aside, a key of the file (l1_size); \
-rules on key patterns stand in the file alone. A flag wins over a variable, a variable over the file. \
+users and rules on key patterns stand in the file alone. A flag wins over a variable, a variable over the file. \
 Give passwords by variable or file: other users of the machine can see flags.";
 
 /// What the command line says. [`super::load`] makes a [`super::Config`] of it.
@@ -73,6 +73,9 @@ pub struct Settings {
     #[arg(long, value_name = "TIME", help_heading = "Cache")]
     pub(super) acl_recheck: Option<Given>,
 
+    /// Who asks for passwords: upstream, own, open [default: upstream]
+    #[arg(long, value_name = "WHO", help_heading = "Clients")]
+    pub(super) auth: Option<Given>,
     /// Clients served at once; more are refused [default: 10000]
     #[arg(long, value_name = "N", help_heading = "Clients")]
     pub(super) max_clients: Option<Given>,
@@ -105,6 +108,8 @@ pub struct Settings {
     #[command(flatten)]
     pub(super) channel: ChannelSettings,
     #[arg(skip)]
+    pub(super) user: Vec<Spanned<UserSettings>>,
+    #[arg(skip)]
     pub(super) rule: Vec<Spanned<RuleSettings>>,
 }
 
@@ -125,6 +130,16 @@ pub(super) struct ChannelSettings {
     /// Keep what is told in a stream, or off [default: off]
     #[arg(long = "channel-audit-stream", value_name = "KEY")]
     pub(super) audit_stream: Option<Given>,
+}
+
+/// One `[[user]]` of the file.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default, deny_unknown_fields, expecting = "a table, `[[user]]`")]
+pub(super) struct UserSettings {
+    pub(super) name: Option<Given>,
+    pub(super) password: Option<Given>,
+    pub(super) upstream_user: Option<Given>,
+    pub(super) upstream_password: Option<Given>,
 }
 
 /// One `[[rule]]` of the file.

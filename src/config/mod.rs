@@ -13,6 +13,7 @@ mod rule;
 mod summary;
 mod units;
 mod url;
+mod user;
 
 use std::collections::BTreeMap;
 use std::env;
@@ -27,6 +28,7 @@ pub use self::glob::Glob;
 pub use self::listen::Listen;
 pub use self::rule::{Promote, Rule};
 pub use self::url::{Node, Secret, Upstream};
+pub use self::user::User;
 
 use self::raw::{Layers, key};
 use self::units::{GIB, KIB, MIB, TIB};
@@ -52,6 +54,8 @@ pub struct Config {
     pub max_staleness: Duration,
     /// How often a user's rights are compared, and so how long a right taken away may still be served from L1.
     pub acl_recheck: Duration,
+    /// Who says whether a client may come in.
+    pub auth: Auth,
     /// Clients served at once.
     pub max_clients: usize,
     /// A client silent for so long is closed, as by Redis's `timeout`; `None` for never.
@@ -76,6 +80,17 @@ pub struct Config {
     pub channel: Channel,
     /// The form of the log.
     pub log_format: LogFormat,
+}
+
+/// Who says whether a client may come in, and as whom.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Auth {
+    /// The upstream, which is asked each time; a client that gives no password is what the upstream makes of such.
+    Upstream,
+    /// These users, at least one, with passwords of crema's own.
+    Own(Vec<User>),
+    /// Nobody: a client that gives no password acts as the user of the upstream URL.
+    Open,
 }
 
 /// Who keeps the names that clients give themselves with CLIENT SETNAME.
@@ -153,6 +168,7 @@ fn read(layers: &Layers) -> Result<Config, ConfigError> {
     use units::{counts, durations, durations_or_zero, sizes, sizes_or_zero, switch};
     let (ms, s, h) = (Duration::from_millis, Duration::from_secs, |hours: u64| Duration::from_secs(hours * 3600));
 
+    let users = user::read_users(layers)?;
     let l1_size = layers.read(key!(l1_size), "256MiB", sizes_or_zero(MIB..=16 * TIB))?;
     Ok(Config {
         listen: layers.read(key!(listen), "127.0.0.1:6380", listen::addresses)?,
@@ -166,6 +182,12 @@ fn read(layers: &Layers) -> Result<Config, ConfigError> {
         max_value: layers.read(key!(max_value), "1MiB", sizes(1..=512 * MIB))?,
         max_staleness: layers.read(key!(max_staleness), "500ms", durations(ms(20)..=s(60)))?,
         acl_recheck: layers.read(key!(acl_recheck), "5s", durations(ms(100)..=h(1)))?,
+        auth: layers.read(key!(auth), "upstream", |text| match text {
+            "upstream" => Ok(Auth::Upstream),
+            "own" => Ok(Auth::Own(users.clone())),
+            "open" => Ok(Auth::Open),
+            _ => Err(Problem::unknown("way to let clients in", text, &["upstream", "own", "open"])),
+        })?,
         max_clients: layers.read(key!(max_clients), "10000", counts(1..=1_000_000))?,
         idle_timeout: layers.read(key!(idle_timeout), "0", durations_or_zero(s(1)..=h(8760)))?,
         output_limit: layers.read(key!(output_limit), "64MiB", sizes(64 * KIB..=TIB))?,
@@ -230,6 +252,20 @@ fn compare(config: &Config, layers: &Layers) -> Result<(), ConfigError> {
             format!("write a max_upstream of at least {least}: one a thread, one to track keys, one to lend"),
         );
         return Err(layers.refuse(&[key!(max_upstream), key!(threads)], problem));
+    }
+    match &config.auth {
+        Auth::Own(users) if users.is_empty() => {
+            let problem = Problem::new("nobody could log in", "write at least one [[user]] with name and password");
+            return Err(layers.refuse(&[key!(auth)], problem));
+        }
+        Auth::Upstream | Auth::Open if !layers.users().is_empty() => {
+            let problem = Problem::new(
+                "users of crema's own stand in the file, and nobody is asked for them",
+                "write auth = \"own\", or leave out [[user]]",
+            );
+            return Err(layers.refuse(&[key!(auth)], problem));
+        }
+        _ => {}
     }
     let Channel { enabled, publish, audit_stream, .. } = &config.channel;
     if *publish && !enabled {

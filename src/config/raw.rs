@@ -16,7 +16,7 @@ use serde::{Deserialize, de};
 use toml::Spanned;
 
 use super::error::{ConfigError, Place, Problem, nearest};
-use super::flags::{Flags, RuleSettings, Settings};
+use super::flags::{Flags, RuleSettings, Settings, UserSettings};
 
 const PREFIX: &str = "CREMA_";
 const FILE_VARIABLE: &str = "CREMA_CONFIG";
@@ -118,6 +118,16 @@ impl Layers {
         ConfigError::Invalid { place: self.source.place(span, &key), problem }
     }
 
+    /// The users of the file, in its order.
+    pub(super) fn users(&self) -> &[Spanned<UserSettings>] {
+        &self.file.user
+    }
+
+    /// Puts `problem` on `user`.
+    pub(super) fn refuse_user(&self, user: &Spanned<UserSettings>, problem: Problem) -> ConfigError {
+        ConfigError::Invalid { place: self.source.place(user.span().start, "user"), problem }
+    }
+
     fn find(&self, key: Key) -> Option<(&Given, Place)> {
         let Key { name, field } = key;
         if let Some(given) = field(&self.flags) {
@@ -159,7 +169,10 @@ fn explain(message: &str) -> Problem {
         return Problem::unknown("key", culprit, &quoted.collect::<Vec<_>>());
     }
     if message.ends_with("expected a sequence") {
-        return Problem::new("`rule` is not a list of tables", "write `[[rule]]`, in two pairs of brackets");
+        return Problem::new(
+            "a table stands where a list of tables belongs",
+            "write `[[rule]]` or `[[user]]`, in two pairs of brackets",
+        );
     }
     Problem::new(message.replace('\n', ", "), "")
 }
@@ -200,6 +213,11 @@ fn variable(flag: &str) -> String {
 impl Given {
     pub(super) fn text(&self) -> &str {
         self.text.trim()
+    }
+
+    /// As it was written, white space at its ends included: a password.
+    pub(super) fn raw(&self) -> &str {
+        &self.text
     }
 }
 

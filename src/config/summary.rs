@@ -6,7 +6,7 @@ use std::fmt::{self, Display};
 use std::time::Duration;
 
 use super::units::{show_duration, show_size};
-use super::{ClientNames, Config};
+use super::{Auth, ClientNames, Config};
 
 impl Display for Config {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -48,7 +48,13 @@ impl Config {
             ClientNames::Upstream => "upstream",
             ClientNames::Virtual => "virtual",
         };
-        format!("{}, closed when idle: {idle}, unread to {unread}, drained in {drain}, names {names}", self.max_clients)
+        let auth = match &self.auth {
+            Auth::Upstream => "let in by the upstream".to_owned(),
+            Auth::Own(users) => format!("let in by crema: {} of its own", users.len()),
+            Auth::Open => "let in WITHOUT A PASSWORD".to_owned(),
+        };
+        let most = self.max_clients;
+        format!("{most}, {auth}, closed when idle: {idle}, unread to {unread}, drained in {drain}, names {names}")
     }
 
     fn connections(&self) -> String {

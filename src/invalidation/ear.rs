@@ -3,29 +3,31 @@
 //! Redis tells a tracked connection of every change to what was read on it, on the same socket and in order; so the ear
 //! that handles what it hears strictly in order cannot miss one. It does three things: fills, invalidations, fences; and when
 //! it has nothing better to do, it tells Redis what L1 serves (`touch`). It must never wait for a client or a worker. One
-//! task on the control thread, owned by [`super::L1`], reconnects for as long as the process lives; what happens between two
-//! connections is unknown, so a lost one ends the epoch and the lease.
+//! task on the control thread, owned by [`super::L1`], reconnects for as long as anybody is this user; what happens between
+//! two connections is unknown, so a lost one ends the epoch and the lease.
 //!
 //! Facts of Redis that this rests on (networking.c, tracking.c; tried on 7.0.15 and Valkey 9): a push for one's own write
 //! comes after its reply; a flush is a null push; keys in pushes carry no database; `HELLO` without arguments tells the role.
 
 use std::future::pending;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::time::sleep;
+use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
 use super::L1;
 use super::fill::Fill;
 use super::hearing::Hearing;
+use super::rights::Rights;
 use crate::cache::Freshness;
 use crate::clock::Time;
 use crate::command::Caching;
 use crate::error::Error;
-use crate::metrics::{DropReason, EpochReason};
+use crate::metrics::{DropReason, EpochReason, Refusal};
 use crate::resp::Resp;
 use crate::upstream::{Backoff, Login, Target, connect};
 
@@ -33,7 +35,8 @@ use crate::upstream::{Backoff, Login, Target, connect};
 const INBOX: usize = 4096;
 /// Fences that may be asked for and not yet sent: each worker asks for one at a time.
 const FENCES: usize = 1024;
-/// A user that may not be tracked is tried again after this long: an ACL can change.
+/// A user that may not do what an ear needs is tried again after this long, or when an ACL command goes through this
+/// process: rights can change.
 const REFUSED: Duration = Duration::from_secs(60);
 
 /// A user's ear, as the workers see it.
@@ -45,11 +48,41 @@ pub struct Ear {
     /// Whether the server gives hash fields times to live, as far as it was asked.
     field_ttls: AtomicBool,
     reconnects: AtomicU64,
+    /// What the last client that was this user proved: with it connections of this user are made.
     login: Mutex<Option<Arc<Login>>>,
+    pub(super) rights: Rights,
     state: Mutex<State>,
+    refused: AtomicBool,
+    retry: Notify,
+    stop: CancellationToken,
+    /// Sessions that are this user, and when the last one left, in nanoseconds of [`Time`].
+    seats: AtomicUsize,
+    left: AtomicU64,
     fills: mpsc::Sender<Fill>,
     fences: mpsc::Sender<oneshot::Sender<()>>,
     inbox: Mutex<Option<Inbox>>,
+}
+
+/// Held by whoever is a user, so that the user's ear stays.
+pub struct Seat(Arc<Ear>);
+
+impl Seat {
+    pub(super) fn take(ear: &Arc<Ear>) -> Self {
+        ear.seats.fetch_add(1, Ordering::AcqRel);
+        Self(Arc::clone(ear))
+    }
+
+    /// The user's ear.
+    pub fn ear(&self) -> &Arc<Ear> {
+        &self.0
+    }
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        self.0.left.store(Time::now().as_nanos(), Ordering::Relaxed);
+        self.0.seats.fetch_sub(1, Ordering::AcqRel);
+    }
 }
 
 /// What an ear is doing, for people.
@@ -61,6 +94,8 @@ pub enum State {
     Away(String),
     /// Listening, from this address.
     Listening(String),
+    /// The user may not do what an ear needs, which this is.
+    Refused(Refusal),
 }
 
 /// What workers have asked of the ear.
@@ -70,7 +105,7 @@ pub(super) struct Inbox {
 }
 
 impl Ear {
-    pub(super) fn new(login: Option<Arc<Login>>) -> Arc<Self> {
+    pub(super) fn new(stop: CancellationToken) -> Arc<Self> {
         let (fills, fill_inbox) = mpsc::channel(INBOX);
         let (fences, fence_inbox) = mpsc::channel(FENCES);
         Arc::new(Self {
@@ -79,8 +114,14 @@ impl Ear {
             nudged: AtomicBool::new(false),
             field_ttls: AtomicBool::new(false),
             reconnects: AtomicU64::new(0),
-            login: Mutex::new(login),
+            login: Mutex::default(),
+            rights: Rights::default(),
             state: Mutex::new(State::Idle),
+            refused: AtomicBool::new(false),
+            retry: Notify::new(),
+            stop,
+            seats: AtomicUsize::new(0),
+            left: AtomicU64::new(0),
             fills,
             fences,
             inbox: Mutex::new(Some(Inbox { fills: fill_inbox, fences: fence_inbox })),
@@ -97,9 +138,37 @@ impl Ear {
         self.reconnects.load(Ordering::Relaxed)
     }
 
-    /// A client proved this login: the next connection is made with it.
-    pub(super) fn trust(&self, login: Option<&Arc<Login>>) {
-        *self.login.lock().unwrap_or_else(PoisonError::into_inner) = login.cloned();
+    /// A client proved this login, or the configuration gives it: connections of this user are made with it from now on.
+    pub fn trust(&self, login: &Arc<Login>) {
+        *self.login.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(login));
+        if self.refused.load(Ordering::Acquire) {
+            self.try_again();
+        }
+    }
+
+    /// What connections of this user are to be made with: the newest login that was proved, for passwords change.
+    pub fn login(&self) -> Option<Arc<Login>> {
+        self.login.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Rights may have changed: a user that was refused is tried again at once.
+    pub(super) fn try_again(&self) {
+        self.retry.notify_one();
+    }
+
+    /// How long nobody has been this user.
+    pub(super) fn unused_for(&self, now: Time) -> Duration {
+        if self.seats.load(Ordering::Acquire) > 0 {
+            return Duration::ZERO;
+        }
+        now.saturating_since(Time::from_nanos(self.left.load(Ordering::Relaxed)))
+    }
+
+    /// Nobody is this user any more: the ear ends, and with it everything that it filled.
+    pub(super) fn end(&self) {
+        self.freshness.end();
+        self.freshness.bump();
+        self.stop.cancel();
     }
 
     /// Whether it was ever asked to fill: before, L1 holds nothing of its user's.
@@ -127,8 +196,11 @@ impl Ear {
     }
 
     pub(super) fn promote(self: &Arc<Self>, l1: &Arc<L1>, fill: Fill) -> Result<(), DropReason> {
-        if !self.filled.load(Ordering::Acquire) {
-            self.start(l1);
+        if self.refused.load(Ordering::Relaxed) {
+            return Err(DropReason::Refused);
+        }
+        if !self.has_filled() && !self.start(l1) {
+            return Err(DropReason::NoEar);
         }
         if fill.spec().cache == Caching::WholeHash && self.field_ttls.load(Ordering::Relaxed) {
             return Err(DropReason::FieldTtls);
@@ -136,17 +208,23 @@ impl Ear {
         self.fills.try_send(fill).map_err(|_| DropReason::EarBehind)
     }
 
-    fn start(self: &Arc<Self>, l1: &Arc<L1>) {
-        let inbox = self.inbox.lock().unwrap_or_else(PoisonError::into_inner).take();
+    /// Begins to listen, if there are not too many ears already. False: there are.
+    fn start(self: &Arc<Self>, l1: &Arc<L1>) -> bool {
+        let mut inbox = self.inbox.lock().unwrap_or_else(PoisonError::into_inner);
+        if inbox.is_some() && !l1.may_listen() {
+            return false;
+        }
         self.filled.store(true, Ordering::Release);
-        if let Some(inbox) = inbox {
+        if let Some(inbox) = inbox.take() {
             let (ear, l1) = (Arc::clone(self), Arc::clone(l1));
             let handle = l1.control.clone();
             handle.spawn(async move {
-                let stop = l1.stop.clone();
+                let stop = ear.stop.clone();
                 stop.run_until_cancelled(listen(&ear, &l1, inbox)).await;
+                l1.listens_no_more();
             });
         }
+        true
     }
 
     pub(super) fn set_field_ttls(&self, known: bool) {
@@ -162,26 +240,40 @@ impl Ear {
 async fn listen(ear: &Ear, l1: &Arc<L1>, mut inbox: Inbox) {
     let mut backoff = Backoff::default();
     loop {
-        let login = ear.login.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let name = "crema-ear";
-        let target = Target { node: Arc::clone(&l1.node), login, db: 0, resp: Resp::V3, name };
-        let error = match connect(&target).await {
+        let target =
+            Target { node: Arc::clone(&l1.node), login: ear.login(), db: 0, resp: Resp::V3, name: "crema-ear" };
+        let end = match connect(&target).await {
             Ok(connection) => {
                 ear.set_state(State::Listening(connection.socket.local()));
                 let mut hearing = Hearing::new(ear, l1, target.login.as_deref());
-                let error = hearing.run(connection, &mut inbox, &mut backoff).await;
+                let end = hearing.run(connection, &mut inbox, &mut backoff).await;
                 ear.freshness.end();
                 ear.freshness.bump();
                 l1.stats.epoch(EpochReason::EarLost);
-                error
+                end
             }
-            Err(error) => error,
+            Err(error @ Error::Refused { .. }) => End::Refused(Refusal::Login, error),
+            Err(error) => End::Lost(error),
         };
         ear.reconnects.fetch_add(1, Ordering::Relaxed);
         l1.stats.ear_reconnects.add(1);
-        let wait = if matches!(error, Error::Refused { .. }) { REFUSED } else { backoff.wait() };
-        warn!(%error, retry_in = ?wait, "the ear hears nothing: L1 answers nothing until it does, reads go to the upstream");
-        ear.set_state(State::Away(error.to_string()));
+        let user = target.login.as_ref().map_or("default".into(), |login| String::from_utf8_lossy(&login.user));
+        let wait = match end {
+            End::Lost(error) => {
+                let wait = backoff.wait();
+                warn!(%user, %error, retry_in = ?wait, "the ear hears nothing: L1 answers nothing until it does, reads go to the upstream");
+                ear.set_state(State::Away(error.to_string()));
+                wait
+            }
+            End::Refused(refusal, error) => {
+                warn!(%user, %error, "a user has no L1, for it {}", refusal.about());
+                l1.stats.refused(refusal);
+                ear.set_state(State::Refused(refusal));
+                ear.refused.store(true, Ordering::Release);
+                // Somebody may have proved a newer password meanwhile, and found nobody to tell.
+                if ear.login() == target.login { REFUSED } else { Duration::ZERO }
+            }
+        };
         // What was asked of the lost ear is dropped: promotions are optional, and a fence that fails is answered by that.
         let drain = async {
             loop {
@@ -194,7 +286,17 @@ async fn listen(ear: &Ear, l1: &Arc<L1>, mut inbox: Inbox) {
         };
         tokio::select! {
             () = sleep(wait) => {}
+            () = ear.retry.notified() => {}
             () = drain => {}
         }
+        ear.refused.store(false, Ordering::Relaxed);
     }
+}
+
+/// How a connection of the ear came to its end.
+pub(super) enum End {
+    /// It broke, or could not be made.
+    Lost(Error),
+    /// The user may not do this.
+    Refused(Refusal, Error),
 }

@@ -12,6 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::hearing::{Awaited, Hearing};
+use super::rights::Standing;
 use crate::cache::{Epoch, Identity, Query, Slot, Stamp};
 use crate::clock::Time;
 use crate::command::{Caching, Spec, by_id};
@@ -125,6 +126,7 @@ impl Hearing<'_> {
         self.select(fill.db, now);
         self.touches.fills_for(fill.identity, fill.db);
         self.filling.insert(fill.hash);
+        self.rights.due = true;
         encode::command(&mut self.out, &[b"PTTL", &fill.request[fill.key.clone()]]);
         self.next += 2;
         if cache == Caching::Fields && self.has_field_ttls() {
@@ -151,7 +153,7 @@ impl Hearing<'_> {
             fill.again = true;
             return self.ask(fill);
         }
-        let unknown_rights = (!self.rights_known).then_some(self.l1.terms.acl_recheck);
+        let unknown_rights = (self.ear.rights.standing() == Standing::Unknown).then_some(self.l1.terms.acl_recheck);
         let ceiling = fill.ceiling.into_iter().chain(unknown_rights).min();
         let expires = ceiling.map_or(expires, |stay| expires.min(sent.plus(stay)));
         if expires <= Time::now() {
@@ -160,6 +162,9 @@ impl Hearing<'_> {
         let Some(resp2) = fill.twin(value) else { return self.l1.stats.fill(FillOutcome::Refused) };
         self.l1.store.insert(&fill.query(), value, Some(&resp2), stamp, epoch, expires);
         self.l1.stats.fill(FillOutcome::Stored);
+        if self.ear.rights.filled() {
+            self.l1.filled_for_others.notify_one();
+        }
     }
 
     pub(super) fn has_field_ttls(&self) -> bool {

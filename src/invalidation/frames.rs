@@ -1,6 +1,6 @@
 //! What comes in on the ear, cut into whole frames.
 
-use crate::error::Error;
+use super::ear::End;
 use crate::resp::{Split, Splitter};
 
 /// Cuts what was read into whole frames, and does not keep one that is larger than anything L1 would take.
@@ -20,8 +20,8 @@ impl Frames {
 
     pub(super) fn drain(
         &mut self,
-        mut hear: impl FnMut(&[u8], bool) -> Result<(), Error>,
-    ) -> Result<Result<(), Error>, String> {
+        mut hear: impl FnMut(&[u8], bool) -> Result<(), End>,
+    ) -> Result<Result<(), End>, String> {
         let mut start = 0;
         while self.scanned < self.input.len() {
             match self.splitter.split(&self.input[self.scanned..]) {

@@ -16,15 +16,16 @@ use tokio::time::{MissedTickBehavior, interval};
 use tracing::{info, warn};
 
 use super::L1;
-use super::ear::{Ear, Inbox};
+use super::ear::{Ear, End, Inbox};
 use super::fill::Asked;
 use super::frames::Frames;
 use super::push::{self, Push};
+use super::rights::Standing;
 use super::survey::Survey;
 use super::touch::Touches;
 use crate::clock::Time;
 use crate::error::Error;
-use crate::metrics::EpochReason;
+use crate::metrics::{EpochReason, Refusal};
 use crate::resp::encode;
 use crate::upstream::{Backoff, Connection, Login};
 
@@ -51,14 +52,22 @@ pub(super) struct Hearing<'a> {
     pub(super) fence_sent: Option<Time>,
     fences: Vec<(u64, oneshot::Sender<()>)>,
     pub(super) filling: HashSet<u64>,
-    rights: Option<Vec<u8>>,
-    rights_asked: Time,
-    pub(super) rights_known: bool,
+    pub(super) rights: Question,
     heard: Time,
     pub(super) not_master: bool,
     /// What the server can do. Nothing is filled before it is known.
     pub(super) survey: Option<Survey>,
     pub(super) touches: Touches,
+    /// Whether Redis has said that it will tell of changes.
+    tracking: bool,
+}
+
+/// How it stands with asking after the user's rights.
+pub(super) struct Question {
+    asked: Time,
+    awaited: bool,
+    /// A fill was sent that a comparison is to follow.
+    pub(super) due: bool,
 }
 
 /// What a reply is the answer to.
@@ -93,23 +102,23 @@ impl<'a> Hearing<'a> {
             fence_sent: None,
             fences: Vec::new(),
             filling: HashSet::new(),
-            rights: None,
-            rights_asked: now,
-            rights_known: false,
+            rights: Question { asked: now, awaited: false, due: false },
             heard: now,
             not_master: false,
             survey: None,
             touches: Touches::new(now),
+            tracking: false,
         }
     }
 
-    pub(super) async fn run(&mut self, connection: Connection, inbox: &mut Inbox, backoff: &mut Backoff) -> Error {
+    pub(super) async fn run(&mut self, connection: Connection, inbox: &mut Inbox, backoff: &mut Backoff) -> End {
         let Connection { socket, permit: _permit } = connection;
         let (mut read, mut write) = tokio::io::split(socket);
         let mut frames = Frames::new(self.l1.terms.max_value);
-        let mut tick = interval(self.l1.terms.max_staleness / 4);
+        let mut tick = interval(self.l1.terms.max_staleness.min(self.l1.terms.acl_recheck) / 4);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         self.ear.freshness.bump();
+        self.ear.rights.start();
         let now = Time::now();
         self.send(&[b"CLIENT", b"TRACKING", b"ON"], Awaited::Tracking, now);
         self.send(&[b"CLIENT", b"NO-EVICT", b"ON"], Awaited::Ignored, now);
@@ -126,7 +135,7 @@ impl<'a> Hearing<'a> {
                         if let Err(error) = heard.unwrap_or_else(|malformed| Err(self.lost(&malformed))) {
                             return error;
                         }
-                        if self.rights_known {
+                        if self.tracking {
                             backoff.reset();
                         }
                     }
@@ -142,6 +151,7 @@ impl<'a> Hearing<'a> {
                     while self.filling.len() < WINDOW && let Ok(fill) = inbox.fills.try_recv() {
                         self.ask(fill);
                     }
+                    self.follow_fills();
                 }
                 _ = tick.tick() => if let Err(error) = self.tick() {
                     return error;
@@ -151,7 +161,7 @@ impl<'a> Hearing<'a> {
     }
 
     /// One whole frame, in the order in which Redis sent it. `whole` is false where it was too large to be kept.
-    fn hear(&mut self, frame: &[u8], whole: bool) -> Result<(), Error> {
+    fn hear(&mut self, frame: &[u8], whole: bool) -> Result<(), End> {
         if frame.first() == Some(&b'>') {
             self.pushed(if whole { push::read(frame) } else { Push::Unreadable });
             return Ok(());
@@ -166,15 +176,22 @@ impl<'a> Hearing<'a> {
                 self.astray = refused;
                 self.db = self.db.filter(|_| !refused);
             }
-            Awaited::Tracking if refused => {
-                return Err(Error::Refused { node: Arc::clone(&self.l1.node.address), reply: frame.into() });
+            Awaited::Tracking if refused => return Err(self.refused(Refusal::Tracking, frame)),
+            Awaited::Tracking => {
+                self.tracking = true;
+                info!(user = %String::from_utf8_lossy(&self.user), "the ear hears every change");
             }
-            Awaited::Tracking => info!(user = %String::from_utf8_lossy(&self.user), "the ear hears every change"),
-            Awaited::Rights => self.hear_rights(frame, refused),
+            Awaited::Rights => {
+                self.rights.awaited = false;
+                self.ear.told_rights(self.l1, frame, sent);
+                self.follow_fills();
+            }
+            Awaited::Fence if is_forbidden(frame) => return Err(self.refused(Refusal::Hello, frame)),
             Awaited::Fence => self.hear_fence(frame, sent),
             Awaited::Survey => self.hear_survey(frame),
             Awaited::Memory => self.hear_memory(frame, refused),
             Awaited::Touched => self.hear_touched(frame),
+            Awaited::Ttl(_) if is_forbidden(frame) => return Err(self.refused(Refusal::Pttl, frame)),
             // The next reply is of the same fill: its commands left in one write.
             Awaited::Ttl(mut asked) => {
                 asked.hear_ttl(frame, sent);
@@ -239,19 +256,14 @@ impl<'a> Hearing<'a> {
             self.ear.freshness.end();
             self.ear.freshness.bump();
         } else if !self.l1.is_paused(Time::now()) {
-            self.ear.freshness.renew(sent.plus(self.l1.terms.max_staleness));
+            let until = sent.plus(self.l1.terms.max_staleness);
+            // No longer than the user's rights are known to be what they were.
+            self.ear.freshness.renew(match self.ear.rights.standing() {
+                Standing::KnownAt(asked) => until.min(asked.plus(self.l1.terms.acl_recheck)),
+                Standing::Unknown => until,
+            });
         }
         self.not_master = !master;
-    }
-
-    fn hear_rights(&mut self, reply: &[u8], refused: bool) {
-        self.rights_known = !refused;
-        let changed = self.rights.as_deref().is_some_and(|rights| rights != reply);
-        if changed {
-            self.ear.freshness.bump();
-            self.l1.stats.epoch(EpochReason::Rights);
-        }
-        self.rights = Some(reply.to_vec());
     }
 
     fn hear_survey(&mut self, reply: &[u8]) {
@@ -267,17 +279,17 @@ impl<'a> Hearing<'a> {
         }
     }
 
-    fn tick(&mut self) -> Result<(), Error> {
+    fn tick(&mut self) -> Result<(), End> {
         let now = Time::now();
         if let Some(sent) = self.fence_sent {
             let silence = (self.l1.terms.max_staleness * 4).max(Duration::from_secs(2));
             if now.saturating_since(sent) > silence {
-                return Err(Error::Timeout { node: Arc::clone(&self.l1.node.address), after: silence });
+                return Err(End::Lost(Error::Timeout { node: Arc::clone(&self.l1.node.address), after: silence }));
             }
         } else if !self.l1.store.is_empty() || now.saturating_since(self.heard) > IDLE {
             self.send_fence(now);
         }
-        if now.saturating_since(self.rights_asked) >= self.l1.terms.acl_recheck {
+        if now.saturating_since(self.rights.asked) >= self.l1.terms.acl_recheck / 2 {
             self.ask_rights(now);
         }
         self.touch(now);
@@ -292,8 +304,18 @@ impl<'a> Hearing<'a> {
         }
     }
 
+    /// Has rights compared behind the fills that were asked for: one question at a time follows however many.
+    fn follow_fills(&mut self) {
+        if self.rights.due && !self.rights.awaited {
+            self.ask_rights(Time::now());
+        }
+    }
+
     fn ask_rights(&mut self, now: Time) {
-        self.rights_asked = now;
+        if !self.ear.rights.asks_itself() {
+            return;
+        }
+        self.rights = Question { asked: now, awaited: true, due: false };
         let user = std::mem::take(&mut self.user);
         self.send(&[b"ACL", b"GETUSER", &user], Awaited::Rights, now);
         self.user = user;
@@ -310,9 +332,19 @@ impl<'a> Hearing<'a> {
         self.next += 1;
     }
 
-    fn lost(&self, why: &str) -> Error {
-        Error::Lost { node: Arc::clone(&self.l1.node.address), why: why.into() }
+    fn lost(&self, why: &str) -> End {
+        End::Lost(Error::Lost { node: Arc::clone(&self.l1.node.address), why: why.into() })
     }
+
+    fn refused(&self, refusal: Refusal, reply: &[u8]) -> End {
+        End::Refused(refusal, Error::Refused { node: Arc::clone(&self.l1.node.address), reply: reply.into() })
+    }
+}
+
+/// Whether a command itself was refused, not one of its keys: the user may not run it, or the server has it no more.
+fn is_forbidden(reply: &[u8]) -> bool {
+    let says = |words: &[u8]| reply.windows(words.len()).any(|at| at == words);
+    reply.starts_with(b"-NOPERM") && says(b" run the ") || reply.starts_with(b"-ERR unknown command")
 }
 
 /// The value of `role` in a reply to `HELLO`.

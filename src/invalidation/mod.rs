@@ -11,19 +11,21 @@ mod frames;
 mod hearing;
 pub mod message;
 mod push;
+mod rights;
 mod survey;
 mod touch;
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, Once, PoisonError};
 use std::time::Duration;
 
 use tokio::runtime::Handle;
+use tokio::sync::Notify;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
-pub use ear::{Ear, State};
+pub use ear::{Ear, Seat, State};
 pub use fill::Fill;
 
 use crate::cache::{Identities, Query, Stamps, Store};
@@ -51,7 +53,12 @@ pub struct Terms {
     pub max_value: u64,
     /// Memory for L1 in bytes; 0: there is none.
     pub l1_size: u64,
+    /// Users that may have an ear at once; the reads of others are not kept.
+    pub max_ears: usize,
 }
+
+/// The ear of a user whom nobody has been for so long is given up, with all that it filled.
+const UNUSED: Duration = Duration::from_secs(60);
 
 /// The process's L1. Shared by all workers and ears.
 pub struct L1 {
@@ -67,9 +74,16 @@ pub struct L1 {
     stats: Arc<Stats>,
     /// Opaque writes answered so far: a flight that left before the last of them is not joined.
     opaque: AtomicU64,
+    /// Commands that may change rights, counted when they are sent and when they are answered.
+    rights: AtomicU64,
     /// End of the longest `CLIENT PAUSE` that went through this process, in nanoseconds of [`Time`].
     paused: AtomicU64,
     ears: Mutex<HashMap<Box<[u8]>, Arc<Ear>>>,
+    listening: AtomicUsize,
+    /// Who asks after the rights of users that may not ask themselves: the user of the upstream URL.
+    steward: Option<Arc<Login>>,
+    stewarded: Once,
+    filled_for_others: Notify,
     control: Handle,
     stop: CancellationToken,
 }
@@ -79,6 +93,7 @@ impl L1 {
     pub fn new(
         terms: Terms,
         node: Arc<Node>,
+        steward: Option<Arc<Login>>,
         stats: Arc<Stats>,
         control: Handle,
         stop: CancellationToken,
@@ -91,8 +106,13 @@ impl L1 {
             node,
             stats,
             opaque: AtomicU64::new(0),
+            rights: AtomicU64::new(0),
             paused: AtomicU64::new(0),
             ears: Mutex::default(),
+            listening: AtomicUsize::new(0),
+            steward,
+            stewarded: Once::new(),
+            filled_for_others: Notify::new(),
             control,
             stop,
         })
@@ -103,17 +123,48 @@ impl L1 {
         self.terms.l1_size > 0
     }
 
-    /// The ear of a user: of the one who logged in, or of Redis's default user. It connects when it is first asked to fill.
-    pub fn ear(self: &Arc<Self>, login: Option<&Arc<Login>>) -> Arc<Ear> {
-        let user = login.map_or(&b""[..], |login| &login.user);
+    /// Is this user from now on (empty: Redis's default user, unproved), and so has the user's ear, which connects when it is
+    /// first asked to fill. The ear stays for as long as the seat is held, and a little longer.
+    pub fn seat(&self, user: &[u8]) -> Seat {
         let mut ears = self.lock();
         if let Some(ear) = ears.get(user) {
-            ear.trust(login);
-            return Arc::clone(ear);
+            return Seat::take(ear);
         }
-        let ear = Ear::new(login.cloned());
+        let ear = Ear::new(self.stop.child_token());
         ears.insert(user.into(), Arc::clone(&ear));
-        ear
+        Seat::take(&ear)
+    }
+
+    /// Gives up the ears of users whom nobody has been for a while. To be called now and then.
+    pub fn reclaim(&self, now: Time) {
+        self.lock().retain(|user, ear| {
+            let used = ear.unused_for(now) < UNUSED;
+            if !used {
+                ear.end();
+                self.identities.forget(user);
+            }
+            used
+        });
+    }
+
+    fn may_listen(&self) -> bool {
+        let most = self.terms.max_ears;
+        let count = |listening| (listening < most).then_some(listening + 1);
+        self.listening.fetch_update(Ordering::AcqRel, Ordering::Acquire, count).is_ok()
+    }
+
+    fn listens_no_more(&self) {
+        self.listening.fetch_sub(1, Ordering::AcqRel);
+    }
+
+    fn start_steward(self: &Arc<Self>) {
+        self.stewarded.call_once(|| {
+            let l1 = Arc::clone(self);
+            self.control.spawn(async move {
+                let stop = l1.stop.clone();
+                stop.run_until_cancelled(rights::steward(l1)).await;
+            });
+        });
     }
 
     /// Asks `ear` to fill L1. Never waits; the error is why the promotion was dropped.
@@ -121,12 +172,10 @@ impl L1 {
         ear.promote(self, fill)
     }
 
-    /// All ears, for status pages.
-    pub fn ears(&self) -> Vec<(String, Arc<Ear>)> {
-        let ears = self.lock();
-        let name =
-            |user: &[u8]| if user.is_empty() { "default".into() } else { String::from_utf8_lossy(user).into_owned() };
-        ears.iter().map(|(user, ear)| (name(user), Arc::clone(ear))).collect()
+    /// All ears by the names of their users.
+    pub fn ears(&self) -> Vec<(Box<[u8]>, Arc<Ear>)> {
+        let name = |user: &[u8]| if user.is_empty() { (*b"default").into() } else { user.into() };
+        self.lock().iter().map(|(user, ear)| (name(user), Arc::clone(ear))).collect()
     }
 
     /// Where the ears listen from, as Redis prints addresses.
@@ -168,14 +217,22 @@ impl L1 {
         }
     }
 
-    /// Two databases change places, of which Redis tells nobody. To be called when the command is sent and when it is answered.
-    pub fn databases_swapped(&self) {
-        self.bump(EpochReason::SwapDb);
+    /// Something happens of which Redis tells nobody: two databases change places, or rights change. No entry filled so far
+    /// counts any more. To be called when the command is sent and when it is answered.
+    pub fn forget_all(&self, reason: EpochReason) {
+        if reason == EpochReason::Rights {
+            self.rights.fetch_add(1, Ordering::AcqRel);
+        }
+        self.bump(reason);
+        if reason == EpochReason::Rights {
+            // Users that were refused what an ear needs may now have it.
+            self.lock().values().for_each(|ear| ear.try_again());
+        }
     }
 
-    /// Rights are about to change: nothing read under the old ones is served any more.
-    pub fn rights_changed(&self) {
-        self.bump(EpochReason::Rights);
+    /// Changes whenever rights may have changed through this process.
+    pub fn rights_version(&self) -> u64 {
+        self.rights.load(Ordering::Acquire)
     }
 
     /// `CLIENT PAUSE` until then is being sent: leases end, and none begins before the pause does.

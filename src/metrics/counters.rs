@@ -8,7 +8,7 @@
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::Instant;
 
-use super::labels::{ChannelMessage, DropReason, EpochReason, FillOutcome, Outcome, Path};
+use super::labels::{ChannelMessage, DropReason, EpochReason, FillOutcome, Outcome, Path, Refusal};
 use super::latency::Histogram;
 use crate::command::Class;
 
@@ -201,6 +201,7 @@ pub struct Stats {
     fills: [SharedCounter; FillOutcome::COUNT],
     epochs: [SharedCounter; EpochReason::COUNT],
     channel: [SharedCounter; ChannelMessage::COUNT],
+    refusals: [SharedCounter; Refusal::COUNT],
     /// Keys that Redis said had changed.
     pub invalidations: SharedCounter,
     /// Keys served from L1 that Redis was told are in use.
@@ -228,6 +229,16 @@ impl Stats {
     /// Fills that had this outcome.
     pub fn fills(&self, outcome: FillOutcome) -> u64 {
         self.fills[outcome as usize].get()
+    }
+
+    /// Counts a user that was refused what an ear needs.
+    pub fn refused(&self, refusal: Refusal) {
+        self.refusals[refusal as usize].add(1);
+    }
+
+    /// Users refused this.
+    pub fn refusals(&self, refusal: Refusal) -> u64 {
+        self.refusals[refusal as usize].get()
     }
 
     /// Counts a bump of an epoch.

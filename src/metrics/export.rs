@@ -15,7 +15,7 @@ use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusRecorder};
 use serde::Serialize;
 
 use super::Metrics;
-use super::labels::{ChannelMessage, DropReason, EpochReason, FillOutcome, Outcome, Path};
+use super::labels::{ChannelMessage, DropReason, EpochReason, FillOutcome, Outcome, Path, Refusal};
 use crate::command::Class;
 
 /// Requests by class of command and by outcome. A pair shows from its first request on.
@@ -135,6 +135,13 @@ const LABELLED: &[Labelled] = &[
         key: "reason",
         labels: &EpochReason::LABELS,
         read: |m, i| m.stats.epochs(EpochReason::ALL[i]),
+    },
+    Labelled {
+        name: "crema_users_without_l1_total",
+        about: "Times that a user was found to lack a right that keeping its reads needs, by what it lacks.",
+        key: "right",
+        labels: &Refusal::LABELS,
+        read: |m, i| m.stats.refusals(Refusal::ALL[i]),
     },
     Labelled {
         name: "crema_channel_messages_total",

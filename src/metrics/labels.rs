@@ -74,7 +74,8 @@ labels! {
     /// Why a key that was to be promoted was not.
     DropReason {
         EarBehind = "ear_behind": "The ear had as many fills to do as it may.",
-        NoEar = "no_ear": "No ear held a lease for the session's user.",
+        NoEar = "no_ear": "There were as many ears as there may be, and the session's user had none.",
+        Refused = "refused": "The session's user may not do what an ear needs.",
         TooLarge = "too_large": "The answer was larger than may be kept.",
         ErrorReply = "error_reply": "Redis had answered the read with an error.",
         FieldTtls = "field_ttls": "A whole hash, which does not show when its fields expire, on a server where they can.",
@@ -103,6 +104,16 @@ labels! {
         Pattern = "pattern": "A message on the channel named a pattern.",
         FenceLate = "fence_late": "The fence of an opaque write was not back when the lease ended.",
         Rights = "rights": "The rights of the ear's user changed, or might have.",
+    }
+}
+
+labels! {
+    /// What Redis refused to a user, without which nothing of that user's reads is kept. The sentence goes on from "it".
+    Refusal {
+        Login = "login": "cannot log in any more.",
+        Tracking = "tracking": "may not use CLIENT TRACKING.",
+        Hello = "hello": "may not use HELLO.",
+        Pttl = "pttl": "may not use PTTL.",
     }
 }
 

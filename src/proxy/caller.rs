@@ -10,6 +10,7 @@ use std::sync::Arc;
 use tokio::time::timeout;
 
 use super::pending::{Lead, Marks, Pending, Reader, Ticket, Work};
+use super::proof::Proof;
 use super::reads::Standing;
 use super::replies::{Place, Replies};
 use super::worker::{Track, Worker};
@@ -17,30 +18,66 @@ use crate::cache::{Identity, Query, Slot};
 use crate::clock::Time;
 use crate::command::{Effect, Route, Spec, Verb};
 use crate::error::{Error, Sent};
-use crate::invalidation::{Ear, Fill, L1};
+use crate::invalidation::{Ear, Fill, L1, Seat};
 use crate::metrics::Path;
 use crate::resp::{Request, Resp};
 use crate::upstream::{Lane, Login};
 
 /// An identity with what is needed to act for it.
 pub struct Who {
-    /// What the client proved; none for Redis's default user.
+    /// The login under which the session acts; none for Redis's default user.
     pub login: Option<Arc<Login>>,
+    /// The session's share in that login, where the client itself proved it to Redis.
+    pub proof: Option<Rc<Proof>>,
     /// The database selected.
     pub db: u32,
     /// The number of user and database.
     pub identity: Identity,
     /// The user's ear.
     pub ear: Arc<Ear>,
+    _seat: Seat,
 }
 
 impl Who {
-    /// The identity of a login that Redis has accepted, in database `db`.
-    pub fn new(l1: &Arc<L1>, login: Option<Arc<Login>>, db: u32) -> Rc<Self> {
+    /// The identity of a login, none or one that the configuration gives, in database `db`.
+    pub fn new(l1: &L1, login: Option<Arc<Login>>, db: u32) -> Rc<Self> {
+        let who = Self::make(l1, login, None, db);
+        if let Some(login) = &who.login {
+            who.ear.trust(login);
+        }
+        Rc::new(who)
+    }
+
+    /// The identity of a login that a client has just proved.
+    pub fn proved(l1: &L1, proof: Rc<Proof>, db: u32) -> Rc<Self> {
+        let who = Self::make(l1, Some(Arc::clone(proof.login())), Some(proof), db);
+        if let Some(login) = &who.login {
+            who.ear.trust(login);
+        }
+        Rc::new(who)
+    }
+
+    /// The same user in another database.
+    pub fn in_db(&self, l1: &L1, db: u32) -> Rc<Self> {
+        Rc::new(Self::make(l1, self.login.clone(), self.proof.clone(), db))
+    }
+
+    fn make(l1: &L1, login: Option<Arc<Login>>, proof: Option<Rc<Proof>>, db: u32) -> Self {
         let user = login.as_ref().map_or(&b""[..], |login| &login.user);
+        let seat = l1.seat(user);
         let identity = l1.identities.intern(user, db);
-        let ear = l1.ear(login.as_ref());
-        Rc::new(Self { login, db, identity, ear })
+        Self { identity, ear: Arc::clone(seat.ear()), _seat: seat, login, proof, db }
+    }
+
+    /// What connections for this session are made with. A user has one set of rights however it was proved, and passwords
+    /// change while sessions stay: so it is the newest login that anybody proved.
+    pub fn credentials(&self) -> Option<Arc<Login>> {
+        self.login.as_ref().map(|own| self.ear.login().unwrap_or_else(|| Arc::clone(own)))
+    }
+
+    /// Whether Redis may have ended what this session proved, which must be asked before the session goes on.
+    pub fn is_doubted(&self) -> bool {
+        self.proof.as_ref().is_some_and(|proof| proof.is_doubted())
     }
 }
 

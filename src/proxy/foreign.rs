@@ -49,6 +49,9 @@ impl Foreign {
 impl Nature {
     /// Reads the reply to `COMMAND INFO` with one name: an array of one null, or of one array with the flags among it.
     pub fn read(reply: &[u8]) -> Self {
+        if reply.starts_with(b"-") {
+            return Nature::Anything; // it was not told: the user may not ask
+        }
         let says = |flag: &[u8]| reply.windows(flag.len()).any(|at| at == flag);
         if !reply.starts_with(b"*1\r\n") || reply.len() < 16 {
             return Nature::Unknown;
@@ -72,6 +75,7 @@ mod tests {
         assert_eq!(Nature::read(b"*1\r\n*-1\r\n"), Nature::Unknown);
         assert_eq!(Nature::read(b"*1\r\n$-1\r\n"), Nature::Unknown);
         assert_eq!(Nature::read(b"*1\r\n_\r\n"), Nature::Unknown);
+        assert_eq!(Nature::read(b"-NOPERM this user has no permissions\r\n"), Nature::Anything);
         let info = |flag: &str| format!("*1\r\n*6\r\n$8\r\njson.get\r\n:-2\r\n*1\r\n+{flag}\r\n:1\r\n:1\r\n:1\r\n");
         assert_eq!(Nature::read(info("readonly").as_bytes()), Nature::Reads);
         assert_eq!(Nature::read(info("write").as_bytes()), Nature::Writes);

@@ -9,6 +9,7 @@ use tokio::time::timeout;
 
 use crate::clock::Time;
 use crate::error::Error;
+use crate::invalidation::L1;
 use crate::resp::Resp;
 use crate::upstream::{Connection, Node, Target, connect, read_reply};
 
@@ -19,38 +20,53 @@ const FRESH: Duration = Duration::from_secs(1);
 type Answer = Result<Option<Vec<u8>>, Error>;
 
 /// Whether a client may act as Redis's default user without a password: asked of Redis itself, on a fresh connection, for
-/// an old one keeps the rights it once had. An answer holds for a second.
+/// an old one keeps the rights it once had. An answer holds for a second, and no longer than rights stay as they were.
 #[derive(Default)]
 pub struct Gate {
-    last: Mutex<Option<(Time, Answer)>>,
+    last: Mutex<Option<Asked>>,
+    words: Mutex<()>,
+}
+
+struct Asked {
+    at: Time,
+    rights: u64,
+    answer: Answer,
 }
 
 impl Gate {
     /// Asks, or remembers. Fails as [`connect`] does; those who waited meanwhile share the answer, or the failure.
-    pub async fn shut(&self, node: &Arc<Node>) -> Answer {
+    pub async fn shut(&self, node: &Arc<Node>, l1: &L1) -> Answer {
         let mut last = self.last.lock().await;
-        if let Some((asked, answer)) = &*last
-            && Time::now().saturating_since(*asked) <= FRESH
+        if let Some(Asked { at, rights, answer }) = &*last
+            && Time::now().saturating_since(*at) <= FRESH
+            && *rights == l1.rights_version()
         {
             return answer.clone();
         }
-        let asked = Time::now();
-        let answer = ask(node).await;
+        let (at, rights) = (Time::now(), l1.rights_version());
+        let reply = ask(node, b"*1\r\n$4\r\npING\r\n").await;
+        let answer = reply.map(|reply| reply.starts_with(b"-NOAUTH").then_some(reply));
         // A failure is dated when it is known, or those who waited for it would each wait for their own.
-        *last = Some((if answer.is_ok() { asked } else { Time::now() }, answer.clone()));
+        *last = Some(Asked { at: if answer.is_ok() { at } else { Time::now() }, rights, answer: answer.clone() });
         answer
+    }
+
+    /// What Redis says to `request` of a client that has not logged in, for what it words in its own way. One at a time: such
+    /// clients are to cost no more than one connection.
+    pub async fn words(&self, node: &Arc<Node>, request: &[u8]) -> Result<Vec<u8>, Error> {
+        let _one = self.words.lock().await;
+        ask(node, request).await
     }
 }
 
-async fn ask(node: &Arc<Node>) -> Answer {
+async fn ask(node: &Arc<Node>, request: &[u8]) -> Result<Vec<u8>, Error> {
     let target = Target { node: Arc::clone(node), login: None, db: 0, resp: Resp::V2, name: "" };
     let Connection { mut socket, permit: _permit } = connect(&target).await?;
     let lost = |why: &str| Error::Lost { node: Arc::clone(&node.address), why: why.into() };
-    let ping = async {
-        socket.write_all(b"*1\r\n$4\r\npING\r\n").await?;
+    let exchange = async {
+        socket.write_all(request).await?;
         read_reply(&mut socket, &mut Vec::new()).await
     };
-    let reply = timeout(node.connect_timeout, ping).await.map_err(|_| lost("no answer to PING"))?;
-    let reply = reply.map_err(|error| lost(&error.to_string()))?;
-    Ok(reply.starts_with(b"-NOAUTH").then_some(reply))
+    let reply = timeout(node.connect_timeout, exchange).await.map_err(|_| lost("no answer"))?;
+    reply.map_err(|error| lost(&error.to_string()))
 }

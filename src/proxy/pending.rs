@@ -18,7 +18,7 @@ use crate::cache::{FlightRef, Slot};
 use crate::clock::Time;
 use crate::error::{Error, Sent};
 use crate::invalidation::{Fill, L1};
-use crate::metrics::{DropReason, Path};
+use crate::metrics::{DropReason, EpochReason, Path};
 use crate::resp::Resp;
 use crate::upstream::Waiter;
 
@@ -51,7 +51,7 @@ impl Ticket {
 pub struct Marks {
     slots: SmallVec<[Slot; 4]>,
     opaque: bool,
-    swap: bool,
+    forgets: Option<EpochReason>,
 }
 
 impl Marks {
@@ -59,28 +59,29 @@ impl Marks {
     pub fn begin<'a>(l1: &L1, keys: impl Iterator<Item = &'a [u8]>, opaque: bool) -> Self {
         let slots: SmallVec<[Slot; 4]> = keys.map(|key| l1.stamps.slot(l1.stamps.hash(key))).collect();
         slots.iter().for_each(|&slot| l1.stamps.begin(slot));
-        Self { slots, opaque, swap: false }
+        Self { slots, opaque, forgets: None }
     }
 
     /// Marks the same keys once more: those of queued commands, when `EXEC` is sent.
     fn again(l1: &L1, transaction: &Transaction) -> Self {
         transaction.slots.iter().for_each(|&slot| l1.stamps.begin(slot));
-        if transaction.swap {
-            l1.databases_swapped();
+        if let Some(reason) = transaction.forgets {
+            l1.forget_all(reason);
         }
-        Self { slots: transaction.slots.iter().copied().collect(), opaque: transaction.opaque, swap: transaction.swap }
+        let slots = transaction.slots.iter().copied().collect();
+        Self { slots, opaque: transaction.opaque, forgets: transaction.forgets }
     }
 
     /// Joins two writes that one reply answers.
     pub fn add(&mut self, other: Self) {
         self.slots.extend(other.slots);
         self.opaque |= other.opaque;
-        self.swap |= other.swap;
+        self.forgets = self.forgets.or(other.forgets);
     }
 
     fn end(&mut self, l1: &L1) {
-        if std::mem::take(&mut self.swap) {
-            l1.databases_swapped();
+        if let Some(reason) = self.forgets.take() {
+            l1.forget_all(reason);
         }
         self.slots.drain(..).for_each(|slot| l1.stamps.end(slot));
     }
@@ -93,15 +94,22 @@ pub struct Transaction {
     /// Of the keys that are only read.
     reads: Vec<Slot>,
     opaque: bool,
-    swap: bool,
+    forgets: Option<EpochReason>,
 }
 
 impl Transaction {
-    /// A command was queued that may change `keys`; `opaque`: others too; `swap`: it exchanges two databases.
-    pub fn queue<'a>(&mut self, l1: &L1, keys: impl Iterator<Item = &'a [u8]>, opaque: bool, swap: bool) {
+    /// A command was queued that may change `keys`; `opaque`: others too; `forgets`: it makes L1 forget everything.
+    pub fn queue<'a>(
+        &mut self,
+        l1: &L1,
+        keys: impl Iterator<Item = &'a [u8]>,
+        opaque: bool,
+        forgets: Option<EpochReason>,
+    ) {
         self.slots.extend(keys.map(|key| l1.stamps.slot(l1.stamps.hash(key))));
         self.opaque |= opaque;
-        self.swap |= swap;
+        // Rights come first: they are told to more than L1.
+        self.forgets = if self.forgets == Some(EpochReason::Rights) { self.forgets } else { forgets.or(self.forgets) };
     }
 
     /// A command was queued that reads `keys`.

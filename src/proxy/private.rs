@@ -68,13 +68,13 @@ impl Pool {
         if fresh { None } else { self.spares.pop() }
     }
 
-    /// Closes what has been idle for longer than `idle` but for one, and checks what was not for longer than `check`. True where
-    /// one should be made.
-    pub(super) fn sweep(&mut self, idle: Duration, check: Duration, now: Time) -> bool {
+    /// Closes what has been idle for longer than `idle` but for `keep` of them, and checks what was not for longer than `check`.
+    /// True where one should be made: somebody has one on loan, or `wanted` says so.
+    pub(super) fn sweep(&mut self, (idle, check): (Duration, Duration), keep: usize, wanted: bool, now: Time) -> bool {
         self.spares.retain(|spare| spare.lane.is_open());
         let mut kept = self.spares.len();
         for spare in &self.spares {
-            if kept > 1 && spare.lane.idle_for(now) > idle {
+            if kept > keep && spare.lane.idle_for(now) > idle {
                 spare.lane.close();
                 kept -= 1;
             } else if spare.lane.checked_for(now) > check {
@@ -82,7 +82,12 @@ impl Pool {
             }
         }
         self.empty = if kept == 0 { self.empty + 1 } else { 0 };
-        self.lent > 0 && self.empty == 2
+        (self.lent > 0 || wanted) && self.empty == 2
+    }
+
+    /// Whether there is one, in the pool or on loan.
+    pub(super) fn is_used(&self) -> bool {
+        self.lent > 0 || !self.spares.is_empty()
     }
 
     /// A session has done with one; it comes back, or has ended.

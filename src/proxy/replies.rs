@@ -91,6 +91,8 @@ pub enum End {
     Slow,
     /// The private connection that is the session's own for life has ended.
     Upstream,
+    /// Redis no longer accepts what the client proved: its user was deleted.
+    LoggedOut,
 }
 
 impl Replies {

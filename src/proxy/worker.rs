@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use tokio::sync::oneshot;
+use tokio::time::timeout;
 use tokio_util::task::TaskTracker;
 use tracing::{debug, warn};
 
@@ -19,6 +20,7 @@ use super::foreign::Foreign;
 use super::gate::Gate;
 use super::pending::{Pending, Ticket, Work};
 use super::private::{Lent, Owner, Pool, Setting, Spare};
+use super::proof::Proofs;
 use crate::cache::{Flights, Identity, Promoter, Sampler};
 use crate::clock::Time;
 use crate::config::{Config, Promote, Rule};
@@ -55,6 +57,8 @@ pub struct Shared {
     pub longest_argument: AtomicU64,
     /// This process's name on the fleet's channel.
     pub origin_id: String,
+    /// The credentials of the upstream URL.
+    pub login: Option<Arc<Login>>,
 }
 
 /// How a lead's key is promoted.
@@ -141,6 +145,7 @@ pub struct Worker {
     private: RefCell<Vec<Weak<Lane<Pending>>>>,
     draining: Cell<bool>,
     login: RefCell<Option<Rc<Lane<Pending>>>>,
+    pub(super) proofs: Proofs,
     held: RefCell<Vec<Ticket>>,
     fencing: Cell<bool>,
     trouble: Rc<RefCell<Trouble>>,
@@ -167,6 +172,7 @@ impl Worker {
             private: RefCell::default(),
             draining: Cell::new(false),
             login: RefCell::default(),
+            proofs: Proofs::default(),
             held: RefCell::default(),
             fencing: Cell::new(false),
             trouble: Rc::default(),
@@ -192,7 +198,7 @@ impl Worker {
         }
         let target = Target {
             node: Arc::clone(&self.shared.node),
-            login: who.login.clone(),
+            login: who.credentials(),
             db: who.db,
             resp,
             name: "crema-lane",
@@ -209,10 +215,17 @@ impl Worker {
     /// Owns a lane's task: counts it, and remembers a failure so that not every command tries again.
     fn run(self: &Rc<Self>, lane: &Rc<Lane<Pending>>, target: Target) {
         let (lane, stats, trouble) = (Rc::clone(lane), Arc::clone(&self.stats), Rc::clone(&self.trouble));
+        let worker = Rc::clone(self);
         self.tasks.spawn_local(async move {
             stats.lanes.add(1);
+            let login = target.login.clone();
             let error = Rc::clone(&lane).run(target).await;
             stats.lanes.sub(1);
+            if let Some(login) = login
+                && !lane.was_closed()
+            {
+                worker.doubt(&login.user);
+            }
             let now = Time::now();
             match error {
                 Error::Unreachable { .. } | Error::UpstreamLimit { .. } => {
@@ -235,13 +248,14 @@ impl Worker {
         });
     }
 
-    /// Keeps one private connection ready for each user, so that borrowing one costs no round trip.
-    fn warm(self: &Rc<Self>, who: &Rc<Who>, now: Time) {
+    /// Keeps one private connection ready for each user, so that borrowing one costs no round trip, and so that Redis has
+    /// one to end should it delete the user.
+    pub fn warm(self: &Rc<Self>, who: &Rc<Who>, now: Time) {
         let mut pools = self.pools.borrow_mut();
         let pool = pools.entry(user(who)).or_default();
-        pool.login.clone_from(&who.login);
+        pool.login = who.credentials();
         if pool.spares.is_empty() {
-            pool.spares.push(self.open(who.login.clone(), who.db, now));
+            pool.spares.push(self.open(pool.login.clone(), who.db, now));
         }
     }
 
@@ -263,17 +277,25 @@ impl Worker {
         let spare = {
             let mut pools = self.pools.borrow_mut();
             let pool = pools.entry(user(who)).or_default();
-            pool.login.clone_from(&who.login);
+            pool.login = who.credentials();
             pool.lend(place == Setting::Fresh)
         };
         let own = if place == Setting::Anywhere { 0 } else { who.db };
-        let spare = spare.unwrap_or_else(|| self.open(who.login.clone(), own, now));
+        let spare = spare.unwrap_or_else(|| self.open(who.credentials(), own, now));
         spare.lane.lend(Some(owner));
         Lent::new(self, spare, who, resp, place, now)
     }
 
-    /// A reply to `command` of crema's own on a connection kept for logins; `None` where it is lost.
+    /// Redis's reply to `AUTH`, on a connection kept for that. Asked once more where the connection breaks meanwhile: it is
+    /// whoever logged in last, and ends with that user.
     pub async fn log_in(self: &Rc<Self>, command: &[u8]) -> Result<Vec<u8>, Error> {
+        match self.try_log_in(command).await {
+            Err(Error::Lost { .. }) => self.try_log_in(command).await,
+            done => done,
+        }
+    }
+
+    async fn try_log_in(self: &Rc<Self>, command: &[u8]) -> Result<Vec<u8>, Error> {
         let now = Time::now();
         let lane = {
             let mut kept = self.login.borrow_mut();
@@ -286,10 +308,13 @@ impl Worker {
         lane.ready().await?;
         let (told, reply) = oneshot::channel();
         let pending = Pending::own(self, Work::Capture(Vec::new(), told));
-        if lane.send(command, pending, now).is_ok()
-            && let Ok(reply) = reply.await
-        {
-            return Ok(reply);
+        if lane.send(command, pending, now).is_ok() {
+            let limit = self.shared.config.response_timeout.unwrap_or(Duration::MAX);
+            match timeout(limit, reply).await {
+                Ok(Ok(reply)) => return Ok(reply),
+                Ok(Err(_)) => {}
+                Err(_) => lane.give_up(limit),
+            }
         }
         Err(lane.lost_error())
     }
@@ -341,12 +366,19 @@ impl Worker {
         for lane in expired {
             lane.give_up(deadline.unwrap_or_default());
         }
-        for pool in self.pools.borrow_mut().values_mut() {
-            if pool.sweep(SPARE_IDLE, CHECK, now) {
-                let spare = self.open(pool.login.clone(), 0, now);
+        self.lanes.borrow_mut().retain(|_, tracks| !tracks.is_empty());
+        self.proofs.sweep();
+        self.pools.borrow_mut().retain(|user, pool| {
+            // Of a user that nobody is any more, and that may never come again, not even the last is kept.
+            let configured = self.shared.login.as_ref().is_some_and(|login| *login.user == **user);
+            let proved = self.proofs.newest(user);
+            let keep = user.is_empty() || configured || proved.is_some();
+            if pool.sweep((SPARE_IDLE, CHECK), usize::from(keep), proved.is_some(), now) {
+                let spare = self.open(proved.or_else(|| pool.login.clone()), 0, now);
                 pool.spares.push(spare);
             }
-        }
+            keep || pool.is_used()
+        });
     }
 
     /// Sessions are to end as soon as nothing of theirs is under way.
@@ -357,6 +389,11 @@ impl Worker {
     /// Whether they are.
     pub fn is_draining(&self) -> bool {
         self.draining.get()
+    }
+
+    /// Whether [`close`](Self::close) was called.
+    pub fn is_closed(&self) -> bool {
+        self.tasks.is_closed()
     }
 
     /// Ends all connections.

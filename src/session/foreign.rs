@@ -56,7 +56,9 @@ impl Session {
         self.caller.ask(&self.worker, &question, Work::Capture(Vec::new(), told), now);
         let Ok(reply) = reply.await else { return Ok(Nature::Unknown) };
         let nature = Nature::read(&reply);
-        self.worker.foreign.put(name, nature, now);
+        if !reply.starts_with(b"-") {
+            self.worker.foreign.put(name, nature, now); // what one user may not ask, another may
+        }
         self.worker.stats.count(command::Class::Module, Outcome::Forwarded);
         Ok(nature)
     }

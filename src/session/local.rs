@@ -8,7 +8,7 @@ use super::{Close, LARGE_REQUEST, Session, Stay};
 use crate::clock::Time;
 use crate::command::{self, Effect, Route, Spec, Verb};
 use crate::config::ClientNames;
-use crate::metrics::Outcome;
+use crate::metrics::{EpochReason, Outcome};
 use crate::proxy::{self, Taken};
 use crate::resp::{Request, encode};
 use std::time::Duration;
@@ -32,14 +32,23 @@ impl Session {
         if spec.route == Route::Close {
             return Err(Close::Now);
         }
+        if self.caller.who.is_doubted() && !self.is_still_itself().await? {
+            return Ok(());
+        }
         let wrong = !spec.arity_ok(request.argc());
+        // What cannot change a right is a command like another.
+        let plain = spec.route == Route::Session(Verb::ConfigSet) && !spec.changes_rights(request);
+        if self.must_not_log_in(spec, request) {
+            return Ok(());
+        }
         if let Route::Session(verb) = spec.route
             && !wrong
+            && !plain
             && (self.stay != Stay::Tainted || self.private.is_none() || Self::is_followed(verb))
         {
             return self.verb(line, verb, spec, request).await;
         }
-        let on_lane = spec.on_lane(request) || wrong && spec.route != Route::LaneUnlessBlocking;
+        let on_lane = spec.on_lane(request) || wrong && spec.route != Route::LaneUnlessBlocking || plain;
         let held_back = spec.effect != Effect::Read && self.worker.shared.l1.is_paused(now);
         let on_lane = on_lane && request.raw().len() <= LARGE_REQUEST && !held_back;
         if self.loan_is_over() {
@@ -82,11 +91,9 @@ impl Session {
 
     /// Verbs that mean the same to a session whose connection crema does not follow.
     fn is_followed(verb: Verb) -> bool {
-        use Verb::{ClientReply, Discard, Exec, Monitor, Multi, Quit, Reset, Subscribe, SwapDb, Sync, Watch};
-        matches!(
-            verb,
-            Quit | Reset | ClientReply | Multi | Exec | Discard | Watch | Subscribe | Monitor | Sync | SwapDb
-        )
+        use Verb as V;
+        matches!(verb, V::Quit | V::Reset | V::ClientReply | V::Multi | V::Exec | V::Discard | V::Watch)
+            || matches!(verb, V::Subscribe | V::Monitor | V::Sync | V::SwapDb | V::AclChange | V::ConfigSet)
     }
 
     async fn verb(
@@ -148,10 +155,10 @@ impl Session {
                 self.blocked = Some(place);
                 return Ok(());
             }
-            V::AclChange => {
-                self.worker.shared.l1.rights_changed();
+            V::AclChange | V::ConfigSet => {
+                self.worker.shared.l1.forget_all(EpochReason::Rights);
                 let reply = self.ask(line, spec, request).await?;
-                self.worker.shared.l1.rights_changed();
+                self.worker.shared.l1.forget_all(EpochReason::Rights);
                 self.answer(|out| out.extend_from_slice(&reply));
             }
             V::SwapDb => return self.swap(line, spec, request).await,
@@ -263,9 +270,9 @@ impl Session {
             return self.pinned(line, spec, request).await;
         }
         let shared = self.worker.shared.clone();
-        shared.l1.databases_swapped();
+        shared.l1.forget_all(EpochReason::SwapDb);
         let reply = self.ask(line, spec, request).await?;
-        shared.l1.databases_swapped();
+        shared.l1.forget_all(EpochReason::SwapDb);
         if shared.config.channel.enabled
             && let Some(lent) = &self.private
         {
@@ -283,8 +290,7 @@ impl Session {
         (self.transaction, self.watching, self.silent, self.name) = (None, false, false, None);
         self.caller.replies.set_silent(false);
         self.admitted = false;
-        let who = proxy::Who::new(&self.worker.shared.l1, None, self.worker.shared.config.upstream.db);
-        self.caller.become_(who, crate::resp::Resp::V2);
+        self.caller.become_(Self::nobody(&self.worker), crate::resp::Resp::V2);
         self.answer(|out| encode::simple(out, "RESET"));
         Ok(())
     }

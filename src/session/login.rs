@@ -4,25 +4,43 @@
 //! a failure leaves the session as it was.
 
 use std::rc::Rc;
-use std::sync::Arc;
 
 use tokio::sync::oneshot;
 
 use super::wire::Line;
-use super::{Close, Session, Stay};
+use super::{Close, Session, Stay, own};
 use crate::clock::Time;
-use crate::command::{Route, Spec, Verb};
+use crate::command::{Class, Route, Spec, Verb};
+use crate::config::Auth;
+use crate::error::{Error, Sent};
 use crate::metrics::Outcome;
-use crate::proxy::{Who, Work};
+use crate::proxy::{Shared, Who, Work, Worker};
 use crate::resp::{Request, Resp, encode};
 use crate::upstream::Login;
 
 impl Session {
+    /// Who a client is that has said nothing yet.
+    pub(super) fn nobody(worker: &Worker) -> Rc<Who> {
+        let Shared { config, l1, login, .. } = &*worker.shared;
+        let login = if config.auth == Auth::Open { login.clone() } else { None };
+        Who::new(l1, login, config.upstream.db)
+    }
+
     /// Asks whether the client may come in as it is. Redis knows that when it accepts a client; crema when it first speaks.
     pub(super) async fn knock(&mut self) {
-        let shut = self.worker.shared.gate.shut(&self.worker.shared.node).await;
+        let shut = self.shut().await;
         self.admitted = matches!(shut, Ok(None));
         self.strict = matches!(shut, Ok(Some(_)));
+    }
+
+    /// None: the client may act without a login; else what it is told.
+    async fn shut(&self) -> Result<Option<Vec<u8>>, Error> {
+        let Shared { config, l1, gate, node, .. } = &*self.worker.shared;
+        match config.auth {
+            Auth::Upstream => gate.shut(node, l1).await,
+            Auth::Own(_) => Ok(Some(own::NO_AUTH.to_vec())),
+            Auth::Open => Ok(None),
+        }
     }
 
     /// Whether a session that has not logged in may run this command. Where not, it has been answered.
@@ -31,28 +49,51 @@ impl Session {
             Route::Session(verb) => Some(verb),
             _ => None,
         });
-        let with_login =
-            matches!(verb, Some(Verb::Hello)) && request.args().any(|arg| arg.eq_ignore_ascii_case(b"AUTH"));
-        if with_login || matches!(verb, Some(Verb::Auth | Verb::Quit | Verb::Reset)) {
+        let with_login = spec.is_some_and(|spec| gives_login(spec, request));
+        if with_login || matches!(verb, Some(Verb::Quit | Verb::Reset)) {
             return true;
         }
-        match self.worker.shared.gate.shut(&self.worker.shared.node).await {
+        match self.shut().await {
             Ok(None) => (self.admitted, self.strict) = (true, false),
-            Ok(Some(_)) if verb == Some(Verb::Hello) => self.answer(|out| {
-                encode::error(
-                    out,
-                    "NOAUTH HELLO must be called with the client already authenticated, otherwise the HELLO <proto> AUTH \
-                     <user> <pass> option can be used to authenticate the client and select the RESP protocol version at \
-                     the same time",
-                );
-            }),
-            Ok(Some(reply)) => self.answer(|out| out.extend_from_slice(&reply)),
+            Ok(Some(reply)) => {
+                let plain = spec.is_some_and(|spec| spec.arity_ok(request.argc())) && verb != Some(Verb::Hello);
+                let reply = if plain { reply } else { self.words_for(verb, request, reply).await };
+                self.answer(|out| out.extend_from_slice(&reply));
+            }
             Err(error) => {
                 self.refuse(&error);
-                self.worker.stats.count(crate::command::Class::Connection, Outcome::Refused);
+                self.worker.stats.count(Class::Connection, Outcome::Refused);
             }
         }
         self.admitted
+    }
+
+    /// What a client without a login hears of a command that does not exist, is malformed, or is HELLO: Redis looks at that
+    /// before it asks for a login, and words it in its own way.
+    async fn words_for(&self, verb: Option<Verb>, request: Request<'_>, otherwise: Vec<u8>) -> Vec<u8> {
+        let Shared { config, gate, node, .. } = &*self.worker.shared;
+        if config.auth != Auth::Upstream {
+            return if verb == Some(Verb::Hello) { own::NO_AUTH_FOR_HELLO.to_vec() } else { otherwise };
+        }
+        match gate.words(node, request.raw()).await {
+            Ok(words) if words.first() == Some(&b'-') => words,
+            _ => otherwise,
+        }
+    }
+
+    /// Whether Redis still accepts what this session proved; asked when there is doubt. Where it cannot be asked, the command
+    /// has been answered with an error. A session that is refused ends.
+    pub(super) async fn is_still_itself(&mut self) -> Result<bool, Close> {
+        let Some(proof) = self.caller.who.proof.clone() else { return Ok(true) };
+        match self.worker.verify(&proof).await {
+            Ok(true) => Ok(true),
+            Ok(false) => Err(Close::Gently),
+            Err(error) => {
+                self.refuse(&error);
+                self.worker.stats.count(Class::Connection, Outcome::Refused);
+                Ok(false)
+            }
+        }
     }
 
     /// Sends a command over the private connection and takes its reply, which is passed on to nobody.
@@ -65,18 +106,22 @@ impl Session {
         line.answered(self).await?;
         self.renew_loan(line).await?;
         self.borrow(line).await?;
-        let Some(lent) = &self.private else { unreachable!("borrowed above") };
-        let (told, reply) = oneshot::channel();
-        let work = Work::Capture(Vec::new(), told);
-        lent.ask(request.raw(), work, Time::now());
+        let reply = self.capture(request.raw()).await;
         self.worker.stats.count(spec.class, Outcome::Pinned);
+        Ok(reply)
+    }
+
+    /// The reply to a command on the private connection, which must be there, or the error of its loss.
+    pub(super) async fn capture(&self, command: &[u8]) -> Vec<u8> {
+        let Some(lent) = &self.private else { unreachable!("only called after borrow or keep") };
+        let (told, reply) = oneshot::channel();
+        lent.ask(command, Work::Capture(Vec::new(), told), Time::now());
         if let Ok(reply) = reply.await {
-            Ok(reply)
-        } else {
-            let mut reply = Vec::new();
-            lent.lane().lost_error().reply(crate::error::Sent::Maybe, &mut reply);
-            Ok(reply)
+            return reply;
         }
+        let mut reply = Vec::new();
+        lent.lane().lost_error().reply(Sent::Maybe, &mut reply);
+        reply
     }
 
     pub(super) async fn auth(
@@ -85,15 +130,45 @@ impl Session {
         spec: &'static Spec,
         request: Request<'_>,
     ) -> Result<(), Close> {
+        line.answered(self).await?;
         let login = match request.argc() {
-            2 => Login { user: (*b"default").into(), password: request.arg(1).into() },
-            3 => Login { user: request.arg(1).into(), password: request.arg(2).into() },
-            _ => {
-                // More arguments than AUTH takes: a syntax error in Redis's own words, from a connection without a user.
-                return self.log_in_as(line, spec, request, None).await;
-            }
+            2 => Some(Login { user: (*b"default").into(), password: request.arg(1).into() }),
+            3 => Some(Login { user: request.arg(1).into(), password: request.arg(2).into() }),
+            _ => None, // more arguments than AUTH takes: a syntax error in Redis's own words
         };
-        self.log_in_as(line, spec, request, Some(login)).await
+        self.keep_watches(line).await?;
+        let reply = match (&self.worker.shared.config.auth, &login) {
+            (Auth::Own(_), Some(login)) => match self.log_in_here(login).await {
+                Ok(()) => b"+OK\r\n".to_vec(),
+                Err(refusal) => refusal,
+            },
+            _ if self.has_home() => self.ask(line, spec, request).await?,
+            _ => match self.worker.log_in(request.raw()).await {
+                Ok(reply) => reply,
+                Err(error) => {
+                    self.refuse(&error);
+                    return Ok(());
+                }
+            },
+        };
+        if let Some(login) = login
+            && reply.starts_with(b"+")
+            && !matches!(self.worker.shared.config.auth, Auth::Own(_))
+        {
+            self.logged_in(login);
+        }
+        self.answer(|out| out.extend_from_slice(&reply));
+        self.worker.stats.count(spec.class, Outcome::Session);
+        Ok(())
+    }
+
+    /// The session is this user from here on: Redis has said so, on the private connection where one is in use.
+    fn logged_in(&mut self, login: Login) {
+        (self.admitted, self.strict) = (true, false);
+        let proof = self.worker.prove(login, &self.caller.replies);
+        let who = Who::proved(&self.worker.shared.l1, proof, self.caller.who.db);
+        self.worker.warm(&who, Time::now());
+        self.caller.become_(who, self.caller.resp);
     }
 
     /// Before the user or the protocol of a session changes: a connection that watches keys for it changes along, and is no
@@ -106,51 +181,6 @@ impl Session {
         } else {
             Ok(())
         }
-    }
-
-    async fn log_in_as(
-        &mut self,
-        line: &mut Line,
-        spec: &'static Spec,
-        request: Request<'_>,
-        login: Option<Login>,
-    ) -> Result<(), Close> {
-        line.answered(self).await?;
-        self.keep_watches(line).await?;
-        let reply = if self.has_home() {
-            self.ask(line, spec, request).await?
-        } else {
-            match self.worker.log_in(request.raw()).await {
-                Ok(reply) => reply,
-                Err(error) => {
-                    self.refuse(&error);
-                    return Ok(());
-                }
-            }
-        };
-        if let Some(login) = login
-            && reply.starts_with(b"+")
-        {
-            self.logged_in(line, login).await?;
-        }
-        self.answer(|out| out.extend_from_slice(&reply));
-        self.worker.stats.count(spec.class, Outcome::Session);
-        Ok(())
-    }
-
-    /// The session is this user from here on.
-    async fn logged_in(&mut self, line: &mut Line, login: Login) -> Result<(), Close> {
-        if self.private.is_some() && self.stay == Stay::Loan {
-            self.end_loan(line).await?; // it belongs to the user that the session was
-        }
-        (self.admitted, self.strict) = (true, false);
-        let login = Arc::new(login);
-        let same = self.caller.who.login.as_ref() == Some(&login);
-        if !same {
-            let who = Who::new(&self.worker.shared.l1, Some(login), self.caller.who.db);
-            self.caller.become_(who, self.caller.resp);
-        }
-        Ok(())
     }
 
     pub(super) async fn hello(
@@ -177,37 +207,84 @@ impl Session {
             }
         };
         self.keep_watches(line).await?;
+        let own = matches!(self.worker.shared.config.auth, Auth::Own(_));
+        if let Some((user, password)) = hello.login
+            && (own || !self.has_home())
+        {
+            let login = Login { user: user.into(), password: password.into() };
+            let refusal = if own { self.log_in_here(&login).await.err() } else { self.try_login(login).await };
+            if let Some(refusal) = refusal {
+                self.answer(|out| out.extend_from_slice(&refusal));
+                return Ok(());
+            }
+        }
         if self.has_home() {
-            let reply = self.ask(line, spec, request).await?;
-            if reply.starts_with(b"*") || reply.starts_with(b"%") {
-                if let Some((user, password)) = hello.login {
-                    self.logged_in(line, Login { user: user.into(), password: password.into() }).await?;
-                }
-                self.caller.become_(Rc::clone(&self.caller.who), hello.resp);
-                if let Some(lent) = &mut self.private {
-                    lent.is_now(hello.resp, self.caller.who.db);
-                }
-            }
-            self.answer(|out| out.extend_from_slice(&reply));
-            return Ok(());
+            self.hello_on_private(line, spec, request, &hello).await?;
+        } else {
+            self.hello_on_lane(line, spec, request, &hello).await?;
         }
-        if let Some((user, password)) = hello.login {
-            let mut auth = Vec::new();
-            encode::command(&mut auth, &[b"AUTH", user, password]);
-            match self.worker.log_in(&auth).await {
-                Ok(reply) if reply.starts_with(b"+") => {
-                    self.logged_in(line, Login { user: user.into(), password: password.into() }).await?;
-                }
-                Ok(reply) => {
-                    self.answer(|out| out.extend_from_slice(&reply));
-                    return Ok(());
-                }
-                Err(error) => {
-                    self.refuse(&error);
-                    return Ok(());
-                }
+        self.worker.stats.count(spec.class, Outcome::Session);
+        Ok(())
+    }
+
+    /// Logs in at Redis; what comes back is the refusal, if it is one.
+    async fn try_login(&mut self, login: Login) -> Option<Vec<u8>> {
+        let mut auth = Vec::new();
+        encode::command(&mut auth, &[b"AUTH", &login.user, &login.password]);
+        match self.worker.log_in(&auth).await {
+            Ok(reply) if reply.starts_with(b"+") => {
+                self.logged_in(login);
+                None
+            }
+            Ok(reply) => Some(reply),
+            Err(error) => {
+                let mut reply = Vec::new();
+                error.reply(Sent::No, &mut reply);
+                Some(reply)
             }
         }
+    }
+
+    /// HELLO of a session whose connection is its own at present: Redis answers for that one.
+    async fn hello_on_private(
+        &mut self,
+        line: &mut Line,
+        spec: &'static Spec,
+        request: Request<'_>,
+        hello: &Hello<'_>,
+    ) -> Result<(), Close> {
+        let own = matches!(self.worker.shared.config.auth, Auth::Own(_));
+        let mut raw = Vec::new();
+        let mut spans = Vec::new();
+        let request = if own && hello.login.is_some() {
+            hello.without_login(request, &mut raw);
+            Request::parse_canonical(&raw, &mut spans).unwrap_or(request)
+        } else {
+            request
+        };
+        let reply = self.ask(line, spec, request).await?;
+        if reply.starts_with(b"*") || reply.starts_with(b"%") {
+            if let Some((user, password)) = hello.login
+                && !own
+            {
+                self.logged_in(Login { user: user.into(), password: password.into() });
+            }
+            self.caller.become_(Rc::clone(&self.caller.who), hello.resp);
+            if let Some(lent) = &mut self.private {
+                lent.is_now(hello.resp, self.caller.who.db);
+            }
+        }
+        self.answer(|out| out.extend_from_slice(&reply));
+        Ok(())
+    }
+
+    async fn hello_on_lane(
+        &mut self,
+        line: &mut Line,
+        spec: &'static Spec,
+        request: Request<'_>,
+        hello: &Hello<'_>,
+    ) -> Result<(), Close> {
         self.caller.become_(Rc::clone(&self.caller.who), hello.resp);
         if let Some(name) = hello.name {
             if self.keeps_names() {
@@ -220,7 +297,8 @@ impl Session {
             }
         }
         // The map is Redis's own, in the version now spoken; only its `id` is that of a lane.
-        let plain = Self::plain_hello(request);
+        let mut plain = Vec::new();
+        encode::command(&mut plain, &[request.arg(0)]);
         let mut spans = Vec::new();
         if let Some(plain) = Request::parse_canonical(&plain, &mut spans) {
             let now = Time::now();
@@ -229,15 +307,7 @@ impl Session {
                 None => self.caller.forward(&self.worker, spec, plain, now),
             }
         }
-        self.worker.stats.count(spec.class, Outcome::Session);
         Ok(())
-    }
-
-    /// `HELLO` without arguments, under the name by which the client called it.
-    fn plain_hello(request: Request<'_>) -> Vec<u8> {
-        let mut plain = Vec::new();
-        encode::command(&mut plain, &[request.arg(0)]);
-        plain
     }
 
     /// Redis decides each time: a user may have lost the right, whoever is in that database already.
@@ -256,13 +326,22 @@ impl Session {
             if let Some(lent) = &mut self.private {
                 lent.is_now(self.caller.resp, db);
             }
-            let who = Who::new(&self.worker.shared.l1, self.caller.who.login.clone(), db);
+            let who = self.caller.who.in_db(&self.worker.shared.l1, db);
             let resp = self.caller.resp;
             self.caller.become_(who, resp);
         }
         self.answer(|out| out.extend_from_slice(&reply));
         self.worker.stats.count(spec.class, Outcome::Session);
         Ok(())
+    }
+}
+
+/// Whether the command brings a user and a password.
+pub(super) fn gives_login(spec: &Spec, request: Request<'_>) -> bool {
+    match spec.route {
+        Route::Session(Verb::Auth) => spec.arity_ok(request.argc()),
+        Route::Session(Verb::Hello) => request.args().any(|arg| arg.eq_ignore_ascii_case(b"AUTH")),
+        _ => false,
     }
 }
 
@@ -308,6 +387,16 @@ impl<'a> Hello<'a> {
             }
         }
         Ok(hello)
+    }
+}
+
+impl Hello<'_> {
+    /// The same request without its login.
+    fn without_login(&self, request: Request<'_>, raw: &mut Vec<u8>) {
+        let version: &[u8] = if self.resp == Resp::V3 { b"3" } else { b"2" };
+        let mut words = vec![request.arg(0), version];
+        words.extend(self.name.iter().flat_map(|name| [&b"SETNAME"[..], name]));
+        encode::command(raw, &words);
     }
 }
 

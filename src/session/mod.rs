@@ -8,6 +8,7 @@
 mod foreign;
 mod local;
 mod login;
+mod own;
 mod pinned;
 mod wire;
 
@@ -17,7 +18,7 @@ use crate::clock::Time;
 use crate::command::{self, Route};
 use crate::error::Error;
 use crate::metrics::Outcome;
-use crate::proxy::{self, Caller, End, Lent, Owner, Replies, Taken, Transaction, Who, Worker};
+use crate::proxy::{self, Caller, End, Lent, Owner, Replies, Taken, Transaction, Worker};
 use crate::resp::{Parsed, Parser, ProtocolError, Request};
 use crate::socket::Socket;
 
@@ -106,7 +107,7 @@ enum Stay {
 
 impl Session {
     fn new(worker: Rc<Worker>, replies: Rc<Replies>) -> Self {
-        let who = Who::new(&worker.shared.l1, None, worker.shared.config.upstream.db);
+        let who = Self::nobody(&worker);
         let owner = Owner::new(Rc::clone(&replies), worker.shared.l1.clone());
         Self {
             caller: Caller::new(replies, who),
@@ -186,7 +187,7 @@ impl Session {
 
     /// The common case: a session without a connection of its own sends a command that may go on a lane.
     fn quick(&mut self, request: Request<'_>, now: Time) -> bool {
-        if self.private.is_some() || !self.admitted || self.silent || self.skip_next {
+        if self.private.is_some() || !self.admitted || self.silent || self.skip_next || self.caller.who.is_doubted() {
             return false;
         }
         let Some(spec) = command::lookup(request) else { return false };

@@ -7,7 +7,7 @@ use super::wire::Line;
 use super::{Close, KEPT_BACK, Session, Stay, foreign};
 use crate::clock::Time;
 use crate::command::{self, Effect, Route, Spec, Verb};
-use crate::metrics::Outcome;
+use crate::metrics::{EpochReason, Outcome};
 use crate::proxy::{self, Lent, Setting, Work};
 use crate::resp::{Parser, Request};
 use crate::upstream::Mode;
@@ -123,12 +123,16 @@ impl Session {
         let l1 = &self.worker.shared.l1;
         let Some(lent) = &self.private else { unreachable!("only called after borrow or keep") };
         if let Some(transaction) = &mut self.transaction {
-            let swap = spec.route == Route::Session(Verb::SwapDb);
+            let forgets = match spec.route {
+                Route::Session(Verb::SwapDb) => Some(EpochReason::SwapDb),
+                _ => spec.changes_rights(request).then_some(EpochReason::Rights),
+            };
             match spec.effect {
                 Effect::Write | Effect::Opaque => {
-                    transaction.queue(l1, spec.keys(request), spec.effect == Effect::Opaque, swap);
+                    transaction.queue(l1, spec.keys(request), spec.effect == Effect::Opaque, forgets);
                 }
                 Effect::Read => transaction.queue_read(l1, spec.keys(request)),
+                Effect::None if forgets.is_some() => transaction.queue(l1, [].into_iter(), false, forgets),
                 Effect::None => {}
             }
         }

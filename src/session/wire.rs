@@ -241,6 +241,9 @@ fn farewell(session: &Session, end: End, socket: &Socket) {
             let limit = session.worker.shared.config.output_limit;
             warn!(%client, limit, "client closed: it did not read its replies and more than output_limit bytes waited for it");
         }
+        End::LoggedOut => {
+            warn!(%client, "client closed: the upstream ended its user's connections and accepts its login no more");
+        }
         End::Upstream => warn!(%client, "client closed: the upstream connection that was its own has ended"),
     }
 }

@@ -1,0 +1,136 @@
+//! What clients of a worker proved to Redis, and whether Redis would still have them.
+//!
+//! A client that logs in straight to Redis loses its connection when its user is deleted. Here its commands go on lanes that
+//! others opened, so the loss of any connection of a user puts all that was proved as this user in doubt: it is proved again,
+//! on the connection kept for logins, before a session that relies on it goes on; where Redis refuses, the sessions end. A
+//! password that was merely changed ends nobody whose connections stand, as in Redis.
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::rc::{Rc, Weak};
+use std::sync::Arc;
+
+use tokio::time::sleep;
+
+use super::replies::{End, Replies};
+use super::worker::Worker;
+use crate::error::Error;
+use crate::resp::encode;
+use crate::upstream::{Backoff, Login};
+
+/// A login that Redis accepted, with the sessions that rely on it.
+pub struct Proof {
+    login: Arc<Login>,
+    doubted: Cell<bool>,
+    checking: Cell<bool>,
+    sessions: RefCell<Vec<Weak<Replies>>>,
+}
+
+/// All that the clients of a worker proved.
+#[derive(Default)]
+pub(super) struct Proofs(RefCell<ByUser>);
+
+type ByUser = HashMap<Box<[u8]>, Vec<Rc<Proof>>>;
+
+impl Proof {
+    /// What was proved.
+    pub fn login(&self) -> &Arc<Login> {
+        &self.login
+    }
+
+    pub(super) fn is_doubted(&self) -> bool {
+        self.doubted.get()
+    }
+
+    fn living(&self) -> Vec<Rc<Replies>> {
+        self.sessions.borrow().iter().filter_map(Weak::upgrade).collect()
+    }
+}
+
+impl Proofs {
+    /// The session behind `replies` proved `login`.
+    fn join(&self, login: Login, replies: &Rc<Replies>) -> Rc<Proof> {
+        let mut users = self.0.borrow_mut();
+        let proofs = users.entry(login.user.clone()).or_default();
+        proofs.retain(|proof| Rc::strong_count(proof) > 1);
+        let proof = if let Some(known) = proofs.iter().find(|proof| *proof.login == login) {
+            Rc::clone(known)
+        } else {
+            let sessions = RefCell::default();
+            let new = Proof { login: Arc::new(login), doubted: Cell::new(false), checking: Cell::new(false), sessions };
+            proofs.push(Rc::new(new));
+            Rc::clone(proofs.last().expect("just pushed"))
+        };
+        proof.doubted.set(false);
+        let mut sessions = proof.sessions.borrow_mut();
+        if sessions.len() == sessions.capacity() {
+            sessions.retain(|session| session.strong_count() > 0);
+        }
+        sessions.push(Rc::downgrade(replies));
+        drop(sessions);
+        proof
+    }
+
+    /// Drops what nobody relies on any more.
+    pub(super) fn sweep(&self) {
+        self.0.borrow_mut().retain(|_, proofs| {
+            proofs.retain(|proof| Rc::strong_count(proof) > 1);
+            !proofs.is_empty()
+        });
+    }
+
+    /// The newest login of this user that some session relies on, if any.
+    pub(super) fn newest(&self, user: &[u8]) -> Option<Arc<Login>> {
+        self.0.borrow().get(user)?.last().map(|proof| Arc::clone(&proof.login))
+    }
+}
+
+impl Worker {
+    /// Redis has accepted `login` from the session behind `replies`.
+    pub fn prove(&self, login: Login, replies: &Rc<Replies>) -> Rc<Proof> {
+        self.proofs.join(login, replies)
+    }
+
+    /// A connection of this user was ended by Redis: perhaps the user is no more.
+    pub(super) fn doubt(self: &Rc<Self>, user: &[u8]) {
+        let doubted: Vec<_> = self.proofs.0.borrow().get(user).into_iter().flatten().map(Rc::clone).collect();
+        for proof in doubted {
+            proof.doubted.set(true);
+            if !proof.checking.replace(true) {
+                let worker = Rc::clone(self);
+                self.tasks.spawn_local(async move { worker.check(&proof).await });
+            }
+        }
+    }
+
+    /// Proves it again for sessions that wait for nothing but their clients.
+    async fn check(self: Rc<Self>, proof: &Rc<Proof>) {
+        let mut backoff = Backoff::default();
+        while proof.is_doubted() && !proof.living().is_empty() && !self.is_closed() {
+            if self.verify(proof).await.is_err() {
+                sleep(backoff.wait()).await;
+            }
+        }
+        proof.checking.set(false);
+    }
+
+    /// Whether Redis still accepts what was proved. Where not, every session that relies on it ends. Fails, and decides
+    /// nothing, while Redis cannot be asked.
+    pub async fn verify(self: &Rc<Self>, proof: &Rc<Proof>) -> Result<bool, Error> {
+        let mut question = Vec::new();
+        encode::command(&mut question, &[b"AUTH", &proof.login.user, &proof.login.password]);
+        let reply = self.log_in(&question).await?;
+        match reply.first() {
+            Some(b'+') => proof.doubted.set(false),
+            Some(b'-') if reply.starts_with(b"-WRONGPASS") || reply.starts_with(b"-NOAUTH") => {
+                proof.living().iter().for_each(|session| session.end(End::LoggedOut));
+                return Ok(false);
+            }
+            _ => {
+                let node = Arc::clone(&self.shared.node.address);
+                return Err(Error::Refused { node, reply: reply.into() });
+            }
+        }
+        Ok(true)
+    }
+}

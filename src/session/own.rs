@@ -1,0 +1,77 @@
+//! Passwords of crema's own (`auth = "own"`): who a client is, decided here and without Redis.
+//!
+//! The words are Redis's, as of version 7. What a client proves here maps to a login of the upstream, which no client sees.
+
+use std::sync::Arc;
+
+use super::login::gives_login;
+use super::{Session, Stay};
+use crate::command::{Class, Spec};
+use crate::config::{Auth, User};
+use crate::metrics::Outcome;
+use crate::proxy::Who;
+use crate::resp::{Request, encode};
+use crate::upstream::Login;
+
+pub(super) const NO_AUTH: &[u8] = b"-NOAUTH Authentication required.\r\n";
+pub(super) const NO_AUTH_FOR_HELLO: &[u8] = b"-NOAUTH HELLO must be called with the client already authenticated, \
+    otherwise the HELLO <proto> AUTH <user> <pass> option can be used to authenticate the client and select the RESP \
+    protocol version at the same time\r\n";
+const WRONG_PASS: &[u8] = b"-WRONGPASS invalid username-password pair or user is disabled.\r\n";
+
+impl Session {
+    /// Compares with the users of the configuration; the session is the one whose password it was, else the refusal comes
+    /// back. A private connection that stays with the session becomes that user's first.
+    pub(super) async fn log_in_here(&mut self, given: &Login) -> Result<(), Vec<u8>> {
+        let shared = Arc::clone(&self.worker.shared);
+        let Auth::Own(users) = &shared.config.auth else { unreachable!("asked with auth = \"own\" alone") };
+        let Some(user) = find(users, given) else { return Err(WRONG_PASS.to_vec()) };
+        let login = match &user.upstream {
+            Some((user, password)) => {
+                let (user, password) = (user.as_bytes().into(), password.expose().as_bytes().into());
+                Some(Arc::new(Login { user, password }))
+            }
+            None => shared.login.clone(),
+        };
+        if self.private.is_some() && login != self.caller.who.login {
+            let Some(login) = &login else { return Err(cannot()) };
+            let mut auth = Vec::new();
+            encode::command(&mut auth, &[b"AUTH", &login.user, &login.password]);
+            let reply = self.capture(&auth).await;
+            if !reply.starts_with(b"+") {
+                return Err(reply);
+            }
+        }
+        (self.admitted, self.strict) = (true, false);
+        let who = Who::new(&shared.l1, login, self.caller.who.db);
+        self.caller.become_(who, self.caller.resp);
+        Ok(())
+    }
+
+    /// Whether the command is a login that crema cannot carry out, because what it would mean on this connection is Redis's
+    /// to say, whose passwords are others. It has been answered then.
+    pub(super) fn must_not_log_in(&self, spec: &Spec, request: Request<'_>) -> bool {
+        let apart = self.transaction.is_some() || self.private.is_some() && self.stay == Stay::Tainted;
+        if !apart || !matches!(self.worker.shared.config.auth, Auth::Own(_)) || !gives_login(spec, request) {
+            return false;
+        }
+        let cannot = cannot();
+        self.answer(|out| out.extend_from_slice(&cannot));
+        self.worker.stats.count(Class::Connection, Outcome::Refused);
+        true
+    }
+}
+
+fn cannot() -> Vec<u8> {
+    let mut out = Vec::new();
+    encode::error(&mut out, "ERR crema: with auth = \"own\" no login is possible at this point of a connection");
+    out
+}
+
+/// The user who has this name and this password. How long it takes tells nothing of how much of a password was right.
+fn find<'a>(users: &'a [User], given: &Login) -> Option<&'a User> {
+    let user = users.iter().find(|user| user.name.as_bytes() == &*given.user)?;
+    let (known, given) = (user.password.expose().as_bytes(), &given.password);
+    let differing = known.iter().zip(given.iter()).fold(0, |differing, (a, b)| differing | (a ^ b));
+    (known.len() == given.len() && differing == 0).then_some(user)
+}
