@@ -25,7 +25,7 @@ use crate::clock::Time;
 use crate::config::{Auth, Config};
 use crate::error::Error;
 use crate::invalidation::channel::{self, ChannelConfig, Heard};
-use crate::invalidation::{L1, State, Terms};
+use crate::invalidation::{Fleet, L1, Publisher, State, Terms};
 use crate::metrics::{ChannelMessage, Metrics};
 use crate::proxy::{Gate, Shared};
 use crate::resp::{Limits, Resp, encode};
@@ -167,9 +167,22 @@ impl App {
             Arc::new(Login { user: user.as_bytes().into(), password: password.expose().as_bytes().into() })
         });
         let control = runtime::Handle::current();
-        let l1 = L1::new(terms, Arc::clone(&node), login.clone(), Arc::clone(&metrics.stats), control, stop.clone());
-        let stats = Arc::clone(&metrics.stats);
         let origin_id = format!("crema-{:016x}", rand::random::<u64>());
+        let channel = &config.channel;
+        let fleet = channel.enabled.then(|| {
+            let fleet = Fleet {
+                node: Arc::clone(&node),
+                login: login.clone(),
+                channel: channel.name.clone(),
+                audit_stream: channel.audit_stream.clone(),
+                origin_id: origin_id.clone(),
+                writes: channel.publish,
+            };
+            Publisher::start(fleet, Arc::clone(&metrics.stats), stop.clone())
+        });
+        let counts = Arc::clone(&metrics.stats);
+        let l1 = L1::new(terms, Arc::clone(&node), login.clone(), fleet, counts, control, stop.clone());
+        let stats = Arc::clone(&metrics.stats);
         let longest_argument = AtomicU64::new(Limits::authenticated().bulk);
         let gate = Gate::default();
         let own_login = login.clone();
@@ -257,7 +270,9 @@ impl App {
                 Heard::RemovePattern => ChannelMessage::RemovePattern,
                 Heard::Update => ChannelMessage::Update,
                 Heard::OwnEcho => ChannelMessage::Own,
-                Heard::Malformed | Heard::TooLarge | Heard::UnknownType => ChannelMessage::Malformed,
+                Heard::Malformed => ChannelMessage::Malformed,
+                Heard::TooLarge => ChannelMessage::TooLarge,
+                Heard::UnknownType => ChannelMessage::Unknown,
             });
         };
         channel::listen(&config, Arc::clone(&self.shared.l1) as Arc<_>, stop, on).await;

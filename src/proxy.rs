@@ -18,7 +18,7 @@ mod worker;
 
 use std::rc::Rc;
 
-pub use caller::{Caller, Who};
+pub use caller::{Caller, Role, Who};
 pub use foreign::{Foreign, Nature};
 pub use gate::Gate;
 pub use pending::{Pending, Transaction, Work};

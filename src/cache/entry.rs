@@ -77,8 +77,13 @@ impl Entry {
         self.meta().serial
     }
 
+    /// What it answers: for whom, which command, with which arguments.
+    pub(super) fn answers(&self) -> (Identity, u16, &[u8]) {
+        let meta = self.meta();
+        (meta.identity, meta.command, &self.0.slice[..meta.tail as usize])
+    }
+
     /// When its time is over.
-    #[cfg(test)]
     pub(super) fn expires(&self) -> Time {
         self.meta().expires
     }

@@ -33,6 +33,11 @@ impl Identities {
         *entry.or_insert_with(|| Identity(self.next.fetch_add(1, Ordering::Relaxed)))
     }
 
+    /// The user and the database of a number, found by looking through all.
+    pub fn of(&self, identity: Identity) -> Option<(Box<[u8]>, u32)> {
+        self.known.iter().find(|entry| *entry.value() == identity).map(|entry| entry.key().clone())
+    }
+
     /// Nobody is this user any more: it gets new numbers when it comes again.
     pub fn forget(&self, user: &[u8]) {
         self.known.retain(|(known, _), _| **known != *user);

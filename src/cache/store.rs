@@ -243,6 +243,21 @@ impl Store {
                 .is_some_and(|entry| entry.judge(q, stamps, fresh.epoch(), now) == Verdict::Current)
     }
 
+    /// Until when [`Store::lookup`] would hit, all else being as it is; `None` where it would not hit now.
+    pub fn held(&self, q: &Query, stamps: &Stamps, fresh: &Freshness, now: Time) -> Option<Time> {
+        let entry = self.index.entries.get(&q.hash).filter(|_| fresh.held(now))?;
+        (entry.judge(q, stamps, fresh.epoch(), now) == Verdict::Current).then(|| entry.expires())
+    }
+
+    /// What the entries answer whose arguments `wanted` wants, current or not. Looks at every entry.
+    pub fn find(&self, wanted: impl Fn(&[u8]) -> bool) -> Vec<(Identity, u16, Box<[u8]>)> {
+        let answers = self.index.entries.iter().filter_map(|entry| {
+            let (identity, command, tail) = entry.answers();
+            wanted(tail).then(|| (identity, command, tail.into()))
+        });
+        answers.collect()
+    }
+
     /// Takes in the answer to `q` that was asked for under `stamp` and in `epoch`, both read before the request was sent.
     /// `resp2` is the answer for RESP2 sessions where that differs; `expires` is the earlier of the key's own expiry and its
     /// rule's ceiling. An answer asked for under a stamp that is not quiet, already expired or too large is dropped. One that

@@ -126,6 +126,11 @@ impl Spec {
         if self.arity < 0 { argc >= bound } else { argc == bound }
     }
 
+    /// Whether the command empties a whole database: a write to all keys, and not to some that cannot be known.
+    pub fn flushes(&self) -> bool {
+        self.effect == Effect::Opaque && self.keys == KeySpec::None && self.class == Class::Server
+    }
+
     /// Whether `req` can change what somebody may do: an ACL command that sets rights, or CONFIG SET of the password.
     pub fn changes_rights(&self, req: Request<'_>) -> bool {
         match self.route {
@@ -298,8 +303,16 @@ pub enum Verb {
     ConfigSet,
     /// SWAPDB, which tells no tracked connection.
     SwapDb,
-    /// CREMA: crema's own.
-    Crema,
+    /// CREMA EXPLAIN, and so on: crema's own.
+    CremaExplain,
+    /// CREMA HELP.
+    CremaHelp,
+    /// CREMA INVALIDATE.
+    CremaInvalidate,
+    /// CREMA REFRESH.
+    CremaRefresh,
+    /// CREMA STATUS.
+    CremaStatus,
 }
 
 impl Verb {

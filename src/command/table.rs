@@ -413,7 +413,12 @@ table! {
         "client|trackinginfo"             2  o   None   none           Home;
         "client|unblock"                 -3  a   None   none           Home;
         "client|unpause"                  2  a   None   none           Session(ClientUnpause);
-        "crema"                          -2  o   None   none           Session(Crema);
+        "crema"                          -2  o   None   none           Lane;
+        "crema|explain"                  -3  o   None   none           Session(CremaExplain);
+        "crema|help"                      2  o   None   none           Session(CremaHelp);
+        "crema|invalidate"               -3  o   None   none           Session(CremaInvalidate);
+        "crema|refresh"                  -3  o   None   none           Session(CremaRefresh);
+        "crema|status"                    2  o   None   none           Session(CremaStatus);
         "echo"                            2  o   None   none           Lane;
         "hello"                          -1  o   None   none           Session(Hello);
         "host:"                          -1  o   None   none           Close;

@@ -75,12 +75,6 @@ pub enum Malformed {
     Json(#[from] serde_json::Error),
 }
 
-/// The payload that has every other proxy forget everything.
-pub fn everything(origin_id: &str) -> Vec<u8> {
-    Envelope { origin_id: Some(origin_id.to_owned()), message: Message::RemovePattern { pattern: "*".to_owned() } }
-        .encode()
-}
-
 impl Envelope {
     /// Reads one payload.
     pub fn parse(payload: &[u8]) -> Result<Self, Malformed> {
@@ -196,12 +190,6 @@ mod tests {
             assert_eq!(String::from_utf8(envelope.encode()).expect("JSON is UTF-8"), json);
             assert_eq!(parse(json).expect(json), envelope);
         }
-    }
-
-    #[test]
-    fn everything_is_a_pattern_that_matches_each_key() {
-        let json = r#"{"origin_id":"a","type":"RemovePattern","pattern":"*"}"#;
-        assert_eq!(everything("a"), json.as_bytes());
     }
 
     #[test]

@@ -10,6 +10,7 @@ mod fill;
 mod frames;
 mod hearing;
 pub mod message;
+mod publish;
 mod push;
 mod rights;
 mod survey;
@@ -18,19 +19,23 @@ mod touch;
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, Once, PoisonError};
+use std::thread;
 use std::time::Duration;
 
 use tokio::runtime::Handle;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, oneshot};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 pub use ear::{Ear, Seat, State};
 pub use fill::Fill;
+pub use publish::{Fleet, News, Publisher};
 
-use crate::cache::{Identities, Query, Stamps, Store};
+use crate::cache::{Identities, Identity, Query, Stamps, Store};
 use crate::clock::Time;
+use crate::command::{Spec, by_id};
 use crate::metrics::{EpochReason, Stats};
+use crate::resp::encode;
 use crate::upstream::{Login, Node};
 use channel::Forget;
 
@@ -70,6 +75,8 @@ pub struct L1 {
     pub identities: Identities,
     /// What was configured.
     pub terms: Terms,
+    /// The way to tell the fleet; none where the channel is switched off.
+    pub fleet: Option<Publisher>,
     node: Arc<Node>,
     stats: Arc<Stats>,
     /// Opaque writes answered so far: a flight that left before the last of them is not joined.
@@ -84,6 +91,8 @@ pub struct L1 {
     steward: Option<Arc<Login>>,
     stewarded: Once,
     filled_for_others: Notify,
+    /// Held by who looks at every entry.
+    looking: tokio::sync::Mutex<()>,
     control: Handle,
     stop: CancellationToken,
 }
@@ -94,6 +103,7 @@ impl L1 {
         terms: Terms,
         node: Arc<Node>,
         steward: Option<Arc<Login>>,
+        fleet: Option<Publisher>,
         stats: Arc<Stats>,
         control: Handle,
         stop: CancellationToken,
@@ -103,6 +113,7 @@ impl L1 {
             store: Store::new(terms.l1_size),
             identities: Identities::default(),
             terms,
+            fleet,
             node,
             stats,
             opaque: AtomicU64::new(0),
@@ -113,6 +124,7 @@ impl L1 {
             steward,
             stewarded: Once::new(),
             filled_for_others: Notify::new(),
+            looking: tokio::sync::Mutex::default(),
             control,
             stop,
         })
@@ -176,6 +188,26 @@ impl L1 {
     pub fn ears(&self) -> Vec<(Box<[u8]>, Arc<Ear>)> {
         let name = |user: &[u8]| if user.is_empty() { (*b"default").into() } else { user.into() };
         self.lock().iter().map(|(user, ear)| (name(user), Arc::clone(ear))).collect()
+    }
+
+    /// What is in L1 of any of `keys`, each given as an argument with its header. Looks at every entry there is, so it does
+    /// on a thread of its own, one call at a time.
+    pub async fn kept(self: &Arc<Self>, keys: Vec<Vec<u8>>) -> Vec<Kept> {
+        let _one = self.looking.lock().await;
+        let (found, answer) = oneshot::channel();
+        let l1 = Arc::clone(self);
+        let look = move || {
+            let of_these = |tail: &[u8]| keys.iter().any(|key| tail.starts_with(key));
+            drop(found.send(l1.store.find(of_these)));
+        };
+        let thread = thread::Builder::new().name("look".into()).spawn(look);
+        let found = if thread.is_ok() { answer.await.unwrap_or_default() } else { Vec::new() };
+        let known = |(identity, command, tail): (Identity, u16, Box<[u8]>)| {
+            let (user, db) = self.identities.of(identity)?;
+            let ear = Arc::clone(self.lock().get(&user)?);
+            Some(Kept { ear, db, identity, command, request: whole_request(by_id(command), &tail) })
+        };
+        found.into_iter().filter_map(known).collect()
     }
 
     /// Where the ears listen from, as Redis prints addresses.
@@ -276,6 +308,37 @@ impl L1 {
     fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<Box<[u8]>, Arc<Ear>>> {
         self.ears.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// A reply that L1 keeps, by what it answers.
+pub struct Kept {
+    /// On which it is read.
+    pub ear: Arc<Ear>,
+    /// The database.
+    pub db: u32,
+    /// User and database.
+    pub identity: Identity,
+    /// The row's number.
+    pub command: u16,
+    /// The whole request.
+    pub request: Vec<u8>,
+}
+
+/// The request whose arguments are `tail`.
+fn whole_request(spec: &Spec, tail: &[u8]) -> Vec<u8> {
+    let mut arguments = 0;
+    let mut rest = tail;
+    while let Some(end) = rest.iter().position(|&byte| byte == b'\n') {
+        let digits = rest[1..end].iter().take_while(|byte| byte.is_ascii_digit());
+        let len = digits.fold(0_usize, |len, digit| len * 10 + usize::from(digit - b'0'));
+        rest = rest.get(end + 1 + len + 2..).unwrap_or_default();
+        arguments += 1;
+    }
+    let mut request = Vec::with_capacity(tail.len() + 32);
+    encode::array_header(&mut request, 1 + arguments);
+    encode::bulk(&mut request, spec.name.as_bytes());
+    request.extend_from_slice(tail);
+    request
 }
 
 /// What the fleet's channel says makes L1 forget, never remember.

@@ -8,7 +8,7 @@
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::Instant;
 
-use super::labels::{ChannelMessage, DropReason, EpochReason, FillOutcome, Outcome, Path, Refusal};
+use super::labels::{ChannelMessage, DropReason, EpochReason, FillOutcome, Outcome, Path, Publication, Refusal};
 use super::latency::Histogram;
 use crate::command::Class;
 
@@ -202,6 +202,7 @@ pub struct Stats {
     epochs: [SharedCounter; EpochReason::COUNT],
     channel: [SharedCounter; ChannelMessage::COUNT],
     refusals: [SharedCounter; Refusal::COUNT],
+    published: [SharedCounter; Publication::COUNT],
     /// Keys that Redis said had changed.
     pub invalidations: SharedCounter,
     /// Keys served from L1 that Redis was told are in use.
@@ -229,6 +230,16 @@ impl Stats {
     /// Fills that had this outcome.
     pub fn fills(&self, outcome: FillOutcome) -> u64 {
         self.fills[outcome as usize].get()
+    }
+
+    /// Counts what the fleet was told, or was not.
+    pub fn published(&self, publication: Publication, n: u64) {
+        self.published[publication as usize].add(n);
+    }
+
+    /// Of that.
+    pub fn publications(&self, publication: Publication) -> u64 {
+        self.published[publication as usize].get()
     }
 
     /// Counts a user that was refused what an ear needs.
@@ -311,6 +322,6 @@ mod tests {
         assert_eq!(drops[DropReason::Stamped as usize], 1);
         assert_eq!(FillOutcome::ALL.map(|outcome| stats.fills(outcome)), [0, 1, 0, 0, 0]);
         assert_eq!(EpochReason::ALL.map(|reason| stats.epochs(reason)), [0, 0, 0, 1, 0, 0]);
-        assert_eq!(ChannelMessage::ALL.map(|kind| stats.channel(kind)), [0, 0, 0, 0, 1, 0]);
+        assert_eq!(ChannelMessage::ALL.map(|kind| stats.channel(kind)), [0, 0, 0, 0, 1, 0, 0, 0]);
     }
 }

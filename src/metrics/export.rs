@@ -15,7 +15,7 @@ use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusRecorder};
 use serde::Serialize;
 
 use super::Metrics;
-use super::labels::{ChannelMessage, DropReason, EpochReason, FillOutcome, Outcome, Path, Refusal};
+use super::labels::{ChannelMessage, DropReason, EpochReason, FillOutcome, Outcome, Path, Publication, Refusal};
 use crate::command::Class;
 
 /// Requests by class of command and by outcome. A pair shows from its first request on.
@@ -149,6 +149,13 @@ const LABELLED: &[Labelled] = &[
         key: "type",
         labels: &ChannelMessage::LABELS,
         read: |m, i| m.stats.channel(ChannelMessage::ALL[i]),
+    },
+    Labelled {
+        name: "crema_channel_published_total",
+        about: "What the fleet was to be told, by what became of it.",
+        key: "outcome",
+        labels: &Publication::LABELS,
+        read: |m, i| m.stats.publications(Publication::ALL[i]),
     },
 ];
 

@@ -125,7 +125,18 @@ labels! {
         RemovePattern = "remove_pattern": "A pattern of keys to forget.",
         RemoveBulk = "remove_bulk": "A list of keys to forget.",
         Own = "own": "A message that this proxy had sent itself.",
-        Malformed = "malformed": "A message that is none of the known ones.",
+        Malformed = "malformed": "A message that is not JSON, or lacks what its type asks for.",
+        TooLarge = "too_large": "A message that is too large to be read.",
+        Unknown = "unknown": "A message of a type that this version does not know.",
+    }
+}
+
+labels! {
+    /// What became of something that the fleet was to be told.
+    Publication {
+        Sent = "sent": "A message was published.",
+        Dropped = "dropped": "A message was not published: too many waited, or Redis was away or refused it.",
+        Unnamed = "unnamed": "A key could not be named, for it is not UTF-8 or is very long.",
     }
 }
 

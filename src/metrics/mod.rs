@@ -21,7 +21,7 @@ use std::sync::Arc;
 
 pub use counters::{Counter, Gauge, SharedCounter, Stats, WorkerStats};
 pub use export::{Levels, Value, descriptions};
-pub use labels::{ChannelMessage, DropReason, EpochReason, FillOutcome, Outcome, Path, Refusal};
+pub use labels::{ChannelMessage, DropReason, EpochReason, FillOutcome, Outcome, Path, Publication, Refusal};
 pub use latency::Latency;
 
 use crate::command::Class;

@@ -212,7 +212,7 @@ impl Caller {
     pub fn write(&mut self, worker: &Rc<Worker>, spec: &Spec, request: Request<'_>, now: Time) {
         let place = self.replies.reserve();
         self.replies.wrote(place);
-        let marks = Marks::begin(&worker.shared.l1, spec.keys(request), spec.effect == Effect::Opaque);
+        let marks = Marks::begin(&worker.shared.l1, spec, request);
         self.send(worker, request, place, Work::Write(marks), now);
     }
 
@@ -261,7 +261,7 @@ impl Caller {
         lane: &Lane<Pending>,
         spec: &Spec,
         request: Request<'_>,
-        extra: Option<Marks>,
+        role: Role,
         now: Time,
     ) -> Place {
         let place = self.replies.reserve();
@@ -270,10 +270,13 @@ impl Caller {
                 self.note_reads(place, slots(&worker.shared.l1, spec, request));
                 None
             }
-            Effect::Write | Effect::Opaque => {
-                Some(Marks::begin(&worker.shared.l1, spec.keys(request), spec.effect == Effect::Opaque))
-            }
+            Effect::Write | Effect::Opaque => Some(Marks::begin(&worker.shared.l1, spec, request)),
             Effect::None => None,
+        };
+        let (marks, extra) = match role {
+            Role::Alone => (marks, None),
+            Role::Queued => (marks.map(Marks::untold), None),
+            Role::Exec(extra) => (marks, extra),
         };
         let work = match (marks, extra) {
             (None, None) => Work::Pass,
@@ -310,6 +313,16 @@ fn put(lane: &Lane<Pending>, request: Request<'_>, pending: Pending, now: Time) 
     if let Err(pending) = lane.send(request.raw(), pending, now) {
         pending.refuse(&lane.lost_error(), Sent::No);
     }
+}
+
+/// What a command on a private connection is to a transaction.
+pub enum Role {
+    /// Nothing.
+    Alone,
+    /// It is queued: what it does is done when `EXEC` is.
+    Queued,
+    /// It is `EXEC`, which does what these marks are of.
+    Exec(Option<Marks>),
 }
 
 /// The stamps' slots of the keys that a request names.

@@ -11,15 +11,16 @@ use std::time::Instant;
 use smallvec::SmallVec;
 use tokio::sync::oneshot;
 
-use super::caller::Who;
+use super::caller::{self, Who};
 use super::replies::{End, Place, Replies};
 use super::worker::{Promotion, Track, Worker};
 use crate::cache::{FlightRef, Slot};
 use crate::clock::Time;
+use crate::command::{Effect, Spec};
 use crate::error::{Error, Sent};
-use crate::invalidation::{Fill, L1};
+use crate::invalidation::{Fill, L1, News};
 use crate::metrics::{DropReason, EpochReason, Path};
-use crate::resp::Resp;
+use crate::resp::{Request, Resp};
 use crate::upstream::Waiter;
 
 /// Pieces of a reply from so many bytes on are kept once for all who wait for it.
@@ -46,30 +47,28 @@ impl Ticket {
     }
 }
 
-/// The stamps of a write under way.
+/// The stamps of a write under way, and what the fleet is told when it is done.
 #[derive(Debug, Default)]
 pub struct Marks {
     slots: SmallVec<[Slot; 4]>,
     opaque: bool,
     forgets: Option<EpochReason>,
+    news: Option<Box<News>>,
 }
 
 impl Marks {
-    /// A write to `keys` is about to be sent; `opaque`: perhaps to others too.
-    pub fn begin<'a>(l1: &L1, keys: impl Iterator<Item = &'a [u8]>, opaque: bool) -> Self {
-        let slots: SmallVec<[Slot; 4]> = keys.map(|key| l1.stamps.slot(l1.stamps.hash(key))).collect();
+    /// A write is about to be sent.
+    pub fn begin(l1: &L1, spec: &Spec, request: Request<'_>) -> Self {
+        let slots: SmallVec<[Slot; 4]> = caller::slots(l1, spec, request).collect();
         slots.iter().for_each(|&slot| l1.stamps.begin(slot));
-        Self { slots, opaque, forgets: None }
+        let mut marks = Self { slots, opaque: spec.effect == Effect::Opaque, ..Self::default() };
+        note(&mut marks.news, l1, spec, request);
+        marks
     }
 
-    /// Marks the same keys once more: those of queued commands, when `EXEC` is sent.
-    fn again(l1: &L1, transaction: &Transaction) -> Self {
-        transaction.slots.iter().for_each(|&slot| l1.stamps.begin(slot));
-        if let Some(reason) = transaction.forgets {
-            l1.forget_all(reason);
-        }
-        let slots = transaction.slots.iter().copied().collect();
-        Self { slots, opaque: transaction.opaque, forgets: transaction.forgets }
+    /// The same for a write that is only queued: there is nothing to tell yet.
+    pub fn untold(self) -> Self {
+        Self { news: None, ..self }
     }
 
     /// Joins two writes that one reply answers.
@@ -77,13 +76,35 @@ impl Marks {
         self.slots.extend(other.slots);
         self.opaque |= other.opaque;
         self.forgets = self.forgets.or(other.forgets);
+        match (&mut self.news, other.news) {
+            (Some(news), Some(more)) => news.add(*more),
+            (news, more) => *news = news.take().or(more),
+        }
     }
 
-    fn end(&mut self, l1: &L1) {
+    /// It was answered, or its connection was lost. `refused`: nothing was written.
+    fn end(&mut self, l1: &L1, refused: bool) {
         if let Some(reason) = self.forgets.take() {
             l1.forget_all(reason);
         }
         self.slots.drain(..).for_each(|slot| l1.stamps.end(slot));
+        if let (Some(news), Some(fleet), false) = (self.news.take(), &l1.fleet, refused) {
+            fleet.tell(*news);
+        }
+    }
+}
+
+/// Notes which keys a write changes, where the fleet is told of writes.
+fn note(news: &mut Option<Box<News>>, l1: &L1, spec: &Spec, request: Request<'_>) {
+    let Some(fleet) = &l1.fleet else { return };
+    if news.is_none() {
+        *news = fleet.news();
+    }
+    if let Some(news) = news {
+        spec.keys(request).for_each(|key| news.key(key));
+        if spec.flushes() {
+            news.everything();
+        }
     }
 }
 
@@ -95,21 +116,21 @@ pub struct Transaction {
     reads: Vec<Slot>,
     opaque: bool,
     forgets: Option<EpochReason>,
+    news: Option<Box<News>>,
 }
 
 impl Transaction {
-    /// A command was queued that may change `keys`; `opaque`: others too; `forgets`: it makes L1 forget everything.
-    pub fn queue<'a>(
-        &mut self,
-        l1: &L1,
-        keys: impl Iterator<Item = &'a [u8]>,
-        opaque: bool,
-        forgets: Option<EpochReason>,
-    ) {
-        self.slots.extend(keys.map(|key| l1.stamps.slot(l1.stamps.hash(key))));
-        self.opaque |= opaque;
+    /// A write was queued.
+    pub fn queue(&mut self, l1: &L1, spec: &Spec, request: Request<'_>) {
+        self.slots.extend(caller::slots(l1, spec, request));
+        self.opaque |= spec.effect == Effect::Opaque;
+        note(&mut self.news, l1, spec, request);
+    }
+
+    /// A command was queued that makes L1 forget everything.
+    pub fn queue_forgetting(&mut self, reason: EpochReason) {
         // Rights come first: they are told to more than L1.
-        self.forgets = if self.forgets == Some(EpochReason::Rights) { self.forgets } else { forgets.or(self.forgets) };
+        self.forgets = if reason == EpochReason::Rights { Some(reason) } else { self.forgets.or(Some(reason)) };
     }
 
     /// A command was queued that reads `keys`.
@@ -122,9 +143,14 @@ impl Transaction {
         &self.reads
     }
 
-    /// `EXEC` is about to be sent.
-    pub fn begin(&self, l1: &L1) -> Marks {
-        Marks::again(l1, self)
+    /// `EXEC` is about to be sent: the keys are marked once more.
+    pub fn begin(&mut self, l1: &L1) -> Marks {
+        self.slots.iter().for_each(|&slot| l1.stamps.begin(slot));
+        if let Some(reason) = self.forgets {
+            l1.forget_all(reason);
+        }
+        let slots = self.slots.iter().copied().collect();
+        Marks { slots, opaque: self.opaque, forgets: self.forgets, news: self.news.take() }
     }
 }
 
@@ -257,12 +283,12 @@ impl Pending {
     }
 
     /// The first byte of the reply is here: Redis has run the command.
-    fn begin(&mut self) {
+    fn begin(&mut self, kind: u8) {
         self.begun = true;
         match &mut self.work {
             Work::Write(marks) => {
                 let l1 = &self.worker.shared.l1;
-                marks.end(l1);
+                marks.end(l1, kind == b'-');
                 if marks.opaque {
                     l1.opaque_answered();
                     if l1.must_fence()
@@ -301,7 +327,7 @@ impl Pending {
 impl Waiter for Pending {
     fn piece(&mut self, kind: u8, bytes: &[u8], end: Option<Time>) {
         if !self.begun {
-            self.begin();
+            self.begin(kind);
         }
         match &mut self.work {
             Work::Lead(lead) => {
@@ -364,7 +390,7 @@ impl Waiter for Pending {
         self.over = true;
         match std::mem::replace(&mut self.work, Work::Ignore) {
             Work::Write(mut marks) => {
-                marks.end(&self.worker.shared.l1);
+                marks.end(&self.worker.shared.l1, false);
                 if sent == Sent::Maybe && !self.begun {
                     self.worker.stats.lost_writes.add(1);
                 }
@@ -434,7 +460,7 @@ impl Drop for Pending {
         // Only where a lane's task was torn down: stamps must not stay under way for ever, nor sessions wait.
         if !self.over {
             if let Work::Write(marks) = &mut self.work {
-                marks.end(&self.worker.shared.l1);
+                marks.end(&self.worker.shared.l1, false);
             }
             if let Some(ticket) = &self.ticket {
                 ticket.to.end(End::Upstream);

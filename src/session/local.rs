@@ -8,6 +8,7 @@ use super::{Close, LARGE_REQUEST, Session, Stay};
 use crate::clock::Time;
 use crate::command::{self, Effect, Route, Spec, Verb};
 use crate::config::ClientNames;
+use crate::invalidation::News;
 use crate::metrics::{EpochReason, Outcome};
 use crate::proxy::{self, Taken};
 use crate::resp::{Request, encode};
@@ -162,9 +163,8 @@ impl Session {
                 self.answer(|out| out.extend_from_slice(&reply));
             }
             V::SwapDb => return self.swap(line, spec, request).await,
-            V::Crema => {
-                self.caller.forward(&self.worker, spec, request, Time::now());
-                self.worker.stats.count(spec.class, Outcome::Forwarded);
+            V::CremaExplain | V::CremaHelp | V::CremaInvalidate | V::CremaRefresh | V::CremaStatus => {
+                self.crema(verb, spec, request).await;
                 return Ok(());
             }
         }
@@ -273,11 +273,12 @@ impl Session {
         shared.l1.forget_all(EpochReason::SwapDb);
         let reply = self.ask(line, spec, request).await?;
         shared.l1.forget_all(EpochReason::SwapDb);
-        if shared.config.channel.enabled
-            && let Some(lent) = &self.private
+        if let Some(fleet) = &shared.l1.fleet
+            && reply.starts_with(b"+")
         {
-            let message = crate::invalidation::message::everything(&shared.origin_id);
-            lent.tell(&[b"PUBLISH", shared.config.channel.name.as_bytes(), &message], Time::now());
+            let mut news = News::default();
+            news.everything();
+            fleet.tell(news);
         }
         self.answer(|out| out.extend_from_slice(&reply));
         Ok(())

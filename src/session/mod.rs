@@ -5,6 +5,7 @@
 //! (`pinned`), goes through `Session::command`. A session never reads while it has too much unanswered or unwritten, so
 //! its memory is bounded by what one request and the output limit allow. Started by `server`, one task a client.
 
+mod crema;
 mod foreign;
 mod local;
 mod login;

@@ -8,7 +8,7 @@ use super::{Close, KEPT_BACK, Session, Stay, foreign};
 use crate::clock::Time;
 use crate::command::{self, Effect, Route, Spec, Verb};
 use crate::metrics::{EpochReason, Outcome};
-use crate::proxy::{self, Lent, Setting, Work};
+use crate::proxy::{self, Lent, Role, Setting, Work};
 use crate::resp::{Parser, Request};
 use crate::upstream::Mode;
 
@@ -123,20 +123,19 @@ impl Session {
         let l1 = &self.worker.shared.l1;
         let Some(lent) = &self.private else { unreachable!("only called after borrow or keep") };
         if let Some(transaction) = &mut self.transaction {
-            let forgets = match spec.route {
-                Route::Session(Verb::SwapDb) => Some(EpochReason::SwapDb),
-                _ => spec.changes_rights(request).then_some(EpochReason::Rights),
-            };
             match spec.effect {
-                Effect::Write | Effect::Opaque => {
-                    transaction.queue(l1, spec.keys(request), spec.effect == Effect::Opaque, forgets);
-                }
+                Effect::Write | Effect::Opaque => transaction.queue(l1, spec, request),
                 Effect::Read => transaction.queue_read(l1, spec.keys(request)),
-                Effect::None if forgets.is_some() => transaction.queue(l1, [].into_iter(), false, forgets),
                 Effect::None => {}
             }
+            if spec.changes_rights(request) {
+                transaction.queue_forgetting(EpochReason::Rights);
+            } else if spec.route == Route::Session(Verb::SwapDb) {
+                transaction.queue_forgetting(EpochReason::SwapDb);
+            }
         }
-        let place = self.caller.send_on(&self.worker, lent.lane(), spec, request, None, now);
+        let role = if self.transaction.is_some() { Role::Queued } else { Role::Alone };
+        let place = self.caller.send_on(&self.worker, lent.lane(), spec, request, role, now);
         self.worker.stats.count(spec.class, Outcome::Pinned);
         place
     }
@@ -216,11 +215,11 @@ impl Session {
                 self.send_private(spec, request, now);
             }
             Verb::Exec => {
-                let transaction = self.transaction.take();
+                let mut transaction = self.transaction.take();
                 self.watching &= transaction.is_none(); // where it ends no transaction it is an error, and ends no watch either
-                let marks = transaction.as_ref().map(|transaction| transaction.begin(&self.worker.shared.l1));
+                let marks = transaction.as_mut().map(|transaction| transaction.begin(&self.worker.shared.l1));
                 let Some(lent) = &self.private else { unreachable!("checked above") };
-                let place = self.caller.send_on(&self.worker, lent.lane(), spec, request, marks, now);
+                let place = self.caller.send_on(&self.worker, lent.lane(), spec, request, Role::Exec(marks), now);
                 if let Some(transaction) = transaction {
                     self.caller.note_reads(place, transaction.reads().iter().copied());
                 }

@@ -1,0 +1,345 @@
+//! Tells the fleet: the other way of the channel.
+//!
+//! Owns one connection to Redis, named `crema-publish`, and a bounded queue in front of it. Whoever has something to say
+//! appends to the queue and goes on; only an operator's command waits for the answer. What cannot be said in time is dropped
+//! and counted: in the default mode no promise rests on it. It says only that keys have changed, never a value.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use tokio::io::AsyncWriteExt;
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::{sleep, timeout};
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, warn};
+
+use super::message::{Envelope, Message};
+use crate::error::Error;
+use crate::metrics::{Publication, Stats};
+use crate::resp::{Resp, encode};
+use crate::upstream::{Backoff, Connection, Login, Node, Target, connect, read_reply};
+
+/// Messages that may wait to be sent; more are dropped and counted.
+const QUEUE: usize = 4096;
+/// Messages in one write.
+const BATCH: usize = 128;
+/// Bytes of keys in one message: far below what receivers read.
+const LARGEST: usize = 64 << 10;
+/// About so many entries are kept in the audit stream.
+const KEPT: &[u8] = b"10000";
+
+/// What a write is to tell, collected while its keys are known and told when it is done.
+#[derive(Debug, Default)]
+pub struct News {
+    keys: Vec<String>,
+    unnamed: u64,
+    all: bool,
+}
+
+impl News {
+    /// This key may have changed. One that is not UTF-8, or very long, has no name on the channel.
+    pub fn key(&mut self, key: &[u8]) {
+        match std::str::from_utf8(key) {
+            Ok(key) if key.len() <= LARGEST => self.keys.push(key.to_owned()),
+            _ => self.unnamed += 1,
+        }
+    }
+
+    /// Every key may have changed.
+    pub fn everything(&mut self) {
+        self.all = true;
+    }
+
+    /// The news of another write that the same reply answers.
+    pub fn add(&mut self, other: Self) {
+        self.keys.extend(other.keys);
+        self.unnamed += other.unnamed;
+        self.all |= other.all;
+    }
+
+    /// As messages, in the fewest that receivers read.
+    fn messages(self) -> Vec<Message> {
+        if self.all {
+            return vec![Message::RemovePattern { pattern: "*".to_owned() }];
+        }
+        let mut messages = Vec::new();
+        let (mut bulk, mut size) = (Vec::new(), 0);
+        for key in self.keys {
+            if !bulk.is_empty() && size + key.len() > LARGEST {
+                messages.push(of_keys(std::mem::take(&mut bulk)));
+                size = 0;
+            }
+            size += key.len();
+            bulk.push(key);
+        }
+        if !bulk.is_empty() {
+            messages.push(of_keys(bulk));
+        }
+        messages
+    }
+}
+
+fn of_keys(mut keys: Vec<String>) -> Message {
+    keys.sort_unstable();
+    keys.dedup();
+    if keys.len() == 1 { Message::Remove { key: keys.remove(0) } } else { Message::RemoveBulk { keys } }
+}
+
+/// Where to tell, and as whom.
+#[derive(Clone, Debug)]
+pub struct Fleet {
+    /// The server.
+    pub node: Arc<Node>,
+    /// The user that publishes; it needs the right to the channel, and to the stream if there is one.
+    pub login: Option<Arc<Login>>,
+    /// The channel's name.
+    pub channel: String,
+    /// The key of the audit stream, if any.
+    pub audit_stream: Option<String>,
+    /// This process's name in its messages.
+    pub origin_id: String,
+    /// Whether writes are told, too.
+    pub writes: bool,
+}
+
+/// The queue to the channel.
+pub struct Publisher {
+    queue: mpsc::Sender<Outgoing>,
+    origin_id: String,
+    writes: bool,
+    stats: Arc<Stats>,
+}
+
+struct Outgoing {
+    payload: Vec<u8>,
+    kind: &'static str,
+    key: String,
+    count: usize,
+    told: Option<oneshot::Sender<Result<(), String>>>,
+}
+
+impl Publisher {
+    /// Starts to publish on the present runtime, until `stop`.
+    pub fn start(fleet: Fleet, stats: Arc<Stats>, stop: CancellationToken) -> Self {
+        let (queue, outgoing) = mpsc::channel(QUEUE);
+        let (origin_id, writes) = (fleet.origin_id.clone(), fleet.writes);
+        let counts = Arc::clone(&stats);
+        tokio::spawn(async move {
+            stop.run_until_cancelled(publish(&fleet, outgoing, &counts)).await;
+        });
+        Self { queue, origin_id, writes, stats }
+    }
+
+    /// A place for the news of a write, where writes are told.
+    pub fn news(&self) -> Option<Box<News>> {
+        self.writes.then(Box::default)
+    }
+
+    /// Tells what a write did. Never waits.
+    pub fn tell(&self, news: News) {
+        self.stats.published(Publication::Unnamed, news.unnamed);
+        for message in news.messages() {
+            self.enqueue(message, None);
+        }
+    }
+
+    /// Tells, and says how that went: within the upstream's `connect_timeout`, or a little longer. Cancel safe.
+    pub async fn say(&self, message: Message) -> Result<(), String> {
+        let (told, answer) = oneshot::channel();
+        if !self.enqueue(message, Some(told)) {
+            return Err("too much is waiting to be told".to_owned());
+        }
+        answer.await.unwrap_or_else(|_| Err("the upstream cannot be reached".to_owned()))
+    }
+
+    /// Tells of keys, as [`say`](Self::say).
+    pub async fn say_keys(&self, keys: impl Iterator<Item = &[u8]>) -> Result<(), String> {
+        let mut news = News::default();
+        keys.for_each(|key| news.key(key));
+        let unnamed = news.unnamed;
+        self.stats.published(Publication::Unnamed, unnamed);
+        for message in news.messages() {
+            self.say(message).await?;
+        }
+        if unnamed > 0 { Err("keys that are not UTF-8 have no name on the channel".to_owned()) } else { Ok(()) }
+    }
+
+    fn enqueue(&self, message: Message, told: Option<oneshot::Sender<Result<(), String>>>) -> bool {
+        let (kind, key, count) = match &message {
+            Message::Remove { key } => ("Remove", key.clone(), 1),
+            Message::Update { key, .. } => ("Update", key.clone(), 1),
+            Message::RemovePattern { pattern } => ("RemovePattern", pattern.clone(), 1),
+            Message::RemoveBulk { keys } => ("RemoveBulk", String::new(), keys.len()),
+        };
+        let payload = Envelope { origin_id: Some(self.origin_id.clone()), message }.encode();
+        let queued = self.queue.try_send(Outgoing { payload, kind, key, count, told }).is_ok();
+        if !queued {
+            self.stats.published(Publication::Dropped, 1);
+        }
+        queued
+    }
+}
+
+/// Sends what is queued; never returns.
+async fn publish(fleet: &Fleet, mut outgoing: mpsc::Receiver<Outgoing>, stats: &Stats) {
+    let mut backoff = Backoff::default();
+    let mut told = false;
+    loop {
+        let Err(error) = publish_on_one(fleet, &mut outgoing, stats, &mut backoff).await;
+        if std::mem::replace(&mut told, true) {
+            debug!(%error, "still cannot tell the fleet");
+        } else {
+            warn!(%error, "cannot tell the fleet's channel; what it would have been told is dropped");
+        }
+        sleep(backoff.wait()).await;
+    }
+}
+
+/// One connection, made when there is something to tell.
+async fn publish_on_one(
+    fleet: &Fleet,
+    outgoing: &mut mpsc::Receiver<Outgoing>,
+    stats: &Stats,
+    backoff: &mut Backoff,
+) -> Result<Infallible, Error> {
+    let Fleet { node, login, .. } = fleet;
+    let mut batch = Vec::new();
+    let mut connection: Option<Connection> = None;
+    let mut buffer = Vec::new();
+    loop {
+        if outgoing.recv_many(&mut batch, BATCH).await == 0 {
+            std::future::pending::<()>().await; // nobody is left to say anything
+        }
+        let done = async {
+            let Connection { socket, .. } = if let Some(connection) = &mut connection {
+                connection
+            } else {
+                let target = Target {
+                    node: Arc::clone(node),
+                    login: login.clone(),
+                    db: 0,
+                    resp: Resp::V2,
+                    name: "crema-publish",
+                };
+                connection.insert(connect(&target).await?)
+            };
+            let lost = |why: String| Error::Lost { node: Arc::clone(&node.address), why: why.into() };
+            let mut out = Vec::new();
+            for one in &batch {
+                fleet.write(one, &mut out);
+            }
+            let exchange = async {
+                socket.write_all(&out).await?;
+                let mut answers = Vec::with_capacity(batch.len());
+                for _ in &batch {
+                    let mut answer = read_reply(socket, &mut buffer).await?;
+                    if fleet.audit_stream.is_some() {
+                        let kept = read_reply(socket, &mut buffer).await?;
+                        if kept.starts_with(b"-") && !answer.starts_with(b"-") {
+                            answer = kept;
+                        }
+                    }
+                    answers.push(answer);
+                }
+                Ok::<_, std::io::Error>(answers)
+            };
+            let answers =
+                timeout(node.connect_timeout, exchange).await.map_err(|_| lost("no answer to PUBLISH".into()))?;
+            answers.map_err(|error| lost(error.to_string()))
+        };
+        match done.await {
+            Ok(answers) => {
+                backoff.reset();
+                for (one, answer) in batch.drain(..).zip(answers) {
+                    one.answered(&answer, stats);
+                }
+            }
+            Err(error) => {
+                stats.published(Publication::Dropped, batch.len() as u64);
+                let text = error.to_string();
+                batch.drain(..).filter_map(|one| one.told).for_each(|told| drop(told.send(Err(text.clone()))));
+                return Err(error);
+            }
+        }
+    }
+}
+
+impl Fleet {
+    fn write(&self, one: &Outgoing, out: &mut Vec<u8>) {
+        encode::command(out, &[b"PUBLISH", self.channel.as_bytes(), &one.payload]);
+        if let Some(stream) = &self.audit_stream {
+            #[expect(clippy::disallowed_methods, reason = "a date for people, by which nothing goes")]
+            let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
+            let (time, count) = (now.as_millis().to_string(), one.count.to_string());
+            let limit: [&[u8]; 6] = [b"XADD", stream.as_bytes(), b"MAXLEN", b"~", KEPT, b"*"];
+            let fields: [&[u8]; 10] = [
+                b"type",
+                one.kind.as_bytes(),
+                b"timestamp",
+                time.as_bytes(),
+                b"payload",
+                &one.payload,
+                b"key",
+                one.key.as_bytes(),
+                b"count",
+                count.as_bytes(),
+            ];
+            encode::command(out, &[&limit[..], &fields[..]].concat());
+        }
+    }
+}
+
+impl Outgoing {
+    fn answered(self, answer: &[u8], stats: &Stats) {
+        let refused = answer.starts_with(b"-");
+        stats.published(if refused { Publication::Dropped } else { Publication::Sent }, 1);
+        if refused {
+            debug!(reply = %String::from_utf8_lossy(answer).trim_end(), "the upstream does not take a message of the channel");
+        }
+        if let Some(told) = self.told {
+            let text = String::from_utf8_lossy(answer.get(1..).unwrap_or_default()).trim_end().to_owned();
+            drop(told.send(if refused { Err(text) } else { Ok(()) }));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn news(keys: &[&[u8]]) -> News {
+        let mut news = News::default();
+        for key in keys {
+            news.key(key);
+        }
+        news
+    }
+
+    #[test]
+    fn one_key_is_named_alone_and_several_together_once_each() {
+        assert_eq!(news(&[b"a"]).messages(), [Message::Remove { key: "a".into() }]);
+        assert_eq!(news(&[b"b", b"a", b"b"]).messages(), [Message::RemoveBulk { keys: vec!["a".into(), "b".into()] }]);
+        assert_eq!(news(&[b"a", b"a"]).messages(), [Message::Remove { key: "a".into() }]);
+        assert!(news(&[]).messages().is_empty());
+    }
+
+    #[test]
+    fn a_key_that_is_not_utf8_is_counted_and_a_flush_is_a_pattern() {
+        let mut odd = news(&[b"\xff", b"a"]);
+        assert_eq!(odd.unnamed, 1);
+        odd.everything();
+        assert_eq!(odd.messages(), [Message::RemovePattern { pattern: "*".into() }]);
+    }
+
+    #[test]
+    fn no_message_is_larger_than_receivers_read() {
+        let keys: Vec<Vec<u8>> = (0..5_000).map(|n| format!("{n:0100}").into_bytes()).collect();
+        let keys: Vec<&[u8]> = keys.iter().map(Vec::as_slice).collect();
+        let messages = news(&keys).messages();
+        assert!(messages.len() > 5);
+        for message in messages {
+            assert!(Envelope { origin_id: None, message }.encode().len() < super::super::message::MAX_PAYLOAD);
+        }
+    }
+}

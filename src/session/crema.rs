@@ -1,0 +1,210 @@
+//! `CREMA`: crema's own command, which Redis never sees. What it knows of a command, and forgetting by hand.
+//!
+//! Inside MULTI, and where its subcommand is unknown, it goes to Redis like any command that there is not.
+
+use super::Session;
+use crate::cache::Query;
+use crate::clock::Time;
+use crate::command::{self, Effect, Route, Spec, Verb};
+use crate::config::Promote;
+use crate::invalidation::Fill;
+use crate::invalidation::channel::Forget;
+use crate::invalidation::message::Message;
+use crate::metrics::Outcome;
+use crate::resp::{Request, Span, encode};
+
+const HELP: [&str; 12] = [
+    "CREMA <subcommand> [<arg> [value] [opt] ...]. Subcommands are:",
+    "EXPLAIN <command> [<arg> ...]",
+    "    Tell what crema knows of a command, and whether its reply is in memory.",
+    "INVALIDATE <key> [<key> ...]",
+    "    Forget all that is in memory of these keys, here and in the fleet.",
+    "INVALIDATE PATTERN <pattern>",
+    "    The same for all keys that match.",
+    "REFRESH <key> [<key> ...]",
+    "    Forget as INVALIDATE does, and read anew here what was in memory.",
+    "STATUS",
+    "    Tell how crema stands.",
+    "HELP",
+];
+
+impl Session {
+    /// A subcommand of `CREMA`, outside of a transaction.
+    pub(super) async fn crema(&mut self, verb: Verb, spec: &'static Spec, request: Request<'_>) {
+        let mut reply = Vec::new();
+        match verb {
+            Verb::CremaExplain => self.explain(request, &mut reply),
+            Verb::CremaStatus => self.status(&mut reply),
+            Verb::CremaInvalidate => self.invalidate(request, &mut reply).await,
+            Verb::CremaRefresh => self.refresh(request, &mut reply).await,
+            _ => {
+                encode::array_header(&mut reply, HELP.len());
+                for line in HELP {
+                    encode::simple(&mut reply, line);
+                }
+            }
+        }
+        self.answer(|out| out.extend_from_slice(&reply));
+        self.worker.stats.count(spec.class, Outcome::Session);
+    }
+
+    async fn invalidate(&self, request: Request<'_>, reply: &mut Vec<u8>) {
+        let l1 = &self.worker.shared.l1;
+        let told = if request.argc() == 4 && request.arg(2).eq_ignore_ascii_case(b"PATTERN") {
+            l1.pattern(request.arg(3));
+            match (&l1.fleet, String::from_utf8(request.arg(3).to_vec())) {
+                (None, _) => Ok(()),
+                (Some(fleet), Ok(pattern)) => fleet.say(Message::RemovePattern { pattern }).await,
+                (Some(_), Err(_)) => Err("a pattern that is not UTF-8 has no name on the channel".to_owned()),
+            }
+        } else {
+            self.forget(request).await
+        };
+        Self::outcome(told, i64::try_from(request.argc()).unwrap_or(i64::MAX) - 2, reply);
+    }
+
+    async fn forget(&self, request: Request<'_>) -> Result<(), String> {
+        let l1 = &self.worker.shared.l1;
+        request.args().skip(2).for_each(|key| l1.key(key));
+        match &l1.fleet {
+            Some(fleet) => fleet.say_keys(request.args().skip(2)).await,
+            None => Ok(()),
+        }
+    }
+
+    /// What was in memory of the keys, under whatever command and for whatever user, is read anew on its own user's ear.
+    async fn refresh(&self, request: Request<'_>, reply: &mut Vec<u8>) {
+        let told = self.forget(request).await;
+        let shared = &self.worker.shared;
+        let as_argument = |key| {
+            let mut argument = Vec::new();
+            encode::bulk(&mut argument, key);
+            argument
+        };
+        let keys: Vec<Vec<u8>> = request.args().skip(2).map(as_argument).collect();
+        let kept = shared.l1.kept(keys).await;
+        let mut anew = 0;
+        for kept in kept {
+            let mut spans: Vec<Span> = Vec::new();
+            let Some(read) = Request::parse_canonical(&kept.request, &mut spans) else { continue };
+            let rule = shared.rule(read.arg(1));
+            let rest = if read.argc() > 2 { read.tail(2) } else { &[] };
+            let query = Query::new(&shared.l1.stamps, kept.identity, kept.command, read.arg(1), read.tail(1), rest);
+            let ceiling = rule.and_then(|rule| rule.ceiling);
+            let fill = Fill::new(read, &query, kept.db, ceiling, shared.promote(rule).max_value);
+            anew += i64::from(shared.l1.promote(&kept.ear, fill).is_ok());
+        }
+        Self::outcome(told, anew, reply);
+    }
+
+    /// How many, or that others were not told.
+    fn outcome(told: Result<(), String>, count: i64, reply: &mut Vec<u8>) {
+        match told {
+            Ok(()) => encode::integer(reply, count),
+            Err(why) => encode::error(reply, &format!("ERR crema: forgotten here, but not in the fleet: {why}")),
+        }
+    }
+
+    fn status(&self, reply: &mut Vec<u8>) {
+        let shared = &self.worker.shared;
+        let (l1, who) = (&shared.l1, &self.caller.who);
+        let user = who.login.as_ref().map_or("default".into(), |login| String::from_utf8_lossy(&login.user));
+        let number = |n: u64| n.to_string();
+        let fields = [
+            ("version", env!("CARGO_PKG_VERSION").to_owned()),
+            ("upstream", shared.config.upstream.to_string()),
+            ("user", user.into_owned()),
+            ("database", who.db.to_string()),
+            ("lease_ms_left", number(millis(who.ear.freshness.lease_left(Time::now())))),
+            ("l1_entries", number(l1.store.len() as u64)),
+            ("l1_bytes", number(l1.store.bytes())),
+            ("l1_capacity", number(shared.config.l1_size)),
+            ("ears", l1.ears().len().to_string()),
+            ("promote", shared.config.promote.to_string()),
+            ("max_staleness_ms", number(millis(shared.config.max_staleness))),
+            ("channel", if shared.config.channel.enabled { shared.config.channel.name.clone() } else { String::new() }),
+            ("channel_publish", shared.config.channel.publish.to_string()),
+            ("origin_id", shared.origin_id.clone()),
+        ];
+        self.map(&fields, reply);
+    }
+
+    fn explain(&self, request: Request<'_>, reply: &mut Vec<u8>) {
+        let words: Vec<&[u8]> = request.args().skip(2).collect();
+        let mut raw = Vec::new();
+        encode::command(&mut raw, &words);
+        let mut spans: Vec<Span> = Vec::new();
+        let Some(asked) = Request::parse_canonical(&raw, &mut spans) else {
+            return encode::error(reply, "ERR crema: too long to be explained");
+        };
+        let shared = &self.worker.shared;
+        let known = command::lookup(asked);
+        let spec = known.unwrap_or_else(command::unknown);
+        let keys: Vec<String> = spec.keys(asked).map(|key| String::from_utf8_lossy(key).into_owned()).collect();
+        let keeps = known.is_some() && spec.keeps(asked);
+        let rule = if keeps { shared.rule(asked.arg(1)) } else { None };
+        let mut held = None;
+        if keeps {
+            let query = self.caller.query(&shared.l1, spec, asked);
+            held = shared.l1.store.held(&query, &shared.l1.stamps, &self.caller.who.ear.freshness, Time::now());
+        }
+        let cacheable = if known.is_none() {
+            "no: it is not in the table of commands"
+        } else if !shared.l1.is_on() {
+            "no: l1_size is 0"
+        } else if !spec.cacheable() {
+            match spec.effect {
+                Effect::Read => "no: its reply may differ though its key does not, or it reads more than one key",
+                Effect::Write | Effect::Opaque => "no: it writes",
+                Effect::None => "no: it reads no key",
+            }
+        } else if !keeps {
+            "no: not with these arguments"
+        } else if rule.is_some_and(|rule| rule.promote == Some(Promote::Never)) {
+            "no: a rule says never"
+        } else {
+            "yes"
+        };
+        let connection = match spec.route {
+            _ if spec.on_lane(asked) => "shared",
+            Route::Session(_) => "answered for the session",
+            Route::Close => "closed",
+            Route::Blocking | Route::LaneUnlessBlocking | Route::Taint | Route::Home => "the client's own, for life",
+            Route::Borrow | Route::BorrowAnywhere | Route::Lane | Route::ScriptLane | Route::LaneIfOne => "borrowed",
+        };
+        let effect = match spec.effect {
+            Effect::Read => "read",
+            Effect::Write => "write",
+            Effect::Opaque => "write to unknown keys",
+            Effect::None => "none",
+        };
+        let left = |expires: Time| match expires {
+            Time::NEVER => "-1".to_owned(),
+            expires => millis(expires.saturating_since(Time::now())).to_string(),
+        };
+        let fields = [
+            ("command", if known.is_some() { spec.name.to_owned() } else { "unknown".to_owned() }),
+            ("class", spec.class.as_str().to_owned()),
+            ("effect", effect.to_owned()),
+            ("connection", connection.to_owned()),
+            ("keys", keys.join(" ")),
+            ("cacheable", cacheable.to_owned()),
+            ("in_l1", if held.is_some() { "yes" } else { "no" }.to_owned()),
+            ("ttl_ms_left", held.map_or_else(String::new, left)),
+            ("rule", rule.map_or_else(String::new, |rule| rule.pattern.to_string())),
+        ];
+        self.map(&fields, reply);
+    }
+
+    fn map(&self, fields: &[(&str, String)], reply: &mut Vec<u8>) {
+        encode::map_header(reply, fields.len(), self.caller.resp);
+        for (name, value) in fields {
+            encode::bulk(reply, name.as_bytes());
+            encode::bulk(reply, value.as_bytes());
+        }
+    }
+}
+
+fn millis(span: std::time::Duration) -> u64 {
+    u64::try_from(span.as_millis()).unwrap_or(u64::MAX)
+}

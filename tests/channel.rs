@@ -1,0 +1,223 @@
+//! The fleet's channel both ways, and the command by which operators use it.
+
+mod common;
+
+use std::time::Duration;
+
+use common::{Client, Crema, Redis, Value, bulk, eventually, int, ok};
+
+fn publishing(redis: &Redis) -> common::proxy::Launch {
+    Crema::over(redis.addr()).flag("--channel-publish", true)
+}
+
+/// A client that has subscribed to the channel.
+fn listener(redis: &Redis) -> Client {
+    let mut client = redis.client();
+    client.cmd(&["SUBSCRIBE", "cache:invalidate"]);
+    client
+}
+
+/// The next message: its type, and what it names.
+fn heard(listener: &mut Client) -> (String, serde_json::Value) {
+    let message = listener.value();
+    let json: serde_json::Value = serde_json::from_str(&message.items()[2].text()).expect("JSON");
+    assert!(json["origin_id"].as_str().is_some_and(|id| id.starts_with("crema-")), "{json}");
+    let kind = json["type"].as_str().expect("a type").to_owned();
+    let named = ["key", "keys", "pattern"].iter().find_map(|field| json.get(field)).expect("something is named");
+    (kind, named.clone())
+}
+
+/// A field of a map, as RESP2 shows maps.
+#[track_caller]
+fn field(reply: &Value, name: &str) -> String {
+    let pairs: Vec<(String, String)> = match reply {
+        Value::Map(pairs) => pairs.iter().map(|(key, value)| (key.text(), value.text())).collect(),
+        flat => flat.items().chunks(2).map(|pair| (pair[0].text(), pair[1].text())).collect(),
+    };
+    let found = pairs.into_iter().find(|(key, _)| key == name);
+    found.unwrap_or_else(|| panic!("no {name} in {reply:?}")).1
+}
+
+#[test]
+fn writes_are_told_once_they_are_done() {
+    let redis = Redis::start();
+    let crema = publishing(&redis).start();
+    let mut ear = listener(&redis);
+    let mut client = crema.client();
+    let json = |text: &str| serde_json::from_str::<serde_json::Value>(text).expect("JSON");
+    assert_eq!(client.cmd(&["SET", "a", "1"]), ok());
+    assert_eq!(heard(&mut ear), ("Remove".into(), json("\"a\"")));
+    assert_eq!(client.cmd(&["MSET", "b", "1", "a", "2", "b", "3"]), ok());
+    assert_eq!(heard(&mut ear), ("RemoveBulk".into(), json(r#"["a","b"]"#)));
+    assert!(client.cmd(&["INCR", "a", "b"]).is_error());
+    assert!(client.cmd(&["SET", "a", "1", "NOSUCH"]).is_error());
+    assert_eq!(client.cmd(&["GET", "a"]), bulk("2"));
+    for command in [&["MULTI"][..], &["SET", "x", "1"], &["GET", "z"], &["DEL", "y"]] {
+        client.cmd(command);
+    }
+    client.cmd(&["EXEC"]);
+    assert_eq!(heard(&mut ear), ("RemoveBulk".into(), json(r#"["x","y"]"#)));
+    client.cmd(&["EVAL", "return redis.call('SET', KEYS[1], 1)", "1", "s"]);
+    assert_eq!(heard(&mut ear), ("Remove".into(), json("\"s\"")));
+    client.cmd(&["EVAL", "return 1", "0"]);
+    assert_eq!(client.cmd(&["FLUSHALL"]), ok());
+    assert_eq!(heard(&mut ear), ("RemovePattern".into(), json("\"*\"")));
+    client.cmd(&[&b"SET"[..], b"\xff", b"1"]);
+    assert_eq!(client.cmd(&["SWAPDB", "0", "1"]), ok());
+    assert_eq!(heard(&mut ear), ("RemovePattern".into(), json("\"*\"")));
+    eventually("a key without a name is counted", || {
+        crema.count("crema_channel_published_total", &[("outcome", "unnamed")]) == 1
+    });
+    eventually("its own messages come back and change nothing", || {
+        crema.count("crema_channel_messages_total", &[("type", "own")])
+            == crema.count("crema_channel_published_total", &[("outcome", "sent")])
+    });
+    assert_eq!(crema.count("crema_epochs_total", &[("reason", "pattern")]), 0);
+    assert!(ear.is_silent_for(Duration::from_millis(100)), "nothing else was told");
+}
+
+#[test]
+fn without_publish_only_what_is_asked_for_is_told() {
+    let redis = Redis::start();
+    let (one, two) = (Crema::start(&redis), Crema::start(&redis));
+    let mut ear = listener(&redis);
+    let mut client = one.client();
+    client.cmd(&["MSET", "page:1", "a", "page:2", "b", "other", "c"]);
+    for proxy in [&one, &two] {
+        for key in ["page:1", "page:2", "other"] {
+            proxy.warm(&["GET", key]);
+        }
+    }
+    let in_l1 =
+        |proxy: &Crema, key: &str| field(&proxy.client().cmd(&["CREMA", "EXPLAIN", "GET", key]), "in_l1") == "yes";
+    assert_eq!(client.cmd(&["CREMA", "INVALIDATE", "page:1"]), int(1));
+    assert!(!in_l1(&one, "page:1"));
+    assert_eq!(heard(&mut ear).0, "Remove");
+    eventually("the other forgets it too", || !in_l1(&two, "page:1"));
+    assert!(in_l1(&one, "page:2") && in_l1(&two, "page:2"), "and nothing else");
+    assert_eq!(client.cmd(&["CREMA", "invalidate", "pattern", "page:*"]), int(2));
+    assert_eq!(heard(&mut ear).0, "RemovePattern");
+    assert!(!in_l1(&one, "page:2"));
+    eventually("the other forgets them too", || !in_l1(&two, "page:2"));
+    assert_eq!(redis.client().cmd(&["GET", "page:1"]), bulk("a"), "Redis was written nothing");
+    assert_eq!(redis.client().cmd(&["DBSIZE"]), int(3));
+}
+
+#[test]
+fn refresh_reads_anew_what_was_in_memory() {
+    let redis = Redis::start();
+    let crema = Crema::start(&redis);
+    let mut client = crema.client();
+    client.cmd(&["HSET", "h", "f", "1"]);
+    client.cmd(&["SET", "k", "v"]);
+    for command in [&["GET", "k"][..], &["STRLEN", "k"], &["HGET", "h", "f"]] {
+        crema.warm(command);
+    }
+    let stored = || crema.count("crema_fills_total", &[("outcome", "stored")]);
+    let before = stored();
+    assert_eq!(client.cmd(&["CREMA", "REFRESH", "k", "none"]), int(2), "GET and STRLEN");
+    eventually("both are read anew", || stored() == before + 2);
+    for command in [&["GET", "k"][..], &["STRLEN", "k"]] {
+        let words: Vec<&str> = ["CREMA", "EXPLAIN"].iter().chain(command).copied().collect();
+        assert_eq!(field(&client.cmd(&words), "in_l1"), "yes", "{command:?}");
+    }
+    let hits = crema.outcomes("hit");
+    assert_eq!(client.cmd(&["GET", "k"]), bulk("v"));
+    assert_eq!(crema.outcomes("hit"), hits + 1);
+}
+
+#[test]
+fn explain_tells_what_the_table_knows() {
+    let redis = Redis::start();
+    let crema = Crema::start(&redis);
+    let mut client = crema.client();
+    client.cmd(&["SET", "k", "v", "PX", "60000"]);
+    crema.warm(&["GET", "k"]);
+    for mut client in [crema.client(), crema.resp3()] {
+        let reply = client.cmd(&["CREMA", "EXPLAIN", "get", "k"]);
+        for (name, value) in [
+            ("command", "get"),
+            ("class", "string"),
+            ("effect", "read"),
+            ("keys", "k"),
+            ("cacheable", "yes"),
+            ("in_l1", "yes"),
+        ] {
+            assert_eq!(field(&reply, name), value);
+        }
+        let left: u64 = field(&reply, "ttl_ms_left").parse().expect("milliseconds");
+        assert!((1..=60_000).contains(&left), "{left}");
+        let write = client.cmd(&["CREMA", "EXPLAIN", "MSET", "a", "1", "b", "2"]);
+        assert_eq!((field(&write, "keys").as_str(), field(&write, "cacheable").as_str()), ("a b", "no: it writes"));
+        let unknown = client.cmd(&["CREMA", "EXPLAIN", "NOSUCH"]);
+        assert_eq!(field(&unknown, "cacheable"), "no: it is not in the table of commands");
+        assert_eq!(
+            field(&client.cmd(&["CREMA", "EXPLAIN", "EXISTS", "a", "b"]), "cacheable"),
+            "no: not with these arguments"
+        );
+        assert_eq!(field(&client.cmd(&["CREMA", "STATUS"]), "user"), "default");
+        assert!(client.cmd(&["CREMA", "HELP"]).items().len() > 5);
+    }
+    // What there is not is Redis's to refuse.
+    let mut direct = redis.client();
+    for command in [&["CREMA"][..], &["CREMA", "NOSUCH"], &["CREMA", "EXPLAIN"], &["CREMA", "HELP", "x"]] {
+        assert_eq!(client.cmd(command), direct.cmd(command), "{command:?}");
+    }
+    assert_eq!(client.cmd(&["MULTI"]), ok());
+    assert!(client.cmd(&["CREMA", "HELP"]).is_error());
+    assert!(client.cmd(&["EXEC"]).text().starts_with("EXECABORT"));
+}
+
+#[test]
+fn an_audit_stream_keeps_what_was_told() {
+    let redis = Redis::start();
+    let crema = publishing(&redis).flag("--channel-audit-stream", "cache:invalidations").start();
+    let mut client = crema.client();
+    client.cmd(&["MSET", "a", "1", "b", "2"]);
+    client.cmd(&["DEL", "a"]);
+    let mut direct = redis.client();
+    eventually("both are kept", || direct.cmd(&["XLEN", "cache:invalidations"]) == int(2));
+    let entries = direct.cmd(&["XRANGE", "cache:invalidations", "-", "+"]);
+    let fields: Vec<String> = entries.items()[1].items()[1].items().iter().map(Value::text).collect();
+    let names: Vec<&str> = fields.iter().step_by(2).map(String::as_str).collect();
+    assert_eq!(names, ["type", "timestamp", "payload", "key", "count"]);
+    assert_eq!((fields[1].as_str(), fields[7].as_str(), fields[9].as_str()), ("Remove", "a", "1"));
+    assert!(fields[5].contains(r#""type":"Remove","key":"a""#), "{fields:?}");
+}
+
+#[test]
+fn odd_messages_are_counted_and_skipped() {
+    let redis = Redis::start();
+    let crema = Crema::start(&redis);
+    crema.client().cmd(&["SET", "k", "v"]);
+    crema.warm(&["GET", "k"]);
+    let mut direct = redis.client();
+    let huge = format!(r#"{{"type":"Remove","key":"{}"}}"#, "k".repeat(2 << 20));
+    for (payload, label) in [
+        ("", "malformed"),
+        ("{", "malformed"),
+        (r#"{"type":"Remove"}"#, "malformed"),
+        (r#"{"type":"Freeze","key":"k"}"#, "unknown"),
+        (huge.as_str(), "too_large"),
+    ] {
+        let before = crema.count("crema_channel_messages_total", &[("type", label)]);
+        direct.cmd(&["PUBLISH", "cache:invalidate", payload]);
+        eventually("it is counted", || crema.count("crema_channel_messages_total", &[("type", label)]) == before + 1);
+    }
+    let hits = crema.outcomes("hit");
+    assert_eq!(crema.client().cmd(&["GET", "k"]), bulk("v"));
+    assert_eq!(crema.outcomes("hit"), hits + 1, "the key is still in memory");
+}
+
+#[test]
+fn a_fleet_that_cannot_be_told_is_no_silence() {
+    let redis = Redis::start();
+    let mut admin = redis.client();
+    admin.cmd(&["ACL", "SETUSER", "proxy", "on", ">pp", "~*", "+@all", "resetchannels"]);
+    let crema = publishing(&redis).url(format!("redis://proxy:pp@{}", redis.addr())).start();
+    let mut client = crema.client();
+    assert_eq!(client.cmd(&["SET", "k", "v"]), ok());
+    let refused = client.cmd(&["CREMA", "INVALIDATE", "k"]).text();
+    assert!(refused.starts_with("ERR crema: forgotten here, but not in the fleet: NOPERM"), "{refused}");
+    assert!(crema.count("crema_channel_published_total", &[("outcome", "dropped")]) >= 2);
+}
