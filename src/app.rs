@@ -22,7 +22,7 @@ use tracing::{error, info, warn};
 
 use crate::admin::{self, EarStatus, L1Status, Settings, Snapshot, Source, UpstreamStatus};
 use crate::clock::Time;
-use crate::config::{Auth, Config};
+use crate::config::{Auth, Coherence, Config};
 use crate::error::Error;
 use crate::invalidation::channel::{self, ChannelConfig, Heard};
 use crate::invalidation::{Fleet, L1, Publisher, State, Terms};
@@ -83,6 +83,12 @@ async fn serve(config: Config) -> Result<(), Error> {
     }
     if app.shared.config.auth == Auth::Open {
         warn!("auth is open: clients without a password have all the rights of the user in `upstream`");
+    }
+    if let Coherence::Broadcast(prefixes) = &app.shared.config.coherence {
+        info!(
+            ?prefixes,
+            "coherence by broadcast: every write to these keys, or to any without prefixes, is told to every crema"
+        );
     }
     tasks.spawn(Arc::clone(&app).watch(stop_rest.clone()));
     tasks.spawn(Arc::clone(&app).listen(stop_rest.clone()));
@@ -160,6 +166,12 @@ impl App {
             acl_recheck: config.acl_recheck,
             max_value: config.largest_value(),
             l1_size: config.l1_size,
+            broadcast: match &config.coherence {
+                Coherence::Tracking => None,
+                Coherence::Broadcast(prefixes) => {
+                    Some(prefixes.iter().map(|prefix| prefix.as_bytes().into()).collect())
+                }
+            },
             max_ears: (config.max_upstream / 4).max(1),
         };
         let login = config.upstream.password.as_ref().map(|password| {
@@ -344,7 +356,7 @@ impl Source for App {
             settings: Settings {
                 promote: config.promote,
                 max_staleness_ms: u64::try_from(config.max_staleness.as_millis()).unwrap_or(u64::MAX),
-                coherence: "tracking",
+                coherence: config.coherence.as_str(),
             },
         }
     }

@@ -8,7 +8,7 @@ use std::process::{Command, Output};
 use std::time::Duration;
 
 use clap::{CommandFactory, Parser};
-use crema::config::{self, Auth, ClientNames, Config, Flags, Listen, LogFormat, Node, Promote, Secret};
+use crema::config::{self, Auth, ClientNames, Coherence, Config, Flags, Listen, LogFormat, Node, Promote, Secret};
 use tempfile::TempDir;
 
 const MIB: u64 = 1 << 20;
@@ -70,7 +70,7 @@ fn nothing_set_gives_the_documented_defaults() {
     );
     assert_eq!((config.client_names, config.log_format), (ClientNames::Upstream, LogFormat::Text));
     assert!(config.rules.is_empty());
-    assert_eq!(config.auth, Auth::Upstream);
+    assert_eq!((config.auth.clone(), config.coherence.clone()), (Auth::Upstream, Coherence::Tracking));
     assert_eq!(config.channel.name, "cache:invalidate");
     assert_eq!(
         (config.channel.enabled, config.channel.publish, config.channel.audit_stream.as_deref()),
@@ -279,6 +279,11 @@ fn contradictions_are_refused_where_they_were_made() {
             "crema.toml:2:16: max_upstream: 9 upstream connections are too few for 8 threads",
         ),
         ("threads = 1000", "crema.toml:1:11: threads: 1000 upstream connections are too few"),
+        ("broadcast_prefixes = [\"a:\"]", "crema.toml:1:22: broadcast_prefixes: prefixes mean nothing to tracking"),
+        (
+            "broadcast_prefixes = [\"a:b\", \"a:\"]",
+            "crema.toml:1:22: broadcast_prefixes: the prefix `a:b` begins with `a:`",
+        ),
         ("auth = \"own\"", "crema.toml:1:8: auth: nobody could log in"),
         (
             "[[user]]\nname = \"a\"\npassword = \"b\"",

@@ -66,14 +66,21 @@ pub struct Settings {
     /// The largest reply that is cached [default: 1MiB]
     #[arg(long, value_name = "SIZE", help_heading = "Cache")]
     pub(super) max_value: Option<Given>,
-    /// How long a read may miss a write made elsewhere [default: 500ms]
+    /// How long a read may miss another's write [default: 500ms]
     #[arg(long, value_name = "TIME", help_heading = "Cache")]
     pub(super) max_staleness: Option<Given>,
+    /// How changes are heard of: tracking, broadcast [default: tracking]
+    #[arg(long, value_name = "MODE", help_heading = "Cache")]
+    pub(super) coherence: Option<Given>,
+    /// With broadcast, the prefixes of cached keys [default: all]
+    #[arg(long, value_name = "P,..", help_heading = "Cache")]
+    #[serde(deserialize_with = "comma_separated")]
+    pub(super) broadcast_prefixes: Option<Given>,
     /// How long a hit may outlive a user's rights [default: 5s]
     #[arg(long, value_name = "TIME", help_heading = "Cache")]
     pub(super) acl_recheck: Option<Given>,
 
-    /// Who asks for passwords: upstream, own, open [default: upstream]
+    /// Who checks passwords: upstream, own, open [default: upstream]
     #[arg(long, value_name = "WHO", help_heading = "Clients")]
     pub(super) auth: Option<Given>,
     /// Clients served at once; more are refused [default: 10000]

@@ -52,6 +52,8 @@ pub struct Config {
     pub max_value: u64,
     /// How long at most a read may miss an acknowledged write made elsewhere.
     pub max_staleness: Duration,
+    /// How changes are heard of.
+    pub coherence: Coherence,
     /// How often a user's rights are compared, and so how long a right taken away may still be served from L1.
     pub acl_recheck: Duration,
     /// Who says whether a client may come in.
@@ -80,6 +82,25 @@ pub struct Config {
     pub channel: Channel,
     /// The form of the log.
     pub log_format: LogFormat,
+}
+
+/// How L1 hears of changes that others make.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Coherence {
+    /// Redis tells of changes to the keys that were read for L1.
+    Tracking,
+    /// Redis tells of changes to all keys with these prefixes, none of which begins another; without any, of all changes.
+    Broadcast(Vec<String>),
+}
+
+impl Coherence {
+    /// Its name in settings and status.
+    pub const fn as_str(&self) -> &'static str {
+        match self {
+            Self::Tracking => "tracking",
+            Self::Broadcast(_) => "broadcast",
+        }
+    }
 }
 
 /// Who says whether a client may come in, and as whom.
@@ -169,6 +190,7 @@ fn read(layers: &Layers) -> Result<Config, ConfigError> {
     let (ms, s, h) = (Duration::from_millis, Duration::from_secs, |hours: u64| Duration::from_secs(hours * 3600));
 
     let users = user::read_users(layers)?;
+    let prefixes = layers.read(key!(broadcast_prefixes), "all", prefixes)?;
     let l1_size = layers.read(key!(l1_size), "256MiB", sizes_or_zero(MIB..=16 * TIB))?;
     Ok(Config {
         listen: layers.read(key!(listen), "127.0.0.1:6380", listen::addresses)?,
@@ -181,6 +203,11 @@ fn read(layers: &Layers) -> Result<Config, ConfigError> {
         l1_size,
         max_value: layers.read(key!(max_value), "1MiB", sizes(1..=512 * MIB))?,
         max_staleness: layers.read(key!(max_staleness), "500ms", durations(ms(20)..=s(60)))?,
+        coherence: layers.read(key!(coherence), "tracking", |text| match text {
+            "tracking" => Ok(Coherence::Tracking),
+            "broadcast" => Ok(Coherence::Broadcast(prefixes.clone())),
+            _ => Err(Problem::unknown("way to hear of changes", text, &["tracking", "broadcast"])),
+        })?,
         acl_recheck: layers.read(key!(acl_recheck), "5s", durations(ms(100)..=h(1)))?,
         auth: layers.read(key!(auth), "upstream", |text| match text {
             "upstream" => Ok(Auth::Upstream),
@@ -253,6 +280,10 @@ fn compare(config: &Config, layers: &Layers) -> Result<(), ConfigError> {
         );
         return Err(layers.refuse(&[key!(max_upstream), key!(threads)], problem));
     }
+    if config.coherence == Coherence::Tracking && layers.gives_other(key!(broadcast_prefixes), "all") {
+        let problem = Problem::new("prefixes mean nothing to tracking", "write coherence = \"broadcast\" too");
+        return Err(layers.refuse(&[key!(broadcast_prefixes)], problem));
+    }
     match &config.auth {
         Auth::Own(users) if users.is_empty() => {
             let problem = Problem::new("nobody could log in", "write at least one [[user]] with name and password");
@@ -307,6 +338,22 @@ fn threads(text: &str) -> Result<NonZeroUsize, Problem> {
         })?,
     };
     Ok(NonZeroUsize::new(count).unwrap_or(NonZeroUsize::MIN))
+}
+
+/// Texts separated by commas, of which Redis takes none that begins with another; or `all`, which are none.
+fn prefixes(text: &str) -> Result<Vec<String>, Problem> {
+    if text == "all" {
+        return Ok(Vec::new());
+    }
+    let prefixes: Vec<String> = text.split(',').map(str::trim).filter(|p| !p.is_empty()).map(str::to_owned).collect();
+    for (at, one) in prefixes.iter().enumerate() {
+        if let Some((_, other)) =
+            prefixes.iter().enumerate().find(|(of, other)| *of != at && other.starts_with(one.as_str()))
+        {
+            return Err(Problem::new(format!("the prefix `{other}` begins with `{one}`"), "leave out the longer one"));
+        }
+    }
+    Ok(prefixes)
 }
 
 fn or_off<T>(text: &str, parse: impl Fn(&str) -> Result<T, Problem>) -> Result<Option<T>, Problem> {

@@ -92,6 +92,11 @@ impl Layers {
         parse(text).map_err(|problem| self.refuse(&[key], problem))
     }
 
+    /// Whether some source gives `key` another value than `usual`.
+    pub(super) fn gives_other(&self, key: Key, usual: &str) -> bool {
+        self.find(key).is_some_and(|(given, _)| given.text() != usual)
+    }
+
     /// Puts `problem` where the first of `keys` that anybody set was set.
     pub(super) fn refuse(&self, keys: &[Key], problem: Problem) -> ConfigError {
         let place = keys.iter().find_map(|key| self.find(*key)).map(|(_, place)| place);

@@ -38,7 +38,8 @@ impl Config {
             reads => format!("promoted at 1 read in {reads}"),
         };
         let (size, value) = (show_size(self.l1_size), show_size(self.max_value));
-        format!("{size}, replies to {value}, {promote}, at most {} stale{rules}", show_duration(self.max_staleness))
+        let (stale, coherence) = (show_duration(self.max_staleness), self.coherence.as_str());
+        format!("{size}, replies to {value}, {promote}, at most {stale} stale by {coherence}{rules}")
     }
 
     fn clients(&self) -> String {

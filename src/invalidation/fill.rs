@@ -72,6 +72,11 @@ impl Fill {
         digits.fold(0, |argc, digit| argc * 10 + usize::from(digit - b'0'))
     }
 
+    /// The key that is read.
+    pub(super) fn key(&self) -> &[u8] {
+        &self.request[self.key.clone()]
+    }
+
     /// What is asked.
     pub fn query(&self) -> Query<'_> {
         let tail = &self.request[self.tail..];

@@ -60,6 +60,8 @@ pub(super) struct Hearing<'a> {
     pub(super) touches: Touches,
     /// Whether Redis has said that it will tell of changes.
     tracking: bool,
+    /// Whether the last fence was answered in a turn of Redis's event loop of its own; only broadcast mode asks.
+    in_turn: bool,
 }
 
 /// How it stands with asking after the user's rights.
@@ -76,6 +78,8 @@ pub(super) enum Awaited {
     Ignored,
     Select,
     Rights,
+    /// PING ahead of a fence, in broadcast mode.
+    Turn,
     Fence,
     Survey,
     Memory,
@@ -108,6 +112,7 @@ impl<'a> Hearing<'a> {
             survey: None,
             touches: Touches::new(now),
             tracking: false,
+            in_turn: true,
         }
     }
 
@@ -120,7 +125,7 @@ impl<'a> Hearing<'a> {
         self.ear.freshness.bump();
         self.ear.rights.start();
         let now = Time::now();
-        self.send(&[b"CLIENT", b"TRACKING", b"ON"], Awaited::Tracking, now);
+        self.start_tracking(now);
         self.send(&[b"CLIENT", b"NO-EVICT", b"ON"], Awaited::Ignored, now);
         self.ask_rights(now);
         self.send(&Survey::question(), Awaited::Survey, now);
@@ -170,6 +175,7 @@ impl<'a> Hearing<'a> {
             return Err(self.lost("a reply that nothing asked for: desynchronised"));
         };
         let refused = frame.first() == Some(&b'-');
+        let is_turn = matches!(awaited, Awaited::Turn);
         match awaited {
             Awaited::Ignored => {}
             Awaited::Select => {
@@ -188,6 +194,7 @@ impl<'a> Hearing<'a> {
             }
             Awaited::Fence if is_forbidden(frame) => return Err(self.refused(Refusal::Hello, frame)),
             Awaited::Fence => self.hear_fence(frame, sent),
+            Awaited::Turn => self.in_turn = !refused,
             Awaited::Survey => self.hear_survey(frame),
             Awaited::Memory => self.hear_memory(frame, refused),
             Awaited::Touched => self.hear_touched(frame),
@@ -208,9 +215,12 @@ impl<'a> Hearing<'a> {
                 self.filled(*asked, sent, usable.then_some(frame));
             }
         }
-        self.ear.freshness.heard(sent);
         let answered = self.answering;
         self.answering += 1;
+        if self.l1.terms.broadcast.is_some() && !(is_turn && self.in_turn) {
+            return Ok(()); // it shows nothing of what was to be told before
+        }
+        self.ear.freshness.heard(sent);
         for at in (0..self.fences.len()).rev() {
             if self.fences[at].0 <= answered {
                 let (_, told) = self.fences.swap_remove(at);
@@ -255,7 +265,7 @@ impl<'a> Hearing<'a> {
             }
             self.ear.freshness.end();
             self.ear.freshness.bump();
-        } else if !self.l1.is_paused(Time::now()) {
+        } else if self.in_turn && !self.l1.is_paused(Time::now()) {
             let until = sent.plus(self.l1.terms.max_staleness);
             // No longer than the user's rights are known to be what they were.
             self.ear.freshness.renew(match self.ear.rights.standing() {
@@ -321,8 +331,24 @@ impl<'a> Hearing<'a> {
         self.user = user;
     }
 
+    /// Has Redis tell of changes: to what is read here, or in broadcast mode to all keys with certain prefixes.
+    fn start_tracking(&mut self, now: Time) {
+        let mut command: Vec<&[u8]> = vec![b"CLIENT", b"TRACKING", b"ON"];
+        let l1 = Arc::clone(self.l1);
+        if let Some(prefixes) = &l1.terms.broadcast {
+            command.push(b"BCAST");
+            command.extend(prefixes.iter().flat_map(|prefix| [&b"PREFIX"[..], prefix]));
+        }
+        self.send(&command, Awaited::Tracking, now);
+    }
+
+    /// In broadcast mode Redis tells of changes at the end of each turn of its event loop. While a slow script runs, it
+    /// answers HELLO within one, before what it has yet to tell; PING it answers then with -BUSY, and so PING is the fence.
     pub(super) fn send_fence(&mut self, now: Time) {
         self.fence_sent = Some(now);
+        if self.l1.terms.broadcast.is_some() {
+            self.send(&[b"PING"], Awaited::Turn, now);
+        }
         self.send(&[b"HELLO"], Awaited::Fence, now);
     }
 

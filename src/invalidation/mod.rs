@@ -58,6 +58,8 @@ pub struct Terms {
     pub max_value: u64,
     /// Memory for L1 in bytes; 0: there is none.
     pub l1_size: u64,
+    /// Redis is to tell of changes to all keys with these prefixes (none: to all keys) rather than to what was read.
+    pub broadcast: Option<Vec<Box<[u8]>>>,
     /// Users that may have an ear at once; the reads of others are not kept.
     pub max_ears: usize,
 }
@@ -181,6 +183,12 @@ impl L1 {
 
     /// Asks `ear` to fill L1. Never waits; the error is why the promotion was dropped.
     pub fn promote(self: &Arc<Self>, ear: &Arc<Ear>, fill: Fill) -> Result<(), crate::metrics::DropReason> {
+        let told = |prefixes: &Vec<Box<[u8]>>| {
+            prefixes.is_empty() || prefixes.iter().any(|prefix| fill.key().starts_with(prefix))
+        };
+        if !self.terms.broadcast.as_ref().is_none_or(told) {
+            return Err(crate::metrics::DropReason::NoPrefix);
+        }
         ear.promote(self, fill)
     }
 

@@ -122,6 +122,7 @@ impl Session {
             ("ears", l1.ears().len().to_string()),
             ("promote", shared.config.promote.to_string()),
             ("max_staleness_ms", number(millis(shared.config.max_staleness))),
+            ("coherence", shared.config.coherence.as_str().to_owned()),
             ("channel", if shared.config.channel.enabled { shared.config.channel.name.clone() } else { String::new() }),
             ("channel_publish", shared.config.channel.publish.to_string()),
             ("origin_id", shared.origin_id.clone()),
