@@ -280,6 +280,7 @@ impl App {
                 Heard::Remove => ChannelMessage::Remove,
                 Heard::RemoveBulk => ChannelMessage::RemoveBulk,
                 Heard::RemovePattern => ChannelMessage::RemovePattern,
+                Heard::ForgetAll => ChannelMessage::ForgetAll,
                 Heard::Update => ChannelMessage::Update,
                 Heard::OwnEcho => ChannelMessage::Own,
                 Heard::Malformed => ChannelMessage::Malformed,

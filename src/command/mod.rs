@@ -128,7 +128,8 @@ impl Spec {
 
     /// Whether the command empties a whole database: a write to all keys, and not to some that cannot be known.
     pub fn flushes(&self) -> bool {
-        self.effect == Effect::Opaque && self.keys == KeySpec::None && self.class == Class::Server
+        let swaps = self.route == Route::Session(Verb::SwapDb);
+        self.effect == Effect::Opaque && self.keys == KeySpec::None && self.class == Class::Server && !swaps
     }
 
     /// Whether `req` can change what somebody may do: an ACL command that sets rights, or CONFIG SET of the password.

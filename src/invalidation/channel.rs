@@ -60,6 +60,8 @@ pub enum Heard {
     RemoveBulk,
     /// The keys of a pattern forgotten.
     RemovePattern,
+    /// Everything forgotten.
+    ForgetAll,
     /// One key forgotten, whose new value is read from Redis when it is next asked for.
     Update,
     /// Skipped: this process said it.
@@ -211,6 +213,10 @@ async fn heed(payload: &[u8], origin_id: &str, sink: &(dyn Forget + Send + Sync)
             }
             Heard::RemoveBulk
         }
+        Message::ForgetAll => {
+            sink.all();
+            Heard::ForgetAll
+        }
         Message::RemovePattern { pattern } => {
             if !pattern.is_empty() && pattern.bytes().all(|byte| byte == b'*') {
                 sink.all();
@@ -276,6 +282,7 @@ mod tests {
             (r#"{"type":"Update","key":"a","value":"00"}"#, Heard::Update, vec!["key a"]),
             (r#"{"type":"RemovePattern","pattern":"a:*"}"#, Heard::RemovePattern, vec!["pattern a:*"]),
             (r#"{"type":"RemovePattern","pattern":"**"}"#, Heard::RemovePattern, vec!["all "]),
+            (r#"{"origin_id":"other","type":"ForgetAll"}"#, Heard::ForgetAll, vec!["all "]),
             (r#"{"type":"RemovePattern","pattern":""}"#, Heard::RemovePattern, vec!["pattern "]),
             (r#"{"origin_id":"me","type":"Remove","key":"a"}"#, Heard::OwnEcho, vec![]),
             (r#"{"type":"Freeze","key":"a"}"#, Heard::UnknownType, vec![]),

@@ -2,7 +2,7 @@
 //!
 //! Owns the wire shape and nothing else: no sockets, no cache, no opinion on what a message should make happen. The
 //! shape is that of the Rust crate multi-tier-cache 0.6, so that programs built on it and crema understand each
-//! other: what that crate accepts is accepted here, what is written here it reads. `channel` reads with it; whoever has
+//! other: what that crate accepts is accepted here, what is written here it reads, but for `ForgetAll`. `channel` reads with it; whoever has
 //! something to tell the fleet writes with it.
 //!
 //! Keys are JSON strings, so a key that is not UTF-8 cannot be named; the types ask for `String` and leave it to the
@@ -48,6 +48,9 @@ pub enum Message {
         /// The glob. multi-tier-cache knows `*` only; Redis also `?`, `[..]` and `\`.
         pattern: String,
     },
+    /// Everything is to be forgotten that is in memory, and nothing is gone. Of crema alone: multi-tier-cache does not know it
+    /// and skips it, where `RemovePattern` has it delete keys in Redis.
+    ForgetAll,
     /// This key has a new value. The value may be older than what Redis holds by the time it is heard.
     Update {
         /// The key.
@@ -112,7 +115,7 @@ fn unknown_type(payload: &[u8]) -> Option<String> {
     }
 
     let kind = serde_json::from_slice::<Head>(payload).ok()?.typed.kind;
-    let known = matches!(kind.as_str(), "Remove" | "RemoveBulk" | "RemovePattern" | "Update");
+    let known = matches!(kind.as_str(), "Remove" | "RemoveBulk" | "RemovePattern" | "Update" | "ForgetAll");
     (!known).then(|| kind.chars().take(KIND_SHOWN).collect())
 }
 

@@ -34,7 +34,8 @@ const KEPT: &[u8] = b"10000";
 pub struct News {
     keys: Vec<String>,
     unnamed: u64,
-    all: bool,
+    flushed: bool,
+    swapped: bool,
 }
 
 impl News {
@@ -46,24 +47,34 @@ impl News {
         }
     }
 
-    /// Every key may have changed.
-    pub fn everything(&mut self) {
-        self.all = true;
+    /// A database was emptied.
+    pub fn flushed(&mut self) {
+        self.flushed = true;
+    }
+
+    /// Two databases changed places: all is to be forgotten, and nothing is gone.
+    pub fn swapped(&mut self) {
+        self.swapped = true;
     }
 
     /// The news of another write that the same reply answers.
     pub fn add(&mut self, other: Self) {
         self.keys.extend(other.keys);
         self.unnamed += other.unnamed;
-        self.all |= other.all;
+        self.flushed |= other.flushed;
+        self.swapped |= other.swapped;
     }
 
     /// As messages, in the fewest that receivers read.
     fn messages(self) -> Vec<Message> {
-        if self.all {
-            return vec![Message::RemovePattern { pattern: "*".to_owned() }];
-        }
         let mut messages = Vec::new();
+        if self.swapped {
+            messages.push(Message::ForgetAll);
+        }
+        if self.flushed {
+            messages.push(Message::RemovePattern { pattern: "*".to_owned() });
+            return messages;
+        }
         let (mut bulk, mut size) = (Vec::new(), 0);
         for key in self.keys {
             if !bulk.is_empty() && size + key.len() > LARGEST {
@@ -131,6 +142,11 @@ impl Publisher {
         Self { queue, origin_id, writes, stats }
     }
 
+    /// Whether writes are told.
+    pub fn tells_writes(&self) -> bool {
+        self.writes
+    }
+
     /// A place for the news of a write, where writes are told.
     pub fn news(&self) -> Option<Box<News>> {
         self.writes.then(Box::default)
@@ -169,6 +185,7 @@ impl Publisher {
         let (kind, key, count) = match &message {
             Message::Remove { key } => ("Remove", key.clone(), 1),
             Message::Update { key, .. } => ("Update", key.clone(), 1),
+            Message::ForgetAll => ("ForgetAll", String::new(), 1),
             Message::RemovePattern { pattern } => ("RemovePattern", pattern.clone(), 1),
             Message::RemoveBulk { keys } => ("RemoveBulk", String::new(), keys.len()),
         };
@@ -328,7 +345,7 @@ mod tests {
     fn a_key_that_is_not_utf8_is_counted_and_a_flush_is_a_pattern() {
         let mut odd = news(&[b"\xff", b"a"]);
         assert_eq!(odd.unnamed, 1);
-        odd.everything();
+        odd.flushed();
         assert_eq!(odd.messages(), [Message::RemovePattern { pattern: "*".into() }]);
     }
 

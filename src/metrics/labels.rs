@@ -125,6 +125,7 @@ labels! {
         Update = "update": "One key to forget, sent with its new value.",
         RemovePattern = "remove_pattern": "A pattern of keys to forget.",
         RemoveBulk = "remove_bulk": "A list of keys to forget.",
+        ForgetAll = "forget_all": "Everything is to be forgotten: two databases were swapped.",
         Own = "own": "A message that this proxy had sent itself.",
         Malformed = "malformed": "A message that is not JSON, or lacks what its type asks for.",
         TooLarge = "too_large": "A message that is too large to be read.",

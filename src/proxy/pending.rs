@@ -16,7 +16,7 @@ use super::replies::{End, Place, Replies};
 use super::worker::{Promotion, Track, Worker};
 use crate::cache::{FlightRef, Slot};
 use crate::clock::Time;
-use crate::command::{Effect, Spec};
+use crate::command::{Effect, Route, Spec, Verb};
 use crate::error::{Error, Sent};
 use crate::invalidation::{Fill, L1, News};
 use crate::metrics::{DropReason, EpochReason, Path};
@@ -94,17 +94,21 @@ impl Marks {
     }
 }
 
-/// Notes which keys a write changes, where the fleet is told of writes.
+/// Notes which keys a write changes, where the fleet is told of writes; and of a swap, of which it is told always.
 fn note(news: &mut Option<Box<News>>, l1: &L1, spec: &Spec, request: Request<'_>) {
     let Some(fleet) = &l1.fleet else { return };
+    let swaps = spec.route == Route::Session(Verb::SwapDb);
     if news.is_none() {
-        *news = fleet.news();
+        *news = if swaps { Some(Box::default()) } else { fleet.news() };
     }
-    if let Some(news) = news {
+    let Some(news) = news else { return };
+    if swaps {
+        news.swapped();
+    } else if spec.flushes() {
+        news.flushed();
+    }
+    if fleet.tells_writes() {
         spec.keys(request).for_each(|key| news.key(key));
-        if spec.flushes() {
-            news.everything();
-        }
     }
 }
 

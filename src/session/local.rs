@@ -277,7 +277,7 @@ impl Session {
             && reply.starts_with(b"+")
         {
             let mut news = News::default();
-            news.everything();
+            news.swapped();
             fleet.tell(news);
         }
         self.answer(|out| out.extend_from_slice(&reply));
