@@ -11,7 +11,7 @@ SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .ONESHELL:
 .DELETE_ON_ERROR:
-.PHONY: run test check tcl fmt bench instructions fuzz compat need-redis
+.PHONY: run test check tcl fmt bench instructions fuzz compat interop need-redis
 
 # Where `make run` listens. Another choice: make run PORT=6390 ADMIN=9390
 PORT := 6380
@@ -87,7 +87,7 @@ run: need-redis
 	echo "crema or its Redis has ended by itself." >&2
 	exit 1
 
-test: check need-redis $(CLIENTS)/python.txt $(CLIENTS)/node.txt
+test: check need-redis $(CLIENTS)/python.txt $(CLIENTS)/node.txt interop
 	@cargo test --doc --locked
 	if cargo nextest --version >/dev/null 2>&1; then
 		cargo nextest run --locked
@@ -120,6 +120,10 @@ fuzz: need-redis
 compat: need-redis $(COMPAT)/python.txt $(COMPAT)/node.txt
 	cargo build --release --locked
 	tests/compat/run --binary $(BIN) $(PARTS)
+
+# The application of tests/interop.rs: a crate of its own, for what it needs is not to weigh on crema's build.
+interop:
+	cargo build --locked --quiet --manifest-path tests/interop/Cargo.toml --target-dir target/interop
 
 need-redis:
 	@if ! command -v redis-server >/dev/null || ! command -v redis-cli >/dev/null; then

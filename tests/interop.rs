@@ -1,0 +1,128 @@
+//! The fleet's channel with an application on it that uses the Rust crate multi-tier-cache 0.6: each understands what the
+//! other says.
+//!
+//! The application is the small crate in `tests/interop`, which `make test` builds. Without it the test says so and passes on
+//! a developer's machine; where `CI` is set, it fails.
+
+mod common;
+
+use std::io::{BufRead, BufReader, Write};
+use std::path::Path;
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+
+use common::{Crema, Redis, bulk, eventually, int, ok};
+
+/// The application as a process.
+struct App {
+    child: Child,
+    input: ChildStdin,
+    output: BufReader<ChildStdout>,
+}
+
+impl App {
+    fn start(redis: &Redis) -> Option<App> {
+        let program = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/interop/debug/interop");
+        if !program.exists() {
+            assert!(std::env::var_os("CI").is_none(), "{} is missing; `make test` builds it", program.display());
+            eprintln!("skipped: {} is missing; `make test` builds it", program.display());
+            return None;
+        }
+        let mut child = Command::new(program)
+            .env("REDIS_URL", format!("redis://{}", redis.addr()))
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("it was built");
+        let (input, output) = (child.stdin.take().expect("piped"), child.stdout.take().expect("piped"));
+        let mut app = App { child, input, output: BufReader::new(output) };
+        assert_eq!(app.ask("get nothing"), "nothing");
+        eventually("it listens", || redis.client().cmd(&["PUBSUB", "NUMSUB", "cache:invalidate"]).items()[1] == int(3));
+        Some(app)
+    }
+
+    fn ask(&mut self, line: &str) -> String {
+        writeln!(self.input, "{line}").expect("it reads");
+        let mut answer = String::new();
+        self.output.read_line(&mut answer).expect("it answers");
+        answer.trim_end().to_owned()
+    }
+}
+
+impl Drop for App {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+#[test]
+fn an_application_and_two_proxies_understand_each_other() {
+    let redis = Redis::start();
+    let proxies = [Crema::over(redis.addr()).flag("--channel-publish", true).start(), Crema::start(&redis)];
+    let Some(mut app) = App::start(&redis) else { return };
+    let heard = |proxy: &Crema, kind: &str| proxy.count("crema_channel_messages_total", &[("type", kind)]);
+    let mut client = proxies[0].client();
+
+    // The application speaks, the proxies forget; and what they then read is Redis's.
+    for (line, kind, value) in [
+        ("update k one", "update", Some("one")),
+        ("update k two", "update", Some("two")),
+        ("remove k", "remove", None),
+        ("pattern k*", "remove_pattern", None),
+    ] {
+        let before: Vec<u64> = proxies.iter().map(|proxy| heard(proxy, kind)).collect();
+        assert_eq!(app.ask(line), "done");
+        for (proxy, before) in proxies.iter().zip(before) {
+            eventually(&format!("{line} is heard"), || heard(proxy, kind) > before);
+            let reply = proxy.client().cmd(&["GET", "k"]);
+            assert_eq!(reply, value.map_or(common::Value::Nil, bulk), "{line}");
+        }
+    }
+    assert!(proxies.iter().all(|proxy| heard(proxy, "malformed") + heard(proxy, "unknown") == 0));
+
+    // A client writes through the proxy that publishes, and the application forgets what it had in its own memory. It does
+    // not leave it at that, and deletes the key in Redis as well, as the README warns.
+    for command in [&["SET", "page", "new"][..], &["MSET", "page", "new", "other", "x"]] {
+        assert_eq!(app.ask("set page old"), "done");
+        assert_eq!(app.ask("get page"), "old");
+        assert_eq!(client.cmd(command), ok());
+        eventually("the application forgets", || app.ask("get page") == "nothing");
+        eventually("and deletes", || client.cmd(&["GET", "page"]).is_nil());
+    }
+    // Past the proxies nobody tells the application, and it keeps what it has; by hand it can be told.
+    assert_eq!(app.ask("set page old"), "done");
+    redis.client().cmd(&["SET", "page", "new"]);
+    assert_eq!(app.ask("get page"), "old");
+    assert_eq!(proxies[1].client().cmd(&["CREMA", "INVALIDATE", "page"]), int(1));
+    eventually("the application was told by hand", || app.ask("get page") == "nothing");
+    // What concerns nobody but proxies makes it delete nothing.
+    assert_eq!(app.ask("set kept here"), "done");
+    assert_eq!(client.cmd(&["SWAPDB", "1", "2"]), ok());
+    eventually("the other proxy forgets", || heard(&proxies[1], "forget_all") == 1);
+    eventually("the application skips it", || app.ask("heard").ends_with(" 1"));
+    assert_eq!(redis.client().cmd(&["GET", "kept"]), bulk("here"));
+    let counts: Vec<u64> = app.ask("heard").split(' ').map(|n| n.parse().expect("a number")).collect();
+    assert!(counts[0] >= 2 && counts[1] >= 1 && counts[3] == 1, "removes, bulks, patterns, errors: {counts:?}");
+
+    // Each knows its own voice, and takes the other's for what it is.
+    assert!(heard(&proxies[0], "own") >= 2 && heard(&proxies[1], "own") == 1);
+    assert!(heard(&proxies[1], "remove_bulk") >= 1 && heard(&proxies[0], "remove") >= 2);
+}
+
+#[test]
+fn what_is_heard_is_never_written() {
+    let redis = Redis::start();
+    let crema = Crema::start(&redis);
+    let mut direct = redis.client();
+    direct.cmd(&["SET", "k", "fresh"]);
+    crema.warm(&["GET", "k"]);
+    redis.reset_stats();
+    let update = r#"{"origin_id":"another","type":"Update","key":"k","value":"6f6c64","ttl_secs":60}"#;
+    assert_eq!(direct.cmd(&["PUBLISH", "cache:invalidate", update]), int(1));
+    eventually("it is heard", || crema.count("crema_channel_messages_total", &[("type", "update")]) == 1);
+    for _ in 0..50 {
+        assert_eq!(crema.client().cmd(&["GET", "k"]), bulk("fresh"));
+    }
+    assert_eq!(redis.calls("set") + redis.calls("setex") + redis.calls("psetex"), 0);
+}
