@@ -35,6 +35,7 @@ const WINDOW: usize = 512;
 const IDLE: Duration = Duration::from_secs(5);
 
 /// One connection of the ear.
+#[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own, in any combination")]
 pub(super) struct Hearing<'a> {
     pub(super) ear: &'a Ear,
     pub(super) l1: &'a Arc<L1>,

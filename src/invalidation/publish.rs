@@ -284,7 +284,7 @@ async fn publish_on_one(
 
 impl Fleet {
     fn write(&self, one: &Outgoing, out: &mut Vec<u8>) {
-        encode::command(out, &[b"PUBLISH", self.channel.as_bytes(), &one.payload]);
+        encode::own_command(out, &[b"PUBLISH", self.channel.as_bytes(), &one.payload]);
         if let Some(stream) = &self.audit_stream {
             #[expect(clippy::disallowed_methods, reason = "a date for people, by which nothing goes")]
             let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
@@ -302,7 +302,7 @@ impl Fleet {
                 b"count",
                 count.as_bytes(),
             ];
-            encode::command(out, &[&limit[..], &fields[..]].concat());
+            encode::own_command(out, &[&limit[..], &fields[..]].concat());
         }
     }
 }

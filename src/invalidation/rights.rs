@@ -172,7 +172,7 @@ async fn ask_for_others(l1: &L1, backoff: &mut Backoff) -> Result<Infallible, Er
                 continue;
             }
             let mut question = Vec::new();
-            encode::command(&mut question, &[b"ACL", b"GETUSER", &user]);
+            encode::own_command(&mut question, &[b"ACL", b"GETUSER", &user]);
             let exchange = async {
                 socket.write_all(&question).await?;
                 read_reply(&mut socket, &mut buffer).await

@@ -118,7 +118,7 @@ impl Worker {
     /// nothing, while Redis cannot be asked.
     pub async fn verify(self: &Rc<Self>, proof: &Rc<Proof>) -> Result<bool, Error> {
         let mut question = Vec::new();
-        encode::command(&mut question, &[b"AUTH", &proof.login.user, &proof.login.password]);
+        encode::own_command(&mut question, &[b"AUTH", &proof.login.user, &proof.login.password]);
         let reply = self.log_in(&question).await?;
         match reply.first() {
             Some(b'+') => proof.doubted.set(false),

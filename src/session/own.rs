@@ -36,7 +36,7 @@ impl Session {
         if self.private.is_some() && login != self.caller.who.login {
             let Some(login) = &login else { return Err(cannot()) };
             let mut auth = Vec::new();
-            encode::command(&mut auth, &[b"AUTH", &login.user, &login.password]);
+            encode::own_command(&mut auth, &[b"AUTH", &login.user, &login.password]);
             let reply = self.capture(&auth).await;
             if !reply.starts_with(b"+") {
                 return Err(reply);
