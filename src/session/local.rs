@@ -106,9 +106,6 @@ impl Session {
     ) -> Result<(), Close> {
         use Verb as V;
         let queued = self.transaction.is_some();
-        if self.watching && !queued && matches!(verb, V::Hello | V::Auth) {
-            self.keep(line, Stay::Home).await?; // Redis goes on watching: so it is asked where it watches
-        }
         match verb {
             V::Multi | V::Exec | V::Discard | V::Watch | V::Unwatch => {
                 return self.transact(line, verb, spec, request).await;
