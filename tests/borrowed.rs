@@ -268,3 +268,23 @@ fn a_client_that_reads_nothing_does_not_slow_its_lane() {
     assert_eq!(idle.value().text().len(), 1_000_000);
     assert_eq!(idle.cmd(&["GET", "small"]).text().len(), 1_000_000, "in its order");
 }
+
+/// To whom Redis does not say what a command is, it may be a write all the same.
+#[test]
+fn a_write_that_redis_does_not_describe_to_its_user_is_seen_at_once() {
+    let redis = Redis::with(&["--rename-command", "SET", "PUT"]);
+    with_user(&redis, &["+@all", "-command"]);
+    let crema = one_worker(&redis);
+    let (mut writer, mut reader) = (crema.client(), crema.client());
+    for client in [&mut writer, &mut reader] {
+        assert_eq!(client.cmd(&["AUTH", "u", "pw"]), ok());
+    }
+    let mut last = Value::Nil;
+    for n in 0..500 {
+        (0..3).for_each(|_| assert_eq!(reader.cmd(&["GET", "k"]), last));
+        let next = n.to_string();
+        assert_eq!(writer.cmd(&["PUT", "k", &next]), ok());
+        last = bulk(next);
+        assert_eq!(reader.cmd(&["GET", "k"]), last);
+    }
+}

@@ -54,11 +54,12 @@ impl Session {
         encode::own_command(&mut question, &[b"COMMAND", b"INFO", &name]);
         let (told, reply) = oneshot::channel();
         self.caller.ask(&self.worker, &question, Work::Capture(Vec::new(), told), now);
-        let Ok(reply) = reply.await else { return Ok(Nature::Unknown) };
-        let nature = Nature::read(&reply);
-        if !reply.starts_with(b"-") {
-            self.worker.foreign.put(name, nature, now); // what one user may not ask, another may
-        }
+        let nature = match reply.await {
+            Ok(reply) if !reply.starts_with(b"-") => Nature::read(&reply),
+            // Nothing was said, so nothing is known; what one user may not ask, another may.
+            _ => return Ok(Nature::Anything),
+        };
+        self.worker.foreign.put(name, nature, now);
         self.worker.stats.count(command::Class::Module, Outcome::Forwarded);
         Ok(nature)
     }
