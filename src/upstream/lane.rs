@@ -587,6 +587,9 @@ impl<W: Waiter> Lane<W> {
     }
 
     fn reply(&self, kind: u8, piece: &[u8], end: Option<Time>) -> Result<(), Error> {
+        if kind == b'>' {
+            return Err(self.lost("a push on a lane: desynchronised")); // with its head in place, to be told like the others
+        }
         self.reply.set(if end.is_some() { 0 } else { self.reply.get() + piece.len() as u64 });
         let head = if end.is_some() { self.pop() } else { self.inner.borrow_mut().fifo.pop_front() };
         let Some(mut entry) = head else {
@@ -596,9 +599,6 @@ impl<W: Waiter> Lane<W> {
             }
             return Err(self.lost("a reply that nothing asked for: desynchronised"));
         };
-        if kind == b'>' {
-            return Err(self.lost("a push on a lane: desynchronised"));
-        }
         match &mut entry.expect {
             Expect::Reply(waiter) => waiter.piece(kind, piece, end),
             Expect::Prepared { kind: expected, got } => {
