@@ -258,11 +258,13 @@ impl L1 {
     }
 
     /// Something happens of which Redis tells nobody: two databases change places, or rights change. No entry filled so far
-    /// counts any more. To be called when the command is sent and when it is answered.
+    /// counts any more, and no flight that left before is joined: it may read in a database that has another name by now. To be
+    /// called when the command is sent and when it is answered.
     pub fn forget_all(&self, reason: EpochReason) {
         if reason == EpochReason::Rights {
             self.rights.fetch_add(1, Ordering::AcqRel);
         }
+        self.opaque_answered();
         self.bump(reason);
         if reason == EpochReason::Rights {
             // Users that were refused what an ear needs may now have it.
@@ -361,5 +363,25 @@ impl Forget for L1 {
 
     fn all(&self) {
         self.bump(EpochReason::Pattern);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Node as Endpoint;
+
+    #[tokio::test]
+    async fn a_swap_of_databases_ends_the_joining_of_flights() {
+        let endpoint = Endpoint::Tcp { host: "127.0.0.1".into(), port: 1 };
+        let node = Arc::new(Node::new(endpoint, 1, Duration::from_secs(1)));
+        let second = Duration::from_secs(1);
+        let (max_staleness, acl_recheck) = (second, second);
+        let terms = Terms { max_staleness, acl_recheck, max_value: 1, l1_size: 0, broadcast: None, max_ears: 1 };
+        let (stats, stop) = (Arc::new(Stats::default()), CancellationToken::new());
+        let l1 = L1::new(terms, node, None, None, stats, Handle::current(), stop);
+        let before = l1.opaque();
+        l1.forget_all(EpochReason::SwapDb);
+        assert_ne!(l1.opaque(), before, "what left before reads in a database that has another name now");
     }
 }
