@@ -43,6 +43,7 @@ fn freeze_while_others_write(ways: &[Way]) {
     let done = AtomicBool::new(false);
     let healed_hits = std::thread::scope(|scope| {
         let (names, done, crema, redis) = (&names, &done, &crema, &redis);
+        let _stop = Stop(done);
         let writer = scope.spawn(move || write_versions(redis, names, done));
         let readers: Vec<_> = (0..6_u8).map(|n| scope.spawn(move || read_versions(crema, names, done, n))).collect();
         for name in names {
@@ -82,6 +83,15 @@ fn freeze_while_others_write(ways: &[Way]) {
         hits
     });
     assert!(healed_hits > 100, "L1 took no part again: {healed_hits} hits");
+}
+
+/// Ends the threads of a scope also where an assertion fails before it was their time.
+struct Stop<'a>(&'a AtomicBool);
+
+impl Drop for Stop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
 }
 
 fn write_versions(redis: &Redis, names: &[String], done: &AtomicBool) -> Log {
