@@ -3,9 +3,9 @@
 # make check  the part of it that needs no server: format, lints, documentation, licences and advisories
 # make tcl    Redis's own test suite, through crema; make tcl JOBS=4 for more of it at once
 # make fmt    format the sources
-# make bench  the micro-benchmarks
 # make fuzz   the same bytes to Redis and through crema, at random, for SECONDS; a difference is cut down and shown
 # make compat redis-py's own test suite through crema, and job queues: BullMQ, RQ, Celery; or only the PARTS that are named
+# make bench  crema beside Redis, Valkey, twemproxy and HAProxy, in about half an hour; with QUICK=1 in three minutes
 
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
@@ -111,8 +111,11 @@ tcl: need-redis
 fmt:
 	cargo fmt
 
-bench:
-	cargo bench --locked
+bench: need-redis $(CLIENTS)/python.txt
+	@for program in nutcracker haproxy; do
+		if ! command -v $$program /usr/sbin/$$program >/dev/null; then $(call install,$$program); fi
+	done
+	cargo bench --locked --bench side_by_side -- $(if $(QUICK),--quick)
 
 fuzz: need-redis
 	CREMA_FUZZ_SECONDS=$(SECONDS) cargo test --locked --test fuzz -- --nocapture

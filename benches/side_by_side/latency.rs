@@ -1,0 +1,99 @@
+//! Latencies on a timetable: hits under a mixed load at half of what saturates, and under a storm of invalidations.
+
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use crema::resp::encode;
+
+use super::load::{Ask, HOT, Load, closed, open};
+use super::speed::{Field, median};
+
+/// Keys that the storm changes a second.
+const STORM: u32 = 50_000;
+
+/// Microseconds at 50 %, 99 % and 99.9 %, a figure a round: direct, through crema, and through crema in the storm.
+#[derive(Default)]
+pub(crate) struct Latencies {
+    pub(crate) rate: f64,
+    pub(crate) redis: [Vec<f64>; 3],
+    pub(crate) crema: [Vec<f64>; 3],
+    pub(crate) storm: [Vec<f64>; 3],
+    /// Keys that the storm really changed a second.
+    pub(crate) changed: Vec<f64>,
+}
+
+impl Latencies {
+    pub(crate) fn tail(&self) -> f64 {
+        median(&self.crema[2].iter().zip(&self.redis[2]).map(|(a, b)| a / b).collect::<Vec<_>>())
+    }
+
+    pub(crate) fn storm(&self) -> f64 {
+        median(&self.storm[1].iter().zip(&self.crema[1]).map(|(a, b)| a / b).collect::<Vec<_>>())
+    }
+}
+
+pub(crate) fn measure(field: &Field, rounds: usize, span: Duration) -> Latencies {
+    let load = Load::new(Ask::Mix, 1);
+    let rate = |peer| closed(peer, &field.redis, &load, span, || {}).rate();
+    let rate = rate(&field.redis).min(rate(&field.hits)) / 2.0;
+    let mut found = Latencies { rate, ..Latencies::default() };
+    for _ in 0..rounds {
+        for (peer, figures) in [(&field.redis, &mut found.redis), (&field.hits, &mut found.crema)] {
+            let run = open(peer, &field.redis, &load, rate, span);
+            figures.iter_mut().zip([0.5, 0.99, 0.999]).for_each(|(to, share)| to.push(run.percentile(share)));
+        }
+        let storm = Storm::start(field.redis.port);
+        let run = open(&field.hits, &field.redis, &load, rate, span);
+        found.changed.push(storm.end());
+        found.storm.iter_mut().zip([0.5, 0.99, 0.999]).for_each(|(to, share)| to.push(run.percentile(share)));
+    }
+    found
+}
+
+/// A writer that goes around crema, and changes keys that crema has.
+struct Storm {
+    stop: Arc<AtomicBool>,
+    changed: Arc<AtomicU64>,
+    thread: std::thread::JoinHandle<()>,
+    began: Instant,
+}
+
+impl Storm {
+    fn start(port: u16) -> Self {
+        let (stop, changed) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
+        let (until, count) = (Arc::clone(&stop), Arc::clone(&changed));
+        let thread = std::thread::spawn(move || {
+            let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).expect("Redis listens");
+            let (mut out, mut replies, began) = (Vec::new(), vec![0; 16 << 10], Instant::now());
+            let mut key = 0;
+            while !until.load(Ordering::Relaxed) {
+                let done = count.load(Ordering::Relaxed);
+                let due = (began.elapsed().as_secs_f64() * f64::from(STORM)) as u64;
+                let batch = due.saturating_sub(done).min(500);
+                out.clear();
+                for _ in 0..batch {
+                    key = (key + 1) % HOT;
+                    encode::command(&mut out, &[b"SET", format!("key:{key}").as_bytes(), &[b'x'; 100]]);
+                }
+                stream.write_all(&out).expect("Redis reads");
+                let mut left = batch as usize * b"+OK\r\n".len();
+                while left > 0 {
+                    left -= stream.read(&mut replies).expect("Redis answers").min(left);
+                }
+                count.fetch_add(batch, Ordering::Relaxed);
+                std::thread::sleep(Duration::from_millis(1));
+            }
+        });
+        Self { stop, changed, thread, began: Instant::now() }
+    }
+
+    /// Keys changed a second.
+    fn end(self) -> f64 {
+        self.stop.store(true, Ordering::Relaxed);
+        self.thread.join().expect("the storm does not panic");
+        self.changed.load(Ordering::Relaxed) as f64 / self.began.elapsed().as_secs_f64()
+    }
+}

