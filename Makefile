@@ -94,6 +94,7 @@ test: check need-redis $(CLIENTS)/python.txt $(CLIENTS)/node.txt interop
 	else
 		cargo test --locked --lib --bins --tests
 	fi
+	$(MAKE) instructions
 
 check:
 	cargo fmt --check
@@ -116,6 +117,12 @@ bench: need-redis $(CLIENTS)/python.txt
 		if ! command -v $$program /usr/sbin/$$program >/dev/null; then $(call install,$$program); fi
 	done
 	cargo bench --locked --bench side_by_side -- $(if $(QUICK),--quick)
+	cargo bench --locked --bench hit_ratio -- $(if $(QUICK),--quick)
+
+# Instructions a request, against benches/instructions.txt; RECORD=1 writes that file.
+instructions: need-redis
+	@if ! command -v valgrind >/dev/null; then $(call install,valgrind); fi
+	cargo bench --locked --bench side_by_side -- instructions $(if $(RECORD),--record)
 
 fuzz: need-redis
 	CREMA_FUZZ_SECONDS=$(SECONDS) cargo test --locked --test fuzz -- --nocapture

@@ -54,7 +54,7 @@ pub(crate) fn judge(rows: &[Row], latencies: Option<&Latencies>) -> Vec<Goal> {
         add(format!("promote 10 by promote 0, P={depth}"), 1.1, row.and_then(|row| row.ratio(PROMOTING, MISSES)));
     }
     add("pipelines of 16 with 90 % hits by their parts".into(), 1.3, mixed(rows));
-    let spared = find(rows, Ask::Zipf(0.9), 16).and_then(|row| {
+    let spared = find(rows, Ask::Zipf(0.9, 0), 16).and_then(|row| {
         let behind = |peer| row.cell(peer).map(|cell| median(&cell.behind));
         Some(behind(TENTH)? / behind(MISSES)?)
     });

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use crema::resp::encode;
 
+use super::cpu::Cores;
 use super::load::{Ask, HOT, Load, closed, open};
 use super::speed::{Field, median};
 
@@ -36,6 +37,8 @@ impl Latencies {
 }
 
 pub(crate) fn measure(field: &Field, rounds: usize, span: Duration) -> Latencies {
+    field.redis.place(Cores::All);
+    field.hits.place(Cores::All);
     let load = Load::new(Ask::Mix, 1);
     let rate = |peer| closed(peer, &field.redis, &load, span, || {}).rate();
     let rate = rate(&field.redis).min(rate(&field.hits)) / 2.0;

@@ -4,7 +4,7 @@
 //! request when its time has come, whatever became of those before, and counts its latency from that time: a server that
 //! stops for a moment is charged with everything that should have been asked meanwhile (no coordinated omission).
 
-use std::io::{ErrorKind, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, TcpStream as Blocking};
 use std::time::{Duration, Instant};
 
@@ -51,8 +51,8 @@ pub(crate) enum Ask {
     EvalSha,
     /// Nine hot keys to one that is never kept in memory.
     Mix,
-    /// Nine reads to one write, of all keys, by Zipf's law with this exponent.
-    Zipf(f64),
+    /// Of all keys, by Zipf's law with this exponent; one request in so many is a write, with 0 none.
+    Zipf(f64, u32),
     XRange,
     MGet,
     HGetAll,
@@ -83,7 +83,8 @@ impl Load {
             Ask::SetOf(keys) => format!("SET of {keys} keys"),
             Ask::EvalSha => "EVALSHA".into(),
             Ask::Mix => "GET, 90 % may hit".into(),
-            Ask::Zipf(s) => format!("90/10 GET/SET, Zipf {s}"),
+            Ask::Zipf(s, 0) => format!("GET, Zipf {s}"),
+            Ask::Zipf(s, one_in) => format!("GET and 1 in {one_in} SET, Zipf {s}"),
             Ask::XRange => "XRANGE, 10 entries".into(),
             Ask::MGet => "MGET of 10".into(),
             Ask::HGetAll => "HGETALL, 10 fields".into(),
@@ -125,7 +126,7 @@ impl Asker {
             _ => String::new(),
         };
         let zipf = match load.ask {
-            Ask::Zipf(s) => Zipf::new(f64::from(KEYS), s).ok(),
+            Ask::Zipf(s, _) => Zipf::new(f64::from(KEYS), s).ok(),
             _ => None,
         };
         let (ask, large) = (load.ask, load.value > VALUE);
@@ -164,11 +165,11 @@ impl Asker {
                 self.turn += 1;
                 encode::command(out, &[b"SET", &self.key, &self.value]);
             }
-            Ask::Zipf(_) => {
+            Ask::Zipf(_, one_in) => {
                 let rank = self.zipf.as_ref().map_or(1.0, |zipf| zipf.sample(&mut self.rng)) as u32;
                 // Neighbours in rank are no neighbours in name.
                 self.number("key", rank.wrapping_mul(7_919) % KEYS);
-                if self.rng.random_ratio(1, 10) {
+                if one_in > 0 && self.rng.random_ratio(1, one_in) {
                     encode::command(out, &[b"SET", &self.key, &self.value]);
                 } else {
                     encode::command(out, &[b"GET", &self.key]);
@@ -250,6 +251,26 @@ pub(crate) fn closed(peer: &Peer, redis: &Peer, load: &Load, span: Duration, mea
         run.latencies.sort_unstable();
         run
     })
+}
+
+/// Has one client send so many pipelines, and returns the number of requests.
+pub(crate) fn counted(peer: &Peer, redis: &Peer, load: &Load, batches: usize) -> u64 {
+    let mut asker = Asker::new(load, redis, 7);
+    let mut stream = Blocking::connect((Ipv4Addr::LOCALHOST, peer.port)).expect("the peer listens");
+    stream.set_nodelay(true).expect("TCP has this option");
+    let (mut out, mut buffer, mut splitter) = (Vec::new(), vec![0; 64 << 10], Splitter::default());
+    for _ in 0..batches {
+        out.clear();
+        (0..load.depth).for_each(|_| asker.write(&mut out));
+        stream.write_all(&out).expect("the peer reads");
+        let mut left = load.depth;
+        while left > 0 {
+            let n = stream.read(&mut buffer).expect("the peer answers");
+            assert!(n > 0, "the peer has closed the connection");
+            left -= replies(&mut splitter, &buffer[..n]);
+        }
+    }
+    (batches * load.depth) as u64
 }
 
 async fn client(mut asker: Asker, mut stream: TcpStream, depth: usize, until: Instant) -> Vec<u64> {

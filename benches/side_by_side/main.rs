@@ -9,6 +9,8 @@
 //!
 //! `cargo bench --bench side_by_side -- [--quick] [--before=CREMA] [speed] [latency] [memory] [growth]`; another build of
 //! crema given with `--before` is put under the same loads.
+//!
+//! `cargo bench --bench side_by_side -- instructions [--record]` counts those of a request, and needs valgrind.
 
 #![allow(clippy::cast_precision_loss, clippy::cast_sign_loss, reason = "measured figures, for people")]
 
@@ -16,6 +18,7 @@ mod cpu;
 mod floor;
 mod goals;
 mod growth;
+mod instructions;
 mod latency;
 mod load;
 mod memory;
@@ -24,27 +27,36 @@ mod report;
 mod speed;
 
 use std::path::Path;
+use std::process::ExitCode;
 use std::time::Duration;
 
 /// As in the program, since memory is measured here too.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-fn main() {
+fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
     match &args[..] {
-        [role, port] if role == "floor" => return floor::serve(port.parse().expect("a port")),
-        [role] if role == "entries" => return memory::entries(),
-        _ => {}
+        [role, port] if role == "floor" => floor::serve(port.parse().expect("a port")),
+        [role] if role == "entries" => memory::entries(),
+        _ if args.iter().any(|arg| arg == "instructions") => {
+            return instructions::check(args.iter().any(|arg| arg == "--record"));
+        }
+        _ => compare(&args),
     }
+    ExitCode::SUCCESS
+}
+
+fn compare(args: &[String]) {
     raise_file_limit();
     let quick = args.iter().any(|arg| arg == "--quick");
     let parts: Vec<&str> = args.iter().map(String::as_str).filter(|arg| !arg.starts_with('-')).collect();
     let wanted = |part: &str| parts.is_empty() || parts.contains(&part);
-    let (rounds, span) = if quick { (3, Duration::from_millis(250)) } else { (5, Duration::from_secs(1)) };
+    let (rounds, span) = if quick { (5, Duration::from_millis(150)) } else { (9, Duration::from_millis(600)) };
 
     let before = args.iter().find_map(|arg| arg.strip_prefix("--before=")).map(Path::new);
 
+    cpu::place(std::process::id(), cpu::Cores::Others);
     let field = speed::Field::start(before);
     let mut rows = Vec::new();
     if wanted("speed") {
@@ -53,7 +65,7 @@ fn main() {
             rows.push(field.measure(&load, rounds, span));
         }
     }
-    let latencies = wanted("latency").then(|| latency::measure(&field, rounds, span * 4));
+    let latencies = wanted("latency").then(|| latency::measure(&field, rounds, span * 6));
     let memory = wanted("memory").then(|| memory::measure(&field, quick));
     let growth = if wanted("growth") { growth::curves(&field, quick, span) } else { Vec::new() };
     let goals = goals::judge(&rows, latencies.as_ref());

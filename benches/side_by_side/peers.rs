@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
-use super::cpu;
+use super::cpu::{self, Cores};
 
 /// A server under test.
 pub(crate) struct Peer {
@@ -21,7 +21,9 @@ pub(crate) struct Peer {
     child: Child,
     /// Whether the common Redis works for it.
     pub(crate) proxy: bool,
-    _dir: TempDir,
+    /// Whether it has several workers, for all cores.
+    pub(crate) spread: bool,
+    dir: TempDir,
 }
 
 impl Peer {
@@ -52,7 +54,7 @@ impl Peer {
 
     /// Another build of crema, for a comparison of before and after.
     pub(crate) fn other_crema(name: &'static str, program: &Path, redis: &Peer, args: &[&str]) -> Self {
-        Self::start(name, true, |port, dir| {
+        let mut peer = Self::start(name, true, |port, dir| {
             let file = dir.join("crema.toml");
             fs::write(&file, "[[rule]]\nmatch = \"cold:*\"\npromote = \"never\"\n").expect("a file of its own");
             let mut command = Command::new(program);
@@ -64,7 +66,34 @@ impl Peer {
             }
             command.args(args);
             command
+        });
+        peer.spread = args.contains(&"--threads");
+        peer
+    }
+
+    /// This crema, run by callgrind.
+    pub(crate) fn under_callgrind(redis: &Peer, args: &[&str]) -> Self {
+        Self::start("crema", true, |port, _| {
+            let mut command = Command::new("valgrind");
+            command.args(["--tool=callgrind", "--callgrind-out-file=callgrind.out", "--quiet"]);
+            command.args([env!("CARGO_BIN_EXE_crema"), "--threads", "1", "--admin", "off"]);
+            command.args(["--listen", &format!("127.0.0.1:{port}")]);
+            command.args(["--upstream", &format!("redis://127.0.0.1:{}", redis.port)]).args(args);
+            command
         })
+    }
+
+    /// Has the callgrind that it runs under do something.
+    pub(crate) fn callgrind(&self, what: &str) {
+        let mut command = Command::new("callgrind_control");
+        command.args([what, &self.child.id().to_string()]).current_dir(self.dir());
+        let output = command.output().expect("it comes with valgrind");
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    }
+
+    /// Where it writes what it writes.
+    pub(crate) fn dir(&self) -> &Path {
+        self.dir.path()
     }
 
     /// twemproxy, where it is installed.
@@ -120,7 +149,7 @@ impl Peer {
             command.current_dir(dir.path()).stdin(Stdio::null());
             command.stdout(log.try_clone().expect("a second handle")).stderr(log);
             let child = command.spawn().unwrap_or_else(|error| panic!("{name}: {error}"));
-            let mut peer = Self { name, port, child, proxy, _dir: dir };
+            let mut peer = Self { name, port, child, proxy, spread: false, dir };
             if peer.answers() {
                 return peer;
             }
@@ -129,7 +158,7 @@ impl Peer {
     }
 
     fn answers(&mut self) -> bool {
-        let deadline = Instant::now() + Duration::from_secs(10);
+        let deadline = Instant::now() + Duration::from_secs(60);
         while Instant::now() < deadline {
             if self.child.try_wait().is_ok_and(|ended| ended.is_some()) {
                 return false;
@@ -147,6 +176,11 @@ impl Peer {
             std::thread::sleep(Duration::from_millis(20));
         }
         false
+    }
+
+    /// Keeps its threads to these cores.
+    pub(crate) fn place(&self, cores: Cores) {
+        cpu::place(self.child.id(), cores);
     }
 
     /// Processor time so far.

@@ -84,7 +84,7 @@ fn machine() -> String {
     let info = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let model =
         info.lines().find_map(|line| line.strip_prefix("model name")?.split_once(": ")).map_or("", |(_, name)| name);
-    let cores = std::thread::available_parallelism().map_or(0, usize::from);
+    let cores = super::cpu::cores_of_machine();
     format!(
         "{}; {model}, {cores} cores; Linux {}; {}.",
         first("date", &["+%Y-%m-%d"]).unwrap_or_default(),

@@ -6,6 +6,7 @@
 use std::path::Path;
 use std::time::Duration;
 
+use super::cpu::Cores;
 use super::load::{Ask, LARGE, Load, closed};
 use super::peers::Peer;
 
@@ -113,11 +114,11 @@ impl Field {
             Ask::Set | Ask::SetOf(_) => {
                 vec![Some(&self.misses), self.twemproxy.as_ref(), self.haproxy.as_ref(), self.valkey.as_ref()]
             }
-            Ask::Zipf(_) => vec![Some(&self.tenth), Some(&self.misses)],
+            Ask::Zipf(..) => vec![Some(&self.tenth), Some(&self.misses)],
             Ask::Mix | Ask::XRange | Ask::HGetAll | Ask::MGet => vec![Some(&self.hits), Some(&self.misses)],
             Ask::EvalSha | Ask::Queue => vec![Some(&self.hits), self.haproxy.as_ref()],
         };
-        let before = self.before.iter().flatten().filter(|_| !matches!(load.ask, Ask::Zipf(_)));
+        let before = self.before.iter().flatten().filter(|_| !matches!(load.ask, Ask::Zipf(..)));
         std::iter::once(&self.redis).chain(others.into_iter().flatten()).chain(before).collect()
     }
 
@@ -131,7 +132,7 @@ impl Field {
 pub(crate) fn measure(peers: &[&Peer], redis: &Peer, load: &Load, rounds: usize, span: Duration) -> Row {
     let warm = Load { depth: 16, clients: 8, ..*load };
     for peer in peers {
-        let again = if matches!(load.ask, Ask::Zipf(_)) && peer.name == TENTH { 16 } else { 1 };
+        let again = if matches!(load.ask, Ask::Zipf(..)) && peer.name == TENTH { 16 } else { 1 };
         closed(peer, redis, &warm, span.min(Duration::from_millis(500)) * again, || {});
     }
     let none = || Vec::with_capacity(rounds);
@@ -148,6 +149,8 @@ pub(crate) fn measure(peers: &[&Peer], redis: &Peer, load: &Load, rounds: usize,
             // Who comes first changes, so that nobody always follows the same other.
             let at = (turn + round) % peers.len();
             let (peer, cell) = (peers[at], &mut cells[at]);
+            redis.place(Cores::Others);
+            peer.place(if peer.spread { Cores::All } else { Cores::First });
             let mut before = (Duration::ZERO, Duration::ZERO);
             let run = closed(peer, redis, load, span, || before = (peer.spent(), redis.spent()));
             let each = |spent: Duration| spent.as_secs_f64() * 1e6 / run.requests as f64;
@@ -159,6 +162,7 @@ pub(crate) fn measure(peers: &[&Peer], redis: &Peer, load: &Load, rounds: usize,
             }
         }
     }
+    redis.place(Cores::All);
     Row { load: *load, cells }
 }
 
@@ -169,7 +173,7 @@ pub(crate) fn loads(quick: bool) -> Vec<Load> {
     loads.extend(at(Ask::GetAny, &[1, 16, 64]));
     loads.extend(at(Ask::Set, &[1, 16, 64]));
     loads.extend(at(Ask::Mix, &[16]));
-    loads.extend(at(Ask::Zipf(0.9), &[16]));
+    loads.extend([Ask::Zipf(0.9, 0), Ask::Zipf(0.9, 10)].map(|ask| Load::new(ask, 16)));
     loads.extend([Load { clients: 1, ..Load::new(Ask::EvalSha, 1) }, Load { clients: 10, ..Load::new(Ask::Queue, 1) }]);
     if quick {
         for ask in [Ask::XRange, Ask::MGet, Ask::HGetAll] {
@@ -180,7 +184,7 @@ pub(crate) fn loads(quick: bool) -> Vec<Load> {
     for ask in [Ask::XRange, Ask::MGet, Ask::HGetAll, Ask::EvalSha] {
         loads.extend(at(ask, &[1, 16, 64]));
     }
-    loads.extend(at(Ask::Zipf(0.9), &[1, 64]));
+    loads.extend(at(Ask::Zipf(0.9, 0), &[1, 64]));
     for depth in [1, 16, 64] {
         for ask in [Ask::Get, Ask::Set] {
             loads.push(Load { clients: 500, ..Load::new(ask, depth) });

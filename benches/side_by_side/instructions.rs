@@ -1,0 +1,109 @@
+//! Instructions that crema executes for a request, counted by callgrind: the one figure that no busy machine disturbs.
+//!
+//! `benches/instructions.txt` holds what they were when somebody last recorded them, and [`check`] fails where one has moved by
+//! more than [`TOLERANCE`] either way: a change for the worse is to be seen, one for the better to be kept. What the kernel does
+//! is not counted, so this says nothing of system calls. Another compiler counts differently; then nothing is judged.
+
+use std::fmt::Write;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode};
+use std::time::{Duration, Instant};
+
+use super::load::{Ask, Load, counted, seed};
+use super::peers::Peer;
+
+/// In hundredths.
+const TOLERANCE: f64 = 5.0;
+const FILE: &str = "benches/instructions.txt";
+
+/// Counts, and compares with the file or writes it.
+pub(crate) fn check(record: bool) -> ExitCode {
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join(FILE);
+    let found = count();
+    let compiler = compiler();
+    if record {
+        let mut text = format!(
+            "# Instructions a request, by callgrind. `make instructions RECORD=1` writes this file.\n# {compiler}\n"
+        );
+        for (name, instructions) in &found {
+            let _ = writeln!(text, "{instructions:>6.0}  {name}");
+        }
+        fs::write(&file, text).expect("the sources can be written to");
+    }
+    let text = fs::read_to_string(&file).unwrap_or_default();
+    let judged = text.contains(&format!("# {compiler}\n"));
+    let mut moved = false;
+    for (name, instructions) in found {
+        let line = text.lines().find_map(|line| line.trim().strip_suffix(&format!("  {name}")));
+        let Some(recorded) = line.and_then(|number| number.trim().parse::<f64>().ok()) else {
+            println!("{instructions:>6.0}  {name}: not in {FILE}");
+            moved = true;
+            continue;
+        };
+        let change = (instructions / recorded - 1.0) * 100.0;
+        println!("{instructions:>6.0}  {name} ({change:+.1} %)");
+        moved |= change.abs() > TOLERANCE;
+    }
+    match (moved, judged) {
+        (false, _) => ExitCode::SUCCESS,
+        (true, false) => {
+            println!("recorded with another compiler than {compiler}: not judged");
+            ExitCode::SUCCESS
+        }
+        (true, true) => {
+            println!("moved by more than {TOLERANCE} %. Where that is meant: make instructions RECORD=1");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn compiler() -> String {
+    let output = Command::new("rustc").arg("--version").output().expect("what built this is there");
+    String::from_utf8_lossy(&output.stdout).trim().to_owned()
+}
+
+fn count() -> Vec<(String, f64)> {
+    let redis = Peer::redis("Redis", "redis-server".as_ref());
+    seed(&redis);
+    let mut found = Vec::new();
+    let asked = [(Ask::GetOf(100), "hit"), (Ask::XRange, "XRANGE hit")];
+    for (promote, asks) in [("1", &asked[..]), ("0", &[(Ask::GetAny, "miss"), (Ask::Set, "SET")])] {
+        let crema = Peer::under_callgrind(&redis, &["--promote", promote]);
+        for (ask, name) in asks {
+            for depth in [1, 16, 64] {
+                let load = Load { clients: 1, ..Load::new(*ask, depth) };
+                // Often enough for every key to be in memory, which the first of two rounds sees to.
+                let batches = 20_000 / depth;
+                counted(&crema, &redis, &load, batches);
+                crema.callgrind("--zero");
+                let requests = counted(&crema, &redis, &load, batches);
+                crema.callgrind("--dump");
+                found.push((format!("{name}, P={depth}"), newest(crema.dir()) / requests as f64));
+            }
+        }
+    }
+    found
+}
+
+/// The instructions in the newest dump of callgrind in `dir`.
+fn newest(dir: &Path) -> f64 {
+    let deadline = Instant::now() + Duration::from_secs(30);
+    loop {
+        let mut dumps: Vec<PathBuf> =
+            fs::read_dir(dir).expect("its directory").flatten().map(|file| file.path()).collect();
+        dumps.retain(|path| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("callgrind.out")));
+        let total = dumps.iter().find_map(|dump| {
+            let text = fs::read_to_string(dump).ok()?;
+            text.lines().find_map(|line| line.strip_prefix("totals: ")?.trim().parse::<f64>().ok())
+        });
+        if let Some(total) = total {
+            for dump in dumps {
+                drop(fs::remove_file(dump));
+            }
+            return total;
+        }
+        assert!(Instant::now() < deadline, "callgrind has written no counts");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
