@@ -15,9 +15,8 @@ use std::thread;
 use std::time::Duration;
 
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
-use tokio::runtime;
+use tokio::runtime::{self, LocalOptions};
 use tokio::sync::mpsc;
-use tokio::task::LocalSet;
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -182,11 +181,11 @@ fn work(
     count: &Arc<AtomicUsize>,
     stop: &CancellationToken,
 ) {
-    let runtime = match runtime::Builder::new_current_thread().enable_all().build() {
+    let runtime = match runtime::Builder::new_current_thread().enable_all().build_local(LocalOptions::default()) {
         Ok(runtime) => runtime,
         Err(error) => return error!(%error, "a worker cannot start"),
     };
-    LocalSet::new().block_on(&runtime, async {
+    runtime.block_on(async {
         let worker = Worker::new(Arc::clone(shared), Arc::clone(stats));
         let sessions = Sessions::default();
         let mut second = interval(Duration::from_secs(1));
@@ -238,10 +237,11 @@ impl Sessions {
         self.open.borrow_mut().insert(number, Rc::clone(&replies));
         match socket {
             Ok(socket) => {
-                let session = session::serve(Rc::clone(worker), socket, replies);
+                let worker = Rc::clone(worker);
+                // Called within, or the task would hold the session twice: as it was given and as it runs.
                 self.tasks.spawn_local(async move {
                     let _leave = leave;
-                    session.await;
+                    session::serve(worker, socket, replies).await;
                 });
             }
             Err(error) => warn!(%error, "a client could not be taken on"),

@@ -64,7 +64,7 @@ pub async fn serve(worker: Rc<Worker>, socket: Socket, replies: Rc<Replies>) {
         }
     };
     if matches!(close, Close::Gently) {
-        wire.finish(&session).await;
+        Box::pin(wire.finish(&session)).await;
     }
 }
 
@@ -134,7 +134,7 @@ impl Session {
     /// Takes up every whole request that was read.
     async fn commands(&mut self, wire: &mut Wire, parser: &mut Parser) -> Result<(), Close> {
         if !self.admitted {
-            self.knock().await;
+            Box::pin(self.knock()).await;
         }
         let mut now = Time::now(); // after the bytes were read: what a hit checks is true then
         let mut left = STRIDE;
@@ -167,7 +167,8 @@ impl Session {
                         return Err(Close::Now); // what has gone ahead was not as it must be
                     }
                     if !self.quick(request, now) {
-                        self.command(line, request, now).await?;
+                        // In a box of its own: what waits rarely shall not make every idle session larger.
+                        Box::pin(self.command(line, request, now)).await?;
                         if std::mem::take(&mut self.ahead) > 0 && self.loan_is_over() {
                             self.owner.bind(false);
                         }
