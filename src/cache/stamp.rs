@@ -35,6 +35,13 @@ pub struct KeyHash(pub(super) u64);
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct Slot(u32);
 
+impl Slot {
+    /// Its number: evenly spread, whatever the keys are.
+    pub fn number(self) -> u32 {
+        self.0
+    }
+}
+
 /// What a slot held when it was read. Worth comparing for equality, and for nothing else.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Stamp(u64);

@@ -32,6 +32,8 @@ pub enum Standing {
 pub(super) struct Reads {
     /// In the order of their places.
     log: VecDeque<Read>,
+    /// A bit for every slot in `log`, and for some that have left it: most reads are of none of them.
+    mostly: [u64; 4],
 }
 
 struct Read {
@@ -53,6 +55,10 @@ impl Reads {
             self.log.clear();
             slot = None;
         }
+        match slot.map(bit) {
+            Some((word, bit)) => self.mostly[word] |= bit,
+            None => self.mostly = [u64::MAX; 4],
+        }
         self.log.push_back(Read { place, slot, answered: Time::NEVER });
         self.log.len() >= MANY
     }
@@ -67,7 +73,8 @@ impl Reads {
 
     /// How things stand where the ear has answered what was sent at `heard`.
     pub(super) fn standing(&mut self, slot: Slot, heard: Time) -> Standing {
-        if self.log.is_empty() {
+        let (word, bit) = bit(slot);
+        if self.mostly[word] & bit == 0 {
             return Standing::Heard;
         }
         self.forget(heard);
@@ -85,10 +92,19 @@ impl Reads {
         while self.log.front().is_some_and(|read| read.answered != Time::NEVER && read.answered <= heard) {
             self.log.pop_front();
         }
-        if self.log.is_empty() && self.log.capacity() > MANY {
-            self.log = VecDeque::new();
+        if self.log.is_empty() {
+            self.mostly = [0; 4];
+            if self.log.capacity() > MANY {
+                self.log = VecDeque::new();
+            }
         }
     }
+}
+
+/// The place of a slot among the bits of [`Reads::mostly`].
+fn bit(slot: Slot) -> (usize, u64) {
+    let slot = slot.number();
+    (slot as usize >> 6 & 3, 1 << (slot & 63))
 }
 
 #[cfg(test)]
