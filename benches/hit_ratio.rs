@@ -9,7 +9,7 @@
 
 use std::time::Duration;
 
-use crema::cache::{Freshness, Identities, Promoter, Query, Sampler, Stamps, Store};
+use crema::cache::{Coin, Freshness, Identities, Promoter, Query, Sampler, Stamps, Store};
 use crema::clock::Time;
 use crema::resp::Resp;
 use moka::sync::Cache;
@@ -98,7 +98,7 @@ impl Trace {
             out.clear();
             let now = Time::now();
             let hit = store.lookup(&q, Resp::V2, &stamps, &fresh, now, &mut sampler, &mut out).is_hit();
-            let fill = !hit && promoter.wants(one_in, false);
+            let fill = !hit && promoter.toss(one_in) == Coin::Promote;
             if fill {
                 let expires = now.plus(Duration::from_secs(3600));
                 store.insert(&q, REPLY, None, stamps.load(q.slot), fresh.epoch(), expires);

@@ -28,7 +28,7 @@ pub use reads::Standing;
 pub use replies::{End, Place, Replies};
 pub use worker::{Shared, Worker};
 
-use crate::cache::{Lookup, Sampler};
+use crate::cache::{Lookup, Query, Sampler};
 use crate::clock::Time;
 use crate::command::{Caching, Effect, Spec};
 use crate::metrics::{Outcome, Path};
@@ -81,31 +81,40 @@ fn read(
     request: Request<'_>,
     now: Time,
 ) -> Option<Outcome> {
-    Some(match hit(worker, caller, spec, request, now)? {
+    if let Some(each) = spec.each() {
+        return Some(match each::hit(worker, caller, each, request, now)? {
+            Outcome::Hit => Outcome::Hit,
+            missed => {
+                each::send(worker, caller, spec, each, request, now);
+                missed
+            }
+        });
+    }
+    let query = caller.who.query(&worker.shared.l1, spec, request);
+    Some(match look(worker, caller, spec, request, &query, now)? {
         Outcome::Hit => Outcome::Hit,
         // Behind an unanswered write or read of its own, a session gets what Redis says then, not what others are told now.
         missed @ (Outcome::BehindWrite | Outcome::BehindRead) => {
-            send(worker, caller, spec, request, now);
+            caller.lead(worker, request, &query, now);
             missed
         }
-        _ if spec.each().is_none() && caller.join(worker, spec, request, now) => Outcome::Joined,
+        _ if caller.join(worker, &query, now) => Outcome::Joined,
         missed => {
-            send(worker, caller, spec, request, now);
+            caller.lead(worker, request, &query, now);
             missed
         }
     })
 }
 
-fn send(worker: &Rc<Worker>, caller: &mut Caller, spec: &'static Spec, request: Request<'_>, now: Time) {
-    match spec.each() {
-        Some(each) => each::send(worker, caller, spec, each, request, now),
-        None => caller.lead(worker, spec, request, now),
-    }
-}
-
 /// Sends a read that L1 may not answer, though it could.
 pub fn lead(worker: &Rc<Worker>, caller: &mut Caller, spec: &'static Spec, request: Request<'_>, now: Time) {
-    send(worker, caller, spec, request, now);
+    match spec.each() {
+        Some(each) => each::send(worker, caller, spec, each, request, now),
+        None => {
+            let query = caller.who.query(&worker.shared.l1, spec, request);
+            caller.lead(worker, request, &query, now);
+        }
+    }
     worker.stats.count(spec.class, Outcome::BehindRead);
 }
 
@@ -121,8 +130,19 @@ pub fn hit(
     if let Some(each) = spec.each() {
         return each::hit(worker, caller, each, request, now);
     }
+    let query = caller.who.query(&worker.shared.l1, spec, request);
+    look(worker, caller, spec, request, &query, now)
+}
+
+fn look(
+    worker: &Worker,
+    caller: &Caller,
+    spec: &Spec,
+    request: Request<'_>,
+    query: &Query<'_>,
+    now: Time,
+) -> Option<Outcome> {
     let l1 = &worker.shared.l1;
-    let query = caller.query(l1, spec, request);
     // Before all else: where L1 is switched off there are still flights to join, and they may be older than the write.
     if caller.replies.behind_write() {
         return Some(Outcome::BehindWrite);
@@ -137,11 +157,11 @@ pub fn hit(
     match caller.standing(query.slot) {
         Standing::Heard => {}
         Standing::Unanswered => return Some(Outcome::BehindRead),
-        Standing::Unheard(_) if l1.holds(&query, &caller.who.ear, now) => return None,
+        Standing::Unheard(_) if l1.holds(query, &caller.who.ear, now) => return None,
         Standing::Unheard(_) => return Some(if fresh.held(now) { Outcome::Lead } else { Outcome::Blind }),
     }
     Some(answer(worker, caller, |touches, out| {
-        l1.store.lookup(&query, caller.resp, &l1.stamps, fresh, now, touches, out)
+        l1.store.lookup(query, caller.resp, &l1.stamps, fresh, now, touches, out)
     }))
 }
 

@@ -41,7 +41,7 @@ pub mod store;
 pub use flight::{FlightRef, Flights};
 pub use key::{Identities, Identity, Query};
 pub use lease::{Epoch, Freshness};
-pub use promotion::Promoter;
+pub use promotion::{Coin, Promoter};
 pub use stamp::{KeyHash, Slot, Stamp, Stamps};
 pub use store::{Lookup, Sampler, Store};
 

@@ -25,15 +25,27 @@ impl Promoter {
         Self { rng: SmallRng::from_rng(&mut rand::rng()) }
     }
 
-    /// Whether to copy what was just read: never for `one_in` 0, always for 1 or a flight that others had joined, else
-    /// once in `one_in` times.
-    pub fn wants(&mut self, one_in: u32, joined: bool) -> bool {
+    /// Whether to copy what is about to be read: never for `one_in` 0, always for 1, else once in `one_in` times, or if others
+    /// join.
+    pub fn toss(&mut self, one_in: u32) -> Coin {
         match one_in {
-            0 => false,
-            1 => true,
-            _ => joined || self.rng.random_ratio(1, one_in),
+            0 => Coin::Never,
+            1 => Coin::Promote,
+            _ if self.rng.random_ratio(1, one_in) => Coin::Promote,
+            _ => Coin::IfJoined,
         }
     }
+}
+
+/// How the coin fell for a read that is sent.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Coin {
+    /// Not to be copied, whoever joins.
+    Never,
+    /// To be copied if others join.
+    IfJoined,
+    /// To be copied.
+    Promote,
 }
 
 #[cfg(test)]
@@ -44,22 +56,21 @@ mod tests {
     fn never_and_always_are_exact() {
         let mut promoter = Promoter::new();
         for _ in 0..1000 {
-            assert!(!promoter.wants(0, false));
-            assert!(promoter.wants(1, false));
+            assert_eq!(promoter.toss(0), Coin::Never);
+            assert_eq!(promoter.toss(1), Coin::Promote);
         }
     }
 
     #[test]
     fn a_joined_flight_is_promoted_unless_promotion_is_off() {
         let mut promoter = Promoter::new();
-        assert!((0..1000).all(|_| promoter.wants(u32::MAX, true)));
-        assert!(!promoter.wants(0, true));
+        assert!((0..1000).all(|_| promoter.toss(u32::MAX) == Coin::IfJoined));
     }
 
     #[test]
     fn one_in_ten_is_about_a_tenth() {
         let mut promoter = Promoter { rng: SmallRng::seed_from_u64(7) };
-        let taken = (0..100_000).filter(|_| promoter.wants(10, false)).count();
+        let taken = (0..100_000).filter(|_| promoter.toss(10) == Coin::Promote).count();
         assert!((9_500..10_500).contains(&taken), "{taken} of 100000");
     }
 }

@@ -8,7 +8,6 @@
 //! telling by the value whether the key was there, which for `:0` or an empty array nobody could.
 
 use std::ops::Range;
-use std::sync::Arc;
 use std::time::Duration;
 
 use super::hearing::{Awaited, Hearing};
@@ -22,7 +21,7 @@ use crate::resp::{Request, Span, encode, to_twin};
 /// A read to be repeated on the ear, so that its answer may enter L1.
 #[derive(Debug)]
 pub struct Fill {
-    request: Arc<[u8]>,
+    request: Box<[u8]>,
     key: Range<usize>,
     tail: usize,
     identity: Identity,
@@ -46,11 +45,6 @@ impl Fill {
         let key = tail + header..tail + header + request.arg(1).len();
         let Query { identity, command, slot, hash, .. } = *query;
         Self { request: raw.into(), key, tail, identity, command, slot, hash, db, ceiling, max_value, again: false }
-    }
-
-    /// The request's bytes.
-    pub fn share(&self) -> Arc<[u8]> {
-        Arc::clone(&self.request)
     }
 
     /// The command's row.

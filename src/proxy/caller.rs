@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use tokio::time::timeout;
 
-use super::pending::{Lead, Marks, Pending, Reader, Ticket, Work};
+use super::pending::{Marks, Pending, Reader, Ticket, Work};
 use super::proof::Proof;
 use super::reads::Standing;
 use super::replies::{Place, Replies};
@@ -18,7 +18,7 @@ use crate::cache::{Identity, Query, Slot};
 use crate::clock::Time;
 use crate::command::{Effect, Route, Spec, Verb};
 use crate::error::{Error, Sent};
-use crate::invalidation::{Ear, Fill, L1, Seat};
+use crate::invalidation::{Ear, L1, Seat};
 use crate::metrics::Path;
 use crate::resp::{Request, Resp};
 use crate::upstream::{Lane, Login};
@@ -79,6 +79,12 @@ impl Who {
     pub fn is_doubted(&self) -> bool {
         self.proof.as_ref().is_some_and(|proof| proof.is_doubted())
     }
+
+    /// Describes a read of one key for L1 and the flights.
+    pub fn query<'a>(&self, l1: &L1, spec: &Spec, request: Request<'a>) -> Query<'a> {
+        let rest = if request.argc() > 2 { request.tail(2) } else { &[] };
+        Query::new(&l1.stamps, self.identity, spec.id, request.arg(1), request.tail(1), rest)
+    }
 }
 
 /// See the module's head.
@@ -122,12 +128,6 @@ impl Caller {
         true
     }
 
-    /// Describes a read of one key for L1 and the flights.
-    pub fn query<'a>(&self, l1: &L1, spec: &Spec, request: Request<'a>) -> Query<'a> {
-        let rest = if request.argc() > 2 { request.tail(2) } else { &[] };
-        Query::new(&l1.stamps, self.who.identity, spec.id, request.arg(1), request.tail(1), rest)
-    }
-
     /// How this session's own reads of a key in this slot stand to what L1 knows.
     pub fn standing(&self, slot: Slot) -> Standing {
         self.replies.standing(slot, self.who.ear.heard_up_to())
@@ -151,14 +151,13 @@ impl Caller {
     }
 
     /// Waits with a read of the same that another session of this lane has under way, where there is one.
-    pub fn join(&mut self, worker: &Rc<Worker>, spec: &Spec, request: Request<'_>, now: Time) -> bool {
+    pub fn join(&mut self, worker: &Rc<Worker>, query: &Query<'_>, now: Time) -> bool {
         let Ok(track) = self.track(worker, now) else { return false };
         let mut flights = track.flights.borrow_mut();
         if flights.is_empty() {
             return false;
         }
         let l1 = &worker.shared.l1;
-        let query = self.query(l1, spec, request);
         let oldest = now.minus(l1.terms.max_staleness);
         let since = match self.standing(query.slot) {
             Standing::Heard => oldest,
@@ -167,7 +166,7 @@ impl Caller {
         };
         let place = self.replies.next();
         let ticket = Ticket { to: Rc::clone(&self.replies), place };
-        let joined = flights.join(&query, &l1.stamps, l1.opaque(), since, ticket).is_ok();
+        let joined = flights.join(query, &l1.stamps, l1.opaque(), since, ticket).is_ok();
         if joined {
             drop(flights);
             self.replies.reserve();
@@ -178,19 +177,17 @@ impl Caller {
     }
 
     /// Sends a read that others may join and that may be promoted.
-    pub fn lead(&mut self, worker: &Rc<Worker>, spec: &'static Spec, request: Request<'_>, now: Time) {
-        let query = self.query(&worker.shared.l1, spec, request);
+    pub fn lead(&mut self, worker: &Rc<Worker>, request: Request<'_>, query: &Query<'_>, now: Time) {
         let place = self.replies.reserve();
         self.note_reads(place, iter::once(query.slot));
         let ticket = Ticket { to: Rc::clone(&self.replies), place };
-        let rule = worker.shared.rule(request.arg(1));
-        let promotion = worker.shared.promote(rule);
-        let fill = Fill::new(request, &query, self.who.db, rule.and_then(|rule| rule.ceiling), promotion.max_value);
-        let lead = Lead::new(Rc::clone(&self.who), self.resp, fill, promotion);
         match self.track(worker, now) {
             Ok(track) => {
                 self.sent = Some(place);
-                Pending::lead(worker, &track, ticket, lead, Vec::new(), now);
+                let one_in = worker.shared.promote(worker.shared.rule(request.arg(1))).one_in;
+                let coin = worker.promoter.borrow_mut().toss(one_in);
+                let reader = Reader::new(Rc::clone(&self.who), self.resp);
+                Pending::lead(worker, track, (ticket, Vec::new()), (reader, coin), (request.raw(), query), now);
             }
             Err(error) => ticket.refuse(&error, Sent::No),
         }

@@ -11,7 +11,7 @@ use smallvec::SmallVec;
 use super::caller::Caller;
 use super::reads::Standing;
 use super::worker::Worker;
-use crate::cache::Query;
+use crate::cache::{Coin, Query};
 use crate::clock::Time;
 use crate::command::Spec;
 use crate::invalidation::Fill;
@@ -93,7 +93,7 @@ fn promote(worker: &Rc<Worker>, caller: &Caller, each: &'static Spec, key: &[u8]
     let l1 = &worker.shared.l1;
     let rule = worker.shared.rule(key);
     let promotion = worker.shared.promote(rule);
-    if !worker.promoter.borrow_mut().wants(promotion.one_in, false) || l1.holds(query, &caller.who.ear, now) {
+    if worker.promoter.borrow_mut().toss(promotion.one_in) != Coin::Promote || l1.holds(query, &caller.who.ear, now) {
         return;
     }
     let mut single = Vec::with_capacity(32 + query.tail.len());

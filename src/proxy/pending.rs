@@ -13,15 +13,15 @@ use tokio::sync::oneshot;
 
 use super::caller::{self, Who};
 use super::replies::{End, Place, Replies};
-use super::worker::{Promotion, Track, Worker};
-use crate::cache::{FlightRef, Slot};
+use super::worker::{Shared, Track, Worker};
+use crate::cache::{Coin, FlightRef, Query, Slot};
 use crate::clock::Time;
-use crate::command::{Effect, Route, Spec, Verb};
+use crate::command::{self, Effect, Route, Spec, Verb};
 use crate::error::{Error, Sent};
 use crate::invalidation::{Fill, L1, News};
 use crate::metrics::{DropReason, EpochReason, Path};
 use crate::resp::{Request, Resp};
-use crate::upstream::Waiter;
+use crate::upstream::{Lane, Waiter};
 
 /// Pieces of a reply from so many bytes on are kept once for all who wait for it.
 const WORTH_SHARING: usize = 16 << 10;
@@ -178,7 +178,7 @@ pub enum Work {
     /// The stamps of a write change; an opaque one's reply is held.
     Write(Marks),
     /// It answers everyone who joined, and may be promoted.
-    Lead(Box<Lead>),
+    Lead(Lead),
     /// So many confirmations of a (un)subscribe command follow.
     Confirm(usize),
     /// The whole reply is given to crema, and to no client.
@@ -207,29 +207,26 @@ impl Reader {
     }
 }
 
-/// A read that others may join.
+/// A read that others may join. It keeps nothing of its command: the lane does, and shows it when the reply is whole.
 pub struct Lead {
     reader: Reader,
-    fill: Fill,
-    promotion: Promotion,
-    track: Option<Rc<Track>>,
+    track: Rc<Track>,
     flight: Option<FlightRef>,
     joined: Vec<Ticket>,
     size: u64,
+    coin: Coin,
     failed: bool,
 }
 
 impl Lead {
-    /// The read that `fill` describes.
-    pub fn new(who: Rc<Who>, resp: Resp, fill: Fill, promotion: Promotion) -> Box<Self> {
-        let (track, flight, joined) = (None, None, Vec::new());
-        let reader = Reader::new(who, resp);
-        Box::new(Self { reader, fill, promotion, track, flight, joined, size: 0, failed: false })
-    }
-
     fn land(&mut self) {
-        if let (Some(track), Some(flight)) = (&self.track, self.flight.take()) {
-            self.joined.extend(track.flights.borrow_mut().land(flight));
+        if let Some(flight) = self.flight.take() {
+            let joined = self.track.flights.borrow_mut().land(flight);
+            if self.joined.is_empty() {
+                self.joined = joined;
+            } else {
+                self.joined.extend(joined);
+            }
         }
     }
 }
@@ -260,25 +257,22 @@ impl Pending {
         Self { worker: Rc::clone(worker), ticket: None, work, sampled: None, begun: false, over: false, patient: false }
     }
 
-    /// Sends a lead on `track`, with those who have joined it already.
+    /// Sends the read `command`, which `query` describes, on `track`, for `tickets` and all who join it.
     pub fn lead(
         worker: &Rc<Worker>,
-        track: &Rc<Track>,
-        ticket: Ticket,
-        mut lead: Box<Lead>,
-        joined: Vec<Ticket>,
+        track: Rc<Track>,
+        (first, joined): (Ticket, Vec<Ticket>),
+        (reader, coin): (Reader, Coin),
+        (command, query): (&[u8], &Query<'_>),
         now: Time,
     ) {
         let l1 = &worker.shared.l1;
-        let query = lead.fill.query();
         // Stamp and count are read before the first byte leaves.
-        let flight = track.flights.borrow_mut().lead(&query, l1.stamps.load(query.slot), l1.opaque(), now);
-        lead.flight = Some(flight);
-        lead.track = Some(Rc::clone(track));
-        lead.joined = joined;
-        let request = lead.fill.share();
+        let flight = track.flights.borrow_mut().lead(query, l1.stamps.load(query.slot), l1.opaque(), now);
         let sampled = worker.stats.sample().map(|since| (Path::Miss, since));
-        track.send(&request, Self::new(worker, ticket, Work::Lead(lead), sampled), now);
+        let lane = Rc::clone(&track.lane);
+        let lead = Lead { reader, track, flight: Some(flight), joined, size: 0, coin, failed: false };
+        send(&lane, command, Self::new(worker, first, Work::Lead(lead), sampled), now);
     }
 
     /// Answers with an error of crema's own.
@@ -308,23 +302,48 @@ impl Pending {
         }
     }
 
-    fn promote(worker: &Worker, lead: Lead) {
-        let Promotion { one_in, max_value } = lead.promotion;
-        let l1 = &worker.shared.l1;
-        if !l1.is_on() || !worker.promoter.borrow_mut().wants(one_in, !lead.joined.is_empty()) {
+    fn promote(worker: &Worker, lead: &Lead, command: &[u8]) {
+        let wanted = match lead.coin {
+            Coin::Never => false,
+            Coin::IfJoined => !lead.joined.is_empty(),
+            Coin::Promote => true,
+        };
+        if !wanted || !worker.shared.l1.is_on() {
             return;
         }
-        let promoted = if lead.failed {
-            Err(DropReason::ErrorReply)
-        } else if lead.size > max_value {
-            Err(DropReason::TooLarge)
-        } else {
-            l1.promote(&lead.reader.who.ear, lead.fill)
-        };
+        let Shared { l1, .. } = &*worker.shared;
+        let who = &lead.reader.who;
+        let promoted = read_again(l1, who, command, |request, query| {
+            let rule = worker.shared.rule(request.arg(1));
+            let max_value = worker.shared.promote(rule).max_value;
+            if lead.failed {
+                Err(DropReason::ErrorReply)
+            } else if lead.size > max_value {
+                Err(DropReason::TooLarge)
+            } else {
+                l1.promote(&who.ear, Fill::new(request, query, who.db, rule.and_then(|rule| rule.ceiling), max_value))
+            }
+        });
         match promoted {
-            Ok(()) => worker.stats.promotions.add(1),
-            Err(reason) => worker.stats.dropped(reason),
+            Some(Ok(())) => worker.stats.promotions.add(1),
+            Some(Err(reason)) => worker.stats.dropped(reason),
+            None => {}
         }
+    }
+}
+
+/// Describes the read `command` once more, which was one that L1 may answer.
+fn read_again<R>(l1: &L1, who: &Who, command: &[u8], then: impl FnOnce(Request<'_>, &Query<'_>) -> R) -> Option<R> {
+    let mut spans = Vec::new();
+    let request = Request::parse_canonical(command, &mut spans)?;
+    let query = who.query(l1, command::lookup(request)?, request);
+    Some(then(request, &query))
+}
+
+/// Sends on a lane, or tells at once that it could not.
+fn send(lane: &Lane<Pending>, command: &[u8], pending: Pending, now: Time) {
+    if let Err(pending) = lane.send(command, pending, now) {
+        pending.lost(&lane.lost_error(), Sent::No, command);
     }
 }
 
@@ -354,16 +373,17 @@ impl Waiter for Pending {
                 }
             }
         }
-        if end.is_some() {
-            self.over = true;
-            match std::mem::replace(&mut self.work, Work::Ignore) {
-                Work::Lead(lead) => Self::promote(&self.worker, *lead),
-                Work::Capture(whole, told) => drop(told.send(whole)),
-                _ => {}
-            }
-            if let Some((path, since)) = self.sampled {
-                self.worker.stats.record(path, since);
-            }
+    }
+
+    fn over(mut self, command: &[u8]) {
+        self.over = true;
+        match std::mem::replace(&mut self.work, Work::Ignore) {
+            Work::Lead(lead) => Self::promote(&self.worker, &lead, command),
+            Work::Capture(whole, told) => drop(told.send(whole)),
+            _ => {}
+        }
+        if let Some((path, since)) = self.sampled {
+            self.worker.stats.record(path, since);
         }
     }
 
@@ -400,15 +420,15 @@ impl Waiter for Pending {
                 }
                 self.tell(error, sent);
             }
-            Work::Read(reader) => self.read_again(reader, error, sent, command),
-            Work::Lead(lead) => self.lead_again(lead, error, sent),
+            Work::Read(reader) => self.plain_again(reader, error, sent, command),
+            Work::Lead(lead) => self.lead_again(lead, error, sent, command),
             _ => self.tell(error, sent),
         }
     }
 }
 
 impl Pending {
-    fn read_again(mut self, mut reader: Reader, error: &Error, sent: Sent, command: &[u8]) {
+    fn plain_again(mut self, mut reader: Reader, error: &Error, sent: Sent, command: &[u8]) {
         let may_again = |ticket: &Ticket| !command.is_empty() && reader.may_again(error, ticket);
         if self.begun || !self.ticket.as_ref().is_some_and(may_again) {
             return self.tell(error, sent);
@@ -425,13 +445,14 @@ impl Pending {
         }
     }
 
-    fn lead_again(mut self, mut lead: Box<Lead>, error: &Error, sent: Sent) {
+    fn lead_again(mut self, mut lead: Lead, error: &Error, sent: Sent, command: &[u8]) {
         lead.land();
         let tickets = self.ticket.take().into_iter().chain(std::mem::take(&mut lead.joined));
         if self.begun {
             return tickets.for_each(|ticket| ticket.to.end(End::Upstream));
         }
-        let (mut again, told): (Vec<_>, Vec<_>) = tickets.partition(|ticket| lead.reader.may_again(error, ticket));
+        let may_again = |ticket: &Ticket| !command.is_empty() && lead.reader.may_again(error, ticket);
+        let (mut again, told): (Vec<_>, Vec<_>) = tickets.partition(may_again);
         for ticket in &told {
             ticket.refuse(error, sent);
         }
@@ -439,11 +460,18 @@ impl Pending {
             return;
         }
         self.worker.stats.retried_reads.add(again.len() as u64);
-        lead.reader.again = true;
+        let Lead { mut reader, coin, .. } = lead;
+        reader.again = true;
         let first = again.remove(0);
         let now = Time::now();
-        match self.worker.track(&lead.reader.who, lead.reader.resp, false, now) {
-            Ok(track) => Self::lead(&self.worker, &track, first, lead, again, now),
+        match self.worker.track(&reader.who, reader.resp, false, now) {
+            Ok(track) => {
+                let who = Rc::clone(&reader.who);
+                let sent = read_again(&self.worker.shared.l1, &who, command, |_, query| {
+                    Self::lead(&self.worker, track, (first, again), (reader, coin), (command, query), now);
+                });
+                debug_assert!(sent.is_some(), "what was sent can be read");
+            }
             Err(error) => [first].iter().chain(&again).for_each(|ticket| ticket.refuse(&error, Sent::No)),
         }
     }

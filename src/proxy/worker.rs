@@ -28,7 +28,7 @@ use crate::error::{Error, Sent};
 use crate::invalidation::L1;
 use crate::metrics::{Stats, WorkerStats};
 use crate::resp::{Limits, Resp};
-use crate::upstream::{Backoff, Lane, Login, Node, Target};
+use crate::upstream::{Backoff, Lane, Login, Node, Target, Waiter};
 
 /// Lanes that one identity may have open on one worker at once; more than one only while others are stalled.
 const LANES: usize = 4;
@@ -116,7 +116,7 @@ impl Track {
     /// Sends, or tells at once that it could not.
     pub fn send(&self, command: &[u8], pending: Pending, now: Time) {
         if let Err(pending) = self.lane.send(command, pending, now) {
-            pending.refuse(&self.lane.lost_error(), Sent::No);
+            pending.lost(&self.lane.lost_error(), Sent::No, command);
         }
     }
 }

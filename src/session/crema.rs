@@ -146,7 +146,7 @@ impl Session {
         let rule = if keeps { shared.rule(asked.arg(1)) } else { None };
         let mut held = None;
         if keeps {
-            let query = self.caller.query(&shared.l1, spec, asked);
+            let query = self.caller.who.query(&shared.l1, spec, asked);
             held = shared.l1.store.held(&query, &shared.l1.stamps, &self.caller.who.ear.freshness, Time::now());
         }
         let cacheable = if known.is_none() {

@@ -48,6 +48,9 @@ pub trait Waiter: 'static {
     /// The next bytes of the reply, in order. `kind` is its type byte; with its last bytes, `end` says when they were read.
     fn piece(&mut self, kind: u8, bytes: &[u8], end: Option<Time>);
 
+    /// The reply is whole. `command` is what it answers, on a shared lane. Must not send on this lane.
+    fn over(self, command: &[u8]);
+
     /// Asked in the middle of a reply: ready once the receiver can take more bytes.
     fn poll_room(&mut self, cx: &mut Context<'_>) -> Poll<()>;
 
@@ -624,6 +627,8 @@ impl<W: Waiter> Lane<W> {
         }
         if end.is_none() {
             self.inner.borrow_mut().fifo.push_front(entry);
+        } else if let Entry { start, expect: Expect::Reply(waiter) } = entry {
+            waiter.over(self.inner.borrow().command(start));
         }
         Ok(())
     }
@@ -736,6 +741,14 @@ impl<W> Inner<W> {
             self.out.drain(..done);
             self.cursor -= done;
         }
+    }
+
+    /// The bytes of the command that began at `start` and was the head of the FIFO; none where they are gone.
+    fn command(&self, start: u64) -> &[u8] {
+        let from = self.queued - self.out.len() as u64;
+        let end = self.fifo.front().map_or(self.queued, |next| next.start);
+        let kept = start.checked_sub(from).and_then(|at| self.out.get(at as usize..(end - from) as usize));
+        kept.unwrap_or_default()
     }
 
     fn wake(&mut self) {
