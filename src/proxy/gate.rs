@@ -15,12 +15,15 @@ use crate::upstream::{Connection, Node, Target, connect, read_reply};
 
 /// How long an answer holds.
 const FRESH: Duration = Duration::from_secs(1);
+/// How long a failure holds: long enough to spare a node that is away, and gone before anybody is told that it is back.
+const FAILED: Duration = Duration::from_millis(400);
 
 /// `None`: come in; else the reply to whatever the client asks.
 type Answer = Result<Option<Vec<u8>>, Error>;
 
 /// Whether a client may act as Redis's default user without a password: asked of Redis itself, on a fresh connection, for
-/// an old one keeps the rights it once had. An answer holds for a second, and no longer than rights stay as they were.
+/// an old one keeps the rights it once had. An answer holds for a second, a failure for less, and neither longer than rights
+/// stay as they were.
 #[derive(Default)]
 pub struct Gate {
     last: Mutex<Option<Asked>>,
@@ -38,7 +41,7 @@ impl Gate {
     pub async fn shut(&self, node: &Arc<Node>, l1: &L1) -> Answer {
         let mut last = self.last.lock().await;
         if let Some(Asked { at, rights, answer }) = &*last
-            && Time::now().saturating_since(*at) <= FRESH
+            && Time::now().saturating_since(*at) <= if answer.is_ok() { FRESH } else { FAILED }
             && *rights == l1.rights_version()
         {
             return answer.clone();
