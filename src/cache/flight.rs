@@ -35,7 +35,12 @@ pub struct Flights<W> {
 /// A read under way, to be kept beside its request in the lane's queue and landed when its reply begins or its lane is lost.
 #[derive(Debug)]
 #[must_use = "a flight that never lands keeps its waiters for ever"]
-pub struct FlightRef(Option<usize>);
+pub struct FlightRef(u32);
+
+impl FlightRef {
+    /// Of a read that nobody may join: there is no flight.
+    const NONE: Self = Self(u32::MAX);
+}
 
 #[derive(Debug)]
 struct Flight<W> {
@@ -82,7 +87,7 @@ impl<W> Flights<W> {
     /// that is not quiet nobody may join, and nothing is noted.
     pub fn lead(&mut self, query: &Query, stamp: Stamp, opaque_now: u64, now: Time) -> FlightRef {
         if !stamp.quiet() {
-            return FlightRef(None);
+            return FlightRef::NONE;
         }
         let at = self.spare.pop().unwrap_or(self.berths.len());
         if at == self.berths.len() {
@@ -91,14 +96,17 @@ impl<W> Flights<W> {
             self.berths[at].reuse(query, stamp, opaque_now, now);
         }
         self.joinable.insert(query.hash, at);
-        FlightRef(Some(at))
+        FlightRef(u32::try_from(at).expect("a lane's window is far too small for so many reads"))
     }
 
     /// The reply's first byte is here, or will never come: nobody joins any more, and those who did are handed over, in the
     /// order in which they came. The flight must be one of this table.
     #[expect(clippy::needless_pass_by_value, reason = "so that none lands twice")]
     pub fn land(&mut self, flight: FlightRef) -> Vec<W> {
-        let Some(at) = flight.0 else { return Vec::new() };
+        if flight.0 == FlightRef::NONE.0 {
+            return Vec::new();
+        }
+        let at = flight.0 as usize;
         let flight = &mut self.berths[at];
         if let hash_map::Entry::Occupied(entry) = self.joinable.entry(flight.hash)
             && *entry.get() == at

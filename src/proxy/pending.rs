@@ -375,11 +375,15 @@ impl Waiter for Pending {
         }
     }
 
-    fn over(mut self, command: &[u8]) {
+    fn over(&mut self, command: &[u8]) {
         self.over = true;
-        match std::mem::replace(&mut self.work, Work::Ignore) {
-            Work::Lead(lead) => Self::promote(&self.worker, &lead, command),
-            Work::Capture(whole, told) => drop(told.send(whole)),
+        match &mut self.work {
+            Work::Lead(lead) => Self::promote(&self.worker, lead, command),
+            Work::Capture(..) => {
+                if let Work::Capture(whole, told) = std::mem::replace(&mut self.work, Work::Ignore) {
+                    let _ = told.send(whole); // whoever asked may be gone
+                }
+            }
             _ => {}
         }
         if let Some((path, since)) = self.sampled {

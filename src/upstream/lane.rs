@@ -49,7 +49,7 @@ pub trait Waiter: 'static {
     fn piece(&mut self, kind: u8, bytes: &[u8], end: Option<Time>);
 
     /// The reply is whole. `command` is what it answers, on a shared lane. Must not send on this lane.
-    fn over(self, command: &[u8]);
+    fn over(&mut self, command: &[u8]);
 
     /// Asked in the middle of a reply: ready once the receiver can take more bytes.
     fn poll_room(&mut self, cx: &mut Context<'_>) -> Poll<()>;
@@ -627,8 +627,8 @@ impl<W: Waiter> Lane<W> {
         }
         if end.is_none() {
             self.inner.borrow_mut().fifo.push_front(entry);
-        } else if let Entry { start, expect: Expect::Reply(waiter) } = entry {
-            waiter.over(self.inner.borrow().command(start));
+        } else if let Expect::Reply(waiter) = &mut entry.expect {
+            waiter.over(self.inner.borrow().command(entry.start));
         }
         Ok(())
     }
