@@ -4,6 +4,7 @@
 //! before it. Fills are asked for and taken in by `fill`, which shares this state.
 
 use std::collections::{HashSet, VecDeque};
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -12,7 +13,7 @@ use redis_protocol::resp3::decode::complete::decode;
 use redis_protocol::resp3::types::OwnedFrame;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::oneshot;
-use tokio::time::{MissedTickBehavior, interval};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
 use tracing::{info, warn};
 
 use super::L1;
@@ -31,6 +32,9 @@ use crate::upstream::{Backoff, Connection, Login};
 
 /// Fills that may be under way at once.
 const WINDOW: usize = 512;
+/// After taking fills up the ear takes no more for so long: they are in no hurry, and one by one each would cost a worker a
+/// wake-up of this thread, and Redis a read and a write.
+const REST: Duration = Duration::from_millis(1);
 /// With nothing in L1 the ear is asked this seldom whether it still hears.
 const IDLE: Duration = Duration::from_secs(5);
 
@@ -52,7 +56,7 @@ pub(super) struct Hearing<'a> {
     answering: u64,
     pub(super) fence_sent: Option<Time>,
     fences: Vec<(u64, oneshot::Sender<()>)>,
-    pub(super) filling: HashSet<u64>,
+    pub(super) filling: HashSet<u64, ahash::RandomState>,
     pub(super) rights: Question,
     heard: Time,
     pub(super) not_master: bool,
@@ -106,7 +110,7 @@ impl<'a> Hearing<'a> {
             answering: 0,
             fence_sent: None,
             fences: Vec::new(),
-            filling: HashSet::new(),
+            filling: HashSet::default(),
             rights: Question { asked: now, awaited: false, due: false },
             heard: now,
             not_master: false,
@@ -121,6 +125,7 @@ impl<'a> Hearing<'a> {
         let Connection { socket, permit: _permit } = connection;
         let (mut read, mut write) = tokio::io::split(socket);
         let mut frames = Frames::new(self.l1.terms.max_value);
+        let (mut rest, mut resting) = (pin!(sleep(REST)), false);
         let mut tick = interval(self.l1.terms.max_staleness.min(self.l1.terms.acl_recheck) / 4);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         self.ear.freshness.bump();
@@ -152,18 +157,25 @@ impl<'a> Hearing<'a> {
                     Err(error) => return self.lost(&error.to_string()),
                 },
                 Some(told) = inbox.fences.recv() => self.fence(told),
-                Some(fill) = inbox.fills.recv(), if self.survey.is_some() && self.filling.len() < WINDOW => {
+                Some(fill) = inbox.fills.recv(), if !resting && self.takes_fills() => {
                     self.ask(fill);
-                    while self.filling.len() < WINDOW && let Ok(fill) = inbox.fills.try_recv() {
+                    while self.takes_fills() && let Ok(fill) = inbox.fills.try_recv() {
                         self.ask(fill);
                     }
                     self.follow_fills();
+                    resting = true;
+                    rest.as_mut().reset(Instant::now() + REST);
                 }
+                () = &mut rest, if resting => resting = false,
                 _ = tick.tick() => if let Err(error) = self.tick() {
                     return error;
                 },
             }
         }
+    }
+
+    fn takes_fills(&self) -> bool {
+        self.survey.is_some() && self.filling.len() < WINDOW
     }
 
     /// One whole frame, in the order in which Redis sent it. `whole` is false where it was too large to be kept.
