@@ -9,7 +9,7 @@
 
 use std::time::Duration;
 
-use crema::cache::{Coin, Freshness, Identities, Promoter, Query, Sampler, Stamps, Store};
+use crema::cache::{Coin, Freshness, Identities, Lookup, Promoter, Query, Sampler, Stamps, Store};
 use crema::clock::Time;
 use crema::resp::Resp;
 use moka::sync::Cache;
@@ -97,8 +97,9 @@ impl Trace {
             let q = query(&stamps, identity, key, &mut tail);
             out.clear();
             let now = Time::now();
-            let hit = store.lookup(&q, Resp::V2, &stamps, &fresh, now, &mut sampler, &mut out).is_hit();
-            let fill = !hit && promoter.toss(one_in) == Coin::Promote;
+            let looked = store.lookup(&q, Resp::V2, &stamps, &fresh, now, &mut sampler, &mut out);
+            let hit = looked.is_hit();
+            let fill = !hit && promoter.toss(one_in, looked == Lookup::Hot) == Coin::Promote;
             if fill {
                 let expires = now.plus(Duration::from_secs(3600));
                 store.insert(&q, REPLY, None, stamps.load(q.slot), fresh.epoch(), expires);
@@ -127,7 +128,7 @@ fn query<'a>(stamps: &Stamps, identity: crema::cache::Identity, key: u32, tail: 
 
 fn main() {
     let quick = std::env::args().any(|arg| arg == "--quick");
-    let (keys, reads) = if quick { (100_000, 1_000_000) } else { (1_000_000, 20_000_000) };
+    let (keys, reads) = if quick { (100_000, 1_000_000) } else { (1_000_000, 8_000_000) };
     println!("Share of hits among {reads} reads of {keys} keys, the first half not counted, with room for a tenth\n");
     println!("| law | best choice | Moka, every read | promote 1 | 2 | 10 | 100 | fills a read: 1 | 2 | 10 | 100 |");
     println!("|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|");

@@ -91,16 +91,17 @@ fn read(
         });
     }
     let query = caller.who.query(&worker.shared.l1, spec, request);
-    Some(match look(worker, caller, spec, request, &query, now)? {
+    let (outcome, hot) = look(worker, caller, spec, request, &query, now)?;
+    Some(match outcome {
         Outcome::Hit => Outcome::Hit,
         // Behind an unanswered write or read of its own, a session gets what Redis says then, not what others are told now.
         missed @ (Outcome::BehindWrite | Outcome::BehindRead) => {
-            caller.lead(worker, request, &query, now);
+            caller.lead(worker, request, &query, hot, now);
             missed
         }
         _ if caller.join(worker, &query, now) => Outcome::Joined,
         missed => {
-            caller.lead(worker, request, &query, now);
+            caller.lead(worker, request, &query, hot, now);
             missed
         }
     })
@@ -112,7 +113,7 @@ pub fn lead(worker: &Rc<Worker>, caller: &mut Caller, spec: &'static Spec, reque
         Some(each) => each::send(worker, caller, spec, each, request, now),
         None => {
             let query = caller.who.query(&worker.shared.l1, spec, request);
-            caller.lead(worker, request, &query, now);
+            caller.lead(worker, request, &query, false, now);
         }
     }
     worker.stats.count(spec.class, Outcome::BehindRead);
@@ -131,9 +132,10 @@ pub fn hit(
         return each::hit(worker, caller, each, request, now);
     }
     let query = caller.who.query(&worker.shared.l1, spec, request);
-    look(worker, caller, spec, request, &query, now)
+    look(worker, caller, spec, request, &query, now).map(|(outcome, _)| outcome)
 }
 
+/// As [`hit`] for one key, and whether what was missed had been hit so often that it should be filled anew at once.
 fn look(
     worker: &Worker,
     caller: &Caller,
@@ -141,45 +143,50 @@ fn look(
     request: Request<'_>,
     query: &Query<'_>,
     now: Time,
-) -> Option<Outcome> {
+) -> Option<(Outcome, bool)> {
     let l1 = &worker.shared.l1;
     // Before all else: where L1 is switched off there are still flights to join, and they may be older than the write.
     if caller.replies.behind_write() {
-        return Some(Outcome::BehindWrite);
+        return Some((Outcome::BehindWrite, false));
     }
     if !l1.is_on() || worker.shared.is_kept_away(request.arg(1)) {
-        return Some(Outcome::Disabled);
+        return Some((Outcome::Disabled, false));
     }
     if spec.cache == Caching::Resp3 && caller.resp == Resp::V2 {
-        return Some(Outcome::OtherVersion);
+        return Some((Outcome::OtherVersion, false));
     }
     let fresh = &caller.who.ear.freshness;
     match caller.standing(query.slot) {
         Standing::Heard => {}
-        Standing::Unanswered => return Some(Outcome::BehindRead),
+        Standing::Unanswered => return Some((Outcome::BehindRead, false)),
         Standing::Unheard(_) if l1.holds(query, &caller.who.ear, now) => return None,
-        Standing::Unheard(_) => return Some(if fresh.held(now) { Outcome::Lead } else { Outcome::Blind }),
+        Standing::Unheard(_) => return Some((if fresh.held(now) { Outcome::Lead } else { Outcome::Blind }, false)),
     }
-    Some(answer(worker, caller, |touches, out| {
+    let looked = answer(worker, caller, |touches, out| {
         l1.store.lookup(query, caller.resp, &l1.stamps, fresh, now, touches, out)
-    }))
+    });
+    Some((outcome(looked), looked == Lookup::Hot))
 }
 
 /// Answers the next command from L1, where `look` finds and appends the reply.
-fn answer(worker: &Worker, caller: &Caller, look: impl FnOnce(&mut Sampler, &mut Vec<u8>) -> Lookup) -> Outcome {
+fn answer(worker: &Worker, caller: &Caller, look: impl FnOnce(&mut Sampler, &mut Vec<u8>) -> Lookup) -> Lookup {
     let sampled = worker.stats.sample();
     let touches = &mut *worker.sampler.borrow_mut();
     let looked = caller.replies.answer(|out| {
         let looked = look(touches, out);
         (looked.is_hit(), looked)
     });
+    if looked.is_hit()
+        && let Some(since) = sampled
+    {
+        worker.stats.record(Path::Hit, since);
+    }
+    looked
+}
+
+fn outcome(looked: Lookup) -> Outcome {
     match looked {
-        Lookup::Hit => {
-            if let Some(since) = sampled {
-                worker.stats.record(Path::Hit, since);
-            }
-            Outcome::Hit
-        }
+        Lookup::Hit => Outcome::Hit,
         Lookup::Blind => Outcome::Blind,
         _ => Outcome::Lead,
     }

@@ -155,6 +155,11 @@ impl Entry {
         tail.get(header..header.saturating_add(length)).unwrap_or_default()
     }
 
+    /// Whether so many hits were counted.
+    pub(super) fn has_hit(&self, times: u8) -> bool {
+        self.meta().hits.load(Ordering::Relaxed) >= times
+    }
+
     /// Bytes of the allocation, as the allocator rounds them.
     pub(super) fn allocated(&self) -> u64 {
         // In front of the header stand the reference count and the length.

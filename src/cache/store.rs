@@ -44,6 +44,8 @@ const COPY_UNDER_GUARD: usize = 16 << 10;
 /// Moka is told of an entry's first hits, and of one in [`LATER_HITS`] of the later ones.
 const FIRST_HITS: u8 = 16;
 const LATER_HITS: u32 = 32;
+/// An entry that was hit so often has repaid its fill: two commands of Redis, and the message of its end.
+const PAID: u8 = 4;
 
 /// How a lookup ended. The names are those of the metrics.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -56,6 +58,9 @@ pub enum Lookup {
     Stale,
     /// An entry was there that has outlived its key's TTL or its rule's ceiling.
     Expired,
+    /// As [`Lookup::Stale`] or [`Lookup::Expired`], and the entry had answered [`PAID`] times or more: its key is worth being
+    /// filled anew at once.
+    Hot,
     /// No lease: L1 cannot prove itself fresh and was not asked.
     Blind,
 }
@@ -68,6 +73,7 @@ impl Lookup {
             Self::Miss => "miss",
             Self::Stale => "stale",
             Self::Expired => "expired",
+            Self::Hot => "hot",
             Self::Blind => "blind",
         }
     }
@@ -185,6 +191,7 @@ impl Store {
                 return Lookup::Hit;
             }
             Verdict::Foreign => Lookup::Miss,
+            Verdict::Stale | Verdict::Expired if entry.has_hit(PAID) => Lookup::Hot,
             Verdict::Stale => Lookup::Stale,
             Verdict::Expired => Lookup::Expired,
         };
@@ -778,6 +785,19 @@ mod tests {
         b.store.counting.store(true, Ordering::Relaxed);
         assert_eq!(b.lookup(&q).0, Lookup::Miss);
         assert!(!b.store.policy().contains_key(&q.hash));
+    }
+
+    #[test]
+    fn what_was_hit_often_is_known_for_hot_when_it_ends() {
+        let mut b = Bench::new(1 << 20);
+        let q = b.query(b"k");
+        for (hits, ended) in [(PAID - 1, Lookup::Stale), (PAID, Lookup::Hot)] {
+            b.insert(&q, REPLY);
+            (0..hits).for_each(|_| assert!(b.lookup(&q).0.is_hit()));
+            b.stamps.touch(q.slot);
+            assert_eq!(b.lookup(&q), (ended, vec![]));
+            assert_eq!(b.lookup(&q).0, Lookup::Miss, "told once");
+        }
     }
 
     #[test]

@@ -176,8 +176,8 @@ impl Caller {
         joined
     }
 
-    /// Sends a read that others may join and that may be promoted.
-    pub fn lead(&mut self, worker: &Rc<Worker>, request: Request<'_>, query: &Query<'_>, now: Time) {
+    /// Sends a read that others may join and that may be promoted; `hot`: that should be, whatever the coin says.
+    pub fn lead(&mut self, worker: &Rc<Worker>, request: Request<'_>, query: &Query<'_>, hot: bool, now: Time) {
         let place = self.replies.reserve();
         self.note_reads(place, iter::once(query.slot));
         let ticket = Ticket { to: Rc::clone(&self.replies), place };
@@ -185,7 +185,7 @@ impl Caller {
             Ok(track) => {
                 self.sent = Some(place);
                 let one_in = worker.shared.promote(worker.shared.rule(request.arg(1))).one_in;
-                let coin = worker.promoter.borrow_mut().toss(one_in);
+                let coin = worker.promoter.borrow_mut().toss(one_in, hot);
                 let reader = Reader::new(Rc::clone(&self.who), self.resp);
                 Pending::lead(worker, track, (ticket, Vec::new()), (reader, coin), (request.raw(), query), now);
             }

@@ -73,9 +73,10 @@ pub(super) fn hit(
         };
     }
     let most = worker.shared.config.max_value;
-    Some(super::answer(worker, caller, |touches, out| {
+    let looked = super::answer(worker, caller, |touches, out| {
         l1.store.lookup_all(&queries, most, caller.resp, &l1.stamps, fresh, now, touches, out)
-    }))
+    });
+    Some(super::outcome(looked))
 }
 
 fn queries<'a>(worker: &Worker, caller: &Caller, each: &Spec, request: Request<'a>) -> Queries<'a> {
@@ -93,7 +94,9 @@ fn promote(worker: &Rc<Worker>, caller: &Caller, each: &'static Spec, key: &[u8]
     let l1 = &worker.shared.l1;
     let rule = worker.shared.rule(key);
     let promotion = worker.shared.promote(rule);
-    if worker.promoter.borrow_mut().toss(promotion.one_in) != Coin::Promote || l1.holds(query, &caller.who.ear, now) {
+    if worker.promoter.borrow_mut().toss(promotion.one_in, false) != Coin::Promote
+        || l1.holds(query, &caller.who.ear, now)
+    {
         return;
     }
     let mut single = Vec::with_capacity(32 + query.tail.len());
