@@ -109,12 +109,11 @@ fn read(
 
 /// Sends a read that L1 may not answer, though it could.
 pub fn lead(worker: &Rc<Worker>, caller: &mut Caller, spec: &'static Spec, request: Request<'_>, now: Time) {
-    match spec.each() {
-        Some(each) => each::send(worker, caller, spec, each, request, now),
-        None => {
-            let query = caller.who.query(&worker.shared.l1, spec, request);
-            caller.lead(worker, request, &query, false, now);
-        }
+    if let Some(each) = spec.each() {
+        each::send(worker, caller, spec, each, request, now);
+    } else {
+        let query = caller.who.query(&worker.shared.l1, spec, request);
+        caller.lead(worker, request, &query, false, now);
     }
     worker.stats.count(spec.class, Outcome::BehindRead);
 }

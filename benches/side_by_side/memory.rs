@@ -31,17 +31,32 @@ pub(crate) fn measure(field: &Field, quick: bool) -> Table {
     let others: Vec<&Peer> = std::iter::once(&redis).chain(&valkey).collect();
     let all: Vec<&Peer> = others.iter().copied().chain([&crema]).collect();
     let own = std::env::current_exe().expect("this program has a file");
-    let entry = Command::new(own).arg("entries").output().expect("this program runs");
-    let entry = String::from_utf8_lossy(&entry.stdout).trim().parse().unwrap_or(f64::NAN);
+    let entry = |mortal: &str| {
+        let output = Command::new(&own).args(["entries", mortal]).output().expect("this program runs");
+        String::from_utf8_lossy(&output.stdout).trim().parse().unwrap_or(f64::NAN)
+    };
     let key = |peer: &&Peer| {
         let before = peer.memory();
         peer.ask(&["DEBUG", "POPULATE", &ENTRIES.to_string(), "key", &VALUE.to_string()]);
         (peer.memory() - before) as f64 / f64::from(ENTRIES) - (KEY + VALUE) as f64
     };
+    let ttl = |peer: &&Peer| {
+        let before = peer.memory();
+        peer.ask(&[
+            "EVAL",
+            "for i = 0, ARGV[1] - 1 do redis.call('EXPIRE', 'key:'..i, 3600) end",
+            "0",
+            &ENTRIES.to_string(),
+        ]);
+        (peer.memory() - before) as f64 / f64::from(ENTRIES)
+    };
+    let keys: Vec<f64> = others.iter().map(key).collect();
+    let mortal = others.iter().zip(&keys).map(|(peer, key)| key + ttl(peer));
     Table {
         columns: all.iter().map(|peer| peer.name).collect(),
         rows: vec![
-            ("an entry, over key and value", others.iter().map(key).chain([entry]).collect()),
+            ("an entry with a TTL, over key and value", mortal.chain([entry("mortal")]).collect()),
+            ("an entry without", keys.iter().copied().chain([entry("immortal")]).collect()),
             ("an idle connection", all.iter().map(|peer| connection(peer, idle)).collect()),
             ("a busy connection, P=16", all.iter().map(|peer| busy(peer, &field.redis)).collect()),
         ],
@@ -76,18 +91,19 @@ fn busy(peer: &Peer, redis: &Peer) -> f64 {
     })
 }
 
-/// Fills an L1 in this process and prints what an entry took beyond its key and value.
-pub(crate) fn entries() {
+/// Fills an L1 in this process and prints what an entry, with or without a TTL, took beyond its key and value.
+pub(crate) fn entries(mortal: bool) {
     let size = 1 << 30;
     let (stamps, store, fresh) = (Stamps::for_l1(size), Store::new(size), Freshness::new());
     let identity = Identities::default().intern("", 0);
     let reply = [format!("${VALUE}\r\n").as_bytes(), &[b'x'; VALUE], b"\r\n"].concat();
+    let expires = if mortal { Time::now().plus(Duration::from_secs(3600)) } else { Time::NEVER };
     let fill = |numbers: std::ops::Range<u32>| {
         for number in numbers {
             let key = format!("key:{number:06}");
             let tail = format!("$10\r\n{key}\r\n");
             let q = Query::new(&stamps, identity, 1, key.as_bytes(), tail.as_bytes(), b"");
-            store.insert(&q, &reply, None, stamps.load(q.slot), fresh.epoch(), Time::NEVER);
+            store.insert(&q, &reply, None, stamps.load(q.slot), fresh.epoch(), expires);
         }
         store.run_pending();
     };
