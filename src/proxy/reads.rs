@@ -11,6 +11,8 @@ use super::replies::Place;
 use crate::cache::Slot;
 use crate::clock::Time;
 
+/// So many reads a session that reads seldom may keep though the ear has heard of them.
+const FEW: usize = 16;
 /// So many reads that L1 may be behind are worth a fence of their own.
 const MANY: usize = 64;
 /// Beyond so many, they are taken for a read of every key.
@@ -47,7 +49,7 @@ struct Read {
 impl Reads {
     /// The command at `place` reads a key in `slot`, or any key. True where so many are kept that the ear should be asked.
     pub(super) fn note(&mut self, place: Place, slot: Option<Slot>, heard: Time) -> bool {
-        if self.log.len() >= MANY {
+        if self.log.len() >= FEW {
             self.forget(heard);
         }
         let mut slot = slot;

@@ -18,6 +18,8 @@ use super::{decimal, encode, inline};
 /// Argument spans and scratch bytes that a parser keeps from one request to the next.
 const KEPT_ARGS: usize = 1024;
 const KEPT_SCRATCH: usize = 64 * 1024;
+/// Argument spans that the parser of a quiet connection keeps: those of most requests.
+const FEW_ARGS: usize = 4;
 
 /// What [`Parser::parse`] found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -177,7 +179,10 @@ impl Parser {
     /// Gives memory back: for a connection that is quiet. Forgets the last request; one under way goes on.
     pub fn shrink(&mut self) {
         if matches!(self.phase, Phase::Start | Phase::Done) {
-            *self = Self::default();
+            let mut args = mem::take(&mut self.args);
+            args.clear();
+            args.shrink_to(FEW_ARGS); // not to none, or the next request had to ask for memory again
+            *self = Self { args, ..Self::default() };
         }
     }
 
