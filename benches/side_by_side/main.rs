@@ -38,7 +38,7 @@ fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
     match &args[..] {
         [role, port] if role == "floor" => floor::serve(port.parse().expect("a port")),
-        [role, kind] if role == "entries" => memory::entries(kind == "mortal"),
+        [role, kind] if role == "entries" => memory::entries(kind),
         _ if args.iter().any(|arg| arg == "instructions") => {
             return instructions::check(args.iter().any(|arg| arg == "--record"));
         }

@@ -50,6 +50,7 @@ pub(crate) fn measure(field: &Field, quick: bool) -> Table {
         ]);
         (peer.memory() - before) as f64 / f64::from(ENTRIES)
     };
+    let absent = vec![f64::NAN; others.len()];
     let keys: Vec<f64> = others.iter().map(key).collect();
     let mortal = others.iter().zip(&keys).map(|(peer, key)| key + ttl(peer));
     Table {
@@ -57,6 +58,7 @@ pub(crate) fn measure(field: &Field, quick: bool) -> Table {
         rows: vec![
             ("an entry with a TTL, over key and value", mortal.chain([entry("mortal")]).collect()),
             ("an entry without", keys.iter().copied().chain([entry("immortal")]).collect()),
+            ("a full L1 of 256 MiB, by its size", absent.iter().copied().chain([entry("full")]).collect()),
             ("an idle connection", all.iter().map(|peer| connection(peer, idle)).collect()),
             ("a busy connection, P=16", all.iter().map(|peer| busy(peer, &field.redis)).collect()),
         ],
@@ -91,25 +93,33 @@ fn busy(peer: &Peer, redis: &Peer) -> f64 {
     })
 }
 
-/// Fills an L1 in this process and prints what an entry, with or without a TTL, took beyond its key and value.
-pub(crate) fn entries(mortal: bool) {
-    let size = 1 << 30;
+/// Fills an L1 in this process and prints what an entry, with or without a TTL, took beyond its key and value; or, of one that
+/// is `full` several times over, which part of its size it really takes.
+pub(crate) fn entries(kind: &str) {
+    let (mortal, full) = (kind != "immortal", kind == "full");
+    let size = if full { 256 << 20 } else { 1 << 30 };
     let (stamps, store, fresh) = (Stamps::for_l1(size), Store::new(size), Freshness::new());
     let identity = Identities::default().intern("", 0);
     let reply = [format!("${VALUE}\r\n").as_bytes(), &[b'x'; VALUE], b"\r\n"].concat();
     let expires = if mortal { Time::now().plus(Duration::from_secs(3600)) } else { Time::NEVER };
-    let fill = |numbers: std::ops::Range<u32>| {
+    let insert = |numbers: std::ops::Range<u32>| {
         for number in numbers {
             let key = format!("key:{number:06}");
             let tail = format!("$10\r\n{key}\r\n");
             let q = Query::new(&stamps, identity, 1, key.as_bytes(), tail.as_bytes(), b"");
             store.insert(&q, &reply, None, stamps.load(q.slot), fresh.epoch(), expires);
+            if number % 100_000 == 0 {
+                store.run_pending();
+            }
         }
         store.run_pending();
     };
     let before = cpu::memory(std::process::id());
-    fill(0..ENTRIES);
+    insert(0..if full { 4 * ENTRIES } else { ENTRIES });
     let bytes = cpu::memory(std::process::id()) - before;
+    if full {
+        return println!("{}", bytes as f64 / size as f64);
+    }
     assert_eq!(store.len(), ENTRIES as usize, "everything fits");
     // The stamps are touched as keys are read, and are not the entries'.
     let stamps = stamps.bytes() as u64;

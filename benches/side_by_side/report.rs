@@ -54,7 +54,7 @@ fn page(results: &Results) -> String {
             "|--:".repeat(table.columns.len())
         );
         for (name, figures) in &table.rows {
-            let figures: Vec<String> = figures.iter().map(|figure| format!("{figure:.0}")).collect();
+            let figures: Vec<String> = figures.iter().map(|&figure| bytes(figure)).collect();
             let _ = writeln!(out, "| {name} | {} |", figures.join(" | "));
         }
     }
@@ -73,6 +73,14 @@ fn page(results: &Results) -> String {
         }
     }
     out
+}
+
+fn bytes(figure: f64) -> String {
+    match figure {
+        _ if figure.is_nan() => String::new(),
+        _ if figure < 10.0 => format!("{figure:.2}"),
+        _ => format!("{figure:.0}"),
+    }
 }
 
 /// Where and when.

@@ -5,7 +5,7 @@
 //! 1. **hit**: [`Store::lookup`] appends the reply, if an entry is there and passes every test at this very moment;
 //! 2. **wait**: else [`Flights::join`] waits with the same read of another session on the same lane;
 //! 3. **lead**: else the caller takes the key's [`Stamp`], then [`Flights::lead`]s, and sends the request. Once it is answered,
-//!    [`Promoter::wants`] decides whether the ear shall fill L1, which ends in [`Store::insert`].
+//!    [`Promoter::toss`] decides whether the ear shall fill L1, which ends in [`Store::insert`].
 //!
 //! # Why equality at the hit is the only test
 //!
@@ -30,6 +30,7 @@
 //!
 //! Reading order: [`stamp`], [`lease`], [`key`], [`store`], [`flight`], [`promotion`].
 
+mod ballast;
 mod entry;
 pub mod flight;
 pub mod key;

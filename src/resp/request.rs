@@ -579,7 +579,8 @@ mod tests {
 
         parser.parse(b"PING\r\n", &limits).expect("valid");
         parser.shrink();
-        assert_eq!(parser.args.capacity() + parser.scratch.capacity(), 0);
+        assert!(parser.args.capacity() <= FEW_ARGS, "{}", parser.args.capacity());
+        assert_eq!(parser.scratch.capacity(), 0);
     }
 
     #[test]
