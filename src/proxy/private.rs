@@ -153,13 +153,12 @@ impl Lent {
         self.preamble = Some(reply);
     }
 
-    /// Waits until it is ready. False where Redis refused: then it is not in the session's database.
+    /// Waits until it is ready. False where Redis refused: then it is not in the session's database, and has ended.
     pub async fn prepared(&mut self) -> bool {
-        match self.preamble.take() {
-            // Where it is lost, the session will be told with its next command.
-            Some(reply) => reply.await.map_or(true, |reply| reply.first() != Some(&b'-')),
-            None => true,
+        if let Some(reply) = self.preamble.take() {
+            let _ = reply.await; // where it is lost, the session will be told with its next command
         }
+        self.lane().prepared().await
     }
 
     /// Sends a command of crema's own on it, ahead of what the session sends next.

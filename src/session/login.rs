@@ -212,7 +212,7 @@ impl Session {
             && (own || !self.has_home())
         {
             let login = Login { user: user.into(), password: password.into() };
-            let refusal = if own { self.log_in_here(&login).await.err() } else { self.try_login(login).await };
+            let refusal = if own { self.log_in_here(&login).await.err() } else { self.try_login(request, login).await };
             if let Some(refusal) = refusal {
                 self.answer(|out| out.extend_from_slice(&refusal));
                 return Ok(());
@@ -227,12 +227,12 @@ impl Session {
         Ok(())
     }
 
-    /// Logs in at Redis; what comes back is the refusal, if it is one.
-    async fn try_login(&mut self, login: Login) -> Option<Vec<u8>> {
-        let mut auth = Vec::new();
-        encode::command(&mut auth, &[b"AUTH", &login.user, &login.password]);
-        match self.worker.log_in(&auth).await {
-            Ok(reply) if reply.starts_with(b"+") => {
+    /// Logs in at Redis with the client's own HELLO, as MONITOR is to show it; what comes back is the refusal, if it is one.
+    async fn try_login(&mut self, request: Request<'_>, login: Login) -> Option<Vec<u8>> {
+        let mut hello = Vec::new();
+        encode::command(&mut hello, &[request.arg(0), request.arg(1), b"AUTH", &login.user, &login.password]);
+        match self.worker.log_in(&hello).await {
+            Ok(reply) if !reply.starts_with(b"-") => {
                 self.logged_in(login);
                 None
             }

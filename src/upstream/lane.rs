@@ -292,6 +292,23 @@ impl<W: Waiter> Lane<W> {
         .await
     }
 
+    /// Waits until what prepares it is answered. False where Redis refused, which has ended it. Cancel safe.
+    pub async fn prepared(&self) -> bool {
+        poll_fn(|cx| {
+            let mut inner = self.inner.borrow_mut();
+            match &inner.state {
+                State::Closed(error) => Poll::Ready(!matches!(error, Error::Refused { .. })),
+                State::Closing => Poll::Ready(true),
+                _ if inner.preparing == 0 => Poll::Ready(true),
+                _ => {
+                    inner.opening.push(cx.waker().clone());
+                    Poll::Pending
+                }
+            }
+        })
+        .await
+    }
+
     /// Whether commands can still be sent.
     pub fn is_open(&self) -> bool {
         !matches!(self.inner.borrow().state, State::Closing | State::Closed(_))
@@ -613,6 +630,7 @@ impl<W: Waiter> Lane<W> {
                     let inner = &mut *self.inner.borrow_mut();
                     inner.preparing -= 1;
                     inner.wake();
+                    inner.wake_opening();
                 }
             }
             // Refused, it neither proves anything nor disproves it.
