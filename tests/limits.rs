@@ -193,3 +193,20 @@ fn a_client_that_asks_much_and_reads_nothing_is_slowed_or_cut_off_at_its_limit()
     assert!(kept || crema.has_logged("did not read"), "gone without a word in the log");
     assert_eq!(client.cmd(&["PING"]), simple("PONG"));
 }
+
+#[test]
+fn a_client_without_a_login_may_leave_little_unread() {
+    let _alone = alone();
+    let redis = Redis::with(&["--requirepass", "secret"]);
+    let crema = Crema::over(redis.addr()).url(format!("redis://:secret@{}", redis.addr())).start();
+    if crema.is_direct() {
+        return;
+    }
+    let mut deaf = crema.client();
+    assert!(deaf.cmd(&["GET", "k"]).text().starts_with("NOAUTH"));
+    let request = common::pack(&["GET", "k"]).repeat(1000);
+    deaf.stream().set_write_timeout(Some(Duration::from_secs(10))).expect("a deadline above zero");
+    let sent = (0..10_000).take_while(|_| deaf.try_send(&request).is_ok()).count();
+    assert!(sent < 10_000, "ten million answers that nobody reads");
+    assert_eq!(crema.count("crema_slow_clients_total", &[]), 1, "it was ended, not only slowed");
+}

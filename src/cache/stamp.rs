@@ -32,7 +32,7 @@ const VERSION: u64 = 1 << COUNT_BITS;
 pub struct KeyHash(pub(super) u64);
 
 /// The place of a key in [`Stamps`].
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct Slot(u32);
 
 impl Slot {

@@ -99,6 +99,11 @@ impl Spec {
         Keys::new(self.keys, req)
     }
 
+    /// Whether its reply may tell of keys that it does not name: it looks at the key space, or runs a script.
+    pub fn reads_unnamed(&self) -> bool {
+        self.effect == Effect::Read && (matches!(self.keys, KeySpec::None) || self.class == Class::Script)
+    }
+
     /// Whether `req` may make its connection wait: always for [`Route::Blocking`], with a BLOCK option for
     /// [`Route::LaneUnlessBlocking`]. Inside MULTI nothing blocks: that is the caller's to know.
     pub fn blocking(&self, req: Request<'_>) -> bool {

@@ -133,10 +133,10 @@ impl Caller {
         self.replies.standing(slot, self.who.ear.heard_up_to())
     }
 
-    /// Remembers that the command at `place` reads keys in `slots` from Redis.
-    pub fn note_reads(&self, place: Place, slots: impl Iterator<Item = Slot>) {
+    /// Remembers that the command at `place` reads keys in `slots` from Redis; `None` among them is any key.
+    pub fn note_reads(&self, place: Place, slots: impl Iterator<Item = Option<Slot>>) {
         let heard = self.who.ear.heard_up_to();
-        let many = slots.fold(false, |_, slot| self.replies.note_read(place, Some(slot), heard));
+        let many = slots.fold(false, |_, slot| self.replies.note_read(place, slot, heard));
         if many {
             self.who.ear.nudge();
         }
@@ -170,7 +170,7 @@ impl Caller {
         if joined {
             drop(flights);
             self.replies.reserve();
-            self.note_reads(place, iter::once(query.slot));
+            self.note_reads(place, iter::once(Some(query.slot)));
             self.sent = Some(place);
         }
         joined
@@ -179,7 +179,7 @@ impl Caller {
     /// Sends a read that others may join and that may be promoted; `hot`: that should be, whatever the coin says.
     pub fn lead(&mut self, worker: &Rc<Worker>, request: Request<'_>, query: &Query<'_>, hot: bool, now: Time) {
         let place = self.replies.reserve();
-        self.note_reads(place, iter::once(query.slot));
+        self.note_reads(place, iter::once(Some(query.slot)));
         let ticket = Ticket { to: Rc::clone(&self.replies), place };
         match self.track(worker, now) {
             Ok(track) => {
@@ -197,7 +197,7 @@ impl Caller {
     pub fn forward(&mut self, worker: &Rc<Worker>, spec: &Spec, request: Request<'_>, now: Time) {
         let place = self.replies.reserve();
         let work = if spec.effect == Effect::Read {
-            self.note_reads(place, slots(&worker.shared.l1, spec, request));
+            self.note_reads(place, slots_read(&worker.shared.l1, spec, request));
             Work::Read(Reader::new(Rc::clone(&self.who), self.resp))
         } else {
             Work::Pass
@@ -264,7 +264,7 @@ impl Caller {
         let place = self.replies.reserve();
         let marks = match spec.effect {
             Effect::Read => {
-                self.note_reads(place, slots(&worker.shared.l1, spec, request));
+                self.note_reads(place, slots_read(&worker.shared.l1, spec, request));
                 None
             }
             Effect::Write | Effect::Opaque => Some(Marks::begin(&worker.shared.l1, spec, request)),
@@ -325,4 +325,9 @@ pub enum Role {
 /// The stamps' slots of the keys that a request names.
 pub(super) fn slots<'a>(l1: &'a L1, spec: &Spec, request: Request<'a>) -> impl Iterator<Item = Slot> + 'a {
     spec.keys(request).map(|key| l1.stamps.slot(l1.stamps.hash(key)))
+}
+
+/// The same for a read whose reply may tell of more: `None` stands for every key.
+pub(super) fn slots_read<'a>(l1: &'a L1, spec: &Spec, request: Request<'a>) -> impl Iterator<Item = Option<Slot>> + 'a {
+    slots(l1, spec, request).map(Some).chain(spec.reads_unnamed().then_some(None))
 }

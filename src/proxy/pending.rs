@@ -26,6 +26,9 @@ use crate::upstream::{Lane, Waiter};
 /// Pieces of a reply from so many bytes on are kept once for all who wait for it.
 const WORTH_SHARING: usize = 16 << 10;
 
+/// Of more keys than this each is marked once, however often it is named: a stamp counts writes only up to a point.
+const REPEATED: usize = 64;
+
 /// A place in a session's replies.
 pub struct Ticket {
     /// The session's replies.
@@ -59,7 +62,11 @@ pub struct Marks {
 impl Marks {
     /// A write is about to be sent.
     pub fn begin(l1: &L1, spec: &Spec, request: Request<'_>) -> Self {
-        let slots: SmallVec<[Slot; 4]> = caller::slots(l1, spec, request).collect();
+        let mut slots: SmallVec<[Slot; 4]> = caller::slots(l1, spec, request).collect();
+        if slots.len() > REPEATED {
+            slots.sort_unstable();
+            slots.dedup();
+        }
         slots.iter().for_each(|&slot| l1.stamps.begin(slot));
         let mut marks = Self { slots, opaque: spec.effect == Effect::Opaque, ..Self::default() };
         note(&mut marks.news, l1, spec, request);
@@ -117,7 +124,7 @@ fn note(news: &mut Option<Box<News>>, l1: &L1, spec: &Spec, request: Request<'_>
 pub struct Transaction {
     slots: Vec<Slot>,
     /// Of the keys that are only read.
-    reads: Vec<Slot>,
+    reads: Vec<Option<Slot>>,
     opaque: bool,
     forgets: Option<EpochReason>,
     news: Option<Box<News>>,
@@ -137,18 +144,22 @@ impl Transaction {
         self.forgets = if reason == EpochReason::Rights { Some(reason) } else { self.forgets.or(Some(reason)) };
     }
 
-    /// A command was queued that reads `keys`.
-    pub fn queue_read<'a>(&mut self, l1: &L1, keys: impl Iterator<Item = &'a [u8]>) {
-        self.reads.extend(keys.map(|key| l1.stamps.slot(l1.stamps.hash(key))));
+    /// A read was queued.
+    pub fn queue_read(&mut self, l1: &L1, spec: &Spec, request: Request<'_>) {
+        self.reads.extend(caller::slots_read(l1, spec, request));
     }
 
-    /// The keys that `EXEC` reads.
-    pub fn reads(&self) -> &[Slot] {
+    /// The keys that `EXEC` reads; `None` is any key.
+    pub fn reads(&self) -> &[Option<Slot>] {
         &self.reads
     }
 
     /// `EXEC` is about to be sent: the keys are marked once more.
     pub fn begin(&mut self, l1: &L1) -> Marks {
+        if self.slots.len() > REPEATED {
+            self.slots.sort_unstable();
+            self.slots.dedup();
+        }
         self.slots.iter().for_each(|&slot| l1.stamps.begin(slot));
         if let Some(reason) = self.forgets {
             l1.forget_all(reason);

@@ -183,6 +183,11 @@ impl Replies {
         self.append(place, if shared { b"" } else { bytes }, end);
     }
 
+    /// Ends the session where more than `limit` bytes wait for its client.
+    pub fn bound(&self, limit: usize) {
+        self.inner.borrow_mut().bound(limit);
+    }
+
     /// Nothing of the reply at `place` goes out before [`release`](Self::release).
     pub fn hold(&self, place: Place) {
         self.slot(place, |slot| slot.held = true);

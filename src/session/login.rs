@@ -18,6 +18,10 @@ use crate::proxy::{Shared, Who, Work, Worker};
 use crate::resp::{Request, Resp, encode};
 use crate::upstream::Login;
 
+/// Bytes that a client without a login may leave unread, beyond what its socket holds: room for the answers to one read, as Redis
+/// gives it little more than a kilobyte (networking.c, `checkClientOutputBufferLimits`).
+const UNAUTHENTICATED_OUTPUT: usize = 64 << 10;
+
 impl Session {
     /// Who a client is that has said nothing yet.
     pub(super) fn nobody(worker: &Worker) -> Rc<Who> {
@@ -59,6 +63,7 @@ impl Session {
                 let plain = spec.is_some_and(|spec| spec.arity_ok(request.argc())) && verb != Some(Verb::Hello);
                 let reply = if plain { reply } else { self.words_for(verb, request, reply).await };
                 self.answer(|out| out.extend_from_slice(&reply));
+                self.caller.replies.bound(UNAUTHENTICATED_OUTPUT);
             }
             Err(error) => {
                 self.refuse(&error);

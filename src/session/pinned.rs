@@ -125,7 +125,7 @@ impl Session {
         if let Some(transaction) = &mut self.transaction {
             match spec.effect {
                 Effect::Write | Effect::Opaque => transaction.queue(l1, spec, request),
-                Effect::Read => transaction.queue_read(l1, spec.keys(request)),
+                Effect::Read => transaction.queue_read(l1, spec, request),
                 Effect::None => {}
             }
             if spec.changes_rights(request) {
