@@ -9,7 +9,8 @@ use std::sync::Arc;
 
 use tokio::time::timeout;
 
-use super::pending::{Marks, Pending, Reader, Ticket, Work};
+use super::marks::Marks;
+use super::pending::{Pending, Reader, Ticket, Work};
 use super::proof::Proof;
 use super::reads::Standing;
 use super::replies::{Place, Replies};

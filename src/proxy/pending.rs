@@ -8,26 +8,23 @@ use std::rc::Rc;
 use std::task::{Context, Poll};
 use std::time::Instant;
 
-use smallvec::SmallVec;
 use tokio::sync::oneshot;
 
-use super::caller::{self, Who};
+use super::caller::Who;
+use super::marks::Marks;
 use super::replies::{End, Place, Replies};
 use super::worker::{Shared, Track, Worker};
-use crate::cache::{Coin, FlightRef, Query, Slot};
+use crate::cache::{Coin, FlightRef, Query};
 use crate::clock::Time;
-use crate::command::{self, Effect, Route, Spec, Verb};
+use crate::command;
 use crate::error::{Error, Sent};
-use crate::invalidation::{Fill, L1, News};
-use crate::metrics::{DropReason, EpochReason, Path};
+use crate::invalidation::{Fill, L1};
+use crate::metrics::{DropReason, Path};
 use crate::resp::{Request, Resp};
 use crate::upstream::{Lane, Waiter};
 
 /// Pieces of a reply from so many bytes on are kept once for all who wait for it.
 const WORTH_SHARING: usize = 16 << 10;
-
-/// Of more keys than this each is marked once, however often it is named: a stamp counts writes only up to a point.
-const REPEATED: usize = 64;
 
 /// A place in a session's replies.
 pub struct Ticket {
@@ -47,125 +44,6 @@ impl Ticket {
         let mut reply = Vec::new();
         error.reply(sent, &mut reply);
         self.append(&reply, Some(Time::ZERO)); // it tells nothing of any key
-    }
-}
-
-/// The stamps of a write under way, and what the fleet is told when it is done.
-#[derive(Debug, Default)]
-pub struct Marks {
-    slots: SmallVec<[Slot; 4]>,
-    opaque: bool,
-    forgets: Option<EpochReason>,
-    news: Option<Box<News>>,
-}
-
-impl Marks {
-    /// A write is about to be sent.
-    pub fn begin(l1: &L1, spec: &Spec, request: Request<'_>) -> Self {
-        let mut slots: SmallVec<[Slot; 4]> = caller::slots(l1, spec, request).collect();
-        if slots.len() > REPEATED {
-            slots.sort_unstable();
-            slots.dedup();
-        }
-        slots.iter().for_each(|&slot| l1.stamps.begin(slot));
-        let mut marks = Self { slots, opaque: spec.effect == Effect::Opaque, ..Self::default() };
-        note(&mut marks.news, l1, spec, request);
-        marks
-    }
-
-    /// The same for a write that is only queued: there is nothing to tell yet.
-    pub fn untold(self) -> Self {
-        Self { news: None, ..self }
-    }
-
-    /// Joins two writes that one reply answers.
-    pub fn add(&mut self, other: Self) {
-        self.slots.extend(other.slots);
-        self.opaque |= other.opaque;
-        self.forgets = self.forgets.or(other.forgets);
-        match (&mut self.news, other.news) {
-            (Some(news), Some(more)) => news.add(*more),
-            (news, more) => *news = news.take().or(more),
-        }
-    }
-
-    /// It was answered, or its connection was lost. `refused`: nothing was written.
-    fn end(&mut self, l1: &L1, refused: bool) {
-        if let Some(reason) = self.forgets.take() {
-            l1.forget_all(reason);
-        }
-        self.slots.drain(..).for_each(|slot| l1.stamps.end(slot));
-        if let (Some(news), Some(fleet), false) = (self.news.take(), &l1.fleet, refused) {
-            fleet.tell(*news);
-        }
-    }
-}
-
-/// Notes which keys a write changes, where the fleet is told of writes; and of a swap, of which it is told always.
-fn note(news: &mut Option<Box<News>>, l1: &L1, spec: &Spec, request: Request<'_>) {
-    let Some(fleet) = &l1.fleet else { return };
-    let swaps = spec.route == Route::Session(Verb::SwapDb);
-    if news.is_none() {
-        *news = if swaps { Some(Box::default()) } else { fleet.news() };
-    }
-    let Some(news) = news else { return };
-    if swaps {
-        news.swapped();
-    } else if spec.flushes() {
-        news.flushed();
-    }
-    if fleet.tells_writes() {
-        spec.keys(request).for_each(|key| news.key(key));
-    }
-}
-
-/// What a session's `MULTI` has queued so far.
-#[derive(Debug, Default)]
-pub struct Transaction {
-    slots: Vec<Slot>,
-    /// Of the keys that are only read.
-    reads: Vec<Option<Slot>>,
-    opaque: bool,
-    forgets: Option<EpochReason>,
-    news: Option<Box<News>>,
-}
-
-impl Transaction {
-    /// A write was queued.
-    pub fn queue(&mut self, l1: &L1, spec: &Spec, request: Request<'_>) {
-        self.slots.extend(caller::slots(l1, spec, request));
-        self.opaque |= spec.effect == Effect::Opaque;
-        note(&mut self.news, l1, spec, request);
-    }
-
-    /// A command was queued that makes L1 forget everything.
-    pub fn queue_forgetting(&mut self, reason: EpochReason) {
-        // Rights come first: they are told to more than L1.
-        self.forgets = if reason == EpochReason::Rights { Some(reason) } else { self.forgets.or(Some(reason)) };
-    }
-
-    /// A read was queued.
-    pub fn queue_read(&mut self, l1: &L1, spec: &Spec, request: Request<'_>) {
-        self.reads.extend(caller::slots_read(l1, spec, request));
-    }
-
-    /// The keys that `EXEC` reads; `None` is any key.
-    pub fn reads(&self) -> &[Option<Slot>] {
-        &self.reads
-    }
-
-    /// `EXEC` is about to be sent: the keys are marked once more.
-    pub fn begin(&mut self, l1: &L1) -> Marks {
-        if self.slots.len() > REPEATED {
-            self.slots.sort_unstable();
-            self.slots.dedup();
-        }
-        self.slots.iter().for_each(|&slot| l1.stamps.begin(slot));
-        if let Some(reason) = self.forgets {
-            l1.forget_all(reason);
-        }
-        let slots = self.slots.iter().copied().collect();
-        Marks { slots, opaque: self.opaque, forgets: self.forgets, news: self.news.take() }
     }
 }
 

@@ -592,6 +592,7 @@ impl<W: Waiter> Lane<W> {
         let head = self.pop();
         if let Some(Entry { expect: Expect::Reply(mut waiter), .. }) = head {
             waiter.piece(first, b"", Some(now));
+            waiter.over(&[]);
         }
     }
 
