@@ -14,6 +14,7 @@ use tokio::time::sleep;
 
 use super::replies::{End, Replies};
 use super::worker::Worker;
+use crate::clock::Time;
 use crate::error::Error;
 use crate::resp::encode;
 use crate::upstream::{Backoff, Login};
@@ -121,7 +122,11 @@ impl Worker {
         encode::own_command(&mut question, &[b"AUTH", &proof.login.user, &proof.login.password]);
         let reply = self.log_in(&question).await?;
         match reply.first() {
-            Some(b'+') => proof.doubted.set(false),
+            Some(b'+') => {
+                proof.doubted.set(false);
+                // The connection that was lost may have been the last whose end would tell that the user is gone.
+                self.warm_up(proof.login.user.to_vec(), Some(Arc::clone(&proof.login)), 0, Time::now());
+            }
             Some(b'-') if reply.starts_with(b"-WRONGPASS") || reply.starts_with(b"-NOAUTH") => {
                 proof.living().iter().for_each(|session| session.end(End::LoggedOut));
                 return Ok(false);

@@ -251,15 +251,19 @@ impl Worker {
     /// Keeps one private connection ready for each user, so that borrowing one costs no round trip, and so that Redis has
     /// one to end should it delete the user.
     pub fn warm(self: &Rc<Self>, who: &Rc<Who>, now: Time) {
+        self.warm_up(user(who), who.credentials(), who.db, now);
+    }
+
+    pub(super) fn warm_up(self: &Rc<Self>, user: Vec<u8>, login: Option<Arc<Login>>, db: u32, now: Time) {
         let mut pools = self.pools.borrow_mut();
-        let pool = pools.entry(user(who)).or_default();
-        pool.login = who.credentials();
+        let pool = pools.entry(user).or_default();
+        pool.login = login;
+        pool.spares.retain(|spare| spare.lane.is_open()); // one that has ended keeps nothing warm
         if pool.spares.is_empty() {
-            pool.spares.push(self.open(pool.login.clone(), who.db, now));
+            pool.spares.push(self.open(pool.login.clone(), db, now));
         }
     }
 
-    /// It has no name: whoever it is lent to sees it as its own.
     fn open(self: &Rc<Self>, login: Option<Arc<Login>>, db: u32, now: Time) -> Spare {
         let node = Arc::clone(&self.shared.node);
         Spare::new(self.private(Target { node, login, db, resp: Resp::V2, name: "" }, now), db)
