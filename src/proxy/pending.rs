@@ -3,6 +3,8 @@
 //! A write's stamps change before a byte of its reply is passed on; an opaque write's reply is held for a fence; a lead's
 //! reply goes to all who joined it, and then perhaps its key is promoted. When the connection is lost instead, reads that
 //! may be sent again are, and every other command is told what may have happened to it.
+//!
+//! A long file: what a command sets off when it is answered is what must be undone when it is not.
 
 use std::rc::Rc;
 use std::task::{Context, Poll};
