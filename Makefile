@@ -94,7 +94,6 @@ test: check need-redis $(CLIENTS)/python.txt $(CLIENTS)/node.txt interop
 	else
 		cargo test --locked --lib --bins --tests
 	fi
-	$(MAKE) instructions
 
 check:
 	cargo fmt --check

@@ -285,7 +285,8 @@ fn a_user_without_the_right_to_select_stays_where_it_was() {
     }
     let log = redis.client().cmd(&["ACL", "LOG"]);
     let selects = log.items().iter().find(|entry| entry.items().contains(&bulk("select"))).expect("refused above");
-    assert_eq!(selects.items()[1], int(6), "as often as the clients asked");
+    // crema's own connections of this user are refused the database as well.
+    assert!(selects.items()[1].number() >= 6, "as often as the clients asked: {selects:?}");
 }
 
 /// A pause of the client's own waits no longer than it said.
