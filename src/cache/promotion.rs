@@ -2,7 +2,8 @@
 //!
 //! The decision is a coin, not a count: a key read N times is copied once on average, so hot keys get in by being hot and
 //! Redis is asked to track only those. Joined flights skip the coin, for nothing shows heat better than a second reader who
-//! arrives before the first one is answered, and so does a key whose last copy was hit often before it was changed. Deciding costs no memory per key and must never look at one.
+//! arrives before the first one is answered, and so does a key whose last copy was hit often before it was changed. Deciding
+//! costs no memory per key and must never look at one.
 
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};

@@ -61,8 +61,8 @@ pub enum Lookup {
     Stale,
     /// An entry was there that has outlived its key's TTL or its rule's ceiling.
     Expired,
-    /// As [`Lookup::Stale`] or [`Lookup::Expired`], and the entry had answered often enough to have repaid its fill: its key is worth being
-    /// filled anew at once.
+    /// As [`Lookup::Stale`] or [`Lookup::Expired`], and the entry had answered often enough to have repaid its fill: its key
+    /// is worth being filled anew at once.
     Hot,
     /// No lease: L1 cannot prove itself fresh and was not asked.
     Blind,

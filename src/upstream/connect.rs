@@ -1,7 +1,7 @@
 //! A connection to a node, made and made ready: dial, name, database, `HELLO` or `AUTH`.
 //!
-//! The handshake is one write, or two where a login is wanted for all of it, and is answered before the first command goes out, so that a command never runs as
-//! another user or in another database than it was meant for.
+//! The handshake is one write, or two where a login is wanted for all of it, and is answered before the first command goes
+//! out, so that a command never runs as another user or in another database than it was meant for.
 
 use std::io;
 use std::sync::Arc;
