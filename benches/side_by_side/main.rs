@@ -7,8 +7,9 @@
 //! Reading order: `load` (what is asked, and how), `peers` (of whom), `speed`, `latency`, `memory`, `growth` (what is
 //! measured), `goals` (what it should be), `report`.
 //!
-//! `cargo bench --bench side_by_side -- [--quick] [--before=CREMA] [speed] [latency] [memory] [growth]`; another build of
-//! crema given with `--before` is put under the same loads.
+//! `cargo bench --bench side_by_side -- [--quick] [--before=CREMA] [--only=LOAD] [speed] [latency] [memory] [growth]`;
+//! another build of crema given with `--before` is put under the same loads, of which `--only` picks those whose name holds
+//! these words.
 //!
 //! `cargo bench --bench side_by_side -- instructions [--record]` counts those of a request, and needs valgrind.
 
@@ -55,12 +56,13 @@ fn compare(args: &[String]) {
     let (rounds, span) = if quick { (5, Duration::from_millis(150)) } else { (9, Duration::from_millis(600)) };
 
     let before = args.iter().find_map(|arg| arg.strip_prefix("--before=")).map(Path::new);
+    let only = args.iter().find_map(|arg| arg.strip_prefix("--only=")).unwrap_or_default();
 
     cpu::place(std::process::id(), cpu::Cores::Others);
     let field = speed::Field::start(before);
     let mut rows = Vec::new();
     if wanted("speed") {
-        for load in speed::loads(quick) {
+        for load in speed::loads(quick).into_iter().filter(|load| load.name().contains(only)) {
             eprintln!("{}, P={}, c={}, {} B", load.name(), load.depth, load.clients, load.value);
             rows.push(field.measure(&load, rounds, span));
         }
