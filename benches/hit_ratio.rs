@@ -99,7 +99,12 @@ impl Trace {
             let now = Time::now();
             let looked = store.lookup(&q, Resp::V2, &stamps, &fresh, now, &mut sampler, &mut out);
             let hit = looked.is_hit();
-            let fill = !hit && promoter.toss(one_in, looked == Lookup::Hot) == Coin::Promote;
+            let fill = !hit
+                && match promoter.toss(one_in, looked == Lookup::Hot, store.is_full()) {
+                    Coin::Promote => true,
+                    Coin::Knock => store.knows(&q),
+                    Coin::IfJoined | Coin::Never => false,
+                };
             if fill {
                 let expires = now.plus(Duration::from_secs(3600));
                 store.insert(&q, REPLY, None, stamps.load(q.slot), fresh.epoch(), expires);
@@ -116,7 +121,7 @@ impl Trace {
         probe.insert(&q, REPLY, None, stamps.load(q.slot), fresh.epoch(), Time::NEVER);
         // What the store keeps back for itself comes on top.
         let needed = probe.bytes() * u64::from(entries);
-        needed + needed / 63 + (256 << 10)
+        needed + needed / 63 + needed / 256 + (256 << 10)
     }
 }
 

@@ -31,6 +31,7 @@
 //! Reading order: [`stamp`], [`lease`], [`key`], [`store`], [`flight`], [`promotion`].
 
 mod ballast;
+mod doorkeeper;
 mod entry;
 pub mod flight;
 pub mod key;

@@ -2,8 +2,8 @@
 //!
 //! The decision is a coin, not a count: a key read N times is copied once on average, so hot keys get in by being hot and
 //! Redis is asked to track only those. Joined flights skip the coin, for nothing shows heat better than a second reader who
-//! arrives before the first one is answered, and so does a key whose last copy was hit often before it was changed. Deciding
-//! costs no memory per key and must never look at one.
+//! arrives before the first one is answered, and so does a key whose last copy was hit often before it was changed. In a full L1
+//! a key has to win twice, and each time with better luck: see [`doorkeeper`](super::doorkeeper).
 
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
@@ -26,15 +26,21 @@ impl Promoter {
         Self { rng: SmallRng::from_rng(&mut rand::rng()) }
     }
 
-    /// Whether to copy what is about to be read: never for `one_in` 0, always for 1 or what is known to be `hot`, else once in
-    /// `one_in` times, or if others join.
-    pub fn toss(&mut self, one_in: u32, hot: bool) -> Coin {
-        match one_in {
-            0 => Coin::Never,
-            1 => Coin::Promote,
-            _ if hot => Coin::Promote,
-            _ if self.rng.random_ratio(1, one_in) => Coin::Promote,
-            _ => Coin::IfJoined,
+    /// Whether to copy what is about to be read: never for `one_in` 0, always for what is known to be `hot`, else once in
+    /// `one_in` times, or if others join. At a `full` L1 a key that wins has only knocked.
+    pub fn toss(&mut self, one_in: u32, hot: bool, full: bool) -> Coin {
+        if one_in == 0 {
+            return Coin::Never;
+        }
+        if hot {
+            return Coin::Promote;
+        }
+        // Twice one in the root of N is once in N.
+        let one_in = if full { one_in.isqrt() } else { one_in };
+        match one_in == 1 || self.rng.random_ratio(1, one_in) {
+            true if full => Coin::Knock,
+            true => Coin::Promote,
+            false => Coin::IfJoined,
         }
     }
 }
@@ -46,6 +52,8 @@ pub enum Coin {
     Never,
     /// To be copied if others join.
     IfJoined,
+    /// To be copied if others join, or if the key has knocked before.
+    Knock,
     /// To be copied.
     Promote,
 }
@@ -58,22 +66,30 @@ mod tests {
     fn never_and_always_are_exact() {
         let mut promoter = Promoter::new();
         for _ in 0..1000 {
-            assert_eq!(promoter.toss(0, true), Coin::Never);
-            assert_eq!(promoter.toss(1, false), Coin::Promote);
+            assert_eq!(promoter.toss(0, true, false), Coin::Never);
+            assert_eq!(promoter.toss(1, false, false), Coin::Promote);
         }
     }
 
     #[test]
     fn a_joined_flight_is_promoted_unless_promotion_is_off() {
         let mut promoter = Promoter::new();
-        assert!((0..1000).all(|_| promoter.toss(u32::MAX, false) == Coin::IfJoined));
-        assert_eq!(promoter.toss(u32::MAX, true), Coin::Promote, "hot keys need no luck");
+        assert!((0..1000).all(|_| promoter.toss(u32::MAX, false, false) == Coin::IfJoined));
+        assert_eq!(promoter.toss(u32::MAX, true, true), Coin::Promote, "hot keys need no luck");
     }
 
     #[test]
     fn one_in_ten_is_about_a_tenth() {
         let mut promoter = Promoter { rng: SmallRng::seed_from_u64(7) };
-        let taken = (0..100_000).filter(|_| promoter.toss(10, false) == Coin::Promote).count();
+        let taken = (0..100_000).filter(|_| promoter.toss(10, false, false) == Coin::Promote).count();
         assert!((9_500..10_500).contains(&taken), "{taken} of 100000");
+    }
+
+    #[test]
+    fn at_a_full_l1_a_key_knocks_with_better_luck() {
+        let mut promoter = Promoter { rng: SmallRng::seed_from_u64(7) };
+        assert!((0..1000).all(|_| promoter.toss(1, false, true) == Coin::Knock));
+        let knocks = (0..100_000).filter(|_| promoter.toss(100, false, true) == Coin::Knock).count();
+        assert!((9_500..10_500).contains(&knocks), "{knocks} of 100000");
     }
 }

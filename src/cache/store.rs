@@ -30,6 +30,7 @@ use rand::{Rng, SeedableRng};
 use smallvec::SmallVec;
 
 use super::ballast::Ballast;
+use super::doorkeeper::Doorkeeper;
 use super::entry::{Entry, Terms, Verdict};
 use super::key::{AsIs, Identity, Query};
 use super::lease::{Epoch, Freshness};
@@ -47,6 +48,9 @@ const COPY_UNDER_GUARD: usize = 16 << 10;
 /// Moka is told of an entry's first hits, and of one in [`LATER_HITS`] of the later ones.
 const FIRST_HITS: u8 = 16;
 const LATER_HITS: u32 = 32;
+/// Once entries are evicted, it is told of one hit in so many, and of as large a part of the misses: what it compares are those
+/// of one key with those of another. More seldom would cost hits (`cargo bench --bench hit_ratio`).
+const WHEN_FULL: u32 = 3;
 /// An entry that was hit so often has repaid its fill: two commands of Redis, and the message of its end.
 const PAID: u8 = 4;
 
@@ -106,8 +110,8 @@ impl Sampler {
     }
 
     /// At random, since a count would fall into step with clients that read the same keys in turn.
-    fn later_hit(&mut self) -> bool {
-        self.rng.random::<u32>() < u32::MAX / LATER_HITS
+    fn one_in(&mut self, n: u32) -> bool {
+        self.rng.random::<u32>() < u32::MAX / n
     }
 }
 
@@ -123,6 +127,7 @@ pub struct Store {
     /// What makes it count well, and whether that has been done.
     ballast: Mutex<Ballast>,
     prepared: AtomicBool,
+    doorkeeper: Doorkeeper,
 }
 
 pub(super) type Policy = Cache<u64, Ticket, AsIs>;
@@ -142,11 +147,12 @@ impl Store {
     pub fn new(l1_size: u64) -> Self {
         let index = Arc::new(Index::new(if l1_size < 64 << 20 { 128 } else { 1024 }));
         // Moka acts on what it is told in batches; the gap between its capacity and the limit is what they may overshoot.
-        let capacity = l1_size.saturating_sub(l1_size / 64 + FIXED);
+        let doorkeeper = Doorkeeper::new(l1_size);
+        let capacity = l1_size.saturating_sub(l1_size / 64 + FIXED + doorkeeper.bytes());
         let policy = Self::new_policy(&index, capacity);
         let (counting, prepared) = (AtomicBool::new(false), AtomicBool::new(false));
         let (serial, ballast) = (AtomicU32::new(0), Mutex::default());
-        Self { index, policy, limit: l1_size, capacity, serial, counting, ballast, prepared }
+        Self { index, policy, limit: l1_size, capacity, serial, counting, ballast, prepared, doorkeeper }
     }
 
     fn new_policy(index: &Arc<Index>, capacity: u64) -> Policy {
@@ -177,13 +183,15 @@ impl Store {
             return Lookup::Blind;
         }
         let Some(entry) = self.index.entries.get(&q.hash) else {
-            return self.missed(q.hash, Lookup::Miss);
+            let told = !self.is_full() || sampler.one_in(WHEN_FULL);
+            return if told { self.missed(q.hash, Lookup::Miss) } else { Lookup::Miss };
         };
         let outcome = match entry.judge(q, stamps, fresh.epoch(), now) {
             Verdict::Current => {
                 entry.note_use();
+                let first = entry.count_hit(FIRST_HITS);
                 let touch =
-                    entry.count_hit(FIRST_HITS) || self.index.evicting.load(Ordering::Relaxed) || sampler.later_hit();
+                    if self.is_full() { sampler.one_in(WHEN_FULL) } else { first || sampler.one_in(LATER_HITS) };
                 if entry.reply(resp).len() <= COPY_UNDER_GUARD {
                     out.extend_from_slice(entry.reply(resp));
                     drop(entry);
@@ -306,6 +314,16 @@ impl Store {
         }
     }
 
+    /// Whether entries must be evicted, at present, for those that are taken in.
+    pub fn is_full(&self) -> bool {
+        self.index.evicting.load(Ordering::Relaxed)
+    }
+
+    /// Whether `q` has knocked before, at an L1 that is full.
+    pub fn knows(&self, q: &Query) -> bool {
+        self.doorkeeper.knows(q.hash)
+    }
+
     /// The keys of entries that were hit since they were last taken so, of those identities that are wanted; of more than
     /// `most`, about `most` that chance chooses, and the others another time. A key comes once for each command that was hit.
     /// Walks through all entries: not to be called where sessions or an ear wait.
@@ -386,7 +404,7 @@ struct Index {
     entries: DashMap<u64, Entry, AsIs>,
     len: AtomicUsize,
     bytes: AtomicU64,
-    /// Entries are being evicted for want of room: every hit counts now. Set by the first, unset by a second without any.
+    /// Entries are being evicted for want of room. Set by the first, unset by a second without any.
     evicting: AtomicBool,
     evicted: AtomicBool,
     shards: usize,

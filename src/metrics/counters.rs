@@ -313,13 +313,13 @@ mod tests {
     #[test]
     fn each_reason_has_its_own_counter() {
         let (worker, stats) = (WorkerStats::default(), Stats::default());
-        worker.dropped(DropReason::Stamped);
+        worker.dropped(DropReason::FirstKnock);
         stats.fill(FillOutcome::Doomed);
         stats.epoch(EpochReason::Pattern);
         stats.heard(ChannelMessage::Own);
         let drops: Vec<_> = DropReason::ALL.map(|reason| worker.drops(reason)).into();
         assert_eq!(drops.iter().sum::<u64>(), 1);
-        assert_eq!(drops[DropReason::Stamped as usize], 1);
+        assert_eq!(drops[DropReason::FirstKnock as usize], 1);
         assert_eq!(FillOutcome::ALL.map(|outcome| stats.fills(outcome)), [0, 1, 0, 0, 0]);
         assert_eq!(EpochReason::ALL.map(|reason| stats.epochs(reason)), [0, 0, 0, 1, 0, 0]);
         assert_eq!(ChannelMessage::ALL.map(|kind| stats.channel(kind)), [0, 0, 0, 0, 0, 1, 0, 0, 0]);

@@ -80,8 +80,7 @@ labels! {
         TooLarge = "too_large": "The answer was larger than may be kept.",
         ErrorReply = "error_reply": "Redis had answered the read with an error.",
         FieldTtls = "field_ttls": "A whole hash, which does not show when its fields expire, on a server where they can.",
-        InFlight = "in_flight": "A fill of the same entry was already under way.",
-        Stamped = "stamped": "The key was being written.",
+        FirstKnock = "first_knock": "L1 was full and the key had not been chosen before: the next time it is let in.",
     }
 }
 

@@ -186,7 +186,7 @@ impl Caller {
             Ok(track) => {
                 self.sent = Some(place);
                 let one_in = worker.shared.promote(worker.shared.rule(request.arg(1))).one_in;
-                let coin = worker.promoter.borrow_mut().toss(one_in, hot);
+                let coin = worker.promoter.borrow_mut().toss(one_in, hot, worker.shared.l1.store.is_full());
                 let reader = Reader::new(Rc::clone(&self.who), self.resp);
                 Pending::lead(worker, track, (ticket, Vec::new()), (reader, coin), (request.raw(), query), now);
             }

@@ -15,7 +15,7 @@ use crate::cache::{Coin, Query};
 use crate::clock::Time;
 use crate::command::Spec;
 use crate::invalidation::Fill;
-use crate::metrics::Outcome;
+use crate::metrics::{DropReason, Outcome};
 use crate::resp::{Request, Span, encode};
 
 /// A command with more keys goes to Redis: nobody waits on this thread for that long.
@@ -94,10 +94,12 @@ fn promote(worker: &Rc<Worker>, caller: &Caller, each: &'static Spec, key: &[u8]
     let l1 = &worker.shared.l1;
     let rule = worker.shared.rule(key);
     let promotion = worker.shared.promote(rule);
-    if worker.promoter.borrow_mut().toss(promotion.one_in, false) != Coin::Promote
-        || l1.holds(query, &caller.who.ear, now)
-    {
+    let coin = worker.promoter.borrow_mut().toss(promotion.one_in, false, l1.store.is_full());
+    if !matches!(coin, Coin::Knock | Coin::Promote) || l1.holds(query, &caller.who.ear, now) {
         return;
+    }
+    if coin == Coin::Knock && !l1.store.knows(query) {
+        return worker.stats.dropped(DropReason::FirstKnock);
     }
     let mut single = Vec::with_capacity(32 + query.tail.len());
     encode::array_header(&mut single, 2);

@@ -197,7 +197,7 @@ impl Pending {
         let wanted = match lead.coin {
             Coin::Never => false,
             Coin::IfJoined => !lead.joined.is_empty(),
-            Coin::Promote => true,
+            Coin::Knock | Coin::Promote => true,
         };
         if !wanted || !worker.shared.l1.is_on() {
             return;
@@ -211,6 +211,8 @@ impl Pending {
                 Err(DropReason::ErrorReply)
             } else if lead.size > max_value {
                 Err(DropReason::TooLarge)
+            } else if lead.coin == Coin::Knock && lead.joined.is_empty() && !l1.store.knows(query) {
+                Err(DropReason::FirstKnock)
             } else {
                 l1.promote(&who.ear, Fill::new(request, query, who.db, rule.and_then(|rule| rule.ceiling), max_value))
             }
