@@ -6,6 +6,7 @@
 //! which decides what may go on a lane at all.
 
 mod caller;
+mod cork;
 mod each;
 mod foreign;
 mod gate;

@@ -32,6 +32,24 @@ fn ten_thousand_commands_in_one_write_are_answered_in_order() {
     }
 }
 
+/// A few hits wait a little for the miss behind them, to leave in one write with it; not for one that does not come.
+#[test]
+fn what_is_ready_does_not_wait_for_a_reply_that_does_not_come() {
+    let redis = Redis::start();
+    let link = Link::to(redis.addr());
+    let crema = Crema::over(link.addr()).flag("--max-staleness", "60s").start();
+    redis.client().cmd(&["MSET", "hot", "1", "cold", "2"]);
+    crema.warm(&["GET", "hot"]);
+    link.freeze();
+    let mut client = crema.client();
+    for command in [&["GET", "hot"][..], &["GET", "hot"], &["GET", "cold"], &["GET", "hot"]] {
+        client.send_cmd(command);
+    }
+    assert_eq!([client.value(), client.value()], [bulk("1"), bulk("1")]);
+    link.thaw();
+    assert_eq!([client.value(), client.value()], [bulk("2"), bulk("1")]);
+}
+
 /// Hits are at hand at once and misses are not; no hit may overtake, nor be older than its own connection's writes.
 #[test]
 fn hits_misses_writes_and_transactions_of_one_pipeline_keep_their_order() {

@@ -25,6 +25,9 @@ use crate::socket::Socket;
 /// Bytes unwritten above which a session takes no more commands and large replies are read no further from a lane.
 const HIGH_WATER: usize = 1 << 20;
 
+/// So many bytes are worth a write of their own.
+const CORK: usize = 16 << 10;
+
 /// What a client has not taken is kept in chunks of so many bytes once there is more: a buffer that doubles would cost half as
 /// much again, and be copied each time.
 const CHUNK: usize = 256 << 10;
@@ -37,6 +40,8 @@ pub struct Replies {
     inner: RefCell<Inner>,
     limit: usize,
     last_write: Cell<Option<Place>>,
+    /// [`Worker::cork`](super::Worker::cork) looks after what is not written yet.
+    pub(super) corked: Cell<bool>,
 }
 
 #[derive(Default)]
@@ -98,7 +103,7 @@ pub enum End {
 impl Replies {
     /// For a client for which at most `limit` bytes may wait.
     pub fn new(limit: usize) -> Self {
-        Self { inner: RefCell::default(), limit, last_write: Cell::new(None) }
+        Self { inner: RefCell::default(), limit, last_write: Cell::new(None), corked: Cell::new(false) }
     }
 
     /// The place of the next command, to be answered later.
@@ -127,18 +132,24 @@ impl Replies {
             inner.head += u64::from(answered);
             return result;
         }
-        let mut bytes = Vec::new();
-        let (answered, result) = write(&mut bytes);
+        // Answers in a row that wait for the same earlier one share its neighbour's bytes: what is one behind the other leaves so.
+        let row = inner.slots.back_mut().filter(|last| last.done && !last.held && !inner.silent);
+        let shared = row.is_some();
+        let mut own = Vec::new();
+        let bytes = row.map_or(&mut own, |last| &mut last.bytes);
+        let before = bytes.len();
+        let (answered, result) = write(bytes);
+        let written = bytes.len() - before;
         if answered {
             if inner.silent {
-                bytes = Vec::new();
+                own = Vec::new();
             }
             if inner.slots.is_empty() {
                 inner.head += 1;
-                inner.push(&bytes);
+                inner.push(&own);
             } else {
-                inner.waiting += bytes.len();
-                inner.slots.push_back(Reply { bytes, done: true, ..Reply::default() });
+                inner.waiting += if shared { written } else { own.len() };
+                inner.slots.push_back(Reply { bytes: own, done: true, ..Reply::default() });
             }
         }
         result
@@ -274,6 +285,13 @@ impl Replies {
     /// Whether so much waits for the client that it should be given no more work.
     pub fn is_full(&self) -> bool {
         self.inner.borrow().buffered() > HIGH_WATER
+    }
+
+    /// Whether there are few bytes to write, and more to come.
+    pub fn may_cork(&self) -> bool {
+        let inner = self.inner.borrow();
+        let ready = inner.out.len() - inner.cursor;
+        (1..CORK).contains(&ready) && !inner.slots.is_empty() && inner.chunks.is_empty() && inner.ended.is_none()
     }
 
     /// Whether all bytes have been written.

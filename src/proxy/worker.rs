@@ -16,6 +16,7 @@ use tokio_util::task::TaskTracker;
 use tracing::{debug, warn};
 
 use super::caller::Who;
+use super::cork::Corks;
 use super::foreign::Foreign;
 use super::gate::Gate;
 use super::pending::{Pending, Ticket, Work};
@@ -148,6 +149,7 @@ pub struct Worker {
     pub(super) proofs: Proofs,
     held: RefCell<Vec<Ticket>>,
     fencing: Cell<bool>,
+    pub(super) corks: Corks,
     trouble: Rc<RefCell<Trouble>>,
 }
 
@@ -175,6 +177,7 @@ impl Worker {
             proofs: Proofs::default(),
             held: RefCell::default(),
             fencing: Cell::new(false),
+            corks: Corks::default(),
             trouble: Rc::default(),
         })
     }

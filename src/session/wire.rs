@@ -45,6 +45,8 @@ pub(super) struct Wire {
     pub(super) line: Line,
     pub(super) input: Input,
     paused: bool,
+    /// Commands have just been taken up, and nothing was written since.
+    fresh: bool,
     idle: Option<Pin<Box<Sleep>>>,
 }
 
@@ -89,7 +91,7 @@ impl Input {
 impl Wire {
     pub(super) fn new(socket: Socket) -> Self {
         let line = Line { socket, ahead: Vec::new(), eof: false };
-        Self { line, input: Input::default(), paused: false, idle: None }
+        Self { line, input: Input::default(), paused: false, fresh: false, idle: None }
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -106,15 +108,17 @@ impl Wire {
         if let Some(after) = session.worker.shared.config.idle_timeout {
             self.idle = Some(Box::pin(sleep(after)));
         }
+        self.fresh = true;
         poll_fn(|cx| self.poll_next(cx, session)).await
     }
 
     fn poll_next(&mut self, cx: &mut Context<'_>, session: &Session) -> Poll<Event> {
         let replies = &*session.caller.replies;
         replies.register(cx);
-        match self.line.poll_flush(cx, session) {
-            Poll::Ready(Err(_)) => return Poll::Ready(Event::Gone),
-            Poll::Ready(Ok(())) | Poll::Pending => {}
+        if std::mem::take(&mut self.fresh) && !self.paused && replies.may_cork() {
+            session.worker.cork(&session.caller.replies);
+        } else if let Poll::Ready(Err(_)) = self.line.poll_flush(cx, session) {
+            return Poll::Ready(Event::Gone);
         }
         if let Some(end) = replies.ended() {
             farewell(session, end, &self.line.socket);
