@@ -1,7 +1,7 @@
 //! Instructions that crema executes for a request, counted by callgrind: the one figure that no busy machine disturbs.
 //!
-//! `benches/instructions.txt` holds what they were when somebody last recorded them, and [`check`] fails where one has moved by
-//! more than [`TOLERANCE`] either way: a change for the worse is to be seen, one for the better to be kept. What the kernel does
+//! `benches/instructions.txt` holds what they were when somebody last recorded them, and [`check`] fails where that of a hit has
+//! moved by more than [`TOLERANCE`] either way: a change for the worse is to be seen, one for the better to be kept. What the kernel does
 //! is not counted, so this says nothing of system calls. Another compiler counts differently; then nothing is judged.
 
 use std::fmt::Write;
@@ -43,7 +43,8 @@ pub(crate) fn check(record: bool) -> ExitCode {
         };
         let change = (instructions / recorded - 1.0) * 100.0;
         println!("{instructions:>6.0}  {name} ({change:+.1} %)");
-        moved |= change.abs() > TOLERANCE;
+        // A miss waits for others, and how often it does so is theirs.
+        moved |= name.contains("hit") && change.abs() > TOLERANCE;
     }
     match (moved, judged) {
         (false, _) => ExitCode::SUCCESS,
@@ -86,24 +87,29 @@ fn count() -> Vec<(String, f64)> {
     found
 }
 
-/// The instructions in the newest dump of callgrind in `dir`.
+/// The instructions of the busiest thread in the newest dump of callgrind in `dir`: the worker's. What others do is done by the
+/// clock, and is more where a machine is slow.
 fn newest(dir: &Path) -> f64 {
     let deadline = Instant::now() + Duration::from_secs(30);
+    let mut before = None;
     loop {
         let mut dumps: Vec<PathBuf> =
             fs::read_dir(dir).expect("its directory").flatten().map(|file| file.path()).collect();
         dumps.retain(|path| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("callgrind.out")));
-        let total = dumps.iter().find_map(|dump| {
+        let total = |dump: &PathBuf| {
             let text = fs::read_to_string(dump).ok()?;
             text.lines().find_map(|line| line.strip_prefix("totals: ")?.trim().parse::<f64>().ok())
-        });
-        if let Some(total) = total {
+        };
+        let totals: Vec<f64> = dumps.iter().filter_map(total).collect();
+        // Each thread that did anything has a file of its own: all are there when there are no more than a while ago.
+        if totals.len() > 1 && before.as_ref() == Some(&totals) {
             for dump in dumps {
                 drop(fs::remove_file(dump));
             }
-            return total;
+            return totals.into_iter().fold(0.0, f64::max);
         }
+        before = Some(totals);
         assert!(Instant::now() < deadline, "callgrind has written no counts");
-        std::thread::sleep(Duration::from_millis(50));
+        std::thread::sleep(Duration::from_millis(200));
     }
 }

@@ -75,7 +75,12 @@ impl Peer {
     pub(crate) fn under_callgrind(redis: &Peer, args: &[&str]) -> Self {
         Self::start("crema", true, |port, _| {
             let mut command = Command::new("valgrind");
-            command.args(["--tool=callgrind", "--callgrind-out-file=callgrind.out", "--quiet"]);
+            command.args([
+                "--tool=callgrind",
+                "--callgrind-out-file=callgrind.out",
+                "--separate-threads=yes",
+                "--quiet",
+            ]);
             command.args([env!("CARGO_BIN_EXE_crema"), "--threads", "1", "--admin", "off"]);
             command.args(["--listen", &format!("127.0.0.1:{port}")]);
             command.args(["--upstream", &format!("redis://127.0.0.1:{}", redis.port)]).args(args);
