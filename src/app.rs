@@ -25,8 +25,8 @@ use crate::clock::Time;
 use crate::config::{Auth, Coherence, Config};
 use crate::error::Error;
 use crate::invalidation::channel::{self, ChannelConfig, Heard};
-use crate::invalidation::{Fleet, L1, Publisher, State, Terms};
-use crate::metrics::{ChannelMessage, Metrics};
+use crate::invalidation::{Fleet, L1, Means, Notices, Publisher, State, Terms};
+use crate::metrics::Metrics;
 use crate::proxy::{Gate, Shared};
 use crate::resp::{Limits, Resp, encode};
 use crate::server::{Listener, Workers, accept};
@@ -84,12 +84,8 @@ async fn serve(config: Config) -> Result<(), Error> {
     if app.shared.config.auth == Auth::Open {
         warn!("auth is open: clients without a password have all the rights of the user in `upstream`");
     }
-    if let Coherence::Broadcast(prefixes) = &app.shared.config.coherence {
-        info!(
-            ?prefixes,
-            "coherence by broadcast: every write to these keys, or to any without prefixes, is told to every crema"
-        );
-    }
+    let coherence = &app.shared.config.coherence;
+    info!("coherence by {}: {}", coherence.as_str(), coherence.promise());
     tasks.spawn(Arc::clone(&app).watch(stop_rest.clone()));
     tasks.spawn(Arc::clone(&app).listen(stop_rest.clone()));
     tasks.close();
@@ -160,17 +156,19 @@ struct App {
 impl App {
     fn new(config: Config, stop: &CancellationToken) -> Arc<Self> {
         let metrics = Metrics::new(config.threads.get());
+        let origin_id = format!("crema-{:016x}", rand::random::<u64>());
         let node = Arc::new(Node::new(config.upstream.node.clone(), config.max_upstream, config.connect_timeout));
         let terms = Terms {
             max_staleness: config.max_staleness,
             acl_recheck: config.acl_recheck,
             max_value: config.largest_value(),
             l1_size: config.l1_size,
-            broadcast: match &config.coherence {
-                Coherence::Tracking => None,
+            means: match &config.coherence {
+                Coherence::Tracking => Means::Tracking,
                 Coherence::Broadcast(prefixes) => {
-                    Some(prefixes.iter().map(|prefix| prefix.as_bytes().into()).collect())
+                    Means::Broadcast(prefixes.iter().map(|prefix| prefix.as_bytes().into()).collect())
                 }
+                Coherence::Channel => Means::Channel(Notices::new(config.channel.name.clone(), origin_id.clone())),
             },
             max_ears: (config.max_upstream / 4).max(1),
         };
@@ -179,7 +177,6 @@ impl App {
             Arc::new(Login { user: user.as_bytes().into(), password: password.expose().as_bytes().into() })
         });
         let control = runtime::Handle::current();
-        let origin_id = format!("crema-{:016x}", rand::random::<u64>());
         let channel = &config.channel;
         let fleet = channel.enabled.then(|| {
             let fleet = Fleet {
@@ -265,7 +262,7 @@ impl App {
 
     async fn listen(self: Arc<Self>, stop: CancellationToken) {
         let settings = &self.shared.config.channel;
-        if !settings.enabled {
+        if !settings.enabled || self.shared.l1.notices().is_some() {
             return;
         }
         let config = ChannelConfig {
@@ -275,19 +272,7 @@ impl App {
             origin_id: self.shared.origin_id.clone(),
         };
         let stats = Arc::clone(&self.shared.stats);
-        let on = move |heard| {
-            stats.heard(match heard {
-                Heard::Remove => ChannelMessage::Remove,
-                Heard::RemoveBulk => ChannelMessage::RemoveBulk,
-                Heard::RemovePattern => ChannelMessage::RemovePattern,
-                Heard::ForgetAll => ChannelMessage::ForgetAll,
-                Heard::Update => ChannelMessage::Update,
-                Heard::OwnEcho => ChannelMessage::Own,
-                Heard::Malformed => ChannelMessage::Malformed,
-                Heard::TooLarge => ChannelMessage::TooLarge,
-                Heard::UnknownType => ChannelMessage::Unknown,
-            });
-        };
+        let on = move |heard: Heard| stats.heard(heard.into());
         channel::listen(&config, Arc::clone(&self.shared.l1) as Arc<_>, stop, on).await;
     }
 }
@@ -358,6 +343,8 @@ impl Source for App {
                 promote: config.promote,
                 max_staleness_ms: u64::try_from(config.max_staleness.as_millis()).unwrap_or(u64::MAX),
                 coherence: config.coherence.as_str(),
+                promise: config.coherence.promise(),
+                class_seconds: config.ceiling.map(|ceiling| ceiling.as_secs()),
             },
         }
     }

@@ -16,6 +16,7 @@ mod private;
 mod proof;
 mod reads;
 mod replies;
+mod step;
 mod worker;
 
 use std::rc::Rc;

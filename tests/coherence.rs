@@ -100,11 +100,24 @@ const WAYS: [Way; 23] = [
 #[test]
 fn two_proxies_and_direct_writers_show_no_read_that_is_too_old() {
     let seconds = number_from_env("CREMA_COHERENCE_SECONDS").unwrap_or(10);
+    show_no_read_that_is_too_old(seconds, "tracking");
+}
+
+/// Where those who write tell of it themselves, nobody writes past the proxies.
+#[test]
+fn two_proxies_that_tell_each_other_show_no_read_that_is_too_old() {
+    let seconds = number_from_env("CREMA_COHERENCE_SECONDS").unwrap_or(5);
+    show_no_read_that_is_too_old(seconds, "channel");
+}
+
+fn show_no_read_that_is_too_old(seconds: u64, coherence: &str) {
     let redis = Redis::start();
-    let proxies = [Crema::start(&redis), Crema::over(redis.addr()).flag("--promote", 3).start()];
-    let world = World::new(&redis, &proxies);
+    let proxy =
+        |promote: u32| Crema::over(redis.addr()).flag("--coherence", coherence).flag("--promote", promote).start();
+    let proxies = [proxy(1), proxy(3)];
+    let world = World::new(&redis, &proxies, coherence == "tracking");
     let mut seeds = Log::new(Via::Redis);
-    world.seed_counters(&mut redis.client(), 1, &mut seeds);
+    world.seed_counters(1, &mut seeds);
 
     let mut logs = vec![seeds];
     let end = now() + nanos(Duration::from_secs(seconds));
@@ -144,6 +157,8 @@ fn two_proxies_and_direct_writers_show_no_read_that_is_too_old() {
 struct World<'a> {
     redis: &'a Redis,
     proxies: &'a [Crema; 2],
+    /// Whether some write past the proxies.
+    past: bool,
     names: Vec<String>,
     /// Held shared by every writer, and alone by a flush.
     flush: RwLock<()>,
@@ -215,10 +230,11 @@ impl Step {
 }
 
 impl<'a> World<'a> {
-    fn new(redis: &'a Redis, proxies: &'a [Crema; 2]) -> World<'a> {
+    fn new(redis: &'a Redis, proxies: &'a [Crema; 2], past: bool) -> World<'a> {
         World {
             redis,
             proxies,
+            past,
             names: names(),
             flush: RwLock::new(()),
             states: (0..KEYS).map(|_| Mutex::default()).collect(),
@@ -236,10 +252,16 @@ impl<'a> World<'a> {
         }
     }
 
+    /// The n-th way for writes.
+    fn connect_to_write(&self, n: u8) -> (Client, Log, Via) {
+        let n = if self.past || n % 3 < 2 { n } else { n - 1 - n / 3 % 2 };
+        let (client, log) = self.connect(n);
+        (client, log, if n % 3 == 2 { Via::Redis } else { Via::Proxy(n % 3) })
+    }
+
     fn write_until(&self, end: u64, n: u8) -> Log {
         let mut rng = seeded(&format!("writer {n}"));
-        let (mut client, mut log) = self.connect(n);
-        let via = if n % 3 == 2 { Via::Redis } else { Via::Proxy(n % 3) };
+        let (mut client, mut log, via) = self.connect_to_write(n);
         let mut side = self.redis.client();
         while now() < end {
             let _shared = self.flush.read().unwrap_or_else(PoisonError::into_inner);
@@ -489,7 +511,6 @@ impl<'a> World<'a> {
 
     /// Now and then empties everything, by changing roads.
     fn flush_until(&self, end: u64) -> Log {
-        let mut side = self.redis.client();
         // The log's road is that of its reads, of which it has none.
         let mut log = Log::new(Via::Redis);
         let mut round = 1;
@@ -498,8 +519,7 @@ impl<'a> World<'a> {
             let _alone = self.flush.write().unwrap_or_else(PoisonError::into_inner);
             round += 1;
             self.used[Way::FlushAll as usize].fetch_add(1, Ordering::Relaxed);
-            let (mut client, _) = self.connect(u8::try_from(round % 6).expect("below six"));
-            let via = [Via::Proxy(0), Via::Proxy(1), Via::Redis][usize::try_from(round % 3).expect("below three")];
+            let (mut client, _, via) = self.connect_to_write(u8::try_from(round % 6).expect("below six"));
             let begun = now();
             assert_eq!(client.cmd(&["FLUSHALL"]), common::ok());
             let acked = now();
@@ -511,18 +531,19 @@ impl<'a> World<'a> {
                 };
                 log.wrote(Write { key, order, becomes, begun, acked, via });
             }
-            self.seed_counters(&mut side, round, &mut log);
+            self.seed_counters(round, &mut log);
         }
         log
     }
 
     /// Gives the counters numbers that no earlier round had.
-    fn seed_counters(&self, side: &mut Client, round: u64, log: &mut Log) {
+    fn seed_counters(&self, round: u64, log: &mut Log) {
+        let (mut client, _, via) = self.connect_to_write(2);
         for key in COUNTERS {
             let (order, begun) = (round * ROUND, now());
-            side.cmd(&["SET", &self.names[key], &order.to_string()]);
+            client.cmd(&["SET", &self.names[key], &order.to_string()]);
             let becomes = Seen::value(order.to_string());
-            log.wrote(Write { key, order, becomes, begun, acked: now(), via: Via::Redis });
+            log.wrote(Write { key, order, becomes, begun, acked: now(), via });
         }
     }
 

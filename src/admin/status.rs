@@ -81,6 +81,10 @@ pub struct Settings {
     pub max_staleness_ms: u64,
     /// By what means L1 is kept coherent: `tracking`, `broadcast` or `channel`.
     pub coherence: &'static str,
+    /// What that promises of changes.
+    pub promise: &'static str,
+    /// The longest stay in L1 where no rule gives another; none where only a key's TTL ends it.
+    pub class_seconds: Option<u64>,
 }
 
 impl Snapshot {
@@ -257,7 +261,13 @@ pub(super) mod tests {
             },
             ears: vec![ear("default", true, Some(420)), ear("bob", true, None), ear("eve", false, None)],
             l1: L1Status { entries: 3, bytes: 900, capacity: 1_000 },
-            settings: Settings { promote: 10, max_staleness_ms: 500, coherence: "tracking" },
+            settings: Settings {
+                promote: 10,
+                max_staleness_ms: 500,
+                coherence: "tracking",
+                promise: "",
+                class_seconds: None,
+            },
         }
     }
 

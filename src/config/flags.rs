@@ -69,9 +69,12 @@ pub struct Settings {
     /// How long a read may miss another's write [default: 500ms]
     #[arg(long, value_name = "TIME", help_heading = "Cache")]
     pub(super) max_staleness: Option<Given>,
-    /// How changes are heard of: tracking, broadcast [default: tracking]
+    /// How changes are heard of: tracking, broadcast, channel [default: tracking]
     #[arg(long, value_name = "MODE", help_heading = "Cache")]
     pub(super) coherence: Option<Given>,
+    /// The longest stay in memory, a class or a time [default: auto]
+    #[arg(long, value_name = "CLASS", help_heading = "Cache")]
+    pub(super) class: Option<Given>,
     /// With broadcast, the prefixes of cached keys [default: all]
     #[arg(long, value_name = "P,..", help_heading = "Cache")]
     #[serde(deserialize_with = "comma_separated")]

@@ -54,6 +54,8 @@ pub struct Config {
     pub max_staleness: Duration,
     /// How changes are heard of.
     pub coherence: Coherence,
+    /// The longest stay in L1 after a fill, where no rule gives another; `None` for as long as the key's TTL allows.
+    pub ceiling: Option<Duration>,
     /// How often a user's rights are compared, and so how long a right taken away may still be served from L1.
     pub acl_recheck: Duration,
     /// Who says whether a client may come in.
@@ -91,6 +93,8 @@ pub enum Coherence {
     Tracking,
     /// Redis tells of changes to all keys with these prefixes, none of which begins another; without any, of all changes.
     Broadcast(Vec<String>),
+    /// Proxies tell of what is written through them, on the fleet's channel. Redis need not know of L1.
+    Channel,
 }
 
 impl Coherence {
@@ -99,6 +103,22 @@ impl Coherence {
         match self {
             Self::Tracking => "tracking",
             Self::Broadcast(_) => "broadcast",
+            Self::Channel => "channel",
+        }
+    }
+
+    /// What it promises of changes, in a sentence.
+    pub const fn promise(&self) -> &'static str {
+        match self {
+            Self::Tracking => "every change is seen within max_staleness, whoever makes it",
+            Self::Broadcast(_) => {
+                "every change is seen within max_staleness, whoever makes it; Redis tells every crema of each to the keys with a \
+                 prefix, or to any without prefixes"
+            }
+            Self::Channel => {
+                "changes made through a crema with coherence = \"channel\" are seen within max_staleness; any others, and \
+                 eviction, only when a key has stayed in memory for as long as its class allows"
+            }
         }
     }
 }
@@ -165,7 +185,10 @@ pub fn load(flags: Flags) -> Result<Config, ConfigError> {
 /// [`load`] with the given variables in place of those of the process.
 pub fn load_with(flags: Flags, variables: BTreeMap<String, String>) -> Result<Config, ConfigError> {
     let layers = Layers::collect(flags, variables)?;
-    let config = read(&layers)?;
+    let mut config = read(&layers)?;
+    if config.coherence == Coherence::Channel {
+        config.ceiling.get_or_insert(rule::SHORT_TERM); // or what nobody tells of would never be seen
+    }
     compare(&config, &layers)?;
     Ok(config)
 }
@@ -206,7 +229,12 @@ fn read(layers: &Layers) -> Result<Config, ConfigError> {
         coherence: layers.read(key!(coherence), "tracking", |text| match text {
             "tracking" => Ok(Coherence::Tracking),
             "broadcast" => Ok(Coherence::Broadcast(prefixes.clone())),
-            _ => Err(Problem::unknown("way to hear of changes", text, &["tracking", "broadcast"])),
+            "channel" => Ok(Coherence::Channel),
+            _ => Err(Problem::unknown("way to hear of changes", text, &["tracking", "broadcast", "channel"])),
+        })?,
+        ceiling: layers.read(key!(class), "auto", |text| match text {
+            "auto" => Ok(None),
+            class => rule::ceiling(class).map(Some),
         })?,
         acl_recheck: layers.read(key!(acl_recheck), "5s", durations(ms(100)..=h(1)))?,
         auth: layers.read(key!(auth), "upstream", |text| match text {
@@ -280,9 +308,18 @@ fn compare(config: &Config, layers: &Layers) -> Result<(), ConfigError> {
         );
         return Err(layers.refuse(&[key!(max_upstream), key!(threads)], problem));
     }
-    if config.coherence == Coherence::Tracking && layers.gives_other(key!(broadcast_prefixes), "all") {
-        let problem = Problem::new("prefixes mean nothing to tracking", "write coherence = \"broadcast\" too");
+    let coherence = &config.coherence;
+    if !matches!(coherence, Coherence::Broadcast(_)) && layers.gives_other(key!(broadcast_prefixes), "all") {
+        let meaningless = format!("prefixes mean nothing to {}", coherence.as_str());
+        let problem = Problem::new(meaningless, "write coherence = \"broadcast\" too");
         return Err(layers.refuse(&[key!(broadcast_prefixes)], problem));
+    }
+    if *coherence == Coherence::Channel && !config.channel.enabled {
+        let problem = Problem::new(
+            "a channel that is not enabled cannot keep memory coherent",
+            "write channel.enabled = true, or another coherence",
+        );
+        return Err(layers.refuse(&[key!(channel.enabled), key!(coherence)], problem));
     }
     match &config.auth {
         Auth::Own(users) if users.is_empty() => {

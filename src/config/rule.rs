@@ -16,10 +16,13 @@ use super::units::{self, GIB};
 /// The names for how long a key may stay in L1 without being read anew.
 const CLASSES: [(&str, Duration); 4] = [
     ("real-time", Duration::from_secs(10)),
-    ("short-term", Duration::from_secs(5 * 60)),
+    ("short-term", SHORT_TERM),
     ("medium-term", Duration::from_secs(60 * 60)),
     ("long-term", Duration::from_secs(3 * 60 * 60)),
 ];
+
+/// How long keys stay where nothing else is said and some end there must be.
+pub(super) const SHORT_TERM: Duration = Duration::from_secs(5 * 60);
 
 /// What holds for keys that fit a pattern; `None` leaves the general setting in force.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -99,7 +102,7 @@ fn read<T>(
 }
 
 /// Reads a class by its name or as a duration of its own.
-fn ceiling(text: &str) -> Result<Duration, Problem> {
+pub(super) fn ceiling(text: &str) -> Result<Duration, Problem> {
     if let Some((_, length)) = CLASSES.iter().find(|(name, _)| *name == text) {
         return Ok(*length);
     }

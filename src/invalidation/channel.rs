@@ -3,7 +3,7 @@
 //! Owns one connection to Redis, named `crema-channel`: subscribed in RESP2, which every server speaks, and made anew
 //! for as long as the process lives. It only ever makes L1 forget. It must never write to Redis what it heard, nor
 //! take a value from a message: an `Update` can be older than what Redis holds. Started once by `app`, it runs beside
-//! the ear and apart from it.
+//! the ear and apart from it; not where the channel carries coherence, for there the ears themselves hear it.
 //!
 //! Bounded by construction: one task reads a message, acts on it and reads the next, so a flood waits in the socket and
 //! then in Redis, which cuts a subscriber off at its `client-output-buffer-limit pubsub`.
@@ -23,6 +23,7 @@ use tracing::{debug, info, warn};
 
 use super::message::{Envelope, Malformed, Message};
 use crate::error::Error;
+use crate::metrics::ChannelMessage;
 use crate::resp::Resp;
 use crate::upstream::{Backoff, Connection, Login, Node, Target, connect};
 
@@ -62,6 +63,8 @@ pub enum Heard {
     RemovePattern,
     /// Everything forgotten.
     ForgetAll,
+    /// The keys of a write forgotten.
+    Forget,
     /// One key forgotten, whose new value is read from Redis when it is next asked for.
     Update,
     /// Skipped: this process said it.
@@ -72,6 +75,34 @@ pub enum Heard {
     TooLarge,
     /// Skipped: a type that this version does not know.
     UnknownType,
+}
+
+impl Heard {
+    /// What a payload that was not understood counts as.
+    pub(super) fn nothing(why: &Malformed) -> Self {
+        match why {
+            Malformed::TooLarge(_) => Heard::TooLarge,
+            Malformed::UnknownType(_) => Heard::UnknownType,
+            Malformed::Json(_) => Heard::Malformed,
+        }
+    }
+}
+
+impl From<Heard> for ChannelMessage {
+    fn from(heard: Heard) -> Self {
+        match heard {
+            Heard::Remove => ChannelMessage::Remove,
+            Heard::RemoveBulk => ChannelMessage::RemoveBulk,
+            Heard::RemovePattern => ChannelMessage::RemovePattern,
+            Heard::ForgetAll => ChannelMessage::ForgetAll,
+            Heard::Forget => ChannelMessage::Forget,
+            Heard::Update => ChannelMessage::Update,
+            Heard::OwnEcho => ChannelMessage::Own,
+            Heard::Malformed => ChannelMessage::Malformed,
+            Heard::TooLarge => ChannelMessage::TooLarge,
+            Heard::UnknownType => ChannelMessage::Unknown,
+        }
+    }
 }
 
 /// What to listen to, and as whom.
@@ -185,17 +216,27 @@ async fn heed(payload: &[u8], origin_id: &str, sink: &(dyn Forget + Send + Sync)
         Ok(envelope) => envelope,
         Err(error) => {
             debug!(%error, "skipped a message of the fleet's channel");
-            return match error {
-                Malformed::TooLarge(_) => Heard::TooLarge,
-                Malformed::UnknownType(_) => Heard::UnknownType,
-                Malformed::Json(_) => Heard::Malformed,
-            };
+            return Heard::nothing(&error);
         }
     };
     if envelope.origin_id.as_deref() == Some(origin_id) {
         return Heard::OwnEcho;
     }
-    match envelope.message {
+    if let Message::RemoveBulk { keys } = &envelope.message {
+        for burst in keys.chunks(BURST) {
+            for key in burst {
+                sink.key(key.as_bytes());
+            }
+            yield_now().await;
+        }
+        return Heard::RemoveBulk;
+    }
+    obey(envelope.message, sink)
+}
+
+/// Forgets what a message names.
+pub(super) fn obey(message: Message, sink: &(impl Forget + ?Sized)) -> Heard {
+    match message {
         Message::Remove { key } => {
             sink.key(key.as_bytes());
             Heard::Remove
@@ -205,13 +246,16 @@ async fn heed(payload: &[u8], origin_id: &str, sink: &(dyn Forget + Send + Sync)
             Heard::Update
         }
         Message::RemoveBulk { keys } => {
-            for burst in keys.chunks(BURST) {
-                for key in burst {
-                    sink.key(key.as_bytes());
-                }
-                yield_now().await;
+            for key in &keys {
+                sink.key(key.as_bytes());
             }
             Heard::RemoveBulk
+        }
+        Message::Forget { keys, hex } => {
+            for key in keys.iter().map(String::as_bytes).chain(hex.iter().map(|key| key.0.as_slice())) {
+                sink.key(key);
+            }
+            Heard::Forget
         }
         Message::ForgetAll => {
             sink.all();
@@ -279,6 +323,7 @@ mod tests {
             (r#"{"origin_id":"other","type":"Remove","key":"a"}"#, Heard::Remove, vec!["key a"]),
             (r#"{"type":"RemoveBulk","keys":["a","b"]}"#, Heard::RemoveBulk, vec!["key a", "key b"]),
             (r#"{"type":"RemoveBulk","keys":[]}"#, Heard::RemoveBulk, vec![]),
+            (r#"{"type":"Forget","keys":["a"],"hex":["62"]}"#, Heard::Forget, vec!["key a", "key b"]),
             (r#"{"type":"Update","key":"a","value":"00"}"#, Heard::Update, vec!["key a"]),
             (r#"{"type":"RemovePattern","pattern":"a:*"}"#, Heard::RemovePattern, vec!["pattern a:*"]),
             (r#"{"type":"RemovePattern","pattern":"**"}"#, Heard::RemovePattern, vec!["all "]),

@@ -16,14 +16,16 @@ use tokio::sync::oneshot;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
 use tracing::{info, warn};
 
-use super::L1;
+use super::channel::{self, Forget, Heard};
 use super::ear::{Ear, End, Inbox};
 use super::fill::Asked;
 use super::frames::Frames;
+use super::message::{Envelope, MAX_PAYLOAD};
 use super::push::{self, Push};
 use super::rights::Standing;
 use super::survey::Survey;
 use super::touch::Touches;
+use super::{L1, Means};
 use crate::clock::Time;
 use crate::error::Error;
 use crate::metrics::{EpochReason, Refusal};
@@ -32,6 +34,8 @@ use crate::upstream::{Backoff, Connection, Login};
 
 /// Fills that may be under way at once.
 const WINDOW: usize = 512;
+/// And bytes of them where the ear has subscribed: Redis keeps no more than 32 MiB for a subscriber, by its default.
+const SUBSCRIBER: u64 = 16 << 20;
 /// After taking fills up the ear takes no more for so long: they are in no hurry, and one by one each would cost a worker a
 /// wake-up of this thread, and Redis a read and a write.
 const REST: Duration = Duration::from_millis(1);
@@ -63,8 +67,10 @@ pub(super) struct Hearing<'a> {
     /// What the server can do. Nothing is filled before it is known.
     pub(super) survey: Option<Survey>,
     pub(super) touches: Touches,
-    /// Whether Redis has said that it will tell of changes.
-    tracking: bool,
+    /// How many fills may be under way.
+    window: usize,
+    /// Whether it is certain that changes will be told of.
+    told: bool,
     /// Whether the last fence was answered in a turn of Redis's event loop of its own; only broadcast mode asks.
     in_turn: bool,
 }
@@ -79,7 +85,7 @@ pub(super) struct Question {
 
 /// What a reply is the answer to.
 pub(super) enum Awaited {
-    Tracking,
+    ToBeTold,
     Ignored,
     Select,
     Rights,
@@ -116,7 +122,11 @@ impl<'a> Hearing<'a> {
             not_master: false,
             survey: None,
             touches: Touches::new(now),
-            tracking: false,
+            window: match &l1.terms.means {
+                Means::Channel(_) => (SUBSCRIBER / l1.terms.max_value.max(1)).clamp(1, WINDOW as u64) as usize,
+                Means::Tracking | Means::Broadcast(_) => WINDOW,
+            },
+            told: false,
             in_turn: true,
         }
     }
@@ -124,14 +134,17 @@ impl<'a> Hearing<'a> {
     pub(super) async fn run(&mut self, connection: Connection, inbox: &mut Inbox, backoff: &mut Backoff) -> End {
         let Connection { socket, permit: _permit } = connection;
         let (mut read, mut write) = tokio::io::split(socket);
-        let mut frames = Frames::new(self.l1.terms.max_value);
+        let mut frames = Frames::new(match &self.l1.terms.means {
+            Means::Channel(_) => self.l1.terms.max_value.max(MAX_PAYLOAD as u64),
+            Means::Tracking | Means::Broadcast(_) => self.l1.terms.max_value,
+        });
         let (mut rest, mut resting) = (pin!(sleep(REST)), false);
         let mut tick = interval(self.l1.terms.max_staleness.min(self.l1.terms.acl_recheck) / 4);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         self.ear.freshness.bump();
         self.ear.rights.start();
         let now = Time::now();
-        self.start_tracking(now);
+        self.ask_to_be_told(now);
         self.send(&[b"CLIENT", b"NO-EVICT", b"ON"], Awaited::Ignored, now);
         self.ask_rights(now);
         self.send(&Survey::question(), Awaited::Survey, now);
@@ -146,7 +159,7 @@ impl<'a> Hearing<'a> {
                         if let Err(error) = heard.unwrap_or_else(|malformed| Err(self.lost(&malformed))) {
                             return error;
                         }
-                        if self.tracking {
+                        if self.told {
                             backoff.reset();
                         }
                     }
@@ -175,14 +188,17 @@ impl<'a> Hearing<'a> {
     }
 
     fn takes_fills(&self) -> bool {
-        self.survey.is_some() && self.filling.len() < WINDOW
+        self.survey.is_some() && self.filling.len() < self.window
     }
 
     /// One whole frame, in the order in which Redis sent it. `whole` is false where it was too large to be kept.
     fn hear(&mut self, frame: &[u8], whole: bool) -> Result<(), End> {
         if frame.first() == Some(&b'>') {
-            self.pushed(if whole { push::read(frame) } else { Push::Unreadable });
-            return Ok(());
+            let push = if whole { push::read(frame) } else { Push::Unreadable };
+            if push != Push::Subscribed {
+                self.pushed(push);
+                return Ok(());
+            }
         }
         let Some((sent, awaited)) = self.awaited.pop_front() else {
             return Err(self.lost("a reply that nothing asked for: desynchronised"));
@@ -195,9 +211,12 @@ impl<'a> Hearing<'a> {
                 self.astray = refused;
                 self.db = self.db.filter(|_| !refused);
             }
-            Awaited::Tracking if refused => return Err(self.refused(Refusal::Tracking, frame)),
-            Awaited::Tracking => {
-                self.tracking = true;
+            Awaited::ToBeTold if refused => {
+                let subscribes = matches!(self.l1.terms.means, Means::Channel(_));
+                return Err(self.refused(if subscribes { Refusal::Subscribe } else { Refusal::Tracking }, frame));
+            }
+            Awaited::ToBeTold => {
+                self.told = true;
                 info!(user = %String::from_utf8_lossy(&self.user), "the ear hears every change");
             }
             Awaited::Rights => {
@@ -230,7 +249,7 @@ impl<'a> Hearing<'a> {
         }
         let answered = self.answering;
         self.answering += 1;
-        if self.l1.terms.broadcast.is_some() && !(is_turn && self.in_turn) {
+        if self.asks_for_turns() && !(is_turn && self.in_turn) {
             return Ok(()); // it shows nothing of what was to be told before
         }
         self.ear.freshness.heard(sent);
@@ -261,8 +280,27 @@ impl<'a> Hearing<'a> {
                 self.l1.stats.flushes.add(1);
                 self.l1.stats.epoch(EpochReason::Flush);
             }
-            Push::Other => {}
+            Push::Message(payload) => self.heed(payload),
+            Push::Subscribed | Push::Other => {}
         }
+    }
+
+    /// A message of the fleet's channel, where that carries coherence. What this process said itself is heeded like all
+    /// else, as Redis would tell of an own write: it is what remains of a write whose connection was lost. And what cannot be
+    /// read may have been about anything.
+    fn heed(&self, payload: &[u8]) {
+        let heard = match Envelope::parse(payload) {
+            Ok(Envelope { origin_id, message }) => {
+                let own = self.l1.notices().is_some_and(|notices| origin_id.as_deref() == Some(notices.origin_id()));
+                let heard = channel::obey(message, self);
+                if own { Heard::OwnEcho } else { heard }
+            }
+            Err(malformed) => {
+                self.all();
+                Heard::nothing(&malformed)
+            }
+        };
+        self.l1.stats.heard(heard.into());
     }
 
     /// A fence is back: everything acknowledged before `sent` has been heard. Only a master that says so renews.
@@ -344,22 +382,31 @@ impl<'a> Hearing<'a> {
         self.user = user;
     }
 
-    /// Has Redis tell of changes: to what is read here, or in broadcast mode to all keys with certain prefixes.
-    fn start_tracking(&mut self, now: Time) {
-        let mut command: Vec<&[u8]> = vec![b"CLIENT", b"TRACKING", b"ON"];
+    /// Has Redis tell of changes to what is read here, in broadcast mode to all keys with certain prefixes; or has itself told by
+    /// those who write, on this same connection, which in RESP3 can read besides.
+    fn ask_to_be_told(&mut self, now: Time) {
         let l1 = Arc::clone(self.l1);
-        if let Some(prefixes) = &l1.terms.broadcast {
-            command.push(b"BCAST");
-            command.extend(prefixes.iter().flat_map(|prefix| [&b"PREFIX"[..], prefix]));
-        }
-        self.send(&command, Awaited::Tracking, now);
+        let tracking: [&[u8]; 3] = [b"CLIENT", b"TRACKING", b"ON"];
+        let command: Vec<&[u8]> = match &l1.terms.means {
+            Means::Tracking => tracking.to_vec(),
+            Means::Broadcast(prefixes) => {
+                let prefixes = prefixes.iter().flat_map(|prefix| [&b"PREFIX"[..], prefix]);
+                tracking.into_iter().chain([&b"BCAST"[..]]).chain(prefixes).collect()
+            }
+            Means::Channel(notices) => vec![b"SUBSCRIBE", notices.channel().as_bytes()],
+        };
+        self.send(&command, Awaited::ToBeTold, now);
+    }
+
+    fn asks_for_turns(&self) -> bool {
+        matches!(self.l1.terms.means, Means::Broadcast(_))
     }
 
     /// In broadcast mode Redis tells of changes at the end of each turn of its event loop. While a slow script runs, it
     /// answers HELLO within one, before what it has yet to tell; PING it answers then with -BUSY, and so PING is the fence.
     pub(super) fn send_fence(&mut self, now: Time) {
         self.fence_sent = Some(now);
-        if self.l1.terms.broadcast.is_some() {
+        if self.asks_for_turns() {
             self.send(&[b"PING"], Awaited::Turn, now);
         }
         self.send(&[b"HELLO"], Awaited::Fence, now);
@@ -377,6 +424,23 @@ impl<'a> Hearing<'a> {
 
     fn refused(&self, refusal: Refusal, reply: &[u8]) -> End {
         End::Refused(refusal, Error::Refused { node: Arc::clone(&self.l1.node.address), reply: reply.into() })
+    }
+}
+
+/// What the fleet's channel names is forgotten for this ear's user; the other ears hear it themselves.
+impl Forget for Hearing<'_> {
+    fn key(&self, key: &[u8]) {
+        self.l1.key(key);
+        self.l1.stats.invalidations.add(1);
+    }
+
+    fn pattern(&self, _: &[u8]) {
+        self.all();
+    }
+
+    fn all(&self) {
+        self.ear.freshness.bump();
+        self.l1.stats.epoch(EpochReason::Pattern);
     }
 }
 

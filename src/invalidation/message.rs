@@ -2,11 +2,11 @@
 //!
 //! Owns the wire shape and nothing else: no sockets, no cache, no opinion on what a message should make happen. The
 //! shape is that of the Rust crate multi-tier-cache 0.6, so that programs built on it and crema understand each
-//! other: what that crate accepts is accepted here, what is written here it reads, but for `ForgetAll`. `channel` reads with it; whoever has
+//! other: what that crate accepts is accepted here, what is written here it reads, but for `ForgetAll` and `Forget`. `channel` reads with it; whoever has
 //! something to tell the fleet writes with it.
 //!
-//! Keys are JSON strings, so a key that is not UTF-8 cannot be named; the types ask for `String` and leave it to the
-//! caller to notice.
+//! Keys are JSON strings, so a key that is not UTF-8 can be named by `Forget` alone, which is crema's own; the types ask for
+//! `String` and leave it to the caller to notice.
 
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
@@ -51,6 +51,16 @@ pub enum Message {
     /// Everything is to be forgotten that is in memory, and nothing is gone. Of crema alone: multi-tier-cache does not know it
     /// and skips it, where `RemovePattern` has it delete keys in Redis.
     ForgetAll,
+    /// These keys have changed. Of crema alone, as `ForgetAll` is and for the same reason: what a write says of itself where
+    /// the channel carries coherence.
+    Forget {
+        /// The keys that are UTF-8.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        keys: Vec<String>,
+        /// Those that are not.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        hex: Vec<Bytes>,
+    },
     /// This key has a new value. The value may be older than what Redis holds by the time it is heard.
     Update {
         /// The key.
@@ -63,6 +73,11 @@ pub enum Message {
         ttl_secs: Option<u64>,
     },
 }
+
+/// Bytes that are written as text, two hexadecimal digits each.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(transparent)]
+pub struct Bytes(#[serde(with = "hex")] pub Vec<u8>);
 
 /// Why a payload was not understood. None of these is worth a retry: the same bytes fail again.
 #[derive(Debug, Error)]
@@ -115,7 +130,7 @@ fn unknown_type(payload: &[u8]) -> Option<String> {
     }
 
     let kind = serde_json::from_slice::<Head>(payload).ok()?.typed.kind;
-    let known = matches!(kind.as_str(), "Remove" | "RemoveBulk" | "RemovePattern" | "Update" | "ForgetAll");
+    let known = matches!(kind.as_str(), "Remove" | "RemoveBulk" | "RemovePattern" | "Update" | "ForgetAll" | "Forget");
     (!known).then(|| kind.chars().take(KIND_SHOWN).collect())
 }
 
@@ -161,7 +176,7 @@ mod tests {
         Envelope { origin_id: Some("a".to_owned()), message }
     }
 
-    fn every_kind() -> [(Envelope, &'static str); 6] {
+    fn every_kind() -> [(Envelope, &'static str); 8] {
         [
             (from_a(Message::Remove { key: "k".to_owned() }), r#"{"origin_id":"a","type":"Remove","key":"k"}"#),
             (
@@ -179,6 +194,14 @@ mod tests {
             (
                 from_a(Message::Update { key: String::new(), value: vec![], ttl_secs: None }),
                 r#"{"origin_id":"a","type":"Update","key":"","value":""}"#,
+            ),
+            (
+                from_a(Message::Forget { keys: vec!["k".to_owned()], hex: vec![] }),
+                r#"{"origin_id":"a","type":"Forget","keys":["k"]}"#,
+            ),
+            (
+                from_a(Message::Forget { keys: vec![], hex: vec![Bytes(vec![0xff, 0])] }),
+                r#"{"origin_id":"a","type":"Forget","hex":["ff00"]}"#,
             ),
             (
                 Envelope { origin_id: None, message: Message::Remove { key: "k".to_owned() } },

@@ -10,6 +10,7 @@ mod fill;
 mod frames;
 mod hearing;
 pub mod message;
+mod notice;
 mod publish;
 mod push;
 mod rights;
@@ -29,6 +30,7 @@ use tokio_util::sync::CancellationToken;
 
 pub use ear::{Ear, Seat, State};
 pub use fill::Fill;
+pub use notice::{Notice, Notices};
 pub use publish::{Fleet, News, Publisher};
 
 use crate::cache::{Identities, Identity, Query, Stamps, Store};
@@ -58,10 +60,21 @@ pub struct Terms {
     pub max_value: u64,
     /// Memory for L1 in bytes; 0: there is none.
     pub l1_size: u64,
-    /// Redis is to tell of changes to all keys with these prefixes (none: to all keys) rather than to what was read.
-    pub broadcast: Option<Vec<Box<[u8]>>>,
+    /// By what means L1 hears of changes.
+    pub means: Means,
     /// Users that may have an ear at once; the reads of others are not kept.
     pub max_ears: usize,
+}
+
+/// By what means L1 hears of changes.
+#[derive(Clone, Debug)]
+pub enum Means {
+    /// Redis tells of changes to what was read.
+    Tracking,
+    /// Redis tells of changes to all keys with these prefixes; none: to all keys.
+    Broadcast(Vec<Box<[u8]>>),
+    /// Those who write tell of it, with notices on the fleet's channel.
+    Channel(Notices),
 }
 
 /// The ear of a user whom nobody has been for so long is given up, with all that it filled.
@@ -181,12 +194,20 @@ impl L1 {
         });
     }
 
+    /// How a write tells the fleet of itself, where it must.
+    pub fn notices(&self) -> Option<&Notices> {
+        match &self.terms.means {
+            Means::Channel(notices) => Some(notices),
+            Means::Tracking | Means::Broadcast(_) => None,
+        }
+    }
+
     /// Asks `ear` to fill L1. Never waits; the error is why the promotion was dropped.
     pub fn promote(self: &Arc<Self>, ear: &Arc<Ear>, fill: Fill) -> Result<(), crate::metrics::DropReason> {
-        let told = |prefixes: &Vec<Box<[u8]>>| {
-            prefixes.is_empty() || prefixes.iter().any(|prefix| fill.key().starts_with(prefix))
-        };
-        if !self.terms.broadcast.as_ref().is_none_or(told) {
+        if let Means::Broadcast(prefixes) = &self.terms.means
+            && !prefixes.is_empty()
+            && !prefixes.iter().any(|prefix| fill.key().starts_with(prefix))
+        {
             return Err(crate::metrics::DropReason::NoPrefix);
         }
         ear.promote(self, fill)
@@ -377,7 +398,8 @@ mod tests {
         let node = Arc::new(Node::new(endpoint, 1, Duration::from_secs(1)));
         let second = Duration::from_secs(1);
         let (max_staleness, acl_recheck) = (second, second);
-        let terms = Terms { max_staleness, acl_recheck, max_value: 1, l1_size: 0, broadcast: None, max_ears: 1 };
+        let means = Means::Tracking;
+        let terms = Terms { max_staleness, acl_recheck, max_value: 1, l1_size: 0, means, max_ears: 1 };
         let (stats, stop) = (Arc::new(Stats::default()), CancellationToken::new());
         let l1 = L1::new(terms, node, None, None, stats, Handle::current(), stop);
         let before = l1.opaque();

@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
 use super::message::{Envelope, Message};
+use super::notice::Notice;
 use crate::error::Error;
 use crate::metrics::{Publication, Stats};
 use crate::resp::{Resp, encode};
@@ -160,6 +161,11 @@ impl Publisher {
         }
     }
 
+    /// Gives a notice on its own, whose write may have been done without it. Never waits.
+    pub fn repeat(&self, notice: &Notice) {
+        self.enqueue(notice.message(), None);
+    }
+
     /// Tells, and says how that went: within the upstream's `connect_timeout`, or a little longer. Cancel safe.
     pub async fn say(&self, message: Message) -> Result<(), String> {
         let (told, answer) = oneshot::channel();
@@ -188,6 +194,7 @@ impl Publisher {
             Message::ForgetAll => ("ForgetAll", String::new(), 1),
             Message::RemovePattern { pattern } => ("RemovePattern", pattern.clone(), 1),
             Message::RemoveBulk { keys } => ("RemoveBulk", String::new(), keys.len()),
+            Message::Forget { keys, hex } => ("Forget", String::new(), keys.len() + hex.len()),
         };
         let payload = Envelope { origin_id: Some(self.origin_id.clone()), message }.encode();
         let queued = self.queue.try_send(Outgoing { payload, kind, key, count, told }).is_ok();

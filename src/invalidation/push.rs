@@ -1,6 +1,9 @@
 //! What Redis says unasked on a tracked connection: `>2 invalidate [key ..]`, or a null instead of the keys for a flush.
 //!
-//! Reads a whole RESP3 push, borrows the key names from it, allocates nothing.
+//! On a connection that has subscribed also `>3 message <channel> <payload>`, and `>3 subscribe <channel> <count>`, which
+//! stands where the reply to SUBSCRIBE would.
+//!
+//! Reads a whole RESP3 push, borrows what it names from it, allocates nothing.
 
 /// A push, as far as coherence cares.
 #[derive(Debug, PartialEq, Eq)]
@@ -9,6 +12,10 @@ pub(super) enum Push<'a> {
     Keys(Keys<'a>),
     /// All keys are gone.
     Flush,
+    /// Somebody published this.
+    Message(&'a [u8]),
+    /// A subscription is in force.
+    Subscribed,
     /// Nothing about keys.
     Other,
     /// An invalidation that cannot be read: the only safe answer is to forget everything.
@@ -25,8 +32,15 @@ pub(super) struct Keys<'a> {
 /// Reads a push, from its type byte to its last CRLF.
 pub(super) fn read(push: &[u8]) -> Push<'_> {
     let mut rest = push;
-    if number(&mut rest, b'>').is_none() || bulk(&mut rest) != Some(b"invalidate") {
-        return Push::Other;
+    let kind = number(&mut rest, b'>').and_then(|_| bulk(&mut rest));
+    match kind {
+        Some(b"invalidate") => {}
+        Some(b"message") => {
+            let payload = bulk(&mut rest).and_then(|_| bulk(&mut rest));
+            return payload.map_or(Push::Unreadable, Push::Message);
+        }
+        Some(b"subscribe") => return Push::Subscribed,
+        _ => return Push::Other,
     }
     match rest.first() {
         Some(b'_') => Push::Flush,
@@ -86,12 +100,18 @@ mod tests {
         assert_eq!(keys(b">2\r\n$10\r\ninvalidate\r\n*1\r\n$3\r\nfoo\r\n"), [b"foo"]);
         assert_eq!(keys(b">2\r\n$10\r\ninvalidate\r\n*2\r\n$0\r\n\r\n$4\r\na\r\nb\r\n"), [&b""[..], b"a\r\nb"]);
         assert_eq!(read(b">2\r\n$10\r\ninvalidate\r\n_\r\n"), Push::Flush);
-        assert_eq!(read(b">3\r\n$7\r\nmessage\r\n$1\r\na\r\n$1\r\nb\r\n"), Push::Other);
+        assert_eq!(read(b">3\r\n$7\r\nmessage\r\n$1\r\na\r\n$1\r\nb\r\n"), Push::Message(b"b"));
+        assert_eq!(read(b">3\r\n$9\r\nsubscribe\r\n$1\r\na\r\n:1\r\n"), Push::Subscribed);
+        assert_eq!(read(b">3\r\n$9\r\nssubscrib\r\n$1\r\na\r\n:1\r\n"), Push::Other);
     }
 
     #[test]
     fn an_invalidation_that_cannot_be_read_is_not_ignored() {
-        for push in [&b">2\r\n$10\r\ninvalidate\r\n*2\r\n$1\r\na\r\n"[..], b">2\r\n$10\r\ninvalidate\r\n:1\r\n"] {
+        for push in [
+            &b">3\r\n$7\r\nmessage\r\n$1\r\na\r\n"[..],
+            b">2\r\n$10\r\ninvalidate\r\n*2\r\n$1\r\na\r\n",
+            b">2\r\n$10\r\ninvalidate\r\n:1\r\n",
+        ] {
             assert_eq!(read(push), Push::Unreadable);
         }
     }

@@ -111,7 +111,8 @@ labels! {
     /// What Redis refused to a user, without which nothing of that user's reads is kept. The sentence goes on from "it".
     Refusal {
         Login = "login": "cannot log in any more.",
-        Tracking = "tracking": "may not use CLIENT TRACKING.",
+        Tracking = "tracking": "may not use CLIENT TRACKING (coherence = \"channel\" does without).",
+        Subscribe = "subscribe": "may not subscribe to the fleet's channel.",
         Hello = "hello": "may not use HELLO.",
         Pttl = "pttl": "may not use PTTL.",
     }
@@ -125,6 +126,7 @@ labels! {
         RemovePattern = "remove_pattern": "A pattern of keys to forget.",
         RemoveBulk = "remove_bulk": "A list of keys to forget.",
         ForgetAll = "forget_all": "Everything is to be forgotten: two databases were swapped.",
+        Forget = "forget": "Keys that a write had changed, told in one step with it.",
         Own = "own": "A message that this proxy had sent itself.",
         Malformed = "malformed": "A message that is not JSON, or lacks what its type asks for.",
         TooLarge = "too_large": "A message that is too large to be read.",

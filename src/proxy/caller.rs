@@ -3,6 +3,7 @@
 //! A session's commands reach Redis in order because they go on one connection until all of them are answered; only then
 //! does the caller look for another lane.
 
+use std::borrow::Cow;
 use std::iter;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -14,6 +15,7 @@ use super::pending::{Pending, Reader, Ticket, Work};
 use super::proof::Proof;
 use super::reads::Standing;
 use super::replies::{Place, Replies};
+use super::step::{Step, step};
 use super::worker::{Track, Worker};
 use crate::cache::{Identity, Query, Slot};
 use crate::clock::Time;
@@ -203,24 +205,25 @@ impl Caller {
         } else {
             Work::Pass
         };
-        self.send(worker, request, place, work, now);
+        self.send(worker, request.raw(), place, work, now);
     }
 
     /// Sends a command that changes keys, known or not, on the lane.
     pub fn write(&mut self, worker: &Rc<Worker>, spec: &Spec, request: Request<'_>, now: Time) {
         let place = self.replies.reserve();
         self.replies.wrote(place);
-        let marks = Marks::begin(&worker.shared.l1, spec, request);
-        self.send(worker, request, place, Work::Write(marks), now);
+        let l1 = &worker.shared.l1;
+        let (command, work) = step(l1, Marks::begin(l1, spec, request), Step::Whole, request.raw());
+        self.send(worker, &command, place, work, now);
     }
 
-    fn send(&mut self, worker: &Rc<Worker>, request: Request<'_>, place: Place, work: Work, now: Time) {
+    fn send(&mut self, worker: &Rc<Worker>, command: &[u8], place: Place, work: Work, now: Time) {
         let ticket = Ticket { to: Rc::clone(&self.replies), place };
         let pending = Pending::new(worker, ticket, work, worker.stats.sample().map(|since| (Path::Miss, since)));
         match self.track(worker, now) {
             Ok(track) => {
                 self.sent = Some(place);
-                track.send(request.raw(), pending, now);
+                track.send(command, pending, now);
             }
             Err(error) => pending.refuse(&error, Sent::No),
         }
@@ -271,24 +274,26 @@ impl Caller {
             Effect::Write | Effect::Opaque => Some(Marks::begin(&worker.shared.l1, spec, request)),
             Effect::None => None,
         };
-        let (marks, extra) = match role {
-            Role::Alone => (marks, None),
-            Role::Queued => (marks.map(Marks::untold), None),
-            Role::Exec(extra) => (marks, extra),
+        let plain = spec.on_lane(request) || spec.flushes();
+        let (marks, extra, kind) = match role {
+            Role::Alone if plain => (marks, None, Step::Whole),
+            Role::Alone | Role::Apart => (marks, None, Step::Pair),
+            Role::Queued => (marks.map(Marks::untold), None, Step::Pair),
+            Role::Exec(extra) => (marks, extra, Step::Exec),
         };
-        let work = match (marks, extra) {
-            (None, None) => Work::Pass,
+        let (command, work) = match (marks, extra) {
+            (None, None) => (Cow::Borrowed(request.raw()), Work::Pass),
             (marks, extra) => {
                 self.replies.wrote(place);
                 let mut all = marks.unwrap_or_default();
                 all.add(extra.unwrap_or_default());
-                Work::Write(all)
+                step(&worker.shared.l1, all, kind, request.raw())
             }
         };
         // What a command does that the table does not know, nobody can say: it may wait.
         let patient = spec.blocking(request) || matches!(spec.route, Route::Taint | Route::Session(Verb::Wait));
         let ticket = Ticket { to: Rc::clone(&self.replies), place };
-        put(lane, request, Pending::new(worker, ticket, work, None).patient(patient), now);
+        put(lane, &command, Pending::new(worker, ticket, work, None).patient(patient), now);
         place
     }
 
@@ -303,12 +308,12 @@ impl Caller {
         now: Time,
     ) {
         let ticket = Ticket { to: Rc::clone(&self.replies), place };
-        put(lane, request, Pending::new(worker, ticket, work, None), now);
+        put(lane, request.raw(), Pending::new(worker, ticket, work, None), now);
     }
 }
 
-fn put(lane: &Lane<Pending>, request: Request<'_>, pending: Pending, now: Time) {
-    if let Err(pending) = lane.send(request.raw(), pending, now) {
+fn put(lane: &Lane<Pending>, command: &[u8], pending: Pending, now: Time) {
+    if let Err(pending) = lane.send(command, pending, now) {
         pending.refuse(&lane.lost_error(), Sent::No);
     }
 }
@@ -317,6 +322,9 @@ fn put(lane: &Lane<Pending>, request: Request<'_>, pending: Pending, now: Time) 
 pub enum Role {
     /// Nothing.
     Alone,
+    /// Nothing, and another transaction would change what the connection is: the client watches keys, or what is on the
+    /// connection is not followed.
+    Apart,
     /// It is queued: what it does is done when `EXEC` is.
     Queued,
     /// It is `EXEC`, which does what these marks are of.

@@ -107,7 +107,7 @@ fn promote(worker: &Rc<Worker>, caller: &Caller, each: &'static Spec, key: &[u8]
     single.extend_from_slice(query.tail);
     let mut spans: Vec<Span> = Vec::new();
     let single = Request::parse_canonical(&single, &mut spans).expect("an argument of a canonical request");
-    let ceiling = rule.and_then(|rule| rule.ceiling);
+    let ceiling = worker.shared.ceiling(rule);
     match l1.promote(&caller.who.ear, Fill::new(single, query, caller.who.db, ceiling, promotion.max_value)) {
         Ok(()) => worker.stats.promotions.add(1),
         Err(reason) => worker.stats.dropped(reason),

@@ -8,7 +8,7 @@ use smallvec::SmallVec;
 use super::caller;
 use crate::cache::Slot;
 use crate::command::{Effect, Route, Spec, Verb};
-use crate::invalidation::{L1, News};
+use crate::invalidation::{L1, News, Notice};
 use crate::metrics::EpochReason;
 use crate::resp::Request;
 
@@ -23,6 +23,8 @@ pub struct Marks {
     pub(super) opaque: bool,
     forgets: Option<EpochReason>,
     news: Option<Box<News>>,
+    /// What goes with it in one step, where the channel carries coherence.
+    pub(super) notice: Option<Box<Notice>>,
 }
 
 impl Marks {
@@ -36,12 +38,15 @@ impl Marks {
         slots.iter().for_each(|&slot| l1.stamps.begin(slot));
         let mut marks = Self { slots, opaque: spec.effect == Effect::Opaque, ..Self::default() };
         note(&mut marks.news, l1, spec, request);
+        if l1.notices().is_some() {
+            marks.notice = Some(Box::new(Notice::of(spec, request)));
+        }
         marks
     }
 
     /// The same for a write that is only queued: there is nothing to tell yet.
     pub fn untold(self) -> Self {
-        Self { news: None, ..self }
+        Self { news: None, notice: None, ..self }
     }
 
     /// Joins two writes that one reply answers.
@@ -53,6 +58,7 @@ impl Marks {
             (Some(news), Some(more)) => news.add(*more),
             (news, more) => *news = news.take().or(more),
         }
+        self.notice = self.notice.take().or(other.notice);
     }
 
     /// It was answered, or its connection was lost. `refused`: nothing was written.
@@ -94,6 +100,7 @@ pub struct Transaction {
     opaque: bool,
     forgets: Option<EpochReason>,
     news: Option<Box<News>>,
+    notice: Option<Box<Notice>>,
 }
 
 impl Transaction {
@@ -102,6 +109,9 @@ impl Transaction {
         self.slots.extend(caller::slots(l1, spec, request));
         self.opaque |= spec.effect == Effect::Opaque;
         note(&mut self.news, l1, spec, request);
+        if l1.notices().is_some() {
+            self.notice.get_or_insert_default().add(spec, request);
+        }
     }
 
     /// A command was queued that makes L1 forget everything.
@@ -131,6 +141,7 @@ impl Transaction {
             l1.forget_all(reason);
         }
         let slots = self.slots.iter().copied().collect();
-        Marks { slots, opaque: self.opaque, forgets: self.forgets, news: self.news.take() }
+        let (news, notice) = (self.news.take(), self.notice.take());
+        Marks { slots, opaque: self.opaque, forgets: self.forgets, news, notice }
     }
 }

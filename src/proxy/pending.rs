@@ -15,6 +15,7 @@ use tokio::sync::oneshot;
 use super::caller::Who;
 use super::marks::Marks;
 use super::replies::{End, Place, Replies};
+use super::step::Told;
 use super::worker::{Shared, Track, Worker};
 use crate::cache::{Coin, FlightRef, Query};
 use crate::clock::Time;
@@ -68,6 +69,8 @@ pub enum Work {
     Read(Reader),
     /// The stamps of a write change; an opaque one's reply is held.
     Write(Marks),
+    /// The same for a write that goes with its notice, of whose replies the client gets its own.
+    Told(Box<Told>),
     /// It answers everyone who joined, and may be promoted.
     Lead(Lead),
     /// So many confirmations of a (un)subscribe command follow.
@@ -176,20 +179,37 @@ impl Pending {
         self.begun = true;
         match &mut self.work {
             Work::Write(marks) => {
-                let l1 = &self.worker.shared.l1;
-                marks.end(l1, kind == b'-');
-                if marks.opaque {
-                    l1.opaque_answered();
-                    if l1.must_fence()
-                        && let Some(ticket) = &self.ticket
-                    {
-                        ticket.to.hold(ticket.place);
-                        self.worker.fence(Ticket { to: Rc::clone(&ticket.to), place: ticket.place });
-                    }
-                }
+                written(&self.worker, self.ticket.as_ref(), marks, kind);
             }
             Work::Lead(lead) => lead.land(),
             _ => {}
+        }
+    }
+
+    /// The next piece of the replies to a write and its notice.
+    fn told(&mut self, kind: u8, bytes: &[u8], end: Option<Time>) {
+        let (Work::Told(told), Some(ticket)) = (&mut self.work, &self.ticket) else { return };
+        let (begun, last) = (told.begun.is_some(), told.is_last());
+        let share = told.piece(kind, bytes, end.is_some());
+        let kind = told.begun.unwrap_or_default();
+        if !begun && told.begun.is_some() {
+            told.early = !last;
+            if last {
+                written(&self.worker, Some(ticket), &mut told.marks, kind);
+            } else {
+                ticket.to.hold(ticket.place); // until the others have been told
+            }
+        }
+        ticket.append(&share.head, None);
+        ticket.append(share.body, None);
+        if told.is_over() {
+            if let (Some(notice), Some(fleet)) = (told.unsaid(false), &self.worker.shared.l1.fleet) {
+                fleet.repeat(notice);
+            }
+            ticket.append(b"", end);
+            if told.early && !written(&self.worker, Some(ticket), &mut told.marks, kind) {
+                ticket.to.release(ticket.place);
+            }
         }
     }
 
@@ -214,7 +234,7 @@ impl Pending {
             } else if lead.coin == Coin::Knock && lead.joined.is_empty() && !l1.store.knows(query) {
                 Err(DropReason::FirstKnock)
             } else {
-                l1.promote(&who.ear, Fill::new(request, query, who.db, rule.and_then(|rule| rule.ceiling), max_value))
+                l1.promote(&who.ear, Fill::new(request, query, who.db, worker.shared.ceiling(rule), max_value))
             }
         });
         match promoted {
@@ -222,6 +242,24 @@ impl Pending {
             Some(Err(reason)) => worker.stats.dropped(reason),
             None => {}
         }
+    }
+}
+
+/// Redis has done what `marks` are of, and begins its reply with `kind`. True where the reply is held until a fence is back.
+fn written(worker: &Rc<Worker>, ticket: Option<&Ticket>, marks: &mut Marks, kind: u8) -> bool {
+    let l1 = &worker.shared.l1;
+    marks.end(l1, kind == b'-');
+    if !marks.opaque {
+        return false;
+    }
+    l1.opaque_answered();
+    match ticket {
+        Some(ticket) if l1.must_fence() => {
+            ticket.to.hold(ticket.place);
+            worker.fence(Ticket { to: Rc::clone(&ticket.to), place: ticket.place });
+            true
+        }
+        _ => false,
     }
 }
 
@@ -257,6 +295,7 @@ impl Waiter for Pending {
                     all.for_each(|ticket| ticket.append(bytes, end));
                 }
             }
+            Work::Told(_) => self.told(kind, bytes, end),
             work => {
                 if let Work::Capture(whole, _) = work {
                     whole.extend_from_slice(bytes);
@@ -292,6 +331,10 @@ impl Waiter for Pending {
         self.patient
     }
 
+    fn awaits_more(&self) -> bool {
+        matches!(&self.work, Work::Told(told) if !told.is_over())
+    }
+
     fn confirms(&self) -> bool {
         matches!(self.work, Work::Confirm(_))
     }
@@ -315,6 +358,17 @@ impl Waiter for Pending {
                 if sent == Sent::Maybe && !self.begun {
                     self.worker.stats.lost_writes.add(1);
                 }
+                self.tell(error, sent);
+            }
+            Work::Told(mut told) => {
+                told.marks.end(&self.worker.shared.l1, false);
+                if sent == Sent::Maybe {
+                    self.worker.stats.lost_writes.add(u64::from(told.begun.is_none()));
+                    if let (Some(notice), Some(fleet)) = (told.unsaid(true), &self.worker.shared.l1.fleet) {
+                        fleet.repeat(notice);
+                    }
+                }
+                self.begun = told.begun.is_some();
                 self.tell(error, sent);
             }
             Work::Read(reader) => self.plain_again(reader, error, sent, command),
@@ -388,7 +442,12 @@ impl Drop for Pending {
     fn drop(&mut self) {
         // Only where a lane's task was torn down: stamps must not stay under way for ever, nor sessions wait.
         if !self.over {
-            if let Work::Write(marks) = &mut self.work {
+            let marks = match &mut self.work {
+                Work::Write(marks) => Some(marks),
+                Work::Told(told) => Some(&mut told.marks),
+                _ => None,
+            };
+            if let Some(marks) = marks {
                 marks.end(&self.worker.shared.l1, false);
             }
             if let Some(ticket) = &self.ticket {

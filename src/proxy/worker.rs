@@ -88,6 +88,11 @@ impl Shared {
         self.rule(key).is_some_and(|rule| rule.promote == Some(Promote::Never))
     }
 
+    /// The longest stay in L1 that a rule, or its absence, allows.
+    pub fn ceiling(&self, rule: Option<&Rule>) -> Option<Duration> {
+        rule.and_then(|rule| rule.ceiling).or(self.config.ceiling)
+    }
+
     /// What a rule, or its absence, says about promotion.
     pub fn promote(&self, rule: Option<&Rule>) -> Promotion {
         let one_in = match rule.and_then(|rule| rule.promote) {

@@ -90,8 +90,7 @@ impl Session {
             let rule = shared.rule(read.arg(1));
             let rest = if read.argc() > 2 { read.tail(2) } else { &[] };
             let query = Query::new(&shared.l1.stamps, kept.identity, kept.command, read.arg(1), read.tail(1), rest);
-            let ceiling = rule.and_then(|rule| rule.ceiling);
-            let fill = Fill::new(read, &query, kept.db, ceiling, shared.promote(rule).max_value);
+            let fill = Fill::new(read, &query, kept.db, shared.ceiling(rule), shared.promote(rule).max_value);
             anew += i64::from(shared.l1.promote(&kept.ear, fill).is_ok());
         }
         Self::outcome(told, anew, reply);
@@ -123,6 +122,7 @@ impl Session {
             ("promote", shared.config.promote.to_string()),
             ("max_staleness_ms", number(millis(shared.config.max_staleness))),
             ("coherence", shared.config.coherence.as_str().to_owned()),
+            ("promise", shared.config.coherence.promise().to_owned()),
             ("channel", if shared.config.channel.enabled { shared.config.channel.name.clone() } else { String::new() }),
             ("channel_publish", shared.config.channel.publish.to_string()),
             ("origin_id", shared.origin_id.clone()),

@@ -9,6 +9,7 @@ use crate::clock::Time;
 use crate::command::{self, Effect, Route, Spec, Verb};
 use crate::config::ClientNames;
 use crate::invalidation::News;
+use crate::invalidation::message::Message;
 use crate::metrics::{EpochReason, Outcome};
 use crate::proxy::{self, Taken};
 use crate::resp::{Request, encode};
@@ -273,9 +274,14 @@ impl Session {
         if let Some(fleet) = &shared.l1.fleet
             && reply.starts_with(b"+")
         {
-            let mut news = News::default();
-            news.swapped();
-            fleet.tell(news);
+            if shared.l1.notices().is_some() {
+                // Where it cannot be told, that is logged; the swap is done.
+                let _ = fleet.say(Message::ForgetAll).await;
+            } else {
+                let mut news = News::default();
+                news.swapped();
+                fleet.tell(news);
+            }
         }
         self.answer(|out| out.extend_from_slice(&reply));
         Ok(())

@@ -37,7 +37,8 @@ impl Session {
     /// decides how much of its clients' unfinished requests it holds.
     pub(super) async fn send_ahead(&mut self, line: &mut Line, parser: &Parser, bytes: &[u8]) -> Result<(), Close> {
         if self.ahead == 0 {
-            if bytes.len() < KEPT_BACK || !self.admitted {
+            // Where the channel carries coherence something comes before each write, and its keys must be known.
+            if bytes.len() < KEPT_BACK || !self.admitted || self.worker.shared.l1.notices().is_some() {
                 return Ok(());
             }
             let Some((begun, next)) = parser.unfinished(bytes) else { return Ok(()) };
@@ -134,7 +135,11 @@ impl Session {
                 transaction.queue_forgetting(EpochReason::SwapDb);
             }
         }
-        let role = if self.transaction.is_some() { Role::Queued } else { Role::Alone };
+        let role = match self.transaction {
+            Some(_) => Role::Queued,
+            None if self.watching || self.stay == Stay::Tainted => Role::Apart,
+            None => Role::Alone,
+        };
         let place = self.caller.send_on(&self.worker, lent.lane(), spec, request, role, now);
         self.worker.stats.count(spec.class, Outcome::Pinned);
         place

@@ -51,6 +51,10 @@ pub trait Waiter: 'static {
     /// The reply is whole. `command` is what it answers, on a shared lane. Must not send on this lane.
     fn over(&mut self, command: &[u8]);
 
+    /// Whether the next reply is for this waiter, too. Asked when one is over, and before [`over`](Self::over), which is
+    /// called for the last.
+    fn awaits_more(&self) -> bool;
+
     /// Asked in the middle of a reply: ready once the receiver can take more bytes.
     fn poll_room(&mut self, cx: &mut Context<'_>) -> Poll<()>;
 
@@ -598,13 +602,18 @@ impl<W: Waiter> Lane<W> {
 
     /// Takes the head of the FIFO; a mode behind it takes effect.
     fn pop(&self) -> Option<Entry<W>> {
+        let head = self.inner.borrow_mut().fifo.pop_front();
+        self.take_effect();
+        head
+    }
+
+    /// A mode that has come to the head of the FIFO takes effect.
+    fn take_effect(&self) {
         let mut inner = self.inner.borrow_mut();
-        let head = inner.fifo.pop_front();
         while let Some(Entry { expect: Expect::Mode(mode), .. }) = inner.fifo.front() {
             self.mode.set(*mode);
             inner.fifo.pop_front();
         }
-        head
     }
 
     fn reply(&self, kind: u8, piece: &[u8], end: Option<Time>) -> Result<(), Error> {
@@ -612,7 +621,7 @@ impl<W: Waiter> Lane<W> {
             return Err(self.lost("a push on a lane: desynchronised")); // with its head in place, to be told like the others
         }
         self.reply.set(if end.is_some() { 0 } else { self.reply.get() + piece.len() as u64 });
-        let head = if end.is_some() { self.pop() } else { self.inner.borrow_mut().fifo.pop_front() };
+        let head = self.inner.borrow_mut().fifo.pop_front();
         let Some(mut entry) = head else {
             if self.private {
                 self.say(piece);
@@ -644,9 +653,13 @@ impl<W: Waiter> Lane<W> {
             }
             Expect::Mode(_) => unreachable!("takes effect when it comes to the head"),
         }
-        if end.is_none() {
+        let more = matches!(&entry.expect, Expect::Reply(waiter) if waiter.awaits_more());
+        if end.is_none() || more {
             self.inner.borrow_mut().fifo.push_front(entry);
-        } else if let Expect::Reply(waiter) = &mut entry.expect {
+            return Ok(());
+        }
+        self.take_effect();
+        if let Expect::Reply(waiter) = &mut entry.expect {
             waiter.over(self.inner.borrow().command(entry.start));
         }
         Ok(())

@@ -1,0 +1,294 @@
+//! A write and the notice of it, where the channel carries coherence: Redis does both in one step, or neither.
+//!
+//! A write on a lane goes as `MULTI`, the write, `PUBLISH`, `EXEC`. A client's own transaction is given its `PUBLISH` right
+//! before `EXEC`. What can be in no transaction (it blocks; it would end a `WATCH`; it may change the connection) goes with
+//! `PUBLISH` right behind it, in one piece, and its reply waits for that of the `PUBLISH`. Of Redis's replies the client gets
+//! the one that it would have got: what Redis said when it refused to queue the write, or its part of the reply to `EXEC`.
+//! [`Told`] knows which bytes these are, however the replies are cut. Called by `caller`, which sends, and `pending`, which
+//! is answered.
+
+use std::borrow::Cow;
+
+use super::marks::Marks;
+use super::pending::Work;
+use crate::invalidation::{L1, Notice};
+use crate::resp::{Split, Splitter, encode};
+
+/// How a write and its notice go together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Step {
+    /// In a transaction of crema's own.
+    Whole,
+    /// One right behind the other.
+    Pair,
+    /// It is the `EXEC` of the client's own transaction.
+    Exec,
+}
+
+/// What one of the replies is to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Part {
+    Multi,
+    Write,
+    Publish,
+    Exec,
+}
+
+impl Step {
+    const fn parts(self) -> &'static [Part] {
+        match self {
+            Step::Whole => &[Part::Multi, Part::Write, Part::Publish, Part::Exec],
+            Step::Pair => &[Part::Write, Part::Publish],
+            Step::Exec => &[Part::Publish, Part::Exec],
+        }
+    }
+}
+
+/// What is sent for the write `command`, and what awaits its reply.
+pub(super) fn step<'a>(l1: &L1, mut marks: Marks, step: Step, command: &'a [u8]) -> (Cow<'a, [u8]>, Work) {
+    let (Some(notices), Some(notice)) = (l1.notices(), marks.notice.take().filter(|notice| !notice.is_empty())) else {
+        return (Cow::Borrowed(command), Work::Write(marks));
+    };
+    let mut out = Vec::with_capacity(command.len() + 256);
+    for part in step.parts() {
+        match part {
+            Part::Multi => encode::own_command(&mut out, &[b"MULTI"]),
+            Part::Publish => notices.write(&notice, &mut out),
+            Part::Exec if step == Step::Whole => encode::own_command(&mut out, &[b"EXEC"]),
+            Part::Write | Part::Exec => out.extend_from_slice(command),
+        }
+    }
+    (Cow::Owned(out), Work::Told(Box::new(Told::new(marks, *notice, step))))
+}
+
+/// A write whose notice goes with it, until all replies are in.
+pub struct Told {
+    /// The write's stamps; ended once that is so.
+    pub(super) marks: Marks,
+    notice: Notice,
+    step: Step,
+    /// Replies that are over.
+    over: usize,
+    /// `MULTI` was accepted.
+    queues: bool,
+    /// The client's reply has begun, with this byte.
+    pub(super) begun: Option<u8>,
+    /// It began before the notice was answered, and is held.
+    pub(super) early: bool,
+    /// The write may have been done, and the notice was refused.
+    untold: bool,
+    /// What Redis said to `PUBLISH` in a transaction that it did not do because of that.
+    refusal: Vec<u8>,
+    array: Array,
+}
+
+/// The part of a reply's piece that is the client's.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Share<'a> {
+    /// Comes first, and mostly is nothing.
+    pub(super) head: Vec<u8>,
+    pub(super) body: &'a [u8],
+}
+
+impl<'a> Share<'a> {
+    fn all(body: &'a [u8]) -> Self {
+        Self { head: Vec::new(), body }
+    }
+}
+
+impl Told {
+    fn new(marks: Marks, notice: Notice, step: Step) -> Self {
+        Self {
+            marks,
+            notice,
+            step,
+            over: 0,
+            queues: false,
+            begun: None,
+            early: false,
+            untold: false,
+            refusal: Vec::new(),
+            array: Array::default(),
+        }
+    }
+
+    /// Whether the reply under way is the last: Redis has done all.
+    pub(super) fn is_last(&self) -> bool {
+        self.over + 1 >= self.step.parts().len()
+    }
+
+    /// Whether all replies are in.
+    pub(super) fn is_over(&self) -> bool {
+        self.over >= self.step.parts().len()
+    }
+
+    /// What is still to be told though the write may have been done: where the notice was refused, or the connection was `lost`
+    /// between the two.
+    pub(super) fn unsaid(&self, lost: bool) -> Option<&Notice> {
+        (self.untold || lost && self.step == Step::Pair).then_some(&self.notice)
+    }
+
+    /// Takes the next piece of the replies, of which `kind` is the type byte; `end` with the last of each.
+    pub(super) fn piece<'a>(&mut self, kind: u8, bytes: &'a [u8], end: bool) -> Share<'a> {
+        let refused = kind == b'-';
+        let share = match self.step.parts().get(self.over) {
+            Some(Part::Multi) => {
+                self.queues = !refused;
+                Share::default()
+            }
+            Some(Part::Write) if self.queues && !refused => Share::default(),
+            Some(Part::Write) => Share::all(bytes),
+            Some(Part::Publish) => {
+                self.untold |= refused && self.begun.is_some();
+                if refused && self.begun.is_none() {
+                    self.refusal.extend_from_slice(bytes);
+                }
+                Share::default()
+            }
+            // The write was answered before: refused, or done where there is no MULTI.
+            Some(Part::Exec) if self.begun.is_some() && !self.array.begun => Share::default(),
+            Some(Part::Exec) if refused && !self.refusal.is_empty() => {
+                Share { head: std::mem::take(&mut self.refusal), body: b"" }
+            }
+            Some(Part::Exec) if kind == b'*' => self.array.without_last(bytes, self.step == Step::Exec),
+            Some(Part::Exec) => {
+                self.array.begun = true;
+                Share::all(bytes)
+            }
+            None => Share::default(),
+        };
+        self.begun = self.begun.or(share.head.first().or(share.body.first()).copied());
+        self.over += usize::from(end);
+        share
+    }
+}
+
+/// The reply to `EXEC`, whose last element is that of the `PUBLISH`.
+#[derive(Default)]
+struct Array {
+    begun: bool,
+    header: Vec<u8>,
+    /// Elements before the last that have not ended.
+    left: u64,
+    splitter: Splitter,
+}
+
+impl Array {
+    /// Of the next piece, what belongs to elements before the last; and in front of them, where it is asked for, a header for
+    /// so many.
+    fn without_last<'a>(&mut self, bytes: &'a [u8], headed: bool) -> Share<'a> {
+        self.begun = true;
+        let mut rest = bytes;
+        let mut head = Vec::new();
+        if !self.header.ends_with(b"\n") {
+            let line = rest.iter().position(|&byte| byte == b'\n').map_or(rest.len(), |at| at + 1);
+            self.header.extend_from_slice(&rest[..line]);
+            rest = &rest[line..];
+            if self.header.ends_with(b"\n") {
+                let count = std::str::from_utf8(&self.header[1..]).ok().and_then(|text| text.trim_end().parse().ok());
+                match count {
+                    Some(count) => {
+                        self.left = u64::saturating_sub(count, 1);
+                        if headed {
+                            encode::array_header(&mut head, self.left as usize);
+                        }
+                    }
+                    None => head.extend_from_slice(&self.header), // there is none: what was watched had changed
+                }
+            }
+        }
+        let mut len = 0;
+        while self.left > 0 && len < rest.len() {
+            match self.splitter.split(&rest[len..]) {
+                Ok(Split::End(end)) => {
+                    len += end;
+                    self.left -= 1;
+                }
+                // What is malformed has been found before it came here.
+                Ok(Split::More) | Err(_) => len = rest.len(),
+            }
+        }
+        Share { head, body: &rest[..len] }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What the client gets of these replies, cut everywhere; and whether the notice must be given again.
+    fn client(step: Step, replies: &[&str]) -> (String, bool) {
+        let mut results: Vec<(String, bool)> = Vec::new();
+        let longest = replies.iter().map(|reply| reply.len()).max().unwrap_or(1);
+        for size in 1..=longest {
+            let mut told = Told::new(Marks::default(), Notice::default(), step);
+            let mut got = Vec::new();
+            for reply in replies {
+                let reply = reply.as_bytes();
+                assert!(!told.is_over());
+                let mut pieces = reply.chunks(size).peekable();
+                while let Some(piece) = pieces.next() {
+                    let share = told.piece(reply[0], piece, pieces.peek().is_none());
+                    got.extend_from_slice(&share.head);
+                    got.extend_from_slice(share.body);
+                }
+            }
+            assert!(told.is_over());
+            assert_eq!(told.begun, got.first().copied());
+            results.push((String::from_utf8(got).expect("text"), told.unsaid(false).is_some()));
+        }
+        results.dedup();
+        assert_eq!(results.len(), 1, "however it is cut: {results:?}");
+        results.remove(0)
+    }
+
+    const OK: &str = "+OK\r\n";
+    const QUEUED: &str = "+QUEUED\r\n";
+    const NOPERM: &str = "-NOPERM no\r\n";
+    const ABORT: &str = "-EXECABORT Transaction discarded because of previous errors.\r\n";
+
+    #[test]
+    fn the_writes_own_reply_is_the_clients() {
+        for reply in
+            ["+OK\r\n", "$5\r\na\r\nbc\r\n", "-WRONGTYPE no\r\n", "*2\r\n:1\r\n*1\r\n$-1\r\n", "_\r\n", "*-1\r\n"]
+        {
+            let exec = format!("*2\r\n{reply}:3\r\n");
+            assert_eq!(client(Step::Whole, &[OK, QUEUED, QUEUED, &exec]), (reply.to_owned(), false));
+            assert_eq!(client(Step::Pair, &[reply, ":0\r\n"]), (reply.to_owned(), false));
+        }
+    }
+
+    #[test]
+    fn a_write_that_redis_does_not_queue_is_answered_by_that() {
+        let refused = "-ERR wrong number of arguments for 'set' command\r\n";
+        assert_eq!(client(Step::Whole, &[OK, refused, QUEUED, ABORT]), (refused.to_owned(), false));
+    }
+
+    #[test]
+    fn a_write_whose_notice_is_refused_is_not_done_and_told_why() {
+        assert_eq!(client(Step::Whole, &[OK, QUEUED, NOPERM, ABORT]), (NOPERM.to_owned(), false));
+        assert_eq!(client(Step::Exec, &[NOPERM, ABORT]), (NOPERM.to_owned(), false));
+        assert_eq!(client(Step::Pair, &["+OK\r\n", NOPERM]), ("+OK\r\n".to_owned(), true), "done, so told otherwise");
+    }
+
+    #[test]
+    fn where_there_is_no_multi_the_two_are_a_pair() {
+        let no_exec = "-ERR EXEC without MULTI\r\n";
+        assert_eq!(client(Step::Whole, &[NOPERM, ":7\r\n", ":1\r\n", no_exec]), (":7\r\n".to_owned(), false));
+        assert_eq!(client(Step::Whole, &[NOPERM, ":7\r\n", NOPERM, no_exec]), (":7\r\n".to_owned(), true));
+    }
+
+    #[test]
+    fn a_clients_transaction_loses_the_last_element_alone() {
+        for (redis, mine) in [
+            ("*3\r\n+OK\r\n$2\r\nab\r\n:1\r\n", "*2\r\n+OK\r\n$2\r\nab\r\n"),
+            ("*2\r\n%1\r\n+a\r\n*2\r\n:1\r\n:2\r\n:0\r\n", "*1\r\n%1\r\n+a\r\n*2\r\n:1\r\n:2\r\n"),
+            ("*1\r\n:0\r\n", "*0\r\n"),
+            ("*-1\r\n", "*-1\r\n"),
+            ("_\r\n", "_\r\n"),
+            (ABORT, ABORT),
+        ] {
+            assert_eq!(client(Step::Exec, &[QUEUED, redis]), (mine.to_owned(), false));
+        }
+    }
+}
