@@ -190,7 +190,7 @@ fn a_write_through_one_is_gone_from_the_other() {
 #[test]
 fn every_road_for_writes_is_told_of() {
     let redis = without_tracking(&[]);
-    let fleet = fleet(&redis);
+    let fleet = [0, 1].map(|_| over(redis.addr()).flag("--max-value", "4MiB").start());
     let (mut client, mut reader) = (fleet[0].client(), fleet[1].client());
     let long = "v".repeat(3 << 20);
     let mut sees = |what: &str, key: &[u8], expected: Value, write: &mut dyn FnMut(&mut Client)| {
@@ -247,6 +247,30 @@ fn a_watch_outlives_a_write_between() {
     let replies = client.pipeline(&[&["MULTI"][..], &["SET", "k", "3"], &["EXEC"]]);
     assert_eq!(replies, [ok(), simple("QUEUED"), Value::Nil], "and that has not been forgotten");
     assert_eq!(client.cmd(&["MGET", "k", "elsewhere"]), array([bulk("2"), bulk("2")]));
+}
+
+/// In a transaction a full Redis refuses everything.
+#[test]
+fn a_full_redis_takes_what_it_would_take() {
+    let redis = without_tracking(&["--maxmemory", "100mb", "--maxmemory-policy", "noeviction"]);
+    let crema = over(redis.addr()).start();
+    let mut client = crema.client();
+    client.cmd(&["MSET", "a", "1", "b", "2", "n", "1"]);
+    client.cmd(&["RPUSH", "l", "x", "y"]);
+    redis.client().cmd(&["CONFIG", "SET", "maxmemory", "1"]);
+    let full = |reply: Value| assert!(reply.text().starts_with("OOM"), "{reply:?}");
+    full(client.cmd(&["SET", "a", "2"]));
+    assert_eq!(client.cmd(&["DEL", "a"]), int(1));
+    assert_eq!(client.cmd(&["EXPIRE", "b", "100"]), int(1));
+    assert_eq!(client.cmd(&["LPOP", "l"]), bulk("x"));
+    assert_eq!(client.cmd(&["BLPOP", "l", "1"]), array([bulk("l"), bulk("y")]));
+    assert_eq!(client.cmd(&["EVAL", "return redis.call('DEL', 'n')", "0"]), int(1));
+    let replies = client.pipeline(&[&["MULTI"][..], &["DEL", "b"], &["EXEC"]]);
+    full(replies[1].clone());
+    assert!(replies[2].text().starts_with("EXECABORT"), "{replies:?}");
+    let replies = client.pipeline(&[&["SET", "a", "3"][..], &["DEL", "b"], &["GET", "b"]]);
+    assert_eq!(replies[1..], [int(1), Value::Nil]);
+    assert_eq!(client.cmd(&["FLUSHALL"]), ok());
 }
 
 #[test]

@@ -248,6 +248,7 @@ impl Told {
             "blocking" => Flags::BLOCKING,
             "admin" => Flags::ADMIN,
             "pubsub" => Flags::PUBSUB,
+            "denyoom" => Flags::DENYOOM,
             _ => Flags::NONE,
         });
         let specs: Vec<_> = entry[8].array().iter().map(Reply::map).collect();

@@ -131,6 +131,13 @@ impl Spec {
         if self.arity < 0 { argc >= bound } else { argc == bound }
     }
 
+    /// Whether `req` can be put into a transaction and be answered as outside of one. In a transaction Redis refuses every command
+    /// while it has no memory to give, those included that would free some; and of those that a lane does not take, some
+    /// behave differently there.
+    pub fn fits_transaction(&self, req: Request<'_>) -> bool {
+        self.effect == Effect::Write && self.flags.contains(Flags::DENYOOM) && self.on_lane(req)
+    }
+
     /// Whether the command empties a whole database: a write to all keys, and not to some that cannot be known.
     pub fn flushes(&self) -> bool {
         let swaps = self.route == Route::Session(Verb::SwapDb);
@@ -184,6 +191,8 @@ impl Flags {
     pub const PUBSUB: Flags = Flags(1 << 4);
     /// Not flagged a write, and yet able to make one: held back by CLIENT PAUSE WRITE too.
     pub const MAY_REPLICATE: Flags = Flags(1 << 5);
+    /// May need memory: refused by a server that has no more of it and may not evict.
+    pub const DENYOOM: Flags = Flags(1 << 6);
 
     /// Whether all of `other` are set.
     pub const fn contains(self, other: Flags) -> bool {

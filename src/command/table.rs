@@ -16,6 +16,7 @@
 //! | `p`   | PUBSUB          | `streams`, ...  | as that command has it                               |
 //! | `b`   | BLOCKING        | `unknown`       | there may be some                                    |
 //! | `m`   | `MAY_REPLICATE` |                 |                                                      |
+//! | `d`   | DENYOOM         |                 |                                                      |
 //!
 //! Rules that are not plain from a row:
 //! * A lane takes what gives exactly one reply, at once, and touches no connection state. New rows start as `Taint`.
@@ -87,6 +88,9 @@ macro_rules! flags {
     (rm) => { flags!(r).union(flags!(m)) };
     (wa) => { flags!(w).union(flags!(a)) };
     (wb) => { flags!(w).union(flags!(b)) };
+    (wd) => { flags!(w).union(Flags::DENYOOM) };
+    (wad) => { flags!(wa).union(Flags::DENYOOM) };
+    (wbd) => { flags!(wb).union(Flags::DENYOOM) };
     (pm) => { flags!(p).union(flags!(m)) };
 }
 
@@ -112,9 +116,9 @@ macro_rules! cache {
 
 table! {
     String {
-        "append"                          3  w   Write  one            Lane;
-        "decr"                            2  w   Write  one            Lane;
-        "decrby"                          3  w   Write  one            Lane;
+        "append"                          3  wd  Write  one            Lane;
+        "decr"                            2  wd  Write  one            Lane;
+        "decrby"                          3  wd  Write  one            Lane;
         "delex"                          -2  w   Write  one            Lane;
         "delifeq"                         3  w   Write  one            Lane;
         "digest"                          2  r   Read   one            Lane;
@@ -122,19 +126,19 @@ table! {
         "getdel"                          2  w   Write  one            Lane;
         "getex"                          -2  w   Write  one            Lane;
         "getrange"                        4  r   Read   one            Lane                         Plain;
-        "getset"                          3  w   Write  one            Lane;
-        "incr"                            2  w   Write  one            Lane;
-        "incrby"                          3  w   Write  one            Lane;
-        "incrbyfloat"                     3  w   Write  one            Lane;
+        "getset"                          3  wd  Write  one            Lane;
+        "incr"                            2  wd  Write  one            Lane;
+        "incrby"                          3  wd  Write  one            Lane;
+        "incrbyfloat"                     3  wd  Write  one            Lane;
         "lcs"                            -3  r   Read   span(1, 2, 1)  Lane;
         "mget"                           -2  r   Read   span(1, -1, 1) Lane                         Each;
-        "mset"                           -3  w   Write  span(1, -1, 2) Lane;
-        "msetnx"                         -3  w   Write  span(1, -1, 2) Lane;
-        "psetex"                          4  w   Write  one            Lane;
-        "set"                            -3  w   Write  one            Lane;
-        "setex"                           4  w   Write  one            Lane;
-        "setnx"                           3  w   Write  one            Lane;
-        "setrange"                        4  w   Write  one            Lane;
+        "mset"                           -3  wd  Write  span(1, -1, 2) Lane;
+        "msetnx"                         -3  wd  Write  span(1, -1, 2) Lane;
+        "psetex"                          4  wd  Write  one            Lane;
+        "set"                            -3  wd  Write  one            Lane;
+        "setex"                           4  wd  Write  one            Lane;
+        "setnx"                           3  wd  Write  one            Lane;
+        "setrange"                        4  wd  Write  one            Lane;
         "strlen"                          2  r   Read   one            Lane                         Plain;
         "substr"                          4  r   Read   one            Lane                         Plain;
     }
@@ -148,12 +152,12 @@ table! {
         "hgetall"                         2  r   Read   one            Lane                         WholeHash;
         "hgetdel"                        -5  w   Write  one            Lane;
         "hgetex"                         -5  w   Write  one            Lane;
-        "hincrby"                         4  w   Write  one            Lane;
-        "hincrbyfloat"                    4  w   Write  one            Lane;
+        "hincrby"                         4  wd  Write  one            Lane;
+        "hincrbyfloat"                    4  wd  Write  one            Lane;
         "hkeys"                           2  r   Read   one            Lane                         WholeHash;
         "hlen"                            2  r   Read   one            Lane                         WholeHash;
         "hmget"                          -3  r   Read   one            Lane                         Fields;
-        "hmset"                          -4  w   Write  one            Lane;
+        "hmset"                          -4  wd  Write  one            Lane;
         "hpersist"                       -5  w   Write  one            Lane;
         "hpexpire"                       -6  w   Write  one            Lane;
         "hpexpireat"                     -6  w   Write  one            Lane;
@@ -161,45 +165,45 @@ table! {
         "hpttl"                          -5  r   Read   one            Lane;
         "hrandfield"                     -2  r   Read   one            LaneIfOne;
         "hscan"                          -3  r   Read   one            Lane;
-        "hset"                           -4  w   Write  one            Lane;
-        "hsetex"                         -6  w   Write  one            Lane;
-        "hsetnx"                          4  w   Write  one            Lane;
+        "hset"                           -4  wd  Write  one            Lane;
+        "hsetex"                         -6  wd  Write  one            Lane;
+        "hsetnx"                          4  wd  Write  one            Lane;
         "hstrlen"                         3  r   Read   one            Lane                         Fields;
         "httl"                           -5  r   Read   one            Lane;
         "hvals"                           2  r   Read   one            Lane                         WholeHash;
     }
     List {
-        "blmove"                          6  wb  Write  span(1, 2, 1)  Blocking;
+        "blmove"                          6  wbd Write  span(1, 2, 1)  Blocking;
         "blmpop"                         -5  wb  Write  count(2)       Blocking;
         "blpop"                          -3  wb  Write  span(1, -2, 1) Blocking;
         "brpop"                          -3  wb  Write  span(1, -2, 1) Blocking;
-        "brpoplpush"                      4  wb  Write  span(1, 2, 1)  Blocking;
+        "brpoplpush"                      4  wbd Write  span(1, 2, 1)  Blocking;
         "lindex"                          3  r   Read   one            Lane                         Plain;
-        "linsert"                         5  w   Write  one            Lane;
+        "linsert"                         5  wd  Write  one            Lane;
         "llen"                            2  r   Read   one            Lane                         Plain;
-        "lmove"                           5  w   Write  span(1, 2, 1)  Lane;
+        "lmove"                           5  wd  Write  span(1, 2, 1)  Lane;
         "lmpop"                          -4  w   Write  count(1)       Lane;
         "lpop"                           -2  w   Write  one            Lane;
         "lpos"                           -3  r   Read   one            Lane                         Plain;
-        "lpush"                          -3  w   Write  one            Lane;
-        "lpushx"                         -3  w   Write  one            Lane;
+        "lpush"                          -3  wd  Write  one            Lane;
+        "lpushx"                         -3  wd  Write  one            Lane;
         "lrange"                          4  r   Read   one            Lane                         Plain;
         "lrem"                            4  w   Write  one            Lane;
-        "lset"                            4  w   Write  one            Lane;
+        "lset"                            4  wd  Write  one            Lane;
         "ltrim"                           4  w   Write  one            Lane;
         "rpop"                           -2  w   Write  one            Lane;
-        "rpoplpush"                       3  w   Write  span(1, 2, 1)  Lane;
-        "rpush"                          -3  w   Write  one            Lane;
-        "rpushx"                         -3  w   Write  one            Lane;
+        "rpoplpush"                       3  wd  Write  span(1, 2, 1)  Lane;
+        "rpush"                          -3  wd  Write  one            Lane;
+        "rpushx"                         -3  wd  Write  one            Lane;
     }
     Set {
-        "sadd"                           -3  w   Write  one            Lane;
+        "sadd"                           -3  wd  Write  one            Lane;
         "scard"                           2  r   Read   one            Lane                         Plain;
         "sdiff"                          -2  r   Read   span(1, -1, 1) Lane;
-        "sdiffstore"                     -3  w   Write  span(1, -1, 1) Lane;
+        "sdiffstore"                     -3  wd  Write  span(1, -1, 1) Lane;
         "sinter"                         -2  r   Read   span(1, -1, 1) Lane;
         "sintercard"                     -3  r   Read   count(1)       Lane;
-        "sinterstore"                    -3  w   Write  span(1, -1, 1) Lane;
+        "sinterstore"                    -3  wd  Write  span(1, -1, 1) Lane;
         "sismember"                       3  r   Read   one            Lane                         Plain;
         "smembers"                        2  r   Read   one            Lane                         Plain;
         "smismember"                     -3  r   Read   one            Lane                         Plain;
@@ -209,21 +213,21 @@ table! {
         "srem"                           -3  w   Write  one            Lane;
         "sscan"                          -3  r   Read   one            Lane;
         "sunion"                         -2  r   Read   span(1, -1, 1) Lane;
-        "sunionstore"                    -3  w   Write  span(1, -1, 1) Lane;
+        "sunionstore"                    -3  wd  Write  span(1, -1, 1) Lane;
     }
     SortedSet {
         "bzmpop"                         -5  wb  Write  count(2)       Blocking;
         "bzpopmax"                       -3  wb  Write  span(1, -2, 1) Blocking;
         "bzpopmin"                       -3  wb  Write  span(1, -2, 1) Blocking;
-        "zadd"                           -4  w   Write  one            Lane;
+        "zadd"                           -4  wd  Write  one            Lane;
         "zcard"                           2  r   Read   one            Lane                         Plain;
         "zcount"                          4  r   Read   one            Lane                         Plain;
         "zdiff"                          -3  r   Read   count(1)       Lane;
-        "zdiffstore"                     -4  w   Write  dst_count(2)   Lane;
-        "zincrby"                         4  w   Write  one            Lane;
+        "zdiffstore"                     -4  wd  Write  dst_count(2)   Lane;
+        "zincrby"                         4  wd  Write  one            Lane;
         "zinter"                         -3  r   Read   count(1)       Lane;
         "zintercard"                     -3  r   Read   count(1)       Lane;
-        "zinterstore"                    -4  w   Write  dst_count(2)   Lane;
+        "zinterstore"                    -4  wd  Write  dst_count(2)   Lane;
         "zlexcount"                       4  r   Read   one            Lane                         Plain;
         "zmpop"                          -4  w   Write  count(1)       Lane;
         "zmscore"                        -3  r   Read   one            Lane                         Plain;
@@ -233,7 +237,7 @@ table! {
         "zrange"                         -4  r   Read   one            Lane                         Pairs;
         "zrangebylex"                    -4  r   Read   one            Lane                         Plain;
         "zrangebyscore"                  -4  r   Read   one            Lane                         Pairs;
-        "zrangestore"                    -5  w   Write  span(1, 2, 1)  Lane;
+        "zrangestore"                    -5  wd  Write  span(1, 2, 1)  Lane;
         "zrank"                          -3  r   Read   one            Lane                         Rank;
         "zrem"                           -3  w   Write  one            Lane;
         "zremrangebylex"                  4  w   Write  one            Lane;
@@ -246,19 +250,19 @@ table! {
         "zscan"                          -3  r   Read   one            Lane;
         "zscore"                          3  r   Read   one            Lane                         Plain;
         "zunion"                         -3  r   Read   count(1)       Lane;
-        "zunionstore"                    -4  w   Write  dst_count(2)   Lane;
+        "zunionstore"                    -4  wd  Write  dst_count(2)   Lane;
     }
     Stream {
         "xack"                           -4  w   Write  one            Lane;
         "xackdel"                        -6  w   Write  one            Lane;
-        "xadd"                           -5  w   Write  one            Lane;
+        "xadd"                           -5  wd  Write  one            Lane;
         "xautoclaim"                     -6  w   Write  one            Lane;
         "xclaim"                         -6  w   Write  one            Lane;
         "xdel"                           -3  w   Write  one            Lane;
         "xdelex"                         -5  w   Write  one            Lane;
         "xgroup"                         -2  o   None   none           Lane;
-        "xgroup|create"                  -5  w   Write  span(2, 2, 1)  Lane;
-        "xgroup|createconsumer"           5  w   Write  span(2, 2, 1)  Lane;
+        "xgroup|create"                  -5  wd  Write  span(2, 2, 1)  Lane;
+        "xgroup|createconsumer"           5  wd  Write  span(2, 2, 1)  Lane;
         "xgroup|delconsumer"              5  w   Write  span(2, 2, 1)  Lane;
         "xgroup|destroy"                  4  w   Write  span(2, 2, 1)  Lane;
         "xgroup|help"                     2  o   None   none           Lane;
@@ -274,11 +278,11 @@ table! {
         "xread"                          -4  rb  Read   streams        LaneUnlessBlocking;
         "xreadgroup"                     -7  wb  Write  streams        LaneUnlessBlocking;
         "xrevrange"                      -4  r   Read   one            Lane                         NullArrays;
-        "xsetid"                         -3  w   Write  one            Lane;
+        "xsetid"                         -3  wd  Write  one            Lane;
         "xtrim"                          -4  w   Write  one            Lane;
     }
     Key {
-        "copy"                           -3  w   Write  span(1, 2, 1)  Lane;
+        "copy"                           -3  wd  Write  span(1, 2, 1)  Lane;
         "del"                            -2  w   Write  span(1, -1, 1) Lane;
         "dump"                            2  r   Read   one            Lane;
         "exists"                         -2  r   Read   span(1, -1, 1) Lane                         OneKey;
@@ -302,10 +306,10 @@ table! {
         "randomkey"                       1  r   Read   none           Lane;
         "rename"                          3  w   Write  span(1, 2, 1)  Lane;
         "renamenx"                        3  w   Write  span(1, 2, 1)  Lane;
-        "restore"                        -4  w   Write  one            Lane;
-        "restore-asking"                 -4  w   Write  one            Lane;
+        "restore"                        -4  wd  Write  one            Lane;
+        "restore-asking"                 -4  wd  Write  one            Lane;
         "scan"                           -2  r   Read   none           Lane;
-        "sort"                           -2  w   Write  sort           Lane;
+        "sort"                           -2  wd  Write  sort           Lane;
         "sort_ro"                        -2  r   Read   one            Lane;
         "touch"                          -2  r   Read   span(1, -1, 1) Lane;
         "ttl"                             2  r   Read   one            Lane;
@@ -313,31 +317,31 @@ table! {
         "unlink"                         -2  w   Write  span(1, -1, 1) Lane;
     }
     Geo {
-        "geoadd"                         -5  w   Write  one            Lane;
+        "geoadd"                         -5  wd  Write  one            Lane;
         "geodist"                        -4  r   Read   one            Lane                         Plain;
         "geohash"                        -2  r   Read   one            Lane                         Plain;
         "geopos"                         -2  r   Read   one            Lane                         NullArrays;
-        "georadius"                      -6  w   Write  georadius      Lane;
+        "georadius"                      -6  wd  Write  georadius      Lane;
         "georadius_ro"                   -6  r   Read   one            Lane                         Plain;
-        "georadiusbymember"              -5  w   Write  georadius      Lane;
+        "georadiusbymember"              -5  wd  Write  georadius      Lane;
         "georadiusbymember_ro"           -5  r   Read   one            Lane                         Plain;
         "geosearch"                      -7  r   Read   one            Lane                         Plain;
-        "geosearchstore"                 -8  w   Write  span(1, 2, 1)  Lane;
+        "geosearchstore"                 -8  wd  Write  span(1, 2, 1)  Lane;
     }
     Bitmap {
         "bitcount"                       -2  r   Read   one            Lane                         Plain;
-        "bitfield"                       -2  w   Write  one            Lane;
+        "bitfield"                       -2  wd  Write  one            Lane;
         "bitfield_ro"                    -2  r   Read   one            Lane                         Plain;
-        "bitop"                          -4  w   Write  span(2, -1, 1) Lane;
+        "bitop"                          -4  wd  Write  span(2, -1, 1) Lane;
         "bitpos"                         -3  r   Read   one            Lane                         Plain;
         "getbit"                          3  r   Read   one            Lane                         Plain;
-        "setbit"                          4  w   Write  one            Lane;
+        "setbit"                          4  wd  Write  one            Lane;
     }
     HyperLogLog {
-        "pfadd"                          -2  w   Write  one            Lane;
+        "pfadd"                          -2  wd  Write  one            Lane;
         "pfcount"                        -2  rm  Write  span(1, -1, 1) Lane;
-        "pfdebug"                         3  wa  Write  span(2, 2, 1)  Lane;
-        "pfmerge"                        -2  w   Write  span(1, -1, 1) Lane;
+        "pfdebug"                         3  wad Write  span(2, 2, 1)  Lane;
+        "pfmerge"                        -2  wd  Write  span(1, -1, 1) Lane;
         "pfselftest"                      1  a   None   none           Borrow;
     }
     PubSub {
@@ -378,8 +382,8 @@ table! {
         "function|help"                   2  o   None   none           Lane;
         "function|kill"                   2  o   None   none           BorrowAnywhere;
         "function|list"                  -2  o   None   none           ScriptLane;
-        "function|load"                  -3  w   None   none           ScriptLane;
-        "function|restore"               -3  w   None   none           ScriptLane;
+        "function|load"                  -3  wd  None   none           ScriptLane;
+        "function|restore"               -3  wd  None   none           ScriptLane;
         "function|stats"                  2  o   None   none           BorrowAnywhere;
         "script"                         -2  o   None   none           Lane;
         "script|debug"                    3  o   None   none           Taint;

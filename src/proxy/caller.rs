@@ -213,7 +213,8 @@ impl Caller {
         let place = self.replies.reserve();
         self.replies.wrote(place);
         let l1 = &worker.shared.l1;
-        let (command, work) = step(l1, Marks::begin(l1, spec, request), Step::Whole, request.raw());
+        let kind = if spec.fits_transaction(request) { Step::Whole } else { Step::Pair };
+        let (command, work) = step(l1, Marks::begin(l1, spec, request), kind, request.raw());
         self.send(worker, &command, place, work, now);
     }
 
@@ -274,9 +275,8 @@ impl Caller {
             Effect::Write | Effect::Opaque => Some(Marks::begin(&worker.shared.l1, spec, request)),
             Effect::None => None,
         };
-        let plain = spec.on_lane(request) || spec.flushes();
         let (marks, extra, kind) = match role {
-            Role::Alone if plain => (marks, None, Step::Whole),
+            Role::Alone if spec.fits_transaction(request) => (marks, None, Step::Whole),
             Role::Alone | Role::Apart => (marks, None, Step::Pair),
             Role::Queued => (marks.map(Marks::untold), None, Step::Pair),
             Role::Exec(extra) => (marks, extra, Step::Exec),

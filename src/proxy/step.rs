@@ -1,8 +1,10 @@
 //! A write and the notice of it, where the channel carries coherence: Redis does both in one step, or neither.
 //!
 //! A write on a lane goes as `MULTI`, the write, `PUBLISH`, `EXEC`. A client's own transaction is given its `PUBLISH` right
-//! before `EXEC`. What can be in no transaction (it blocks; it would end a `WATCH`; it may change the connection) goes with
-//! `PUBLISH` right behind it, in one piece, and its reply waits for that of the `PUBLISH`. Of Redis's replies the client gets
+//! before `EXEC`. What would be answered otherwise in a transaction (it blocks; it would end a `WATCH`; it may change the
+//! connection; Redis takes it though its memory is full, but queues nothing then) goes with `PUBLISH` right behind it, in one
+//! piece, and its reply waits for that of the `PUBLISH`. Redis runs such two without a break as well; what differs is that a
+//! connection may be lost between them, and then the notice is given again on another. Of Redis's replies the client gets
 //! the one that it would have got: what Redis said when it refused to queue the write, or its part of the reply to `EXEC`.
 //! [`Told`] knows which bytes these are, however the replies are cut. Called by `caller`, which sends, and `pending`, which
 //! is answered.
@@ -143,6 +145,9 @@ impl Told {
                 if refused && self.begun.is_none() {
                     self.refusal.extend_from_slice(bytes);
                 }
+                if end && !self.refusal.starts_with(b"-NOPERM") {
+                    self.refusal.clear(); // then it was the server's trouble, and not the notice's
+                }
                 Share::default()
             }
             // The write was answered before: refused, or done where there is no MULTI.
@@ -268,6 +273,8 @@ mod tests {
     fn a_write_whose_notice_is_refused_is_not_done_and_told_why() {
         assert_eq!(client(Step::Whole, &[OK, QUEUED, NOPERM, ABORT]), (NOPERM.to_owned(), false));
         assert_eq!(client(Step::Exec, &[NOPERM, ABORT]), (NOPERM.to_owned(), false));
+        let full = "-OOM command not allowed when used memory > 'maxmemory'.\r\n";
+        assert_eq!(client(Step::Exec, &[full, ABORT]), (ABORT.to_owned(), false), "as the client's own commands were");
         assert_eq!(client(Step::Pair, &["+OK\r\n", NOPERM]), ("+OK\r\n".to_owned(), true), "done, so told otherwise");
     }
 
