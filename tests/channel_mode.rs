@@ -3,6 +3,10 @@
 
 mod common;
 
+use std::io::{Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use common::{Client, Crema, Link, MAX_STALENESS, Redis, Value, array, bulk, eventually, int, ok, simple};
@@ -14,7 +18,7 @@ fn without_tracking(args: &[&str]) -> Redis {
     redis
 }
 
-fn over(addr: std::net::SocketAddr) -> common::proxy::Launch {
+fn over(addr: SocketAddr) -> common::proxy::Launch {
     Crema::over(addr).flag("--coherence", "channel")
 }
 
@@ -334,6 +338,66 @@ fn a_frozen_link_shows_nothing_older_than_the_bound() {
     let mut reader = far.client();
     eventually("what was written is seen", || reader.cmd(&["GET", "k"]) == bulk("new"));
     far.warm(&["GET", "k"]);
+}
+
+/// A forwarder to Redis that can be told to cut the next connection on which a notice is sent, right in front of it.
+struct Cutter {
+    addr: SocketAddr,
+    armed: Arc<AtomicBool>,
+}
+
+impl Cutter {
+    fn to(target: SocketAddr) -> Cutter {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let (addr, armed) = (listener.local_addr().expect("it is bound"), Arc::new(AtomicBool::new(false)));
+        let cuts = Arc::clone(&armed);
+        std::thread::spawn(move || {
+            for near in listener.incoming().map_while(Result::ok) {
+                let far = TcpStream::connect(target).expect("the server accepts");
+                let (reader, writer) = (far.try_clone().expect("a socket"), near.try_clone().expect("a socket"));
+                let cuts = Arc::clone(&cuts);
+                std::thread::spawn(move || carry(near, far, Some(&cuts)));
+                std::thread::spawn(move || carry(reader, writer, None));
+            }
+        });
+        Cutter { addr, armed }
+    }
+}
+
+fn carry(mut from: TcpStream, mut to: TcpStream, cuts: Option<&AtomicBool>) {
+    let mut chunk = vec![0; 64 << 10];
+    while let Ok(len @ 1..) = from.read(&mut chunk) {
+        let at = chunk[..len].windows(7).position(|seven| seven == b"pUBLISH");
+        let cut = at.filter(|_| cuts.is_some_and(|cuts| cuts.swap(false, Ordering::SeqCst)));
+        if to.write_all(&chunk[..cut.unwrap_or(len)]).is_err() || cut.is_some() {
+            break;
+        }
+    }
+    // What was read is to be seen by the other side before the end is.
+    let _ = to.shutdown(Shutdown::Write);
+    let _ = from.shutdown(Shutdown::Both);
+}
+
+#[test]
+fn a_connection_lost_in_front_of_a_notice_leaves_nothing_old() {
+    let redis = without_tracking(&[]);
+    let cutter = Cutter::to(redis.addr());
+    let (torn, whole) = (over(cutter.addr).start(), over(redis.addr()).start());
+    let mut reader = whole.client();
+    let lost = |command: &[&str]| {
+        let mut client = torn.client();
+        client.cmd(&["SET", "other", "v"]); // so that there is a lane
+        whole.client().cmd(&["SET", "k", "old"]);
+        whole.warm(&["GET", "k"]);
+        cutter.armed.store(true, Ordering::SeqCst);
+        let reply = client.cmd(command);
+        assert!(reply.text().contains("may or may not have been applied"), "{reply:?}");
+    };
+    lost(&["SET", "k", "new"]);
+    assert_eq!(redis.client().cmd(&["GET", "k"]), bulk("old"), "with no notice there is no write");
+    lost(&["DEL", "k"]);
+    assert_eq!(redis.client().cmd(&["GET", "k"]), Value::Nil, "it was done without one");
+    eventually("all is forgotten", || reader.cmd(&["GET", "k"]).is_nil());
 }
 
 #[test]

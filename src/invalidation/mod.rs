@@ -202,6 +202,13 @@ impl L1 {
         }
     }
 
+    /// A write may have been done and not been told of: the fleet is to forget everything.
+    pub fn owe_all(&self) {
+        if let Some(fleet) = &self.fleet {
+            fleet.owe();
+        }
+    }
+
     /// Asks `ear` to fill L1. Never waits; the error is why the promotion was dropped.
     pub fn promote(self: &Arc<Self>, ear: &Arc<Ear>, fill: Fill) -> Result<(), crate::metrics::DropReason> {
         if let Means::Broadcast(prefixes) = &self.terms.means

@@ -78,8 +78,7 @@ impl Notice {
         self.keys.is_empty() && !self.all
     }
 
-    /// What it says.
-    pub fn message(&self) -> Message {
+    fn message(&self) -> Message {
         if self.all {
             return Message::ForgetAll;
         }

@@ -9,13 +9,12 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tokio::io::AsyncWriteExt;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
 use super::message::{Envelope, Message};
-use super::notice::Notice;
 use crate::error::Error;
 use crate::metrics::{Publication, Stats};
 use crate::resp::{Resp, encode};
@@ -118,6 +117,7 @@ pub struct Fleet {
 /// The queue to the channel.
 pub struct Publisher {
     queue: mpsc::Sender<Outgoing>,
+    owed: Arc<Notify>,
     origin_id: String,
     writes: bool,
     stats: Arc<Stats>,
@@ -136,11 +136,12 @@ impl Publisher {
     pub fn start(fleet: Fleet, stats: Arc<Stats>, stop: CancellationToken) -> Self {
         let (queue, outgoing) = mpsc::channel(QUEUE);
         let (origin_id, writes) = (fleet.origin_id.clone(), fleet.writes);
-        let counts = Arc::clone(&stats);
+        let (counts, owed) = (Arc::clone(&stats), Arc::new(Notify::new()));
+        let debt = Arc::clone(&owed);
         tokio::spawn(async move {
-            stop.run_until_cancelled(publish(&fleet, outgoing, &counts)).await;
+            stop.run_until_cancelled(publish(&fleet, outgoing, &debt, &counts)).await;
         });
-        Self { queue, origin_id, writes, stats }
+        Self { queue, owed, origin_id, writes, stats }
     }
 
     /// Whether writes are told.
@@ -161,9 +162,10 @@ impl Publisher {
         }
     }
 
-    /// Gives a notice on its own, whose write may have been done without it. Never waits.
-    pub fn repeat(&self, notice: &Notice) {
-        self.enqueue(notice.message(), None);
+    /// A write may have been done without its notice: everyone is to forget everything, as soon as that can be said. Never
+    /// waits, and is not dropped.
+    pub fn owe(&self) {
+        self.owed.notify_one();
     }
 
     /// Tells, and says how that went: within the upstream's `connect_timeout`, or a little longer. Cancel safe.
@@ -188,6 +190,16 @@ impl Publisher {
     }
 
     fn enqueue(&self, message: Message, told: Option<oneshot::Sender<Result<(), String>>>) -> bool {
+        let queued = self.queue.try_send(Outgoing::new(&self.origin_id, message, told)).is_ok();
+        if !queued {
+            self.stats.published(Publication::Dropped, 1);
+        }
+        queued
+    }
+}
+
+impl Outgoing {
+    fn new(origin_id: &str, message: Message, told: Option<oneshot::Sender<Result<(), String>>>) -> Self {
         let (kind, key, count) = match &message {
             Message::Remove { key } => ("Remove", key.clone(), 1),
             Message::Update { key, .. } => ("Update", key.clone(), 1),
@@ -196,21 +208,17 @@ impl Publisher {
             Message::RemoveBulk { keys } => ("RemoveBulk", String::new(), keys.len()),
             Message::Forget { keys, hex } => ("Forget", String::new(), keys.len() + hex.len()),
         };
-        let payload = Envelope { origin_id: Some(self.origin_id.clone()), message }.encode();
-        let queued = self.queue.try_send(Outgoing { payload, kind, key, count, told }).is_ok();
-        if !queued {
-            self.stats.published(Publication::Dropped, 1);
-        }
-        queued
+        let payload = Envelope { origin_id: Some(origin_id.to_owned()), message }.encode();
+        Self { payload, kind, key, count, told }
     }
 }
 
 /// Sends what is queued; never returns.
-async fn publish(fleet: &Fleet, mut outgoing: mpsc::Receiver<Outgoing>, stats: &Stats) {
+async fn publish(fleet: &Fleet, mut outgoing: mpsc::Receiver<Outgoing>, owed: &Notify, stats: &Stats) {
     let mut backoff = Backoff::default();
     let mut told = false;
     loop {
-        let Err(error) = publish_on_one(fleet, &mut outgoing, stats, &mut backoff).await;
+        let Err(error) = publish_on_one(fleet, &mut outgoing, owed, stats, &mut backoff).await;
         if std::mem::replace(&mut told, true) {
             debug!(%error, "still cannot tell the fleet");
         } else {
@@ -224,6 +232,7 @@ async fn publish(fleet: &Fleet, mut outgoing: mpsc::Receiver<Outgoing>, stats: &
 async fn publish_on_one(
     fleet: &Fleet,
     outgoing: &mut mpsc::Receiver<Outgoing>,
+    owed: &Notify,
     stats: &Stats,
     backoff: &mut Backoff,
 ) -> Result<Infallible, Error> {
@@ -232,8 +241,14 @@ async fn publish_on_one(
     let mut connection: Option<Connection> = None;
     let mut buffer = Vec::new();
     loop {
-        if outgoing.recv_many(&mut batch, BATCH).await == 0 {
-            std::future::pending::<()>().await; // nobody is left to say anything
+        let mut paying = false;
+        tokio::select! {
+            // None: nobody is left to say anything.
+            more = outgoing.recv_many(&mut batch, BATCH) => if more == 0 { std::future::pending::<()>().await },
+            () = owed.notified() => {
+                paying = true;
+                batch.push(Outgoing::new(&fleet.origin_id, Message::ForgetAll, None));
+            }
         }
         let done = async {
             let Connection { socket, .. } = if let Some(connection) = &mut connection {
@@ -283,6 +298,9 @@ async fn publish_on_one(
                 stats.published(Publication::Dropped, batch.len() as u64);
                 let text = error.to_string();
                 batch.drain(..).filter_map(|one| one.told).for_each(|told| drop(told.send(Err(text.clone()))));
+                if paying {
+                    owed.notify_one();
+                }
                 return Err(error);
             }
         }

@@ -203,8 +203,8 @@ impl Pending {
         ticket.append(&share.head, None);
         ticket.append(share.body, None);
         if told.is_over() {
-            if let (Some(notice), Some(fleet)) = (told.unsaid(false), &self.worker.shared.l1.fleet) {
-                fleet.repeat(notice);
+            if told.untold {
+                self.worker.shared.l1.owe_all();
             }
             ticket.append(b"", end);
             if told.early && !written(&self.worker, Some(ticket), &mut told.marks, kind) {
@@ -364,8 +364,8 @@ impl Waiter for Pending {
                 told.marks.end(&self.worker.shared.l1, false);
                 if sent == Sent::Maybe {
                     self.worker.stats.lost_writes.add(u64::from(told.begun.is_none()));
-                    if let (Some(notice), Some(fleet)) = (told.unsaid(true), &self.worker.shared.l1.fleet) {
-                        fleet.repeat(notice);
+                    if told.is_pair() {
+                        self.worker.shared.l1.owe_all();
                     }
                 }
                 self.begun = told.begun.is_some();

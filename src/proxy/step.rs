@@ -4,7 +4,7 @@
 //! before `EXEC`. What would be answered otherwise in a transaction (it blocks; it would end a `WATCH`; it may change the
 //! connection; Redis takes it though its memory is full, but queues nothing then) goes with `PUBLISH` right behind it, in one
 //! piece, and its reply waits for that of the `PUBLISH`. Redis runs such two without a break as well; what differs is that a
-//! connection may be lost between them, and then the notice is given again on another. Of Redis's replies the client gets
+//! connection may be lost between them, and then everyone is told to forget everything. Of Redis's replies the client gets
 //! the one that it would have got: what Redis said when it refused to queue the write, or its part of the reply to `EXEC`.
 //! [`Told`] knows which bytes these are, however the replies are cut. Called by `caller`, which sends, and `pending`, which
 //! is answered.
@@ -13,7 +13,7 @@ use std::borrow::Cow;
 
 use super::marks::Marks;
 use super::pending::Work;
-use crate::invalidation::{L1, Notice};
+use crate::invalidation::L1;
 use crate::resp::{Split, Splitter, encode};
 
 /// How a write and its notice go together.
@@ -60,14 +60,13 @@ pub(super) fn step<'a>(l1: &L1, mut marks: Marks, step: Step, command: &'a [u8])
             Part::Write | Part::Exec => out.extend_from_slice(command),
         }
     }
-    (Cow::Owned(out), Work::Told(Box::new(Told::new(marks, *notice, step))))
+    (Cow::Owned(out), Work::Told(Box::new(Told::new(marks, step))))
 }
 
 /// A write whose notice goes with it, until all replies are in.
 pub struct Told {
     /// The write's stamps; ended once that is so.
     pub(super) marks: Marks,
-    notice: Notice,
     step: Step,
     /// Replies that are over.
     over: usize,
@@ -78,7 +77,7 @@ pub struct Told {
     /// It began before the notice was answered, and is held.
     pub(super) early: bool,
     /// The write may have been done, and the notice was refused.
-    untold: bool,
+    pub(super) untold: bool,
     /// What Redis said to `PUBLISH` in a transaction that it did not do because of that.
     refusal: Vec<u8>,
     array: Array,
@@ -99,10 +98,9 @@ impl<'a> Share<'a> {
 }
 
 impl Told {
-    fn new(marks: Marks, notice: Notice, step: Step) -> Self {
+    fn new(marks: Marks, step: Step) -> Self {
         Self {
             marks,
-            notice,
             step,
             over: 0,
             queues: false,
@@ -124,10 +122,9 @@ impl Told {
         self.over >= self.step.parts().len()
     }
 
-    /// What is still to be told though the write may have been done: where the notice was refused, or the connection was `lost`
-    /// between the two.
-    pub(super) fn unsaid(&self, lost: bool) -> Option<&Notice> {
-        (self.untold || lost && self.step == Step::Pair).then_some(&self.notice)
+    /// Whether a connection that is lost may have taken the write alone.
+    pub(super) fn is_pair(&self) -> bool {
+        self.step == Step::Pair
     }
 
     /// Takes the next piece of the replies, of which `kind` is the type byte; `end` with the last of each.
@@ -221,12 +218,12 @@ impl Array {
 mod tests {
     use super::*;
 
-    /// What the client gets of these replies, cut everywhere; and whether the notice must be given again.
+    /// What the client gets of these replies, cut everywhere; and whether the write was done untold.
     fn client(step: Step, replies: &[&str]) -> (String, bool) {
         let mut results: Vec<(String, bool)> = Vec::new();
         let longest = replies.iter().map(|reply| reply.len()).max().unwrap_or(1);
         for size in 1..=longest {
-            let mut told = Told::new(Marks::default(), Notice::default(), step);
+            let mut told = Told::new(Marks::default(), step);
             let mut got = Vec::new();
             for reply in replies {
                 let reply = reply.as_bytes();
@@ -240,7 +237,7 @@ mod tests {
             }
             assert!(told.is_over());
             assert_eq!(told.begun, got.first().copied());
-            results.push((String::from_utf8(got).expect("text"), told.unsaid(false).is_some()));
+            results.push((String::from_utf8(got).expect("text"), told.untold));
         }
         results.dedup();
         assert_eq!(results.len(), 1, "however it is cut: {results:?}");
