@@ -7,7 +7,8 @@
 //! Reading order: [`redis`], [`proxy`], [`link`], [`client`] (over [`value`]), [`judge`].
 //!
 //! With `CREMA_TEST_DIRECT=1` the [`Crema`] launcher hands out the address of the server itself. Whatever fails then is
-//! a fault of the test, not of the proxy; what cannot be asked of a bare Redis asks [`Crema::is_direct`] first.
+//! a fault of the test, not of the proxy; what cannot be asked of a bare Redis asks [`Crema::is_direct`] first. With
+//! `CREMA_TEST_COHERENCE=channel` every proxy hears of changes that way: what fails then should be about changes made past it.
 #![allow(dead_code)] // every test file takes its own part of it
 #![allow(unused_imports)]
 

@@ -122,7 +122,10 @@ impl Crema {
             ("--threads", WORKERS.to_string()),
             ("--max-staleness", format!("{}ms", MAX_STALENESS.as_millis())),
         ];
-        let flags = defaults.map(|(name, value)| (name.to_owned(), value)).into();
+        let mut flags: Vec<_> = defaults.map(|(name, value)| (name.to_owned(), value)).into();
+        if let Ok(coherence) = std::env::var("CREMA_TEST_COHERENCE") {
+            flags.push(("--coherence".to_owned(), coherence));
+        }
         Launch { upstream: addr, url: format!("redis://{addr}"), flags, await_ready: true }
     }
 
