@@ -290,6 +290,14 @@ fn contradictions_are_refused_where_they_were_made() {
             "auth (by default): users of crema's own stand in the file, and nobody is asked for them",
         ),
         ("[channel]\nenabled = false\npublish = true", "crema.toml:3:11: channel.publish: "),
+        (
+            "coherence = \"channel\"\n[channel]\nenabled = false",
+            "crema.toml:3:11: channel.enabled: a channel that is not enabled cannot keep memory coherent",
+        ),
+        (
+            "coherence = \"channel\"\nbroadcast_prefixes = [\"a:\"]",
+            "crema.toml:2:22: broadcast_prefixes: prefixes mean nothing to channel",
+        ),
         ("[channel]\naudit_stream = \"log\"", "crema.toml:2:16: channel.audit_stream: "),
     ];
     for (text, expected) in bad {
@@ -299,6 +307,17 @@ fn contradictions_are_refused_where_they_were_made() {
     let mixed =
         load(&["--listen", "127.0.0.1:7000"], &[("CREMA_ADMIN", "127.0.0.1:7000")], "").expect_err("one address");
     assert!(mixed.starts_with("CREMA_ADMIN: "), "{mixed}");
+}
+
+#[test]
+fn a_stay_ends_only_where_something_says_so_and_with_the_channel_always() {
+    let ceiling = |text: &str| from_file(text).expect(text).ceiling.map(|ceiling| ceiling.as_secs());
+    assert_eq!(ceiling(""), None);
+    assert_eq!(ceiling("class = \"long-term\""), Some(10_800));
+    assert_eq!(ceiling("coherence = \"channel\""), Some(300));
+    assert_eq!(ceiling("coherence = \"channel\"\nclass = \"90s\""), Some(90));
+    let error = from_file("class = \"longterm\"").expect_err("misspelt");
+    assert_eq!(error, "crema.toml:1:9: class: unknown class `longterm`; did you mean `long-term`?");
 }
 
 #[test]
