@@ -31,8 +31,13 @@ pub struct Fill {
     db: u32,
     ceiling: Option<Duration>,
     max_value: u64,
+    /// The bytes that its reply is likely to have.
+    pub(super) size: u64,
     again: bool,
 }
+
+/// What a reply is taken to have where nobody has seen one.
+const UNSEEN: u64 = 64 << 10;
 
 impl Fill {
     /// The read `request` of one key, its first argument, which `query` describes. `ceiling` is the longest stay in L1,
@@ -44,7 +49,14 @@ impl Fill {
         let header = query.tail.iter().position(|&b| b == b'\n').map_or(0, |at| at + 1);
         let key = tail + header..tail + header + request.arg(1).len();
         let Query { identity, command, slot, hash, .. } = *query;
-        Self { request: raw.into(), key, tail, identity, command, slot, hash, db, ceiling, max_value, again: false }
+        let (request, size) = (raw.into(), max_value.min(UNSEEN));
+        Self { request, key, tail, identity, command, slot, hash, db, ceiling, max_value, size, again: false }
+    }
+
+    /// The read was just answered with so many bytes.
+    #[must_use]
+    pub fn expecting(self, size: u64) -> Self {
+        Self { size, ..self }
     }
 
     /// The command's row.
@@ -125,6 +137,7 @@ impl Hearing<'_> {
         self.select(fill.db, now);
         self.touches.fills_for(fill.identity, fill.db);
         self.filling.insert(fill.hash);
+        self.under_way += fill.size;
         self.rights.due = true;
         encode::command(&mut self.out, &[b"PTTL", &fill.request[fill.key.clone()]]);
         self.next += 2;
@@ -141,6 +154,7 @@ impl Hearing<'_> {
     pub(super) fn filled(&mut self, asked: Asked, sent: Time, value: Option<&[u8]>) {
         let Asked { mut fill, stamp, epoch, expires } = asked;
         self.filling.remove(&fill.hash);
+        self.under_way -= fill.size;
         let value = value.filter(|value| value.len() as u64 <= fill.max_value);
         let (Some(value), Some(expires)) = (value, expires) else { return self.l1.stats.fill(FillOutcome::Refused) };
         if self.l1.stamps.load(fill.slot) != stamp || self.ear.freshness.epoch() != epoch {

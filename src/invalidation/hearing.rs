@@ -34,7 +34,7 @@ use crate::upstream::{Backoff, Connection, Login};
 
 /// Fills that may be under way at once.
 const WINDOW: usize = 512;
-/// And bytes of them where the ear has subscribed: Redis keeps no more than 32 MiB for a subscriber, by its default.
+/// And bytes that they may bring where the ear has subscribed: Redis keeps no more than 32 MiB for a subscriber, by its default.
 const SUBSCRIBER: u64 = 16 << 20;
 /// After taking fills up the ear takes no more for so long: they are in no hurry, and one by one each would cost a worker a
 /// wake-up of this thread, and Redis a read and a write.
@@ -67,8 +67,9 @@ pub(super) struct Hearing<'a> {
     /// What the server can do. Nothing is filled before it is known.
     pub(super) survey: Option<Survey>,
     pub(super) touches: Touches,
-    /// How many fills may be under way.
-    window: usize,
+    /// Bytes that the fills under way are likely to bring, and how many these may be.
+    pub(super) under_way: u64,
+    most: u64,
     /// Whether it is certain that changes will be told of.
     told: bool,
     /// Whether the last fence was answered in a turn of Redis's event loop of its own; only broadcast mode asks.
@@ -122,9 +123,10 @@ impl<'a> Hearing<'a> {
             not_master: false,
             survey: None,
             touches: Touches::new(now),
-            window: match &l1.terms.means {
-                Means::Channel(_) => (SUBSCRIBER / l1.terms.max_value.max(1)).clamp(1, WINDOW as u64) as usize,
-                Means::Tracking | Means::Broadcast(_) => WINDOW,
+            under_way: 0,
+            most: match &l1.terms.means {
+                Means::Channel(_) => SUBSCRIBER,
+                Means::Tracking | Means::Broadcast(_) => u64::MAX,
             },
             told: false,
             in_turn: true,
@@ -188,7 +190,7 @@ impl<'a> Hearing<'a> {
     }
 
     fn takes_fills(&self) -> bool {
-        self.survey.is_some() && self.filling.len() < self.window
+        self.survey.is_some() && self.filling.len() < WINDOW && self.under_way < self.most
     }
 
     /// One whole frame, in the order in which Redis sent it. `whole` is false where it was too large to be kept.

@@ -234,7 +234,8 @@ impl Pending {
             } else if lead.coin == Coin::Knock && lead.joined.is_empty() && !l1.store.knows(query) {
                 Err(DropReason::FirstKnock)
             } else {
-                l1.promote(&who.ear, Fill::new(request, query, who.db, worker.shared.ceiling(rule), max_value))
+                let fill = Fill::new(request, query, who.db, worker.shared.ceiling(rule), max_value);
+                l1.promote(&who.ear, fill.expecting(lead.size))
             }
         });
         match promoted {
