@@ -110,6 +110,35 @@ fn an_application_and_two_proxies_understand_each_other() {
     assert!(heard(&proxies[1], "remove_bulk") >= 1 && heard(&proxies[0], "remove") >= 2);
 }
 
+/// Where the channel carries coherence, what cremas tell each other makes the application delete nothing; and what the
+/// application says is heard by the ears.
+#[test]
+fn where_cremas_tell_each_other_an_application_loses_nothing() {
+    let redis = Redis::start();
+    let proxies = [1, 2].map(|_| Crema::over(redis.addr()).flag("--coherence", "channel").start());
+    for proxy in &proxies {
+        proxy.warm(&["GET", "k"]);
+    }
+    let Some(mut app) = App::start(&redis) else { return };
+    let mut client = proxies[0].client();
+    assert_eq!(app.ask("set k old"), "done");
+    assert_eq!(client.cmd(&["SET", "k", "new"]), ok());
+    assert_eq!(client.cmd(&["DEL", "none"]), int(0));
+    assert_eq!(client.cmd(&["EVAL", "return redis.call('SET', KEYS[1], 'newer')", "1", "k"]), ok());
+    eventually("the application skips all three", || app.ask("heard").ends_with(" 3"));
+    assert_eq!(redis.client().cmd(&["GET", "k"]), bulk("newer"));
+    for (line, value) in
+        [("update k one", Some("one")), ("remove k", None), ("update k two", Some("two")), ("pattern k*", None)]
+    {
+        proxies.iter().for_each(|proxy| proxy.warm(&["GET", "k"]));
+        assert_eq!(app.ask(line), "done");
+        for proxy in &proxies {
+            let value = value.map_or(common::Value::Nil, bulk);
+            eventually(&format!("{line} is heard"), || proxy.client().cmd(&["GET", "k"]) == value);
+        }
+    }
+}
+
 #[test]
 fn what_is_heard_is_never_written() {
     let redis = Redis::start();
