@@ -251,6 +251,11 @@ impl App {
                 {
                     self.shared.longest_argument.store(limit, Ordering::Relaxed);
                 }
+                if let Some(notices) = self.shared.l1.notices()
+                    && let Ok(full) = is_full(connection, node).await
+                {
+                    notices.set_full(full);
+                }
                 Ok(server.clone())
             }
             Err(error) => {
@@ -288,6 +293,17 @@ async fn ask(connection: &mut Connection, command: &[u8], node: &Node) -> Result
         Ok(Err(error)) => Err(lost(&error.to_string())),
         Err(_) => Err(Error::Timeout { node: Arc::clone(&node.address), after: node.connect_timeout }),
     }
+}
+
+/// Whether the upstream has no memory left: then it puts nothing into a transaction, not even a PING.
+async fn is_full(connection: &mut Connection, node: &Node) -> Result<bool, Error> {
+    let mut said = Vec::new();
+    for command in ["MULTI", "PING", "DISCARD"] {
+        let mut raw = Vec::new();
+        encode::own_command(&mut raw, &[command.as_bytes()]);
+        said.push(ask(connection, &raw, node).await?);
+    }
+    Ok(said[1].starts_with(b"-OOM"))
 }
 
 /// The number on the last line of a reply: the value in an answer to `CONFIG GET` of one number.

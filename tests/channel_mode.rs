@@ -253,7 +253,8 @@ fn a_watch_outlives_a_write_between() {
     assert_eq!(client.cmd(&["MGET", "k", "elsewhere"]), array([bulk("2"), bulk("2")]));
 }
 
-/// In a transaction a full Redis refuses everything.
+/// In a transaction a full Redis refuses everything. So there is a moment until it is known to be full, in which `DEL` is refused
+/// too; a write that is refused, or a second, ends it.
 #[test]
 fn a_full_redis_takes_what_it_would_take() {
     let redis = without_tracking(&["--maxmemory", "100mb", "--maxmemory-policy", "noeviction"]);
@@ -265,6 +266,7 @@ fn a_full_redis_takes_what_it_would_take() {
     let full = |reply: Value| assert!(reply.text().starts_with("OOM"), "{reply:?}");
     full(client.cmd(&["SET", "a", "2"]));
     assert_eq!(client.cmd(&["DEL", "a"]), int(1));
+    full(client.cmd(&["SET", "a", "2"]));
     assert_eq!(client.cmd(&["EXPIRE", "b", "100"]), int(1));
     assert_eq!(client.cmd(&["LPOP", "l"]), bulk("x"));
     assert_eq!(client.cmd(&["BLPOP", "l", "1"]), array([bulk("l"), bulk("y")]));
@@ -275,6 +277,17 @@ fn a_full_redis_takes_what_it_would_take() {
     let replies = client.pipeline(&[&["SET", "a", "3"][..], &["DEL", "b"], &["GET", "b"]]);
     assert_eq!(replies[1..], [int(1), Value::Nil]);
     assert_eq!(client.cmd(&["FLUSHALL"]), ok());
+    // That it has memory again is found out, and that it has none, without a write.
+    let steps = || redis.calls("exec");
+    let whole = |client: &mut Client| {
+        let before = steps();
+        client.cmd(&["DEL", "none"]);
+        steps() > before
+    };
+    redis.client().cmd(&["CONFIG", "SET", "maxmemory", "100mb"]);
+    eventually("deletions go as transactions", || whole(&mut client));
+    redis.client().cmd(&["CONFIG", "SET", "maxmemory", "1"]);
+    eventually("deletions are taken", || client.cmd(&["DEL", "none"]) == int(0));
 }
 
 #[test]
@@ -383,20 +396,24 @@ fn a_connection_lost_in_front_of_a_notice_leaves_nothing_old() {
     let redis = without_tracking(&[]);
     let cutter = Cutter::to(redis.addr());
     let (torn, whole) = (over(cutter.addr).start(), over(redis.addr()).start());
-    let mut reader = whole.client();
-    let lost = |command: &[&str]| {
+    let lost = |first: &[&str], command: &[&str]| {
         let mut client = torn.client();
-        client.cmd(&["SET", "other", "v"]); // so that there is a lane
+        client.cmd(first); // so that there is a connection
         whole.client().cmd(&["SET", "k", "old"]);
         whole.warm(&["GET", "k"]);
         cutter.armed.store(true, Ordering::SeqCst);
-        let reply = client.cmd(command);
-        assert!(reply.text().contains("may or may not have been applied"), "{reply:?}");
+        if let Ok(reply) = client.try_cmd(command) {
+            assert!(reply.text().contains("may or may not have been applied"), "{reply:?}");
+        }
+        assert!(!cutter.armed.load(Ordering::SeqCst));
     };
-    lost(&["SET", "k", "new"]);
-    assert_eq!(redis.client().cmd(&["GET", "k"]), bulk("old"), "with no notice there is no write");
-    lost(&["DEL", "k"]);
+    for write in [&["SET", "k", "new"][..], &["DEL", "k"], &["EVAL", "redis.call('DEL', 'k')", "0"]] {
+        lost(&["SET", "other", "v"], write);
+        assert_eq!(redis.client().cmd(&["GET", "k"]), bulk("old"), "with no notice there is no write");
+    }
+    lost(&["WATCH", "other"], &["DEL", "k"]);
     assert_eq!(redis.client().cmd(&["GET", "k"]), Value::Nil, "it was done without one");
+    let mut reader = whole.client();
     eventually("all is forgotten", || reader.cmd(&["GET", "k"]).is_nil());
 }
 

@@ -130,7 +130,9 @@ fn where_cremas_tell_each_other_an_application_loses_nothing() {
     for (line, value) in
         [("update k one", Some("one")), ("remove k", None), ("update k two", Some("two")), ("pattern k*", None)]
     {
-        proxies.iter().for_each(|proxy| proxy.warm(&["GET", "k"]));
+        for proxy in &proxies {
+            proxy.warm(&["GET", "k"]);
+        }
         assert_eq!(app.ask(line), "done");
         for proxy in &proxies {
             let value = value.map_or(common::Value::Nil, bulk);

@@ -131,11 +131,10 @@ impl Spec {
         if self.arity < 0 { argc >= bound } else { argc == bound }
     }
 
-    /// Whether `req` can be put into a transaction and be answered as outside of one. In a transaction Redis refuses every command
-    /// while it has no memory to give, those included that would free some; and of those that a lane does not take, some
-    /// behave differently there.
-    pub fn fits_transaction(&self, req: Request<'_>) -> bool {
-        self.effect == Effect::Write && self.flags.contains(Flags::DENYOOM) && self.on_lane(req)
+    /// Whether the write `req` is answered in a transaction as outside of one: it is on no connection of its own, or is a flush.
+    /// In a transaction, a server that is `full` refuses all commands, those included that it takes otherwise.
+    pub fn fits_transaction(&self, req: Request<'_>, full: bool) -> bool {
+        (self.on_lane(req) || self.flushes()) && (!full || self.flags.contains(Flags::DENYOOM))
     }
 
     /// Whether the command empties a whole database: a write to all keys, and not to some that cannot be known.

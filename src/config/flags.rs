@@ -69,7 +69,7 @@ pub struct Settings {
     /// How long a read may miss another's write [default: 500ms]
     #[arg(long, value_name = "TIME", help_heading = "Cache")]
     pub(super) max_staleness: Option<Given>,
-    /// Changes heard by: tracking, broadcast, channel [default: tracking]
+    /// Coherence by tracking, broadcast, channel [default: tracking]
     #[arg(long, value_name = "MODE", help_heading = "Cache")]
     pub(super) coherence: Option<Given>,
     /// The longest stay in memory, a class or a time [default: auto]

@@ -50,7 +50,7 @@ pub struct Pause {
 }
 
 /// What the ears must know of the configuration.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct Terms {
     /// No answer of L1 is older than this.
     pub max_staleness: Duration,
@@ -67,7 +67,7 @@ pub struct Terms {
 }
 
 /// By what means L1 hears of changes.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub enum Means {
     /// Redis tells of changes to what was read.
     Tracking,

@@ -213,7 +213,7 @@ impl Caller {
         let place = self.replies.reserve();
         self.replies.wrote(place);
         let l1 = &worker.shared.l1;
-        let kind = if spec.fits_transaction(request) { Step::Whole } else { Step::Pair };
+        let kind = Step::of(l1, spec, request);
         let (command, work) = step(l1, Marks::begin(l1, spec, request), kind, request.raw());
         self.send(worker, &command, place, work, now);
     }
@@ -276,8 +276,8 @@ impl Caller {
             Effect::None => None,
         };
         let (marks, extra, kind) = match role {
-            Role::Alone if spec.fits_transaction(request) => (marks, None, Step::Whole),
-            Role::Alone | Role::Apart => (marks, None, Step::Pair),
+            Role::Alone => (marks, None, Step::of(&worker.shared.l1, spec, request)),
+            Role::Apart => (marks, None, Step::Pair),
             Role::Queued => (marks.map(Marks::untold), None, Step::Pair),
             Role::Exec(extra) => (marks, extra, Step::Exec),
         };

@@ -15,7 +15,7 @@ use tokio::sync::oneshot;
 use super::caller::Who;
 use super::marks::Marks;
 use super::replies::{End, Place, Replies};
-use super::step::Told;
+use super::step::{Begun, Told};
 use super::worker::{Shared, Track, Worker};
 use crate::cache::{Coin, FlightRef, Query};
 use crate::clock::Time;
@@ -189,25 +189,29 @@ impl Pending {
     /// The next piece of the replies to a write and its notice.
     fn told(&mut self, kind: u8, bytes: &[u8], end: Option<Time>) {
         let (Work::Told(told), Some(ticket)) = (&mut self.work, &self.ticket) else { return };
-        let (begun, last) = (told.begun.is_some(), told.is_last());
+        let before = told.begun;
         let share = told.piece(kind, bytes, end.is_some());
-        let kind = told.begun.unwrap_or_default();
-        if !begun && told.begun.is_some() {
-            told.early = !last;
-            if last {
+        match told.begun {
+            Some(Begun { early: true, .. }) if before.is_none() => ticket.to.hold(ticket.place),
+            Some(Begun { kind, .. }) if before.is_none() => {
                 written(&self.worker, Some(ticket), &mut told.marks, kind);
-            } else {
-                ticket.to.hold(ticket.place); // until the others have been told
             }
+            _ => {}
         }
         ticket.append(&share.head, None);
         ticket.append(share.body, None);
         if told.is_over() {
+            let l1 = &self.worker.shared.l1;
             if told.untold {
-                self.worker.shared.l1.owe_all();
+                l1.owe_all();
+            }
+            if let (true, Some(notices)) = (told.full, l1.notices()) {
+                notices.set_full(true);
             }
             ticket.append(b"", end);
-            if told.early && !written(&self.worker, Some(ticket), &mut told.marks, kind) {
+            if let Some(Begun { kind, early: true }) = told.begun
+                && !written(&self.worker, Some(ticket), &mut told.marks, kind)
+            {
                 ticket.to.release(ticket.place);
             }
         }

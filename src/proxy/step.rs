@@ -3,8 +3,8 @@
 //! A write on a lane goes as `MULTI`, the write, `PUBLISH`, `EXEC`. A client's own transaction is given its `PUBLISH` right
 //! before `EXEC`. What would be answered otherwise in a transaction (it blocks; it would end a `WATCH`; it may change the
 //! connection; Redis takes it though its memory is full, but queues nothing then) goes with `PUBLISH` right behind it, in one
-//! piece, and its reply waits for that of the `PUBLISH`. Redis runs such two without a break as well; what differs is that a
-//! connection may be lost between them, and then everyone is told to forget everything. Of Redis's replies the client gets
+//! piece, and its reply waits for that of the `PUBLISH`. Redis mostly runs such two without a break as well. But a connection
+//! may be lost between them, and then everyone is told to forget everything. Of Redis's replies the client gets
 //! the one that it would have got: what Redis said when it refused to queue the write, or its part of the reply to `EXEC`.
 //! [`Told`] knows which bytes these are, however the replies are cut. Called by `caller`, which sends, and `pending`, which
 //! is answered.
@@ -13,8 +13,12 @@ use std::borrow::Cow;
 
 use super::marks::Marks;
 use super::pending::Work;
+use crate::command::Spec;
 use crate::invalidation::L1;
-use crate::resp::{Split, Splitter, encode};
+use crate::resp::{Request, Split, Splitter, encode};
+
+/// What `EXEC` says where it is refused itself, in front of why.
+const DISCARDED: &[u8] = b"-EXECABORT Transaction discarded because of: ";
 
 /// How a write and its notice go together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,6 +41,14 @@ enum Part {
 }
 
 impl Step {
+    /// How this write goes where nothing else is under way on its connection.
+    pub(super) fn of(l1: &L1, spec: &Spec, request: Request<'_>) -> Self {
+        match l1.notices() {
+            Some(notices) if spec.fits_transaction(request, notices.is_full()) => Step::Whole,
+            _ => Step::Pair,
+        }
+    }
+
     const fn parts(self) -> &'static [Part] {
         match self {
             Step::Whole => &[Part::Multi, Part::Write, Part::Publish, Part::Exec],
@@ -72,15 +84,26 @@ pub struct Told {
     over: usize,
     /// `MULTI` was accepted.
     queues: bool,
-    /// The client's reply has begun, with this byte.
-    pub(super) begun: Option<u8>,
-    /// It began before the notice was answered, and is held.
-    pub(super) early: bool,
+    /// The client's reply has begun.
+    pub(super) begun: Option<Begun>,
     /// The write may have been done, and the notice was refused.
     pub(super) untold: bool,
     /// What Redis said to `PUBLISH` in a transaction that it did not do because of that.
     refusal: Vec<u8>,
+    /// What it said to `EXEC`, where that was an error.
+    failure: Vec<u8>,
+    /// Redis had no memory to queue the write.
+    pub(super) full: bool,
     array: Array,
+}
+
+/// How the client's reply has begun.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Begun {
+    /// Its first byte.
+    pub(super) kind: u8,
+    /// It is not the last of the replies: it is held until that is in.
+    pub(super) early: bool,
 }
 
 /// The part of a reply's piece that is the client's.
@@ -105,15 +128,16 @@ impl Told {
             over: 0,
             queues: false,
             begun: None,
-            early: false,
             untold: false,
             refusal: Vec::new(),
+            failure: Vec::new(),
+            full: false,
             array: Array::default(),
         }
     }
 
     /// Whether the reply under way is the last: Redis has done all.
-    pub(super) fn is_last(&self) -> bool {
+    fn is_last(&self) -> bool {
         self.over + 1 >= self.step.parts().len()
     }
 
@@ -136,7 +160,10 @@ impl Told {
                 Share::default()
             }
             Some(Part::Write) if self.queues && !refused => Share::default(),
-            Some(Part::Write) => Share::all(bytes),
+            Some(Part::Write) => {
+                self.full |= bytes.starts_with(b"-OOM");
+                Share::all(bytes)
+            }
             Some(Part::Publish) => {
                 self.untold |= refused && self.begun.is_some();
                 if refused && self.begun.is_none() {
@@ -149,8 +176,9 @@ impl Told {
             }
             // The write was answered before: refused, or done where there is no MULTI.
             Some(Part::Exec) if self.begun.is_some() && !self.array.begun => Share::default(),
-            Some(Part::Exec) if refused && !self.refusal.is_empty() => {
-                Share { head: std::mem::take(&mut self.refusal), body: b"" }
+            Some(Part::Exec) if refused => {
+                self.failure.extend_from_slice(bytes);
+                Share { head: if end { self.failed() } else { Vec::new() }, body: b"" }
             }
             Some(Part::Exec) if kind == b'*' => self.array.without_last(bytes, self.step == Step::Exec),
             Some(Part::Exec) => {
@@ -159,9 +187,25 @@ impl Told {
             }
             None => Share::default(),
         };
-        self.begun = self.begun.or(share.head.first().or(share.body.first()).copied());
+        if let (None, Some(&kind)) = (self.begun, share.head.first().or(share.body.first())) {
+            self.begun = Some(Begun { kind, early: !self.is_last() });
+        }
         self.over += usize::from(end);
         share
+    }
+}
+
+impl Told {
+    /// What the client is told where `EXEC` was an error.
+    fn failed(&mut self) -> Vec<u8> {
+        if !self.refusal.is_empty() {
+            return std::mem::take(&mut self.refusal);
+        }
+        match self.failure.strip_prefix(DISCARDED) {
+            // The transaction is crema's, and so the client knows of none.
+            Some(why) if self.step == Step::Whole => [b"-", why].concat(),
+            _ => std::mem::take(&mut self.failure),
+        }
     }
 }
 
@@ -236,7 +280,7 @@ mod tests {
                 }
             }
             assert!(told.is_over());
-            assert_eq!(told.begun, got.first().copied());
+            assert_eq!(told.begun.map(|begun| begun.kind), got.first().copied());
             results.push((String::from_utf8(got).expect("text"), told.untold));
         }
         results.dedup();
@@ -264,6 +308,14 @@ mod tests {
     fn a_write_that_redis_does_not_queue_is_answered_by_that() {
         let refused = "-ERR wrong number of arguments for 'set' command\r\n";
         assert_eq!(client(Step::Whole, &[OK, refused, QUEUED, ABORT]), (refused.to_owned(), false));
+    }
+
+    #[test]
+    fn a_transaction_that_the_client_knows_nothing_of_is_not_told_of() {
+        let why = "READONLY You can't write against a read only replica.\r\n";
+        let abort = format!("{}{why}", String::from_utf8_lossy(DISCARDED));
+        assert_eq!(client(Step::Whole, &[OK, QUEUED, QUEUED, &abort]), (format!("-{why}"), false));
+        assert_eq!(client(Step::Exec, &[QUEUED, &abort]), (abort.clone(), false));
     }
 
     #[test]
