@@ -61,7 +61,9 @@ fn no_reply_differs() {
     if !stage.crema.is_direct() {
         let hits = stage.crema.outcomes("hit");
         eprintln!("fuzz: {hits} answered by L1, {} joined", stage.crema.outcomes("joined"));
-        assert!(hits > all / 50, "L1 took little part: {hits} hits of {all} replies");
+        // Where the channel carries coherence, each script has all be forgotten.
+        let least = if std::env::var_os("CREMA_TEST_COHERENCE").is_some() { all / 200 } else { all / 50 };
+        assert!(hits > least, "L1 took little part: {hits} hits of {all} replies");
     }
 }
 
