@@ -66,14 +66,7 @@ impl Notices {
 }
 
 impl Notice {
-    /// The notice of one write.
-    pub fn of(spec: &Spec, request: Request<'_>) -> Self {
-        let mut notice = Self::default();
-        notice.add(spec, request);
-        notice
-    }
-
-    /// This write belongs to it as well.
+    /// This write belongs to it.
     pub fn add(&mut self, spec: &Spec, request: Request<'_>) {
         self.all |= spec.effect == Effect::Opaque;
         for key in spec.keys(request) {
@@ -84,6 +77,13 @@ impl Notice {
             }
             self.keys.push(key.to_vec());
         }
+    }
+
+    /// Two writes that one step does.
+    pub(super) fn join(&mut self, other: Self) {
+        self.keys.extend(other.keys);
+        self.bytes += other.bytes;
+        self.all |= other.all || self.bytes > MAX_PAYLOAD;
     }
 
     /// Whether there is nothing to tell.
@@ -117,7 +117,9 @@ mod tests {
         encode::command(&mut raw, words);
         let mut spans: Vec<Span> = Vec::new();
         let request = Request::parse_canonical(&raw, &mut spans).expect("canonical");
-        Notice::of(lookup(request).expect("a row"), request)
+        let mut notice = Notice::default();
+        notice.add(lookup(request).expect("a row"), request);
+        notice
     }
 
     #[test]

@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
 use super::message::{Envelope, Message};
+use super::notice::Notice;
 use crate::error::Error;
 use crate::metrics::{Publication, Stats};
 use crate::resp::{Resp, encode};
@@ -36,6 +37,8 @@ pub struct News {
     unnamed: u64,
     flushed: bool,
     swapped: bool,
+    /// What goes to Redis with the write itself, where the channel carries coherence.
+    pub notice: Notice,
 }
 
 impl News {
@@ -63,6 +66,7 @@ impl News {
         self.unnamed += other.unnamed;
         self.flushed |= other.flushed;
         self.swapped |= other.swapped;
+        self.notice.join(other.notice);
     }
 
     /// As messages, in the fewest that receivers read.

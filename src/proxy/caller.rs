@@ -213,8 +213,11 @@ impl Caller {
         let place = self.replies.reserve();
         self.replies.wrote(place);
         let l1 = &worker.shared.l1;
-        let kind = Step::of(l1, spec, request);
-        let (command, work) = step(l1, Marks::begin(l1, spec, request), kind, request.raw());
+        let marks = Marks::begin(l1, spec, request);
+        if l1.notices().is_none() {
+            return self.send(worker, request.raw(), place, Work::Write(marks), now);
+        }
+        let (command, work) = step(l1, marks, Step::of(l1, spec, request), request.raw());
         self.send(worker, &command, place, work, now);
     }
 

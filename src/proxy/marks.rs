@@ -23,8 +23,6 @@ pub struct Marks {
     pub(super) opaque: bool,
     forgets: Option<EpochReason>,
     news: Option<Box<News>>,
-    /// What goes with it in one step, where the channel carries coherence.
-    pub(super) notice: Option<Box<Notice>>,
 }
 
 impl Marks {
@@ -38,15 +36,18 @@ impl Marks {
         slots.iter().for_each(|&slot| l1.stamps.begin(slot));
         let mut marks = Self { slots, opaque: spec.effect == Effect::Opaque, ..Self::default() };
         note(&mut marks.news, l1, spec, request);
-        if l1.notices().is_some() {
-            marks.notice = Some(Box::new(Notice::of(spec, request)));
-        }
         marks
+    }
+
+    /// What goes with it in one step, where the channel carries coherence and there is something to tell.
+    pub(super) fn take_notice(&mut self) -> Option<Notice> {
+        let notice = std::mem::take(&mut self.news.as_mut()?.notice);
+        (!notice.is_empty()).then_some(notice)
     }
 
     /// The same for a write that is only queued: there is nothing to tell yet.
     pub fn untold(self) -> Self {
-        Self { news: None, notice: None, ..self }
+        Self { news: None, ..self }
     }
 
     /// Joins two writes that one reply answers.
@@ -58,7 +59,6 @@ impl Marks {
             (Some(news), Some(more)) => news.add(*more),
             (news, more) => *news = news.take().or(more),
         }
-        self.notice = self.notice.take().or(other.notice);
     }
 
     /// It was answered, or its connection was lost. `refused`: nothing was written.
@@ -76,17 +76,21 @@ impl Marks {
 /// Notes which keys a write changes, where the fleet is told of writes; and of a swap, of which it is told always.
 fn note(news: &mut Option<Box<News>>, l1: &L1, spec: &Spec, request: Request<'_>) {
     let Some(fleet) = &l1.fleet else { return };
-    let swaps = spec.route == Route::Session(Verb::SwapDb);
+    let (swaps, notices) = (spec.route == Route::Session(Verb::SwapDb), l1.notices().is_some());
     if news.is_none() {
-        *news = if swaps { Some(Box::default()) } else { fleet.news() };
+        *news = if swaps || notices { Some(Box::default()) } else { fleet.news() };
     }
     let Some(news) = news else { return };
+    if notices {
+        news.notice.add(spec, request);
+    }
     if swaps {
         news.swapped();
-    } else if spec.flushes() {
-        news.flushed();
     }
     if fleet.tells_writes() {
+        if spec.flushes() {
+            news.flushed();
+        }
         spec.keys(request).for_each(|key| news.key(key));
     }
 }
@@ -100,7 +104,6 @@ pub struct Transaction {
     opaque: bool,
     forgets: Option<EpochReason>,
     news: Option<Box<News>>,
-    notice: Option<Box<Notice>>,
 }
 
 impl Transaction {
@@ -109,9 +112,6 @@ impl Transaction {
         self.slots.extend(caller::slots(l1, spec, request));
         self.opaque |= spec.effect == Effect::Opaque;
         note(&mut self.news, l1, spec, request);
-        if l1.notices().is_some() {
-            self.notice.get_or_insert_default().add(spec, request);
-        }
     }
 
     /// A command was queued that makes L1 forget everything.
@@ -141,7 +141,6 @@ impl Transaction {
             l1.forget_all(reason);
         }
         let slots = self.slots.iter().copied().collect();
-        let (news, notice) = (self.news.take(), self.notice.take());
-        Marks { slots, opaque: self.opaque, forgets: self.forgets, news, notice }
+        Marks { slots, opaque: self.opaque, forgets: self.forgets, news: self.news.take() }
     }
 }

@@ -369,7 +369,7 @@ impl Waiter for Pending {
                 told.marks.end(&self.worker.shared.l1, false);
                 if sent == Sent::Maybe {
                     self.worker.stats.lost_writes.add(u64::from(told.begun.is_none()));
-                    if told.is_pair() {
+                    if told.may_be_alone() {
                         self.worker.shared.l1.owe_all();
                     }
                 }

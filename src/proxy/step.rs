@@ -60,7 +60,7 @@ impl Step {
 
 /// What is sent for the write `command`, and what awaits its reply.
 pub(super) fn step<'a>(l1: &L1, mut marks: Marks, step: Step, command: &'a [u8]) -> (Cow<'a, [u8]>, Work) {
-    let (Some(notices), Some(notice)) = (l1.notices(), marks.notice.take().filter(|notice| !notice.is_empty())) else {
+    let (Some(notices), Some(notice)) = (l1.notices(), marks.take_notice()) else {
         return (Cow::Borrowed(command), Work::Write(marks));
     };
     let mut out = Vec::with_capacity(command.len() + 256);
@@ -146,9 +146,13 @@ impl Told {
         self.over >= self.step.parts().len()
     }
 
-    /// Whether a connection that is lost may have taken the write alone.
-    pub(super) fn is_pair(&self) -> bool {
-        self.step == Step::Pair
+    /// Whether a connection that is lost may have taken the write alone: without a transaction, or where none was granted.
+    pub(super) fn may_be_alone(&self) -> bool {
+        match self.step {
+            Step::Whole => !self.queues,
+            Step::Pair => true,
+            Step::Exec => false,
+        }
     }
 
     /// Takes the next piece of the replies, of which `kind` is the type byte; `end` with the last of each.
@@ -165,7 +169,8 @@ impl Told {
                 Share::all(bytes)
             }
             Some(Part::Publish) => {
-                self.untold |= refused && self.begun.is_some();
+                let done = self.begun.is_some_and(|begun| begun.kind != b'-' || self.marks.opaque);
+                self.untold |= refused && done;
                 if refused && self.begun.is_none() {
                     self.refusal.extend_from_slice(bytes);
                 }

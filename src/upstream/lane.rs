@@ -658,7 +658,9 @@ impl<W: Waiter> Lane<W> {
             self.inner.borrow_mut().fifo.push_front(entry);
             return Ok(());
         }
-        self.take_effect();
+        if self.private {
+            self.take_effect();
+        }
         if let Expect::Reply(waiter) = &mut entry.expect {
             waiter.over(self.inner.borrow().command(entry.start));
         }
