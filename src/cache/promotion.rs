@@ -3,7 +3,7 @@
 //! The decision is a coin, not a count: a key read N times is copied once on average, so hot keys get in by being hot and
 //! Redis is asked to track only those. Joined flights skip the coin, for nothing shows heat better than a second reader who
 //! arrives before the first one is answered, and so does a key whose last copy was hit often before it was changed. In a full L1
-//! a key has to win twice, and each time with better luck: see [`doorkeeper`](super::doorkeeper).
+//! a key has to win twice, and each time with better luck: see `doorkeeper`.
 
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
