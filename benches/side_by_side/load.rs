@@ -58,6 +58,8 @@ pub(crate) enum Ask {
     HGetAll,
     /// Scripts as a job queue runs them.
     Queue,
+    /// Hot keys, and between them one script in so many requests.
+    Among(u32),
 }
 
 /// A load: what is asked, how many requests at a time, by how many clients, for values of which size.
@@ -89,6 +91,7 @@ impl Load {
             Ask::MGet => "MGET of 10".into(),
             Ask::HGetAll => "HGETALL, 10 fields".into(),
             Ask::Queue => "job queue (EVALSHA)".into(),
+            Ask::Among(one_in) => format!("GET and 1 in {one_in} EVALSHA"),
         }
     }
 }
@@ -121,7 +124,7 @@ struct Asker {
 impl Asker {
     fn new(load: &Load, redis: &Peer, seed: u64) -> Self {
         let sha = match load.ask {
-            Ask::EvalSha => redis.ask(&["EVAL", SHA, "0", SCRIPT]),
+            Ask::EvalSha | Ask::Among(_) => redis.ask(&["EVAL", SHA, "0", SCRIPT]),
             Ask::Queue => redis.ask(&["EVAL", SHA, "0", QUEUE]),
             _ => String::new(),
         };
@@ -145,9 +148,14 @@ impl Asker {
     }
 
     fn write(&mut self, out: &mut Vec<u8>) {
-        match self.ask {
+        let ask = match self.ask {
+            Ask::Among(one_in) if self.rng.random_ratio(1, one_in) => Ask::EvalSha,
+            Ask::Among(_) => Ask::Get,
+            ask => ask,
+        };
+        match ask {
             Ask::Get | Ask::Mix | Ask::GetAny | Ask::GetOf(_) => {
-                match self.ask {
+                match ask {
                     Ask::Mix if self.rng.random_ratio(1, 10) => self.pick("cold", HOT),
                     Ask::GetAny => self.pick("key", KEYS),
                     Ask::GetOf(keys) => self.pick("key", keys),
@@ -176,12 +184,13 @@ impl Asker {
                 }
             }
             Ask::EvalSha | Ask::Queue => {
-                self.pick(if self.ask == Ask::Queue { "queue" } else { "script" }, FEW);
+                self.pick(if ask == Ask::Queue { "queue" } else { "script" }, FEW);
                 encode::command(
                     out,
                     &[b"EVALSHA", self.sha.trim_start_matches('+').as_bytes(), b"1", &self.key, &self.value],
                 );
             }
+            Ask::Among(_) => unreachable!("one of its two parts"),
             Ask::XRange => {
                 self.pick("stream", FEW);
                 encode::command(out, &[b"XRANGE", &self.key, b"-", b"+"]);

@@ -116,7 +116,7 @@ impl Field {
             }
             Ask::Zipf(..) => vec![Some(&self.tenth), Some(&self.misses)],
             Ask::Mix | Ask::XRange | Ask::HGetAll | Ask::MGet => vec![Some(&self.hits), Some(&self.misses)],
-            Ask::EvalSha | Ask::Queue => vec![Some(&self.hits), self.haproxy.as_ref()],
+            Ask::EvalSha | Ask::Queue | Ask::Among(_) => vec![Some(&self.hits), self.haproxy.as_ref()],
         };
         let before = self.before.iter().flatten().filter(|_| !matches!(load.ask, Ask::Zipf(..)));
         std::iter::once(&self.redis).chain(others.into_iter().flatten()).chain(before).collect()
@@ -180,6 +180,7 @@ pub(crate) fn loads(quick: bool) -> Vec<Load> {
     loads.extend(at(Ask::Mix, &[16]));
     loads.extend([Ask::Zipf(0.9, 0), Ask::Zipf(0.9, 10)].map(|ask| Load::new(ask, 16)));
     loads.extend([Load { clients: 1, ..Load::new(Ask::EvalSha, 1) }, Load { clients: 10, ..Load::new(Ask::Queue, 1) }]);
+    loads.extend([10, 2].map(|one_in| Load::new(Ask::Among(one_in), 1)));
     if quick {
         for ask in [Ask::XRange, Ask::MGet, Ask::HGetAll] {
             loads.extend(at(ask, &[16]));
