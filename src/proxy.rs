@@ -1,13 +1,14 @@
 //! The way of a command that may go on a lane, on one screen: [`call`].
 //!
 //! A read: answered by L1, or by joining the same read under way, or sent. A write: its keys' stamps change before it is
-//! sent and when it is answered. An opaque write: its reply waits for a fence. Everything here happens on the session's own
+//! sent and when it is answered. An opaque write: its reply, or L1, waits for a fence. Everything here happens on the session's own
 //! thread, and nothing waits: whatever is answered later holds a place in the session's [`Replies`]. Called by `session`,
 //! which decides what may go on a lane at all.
 
 mod caller;
 mod cork;
 mod each;
+mod fencing;
 mod foreign;
 mod gate;
 mod marks;
@@ -44,17 +45,22 @@ use crate::resp::{Request, Resp};
 pub enum Taken {
     /// It was, and its reply has a place.
     Yes,
-    /// Not yet: L1 has an answer, which might be behind what this session has seen. [`Caller::hear`] decides between
-    /// calling again and [`lead`].
-    Unheard,
+    /// Not yet: L1 has an answer, which might be behind what was done before. [`Caller::hear`] decides between calling again,
+    /// with the same `now`, and [`lead`].
+    Unheard(Unheard),
 }
+
+/// L1 has an answer, and may give it once the ear has been answered what was sent at this moment or later: before, it might not
+/// know what this session has seen, or what an opaque write that was acknowledged has changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Unheard(pub Time);
 
 /// Takes up one command that the table allows on a lane. `now` was read after the request's last byte.
 pub fn call(worker: &Rc<Worker>, caller: &mut Caller, spec: &'static Spec, request: Request<'_>, now: Time) -> Taken {
     let outcome = match spec.effect {
         Effect::Read if spec.keeps(request) => match read(worker, caller, spec, request, now) {
-            Some(outcome) => outcome,
-            None => return Taken::Unheard,
+            Ok(outcome) => outcome,
+            Err(unheard) => return Taken::Unheard(unheard),
         },
         Effect::Read => {
             caller.forward(worker, spec, request, now);
@@ -77,16 +83,16 @@ pub fn call(worker: &Rc<Worker>, caller: &mut Caller, spec: &'static Spec, reque
     Taken::Yes
 }
 
-/// A read that L1 may answer: hit, wait or lead. Nothing was done where the answer is `None`, as with [`Taken::Unheard`].
+/// A read that L1 may answer: hit, wait or lead. With [`Unheard`], nothing was done.
 fn read(
     worker: &Rc<Worker>,
     caller: &mut Caller,
     spec: &'static Spec,
     request: Request<'_>,
     now: Time,
-) -> Option<Outcome> {
+) -> Result<Outcome, Unheard> {
     if let Some(each) = spec.each() {
-        return Some(match each::hit(worker, caller, each, request, now)? {
+        return Ok(match each::hit(worker, caller, each, request, now)? {
             Outcome::Hit => Outcome::Hit,
             missed => {
                 each::send(worker, caller, spec, each, request, now);
@@ -96,7 +102,7 @@ fn read(
     }
     let query = caller.who.query(&worker.shared.l1, spec, request);
     let (outcome, hot) = look(worker, caller, spec, request, &query, now)?;
-    Some(match outcome {
+    Ok(match outcome {
         Outcome::Hit => Outcome::Hit,
         // Behind an unanswered write or read of its own, a session gets what Redis says then, not what others are told now.
         missed @ (Outcome::BehindWrite | Outcome::BehindRead) => {
@@ -122,15 +128,14 @@ pub fn lead(worker: &Rc<Worker>, caller: &mut Caller, spec: &'static Spec, reque
     worker.stats.count(spec.class, Outcome::BehindRead);
 }
 
-/// Answers from L1 where it may: the outcome is [`Outcome::Hit`], or why not, and nothing was answered then. `None`: it
-/// could, but not before it has heard all that this session has seen.
+/// Answers from L1 where it may: the outcome is [`Outcome::Hit`], or why not, and nothing was answered then.
 pub fn hit(
     worker: &Rc<Worker>,
     caller: &mut Caller,
     spec: &'static Spec,
     request: Request<'_>,
     now: Time,
-) -> Option<Outcome> {
+) -> Result<Outcome, Unheard> {
     if let Some(each) = spec.each() {
         return each::hit(worker, caller, each, request, now);
     }
@@ -146,29 +151,32 @@ fn look(
     request: Request<'_>,
     query: &Query<'_>,
     now: Time,
-) -> Option<(Outcome, bool)> {
+) -> Result<(Outcome, bool), Unheard> {
     let l1 = &worker.shared.l1;
     // Before all else: where L1 is switched off there are still flights to join, and they may be older than the write.
     if caller.replies.behind_write() {
-        return Some((Outcome::BehindWrite, false));
+        return Ok((Outcome::BehindWrite, false));
     }
     if !l1.is_on() || worker.shared.is_kept_away(request.arg(1)) {
-        return Some((Outcome::Disabled, false));
+        return Ok((Outcome::Disabled, false));
     }
     if spec.cache == Caching::Resp3 && caller.resp == Resp::V2 {
-        return Some((Outcome::OtherVersion, false));
+        return Ok((Outcome::OtherVersion, false));
     }
     let fresh = &caller.who.ear.freshness;
-    match caller.standing(query.slot) {
+    match caller.standing(l1, query.slot, now) {
         Standing::Heard => {}
-        Standing::Unanswered => return Some((Outcome::BehindRead, false)),
-        Standing::Unheard(_) if l1.holds(query, &caller.who.ear, now) => return None,
-        Standing::Unheard(_) => return Some((if fresh.held(now) { Outcome::Lead } else { Outcome::Blind }, false)),
+        Standing::Unanswered => return Ok((Outcome::BehindRead, false)),
+        Standing::Unheard(due) if l1.holds(query, &caller.who.ear, now) => {
+            l1.unfenced.ask();
+            return Err(Unheard(due));
+        }
+        Standing::Unheard(_) => return Ok((if fresh.held(now) { Outcome::Lead } else { Outcome::Blind }, false)),
     }
     let looked = answer(worker, caller, |touches, out| {
         l1.store.lookup(query, caller.resp, &l1.stamps, fresh, now, touches, out)
     });
-    Some((outcome(looked), looked == Lookup::Hot))
+    Ok((outcome(looked), looked == Lookup::Hot))
 }
 
 /// Answers the next command from L1, where `look` finds and appends the reply.
@@ -179,10 +187,11 @@ fn answer(worker: &Worker, caller: &Caller, look: impl FnOnce(&mut Sampler, &mut
         let looked = look(touches, out);
         (looked.is_hit(), looked)
     });
-    if looked.is_hit()
-        && let Some(since) = sampled
-    {
-        worker.stats.record(Path::Hit, since);
+    if looked.is_hit() {
+        worker.shared.l1.unfenced.ask();
+        if let Some(since) = sampled {
+            worker.stats.record(Path::Hit, since);
+        }
     }
     looked
 }

@@ -59,7 +59,7 @@ pub struct Ear {
     seats: AtomicUsize,
     left: AtomicU64,
     fills: mpsc::Sender<Fill>,
-    fences: mpsc::Sender<oneshot::Sender<()>>,
+    fences: mpsc::Sender<Fence>,
     inbox: Mutex<Option<Inbox>>,
 }
 
@@ -98,10 +98,13 @@ pub enum State {
     Refused(Refusal),
 }
 
+/// Somebody waits for a reply to something that was sent at this moment or later.
+pub(super) type Fence = (Time, oneshot::Sender<()>);
+
 /// What workers have asked of the ear.
 pub(super) struct Inbox {
     pub(super) fills: mpsc::Receiver<Fill>,
-    pub(super) fences: mpsc::Receiver<oneshot::Sender<()>>,
+    pub(super) fences: mpsc::Receiver<Fence>,
 }
 
 impl Ear {
@@ -176,10 +179,10 @@ impl Ear {
         self.filled.load(Ordering::Acquire)
     }
 
-    /// Resolves after a reply to something sent later than this call; fails when the ear is lost meanwhile.
-    pub fn fence(&self) -> oneshot::Receiver<()> {
+    /// Resolves after a reply to something sent at `since` or later; fails when the ear is lost meanwhile.
+    pub fn fence(&self, since: Time) -> oneshot::Receiver<()> {
         let (told, fence) = oneshot::channel();
-        let _ = self.fences.try_send(told); // without an ear the sender is dropped, which is an answer
+        let _ = self.fences.try_send((since, told)); // without an ear the sender is dropped, which is an answer
         fence
     }
 
@@ -191,7 +194,7 @@ impl Ear {
     /// Asks for a fence that nobody waits for, unless one is asked for already.
     pub fn nudge(&self) {
         if self.has_filled() && !self.nudged.swap(true, Ordering::AcqRel) {
-            drop(self.fence());
+            drop(self.fence(Time::now()));
         }
     }
 

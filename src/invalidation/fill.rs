@@ -140,9 +140,7 @@ impl Hearing<'_> {
         self.under_way += fill.size;
         self.rights.due = true;
         encode::command(&mut self.out, &[b"PTTL", &fill.request[fill.key.clone()]]);
-        self.next += 2;
         if cache == Caching::Fields && self.has_field_ttls() {
-            self.next += 1;
             ask_field_ttls(&fill.request, &mut self.out);
         }
         self.out.extend_from_slice(&fill.request);

@@ -12,12 +12,11 @@ use std::time::Duration;
 use redis_protocol::resp3::decode::complete::decode;
 use redis_protocol::resp3::types::OwnedFrame;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::sync::oneshot;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
 use tracing::{info, warn};
 
 use super::channel::{self, Forget, Heard};
-use super::ear::{Ear, End, Inbox};
+use super::ear::{Ear, End, Fence, Inbox};
 use super::fill::Asked;
 use super::frames::Frames;
 use super::message::{Envelope, MAX_PAYLOAD};
@@ -55,11 +54,8 @@ pub(super) struct Hearing<'a> {
     astray: bool,
     /// What was sent and not answered, oldest first, and when.
     pub(super) awaited: VecDeque<(Time, Awaited)>,
-    /// The number of the next command, and of the one that is answered next.
-    pub(super) next: u64,
-    answering: u64,
     pub(super) fence_sent: Option<Time>,
-    fences: Vec<(u64, oneshot::Sender<()>)>,
+    fences: Vec<Fence>,
     pub(super) filling: HashSet<u64, ahash::RandomState>,
     pub(super) rights: Question,
     heard: Time,
@@ -113,8 +109,6 @@ impl<'a> Hearing<'a> {
             db: Some(0),
             astray: false,
             awaited: VecDeque::new(),
-            next: 0,
-            answering: 0,
             fence_sent: None,
             fences: Vec::new(),
             filling: HashSet::default(),
@@ -171,7 +165,7 @@ impl<'a> Hearing<'a> {
                     Ok(n) => drop(self.out.drain(..n)),
                     Err(error) => return self.lost(&error.to_string()),
                 },
-                Some(told) = inbox.fences.recv() => self.fence(told),
+                Some(fence) = inbox.fences.recv() => self.fence(fence),
                 Some(fill) = inbox.fills.recv(), if !resting && self.takes_fills() => {
                     self.ask(fill);
                     while self.takes_fills() && let Ok(fill) = inbox.fills.try_recv() {
@@ -249,14 +243,12 @@ impl<'a> Hearing<'a> {
                 self.filled(*asked, sent, usable.then_some(frame));
             }
         }
-        let answered = self.answering;
-        self.answering += 1;
         if self.asks_for_turns() && !(is_turn && self.in_turn) {
             return Ok(()); // it shows nothing of what was to be told before
         }
         self.ear.freshness.heard(sent);
         for at in (0..self.fences.len()).rev() {
-            if self.fences[at].0 <= answered {
+            if self.fences[at].0 <= sent {
                 let (_, told) = self.fences.swap_remove(at);
                 let _ = told.send(()); // who asked may have left
             }
@@ -335,8 +327,8 @@ impl<'a> Hearing<'a> {
         self.survey = Some(survey);
     }
 
-    fn fence(&mut self, told: oneshot::Sender<()>) {
-        self.fences.push((self.next, told));
+    fn fence(&mut self, fence: Fence) {
+        self.fences.push(fence); // one that is under way may do: it is seen when that is back
         if self.fence_sent.is_none() {
             self.send_fence(Time::now());
         }
@@ -417,7 +409,6 @@ impl<'a> Hearing<'a> {
     pub(super) fn send(&mut self, command: &[&[u8]], awaited: Awaited, now: Time) {
         encode::own_command(&mut self.out, command);
         self.awaited.push_back((now, awaited));
-        self.next += 1;
     }
 
     fn lost(&self, why: &str) -> End {

@@ -16,6 +16,7 @@ mod push;
 mod rights;
 mod survey;
 mod touch;
+mod unfenced;
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -32,6 +33,7 @@ pub use ear::{Ear, Seat, State};
 pub use fill::Fill;
 pub use notice::{Notice, Notices};
 pub use publish::{Fleet, News, Publisher};
+pub use unfenced::Unfenced;
 
 use crate::cache::{Identities, Identity, Query, Stamps, Store};
 use crate::clock::Time;
@@ -96,6 +98,8 @@ pub struct L1 {
     stats: Arc<Stats>,
     /// Opaque writes answered so far: a flight that left before the last of them is not joined.
     opaque: AtomicU64,
+    /// Those for which L1 is to wait.
+    pub unfenced: Unfenced,
     /// Commands that may change rights, counted when they are sent and when they are answered.
     rights: AtomicU64,
     /// End of the longest `CLIENT PAUSE` that went through this process, in nanoseconds of [`Time`].
@@ -132,6 +136,7 @@ impl L1 {
             node,
             stats,
             opaque: AtomicU64::new(0),
+            unfenced: Unfenced::default(),
             rights: AtomicU64::new(0),
             paused: AtomicU64::new(0),
             ears: Mutex::default(),
@@ -265,7 +270,7 @@ impl L1 {
         self.opaque.fetch_add(1, Ordering::AcqRel);
     }
 
-    /// Whether an opaque write's reply has to wait for [`fence`](Self::fence): some ear was asked to fill.
+    /// Whether an opaque write has to be followed by a [`fence`](Self::fence): some ear was asked to fill.
     pub fn must_fence(&self) -> bool {
         self.lock().values().any(|ear| ear.has_filled())
     }
@@ -275,7 +280,8 @@ impl L1 {
     /// `max_staleness` at the longest. Cancel safe: a fence asked for stays harmless.
     pub async fn fence(&self) {
         let ears: Vec<_> = self.lock().values().filter(|ear| ear.has_filled()).cloned().collect();
-        let asked: Vec<_> = ears.iter().map(|ear| (ear, ear.fence())).collect();
+        let since = Time::now();
+        let asked: Vec<_> = ears.iter().map(|ear| (ear, ear.fence(since))).collect();
         for (ear, fence) in asked {
             let left = ear.freshness.lease_left(Time::now());
             if !matches!(timeout(left, fence).await, Ok(Ok(()))) {

@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use tokio::time::timeout;
 
+use super::Unheard;
 use super::marks::Marks;
 use super::pending::{Pending, Reader, Ticket, Work};
 use super::proof::Proof;
@@ -131,9 +132,17 @@ impl Caller {
         true
     }
 
-    /// How this session's own reads of a key in this slot stand to what L1 knows.
-    pub fn standing(&self, slot: Slot) -> Standing {
-        self.replies.standing(slot, self.who.ear.heard_up_to())
+    /// How this session's own reads of a key in this slot, and opaque writes of anybody that were acknowledged before `now`,
+    /// stand to what L1 knows.
+    pub fn standing(&self, l1: &L1, slot: Slot, now: Time) -> Standing {
+        let heard = self.who.ear.heard_up_to();
+        let due = l1.unfenced.due(now);
+        match self.replies.standing(slot, heard) {
+            Standing::Heard if due <= heard => Standing::Heard,
+            Standing::Heard => Standing::Unheard(due),
+            Standing::Unheard(answered) => Standing::Unheard(answered.max(due)),
+            Standing::Unanswered => Standing::Unanswered,
+        }
     }
 
     /// Remembers that the command at `place` reads keys in `slots` from Redis; `None` among them is any key.
@@ -145,12 +154,11 @@ impl Caller {
         }
     }
 
-    /// Returns once L1 knows all that Redis had done before the call, or its lease is over. False: it is not known to. Cancel
-    /// safe.
-    pub async fn hear(&self) -> bool {
+    /// Returns once L1 knows what it has not heard yet, or its lease is over. False: it is not known to. Cancel safe.
+    pub async fn hear(&self, Unheard(since): Unheard) -> bool {
         let ear = &self.who.ear;
         let left = ear.freshness.lease_left(Time::now());
-        matches!(timeout(left, ear.fence()).await, Ok(Ok(())))
+        ear.heard_up_to() >= since || matches!(timeout(left, ear.fence(since)).await, Ok(Ok(())))
     }
 
     /// Waits with a read of the same that another session of this lane has under way, where there is one.
@@ -162,7 +170,7 @@ impl Caller {
         }
         let l1 = &worker.shared.l1;
         let oldest = now.minus(l1.terms.max_staleness);
-        let since = match self.standing(query.slot) {
+        let since = match self.standing(l1, query.slot, now) {
             Standing::Heard => oldest,
             Standing::Unheard(answered) => oldest.max(answered),
             Standing::Unanswered => return false,

@@ -8,6 +8,7 @@ use std::rc::Rc;
 
 use smallvec::SmallVec;
 
+use super::Unheard;
 use super::caller::Caller;
 use super::reads::Standing;
 use super::worker::Worker;
@@ -48,35 +49,42 @@ pub(super) fn hit(
     each: &'static Spec,
     request: Request<'_>,
     now: Time,
-) -> Option<Outcome> {
+) -> Result<Outcome, Unheard> {
     let l1 = &worker.shared.l1;
     if caller.replies.behind_write() {
-        return Some(Outcome::BehindWrite);
+        return Ok(Outcome::BehindWrite);
     }
     if request.argc() > 1 + MOST_KEYS {
-        return Some(Outcome::NotCached);
+        return Ok(Outcome::NotCached);
     }
     if !l1.is_on() || request.args().skip(1).any(|key| worker.shared.is_kept_away(key)) {
-        return Some(Outcome::Disabled);
+        return Ok(Outcome::Disabled);
     }
     let queries = queries(worker, caller, each, request);
     let (ear, fresh) = (&caller.who.ear, &caller.who.ear.freshness);
-    let standings = || queries.iter().map(|query| caller.standing(query.slot));
-    if standings().any(|standing| standing == Standing::Unanswered) {
-        return Some(Outcome::BehindRead);
+    let mut due = None;
+    for query in &queries {
+        match caller.standing(l1, query.slot, now) {
+            Standing::Heard => {}
+            Standing::Unanswered => return Ok(Outcome::BehindRead),
+            Standing::Unheard(since) => due = due.max(Some(since)),
+        }
     }
-    if standings().any(|standing| standing != Standing::Heard) {
+    if let Some(due) = due {
         return match queries.iter().all(|query| l1.holds(query, ear, now)) {
-            true => None,
-            false if fresh.held(now) => Some(Outcome::Lead),
-            false => Some(Outcome::Blind),
+            true => {
+                l1.unfenced.ask();
+                Err(Unheard(due))
+            }
+            false if fresh.held(now) => Ok(Outcome::Lead),
+            false => Ok(Outcome::Blind),
         };
     }
     let most = worker.shared.config.max_value;
     let looked = super::answer(worker, caller, |touches, out| {
         l1.store.lookup_all(&queries, most, caller.resp, &l1.stamps, fresh, now, touches, out)
     });
-    Some(super::outcome(looked))
+    Ok(super::outcome(looked))
 }
 
 fn queries<'a>(worker: &Worker, caller: &Caller, each: &Spec, request: Request<'a>) -> Queries<'a> {

@@ -1,6 +1,6 @@
 //! What awaits a reply on a lane, and what else its arrival sets off.
 //!
-//! A write's stamps change before a byte of its reply is passed on; an opaque write's reply is held for a fence; a lead's
+//! A write's stamps change before a byte of its reply is passed on; an opaque write's answer has a fence follow; a lead's
 //! reply goes to all who joined it, and then perhaps its key is promoted. When the connection is lost instead, reads that
 //! may be sent again are, and every other command is told what may have happened to it.
 //!
@@ -67,7 +67,7 @@ pub enum Work {
     Pass,
     /// A read: it may be sent again, once, where its connection is lost.
     Read(Reader),
-    /// The stamps of a write change; an opaque one's reply is held.
+    /// The stamps of a write change; an opaque one has a fence follow.
     Write(Marks),
     /// The same for a write that goes with its notice, of whose replies the client gets its own.
     Told(Box<Told>),
@@ -258,14 +258,7 @@ fn written(worker: &Rc<Worker>, ticket: Option<&Ticket>, marks: &mut Marks, kind
         return false;
     }
     l1.opaque_answered();
-    match ticket {
-        Some(ticket) if l1.must_fence() => {
-            ticket.to.hold(ticket.place);
-            worker.fence(Ticket { to: Rc::clone(&ticket.to), place: ticket.place });
-            true
-        }
-        _ => false,
-    }
+    ticket.is_some_and(|ticket| worker.answered_opaque(ticket))
 }
 
 /// Describes the read `command` once more, which was one that L1 may answer.

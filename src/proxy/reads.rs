@@ -18,12 +18,12 @@ const MANY: usize = 64;
 /// Beyond so many, they are taken for a read of every key.
 const MOST: usize = 2048;
 
-/// How a session's own reads stand to a key.
+/// How a session's own reads, and what others have done, stand to what L1 knows of a key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Standing {
-    /// L1 knows all that the session has seen of it.
+    /// L1 knows all that it must.
     Heard,
-    /// A read of it was answered at this moment, and L1 might still be behind that.
+    /// A read of it, or an opaque write, was answered at this moment, and L1 might still be behind that.
     Unheard(Time),
     /// A read of it has been sent and not been answered.
     Unanswered,

@@ -1,4 +1,4 @@
-//! What the sessions of one thread share: lanes, the pool of private connections, the queue for fences.
+//! What the sessions of one thread share: lanes, the pool of private connections, the fences of opaque writes.
 //!
 //! Everything here belongs to one thread and is lent out by `Rc`; what threads share is in [`Shared`]. The worker owns the
 //! tasks of its lanes and ends them; [`Worker::sweep`], called once a second, closes what is idle and gives up what is dead.
@@ -17,6 +17,7 @@ use tracing::{debug, warn};
 
 use super::caller::Who;
 use super::cork::Corks;
+use super::fencing::Fencing;
 use super::foreign::Foreign;
 use super::gate::Gate;
 use super::pending::{Pending, Ticket, Work};
@@ -152,9 +153,8 @@ pub struct Worker {
     draining: Cell<bool>,
     login: RefCell<Option<Rc<Lane<Pending>>>>,
     pub(super) proofs: Proofs,
-    held: RefCell<Vec<Ticket>>,
-    fencing: Cell<bool>,
     pub(super) corks: Corks,
+    pub(super) fencing: Fencing,
     trouble: Rc<RefCell<Trouble>>,
 }
 
@@ -180,9 +180,8 @@ impl Worker {
             draining: Cell::new(false),
             login: RefCell::default(),
             proofs: Proofs::default(),
-            held: RefCell::default(),
-            fencing: Cell::new(false),
             corks: Corks::default(),
+            fencing: Fencing::default(),
             trouble: Rc::default(),
         })
     }
@@ -329,29 +328,6 @@ impl Worker {
             }
         }
         Err(lane.lost_error())
-    }
-
-    /// Holds a reply until a fence sent from now on is back. At most one fence is under way for each worker; those who
-    /// come meanwhile share the next.
-    pub fn fence(self: &Rc<Self>, ticket: Ticket) {
-        self.held.borrow_mut().push(ticket);
-        if self.fencing.replace(true) {
-            return;
-        }
-        let worker = Rc::clone(self);
-        self.tasks.spawn_local(async move {
-            loop {
-                let held = std::mem::take(&mut *worker.held.borrow_mut());
-                if held.is_empty() {
-                    break;
-                }
-                worker.shared.l1.fence().await;
-                for ticket in &held {
-                    ticket.to.release(ticket.place);
-                }
-            }
-            worker.fencing.set(false);
-        });
     }
 
     /// Once a second: gives up connections that are silent past the deadline, checks those in use, closes those that are idle.

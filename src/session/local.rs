@@ -15,6 +15,10 @@ use crate::proxy::{self, Taken};
 use crate::resp::{Request, encode};
 use std::time::Duration;
 
+/// How often a read waits for the ear: for what was done before, and once more where meanwhile another opaque write was
+/// acknowledged, for the moments of those before it are not kept.
+pub(super) const HEARINGS: usize = 2;
+
 impl Session {
     /// Takes up any command, waiting for whatever it needs to wait for.
     pub(super) async fn command(&mut self, line: &mut Line, request: Request<'_>, now: Time) -> Result<(), Close> {
@@ -66,27 +70,22 @@ impl Session {
                 line.answered(self).await?;
                 self.caller.turn(scripts);
             }
-            if proxy::call(&self.worker, &mut self.caller, spec, request, Time::now()) == Taken::Unheard {
-                self.after_hearing(line, spec, request).await?;
-            }
-            return Ok(());
+            return self.call(line, spec, request).await;
         }
         self.pinned(line, spec, request).await
     }
 
-    /// A read that L1 can answer once the ear has answered a fence: that takes no longer than to ask Redis. Where it does, the
-    /// read is sent.
-    pub(super) async fn after_hearing(
-        &mut self,
-        line: &mut Line,
-        spec: &'static Spec,
-        request: Request<'_>,
-    ) -> Result<(), Close> {
-        let fence = self.caller.hear();
-        let heard = line.while_writing(self, fence).await?;
+    /// Takes up a command that may go on a lane. A read that L1 can answer once the ear has answered a fence waits for that,
+    /// which takes no longer than to ask Redis; where it does, the read is sent.
+    async fn call(&mut self, line: &mut Line, spec: &'static Spec, request: Request<'_>) -> Result<(), Close> {
         let now = Time::now();
-        if !heard || proxy::call(&self.worker, &mut self.caller, spec, request, now) == Taken::Unheard {
-            proxy::lead(&self.worker, &mut self.caller, spec, request, now);
+        let mut waits = 0;
+        while let Taken::Unheard(unheard) = proxy::call(&self.worker, &mut self.caller, spec, request, now) {
+            if waits == HEARINGS || !line.while_writing(self, self.caller.hear(unheard)).await? {
+                proxy::lead(&self.worker, &mut self.caller, spec, request, Time::now());
+                break;
+            }
+            waits += 1;
         }
         Ok(())
     }

@@ -3,6 +3,7 @@
 //! Any change of connection, either way, waits until the session's earlier commands are answered: so order is kept without
 //! anybody comparing two connections.
 
+use super::local::HEARINGS;
 use super::wire::Line;
 use super::{Close, KEPT_BACK, Session, Stay, foreign};
 use crate::clock::Time;
@@ -174,12 +175,15 @@ impl Session {
         let hits = self.stay == Stay::Home && self.ahead == 0 && self.transaction.is_none() && !self.watching;
         if hits && spec.keeps(request) {
             let mut outcome = proxy::hit(&self.worker, &mut self.caller, spec, request, now);
-            if outcome.is_none() {
-                let fence = self.caller.hear();
-                line.while_writing(self, fence).await?;
-                outcome = proxy::hit(&self.worker, &mut self.caller, spec, request, Time::now());
+            for _ in 0..HEARINGS {
+                let Err(unheard) = outcome else { break };
+                let fence = self.caller.hear(unheard);
+                if !line.while_writing(self, fence).await? {
+                    break;
+                }
+                outcome = proxy::hit(&self.worker, &mut self.caller, spec, request, now);
             }
-            if outcome == Some(Outcome::Hit) {
+            if outcome == Ok(Outcome::Hit) {
                 self.worker.stats.count(spec.class, Outcome::Hit);
                 return Ok(());
             }

@@ -1,10 +1,12 @@
 //! A link that a test controls: a TCP forwarder that can be frozen, slowed, cut and closed.
 //!
 //! A frozen link keeps what it was given and delivers it when thawed, in order and late, as a network does. It accepts
-//! connections meanwhile, and they stay as silent as the rest. Each direction can be held on its own.
+//! connections meanwhile, and they stay as silent as the rest. Each direction can be held on its own; and the replies on
+//! connections of one kind can be made to come later than those on others.
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, sync_channel};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -35,6 +37,8 @@ struct Shared {
 struct State {
     held: [bool; 2],
     delay: Duration,
+    /// How much later replies come on connections that have sent this.
+    late: Option<(&'static str, Duration)>,
     /// New connections are closed at once.
     down: bool,
     ended: bool,
@@ -75,6 +79,11 @@ impl Link {
     /// Makes requests arrive so much later; replies are not slowed, so this is the whole round trip's increase.
     pub(crate) fn delay(&self, delay: Duration) {
         self.shared.change(|state| state.delay = delay);
+    }
+
+    /// Makes everything that comes on connections that send `text` from now on arrive so much later.
+    pub(crate) fn late(&self, text: &'static str, delay: Duration) {
+        self.shared.change(|state| state.late = Some((text, delay)));
     }
 
     /// Breaks every connection; what was held on it is lost. New ones are served, and not held.
@@ -135,8 +144,9 @@ impl Shared {
                 state.accepted += 1;
             }
             let Ok(far) = TcpStream::connect(target) else { continue };
-            self.join(&near, &far, Way::Requests);
-            self.join(&far, &near, Way::Replies);
+            let late = Arc::default();
+            self.join(&near, &far, Way::Requests, &late);
+            self.join(&far, &near, Way::Replies, &late);
             let mut state = self.lock();
             // Cut between the check above and here: the two close as they fall.
             if !state.ended && !state.down {
@@ -149,29 +159,40 @@ impl Shared {
     }
 
     /// Carries the bytes of one direction on two threads, so that a delay costs latency and not throughput.
-    fn join(self: &Arc<Self>, from: &TcpStream, to: &TcpStream, way: Way) {
+    fn join(self: &Arc<Self>, from: &TcpStream, to: &TcpStream, way: Way, late: &Arc<AtomicBool>) {
         let _ = to.set_nodelay(true);
         let (Ok(mut from), Ok(to)) = (from.try_clone(), to.try_clone()) else { return };
         let (sender, receiver) = sync_channel(64);
+        let (shared, is_late) = (Arc::clone(self), Arc::clone(late));
         std::thread::spawn(move || {
             let mut buf = vec![0; 64 << 10];
             loop {
                 // An end or a break travels as an empty chunk, in its turn.
                 let len = from.read(&mut buf).unwrap_or(0);
+                if let (Way::Requests, Some((text, _))) = (way, shared.lock().late)
+                    && buf[..len].windows(text.len()).any(|at| at == text.as_bytes())
+                {
+                    is_late.store(true, Ordering::Relaxed);
+                }
                 if sender.send((Instant::now(), buf[..len].to_vec())).is_err() || len == 0 {
                     return;
                 }
             }
         });
-        let shared = Arc::clone(self);
-        std::thread::spawn(move || shared.deliver(&receiver, to, way));
+        let (shared, is_late) = (Arc::clone(self), Arc::clone(late));
+        std::thread::spawn(move || shared.deliver(&receiver, to, way, &is_late));
     }
 
-    fn deliver(&self, chunks: &Receiver<(Instant, Vec<u8>)>, mut to: TcpStream, way: Way) {
+    fn deliver(&self, chunks: &Receiver<(Instant, Vec<u8>)>, mut to: TcpStream, way: Way, is_late: &AtomicBool) {
         for (came, chunk) in chunks {
             let mut state = self.lock();
             loop {
-                let due = if way == Way::Requests { came + state.delay } else { came };
+                let delay = match (way, state.late) {
+                    (Way::Requests, _) => state.delay,
+                    (Way::Replies, Some((_, delay))) if is_late.load(Ordering::Relaxed) => delay,
+                    (Way::Replies, _) => Duration::ZERO,
+                };
+                let due = came + delay;
                 let left = due.saturating_duration_since(Instant::now());
                 if state.ended {
                     return;

@@ -1,0 +1,66 @@
+//! What follows the answer to an opaque write: it is held until a fence is back, or it goes out and L1 waits for the fence.
+//!
+//! Which of the two costs less depends on how much L1 is asked for. While it answers many others, the script waits: those
+//! who only read shall not notice it. Else the script goes on, and whoever reads before a fence is back waits for that. It
+//! is sent at once where L1 was asked since the last one, so that it is mostly back by then; where nobody asks there is
+//! none at all. Both are right whenever they are chosen. Belongs to a worker.
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+
+use super::pending::Ticket;
+use super::worker::Worker;
+use crate::clock::Time;
+
+/// Once scripts wait, they do until nobody has asked L1 during so many fences in a row. Where sessions take turns with scripts and
+/// reads, all of them may wait for one fence, and ask nothing meanwhile; they are back at once.
+const PATIENCE: u32 = 8;
+
+/// The fences of one worker's opaque writes: at most one is under way, and those who come meanwhile share the next.
+#[derive(Default)]
+pub(super) struct Fencing {
+    /// Scripts wait for so many more, or for [`PATIENCE`] from the last one on during which L1 was asked.
+    holding: Cell<u32>,
+    held: RefCell<Vec<Ticket>>,
+    wanted: Cell<bool>,
+    under_way: Cell<bool>,
+}
+
+impl Worker {
+    /// To be called when the answer to an opaque write is here, before any of it is passed on. True where it is held in the place
+    /// of `ticket` until a fence is back.
+    pub(super) fn answered_opaque(self: &Rc<Self>, ticket: &Ticket) -> bool {
+        let (l1, fencing) = (&self.shared.l1, &self.fencing);
+        let held = fencing.holding.get() > 0 && l1.must_fence();
+        if held {
+            ticket.to.hold(ticket.place);
+            fencing.held.borrow_mut().push(Ticket { to: Rc::clone(&ticket.to), place: ticket.place });
+        } else {
+            l1.unfenced.add(Time::now());
+            if !l1.unfenced.is_asked() {
+                return false;
+            }
+        }
+        fencing.wanted.set(true);
+        if !fencing.under_way.replace(true) {
+            self.tasks.spawn_local(Rc::clone(self).fences());
+        }
+        held
+    }
+
+    async fn fences(self: Rc<Self>) {
+        let (l1, fencing) = (&self.shared.l1, &self.fencing);
+        while fencing.wanted.replace(false) {
+            let held = fencing.held.take();
+            l1.unfenced.start_over();
+            l1.fence().await;
+            let holding = fencing.holding.get();
+            let goes_on = l1.unfenced.is_busy() || holding > 0 && l1.unfenced.is_asked();
+            fencing.holding.set(if goes_on { PATIENCE } else { holding.saturating_sub(1) });
+            for ticket in &held {
+                ticket.to.release(ticket.place);
+            }
+        }
+        fencing.under_way.set(false);
+    }
+}
