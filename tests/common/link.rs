@@ -43,6 +43,8 @@ struct State {
     down: bool,
     ended: bool,
     streams: Vec<TcpStream>,
+    /// A connection that was taken on before the last of these carries nothing more.
+    cuts: u64,
     accepted: u64,
 }
 
@@ -89,6 +91,7 @@ impl Link {
     /// Breaks every connection; what was held on it is lost. New ones are served, and not held.
     pub(crate) fn cut(&self) {
         self.shared.change(|state| {
+            state.cuts += 1;
             for stream in state.streams.drain(..) {
                 let _ = stream.shutdown(Shutdown::Both);
             }
@@ -133,7 +136,7 @@ impl Shared {
 
     fn accept(self: &Arc<Self>, listener: &TcpListener, target: SocketAddr) {
         for near in listener.incoming().map_while(Result::ok) {
-            {
+            let born = {
                 let mut state = self.lock();
                 if state.ended {
                     return;
@@ -142,14 +145,15 @@ impl Shared {
                     continue;
                 }
                 state.accepted += 1;
-            }
+                state.cuts
+            };
             let Ok(far) = TcpStream::connect(target) else { continue };
             let late = Arc::default();
-            self.join(&near, &far, Way::Requests, &late);
-            self.join(&far, &near, Way::Replies, &late);
+            self.join((&near, &far), born, Way::Requests, &late);
+            self.join((&far, &near), born, Way::Replies, &late);
             let mut state = self.lock();
             // Cut between the check above and here: the two close as they fall.
-            if !state.ended && !state.down {
+            if !state.ended && state.cuts == born {
                 state.streams.extend([near, far]);
             } else {
                 let _ = near.shutdown(Shutdown::Both);
@@ -159,7 +163,7 @@ impl Shared {
     }
 
     /// Carries the bytes of one direction on two threads, so that a delay costs latency and not throughput.
-    fn join(self: &Arc<Self>, from: &TcpStream, to: &TcpStream, way: Way, late: &Arc<AtomicBool>) {
+    fn join(self: &Arc<Self>, (from, to): (&TcpStream, &TcpStream), born: u64, way: Way, late: &Arc<AtomicBool>) {
         let _ = to.set_nodelay(true);
         let (Ok(mut from), Ok(to)) = (from.try_clone(), to.try_clone()) else { return };
         let (sender, receiver) = sync_channel(64);
@@ -180,10 +184,17 @@ impl Shared {
             }
         });
         let (shared, is_late) = (Arc::clone(self), Arc::clone(late));
-        std::thread::spawn(move || shared.deliver(&receiver, to, way, &is_late));
+        std::thread::spawn(move || shared.deliver(&receiver, to, born, way, &is_late));
     }
 
-    fn deliver(&self, chunks: &Receiver<(Instant, Vec<u8>)>, mut to: TcpStream, way: Way, is_late: &AtomicBool) {
+    fn deliver(
+        &self,
+        chunks: &Receiver<(Instant, Vec<u8>)>,
+        mut to: TcpStream,
+        born: u64,
+        way: Way,
+        is_late: &AtomicBool,
+    ) {
         for (came, chunk) in chunks {
             let mut state = self.lock();
             loop {
@@ -194,7 +205,7 @@ impl Shared {
                 };
                 let due = came + delay;
                 let left = due.saturating_duration_since(Instant::now());
-                if state.ended {
+                if state.ended || state.cuts != born {
                     return;
                 }
                 state = if state.held[way as usize] {
