@@ -28,7 +28,7 @@ pub use gate::Gate;
 pub use marks::Transaction;
 pub use pending::{Pending, Work};
 pub use private::{Lent, Owner, Setting};
-pub use proof::Proof;
+pub use proof::Share;
 pub use reads::Standing;
 pub use replies::{End, Place, Replies};
 pub use worker::{Shared, Worker};

@@ -272,6 +272,26 @@ fn sessions_of_a_deleted_user_end_and_those_of_its_successor_live() {
 }
 
 #[test]
+fn who_was_once_a_deleted_user_lives_on() {
+    let redis = with_users();
+    let crema = start(&redis);
+    let mut admin = redis.client();
+    for become_another in [&["AUTH", "bob", "pb"][..], &["HELLO", "2", "AUTH", "bob", "pb"], &["RESET"]] {
+        let mut former = login(&crema, "alice", "pa");
+        let mut alice = login(&crema, "alice", "pa");
+        assert_eq!(former.cmd(&["GET", "a:1"]), bulk("of alice"));
+        former.cmd(become_another);
+        assert_eq!(admin.cmd(&["ACL", "DELUSER", "alice"]).number(), 1);
+        assert!(alice.closes_within(Duration::from_secs(5)), "a session of the deleted user lives on");
+        for _ in 0..20 {
+            assert_eq!(former.cmd(&["PING"]).text(), "PONG", "after {become_another:?}");
+        }
+        assert!(former.is_silent_for(Duration::from_millis(50)), "it is not closed");
+        assert_eq!(admin.cmd(&["ACL", "SETUSER", "alice", "on", ">pa", "~a:*", "+@all"]), ok());
+    }
+}
+
+#[test]
 fn sessions_survive_a_lost_connection_if_their_login_holds() {
     let redis = with_users();
     let crema = start(&redis);

@@ -13,7 +13,7 @@ use tokio::time::timeout;
 use super::Unheard;
 use super::marks::Marks;
 use super::pending::{Pending, Reader, Ticket, Work};
-use super::proof::Proof;
+use super::proof::Share;
 use super::reads::Standing;
 use super::replies::{Place, Replies};
 use super::step::{Step, step};
@@ -32,7 +32,7 @@ pub struct Who {
     /// The login under which the session acts; none for Redis's default user.
     pub login: Option<Arc<Login>>,
     /// The session's share in that login, where the client itself proved it to Redis.
-    pub proof: Option<Rc<Proof>>,
+    pub proof: Option<Rc<Share>>,
     /// The database selected.
     pub db: u32,
     /// The number of user and database.
@@ -53,7 +53,7 @@ impl Who {
     }
 
     /// The identity of a login that a client has just proved.
-    pub fn proved(l1: &L1, proof: Rc<Proof>, db: u32) -> Rc<Self> {
+    pub fn proved(l1: &L1, proof: Rc<Share>, db: u32) -> Rc<Self> {
         let who = Self::make(l1, Some(Arc::clone(proof.login())), Some(proof), db);
         if let Some(login) = &who.login {
             who.ear.trust(login);
@@ -66,7 +66,7 @@ impl Who {
         Rc::new(Self::make(l1, self.login.clone(), self.proof.clone(), db))
     }
 
-    fn make(l1: &L1, login: Option<Arc<Login>>, proof: Option<Rc<Proof>>, db: u32) -> Self {
+    fn make(l1: &L1, login: Option<Arc<Login>>, proof: Option<Rc<Share>>, db: u32) -> Self {
         let user = login.as_ref().map_or(&b""[..], |login| &login.user);
         let seat = l1.seat(user);
         let identity = l1.identities.intern(user, db);

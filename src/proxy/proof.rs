@@ -7,6 +7,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
+use std::ops::Deref;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
 
@@ -24,7 +25,21 @@ pub struct Proof {
     login: Arc<Login>,
     doubted: Cell<bool>,
     checking: Cell<bool>,
-    sessions: RefCell<Vec<Weak<Replies>>>,
+    shares: RefCell<Vec<Weak<Share>>>,
+}
+
+/// A session's share in a proof, held for as long as the session is who it proved to be: it may become someone else.
+pub struct Share {
+    proof: Rc<Proof>,
+    session: Weak<Replies>,
+}
+
+impl Deref for Share {
+    type Target = Rc<Proof>;
+
+    fn deref(&self) -> &Rc<Proof> {
+        &self.proof
+    }
 }
 
 /// All that the clients of a worker proved.
@@ -44,32 +59,32 @@ impl Proof {
     }
 
     fn living(&self) -> Vec<Rc<Replies>> {
-        self.sessions.borrow().iter().filter_map(Weak::upgrade).collect()
+        self.shares.borrow().iter().filter_map(|share| share.upgrade()?.session.upgrade()).collect()
     }
 }
 
 impl Proofs {
     /// The session behind `replies` proved `login`.
-    fn join(&self, login: Login, replies: &Rc<Replies>) -> Rc<Proof> {
+    fn join(&self, login: Login, replies: &Rc<Replies>) -> Rc<Share> {
         let mut users = self.0.borrow_mut();
         let proofs = users.entry(login.user.clone()).or_default();
         proofs.retain(|proof| Rc::strong_count(proof) > 1);
         let proof = if let Some(known) = proofs.iter().find(|proof| *proof.login == login) {
             Rc::clone(known)
         } else {
-            let sessions = RefCell::default();
-            let new = Proof { login: Arc::new(login), doubted: Cell::new(false), checking: Cell::new(false), sessions };
+            let shares = RefCell::default();
+            let new = Proof { login: Arc::new(login), doubted: Cell::new(false), checking: Cell::new(false), shares };
             proofs.push(Rc::new(new));
             Rc::clone(proofs.last().expect("just pushed"))
         };
         proof.doubted.set(false);
-        let mut sessions = proof.sessions.borrow_mut();
-        if sessions.len() == sessions.capacity() {
-            sessions.retain(|session| session.strong_count() > 0);
+        let share = Rc::new(Share { proof: Rc::clone(&proof), session: Rc::downgrade(replies) });
+        let mut shares = proof.shares.borrow_mut();
+        if shares.len() == shares.capacity() {
+            shares.retain(|share| share.strong_count() > 0);
         }
-        sessions.push(Rc::downgrade(replies));
-        drop(sessions);
-        proof
+        shares.push(Rc::downgrade(&share));
+        share
     }
 
     /// Drops what nobody relies on any more.
@@ -88,7 +103,7 @@ impl Proofs {
 
 impl Worker {
     /// Redis has accepted `login` from the session behind `replies`.
-    pub fn prove(&self, login: Login, replies: &Rc<Replies>) -> Rc<Proof> {
+    pub fn prove(&self, login: Login, replies: &Rc<Replies>) -> Rc<Share> {
         self.proofs.join(login, replies)
     }
 
