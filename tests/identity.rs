@@ -479,6 +479,26 @@ fn a_user_who_may_not_be_tracked_is_served_without_l1_and_not_tried_again() {
     }
 }
 
+/// What Redis refuses a user is what the user asked for, and `ACL LOG` says so.
+#[test]
+fn reads_that_are_refused_have_nothing_asked_for_in_their_users_name() {
+    let redis = with_users();
+    let mut admin = redis.client();
+    assert_eq!(admin.cmd(&["ACL", "SETUSER", "carol", "on", ">pc", "~a:*", "+mget", "+get"]), ok());
+    let crema = Crema::over(redis.addr()).flag("--promote", 1).start();
+    let mut carol = login(&crema, "carol", "pc");
+    assert_eq!(admin.cmd(&["ACL", "LOG", "RESET"]), ok());
+    for _ in 0..100 {
+        assert_refused(&carol.cmd(&["MGET", "b:1", "a:1"]));
+        assert_refused(&carol.cmd(&["GET", "b:1"]));
+    }
+    let dropped = || crema.count("crema_promotions_dropped_total", &[("reason", "error_reply")]);
+    eventually("each of them was to be promoted, and was not", || dropped() == 300);
+    let log = admin.cmd(&["ACL", "LOG"]);
+    assert_eq!(log.items().len(), 1, "{log:?}");
+    assert_eq!(log.items()[0].items()[7], bulk("b:1"), "{log:?}");
+}
+
 #[test]
 fn open_lets_in_who_gives_no_password() {
     let redis = Redis::with(&["--requirepass", "secret"]);

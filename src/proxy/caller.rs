@@ -22,7 +22,7 @@ use crate::cache::{Identity, Query, Slot};
 use crate::clock::Time;
 use crate::command::{Effect, Route, Spec, Verb};
 use crate::error::{Error, Sent};
-use crate::invalidation::{Ear, L1, Seat};
+use crate::invalidation::{Ear, Fill, L1, Seat};
 use crate::metrics::Path;
 use crate::resp::{Request, Resp};
 use crate::upstream::{Lane, Login};
@@ -206,14 +206,19 @@ impl Caller {
 
     /// Sends a command that changes no key, on the lane.
     pub fn forward(&mut self, worker: &Rc<Worker>, spec: &Spec, request: Request<'_>, now: Time) {
+        if spec.effect == Effect::Read {
+            return self.read(worker, spec, request, Vec::new(), now);
+        }
         let place = self.replies.reserve();
-        let work = if spec.effect == Effect::Read {
-            self.note_reads(place, slots_read(&worker.shared.l1, spec, request));
-            Work::Read(Reader::new(Rc::clone(&self.who), self.resp))
-        } else {
-            Work::Pass
-        };
-        self.send(worker, request.raw(), place, work, now);
+        self.send(worker, request.raw(), place, Work::Pass, now);
+    }
+
+    /// Sends a read that nobody joins; `fills` are asked for once it is answered.
+    pub fn read(&mut self, worker: &Rc<Worker>, spec: &Spec, request: Request<'_>, fills: Vec<Fill>, now: Time) {
+        let place = self.replies.reserve();
+        self.note_reads(place, slots_read(&worker.shared.l1, spec, request));
+        let reader = Reader::new(Rc::clone(&self.who), self.resp);
+        self.send(worker, request.raw(), place, Work::Read(reader, fills), now);
     }
 
     /// Sends a command that changes keys, known or not, on the lane.

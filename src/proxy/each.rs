@@ -25,7 +25,7 @@ const MOST_KEYS: usize = 1024;
 /// One query a key, each as `each` alone would be looked up.
 type Queries<'a> = SmallVec<[Query<'a>; 8]>;
 
-/// Sends it, and has its keys promoted that L1 does not hold; `each` reads one of them.
+/// Sends it, and has its keys promoted that L1 does not hold, once it is answered; `each` reads one of them.
 pub(super) fn send(
     worker: &Rc<Worker>,
     caller: &mut Caller,
@@ -34,12 +34,13 @@ pub(super) fn send(
     request: Request<'_>,
     now: Time,
 ) {
-    caller.forward(worker, spec, request, now);
+    let mut fills = Vec::new();
     if worker.shared.l1.is_on() && request.argc() <= 1 + MOST_KEYS {
-        for (key, query) in request.args().skip(1).zip(&queries(worker, caller, each, request)) {
-            promote(worker, caller, each, key, query, now);
-        }
+        let queries = queries(worker, caller, each, request);
+        let keys = request.args().skip(1).zip(&queries);
+        fills.extend(keys.filter_map(|(key, query)| fill(worker, caller, each, key, query, now)));
     }
+    caller.read(worker, spec, request, fills, now);
 }
 
 /// As [`super::hit`], for all keys at once.
@@ -98,16 +99,24 @@ fn queries<'a>(worker: &Worker, caller: &Caller, each: &Spec, request: Request<'
 }
 
 /// Tosses the coin for one key.
-fn promote(worker: &Rc<Worker>, caller: &Caller, each: &'static Spec, key: &[u8], query: &Query<'_>, now: Time) {
-    let l1 = &worker.shared.l1;
+fn fill(
+    worker: &Rc<Worker>,
+    caller: &Caller,
+    each: &'static Spec,
+    key: &[u8],
+    query: &Query<'_>,
+    now: Time,
+) -> Option<Fill> {
     let rule = worker.shared.rule(key);
     let promotion = worker.shared.promote(rule);
+    let l1 = &worker.shared.l1;
     let coin = worker.promoter.borrow_mut().toss(promotion.one_in, false, l1.store.is_full());
     if !matches!(coin, Coin::Knock | Coin::Promote) || l1.holds(query, &caller.who.ear, now) {
-        return;
+        return None;
     }
     if coin == Coin::Knock && !l1.store.knows(query) {
-        return worker.stats.dropped(DropReason::FirstKnock);
+        worker.stats.dropped(DropReason::FirstKnock);
+        return None;
     }
     let mut single = Vec::with_capacity(32 + query.tail.len());
     encode::array_header(&mut single, 2);
@@ -116,8 +125,5 @@ fn promote(worker: &Rc<Worker>, caller: &Caller, each: &'static Spec, key: &[u8]
     let mut spans: Vec<Span> = Vec::new();
     let single = Request::parse_canonical(&single, &mut spans).expect("an argument of a canonical request");
     let ceiling = worker.shared.ceiling(rule);
-    match l1.promote(&caller.who.ear, Fill::new(single, query, caller.who.db, ceiling, promotion.max_value)) {
-        Ok(()) => worker.stats.promotions.add(1),
-        Err(reason) => worker.stats.dropped(reason),
-    }
+    Some(Fill::new(single, query, caller.who.db, ceiling, promotion.max_value))
 }

@@ -65,8 +65,9 @@ pub struct Pending {
 pub enum Work {
     /// Nothing.
     Pass,
-    /// A read: it may be sent again, once, where its connection is lost.
-    Read(Reader),
+    /// A read: it may be sent again, once, where its connection is lost. What it is to leave in L1 is asked for when it is
+    /// answered, unless that is an error.
+    Read(Reader, Vec<Fill>),
     /// The stamps of a write change; an opaque one has a fence follow.
     Write(Marks),
     /// The same for a write that goes with its notice, of whose replies the client gets its own.
@@ -182,6 +183,9 @@ impl Pending {
                 written(&self.worker, self.ticket.as_ref(), marks, kind);
             }
             Work::Lead(lead) => lead.land(),
+            Work::Read(_, fills) if kind == b'-' => {
+                fills.drain(..).for_each(|_| self.worker.stats.dropped(DropReason::ErrorReply));
+            }
             _ => {}
         }
     }
@@ -242,10 +246,8 @@ impl Pending {
                 l1.promote(&who.ear, fill.expecting(lead.size))
             }
         });
-        match promoted {
-            Some(Ok(())) => worker.stats.promotions.add(1),
-            Some(Err(reason)) => worker.stats.dropped(reason),
-            None => {}
+        if let Some(promoted) = promoted {
+            worker.promoted(promoted);
         }
     }
 }
@@ -309,6 +311,10 @@ impl Waiter for Pending {
         self.over = true;
         match &mut self.work {
             Work::Lead(lead) => Self::promote(&self.worker, lead, command),
+            Work::Read(reader, fills) => {
+                let (l1, ear) = (&self.worker.shared.l1, &reader.who.ear);
+                fills.drain(..).for_each(|fill| self.worker.promoted(l1.promote(ear, fill)));
+            }
             Work::Capture(..) => {
                 if let Work::Capture(whole, told) = std::mem::replace(&mut self.work, Work::Ignore) {
                     let _ = told.send(whole); // whoever asked may be gone
@@ -369,7 +375,7 @@ impl Waiter for Pending {
                 self.begun = told.begun.is_some();
                 self.tell(error, sent);
             }
-            Work::Read(reader) => self.plain_again(reader, error, sent, command),
+            Work::Read(reader, fills) => self.plain_again((reader, fills), error, sent, command),
             Work::Lead(lead) => self.lead_again(lead, error, sent, command),
             _ => self.tell(error, sent),
         }
@@ -377,7 +383,7 @@ impl Waiter for Pending {
 }
 
 impl Pending {
-    fn plain_again(mut self, mut reader: Reader, error: &Error, sent: Sent, command: &[u8]) {
+    fn plain_again(mut self, (mut reader, fills): (Reader, Vec<Fill>), error: &Error, sent: Sent, command: &[u8]) {
         let may_again = |ticket: &Ticket| !command.is_empty() && reader.may_again(error, ticket);
         if self.begun || !self.ticket.as_ref().is_some_and(may_again) {
             return self.tell(error, sent);
@@ -388,7 +394,7 @@ impl Pending {
         match worker.track(&reader.who, reader.resp, false, now) {
             Ok(track) => {
                 let Some(ticket) = self.ticket.take() else { return };
-                track.send(command, Self::new(&worker, ticket, Work::Read(reader), self.sampled), now);
+                track.send(command, Self::new(&worker, ticket, Work::Read(reader, fills), self.sampled), now);
             }
             Err(error) => self.tell(&error, Sent::No),
         }

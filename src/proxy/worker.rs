@@ -28,7 +28,7 @@ use crate::clock::Time;
 use crate::config::{Config, Promote, Rule};
 use crate::error::{Error, Sent};
 use crate::invalidation::L1;
-use crate::metrics::{Stats, WorkerStats};
+use crate::metrics::{DropReason, Stats, WorkerStats};
 use crate::resp::{Limits, Resp};
 use crate::upstream::{Backoff, Lane, Login, Node, Target, Waiter};
 
@@ -369,6 +369,14 @@ impl Worker {
             }
             keep || pool.is_used()
         });
+    }
+
+    /// Counts what became of a promotion.
+    pub(super) fn promoted(&self, promoted: Result<(), DropReason>) {
+        match promoted {
+            Ok(()) => self.stats.promotions.add(1),
+            Err(reason) => self.stats.dropped(reason),
+        }
     }
 
     /// Sessions are to end as soon as nothing of theirs is under way.
