@@ -269,6 +269,69 @@ fn a_client_that_reads_nothing_does_not_slow_its_lane() {
     assert_eq!(idle.cmd(&["GET", "small"]).text().len(), 1_000_000, "in its order");
 }
 
+/// The most that Redis holds of replies for any one client.
+fn held_at_redis(redis: &Redis) -> u64 {
+    let memory = |line: String| line.split(' ').find_map(|field| field.strip_prefix("omem=")?.parse().ok());
+    redis.client_list().into_iter().filter_map(memory).max().unwrap_or(0)
+}
+
+/// A client may ask for as much as it likes before it reads: Redis keeps the answers, as it would without a proxy.
+#[test]
+fn what_a_client_asks_for_and_does_not_read_lies_at_redis() {
+    const ROUNDS: usize = 4000;
+    let redis = Redis::start();
+    let crema = one_worker(&redis);
+    redis.client().cmd(&[&b"SET"[..], b"large", &vec![b'x'; 20_000]]);
+    crema.warm(&["GET", "large"]);
+    for home in [false, true] {
+        let mut client = crema.client();
+        client.stream().set_write_timeout(Some(Duration::from_secs(10))).expect("above zero");
+        if home {
+            client.cmd(&["CLIENT", "ID"]);
+        }
+        // More than all sockets on the way hold.
+        for n in 0..ROUNDS {
+            client.send(&[pack(&["GET", "large"]), pack(&["ECHO", &format!("{n:04000}")])].concat());
+        }
+        eventually("Redis holds what is not read", || held_at_redis(&redis) > 10_000_000);
+        for n in 0..ROUNDS {
+            assert_eq!(client.value().text().len(), 20_000);
+            assert_eq!(client.value().text().parse(), Ok(n), "in the order of the commands");
+        }
+        if !crema.is_direct() {
+            eventually("L1 answers a client that reads", || {
+                let before = crema.outcomes("hit");
+                client.cmd(&["GET", "large"]);
+                crema.outcomes("hit") > before
+            });
+            assert_eq!(crema.count("crema_pinned_connections", &[]), 0, "the loan is over");
+        }
+    }
+}
+
+#[test]
+fn the_limit_that_redis_has_for_unread_replies_holds_through_the_proxy() {
+    let redis = Redis::with(&["--client-output-buffer-limit", "normal 16mb 0 0"]);
+    let crema = one_worker(&redis);
+    if crema.is_direct() {
+        return;
+    }
+    redis.client().cmd(&[&b"SET"[..], b"large", &vec![b'x'; 10_000_000]]);
+    let (mut deaf, mut other) = (crema.client(), crema.client());
+    deaf.send_cmd(&["GET", "large"]);
+    let own = || redis.client_list().iter().any(|line| line.contains(" name= ") && line.contains(" cmd=getrange "));
+    eventually("it gets a connection of its own", || {
+        deaf.send_cmd(&["GETRANGE", "large", "0", "9"]);
+        own()
+    });
+    deaf.send(&pack(&["GETRANGE", "large", "0", "49999"]).repeat(1000));
+    eventually("Redis closes it", || !own());
+    assert_eq!(other.cmd(&["GET", "none"]), Value::Nil);
+    assert_eq!(deaf.value().text().len(), 10_000_000);
+    let long = std::iter::from_fn(|| deaf.try_value().ok()).filter(|reply| reply.text().len() == 50_000).count();
+    assert!(long < 1000, "and so does the proxy");
+}
+
 /// To whom Redis does not say what a command is, it may be a write all the same.
 #[test]
 fn a_write_that_redis_does_not_describe_to_its_user_is_seen_at_once() {

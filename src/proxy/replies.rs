@@ -53,6 +53,8 @@ struct Inner {
     /// Bytes of the first chunk that are written, and bytes in all of them that are not.
     gone: usize,
     chunked: usize,
+    /// Bytes written in all.
+    taken: u64,
     head: Place,
     slots: VecDeque<Reply>,
     /// Bytes in `slots`; those in `out` are counted by its length.
@@ -294,6 +296,11 @@ impl Replies {
         (1..CORK).contains(&ready) && !inner.slots.is_empty() && inner.chunks.is_empty() && inner.ended.is_none()
     }
 
+    /// Bytes that the client has taken so far.
+    pub fn taken(&self) -> u64 {
+        self.inner.borrow().taken
+    }
+
     /// Whether all bytes have been written.
     pub fn is_flushed(&self) -> bool {
         let inner = self.inner.borrow();
@@ -408,6 +415,7 @@ impl Inner {
 
     /// So many bytes have left.
     fn wrote(&mut self, n: usize, sent: &Counter) {
+        self.taken += n as u64;
         sent.add(n as u64);
         if !self.room.is_empty() && self.buffered() <= HIGH_WATER {
             self.wake_room();

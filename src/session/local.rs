@@ -64,7 +64,7 @@ impl Session {
                 self.renew_loan(line).await?;
             }
         }
-        if self.private.is_none() && on_lane {
+        if self.private.is_none() && on_lane && !self.crowded {
             let scripts = spec.route == Route::ScriptLane;
             if !self.caller.turn(scripts) {
                 line.answered(self).await?;

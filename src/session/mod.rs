@@ -3,7 +3,9 @@
 //! [`serve`] is the life of a session on one screen. What may go on a lane goes to [`crate::proxy::call`] at once, without
 //! waiting for anything; all else, what the session keeps itself (`local`) and what needs a connection of its own
 //! (`pinned`), goes through `Session::command`. A session never reads while it has too much unanswered or unwritten, so
-//! its memory is bounded by what one request and the output limit allow. Started by `server`, one task a client.
+//! its memory is bounded by what one request and the output limit allow. Where that is because its client asks on and reads
+//! nothing, it goes on with a private connection, and Redis keeps the replies, within limits of its own, as it would without
+//! a proxy. Started by `server`, one task a client.
 
 mod crema;
 mod foreign;
@@ -31,6 +33,8 @@ const KEPT_BACK: usize = 128 << 10;
 const LARGE_REQUEST: usize = 1 << 20;
 /// Commands of one session that may be unanswered before it reads no further.
 const UNANSWERED: usize = 4096;
+/// The same where Redis keeps their replies.
+const UNANSWERED_WHILE_CROWDED: usize = 1 << 16;
 /// Commands taken up before it is looked at how much is unanswered.
 const STRIDE: usize = 64;
 
@@ -51,6 +55,7 @@ pub async fn serve(worker: Rc<Worker>, socket: Socket, replies: Rc<Replies>) {
     let close = loop {
         match wire.next(&mut session).await {
             Event::Bytes | Event::Resumed => {}
+            Event::Unread => session.crowded = true,
             Event::Eof if session.has_blocked() => break Close::Now,
             Event::Eof | Event::Drained | Event::Idle => break Close::Gently,
             Event::Gone => break Close::Now,
@@ -88,6 +93,8 @@ struct Session {
     raw: bool,
     /// The private connection is borrowed for one command, and may be in another database.
     anywhere: bool,
+    /// The client reads nothing and asks on: a private connection answers, read no faster than the client reads.
+    crowded: bool,
     /// Bytes of the request under way that were sent ahead of the rest.
     ahead: usize,
     name: Option<Box<[u8]>>,
@@ -125,6 +132,7 @@ impl Session {
             blocked: None,
             raw: false,
             anywhere: false,
+            crowded: false,
             ahead: 0,
             name: None,
             info: Vec::new(),
@@ -136,6 +144,7 @@ impl Session {
         if !self.admitted {
             Box::pin(self.knock()).await;
         }
+        self.crowded &= !self.caller.replies.is_settled() || self.caller.replies.is_full();
         let mut now = Time::now(); // after the bytes were read: what a hit checks is true then
         let mut left = STRIDE;
         while !wire.input.rest().is_empty() {
@@ -189,7 +198,8 @@ impl Session {
 
     /// The common case: a session without a connection of its own sends a command that may go on a lane.
     fn quick(&mut self, request: Request<'_>, now: Time) -> bool {
-        if self.private.is_some() || !self.admitted || self.silent || self.skip_next || self.caller.who.is_doubted() {
+        let plain = self.admitted && !self.crowded && !self.silent && !self.skip_next;
+        if !plain || self.private.is_some() || self.caller.who.is_doubted() {
             return false;
         }
         let Some(spec) = command::lookup(request) else { return false };
@@ -204,14 +214,30 @@ impl Session {
 
     /// Whether the client should be answered before more is read from it.
     fn must_wait(&self, now: Time) -> bool {
-        let replies = &self.caller.replies;
-        replies.unanswered() >= UNANSWERED || replies.is_full() || self.is_behind(now)
+        self.has_much(UNANSWERED, UNANSWERED_WHILE_CROWDED) || self.is_behind(now)
     }
 
     /// Whether what makes it wait has passed.
     fn may_go_on(&self, now: Time) -> bool {
+        !self.has_much(UNANSWERED / 2, UNANSWERED_WHILE_CROWDED / 2) && !self.is_behind(now)
+    }
+
+    /// Whether so many commands are unanswered, or so much of their replies unread that crema keeps no more of them.
+    fn has_much(&self, unanswered: usize, while_crowded: usize) -> bool {
         let replies = &self.caller.replies;
-        replies.unanswered() < UNANSWERED / 2 && !replies.is_full() && !self.is_behind(now)
+        if self.crowded {
+            replies.unanswered() >= while_crowded
+        } else {
+            replies.unanswered() >= unanswered || replies.is_full()
+        }
+    }
+
+    /// Whether nothing but its client keeps it from going on, and a connection of its own could answer instead.
+    fn is_unread(&self, now: Time) -> bool {
+        let replies = &self.caller.replies;
+        let ready = if self.private.is_some() { !self.anywhere } else { replies.is_settled() };
+        let waits = !self.crowded && replies.is_full() && replies.unanswered() < UNANSWERED;
+        self.admitted && ready && waits && !self.is_behind(now)
     }
 
     /// Whether its connection has not yet taken what was sent on it, or not answered much of that.

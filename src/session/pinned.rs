@@ -20,6 +20,7 @@ impl Session {
             && self.stay == Stay::Loan
             && self.transaction.is_none()
             && !self.watching
+            && !self.crowded
             && self.ahead == 0
     }
 
@@ -172,8 +173,8 @@ impl Session {
             self.keep(line, Stay::Tainted).await?; // what it will do when EXEC comes is not followed
         }
         let now = Time::now();
-        let hits = self.stay == Stay::Home && self.ahead == 0 && self.transaction.is_none() && !self.watching;
-        if hits && spec.keeps(request) {
+        let alone = self.ahead == 0 && self.transaction.is_none() && !self.watching && !self.crowded;
+        if alone && self.stay == Stay::Home && spec.keeps(request) {
             let mut outcome = proxy::hit(&self.worker, &mut self.caller, spec, request, now);
             for _ in 0..HEARINGS {
                 let Err(unheard) = outcome else { break };

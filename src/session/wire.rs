@@ -21,6 +21,8 @@ use crate::socket::Socket;
 const READ: usize = 16 << 10;
 /// Bytes read ahead while a session waits for its earlier commands: enough to notice that the client has left.
 const AHEAD: usize = 64 << 10;
+/// A client that has not taken a byte of what waits for it for so long is not merely slow.
+const UNREAD: Duration = Duration::from_millis(100);
 /// How long a client that is being closed may take to read what is left.
 const FAREWELL: Duration = Duration::from_secs(5);
 
@@ -30,6 +32,8 @@ pub(super) enum Event {
     Bytes,
     /// What it waited for has been answered.
     Resumed,
+    /// The client has read nothing for a while, and what waits for it is all that keeps the session from going on.
+    Unread,
     /// The client will send no more.
     Eof,
     /// The connection is broken, or must be given up at once.
@@ -47,6 +51,8 @@ pub(super) struct Wire {
     paused: bool,
     /// Commands have just been taken up, and nothing was written since.
     fresh: bool,
+    /// How long the client may still take nothing, and how much it had taken when that began.
+    unread: Option<(u64, Pin<Box<Sleep>>)>,
     idle: Option<Pin<Box<Sleep>>>,
 }
 
@@ -91,7 +97,7 @@ impl Input {
 impl Wire {
     pub(super) fn new(socket: Socket) -> Self {
         let line = Line { socket, ahead: Vec::new(), eof: false };
-        Self { line, input: Input::default(), paused: false, fresh: false, idle: None }
+        Self { line, input: Input::default(), paused: false, fresh: false, unread: None, idle: None }
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -125,9 +131,14 @@ impl Wire {
             return Poll::Ready(if end == End::Slow { Event::Gone } else { Event::Eof });
         }
         if self.paused {
-            if session.may_go_on(Time::now()) {
-                self.paused = false;
+            let now = Time::now();
+            if session.may_go_on(now) {
+                (self.paused, self.unread) = (false, None);
                 return Poll::Ready(Event::Resumed);
+            }
+            if session.is_unread(now) && self.poll_unread(cx, replies.taken()).is_ready() {
+                (self.paused, self.unread) = (false, None);
+                return Poll::Ready(Event::Unread);
             }
             return Poll::Pending;
         }
@@ -153,6 +164,14 @@ impl Wire {
                 }
             }
         }
+    }
+
+    /// Ready once the client, which has `taken` so many bytes in all, has taken none for a while.
+    fn poll_unread(&mut self, cx: &mut Context<'_>, taken: u64) -> Poll<()> {
+        if self.unread.as_ref().is_none_or(|(before, _)| *before != taken) {
+            self.unread = Some((taken, Box::pin(sleep(UNREAD))));
+        }
+        self.unread.as_mut().map_or(Poll::Pending, |(_, patience)| patience.as_mut().poll(cx))
     }
 
     fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
