@@ -3,6 +3,7 @@
 
 mod common;
 
+use std::io::Read as _;
 use std::net::Shutdown;
 use std::time::{Duration, Instant};
 
@@ -59,6 +60,25 @@ fn a_refused_sync_leaves_an_ordinary_connection() {
     crema.warm(&["GET", "k"]);
     assert_eq!(client.cmd(&["SET", "k", "written after SYNC was refused"]), ok());
     assert_eq!(crema.client().cmd(&["GET", "k"]), bulk("written after SYNC was refused"));
+}
+
+/// Redis ends the connection when it has sent a snapshot to who wants no more. What it sent is the client's, however slowly that reads.
+#[test]
+fn a_snapshot_is_whole_though_its_connection_ends() {
+    const LEN: usize = 32 << 20;
+    let redis = Redis::with(&["--rdbcompression", "no"]);
+    let crema = Crema::start(&redis);
+    redis.client().cmd(&[&b"SET"[..], b"large", &vec![b'x'; LEN]]);
+    for _ in 0..5 {
+        let mut replica = crema.client();
+        assert_eq!(replica.cmd(&["REPLCONF", "rdb-only", "1"]), ok());
+        replica.send(b"SYNC\r\n");
+        let (mut total, mut piece) = (0, [0; 512]);
+        while let Ok(n @ 1..) = replica.stream().read(&mut piece) {
+            total += n;
+        }
+        assert!(total > LEN, "{total} bytes came");
+    }
 }
 
 /// Subscriptions are confirmed and messages come through though replies are off.

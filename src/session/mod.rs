@@ -57,7 +57,7 @@ pub async fn serve(worker: Rc<Worker>, socket: Socket, replies: Rc<Replies>) {
             Event::Bytes | Event::Resumed => {}
             Event::Unread => session.crowded = true,
             Event::Eof if session.has_blocked() => break Close::Now,
-            Event::Eof | Event::Drained | Event::Idle => break Close::Gently,
+            Event::Eof | Event::Ended | Event::Drained | Event::Idle => break Close::Gently,
             Event::Gone => break Close::Now,
         }
         match session.commands(&mut wire, &mut parser).await {

@@ -36,6 +36,8 @@ pub(super) enum Event {
     Unread,
     /// The client will send no more.
     Eof,
+    /// The session must end, for nothing that its client did. What waits for the client is still its own.
+    Ended,
     /// The connection is broken, or must be given up at once.
     Gone,
     /// The process ends, and this session has nothing under way.
@@ -128,7 +130,7 @@ impl Wire {
         }
         if let Some(end) = replies.ended() {
             farewell(session, end, &self.line.socket);
-            return Poll::Ready(if end == End::Slow { Event::Gone } else { Event::Eof });
+            return Poll::Ready(if end == End::Slow { Event::Gone } else { Event::Ended });
         }
         if self.paused {
             let now = Time::now();
