@@ -469,6 +469,9 @@ fn a_user_who_may_not_be_tracked_is_served_without_l1_and_not_tried_again() {
         for _ in 0..500 {
             assert_eq!(alice.cmd(&["GET", "a:1"]), bulk("of alice"));
         }
+        for _ in 0..20 {
+            assert_eq!(login(&crema, "alice", "pa").cmd(&["GET", "a:1"]), bulk("of alice"));
+        }
         assert_eq!(crema.count("crema_users_without_l1_total", &[]), 1, "it was tried again");
         assert!(crema.count("crema_promotions_dropped_total", &[("reason", "refused")]) > 400);
         let (_, status) = crema.admin("/api/status").expect("answers");

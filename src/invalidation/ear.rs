@@ -143,8 +143,10 @@ impl Ear {
 
     /// A client proved this login, or the configuration gives it: connections of this user are made with it from now on.
     pub fn trust(&self, login: &Arc<Login>) {
-        *self.login.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(login));
-        if self.refused.load(Ordering::Acquire) {
+        let before = self.login.lock().unwrap_or_else(PoisonError::into_inner).replace(Arc::clone(login));
+        // A right that the user lacks comes with no login.
+        let news = before.as_ref() != Some(login) || self.state() == State::Refused(Refusal::Login);
+        if self.refused.load(Ordering::Acquire) && news {
             self.try_again();
         }
     }
