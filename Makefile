@@ -1,5 +1,5 @@
 # make run    try it: a private Redis, and crema in front of it on port 6380
-# make test   everything that has to hold; installs what it needs
+# make test   everything that has to hold, Redis's own suite included, in about a quarter of an hour; installs what it needs
 # make check  the part of it that needs no server: format, lints, documentation, licences and advisories
 # make tcl    Redis's own test suite, through crema; make tcl JOBS=4 for more of it at once
 # make fmt    format the sources
@@ -11,7 +11,7 @@ SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .ONESHELL:
 .DELETE_ON_ERROR:
-.PHONY: run test check tcl fmt bench instructions fuzz compat interop need-redis
+.PHONY: run test check tcl fmt bench instructions fuzz compat interop need-redis need-tcl
 
 # Where `make run` listens. Another choice: make run PORT=6390 ADMIN=9390
 PORT := 6380
@@ -33,6 +33,7 @@ COMPAT_NODE := bullmq@5.81.5
 CLIENTS := target/clients
 COMPAT := target/compat
 BIN = $${CARGO_TARGET_DIR:-target}/release/crema
+TEST_BIN = $${CARGO_TARGET_DIR:-target}/debug/crema
 
 # $(call install,packages): Debian's, without starting the services that they bring.
 install = if ! command -v apt-get >/dev/null; then echo "Please install $(1): this is no Debian, so make cannot." >&2; exit 1; fi; \
@@ -87,13 +88,19 @@ run: need-redis
 	echo "crema or its Redis has ended by itself." >&2
 	exit 1
 
-test: check need-redis $(CLIENTS)/python.txt $(CLIENTS)/node.txt interop
+# What fails ends nothing: the rest is wanted too. The test runner's summary comes last.
+test: check need-redis need-tcl $(CLIENTS)/python.txt $(CLIENTS)/node.txt $(COMPAT)/python.txt $(COMPAT)/node.txt interop
 	@cargo test --doc --locked
+	cargo build --tests --locked
+	failed=
+	tests/tcl/run --binary $(TEST_BIN) --jobs 2 || failed+=" Redis's own suite"
+	tests/compat/run --binary $(TEST_BIN) redis-py-commands bullmq || failed+=" compat"
 	if cargo nextest --version >/dev/null 2>&1; then
-		cargo nextest run --locked
+		cargo nextest run --locked || failed+=" tests"
 	else
-		cargo test --locked --lib --bins --tests
+		cargo test --locked --lib --bins --tests || failed+=" tests"
 	fi
+	if [ -n "$$failed" ]; then echo "failed:$$failed" >&2; exit 1; fi
 
 check:
 	cargo fmt --check
@@ -101,12 +108,9 @@ check:
 	RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --locked
 	if cargo deny --version >/dev/null 2>&1; then cargo deny --locked check; else echo "cargo-deny is not installed: deny.toml was not checked."; fi
 
-tcl: need-redis
-	@if ! command -v tclsh >/dev/null || ! command -v dpkg-source >/dev/null || ! command -v python3 >/dev/null; then
-		$(call install,tcl dpkg-dev python3)
-	fi
+tcl: need-redis need-tcl
 	cargo build --release --locked
-	tests/tcl/run --jobs $(JOBS)
+	tests/tcl/run --binary $(BIN) --jobs $(JOBS)
 
 fmt:
 	cargo fmt
@@ -137,6 +141,11 @@ interop:
 need-redis:
 	@if ! command -v redis-server >/dev/null || ! command -v redis-cli >/dev/null; then
 		$(call install,redis-server)
+	fi
+
+need-tcl:
+	@if ! command -v tclsh >/dev/null || ! command -v dpkg-source >/dev/null || ! command -v python3 >/dev/null; then
+		$(call install,tcl dpkg-dev python3)
 	fi
 
 # $(call venv,directory,what pip installs), and $(call node,directory,what npm installs).
