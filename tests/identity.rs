@@ -308,6 +308,20 @@ fn sessions_survive_a_lost_connection_if_their_login_holds() {
     warm(&crema, &mut idle, "a:1");
 }
 
+/// Whoever has the connections of a user ended finds none when it looks, though the user's sessions live on.
+#[test]
+fn connections_that_were_killed_are_not_back_at_once() {
+    let redis = with_users();
+    let crema = Crema::over(redis.addr()).flag("--promote", 0).start();
+    let (mut alice, mut admin) = (login(&crema, "alice", "pa"), crema.client());
+    for _ in 0..3 {
+        assert_eq!(alice.cmd(&["GET", "a:1"]), bulk("of alice"));
+        assert!(admin.cmd(&["CLIENT", "KILL", "USER", "alice"]).number() > 0);
+        let left = admin.cmd(&["CLIENT", "LIST"]).text();
+        assert!(!left.contains("user=alice"), "{left}");
+    }
+}
+
 #[test]
 fn a_password_set_while_running_keeps_out_who_comes_after() {
     let redis = Redis::start();

@@ -10,6 +10,7 @@ use std::collections::HashMap;
 use std::ops::Deref;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::time::sleep;
 
@@ -19,6 +20,10 @@ use crate::clock::Time;
 use crate::error::Error;
 use crate::resp::encode;
 use crate::upstream::{Backoff, Login};
+
+/// A login in doubt is not proved again before this is over, unless a session needs it: Redis ends a user's connections one by
+/// one, and who had it do so is not to find new ones when it looks.
+const AFTERMATH: Duration = Duration::from_millis(300);
 
 /// A login that Redis accepted, with the sessions that rely on it.
 pub struct Proof {
@@ -121,6 +126,7 @@ impl Worker {
 
     /// Proves it again for sessions that wait for nothing but their clients.
     async fn check(self: Rc<Self>, proof: &Rc<Proof>) {
+        sleep(AFTERMATH).await;
         let mut backoff = Backoff::default();
         while proof.is_doubted() && !proof.living().is_empty() && !self.is_closed() {
             if self.verify(proof).await.is_err() {
