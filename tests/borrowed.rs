@@ -269,6 +269,22 @@ fn a_client_that_reads_nothing_does_not_slow_its_lane() {
     assert_eq!(idle.cmd(&["GET", "small"]).text().len(), 1_000_000, "in its order");
 }
 
+/// What L1 answers is kept behind the replies before it, however much it is, and keeps none of them away.
+#[test]
+fn many_hits_behind_an_unanswered_command_wait_for_it_and_not_it_for_them() {
+    let redis = Redis::start();
+    let crema = one_worker(&redis);
+    redis.client().cmd(&[&b"SET"[..], b"large", &vec![b'x'; 20_000]]);
+    crema.warm(&["GET", "large"]);
+    let mut client = crema.client();
+    client.cmd(&["CLIENT", "ID"]);
+    client.send(&[pack(&["ECHO", "first"]), pack(&["GET", "large"]).repeat(100)].concat());
+    assert_eq!(client.value(), bulk("first"));
+    for _ in 0..100 {
+        assert_eq!(client.value().text().len(), 20_000);
+    }
+}
+
 /// The most that Redis holds of replies for any one client.
 fn held_at_redis(redis: &Redis) -> u64 {
     let memory = |line: String| line.split(' ').find_map(|field| field.strip_prefix("omem=")?.parse().ok());

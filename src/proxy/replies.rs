@@ -211,6 +211,9 @@ impl Replies {
         self.slot(place, |slot| slot.held = false);
         let inner = &mut *self.inner.borrow_mut();
         inner.settle();
+        if inner.has_room() {
+            inner.wake_room();
+        }
         inner.wake();
     }
 
@@ -310,7 +313,7 @@ impl Replies {
     /// Ready once the client has taken enough for more bytes of a large reply to be read.
     pub fn poll_room(&self, cx: &mut Context<'_>) -> Poll<()> {
         let inner = &mut *self.inner.borrow_mut();
-        if inner.ended.is_some() || inner.buffered() <= HIGH_WATER {
+        if inner.ended.is_some() || inner.has_room() {
             return Poll::Ready(());
         }
         inner.room.push(cx.waker().clone());
@@ -373,6 +376,13 @@ impl Inner {
         self.out.len() - self.cursor + self.chunked + self.waiting
     }
 
+    /// Whether more can be taken from a lane: little waits for the client, or all of it waits behind the reply that comes next.
+    fn has_room(&self) -> bool {
+        let written = self.cursor == self.out.len() && self.chunked == 0;
+        let awaited = self.slots.front().is_some_and(|head| !head.done && !head.held);
+        self.buffered() <= HIGH_WATER || written && awaited
+    }
+
     /// Appends to the output.
     fn push(&mut self, bytes: &[u8]) {
         if self.fits(bytes.len()) {
@@ -417,7 +427,7 @@ impl Inner {
     fn wrote(&mut self, n: usize, sent: &Counter) {
         self.taken += n as u64;
         sent.add(n as u64);
-        if !self.room.is_empty() && self.buffered() <= HIGH_WATER {
+        if !self.room.is_empty() && self.has_room() {
             self.wake_room();
         }
     }
