@@ -11,7 +11,7 @@ SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .ONESHELL:
 .DELETE_ON_ERROR:
-.PHONY: run test check tcl fmt bench instructions fuzz compat interop need-redis need-tcl
+.PHONY: run test check tcl fmt bench instructions fuzz compat interop need-redis need-tcl need-valgrind
 
 # Where `make run` listens. Another choice: make run PORT=6390 ADMIN=9390
 PORT := 6380
@@ -89,12 +89,13 @@ run: need-redis
 	exit 1
 
 # What fails ends nothing: the rest is wanted too. The test runner's summary comes last.
-test: check need-redis need-tcl $(CLIENTS)/python.txt $(CLIENTS)/node.txt $(COMPAT)/python.txt $(COMPAT)/node.txt interop
+test: check need-redis need-tcl need-valgrind $(CLIENTS)/python.txt $(CLIENTS)/node.txt $(COMPAT)/python.txt $(COMPAT)/node.txt interop
 	@cargo test --doc --locked
 	cargo build --tests --locked
 	failed=
 	tests/tcl/run --binary $(TEST_BIN) --jobs 2 || failed+=" Redis's own suite"
 	tests/compat/run --binary $(TEST_BIN) redis-py-commands bullmq || failed+=" compat"
+	cargo bench --locked --bench side_by_side -- instructions || failed+=" instructions"
 	if cargo nextest --version >/dev/null 2>&1; then
 		cargo nextest run --locked || failed+=" tests"
 	else
@@ -123,8 +124,7 @@ bench: need-redis $(CLIENTS)/python.txt
 	cargo bench --locked --bench hit_ratio -- $(if $(QUICK),--quick)
 
 # Instructions a request, against benches/instructions.txt; RECORD=1 writes that file.
-instructions: need-redis
-	@if ! command -v valgrind >/dev/null; then $(call install,valgrind); fi
+instructions: need-redis need-valgrind
 	cargo bench --locked --bench side_by_side -- instructions $(if $(RECORD),--record)
 
 fuzz: need-redis
@@ -147,6 +147,9 @@ need-tcl:
 	@if ! command -v tclsh >/dev/null || ! command -v dpkg-source >/dev/null || ! command -v python3 >/dev/null; then
 		$(call install,tcl dpkg-dev python3)
 	fi
+
+need-valgrind:
+	@if ! command -v valgrind >/dev/null; then $(call install,valgrind); fi
 
 # $(call venv,directory,what pip installs), and $(call node,directory,what npm installs).
 venv = mkdir -p $(1); \
