@@ -224,18 +224,22 @@ impl Replies {
         }
     }
 
-    /// Bytes that answer no command: they go out before the first reply that is still awaited.
+    /// Bytes that answer no command: they go out before the first reply that is still awaited, and after one that is held.
     pub fn message(&self, bytes: &[u8]) {
         let inner = &mut *self.inner.borrow_mut();
         if inner.ended.is_some() {
             return;
         }
-        match inner.slots.iter().position(|slot| !slot.done) {
-            Some(at) if at > 0 || inner.slots[at].held => {
-                inner.slots[at].bytes.extend_from_slice(bytes);
-                inner.waiting += bytes.len();
-            }
-            _ => inner.push(bytes),
+        let behind = match inner.slots.iter().position(|slot| !slot.done) {
+            Some(0) if !inner.slots[0].held => None,
+            Some(at) => inner.slots.get_mut(at),
+            None => inner.slots.back_mut(),
+        };
+        if let Some(reply) = behind {
+            reply.bytes.extend_from_slice(bytes);
+            inner.waiting += bytes.len();
+        } else {
+            inner.push(bytes);
         }
         inner.bound(self.limit);
         inner.wake();
