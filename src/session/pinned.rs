@@ -256,13 +256,20 @@ impl Session {
         request: Request<'_>,
     ) -> Result<(), Close> {
         self.keep(line, Stay::Tainted).await?;
+        if verb == Verb::Monitor && self.transaction.is_none() {
+            line.answered(self).await?;
+            if let Some(lent) = &self.private
+                && lent.lane().mode() == Mode::Monitor
+            {
+                lent.lane().send_raw(request.raw()); // Redis answers the first alone
+                return Ok(());
+            }
+        }
         let now = Time::now();
         let Some(lent) = &self.private else { unreachable!("kept above") };
         let (mode, work) = match verb {
-            Verb::Subscribe if self.transaction.is_none() => {
-                (Mode::Subscribed, Work::Confirm(request.argc().saturating_sub(1).max(1)))
-            }
-            Verb::Subscribe => (Mode::Subscribed, Work::Pass),
+            // In a transaction it is queued, unless MULTI was refused: then it is confirmed all the same.
+            Verb::Subscribe => (Mode::Subscribed, Work::Confirm(request.argc().saturating_sub(1).max(1))),
             Verb::Monitor => (Mode::Monitor, Work::Pass),
             _ => (Mode::Opening, Work::Pass),
         };

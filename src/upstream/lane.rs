@@ -92,7 +92,7 @@ pub enum Mode {
     Replies,
     /// The session subscribed: RESP2 messages stand between replies.
     Subscribed,
-    /// The session monitors: status lines stand between replies.
+    /// The session monitors: status lines stand between replies. It may have subscribed as well.
     Monitor,
     /// The next reply opens a replication stream, unless it is an error.
     Opening,
@@ -385,10 +385,17 @@ impl<W: Waiter> Lane<W> {
     pub fn set_mode(&self, mode: Mode) {
         let mut inner = self.inner.borrow_mut();
         if inner.fifo.is_empty() {
-            self.mode.set(mode);
+            self.enter(mode);
         } else {
             let start = inner.queued;
             inner.fifo.push_back(Entry { start, expect: Expect::Mode(mode) });
+        }
+    }
+
+    /// Who subscribes monitors on.
+    fn enter(&self, mode: Mode) {
+        if (self.mode.get(), mode) != (Mode::Monitor, Mode::Subscribed) {
+            self.mode.set(mode);
         }
     }
 
@@ -611,7 +618,7 @@ impl<W: Waiter> Lane<W> {
     fn take_effect(&self) {
         let mut inner = self.inner.borrow_mut();
         while let Some(Entry { expect: Expect::Mode(mode), .. }) = inner.fifo.front() {
-            self.mode.set(*mode);
+            self.enter(*mode);
             inner.fifo.pop_front();
         }
     }
@@ -677,7 +684,7 @@ impl<W: Waiter> Lane<W> {
             return Ok(());
         }
         let message = match self.mode.get() {
-            Mode::Subscribed => classify(bytes),
+            Mode::Subscribed | Mode::Monitor => classify(bytes),
             _ if kind == b'>' => Some(Message::Published),
             _ => None,
         };
