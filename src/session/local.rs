@@ -7,12 +7,13 @@ use super::wire::Line;
 use super::{Close, LARGE_REQUEST, Session, Stay};
 use crate::clock::Time;
 use crate::command::{self, Effect, Route, Spec, Verb};
-use crate::config::ClientNames;
+use crate::config::{Auth, ClientNames};
 use crate::invalidation::News;
 use crate::invalidation::message::Message;
 use crate::metrics::{EpochReason, Outcome};
 use crate::proxy::{self, Taken};
-use crate::resp::{Request, encode};
+use crate::resp::{Request, Resp, encode};
+use crate::upstream::Mode;
 use std::time::Duration;
 
 /// How often a read waits for the ear: for what was done before, and once more where meanwhile another opaque write was
@@ -116,9 +117,9 @@ impl Session {
                 self.answer(|out| encode::simple(out, "OK"));
                 return Err(Close::Gently);
             }
-            V::Reset => return self.reset(line).await,
+            V::Reset => return self.reset(line, spec, request).await,
             V::ClientReply if queued => return self.queue_reply(line, spec, request).await,
-            V::ClientReply => self.client_reply(spec, request),
+            V::ClientReply => self.client_reply(line, spec, request).await?,
             _ if queued => return self.pinned(line, spec, request).await,
             V::Hello => return self.hello(line, spec, request).await,
             V::Auth => return self.auth(line, spec, request).await,
@@ -211,17 +212,36 @@ impl Session {
     }
 
     /// `CLIENT REPLY`. Redis answers every command all the same; what the client does not want ends here.
-    fn client_reply(&mut self, spec: &Spec, request: Request<'_>) {
-        match request.arg(2).to_ascii_lowercase().as_slice() {
+    async fn client_reply(&mut self, line: &mut Line, spec: &Spec, request: Request<'_>) -> Result<(), Close> {
+        let mode = request.arg(2).to_ascii_lowercase();
+        if !matches!(&mode[..], b"on" | b"off" | b"skip") {
+            match &self.private {
+                Some(_) => drop(self.send_private(spec, request, Time::now())),
+                None => self.caller.forward(&self.worker, spec, request, Time::now()),
+            }
+            return Ok(());
+        }
+        if self.private.is_some() && self.stay == Stay::Tainted {
+            // A subscriber of RESP2 may not, so Redis is asked for what changes nothing.
+            line.answered(self).await?;
+            let mut on = Vec::new();
+            encode::own_command(&mut on, &[b"CLIENT", b"REPLY", b"ON"]);
+            let reply = self.capture(&on).await;
+            if reply.starts_with(b"-") {
+                self.answer(|out| out.extend_from_slice(&reply));
+                return Ok(());
+            }
+        }
+        match &mode[..] {
             b"on" => {
                 self.silent = false;
                 self.caller.replies.set_silent(false);
                 self.answer(|out| encode::simple(out, "OK"));
             }
             b"off" => self.silent = true,
-            b"skip" => self.skip_next = !self.silent,
-            _ => self.caller.forward(&self.worker, spec, request, Time::now()),
+            _ => self.skip_next = !self.silent,
         }
+        Ok(())
     }
 
     /// `CLIENT REPLY` in a transaction. Off or skipped, Redis would drop parts of the reply to `EXEC`, and nobody could tell
@@ -286,15 +306,31 @@ impl Session {
         Ok(())
     }
 
-    async fn reset(&mut self, line: &mut Line) -> Result<(), Close> {
+    /// `RESET`. A connection that the client knows as its own stays that, and Redis resets it; others are let go.
+    async fn reset(&mut self, line: &mut Line, spec: &Spec, request: Request<'_>) -> Result<(), Close> {
         line.answered(self).await?;
-        self.private = None;
-        self.owner.bind(false);
-        (self.transaction, self.watching, self.silent, self.name) = (None, false, false, None);
-        self.caller.replies.set_silent(false);
-        self.admitted = false;
-        self.caller.become_(Self::nobody(&self.worker), crate::resp::Resp::V2);
-        self.answer(|out| encode::simple(out, "RESET"));
+        if self.silent {
+            self.silent = false;
+            self.caller.replies.set_silent(false); // and a RESET that is to be skipped is skipped
+        }
+        self.transaction = None;
+        if self.has_home() && self.worker.shared.config.auth == Auth::Upstream {
+            self.send_private(spec, request, Time::now());
+            line.answered(self).await?;
+            if let Some(lent) = &mut self.private {
+                lent.is_now(Resp::V2, 0);
+                lent.lane().set_mode(Mode::Replies);
+            }
+        } else {
+            self.private = None;
+            self.owner.bind(false);
+            self.answer(|out| encode::simple(out, "RESET"));
+            self.worker.stats.count(spec.class, Outcome::Session);
+        }
+        (self.watching, self.name) = (false, None);
+        // Who sends everything to Redis need not be asked who it is.
+        self.admitted = self.private.is_some() && self.stay == Stay::Tainted;
+        self.caller.become_(Self::nobody(&self.worker), Resp::V2);
         Ok(())
     }
 }
