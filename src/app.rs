@@ -233,20 +233,17 @@ impl App {
                 name: "crema-check",
             };
             let mut connection = connect(&target).await.map_err(|error| advice(&error))?;
-            let server =
-                ask(&mut connection, b"*2\r\n$4\r\nINFO\r\n$6\r\nserver\r\n", node).await.map_err(|e| advice(&e))?;
+            let server = ask(&mut connection, &[b"INFO", b"server"], node).await.map_err(|error| advice(&error))?;
             *kept = Some((connection, name(&server)));
         }
         let Some((connection, server)) = kept else { unreachable!("just made") };
-        let mut bulk_limit = Vec::new();
-        encode::command(&mut bulk_limit, &[b"CONFIG", b"GET", b"proto-max-bulk-len"]);
-        match ask(connection, b"*1\r\n$4\r\nPING\r\n", node).await {
+        match ask(connection, &[b"PING"], node).await {
             Ok(reply) if reply.starts_with(b"-LOADING") || reply.starts_with(b"-MASTERDOWN") => {
                 Err(format!("the upstream answers {}", String::from_utf8_lossy(&reply).trim()))
             }
             Ok(_) => {
                 // Where it may not be asked for, the default stays.
-                if let Ok(reply) = ask(connection, &bulk_limit, node).await
+                if let Ok(reply) = ask(connection, &[b"CONFIG", b"GET", b"proto-max-bulk-len"], node).await
                     && let Some(limit) = last_number(&reply)
                 {
                     self.shared.longest_argument.store(limit, Ordering::Relaxed);
@@ -282,10 +279,12 @@ impl App {
     }
 }
 
-async fn ask(connection: &mut Connection, command: &[u8], node: &Node) -> Result<Vec<u8>, Error> {
+async fn ask(connection: &mut Connection, command: &[&[u8]], node: &Node) -> Result<Vec<u8>, Error> {
+    let mut request = Vec::new();
+    encode::own_command(&mut request, command);
     let lost = |why: &str| Error::Lost { node: Arc::clone(&node.address), why: why.into() };
     let exchange = async {
-        connection.socket.write_all(command).await?;
+        connection.socket.write_all(&request).await?;
         read_reply(&mut connection.socket, &mut Vec::new()).await
     };
     match timeout(node.connect_timeout, exchange).await {

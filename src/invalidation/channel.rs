@@ -34,6 +34,9 @@ const CLIENT_NAME: &str = "crema-channel";
 /// Without that, a link that a firewall forgot would look like a quiet fleet.
 const SILENCE: Duration = Duration::from_secs(15);
 
+/// What it is asked, spelt as no client spells it: who shows a client what Redis ran can leave it out.
+const PING: &str = "pING";
+
 /// A link that was up for so long was a good one, and the next is tried for soon. One that fails earlier may be the
 /// work of a server that accepts whom it then refuses, which is no reason to knock at it twenty times a second.
 const STEADY: Duration = Duration::from_secs(5);
@@ -199,7 +202,7 @@ async fn hear(
             value?
         } else {
             let asked = async {
-                writer.write_all(&redis::cmd("PING").get_packed_command()).await?;
+                writer.write_all(&redis::cmd(PING).get_packed_command()).await?;
                 next.await
             };
             within(SILENCE, "no answer to PING", asked).await?
@@ -457,9 +460,9 @@ mod tests {
         let (_notes, mut heard, _stop) = start(config);
         let begin = Instant::now();
         let mut link = server.accept(SUBSCRIBED).await;
-        assert_eq!(request(&mut link).await, ["PING"]);
+        assert_eq!(request(&mut link).await, [PING]);
         link.write_all(b"*2\r\n$4\r\npong\r\n$0\r\n\r\n").await.expect("the listener reads");
-        assert_eq!(request(&mut link).await, ["PING"], "it lived on and was asked again");
+        assert_eq!(request(&mut link).await, [PING], "it lived on and was asked again");
         assert!((2 * SILENCE..2 * SILENCE + Duration::from_secs(1)).contains(&begin.elapsed()));
         link.write_all(remove("a").as_bytes()).await.expect("the listener reads");
         assert_eq!(heard.recv().await, Some(Heard::Remove), "a message answers as well as a PONG");
