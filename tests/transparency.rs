@@ -1,6 +1,6 @@
 //! Transparency: the same bytes to a Redis and, through crema, to an equal one; the answers compared byte for byte.
 //!
-//! What may differ is listed in [`shapes::Differs`], command by command, and is blotted out on both sides before comparing.
+//! What may differ is listed in [`common::differs::Differs`], command by command, and is blotted out on both sides before comparing.
 //! The bytes for crema are cut at random places, so that no answer depends on how a request arrives. Pipelines are
 //! drawn at random from [`shapes::shapes`]; a failing run prints its seed.
 

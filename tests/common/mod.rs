@@ -4,7 +4,7 @@
 //! between proxy and Redis, and a RESP client written anew, so that a mistake in the proxy's codec cannot hide in the
 //! test of it. Knows the proxy from outside only: its flags, its sockets and its admin pages.
 //!
-//! Reading order: [`redis`], [`proxy`], [`link`], [`client`] (over [`value`]), [`judge`].
+//! Reading order: [`redis`], [`proxy`], [`link`], [`client`] (over [`value`]), [`differs`], [`judge`].
 //!
 //! With `CREMA_TEST_DIRECT=1` the [`Crema`] launcher hands out the address of the server itself. Whatever fails then is
 //! a fault of the test, not of the proxy; what cannot be asked of a bare Redis asks [`Crema::is_direct`] first. With
@@ -13,6 +13,7 @@
 #![allow(unused_imports)]
 
 pub(crate) mod client;
+pub(crate) mod differs;
 pub(crate) mod judge;
 pub(crate) mod link;
 pub(crate) mod proxy;

@@ -8,8 +8,9 @@ use rand::Rng;
 use rand::rngs::SmallRng;
 use rand::seq::IndexedRandom;
 
+use super::common::differs::Differs;
 use super::common::pack;
-use super::shapes::{Differs, Shape};
+use super::shapes::Shape;
 
 /// The keys, databases and channels that a script may use.
 #[derive(Clone, Debug)]

@@ -10,6 +10,7 @@ use rand::Rng;
 use rand::rngs::SmallRng;
 use rand::seq::IndexedRandom;
 
+use super::common::differs::Differs;
 use super::common::pack;
 use super::grammar::{Grammar, Line, Realm};
 use super::shapes::{Shape, shapes};
@@ -250,7 +251,7 @@ fn select(database: u32) -> Shape {
 }
 
 fn one(bytes: Vec<u8>) -> Shape {
-    Shape { bytes, differs: vec![super::shapes::Differs::Nothing] }
+    Shape { bytes, differs: vec![Differs::Nothing] }
 }
 
 impl Display for Script {

@@ -6,11 +6,12 @@ use std::time::{Duration, Instant};
 use rand::SeedableRng;
 use rand::rngs::SmallRng;
 
+use super::common::differs::Differs;
 use super::common::value::shown;
 use super::common::{Client, Crema, Redis, pack};
 use super::grammar::KEYS;
 use super::script::{Act, Script};
-use super::shapes::{Differs, Shape};
+use super::shapes::Shape;
 
 /// How long a reply may take.
 const PATIENCE: Duration = Duration::from_secs(10);
