@@ -217,6 +217,11 @@ impl Replies {
         inner.wake();
     }
 
+    /// Whether the next reply is there and only [held](Self::hold).
+    pub fn is_held(&self) -> bool {
+        self.inner.borrow().slots.front().is_some_and(|slot| slot.held && slot.done)
+    }
+
     fn slot(&self, place: Place, change: impl FnOnce(&mut Reply)) {
         let inner = &mut *self.inner.borrow_mut();
         if let Some(slot) = place.checked_sub(inner.head).and_then(|at| inner.slots.get_mut(at as usize)) {

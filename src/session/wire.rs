@@ -192,13 +192,15 @@ impl Wire {
         poll_read_buf(Pin::new(socket), cx, &mut self.input.bytes)
     }
 
-    /// The last words: waits a little for what is unanswered and writes what is left.
+    /// The last words: waits a little for what is unanswered and writes what is left. Of a session that must end, what is
+    /// answered and only held.
     pub(super) async fn finish(mut self, session: &Session) {
         let replies = Rc::clone(&session.caller.replies);
         let written = poll_fn(|cx| {
             replies.register(cx);
+            let over = replies.is_settled() || replies.ended().is_some() && !replies.is_held();
             match self.line.poll_flush(cx, session) {
-                Poll::Ready(Ok(())) if replies.is_settled() || replies.ended().is_some() => Poll::Ready(()),
+                Poll::Ready(Ok(())) if over => Poll::Ready(()),
                 Poll::Ready(Err(_)) => Poll::Ready(()),
                 _ => Poll::Pending,
             }
