@@ -3,7 +3,10 @@
 //! They never ride a lane. One that Redis flags as reading or writing keys is a plain data command; one that Redis does not
 //! know either can only fail; all else may change the connection, which is given over to the session for good.
 
+use std::time::Duration;
+
 use tokio::sync::oneshot;
+use tokio::time::timeout;
 
 use super::wire::Line;
 use super::{Close, Session, Stay};
@@ -13,6 +16,8 @@ use crate::metrics::Outcome;
 use crate::proxy::{Nature, Work};
 use crate::resp::{Request, encode};
 
+/// How long Redis may take to say what it knows. It says nothing while it is in a client's debugger, whose own commands come here.
+const PATIENCE: Duration = Duration::from_secs(1);
 /// Longer names are no command's.
 pub(super) const LONGEST: usize = 128;
 
@@ -54,8 +59,8 @@ impl Session {
         encode::own_command(&mut question, &[b"COMMAND", b"INFO", &name]);
         let (told, reply) = oneshot::channel();
         self.caller.ask(&self.worker, &question, Work::Capture(Vec::new(), told), now);
-        let nature = match reply.await {
-            Ok(reply) if !reply.starts_with(b"-") => Nature::read(&reply),
+        let nature = match timeout(PATIENCE, reply).await {
+            Ok(Ok(reply)) if !reply.starts_with(b"-") => Nature::read(&reply),
             // Nothing was said, so nothing is known; what one user may not ask, another may.
             _ => return Ok(Nature::Anything),
         };
