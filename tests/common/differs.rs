@@ -61,7 +61,8 @@ fn in_order(value: Value) -> Value {
     match value {
         Value::Array(items) => Value::Array(sorted(items)),
         Value::Set(items) => Value::Set(sorted(items)),
-        Value::Map(mut pairs) => {
+        Value::Map(pairs) => {
+            let mut pairs: Vec<_> = pairs.into_iter().map(|(key, value)| (in_order(key), in_order(value))).collect();
             pairs.sort_by_cached_key(|pair| format!("{pair:?}"));
             Value::Map(pairs)
         }
