@@ -331,6 +331,100 @@ fn blocking_ends_by_its_own_time_behind_anything() {
     }
 }
 
+/// Has one server follow the other.
+fn follow((master, replica): (Redis, Redis)) -> (Redis, Redis) {
+    replica.client().cmd(&["REPLICAOF", "127.0.0.1", &master.port().to_string()]);
+    eventually("the replica follows", || master.client().cmd(&["WAIT", "1", "100"]) == int(1));
+    (master, replica)
+}
+
+/// Keeps a server from doing anything for a while, and waits until it does nothing.
+fn freeze(server: &Redis, seconds: &str) -> Client {
+    let mut sleeper = server.client();
+    sleeper.send_cmd(&["DEBUG", "SLEEP", seconds]);
+    let mut other = server.client();
+    eventually("it sleeps", || {
+        other.send_cmd(&["PING"]);
+        let asleep = other.is_silent_for(Duration::from_millis(20));
+        if !asleep {
+            other = server.client();
+        }
+        asleep
+    });
+    sleeper
+}
+
+#[test]
+fn shutdown_ends_the_server_in_silence() {
+    let mut redis = Redis::start();
+    let crema = Crema::start(&redis);
+    for words in [&["SHUTDOWN", "NOSAVE"][..], &["SHUTDOWN", "NOW", "NOSAVE", "FORCE"], &["shutdown"]] {
+        let mut client = crema.client();
+        assert_eq!(client.cmd(&["SET", "k", "v"]), ok());
+        client.send_cmd(words);
+        assert_eq!(shown(&client.rest().expect("closed")), shown(b""), "{words:?}");
+        redis.restart();
+        eventually("it is served again", || crema.client().try_cmd(&["GET", "k"]).is_ok_and(|reply| reply.is_nil()));
+    }
+}
+
+/// Before Valkey, for Redis 7.0 does not survive it.
+#[test]
+fn a_shutdown_that_waits_for_a_replica_can_be_called_off() {
+    let (Some(master), Some(replica)) = (Redis::valkey(), Redis::valkey()) else {
+        assert!(std::env::var_os("CI").is_none(), "no Valkey here; `make test` installs one");
+        return;
+    };
+    let (master, replica) = follow((master, replica));
+    let crema = Crema::start(&master);
+    let (mut client, mut other) = (crema.client(), crema.client());
+    assert_eq!(other.cmd(&["SHUTDOWN", "ABORT"]).text(), "ERR No shutdown in progress.");
+    let mut frozen = freeze(&replica, "1.5");
+    other.cmd(&["SET", "k", "not there yet"]);
+    client.send_cmd(&["SHUTDOWN"]);
+    eventually("it waits", || other.cmd(&["SHUTDOWN", "ABORT"]) == ok());
+    assert_eq!(client.value().text(), "ERR Errors trying to SHUTDOWN. Check logs.");
+    assert_eq!(client.cmd(&["SET", "k", "lives"]), ok());
+    assert_eq!(frozen.value(), ok());
+    eventually("the replica has it", || replica.client().cmd(&["GET", "k"]) == bulk("lives"));
+}
+
+#[test]
+fn a_failover_through_the_proxy_leaves_it_before_a_replica() {
+    let (master, replica) = follow((Redis::start(), Redis::start()));
+    let crema = Crema::start(&master);
+    let mut client = crema.client();
+    client.cmd(&["SET", "k", "before"]);
+    crema.warm(&["GET", "k"]);
+    assert_eq!(client.cmd(&["FAILOVER", "ABORT"]).text(), "ERR No failover in progress.");
+    assert_eq!(
+        client.cmd(&["FAILOVER", "TO", "127.0.0.1", "1"]).text(),
+        "ERR FAILOVER target HOST and PORT is not a replica."
+    );
+    // One that waits for a replica is called off, and writes go on.
+    let mut frozen = freeze(&replica, "1");
+    client.cmd(&["SET", "k", "behind"]);
+    assert_eq!(client.cmd(&["FAILOVER", "TIMEOUT", "60000"]), ok());
+    assert_eq!(client.cmd(&["FAILOVER"]).text(), "ERR FAILOVER already in progress.");
+    assert_eq!(client.cmd(&["FAILOVER", "ABORT"]), ok());
+    assert_eq!(client.cmd(&["SET", "k", "after"]), ok());
+    assert_eq!(frozen.value(), ok());
+    let port = replica.port().to_string();
+    eventually("the replica is abreast", || master.client().cmd(&["WAIT", "1", "100"]) == int(1));
+    assert_eq!(client.cmd(&["FAILOVER", "TO", "127.0.0.1", &port]), ok());
+    eventually("they have changed places", || client.cmd(&["ROLE"]).items()[0] == bulk("slave"));
+    assert!(client.cmd(&["SET", "k", "refused"]).text().starts_with("READONLY"));
+    assert_eq!(client.cmd(&["FAILOVER"]).text(), "ERR FAILOVER is not valid when server is a replica.");
+    assert_eq!(replica.client().cmd(&["SET", "k", "by the new master"]), ok());
+    eventually("what the new master has", || client.cmd(&["GET", "k"]) == bulk("by the new master"));
+    if !crema.is_direct() {
+        eventually("the lease is over", || crema.count("crema_lease_held", &[]) == 0);
+        let hits = crema.outcomes("hit");
+        (0..50).for_each(|_| drop(client.cmd(&["GET", "k"])));
+        assert_eq!(crema.outcomes("hit"), hits, "a replica tells of no change");
+    }
+}
+
 fn field(line: &str, name: &str) -> Option<u64> {
     line.split(' ').find_map(|part| part.strip_prefix(name)?.strip_prefix('=')?.parse().ok())
 }
