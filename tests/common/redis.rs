@@ -55,9 +55,14 @@ impl Redis {
 
     /// A Valkey, where one is installed: at `CREMA_VALKEY_SERVER`, or by `make test` under `target/clients`.
     pub(crate) fn valkey() -> Option<Redis> {
+        Redis::valkey_with(&[])
+    }
+
+    /// The same with more arguments.
+    pub(crate) fn valkey_with(args: &[&str]) -> Option<Redis> {
         let named = std::env::var_os("CREMA_VALKEY_SERVER").map(PathBuf::from);
         let server = named.or_else(installed_valkey).filter(|path| path.exists())?;
-        Some(Redis::launch(&server, &[]))
+        Some(Redis::launch(&server, args))
     }
 
     /// A Redis with this module, where it is installed: in the directory `CREMA_MODULES`, or with the Python package

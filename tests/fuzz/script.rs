@@ -14,11 +14,14 @@ use super::common::differs::Differs;
 use super::common::pack;
 use super::grammar::{Grammar, Line, Realm};
 use super::shapes::{Shape, shapes};
+use super::stage::USERS;
 
 #[derive(Clone)]
 pub(crate) struct Script {
     /// The protocol of each session.
     pub(crate) versions: Vec<u8>,
+    /// Who it is, where not the default user.
+    pub(crate) users: Vec<Option<&'static str>>,
     pub(crate) turns: Vec<Turn>,
 }
 
@@ -36,6 +39,8 @@ pub(crate) enum Act {
     Listen(Vec<Shape>),
     /// Leaves, and comes back in this protocol.
     Renew(u8),
+    /// Another says these to the servers themselves, past crema.
+    Beside(Vec<Shape>),
     /// Lets time pass: what was given so long to live is gone.
     Pass(Duration),
     /// Says what waits, has another end the wait, and only then reads.
@@ -75,6 +80,7 @@ pub(crate) struct Author {
 #[derive(Clone, Copy)]
 struct Speaker {
     version: u8,
+    user: Option<&'static str>,
     in_transaction: bool,
 }
 
@@ -94,9 +100,14 @@ impl Author {
 
     pub(crate) fn draw(&self, plan: &Plan, rng: &mut SmallRng) -> Script {
         let sessions = plan.speakers + plan.listeners + plan.readers;
-        let mut all: Vec<Speaker> =
-            (0..sessions).map(|n| Speaker { version: 2 + u8::from(n % 2 == 1), in_transaction: false }).collect();
+        let mut all: Vec<Speaker> = (0..sessions)
+            .map(|n| {
+                let user = USERS.choose(rng).filter(|_| rng.random_bool(0.2)).map(|(name, _)| *name);
+                Speaker { version: 2 + u8::from(n % 2 == 1), user, in_transaction: false }
+            })
+            .collect();
         let versions = all.iter().map(|speaker| speaker.version).collect();
+        let users = all.iter().map(|speaker| speaker.user).collect();
         let mut turns: Vec<Turn> = (0..sessions).map(|who| Self::enter(plan, who)).collect();
         for number in 1..=plan.turns {
             let who = rng.random_range(0..plan.speakers + plan.listeners);
@@ -116,7 +127,7 @@ impl Author {
             }
             who => Turn { who, act: Act::Renew(all[who].version) },
         }));
-        Script { versions, turns }
+        Script { versions, users, turns }
     }
 
     /// Reads of every key of the realm.
@@ -135,13 +146,13 @@ impl Author {
         match rng.random_range(0..200) {
             0..=9 => {
                 let version = rng.random_range(2..=3);
-                all[who] = Speaker { version, in_transaction: false };
+                all[who] = Speaker { version, in_transaction: false, ..all[who] };
                 turns.push(Turn { who, act: Act::Renew(version) });
                 turns.push(Self::enter(plan, who));
             }
             10..=15 if plan.reach == Reach::Server && plan.speakers > 1 => {
                 let waker = (who + rng.random_range(1..plan.speakers)) % plan.speakers;
-                if [who, waker].iter().any(|one| all[*one].in_transaction) {
+                if [who, waker].iter().any(|one| all[*one].in_transaction || all[*one].user.is_some()) {
                     return;
                 }
                 let (wait, wake) = self.grammar.waits.choose(rng).expect("there are some");
@@ -153,6 +164,13 @@ impl Author {
                 turns.push(Turn { who, act: Act::Wait { wait, waker, wake } });
             }
             16 => Self::mortal(plan, who, &mut all[who], turns, rng),
+            17..=36 if plan.reach == Reach::Server => {
+                let mut said = vec![select(*plan.realm.databases.choose(rng).expect("one at least"))];
+                for _ in 0..rng.random_range(1..6) {
+                    said.push(self.grammar.writes.choose(rng).expect("there are many").fill(&plan.realm, rng));
+                }
+                turns.push(Turn { who, act: Act::Beside(said) });
+            }
             _ => {
                 let most = rng.random_range(1..=60);
                 let count = rng.random_range(1..=most);
@@ -197,7 +215,8 @@ impl Author {
             800..=879 => session,
             880..=894 if plan.reach >= Reach::Databases => database,
             895..=899 if plan.reach == Reach::Server => server,
-            900.. if plan.reach >= Reach::Databases && !speaker.in_transaction => {
+            // Most of these need what they have just done.
+            900.. if plan.reach >= Reach::Databases && !speaker.in_transaction && speaker.user.is_none() => {
                 let all = if plan.reach == Reach::Server { &self.shapes } else { &self.near };
                 return all[usize::from(speaker.version - 2)].choose(rng).expect("there are hundreds").clone();
             }
@@ -258,7 +277,7 @@ impl Display for Script {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut versions = self.versions.clone();
         self.turns.iter().try_for_each(|Turn { who, act }| {
-            write!(out, "  {who} (RESP{}): ", versions[*who])?;
+            write!(out, "  {who} ({}, RESP{}): ", self.users[*who].unwrap_or("default"), versions[*who])?;
             let spell = |said: &[Shape]| said.iter().map(|shape| spelled(&shape.bytes)).collect::<Vec<_>>().join(" | ");
             match act {
                 Act::Say(said) => writeln!(out, "{}", spell(said)),
@@ -267,6 +286,7 @@ impl Display for Script {
                     versions[*who] = *version;
                     writeln!(out, "leaves, and comes back in RESP{version}")
                 }
+                Act::Beside(said) => writeln!(out, "meanwhile, past crema: {}", spell(said)),
                 Act::Pass(time) => writeln!(out, "waits for {time:?}"),
                 Act::Wait { wait, waker, wake } => {
                     writeln!(out, "{}; then {waker}: {}", spelled(&wait.bytes), spelled(&wake.bytes))

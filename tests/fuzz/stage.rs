@@ -1,4 +1,4 @@
-//! Where scripts are run: a Redis, and a crema in front of an equal one. Every reply of the one is held against the other's.
+//! Where scripts are run: a server, and a crema in front of an equal one. Every reply of the one is held against the other's.
 
 use std::io;
 use std::time::{Duration, Instant};
@@ -23,6 +23,30 @@ pub(crate) struct Stage {
     behind: Redis,
 }
 
+/// What a stage is made of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Setting {
+    /// Both servers are Valkeys, where one is installed.
+    valkey: bool,
+    /// Crema hears of changes by broadcast.
+    broadcast: bool,
+}
+
+impl Setting {
+    /// So many episodes in a row are played in one setting.
+    const EPISODES: u64 = 24;
+
+    pub(crate) fn of(seed: u64) -> Setting {
+        let which = (seed / Setting::EPISODES) % 4;
+        Setting { valkey: which % 2 == 1, broadcast: which / 2 == 1 }
+    }
+}
+
+/// Users of both servers beside the default one, with their rights. The password is the name. Of more exceptions than one
+/// each server would make a list in an order of its own.
+pub(crate) const USERS: [(&str, &str); 2] =
+    [("narrow", "~s* ~h* ~x* %R~l* &* +@all -@dangerous -getrange"), ("reader", "~* &* +@all -@write -zrange")];
+
 /// Two answers to the same question.
 pub(crate) struct Difference {
     pub(crate) turn: usize,
@@ -42,11 +66,26 @@ struct Pair {
 }
 
 impl Stage {
-    pub(crate) fn new() -> Stage {
-        let server = ["--databases", "64"];
-        let (direct, behind) = (Redis::with(&server), Redis::with(&server));
-        let crema = Crema::over(behind.addr()).flag("--output-limit", "512MiB").start();
-        Stage { crema, direct, behind }
+    pub(crate) fn new(setting: Setting) -> Stage {
+        let args = ["--databases", "64"];
+        let server = || Redis::valkey_with(&args).filter(|_| setting.valkey).unwrap_or_else(|| Redis::with(&args));
+        let (direct, behind) = (server(), server());
+        let coherence = if setting.broadcast { "broadcast" } else { "tracking" };
+        let launch = Crema::over(behind.addr()).flag("--output-limit", "512MiB").flag("--coherence", coherence);
+        let stage = Stage { crema: launch.start(), direct, behind };
+        for mut client in [stage.direct.client(), stage.crema.client()] {
+            for (name, rights) in USERS {
+                let password = format!(">{name}");
+                let words = ["ACL", "SETUSER", name, "on", &password].into_iter().chain(rights.split(' '));
+                assert_eq!(client.cmd(&words.collect::<Vec<_>>()).text(), "OK");
+            }
+        }
+        stage
+    }
+
+    /// Requests that L1 has answered.
+    pub(crate) fn hits(&self) -> u64 {
+        if self.crema.is_direct() { 0 } else { self.crema.outcomes("hit") }
     }
 
     /// Both servers as they were at first, by the road of the clients.
@@ -78,13 +117,18 @@ impl Stage {
     /// Runs a script to its end or to the first difference; returns how many replies were compared.
     pub(crate) fn run(&self, script: &Script, seed: u64) -> Result<u64, Difference> {
         let mut rng = SmallRng::seed_from_u64(seed);
-        let mut pairs: Vec<Pair> = script.versions.iter().map(|version| self.enter(*version)).collect();
+        let enter = |who: usize, version: u8| self.enter(version, script.users[who]);
+        let mut pairs: Vec<Pair> =
+            script.versions.iter().enumerate().map(|(who, version)| enter(who, *version)).collect();
         let mut replies = 0;
         for (turn, acted) in script.turns.iter().enumerate() {
             let compared = match &acted.act {
                 Act::Say(said) => pairs[acted.who].say(said, &mut rng),
                 Act::Listen(said) => pairs[acted.who].listen(said, turn, &mut rng),
-                Act::Renew(version) => pairs[acted.who].end().inspect(|_| pairs[acted.who] = self.enter(*version)),
+                Act::Renew(version) => {
+                    pairs[acted.who].end().inspect(|_| pairs[acted.who] = enter(acted.who, *version))
+                }
+                Act::Beside(said) => self.beside(said),
                 Act::Pass(time) => {
                     std::thread::sleep(*time);
                     Ok(0)
@@ -96,11 +140,29 @@ impl Stage {
         Ok(replies)
     }
 
-    fn enter(&self, version: u8) -> Pair {
+    /// Says it to the servers themselves, past crema, and returns when crema has heard of it: the reply to a script waits for that.
+    fn beside(&self, said: &[Shape]) -> Result<u64, String> {
+        for server in [&self.direct, &self.behind] {
+            let mut client = server.client();
+            client.send(&said.iter().flat_map(|shape| &shape.bytes).copied().collect::<Vec<u8>>());
+            said.iter().flat_map(|shape| &shape.differs).for_each(|_| drop(client.try_reply()));
+        }
+        for mut client in [self.direct.client(), self.crema.client()] {
+            client.cmd(&["EVAL", "return 1", "0"]);
+        }
+        Ok(0)
+    }
+
+    fn enter(&self, version: u8, user: Option<&str>) -> Pair {
         let mut pair = Pair {
             one: Client::speaking(version, self.direct.addr()),
             other: Client::speaking(version, self.crema.addr()),
         };
+        if let Some(name) = user {
+            for client in [&mut pair.one, &mut pair.other] {
+                assert_eq!(client.cmd(&["AUTH", name, name]).text(), "OK");
+            }
+        }
         pair.one.patience(PATIENCE);
         pair.other.patience(PATIENCE);
         pair
