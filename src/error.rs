@@ -70,6 +70,13 @@ pub enum Error {
 }
 
 impl Error {
+    /// Whether it is a refusal that passes by itself: Redis has as many clients as it takes, is busy, or is not up yet.
+    pub fn is_passing(&self) -> bool {
+        let passes =
+            |reply: &[u8]| [&b"-BUSY "[..], b"-LOADING ", b"-MASTERDOWN "].iter().any(|at| reply.starts_with(at));
+        matches!(self, Self::Refused { reply, .. } if is_full(reply) || passes(reply))
+    }
+
     /// Appends the reply that the client of a failed command gets. `sent` says whether Redis can have seen the command.
     pub fn reply(&self, sent: Sent, out: &mut Vec<u8>) {
         if let Self::Refused { reply, .. } = self {
@@ -82,4 +89,10 @@ impl Error {
         };
         encode::error(out, &format!("ERR crema: {self}; {fate}"));
     }
+}
+
+/// Whether Redis says that it takes no more clients: to whoever connects, whatever is asked, before it closes (networking.c,
+/// `acceptCommonHandler`).
+pub fn is_full(reply: &[u8]) -> bool {
+    reply.starts_with(b"-ERR max number of clients")
 }

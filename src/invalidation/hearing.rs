@@ -416,7 +416,8 @@ impl<'a> Hearing<'a> {
     }
 
     fn refused(&self, refusal: Refusal, reply: &[u8]) -> End {
-        End::Refused(refusal, Error::Refused { node: Arc::clone(&self.l1.node.address), reply: reply.into() })
+        let error = Error::Refused { node: Arc::clone(&self.l1.node.address), reply: reply.into() };
+        if error.is_passing() { End::Lost(error) } else { End::Refused(refusal, error) }
     }
 }
 

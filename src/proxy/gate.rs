@@ -8,7 +8,7 @@ use tokio::sync::Mutex;
 use tokio::time::timeout;
 
 use crate::clock::Time;
-use crate::error::Error;
+use crate::error::{Error, is_full};
 use crate::invalidation::L1;
 use crate::resp::Resp;
 use crate::upstream::{Connection, Node, Target, connect, read_reply};
@@ -71,5 +71,8 @@ async fn ask(node: &Arc<Node>, request: &[u8]) -> Result<Vec<u8>, Error> {
         read_reply(&mut socket, &mut Vec::new()).await
     };
     let reply = timeout(node.connect_timeout, exchange).await.map_err(|_| lost("no answer"))?;
-    reply.map_err(|error| lost(&error.to_string()))
+    match reply {
+        Ok(reply) if is_full(&reply) => Err(Error::Refused { node: Arc::clone(&node.address), reply: reply.into() }),
+        reply => reply.map_err(|error| lost(&error.to_string())),
+    }
 }

@@ -234,8 +234,9 @@ impl Worker {
                 worker.doubt(&login.user);
             }
             let now = Time::now();
+            let unreachable = matches!(error, Error::Unreachable { .. } | Error::UpstreamLimit { .. });
             match error {
-                Error::Unreachable { .. } | Error::UpstreamLimit { .. } => {
+                error if unreachable || error.is_passing() => {
                     let mut trouble = trouble.borrow_mut();
                     let wait = trouble.backoff.wait().min(TROUBLE);
                     if trouble.until.as_ref().is_none_or(|(until, _)| *until < now) {

@@ -12,7 +12,7 @@ use tokio::time::timeout;
 
 use super::{Permit, Target};
 use crate::config::Node as Endpoint;
-use crate::error::Error;
+use crate::error::{Error, is_full};
 use crate::resp::{Resp, Split, Splitter, encode};
 use crate::socket::Socket;
 
@@ -28,7 +28,7 @@ pub struct Connection {
 /// Dials the node and runs the handshake. Cancel safe: dropping the future closes the connection.
 ///
 /// Fails with [`Error::Unreachable`], [`Error::Timeout`] after the node's `connect_timeout`, [`Error::UpstreamLimit`], or
-/// [`Error::Refused`] with Redis's own reply when it refuses the user, the protocol version or the database. A refused
+/// [`Error::Refused`] with Redis's own reply when it takes no more clients, or refuses the user, the protocol version or the database. A refused
 /// name is no failure: an ACL may forbid `CLIENT SETNAME`.
 pub async fn connect(target: &Target) -> Result<Connection, Error> {
     let permit = target.node.permit()?;
@@ -71,6 +71,9 @@ async fn handshake(target: &Target) -> Result<Socket, Error> {
     let mut replies = ask(&mut socket, &all, &mut buffer).await.map_err(unreachable)?;
     let refused = |reply: &Vec<u8>| reply.first() == Some(&b'-');
     let refuse = |reply: Vec<u8>| Err(Error::Refused { node: Arc::clone(&target.node.address), reply: reply.into() });
+    if replies.first().is_some_and(|reply| is_full(reply)) {
+        return refuse(replies.swap_remove(0));
+    }
     if !login.is_empty()
         && let Some(reply) = replies.pop()
         && refused(&reply)
@@ -89,7 +92,7 @@ async fn handshake(target: &Target) -> Result<Socket, Error> {
     Ok(socket)
 }
 
-/// Sends commands in one write and reads their replies.
+/// Sends commands in one write and reads their replies; a server that is full gives but one.
 async fn ask(socket: &mut Socket, commands: &[Vec<&[u8]>], buffer: &mut Vec<u8>) -> io::Result<Vec<Vec<u8>>> {
     let (mut out, mut replies) = (Vec::with_capacity(128), Vec::with_capacity(commands.len()));
     for command in commands {
@@ -98,6 +101,9 @@ async fn ask(socket: &mut Socket, commands: &[Vec<&[u8]>], buffer: &mut Vec<u8>)
     socket.write_all(&out).await?;
     for _ in commands {
         replies.push(read_reply(socket, buffer).await?);
+        if is_full(&replies[0]) {
+            break;
+        }
     }
     Ok(replies)
 }
