@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::{Notify, mpsc, oneshot};
+use tokio::sync::{Notify, Semaphore, mpsc, oneshot};
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
@@ -33,6 +33,8 @@ use crate::upstream::{Backoff, Login, Target, connect};
 
 /// Fills that may wait for the ear; more are dropped and counted.
 const INBOX: usize = 4096;
+/// Bytes of requests that fills may hold, waiting or under way; what is beyond is dropped likewise.
+const HELD: usize = 16 << 20;
 /// Fences that may be asked for and not yet sent: each worker asks for one at a time.
 const FENCES: usize = 1024;
 /// A user that may not do what an ear needs is tried again after this long, or when an ACL command goes through this
@@ -59,6 +61,7 @@ pub struct Ear {
     seats: AtomicUsize,
     left: AtomicU64,
     fills: mpsc::Sender<Fill>,
+    room: Arc<Semaphore>,
     fences: mpsc::Sender<Fence>,
     inbox: Mutex<Option<Inbox>>,
 }
@@ -126,6 +129,7 @@ impl Ear {
             seats: AtomicUsize::new(0),
             left: AtomicU64::new(0),
             fills,
+            room: Arc::new(Semaphore::new(HELD)),
             fences,
             inbox: Mutex::new(Some(Inbox { fills: fill_inbox, fences: fence_inbox })),
         })
@@ -200,7 +204,7 @@ impl Ear {
         }
     }
 
-    pub(super) fn promote(self: &Arc<Self>, l1: &Arc<L1>, fill: Fill) -> Result<(), DropReason> {
+    pub(super) fn promote(self: &Arc<Self>, l1: &Arc<L1>, mut fill: Fill) -> Result<(), DropReason> {
         if self.refused.load(Ordering::Relaxed) {
             return Err(DropReason::Refused);
         }
@@ -209,6 +213,9 @@ impl Ear {
         }
         if fill.spec().cache == Caching::WholeHash && self.field_ttls.load(Ordering::Relaxed) {
             return Err(DropReason::FieldTtls);
+        }
+        if !fill.take_room(&self.room) {
+            return Err(DropReason::EarBehind);
         }
         self.fills.try_send(fill).map_err(|_| DropReason::EarBehind)
     }
@@ -257,7 +264,7 @@ async fn listen(ear: &Ear, l1: &Arc<L1>, mut inbox: Inbox) {
                 l1.stats.epoch(EpochReason::EarLost);
                 end
             }
-            Err(error @ Error::Refused { .. }) => End::Refused(Refusal::Login, error),
+            Err(error @ Error::Refused { .. }) if !error.is_passing() => End::Refused(Refusal::Login, error),
             Err(error) => End::Lost(error),
         };
         ear.reconnects.fetch_add(1, Ordering::Relaxed);
@@ -304,4 +311,44 @@ pub(super) enum End {
     Lost(Error),
     /// The user may not do this.
     Refused(Refusal, Error),
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::runtime::Handle;
+
+    use super::super::Terms;
+    use super::*;
+    use crate::cache::Query;
+    use crate::config::Node as Endpoint;
+    use crate::metrics::Stats;
+    use crate::resp::{Request, encode};
+    use crate::upstream::Node;
+
+    /// Nothing here waits, so the ear takes none up.
+    #[tokio::test]
+    async fn what_waits_is_bounded_in_bytes_too() {
+        let node = Node::new(Endpoint::Tcp { host: "127.0.0.1".into(), port: 1 }, 1, Duration::from_secs(1));
+        let second = Duration::from_secs(1);
+        let terms = Terms {
+            max_staleness: second,
+            acl_recheck: second,
+            max_value: 1,
+            l1_size: 1 << 20,
+            broadcast: None,
+            max_ears: 1,
+        };
+        let stats = Arc::new(Stats::default());
+        let stop = CancellationToken::new();
+        let l1 = L1::new(terms, Arc::new(node), None, None, stats, Handle::current(), stop);
+        let ear = Arc::clone(l1.seat(b"").ear());
+        let (mut raw, mut spans) = (Vec::new(), Vec::new());
+        encode::command(&mut raw, &[b"HGET", b"h", &vec![b'f'; 1 << 19]]);
+        let request = Request::parse_canonical(&raw, &mut spans).expect("just written");
+        let identity = l1.identities.intern(b"", 0);
+        let query = Query::new(&l1.stamps, identity, 0, request.arg(1), request.tail(1), request.tail(2));
+        let fill = || Fill::new(request, &query, 0, None, 1);
+        let taken = (0..INBOX).take_while(|_| ear.promote(&l1, fill()).is_ok()).count();
+        assert_eq!(taken, HELD / raw.len());
+    }
 }

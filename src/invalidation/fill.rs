@@ -8,7 +8,10 @@
 //! telling by the value whether the key was there, which for `:0` or an empty array nobody could.
 
 use std::ops::Range;
+use std::sync::Arc;
 use std::time::Duration;
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::hearing::{Awaited, Hearing};
 use super::rights::Standing;
@@ -34,6 +37,8 @@ pub struct Fill {
     /// The bytes that its reply is likely to have.
     pub(super) size: u64,
     again: bool,
+    /// Its share of what the ear's fills may hold.
+    room: Option<OwnedSemaphorePermit>,
 }
 
 /// What a reply is taken to have where nobody has seen one.
@@ -50,13 +55,21 @@ impl Fill {
         let key = tail + header..tail + header + request.arg(1).len();
         let Query { identity, command, slot, hash, .. } = *query;
         let (request, size) = (raw.into(), max_value.min(UNSEEN));
-        Self { request, key, tail, identity, command, slot, hash, db, ceiling, max_value, size, again: false }
+        let (again, room) = (false, None);
+        Self { request, key, tail, identity, command, slot, hash, db, ceiling, max_value, size, again, room }
     }
 
     /// The read was just answered with so many bytes.
     #[must_use]
     pub fn expecting(self, size: u64) -> Self {
         Self { size, ..self }
+    }
+
+    /// Takes the room that its request needs, for as long as it lives. False: there is none.
+    pub(super) fn take_room(&mut self, room: &Arc<Semaphore>) -> bool {
+        let needed = u32::try_from(self.request.len()).unwrap_or(u32::MAX);
+        self.room = Arc::clone(room).try_acquire_many_owned(needed).ok();
+        self.room.is_some()
     }
 
     /// The command's row.
