@@ -298,9 +298,7 @@ async fn ask(connection: &mut Connection, command: &[&[u8]], node: &Node) -> Res
 async fn is_full(connection: &mut Connection, node: &Node) -> Result<bool, Error> {
     let mut said = Vec::new();
     for command in ["MULTI", "PING", "DISCARD"] {
-        let mut raw = Vec::new();
-        encode::own_command(&mut raw, &[command.as_bytes()]);
-        said.push(ask(connection, &raw, node).await?);
+        said.push(ask(connection, &[command.as_bytes()], node).await?);
     }
     Ok(said[1].starts_with(b"-OOM"))
 }

@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::{Crema, Redis, Value, bulk, int, ok, simple};
+use common::{Crema, Link, Redis, Value, bulk, eventually, int, ok, simple};
 
 /// The fuzz of tests/fuzz.rs. An `EXEC` or `DISCARD` without `MULTI` was taken for the end of the watch: the connection went
 /// back to the pool still watching, and the next who borrowed it had a transaction fail for no reason of its own.
@@ -91,4 +91,93 @@ fn a_borrowed_connection_bears_no_name_that_its_client_did_not_give() {
     client.cmd(&["INCR", "n"]);
     client.cmd(&["EXEC"]);
     assert_eq!(client.cmd(&["INCR", "n"]), int(2));
+}
+
+/// A server that is busy as an ear asks for tracking is asked again soon, and not as a user who may not.
+#[test]
+fn an_ear_that_finds_redis_busy_is_back_when_that_is_over() {
+    let redis = Redis::with(&["--busy-reply-threshold", "10"]);
+    let link = Link::to(redis.addr());
+    let crema = Crema::over(link.addr()).start();
+    if crema.is_direct() {
+        return;
+    }
+    crema.warm(&["GET", "k"]);
+    let mut busy = redis.client();
+    busy.send_cmd(&["EVAL", "while true do end", "0"]);
+    eventually("it is busy", || redis.client().cmd(&["PING"]).text().starts_with("BUSY"));
+    link.cut();
+    eventually("the ear was told so", || crema.has_logged("BUSY"));
+    assert_eq!(redis.client().cmd(&["SCRIPT", "KILL"]), ok());
+    assert!(busy.value().is_error());
+    crema.warm(&["GET", "k"]);
+}
+
+/// Redis tells whoever comes when it is full, and closes: nothing was sent, and nobody is told that it may have been applied.
+#[test]
+fn a_full_redis_says_so_in_its_own_words() {
+    let redis = Redis::with(&["--maxclients", "30"]);
+    let crema = Crema::start(&redis);
+    if crema.is_direct() {
+        return;
+    }
+    let mut client = crema.client();
+    assert_eq!(client.cmd(&["SET", "k", "v"]), ok());
+    let mut held = vec![redis.client()];
+    while !held.last_mut().expect("never empty").cmd(&["PING"]).is_error() {
+        held.push(redis.client());
+    }
+    for command in [&["HELLO", "3"][..], &["SET", "k", "w"], &["GET", "k"]] {
+        assert_eq!(client.cmd(command).text(), "ERR max number of clients reached", "{command:?}");
+    }
+    drop(held);
+    eventually("it is served again", || client.cmd(&["SET", "k", "x"]) == ok());
+}
+
+/// What Redis refuses changes nothing, so whoever may not do it cannot empty L1 for all.
+#[test]
+fn a_refused_change_empties_no_l1() {
+    let redis = Redis::start();
+    let rights = ["+@all", "-swapdb", "-acl", "-config"];
+    redis.client().cmd(&[&["ACL", "SETUSER", "u", "on", ">pw", "~*", "&*"][..], &rights].concat());
+    let crema = Crema::start(&redis);
+    if crema.is_direct() {
+        return;
+    }
+    let mut other = crema.client();
+    assert_eq!(other.cmd(&["AUTH", "u", "pw"]), ok());
+    crema.warm(&["GET", "k"]);
+    let filled = || crema.count("crema_fills_total", &[("outcome", "stored")]);
+    let before = filled();
+    let changes = [&["SWAPDB", "0", "1"][..], &["ACL", "SETUSER", "v"], &["CONFIG", "SET", "requirepass", "x"]];
+    for change in changes {
+        for _ in 0..20 {
+            assert!(other.cmd(change).text().starts_with("NOPERM"), "{change:?}");
+        }
+        for queued in [&["MULTI"][..], change, &["EXEC"]] {
+            other.cmd(queued);
+        }
+    }
+    assert!(crema.client().cmd(&["SWAPDB", "0", "99"]).is_error());
+    crema.warm(&["GET", "k"]);
+    assert_eq!(filled(), before, "what was in L1 is in L1");
+}
+
+/// What was swapped is swapped for whoever reads after it, again and again, and in transactions.
+#[test]
+fn nobody_reads_what_was_swapped_away() {
+    let redis = Redis::start();
+    let crema = Crema::start(&redis);
+    let (mut client, mut other) = (crema.client(), crema.client());
+    client.pipeline(&[&["SET", "k", "zero"][..], &["SELECT", "1"], &["SET", "k", "one"], &["SELECT", "0"]]);
+    for round in 0..60 {
+        (0..5).for_each(|_| drop(other.cmd(&["GET", "k"])));
+        if round % 3 == 2 {
+            client.pipeline(&[&["MULTI"][..], &["SWAPDB", "0", "1"], &["EXEC"]]);
+        } else {
+            assert_eq!(client.cmd(&["SWAPDB", "0", "1"]), ok());
+        }
+        assert_eq!(other.cmd(&["GET", "k"]), bulk(if round % 2 == 0 { "one" } else { "zero" }), "round {round}");
+    }
+    crema.warm(&["GET", "k"]);
 }

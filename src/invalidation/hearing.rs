@@ -317,6 +317,9 @@ impl<'a> Hearing<'a> {
                 Standing::KnownAt(asked) => until.min(asked.plus(self.l1.terms.acl_recheck)),
                 Standing::Unknown => until,
             });
+            if self.l1.is_swapping() {
+                self.ear.freshness.end();
+            }
         }
         self.not_master = !master;
     }

@@ -4,6 +4,7 @@
 //! Redis. Workers promote keys and ask for fences here, from their own threads; the ears run on the control thread. Nothing
 //! here knows a session or a lane.
 
+mod change;
 pub mod channel;
 mod ear;
 mod fill;
@@ -29,6 +30,7 @@ use tokio::sync::{Notify, oneshot};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
+pub use change::Change;
 pub use ear::{Ear, Seat, State};
 pub use fill::Fill;
 pub use notice::{Notice, Notices};
@@ -104,6 +106,8 @@ pub struct L1 {
     rights: AtomicU64,
     /// End of the longest `CLIENT PAUSE` that went through this process, in nanoseconds of [`Time`].
     paused: AtomicU64,
+    /// `SWAPDB` commands under way.
+    swaps: AtomicUsize,
     ears: Mutex<HashMap<Box<[u8]>, Arc<Ear>>>,
     listening: AtomicUsize,
     /// Who asks after the rights of users that may not ask themselves: the user of the upstream URL.
@@ -139,6 +143,7 @@ impl L1 {
             unfenced: Unfenced::default(),
             rights: AtomicU64::new(0),
             paused: AtomicU64::new(0),
+            swaps: AtomicUsize::new(0),
             ears: Mutex::default(),
             listening: AtomicUsize::new(0),
             steward,
@@ -283,7 +288,8 @@ impl L1 {
         let since = Time::now();
         let asked: Vec<_> = ears.iter().map(|ear| (ear, ear.fence(since))).collect();
         for (ear, fence) in asked {
-            let left = ear.freshness.lease_left(Time::now());
+            let lease = ear.freshness.lease_left(Time::now());
+            let left = if self.is_swapping() { self.terms.max_staleness } else { lease };
             if !matches!(timeout(left, fence).await, Ok(Ok(()))) {
                 ear.freshness.bump();
                 self.stats.epoch(EpochReason::FenceLate);
@@ -291,10 +297,9 @@ impl L1 {
         }
     }
 
-    /// Something happens of which Redis tells nobody: two databases change places, or rights change. No entry filled so far
-    /// counts any more, and no flight that left before is joined: it may read in a database that has another name by now. To be
-    /// called when the command is sent and when it is answered.
-    pub fn forget_all(&self, reason: EpochReason) {
+    /// Something has happened of which Redis tells nobody ([`Change`]). No entry filled so far counts any more, and no flight
+    /// that left before is joined: it may read in a database that has another name by now.
+    fn forget_all(&self, reason: EpochReason) {
         if reason == EpochReason::Rights {
             self.rights.fetch_add(1, Ordering::AcqRel);
         }

@@ -3,25 +3,26 @@
 //! Marks that have begun must be ended whatever becomes of their write, or the slots of its keys stay under way for ever:
 //! [`Pending`](super::Pending) does that. Made by `caller` and `session`, when they send.
 
+use std::sync::Arc;
+
 use smallvec::SmallVec;
 
 use super::caller;
 use crate::cache::Slot;
 use crate::command::{Effect, Route, Spec, Verb};
-use crate::invalidation::{L1, News, Notice};
-use crate::metrics::EpochReason;
+use crate::invalidation::{Change, L1, News, Notice};
 use crate::resp::Request;
 
 /// Of more keys than this each is marked once, however often it is named: a stamp counts writes only up to a point.
 const REPEATED: usize = 64;
 
 /// The stamps of a write under way, and what the fleet is told when it is done.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub struct Marks {
     slots: SmallVec<[Slot; 4]>,
     /// It may change keys that it does not name.
     pub(super) opaque: bool,
-    forgets: Option<EpochReason>,
+    change: Option<Box<Change>>,
     news: Option<Box<News>>,
 }
 
@@ -54,22 +55,28 @@ impl Marks {
     pub fn add(&mut self, other: Self) {
         self.slots.extend(other.slots);
         self.opaque |= other.opaque;
-        self.forgets = self.forgets.or(other.forgets);
+        self.change = self.change.take().or(other.change);
         match (&mut self.news, other.news) {
             (Some(news), Some(more)) => news.add(*more),
             (news, more) => *news = news.take().or(more),
         }
     }
 
-    /// It was answered, or its connection was lost. `refused`: nothing was written.
+    /// It was answered. `refused`: nothing was written.
     pub(super) fn end(&mut self, l1: &L1, refused: bool) {
-        if let Some(reason) = self.forgets.take() {
-            l1.forget_all(reason);
+        if let Some(change) = self.change.take() {
+            change.answered(refused);
         }
         self.slots.drain(..).for_each(|slot| l1.stamps.end(slot));
         if let (Some(news), Some(fleet), false) = (self.news.take(), &l1.fleet, refused) {
             fleet.tell(*news);
         }
+    }
+
+    /// Its connection was lost: it may have been written, or may yet be.
+    pub(super) fn lose(&mut self, l1: &L1) {
+        drop(self.change.take());
+        self.end(l1, false);
     }
 }
 
@@ -102,7 +109,8 @@ pub struct Transaction {
     /// Of the keys that are only read.
     reads: Vec<Option<Slot>>,
     opaque: bool,
-    forgets: Option<EpochReason>,
+    rights: bool,
+    swaps: bool,
     news: Option<Box<News>>,
 }
 
@@ -114,10 +122,10 @@ impl Transaction {
         note(&mut self.news, l1, spec, request);
     }
 
-    /// A command was queued that makes L1 forget everything.
-    pub fn queue_forgetting(&mut self, reason: EpochReason) {
-        // Rights come first: they are told to more than L1.
-        self.forgets = if reason == EpochReason::Rights { Some(reason) } else { self.forgets.or(Some(reason)) };
+    /// What was queued may change rights, or swaps databases.
+    pub fn queue_change(&mut self, rights: bool, swaps: bool) {
+        self.rights |= rights;
+        self.swaps |= swaps;
     }
 
     /// A read was queued.
@@ -131,16 +139,15 @@ impl Transaction {
     }
 
     /// `EXEC` is about to be sent: the keys are marked once more.
-    pub fn begin(&mut self, l1: &L1) -> Marks {
+    pub fn begin(&mut self, l1: &Arc<L1>) -> Marks {
         if self.slots.len() > REPEATED {
             self.slots.sort_unstable();
             self.slots.dedup();
         }
         self.slots.iter().for_each(|&slot| l1.stamps.begin(slot));
-        if let Some(reason) = self.forgets {
-            l1.forget_all(reason);
-        }
+        let changes = self.rights || self.swaps;
+        let change = changes.then(|| Box::new(Change::begin(l1, self.rights, self.swaps)));
         let slots = self.slots.iter().copied().collect();
-        Marks { slots, opaque: self.opaque, forgets: self.forgets, news: self.news.take() }
+        Marks { slots, opaque: self.opaque, change, news: self.news.take() }
     }
 }

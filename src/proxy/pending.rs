@@ -358,14 +358,14 @@ impl Waiter for Pending {
         self.over = true;
         match std::mem::replace(&mut self.work, Work::Ignore) {
             Work::Write(mut marks) => {
-                marks.end(&self.worker.shared.l1, false);
+                marks.lose(&self.worker.shared.l1);
                 if sent == Sent::Maybe && !self.begun {
                     self.worker.stats.lost_writes.add(1);
                 }
                 self.tell(error, sent);
             }
             Work::Told(mut told) => {
-                told.marks.end(&self.worker.shared.l1, false);
+                told.marks.lose(&self.worker.shared.l1);
                 if sent == Sent::Maybe {
                     self.worker.stats.lost_writes.add(u64::from(told.begun.is_none()));
                     if told.may_be_alone() {
@@ -452,7 +452,7 @@ impl Drop for Pending {
                 _ => None,
             };
             if let Some(marks) = marks {
-                marks.end(&self.worker.shared.l1, false);
+                marks.lose(&self.worker.shared.l1);
             }
             if let Some(ticket) = &self.ticket {
                 ticket.to.end(End::Upstream);

@@ -10,7 +10,7 @@ use crate::command::{self, Effect, Route, Spec, Verb};
 use crate::config::{Auth, ClientNames};
 use crate::invalidation::News;
 use crate::invalidation::message::Message;
-use crate::metrics::{EpochReason, Outcome};
+use crate::metrics::Outcome;
 use crate::proxy::{self, Taken};
 use crate::resp::{Request, Resp, encode};
 use crate::upstream::Mode;
@@ -155,9 +155,7 @@ impl Session {
                 return Ok(());
             }
             V::AclChange | V::ConfigSet => {
-                self.worker.shared.l1.forget_all(EpochReason::Rights);
-                let reply = self.ask(line, spec, request).await?;
-                self.worker.shared.l1.forget_all(EpochReason::Rights);
+                let reply = self.ask_for_change(line, spec, request, (true, false)).await?;
                 self.answer(|out| out.extend_from_slice(&reply));
             }
             V::SwapDb => return self.swap(line, spec, request).await,
@@ -287,9 +285,7 @@ impl Session {
             return self.pinned(line, spec, request).await;
         }
         let shared = self.worker.shared.clone();
-        shared.l1.forget_all(EpochReason::SwapDb);
-        let reply = self.ask(line, spec, request).await?;
-        shared.l1.forget_all(EpochReason::SwapDb);
+        let reply = self.ask_for_change(line, spec, request, (false, true)).await?;
         if let Some(fleet) = &shared.l1.fleet
             && reply.starts_with(b"+")
         {

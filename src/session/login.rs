@@ -13,6 +13,7 @@ use crate::clock::Time;
 use crate::command::{Class, Route, Spec, Verb};
 use crate::config::Auth;
 use crate::error::{Error, Sent};
+use crate::invalidation::Change;
 use crate::metrics::Outcome;
 use crate::proxy::{Shared, Who, Work, Worker};
 use crate::resp::{Request, Resp, encode};
@@ -108,25 +109,51 @@ impl Session {
         spec: &'static Spec,
         request: Request<'_>,
     ) -> Result<Vec<u8>, Close> {
+        self.be_alone(line).await?;
+        self.worker.stats.count(spec.class, Outcome::Pinned);
+        Ok(self.capture(request.raw()).await)
+    }
+
+    /// The same for what may change `rights`, or is to `swap` databases.
+    pub(super) async fn ask_for_change(
+        &mut self,
+        line: &mut Line,
+        spec: &'static Spec,
+        request: Request<'_>,
+        (rights, swap): (bool, bool),
+    ) -> Result<Vec<u8>, Close> {
+        self.be_alone(line).await?;
+        self.worker.stats.count(spec.class, Outcome::Pinned);
+        let change = Change::begin(&self.worker.shared.l1, rights, swap);
+        let reply = self.try_capture(request.raw()).await;
+        if let Ok(reply) = &reply {
+            change.answered(reply.starts_with(b"-"));
+        }
+        Ok(reply.unwrap_or_else(|lost| lost))
+    }
+
+    /// All is answered, and a private connection is there for what comes next.
+    async fn be_alone(&mut self, line: &mut Line) -> Result<(), Close> {
         line.answered(self).await?;
         self.renew_loan(line).await?;
-        self.borrow(line).await?;
-        let reply = self.capture(request.raw()).await;
-        self.worker.stats.count(spec.class, Outcome::Pinned);
-        Ok(reply)
+        self.borrow(line).await
     }
 
     /// The reply to a command on the private connection, which must be there, or the error of its loss.
     pub(super) async fn capture(&self, command: &[u8]) -> Vec<u8> {
+        self.try_capture(command).await.unwrap_or_else(|lost| lost)
+    }
+
+    /// The same, told apart.
+    async fn try_capture(&self, command: &[u8]) -> Result<Vec<u8>, Vec<u8>> {
         let Some(lent) = &self.private else { unreachable!("only called after borrow or keep") };
         let (told, reply) = oneshot::channel();
         lent.ask(command, Work::Capture(Vec::new(), told), Time::now());
-        if let Ok(reply) = reply.await {
-            return reply;
-        }
-        let mut reply = Vec::new();
-        lent.lane().lost_error().reply(Sent::Maybe, &mut reply);
-        reply
+        reply.await.map_err(|_| {
+            let mut lost = Vec::new();
+            lent.lane().lost_error().reply(Sent::Maybe, &mut lost);
+            lost
+        })
     }
 
     pub(super) async fn auth(

@@ -8,7 +8,7 @@ use super::wire::Line;
 use super::{Close, KEPT_BACK, Session, Stay, foreign};
 use crate::clock::Time;
 use crate::command::{self, Effect, Route, Spec, Verb};
-use crate::metrics::{EpochReason, Outcome};
+use crate::metrics::Outcome;
 use crate::proxy::{self, Lent, Role, Setting, Work};
 use crate::resp::{Parser, Request};
 use crate::upstream::Mode;
@@ -131,11 +131,8 @@ impl Session {
                 Effect::Read => transaction.queue_read(l1, spec, request),
                 Effect::None => {}
             }
-            if spec.changes_rights(request) {
-                transaction.queue_forgetting(EpochReason::Rights);
-            } else if spec.route == Route::Session(Verb::SwapDb) {
-                transaction.queue_forgetting(EpochReason::SwapDb);
-            }
+            let swaps = spec.route == Route::Session(Verb::SwapDb);
+            transaction.queue_change(spec.changes_rights(request), swaps);
         }
         let role = match self.transaction {
             Some(_) => Role::Queued,
