@@ -116,7 +116,7 @@ impl<'a> Side<'a> {
             }
             '<' => {}
             '!' => {
-                let rest = client.rest().map(|rest| shown(&rest)).unwrap_or_else(|error| format!("{error}"));
+                let rest = client.rest().map_or_else(|error| error.to_string(), |rest| shown(&rest));
                 self.clients.remove(&who);
                 return rest;
             }
@@ -163,9 +163,7 @@ impl<'a> Side<'a> {
                 let id = format!("id={} ", text(1));
                 !self.server.client_list().iter().any(|line| line.starts_with(&id))
             }),
-            "busy" => {
-                eventually("the server is busy", || self.server.client().cmd(&["PING"]).text().starts_with("BUSY"))
-            }
+            "busy" => eventually("it is busy", || self.server.client().cmd(&["PING"]).text().starts_with("BUSY")),
             "free" => eventually("the server is free", || !self.server.client().cmd(&["PING"]).is_error()),
             other => panic!("nothing is called {other}"),
         }

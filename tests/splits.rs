@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use common::differs::Differs;
 use common::value::{Scan, shown};
-use common::{Client, Crema, Redis, pack, seeded};
+use common::{Crema, Redis, pack, seeded};
 use rand::Rng;
 use rand::rngs::SmallRng;
 use rand::seq::IndexedRandom;
@@ -232,17 +232,17 @@ fn inline(commands: &[&str]) -> Vec<Vec<u8>> {
 
 struct Stage {
     crema: Crema,
-    direct: Redis,
-    behind: Redis,
+    /// One that is asked directly, and the one behind crema.
+    servers: (Redis, Redis),
 }
 
 impl Stage {
-    fn new((direct, behind): (Redis, Redis)) -> Stage {
-        Stage { crema: Crema::start(&behind), direct, behind }
+    fn new(servers: (Redis, Redis)) -> Stage {
+        Stage { crema: Crema::start(&servers.1), servers }
     }
 
     fn clear(&self) {
-        self.direct.client().cmd(&["FLUSHALL"]);
+        self.servers.0.client().cmd(&["FLUSHALL"]);
         self.clear_behind();
     }
 
@@ -251,7 +251,7 @@ impl Stage {
     }
 
     fn direct(&self, bytes: &[u8]) -> Vec<u8> {
-        let mut client = self.direct.client();
+        let mut client = self.servers.0.client();
         client.send(bytes);
         client.rest().expect("QUIT ends it")
     }

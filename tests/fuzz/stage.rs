@@ -142,15 +142,14 @@ impl Stage {
 
     /// Says it to the servers themselves, past crema, and returns when crema has heard of it: the reply to a script waits for that.
     fn beside(&self, said: &[Shape]) -> Result<u64, String> {
-        for server in [&self.direct, &self.behind] {
-            let mut client = server.client();
-            client.send(&said.iter().flat_map(|shape| &shape.bytes).copied().collect::<Vec<u8>>());
-            said.iter().flat_map(|shape| &shape.differs).for_each(|_| drop(client.try_reply()));
-        }
+        let bytes: Vec<u8> = said.iter().flat_map(|shape| &shape.bytes).copied().collect();
+        let mut pair = Pair { one: self.direct.client(), other: self.behind.client() };
+        let _ = (pair.one.try_send(&bytes), pair.other.try_send(&bytes));
+        let replies = said.iter().map(|shape| pair.replies(shape)).sum::<Result<u64, String>>()?;
         for mut client in [self.direct.client(), self.crema.client()] {
             client.cmd(&["EVAL", "return 1", "0"]);
         }
-        Ok(0)
+        Ok(replies)
     }
 
     fn enter(&self, version: u8, user: Option<&str>) -> Pair {
