@@ -338,22 +338,6 @@ fn follow((master, replica): (Redis, Redis)) -> (Redis, Redis) {
     (master, replica)
 }
 
-/// Keeps a server from doing anything for a while, and waits until it does nothing.
-fn freeze(server: &Redis, seconds: &str) -> Client {
-    let mut sleeper = server.client();
-    sleeper.send_cmd(&["DEBUG", "SLEEP", seconds]);
-    let mut other = server.client();
-    eventually("it sleeps", || {
-        other.send_cmd(&["PING"]);
-        let asleep = other.is_silent_for(Duration::from_millis(20));
-        if !asleep {
-            other = server.client();
-        }
-        asleep
-    });
-    sleeper
-}
-
 #[test]
 fn shutdown_ends_the_server_in_silence() {
     let mut redis = Redis::start();
@@ -379,7 +363,7 @@ fn a_shutdown_that_waits_for_a_replica_can_be_called_off() {
     let crema = Crema::start(&master);
     let (mut client, mut other) = (crema.client(), crema.client());
     assert_eq!(other.cmd(&["SHUTDOWN", "ABORT"]).text(), "ERR No shutdown in progress.");
-    let mut frozen = freeze(&replica, "1.5");
+    let mut frozen = replica.freeze("1.5");
     other.cmd(&["SET", "k", "not there yet"]);
     client.send_cmd(&["SHUTDOWN"]);
     eventually("it waits", || other.cmd(&["SHUTDOWN", "ABORT"]) == ok());
@@ -402,7 +386,7 @@ fn a_failover_through_the_proxy_leaves_it_before_a_replica() {
         "ERR FAILOVER target HOST and PORT is not a replica."
     );
     // One that waits for a replica is called off, and writes go on.
-    let mut frozen = freeze(&replica, "1");
+    let mut frozen = replica.freeze("1");
     client.cmd(&["SET", "k", "behind"]);
     assert_eq!(client.cmd(&["FAILOVER", "TIMEOUT", "60000"]), ok());
     assert_eq!(client.cmd(&["FAILOVER"]).text(), "ERR FAILOVER already in progress.");

@@ -177,6 +177,34 @@ impl Redis {
         }
     }
 
+    /// Keeps it from doing anything for so many seconds, and returns when it has begun; who is returned is answered at the end.
+    pub(crate) fn freeze(&self, seconds: &str) -> Client {
+        let (mut sleeper, mut other) = (self.client(), self.client());
+        sleeper.send_cmd(&["DEBUG", "SLEEP", seconds]);
+        while {
+            other.send_cmd(&["PING"]);
+            !other.is_silent_for(Duration::from_millis(20))
+        } {
+            other = self.client();
+        }
+        sleeper
+    }
+
+    /// Waits until something that the client sent lies at the server, which has not read it.
+    #[track_caller]
+    pub(crate) fn awaits(&self, client: &Client) {
+        let from = client.stream().local_addr().expect("it is connected").port();
+        let ends = [format!(":{:04X}", self.port), format!(":{from:04X}")];
+        super::eventually("it has arrived", || {
+            let sockets = std::fs::read_to_string("/proc/net/tcp").expect("a Linux");
+            sockets.lines().any(|line| {
+                let fields: Vec<&str> = line.split_whitespace().collect();
+                let unread = fields[4].split_once(':').map(|(_, unread)| unread.trim_start_matches('0'));
+                fields[1].ends_with(&ends[0]) && fields[2].ends_with(&ends[1]) && unread != Some("")
+            })
+        });
+    }
+
     /// Calls of a command since the start or the last [`Redis::reset_stats`].
     pub(crate) fn calls(&self, command: &str) -> u64 {
         let info = self.client().cmd(&["INFO", "commandstats"]).text();
