@@ -4,6 +4,7 @@
 use std::fs;
 use std::path::Path;
 
+use crema::command::{self, Route};
 use crema::metrics::{Outcome, descriptions};
 
 fn file(name: &str) -> String {
@@ -46,6 +47,22 @@ fn the_readme_explains_every_outcome() {
     for outcome in Outcome::ALL {
         assert!(row(&readme, outcome.as_str()).is_some(), "outcome {} is not in the README", outcome.as_str());
     }
+}
+
+/// What the table has crema do itself, or give a client a connection for, stands in the README; and nothing else does.
+#[test]
+fn the_readme_has_every_command_that_is_more_than_passed_on() {
+    let readme = file("README.md");
+    let section = readme.split("## What crema answers itself").nth(1).and_then(|rest| rest.split("\n## ").next());
+    let table = section.expect("a section of that name").lines().filter_map(|line| line.strip_prefix("| `"));
+    let names = table.flat_map(|line| line.split(" | ").next().expect("a cell").split('`').step_by(2));
+    let mut told: Vec<String> = names.map(|name| name.to_lowercase().replace(' ', "|")).collect();
+    let own = |route| matches!(route, Route::Session(_) | Route::Home | Route::Taint | Route::Close);
+    let rows = command::all().iter().filter(|row| own(row.route) && row.id != command::unknown().id);
+    let mut known: Vec<&str> = rows.map(|row| row.name).collect();
+    told.sort_unstable();
+    known.sort_unstable();
+    assert_eq!(told, known, "left: the README; right: the table of commands");
 }
 
 #[test]
