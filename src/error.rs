@@ -70,11 +70,9 @@ pub enum Error {
 }
 
 impl Error {
-    /// Whether it is a refusal that passes by itself: Redis has as many clients as it takes, is busy, or is not up yet.
+    /// Whether it is a refusal that [passes by itself](is_passing).
     pub fn is_passing(&self) -> bool {
-        let passes =
-            |reply: &[u8]| [&b"-BUSY "[..], b"-LOADING ", b"-MASTERDOWN "].iter().any(|at| reply.starts_with(at));
-        matches!(self, Self::Refused { reply, .. } if is_full(reply) || passes(reply))
+        matches!(self, Self::Refused { reply, .. } if is_passing(reply))
     }
 
     /// Appends the reply that the client of a failed command gets. `sent` says whether Redis can have seen the command.
@@ -95,4 +93,10 @@ impl Error {
 /// `acceptCommonHandler`).
 pub fn is_full(reply: &[u8]) -> bool {
     reply.starts_with(b"-ERR max number of clients")
+}
+
+/// Whether a refusal says nothing of who asked, and passes by itself: Redis is full, busy, or not up yet.
+pub fn is_passing(reply: &[u8]) -> bool {
+    let begins = |with: &&[u8]| reply.starts_with(with);
+    is_full(reply) || [&b"-BUSY "[..], b"-LOADING ", b"-MASTERDOWN "].iter().any(begins)
 }

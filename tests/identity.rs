@@ -199,6 +199,27 @@ fn entries_outlive_the_recheck_where_rights_can_be_asked_for() {
     }
 }
 
+/// Busy, Redis says nothing of what anybody may do.
+#[test]
+fn a_busy_redis_takes_no_right_to_ask_away() {
+    let redis = Redis::with(&["--busy-reply-threshold", "10"]);
+    let crema = start(&redis);
+    let mut client = crema.client();
+    client.cmd(&["SET", "k", "v"]);
+    warm(&crema, &mut client, "k");
+    let mut busy = redis.client();
+    busy.send_cmd(&["EVAL", "while true do end", "0"]);
+    eventually("it is busy", || redis.client().cmd(&["PING"]).text().starts_with("BUSY"));
+    std::thread::sleep(RECHECK * 2); // the point: it is asked meanwhile
+    assert_eq!(redis.client().cmd(&["SCRIPT", "KILL"]), ok());
+    assert!(busy.value().is_error());
+    warm(&crema, &mut client, "k");
+    std::thread::sleep(RECHECK * 2); // and whatever was filled lives on
+    let before = crema.outcomes("hit");
+    assert_eq!(client.cmd(&["GET", "k"]), bulk("v"));
+    assert!(crema.is_direct() || crema.outcomes("hit") == before + 1, "its entry is still good");
+}
+
 #[test]
 fn selectors_hold_on_hits() {
     let redis = with_users();

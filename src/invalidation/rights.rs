@@ -20,7 +20,7 @@ use tracing::{debug, warn};
 
 use super::{Ear, L1};
 use crate::clock::Time;
-use crate::error::Error;
+use crate::error::{Error, is_passing};
 use crate::metrics::EpochReason;
 use crate::resp::{Resp, encode};
 use crate::upstream::{Backoff, Connection, Target, connect, read_reply};
@@ -119,7 +119,9 @@ impl Rights {
 impl Ear {
     /// The ear's own answer. Nothing was filled before its first one was asked for.
     pub(super) fn told_rights(&self, l1: &Arc<L1>, reply: &[u8], asked: Time) {
-        let changed = if reply.first() == Some(&b'-') {
+        let changed = if is_passing(reply) {
+            false // it is asked again, and what it said last time holds for as long as it would have
+        } else if reply.first() == Some(&b'-') {
             self.rights.refused(Source::Ear)
         } else {
             self.rights.heard(reply, asked, true)
@@ -149,7 +151,7 @@ pub(super) async fn steward(l1: Arc<L1>) {
         } else {
             warn!(%error, "cannot ask after the rights of users who may not ask themselves");
         }
-        if matches!(error, Error::Refused { .. }) {
+        if matches!(error, Error::Refused { .. }) && !error.is_passing() {
             for (_, ear) in l1.ears() {
                 ear.act(&l1, ear.rights.refused(Source::Steward));
             }
@@ -180,7 +182,9 @@ async fn ask_for_others(l1: &L1, backoff: &mut Backoff) -> Result<Infallible, Er
             let reply = timeout(node.connect_timeout, exchange).await.map_err(|_| lost("no answer to ACL GETUSER"))?;
             let reply = reply.map_err(|error| lost(&error.to_string()))?;
             backoff.reset();
-            let changed = if reply.first() == Some(&b'-') {
+            let changed = if is_passing(&reply) {
+                false
+            } else if reply.first() == Some(&b'-') {
                 ear.rights.refused(Source::Steward)
             } else {
                 ear.rights.heard(&reply, asked, false)
