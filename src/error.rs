@@ -70,6 +70,16 @@ pub enum Error {
 }
 
 impl Error {
+    /// Whether a connection was there and ended, before it was ready or after: the next may fare better.
+    pub fn is_cut(&self) -> bool {
+        use io::ErrorKind::{BrokenPipe, ConnectionReset, UnexpectedEof};
+        match self {
+            Self::Lost { .. } => true,
+            Self::Unreachable { source, .. } => matches!(source.kind(), UnexpectedEof | ConnectionReset | BrokenPipe),
+            _ => false,
+        }
+    }
+
     /// Whether it is a refusal that [passes by itself](is_passing).
     pub fn is_passing(&self) -> bool {
         matches!(self, Self::Refused { reply, .. } if is_passing(reply))

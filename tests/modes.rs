@@ -1,5 +1,5 @@
 //! Modes of a session that change what its connection says: silence, replication, monitoring, subscriptions under RESP3,
-//! scripts that do not end, and requests that never do.
+//! scripts that do not end, and requests that never do; shutdowns and failovers.
 
 mod common;
 

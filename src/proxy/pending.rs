@@ -98,7 +98,7 @@ impl Reader {
     /// Whether the read of `ticket` that `error` ended may be sent again: once, and only where the session has sent no write
     /// after it, for the read could see that.
     fn may_again(&self, error: &Error, ticket: &Ticket) -> bool {
-        matches!(error, Error::Lost { .. }) && !self.again && !ticket.to.wrote_after(ticket.place)
+        error.is_cut() && !self.again && !ticket.to.wrote_after(ticket.place)
     }
 }
 

@@ -40,6 +40,8 @@ const LANE_IDLE: Duration = Duration::from_secs(60);
 const CHECK: Duration = Duration::from_secs(10);
 /// Private connections kept for each user beyond the warm one are closed after so long.
 const SPARE_IDLE: Duration = Duration::from_secs(10);
+/// One that ends before it is ready may have been its user's, whose connections somebody ended: so many in a row are trouble.
+const CUTS: u32 = 4;
 /// How long after a failed try no other is made: long enough to spare the node, short enough not to be missed.
 const TROUBLE: Duration = Duration::from_millis(400);
 
@@ -162,6 +164,8 @@ pub struct Worker {
 struct Trouble {
     until: Option<(Time, Error)>,
     backoff: Backoff,
+    /// Connections in a row that ended before they were ready.
+    cuts: u32,
 }
 
 impl Worker {
@@ -235,9 +239,13 @@ impl Worker {
             }
             let now = Time::now();
             let unreachable = matches!(error, Error::Unreachable { .. } | Error::UpstreamLimit { .. });
+            let mut trouble = trouble.borrow_mut();
             match error {
+                error if unreachable && error.is_cut() && trouble.cuts < CUTS => {
+                    trouble.cuts += 1;
+                    debug!(%error, "a connection ended before it was ready");
+                }
                 error if unreachable || error.is_passing() => {
-                    let mut trouble = trouble.borrow_mut();
                     let wait = trouble.backoff.wait().min(TROUBLE);
                     if trouble.until.as_ref().is_none_or(|(until, _)| *until < now) {
                         warn!(%error, "commands are answered with an error until the upstream is back");
@@ -245,8 +253,7 @@ impl Worker {
                     trouble.until = Some((now.plus(wait), error));
                 }
                 error => {
-                    trouble.borrow_mut().until = None;
-                    trouble.borrow_mut().backoff.reset();
+                    *trouble = Trouble::default();
                     if !lane.was_closed() {
                         stats.lanes_lost.add(1);
                         debug!(%error, "lane lost");
