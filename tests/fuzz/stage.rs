@@ -70,8 +70,10 @@ impl Stage {
         let args = ["--databases", "64"];
         let server = || Redis::valkey_with(&args).filter(|_| setting.valkey).unwrap_or_else(|| Redis::with(&args));
         let (direct, behind) = (server(), server());
-        let coherence = if setting.broadcast { "broadcast" } else { "tracking" };
-        let launch = Crema::over(behind.addr()).flag("--output-limit", "512MiB").flag("--coherence", coherence);
+        let mut launch = Crema::over(behind.addr()).flag("--output-limit", "512MiB");
+        if setting.broadcast {
+            launch = launch.flag("--coherence", "broadcast");
+        }
         let stage = Stage { crema: launch.start(), direct, behind };
         for mut client in [stage.direct.client(), stage.crema.client()] {
             for (name, rights) in USERS {

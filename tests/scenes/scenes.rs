@@ -161,8 +161,8 @@ pub(crate) const ALL: &[(&str, &str)] = &[
         d: CLIENT TRACKING ON REDIRECT $a
         d: GET k
         d: CLIENT TRACKING ON REDIRECT 99999999
+        d: CLIENT TRACKING OFF
         c: FLUSHALL
-        a<
         a<
         B: GET k
         a.
