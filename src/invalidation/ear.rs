@@ -317,7 +317,7 @@ pub(super) enum End {
 mod tests {
     use tokio::runtime::Handle;
 
-    use super::super::Terms;
+    use super::super::{Means, Terms};
     use super::*;
     use crate::cache::Query;
     use crate::config::Node as Endpoint;
@@ -335,7 +335,7 @@ mod tests {
             acl_recheck: second,
             max_value: 1,
             l1_size: 1 << 20,
-            broadcast: None,
+            means: Means::Tracking,
             max_ears: 1,
         };
         let stats = Arc::new(Stats::default());
