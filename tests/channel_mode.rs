@@ -477,6 +477,31 @@ fn a_user_without_the_channel_writes_nothing_in_silence_and_has_no_l1() {
     assert_eq!(client.cmd(&["GET", "k"]), Value::Nil);
 }
 
+/// The notice of a blocking command is answered behind its reply, on the same connection: the reply must be read to its end.
+#[test]
+fn a_long_reply_that_waits_for_its_notice_comes_whole() {
+    let redis = without_tracking(&[]);
+    let crema = over(redis.addr()).start();
+    let long = "x".repeat(3 << 20);
+    redis.client().cmd(&["RPUSH", "l", &long]);
+    assert_eq!(crema.client().cmd(&["BLPOP", "l", "0"]), array([bulk("l"), bulk(&long)]));
+}
+
+/// What a client takes for queued is done at once then, and no EXEC tells of it.
+#[test]
+fn writes_behind_a_refused_multi_are_told_of() {
+    let redis = without_tracking(&[]);
+    redis.client().cmd(&["ACL", "SETUSER", "app", "on", ">pw", "~*", "&*", "+@all", "-multi", "-client|tracking"]);
+    let [one, other] = fleet(&redis);
+    redis.client().cmd(&["SET", "k", "old"]);
+    let mut client = one.client();
+    client.cmd(&["AUTH", "app", "pw"]);
+    assert!(client.cmd(&["MULTI"]).text().starts_with("NOPERM"));
+    other.warm(&["GET", "k"]);
+    assert_eq!(client.cmd(&["SET", "k", "new"]), ok());
+    eventually("the other hears of it", || other.client().cmd(&["GET", "k"]) == bulk("new"));
+}
+
 #[test]
 fn what_cannot_be_read_makes_all_be_forgotten() {
     let redis = without_tracking(&[]);

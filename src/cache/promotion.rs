@@ -52,7 +52,7 @@ pub enum Coin {
     Never,
     /// To be copied if others join.
     IfJoined,
-    /// To be copied if others join, or if the key has knocked before.
+    /// To be copied if the key has knocked before, or if others join.
     Knock,
     /// To be copied.
     Promote,

@@ -243,17 +243,17 @@ impl<'a> Hearing<'a> {
                 self.filled(*asked, sent, usable.then_some(frame));
             }
         }
-        if self.asks_for_turns() && !(is_turn && self.in_turn) {
-            return Ok(()); // it shows nothing of what was to be told before
-        }
-        self.ear.freshness.heard(sent);
-        for at in (0..self.fences.len()).rev() {
-            if self.fences[at].0 <= sent {
-                let (_, told) = self.fences.swap_remove(at);
-                let _ = told.send(()); // who asked may have left
+        // In broadcast mode most replies show nothing of what was to be told before.
+        if !self.asks_for_turns() || is_turn && self.in_turn {
+            self.ear.freshness.heard(sent);
+            for at in (0..self.fences.len()).rev() {
+                if self.fences[at].0 <= sent {
+                    let (_, told) = self.fences.swap_remove(at);
+                    let _ = told.send(()); // who asked may have left
+                }
             }
         }
-        if !self.fences.is_empty() && self.fence_sent.is_none() {
+        if self.in_turn && !self.fences.is_empty() && self.fence_sent.is_none() {
             self.send_fence(Time::now());
         }
         Ok(())

@@ -212,9 +212,10 @@ impl L1 {
         }
     }
 
-    /// A write may have been done and not been told of: the fleet is to forget everything.
+    /// A write may have been done and not been told of: the fleet is to forget everything, and here it is forgotten at once.
     pub fn owe_all(&self) {
-        if let Some(fleet) = &self.fleet {
+        if let Some(fleet) = self.fleet.as_ref().filter(|_| self.notices().is_some()) {
+            self.forget_all(EpochReason::Untold);
             fleet.owe();
         }
     }

@@ -293,10 +293,15 @@ async fn publish_on_one(
         };
         match done.await {
             Ok(answers) => {
-                backoff.reset();
+                let unpaid = answers.last().filter(|answer| paying && answer.starts_with(b"-")).cloned();
                 for (one, answer) in batch.drain(..).zip(answers) {
                     one.answered(&answer, stats);
                 }
+                if let Some(reply) = unpaid {
+                    owed.notify_one();
+                    return Err(Error::Refused { node: Arc::clone(&node.address), reply: reply.into() });
+                }
+                backoff.reset();
             }
             Err(error) => {
                 stats.published(Publication::Dropped, batch.len() as u64);

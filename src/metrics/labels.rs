@@ -102,6 +102,7 @@ labels! {
         EarLost = "ear_lost": "The ear's connection was lost.",
         SwapDb = "swapdb": "Two databases were swapped.",
         Pattern = "pattern": "A message on the channel named a pattern.",
+        Untold = "untold": "With coherence by channel, a write may have been done and not been told of.",
         FenceLate = "fence_late": "The fence of an opaque write was not back when the lease ended.",
         Rights = "rights": "The rights of the ear's user changed, or might have.",
     }

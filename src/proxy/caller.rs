@@ -122,7 +122,9 @@ impl Caller {
 
     /// The next commands go on a lane for scripts, or on another. False where the session must wait for its own answers first.
     pub fn turn(&mut self, scripts: bool) -> bool {
-        if self.scripts != scripts {
+        // Reads of a lane that was lost are sent again on another: what is sent now may not overtake them.
+        let lost = self.track.as_ref().is_some_and(|track| !track.lane.is_open());
+        if self.scripts != scripts || lost {
             if self.sent.is_some_and(|place| place >= self.replies.head()) {
                 return false;
             }
@@ -196,8 +198,8 @@ impl Caller {
             Ok(track) => {
                 self.sent = Some(place);
                 let one_in = worker.shared.promote(worker.shared.rule(request.arg(1))).one_in;
-                let coin = worker.promoter.borrow_mut().toss(one_in, hot, worker.shared.l1.store.is_full());
-                let reader = Reader::new(Rc::clone(&self.who), self.resp);
+                let coin = worker.toss(one_in, hot, query);
+                let reader = Reader::new(Rc::clone(&self.who), self.resp, self.scripts);
                 Pending::lead(worker, track, (ticket, Vec::new()), (reader, coin), (request.raw(), query), now);
             }
             Err(error) => ticket.refuse(&error, Sent::No),
@@ -217,7 +219,7 @@ impl Caller {
     pub fn read(&mut self, worker: &Rc<Worker>, spec: &Spec, request: Request<'_>, fills: Vec<Fill>, now: Time) {
         let place = self.replies.reserve();
         self.note_reads(place, slots_read(&worker.shared.l1, spec, request));
-        let reader = Reader::new(Rc::clone(&self.who), self.resp);
+        let reader = Reader::new(Rc::clone(&self.who), self.resp, self.scripts);
         self.send(worker, request.raw(), place, Work::Read(reader, fills), now);
     }
 

@@ -16,7 +16,7 @@ use crate::cache::{Coin, Query};
 use crate::clock::Time;
 use crate::command::Spec;
 use crate::invalidation::Fill;
-use crate::metrics::{DropReason, Outcome};
+use crate::metrics::Outcome;
 use crate::resp::{Request, Span, encode};
 
 /// A command with more keys goes to Redis: nobody waits on this thread for that long.
@@ -110,12 +110,7 @@ fn fill(
     let rule = worker.shared.rule(key);
     let promotion = worker.shared.promote(rule);
     let l1 = &worker.shared.l1;
-    let coin = worker.promoter.borrow_mut().toss(promotion.one_in, false, l1.store.is_full());
-    if !matches!(coin, Coin::Knock | Coin::Promote) || l1.holds(query, &caller.who.ear, now) {
-        return None;
-    }
-    if coin == Coin::Knock && !l1.store.knows(query) {
-        worker.stats.dropped(DropReason::FirstKnock);
+    if worker.toss(promotion.one_in, false, query) != Coin::Promote || l1.holds(query, &caller.who.ear, now) {
         return None;
     }
     let mut single = Vec::with_capacity(32 + query.tail.len());

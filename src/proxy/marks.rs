@@ -22,6 +22,8 @@ pub struct Marks {
     slots: SmallVec<[Slot; 4]>,
     /// It may change keys that it does not name.
     pub(super) opaque: bool,
+    /// It is told of with the `EXEC` of its transaction, if there is one after all.
+    pub(super) queued: bool,
     change: Option<Box<Change>>,
     news: Option<Box<News>>,
 }
@@ -48,7 +50,7 @@ impl Marks {
 
     /// The same for a write that is only queued: there is nothing to tell yet.
     pub fn untold(self) -> Self {
-        Self { news: None, ..self }
+        Self { news: None, queued: true, ..self }
     }
 
     /// Joins two writes that one reply answers.
@@ -148,6 +150,6 @@ impl Transaction {
         let changes = self.rights || self.swaps;
         let change = changes.then(|| Box::new(Change::begin(l1, self.rights, self.swaps)));
         let slots = self.slots.iter().copied().collect();
-        Marks { slots, opaque: self.opaque, change, news: self.news.take() }
+        Marks { slots, opaque: self.opaque, queued: false, change, news: self.news.take() }
     }
 }

@@ -26,6 +26,8 @@ use crate::metrics::{DropReason, Path};
 use crate::resp::{Request, Resp};
 use crate::upstream::{Lane, Waiter};
 
+/// What Redis answers to a command in a transaction.
+const QUEUED: &[u8] = b"+QUEUED\r\n";
 /// Pieces of a reply from so many bytes on are kept once for all who wait for it.
 const WORTH_SHARING: usize = 16 << 10;
 
@@ -86,13 +88,15 @@ pub enum Work {
 pub struct Reader {
     who: Rc<Who>,
     resp: Resp,
+    /// Whether it goes on a lane for scripts.
+    script: bool,
     again: bool,
 }
 
 impl Reader {
     /// A read that has not been sent yet.
-    pub fn new(who: Rc<Who>, resp: Resp) -> Self {
-        Self { who, resp, again: false }
+    pub fn new(who: Rc<Who>, resp: Resp, script: bool) -> Self {
+        Self { who, resp, script, again: false }
     }
 
     /// Whether the read of `ticket` that `error` ended may be sent again: once, and only where the session has sent no write
@@ -176,10 +180,14 @@ impl Pending {
     }
 
     /// The first byte of the reply is here: Redis has run the command.
-    fn begin(&mut self, kind: u8) {
+    fn begin(&mut self, kind: u8, bytes: &[u8]) {
         self.begun = true;
         match &mut self.work {
             Work::Write(marks) => {
+                // MULTI was refused: it has been done at once, and there will be no EXEC to tell of it.
+                if marks.queued && kind != b'-' && !bytes.starts_with(QUEUED) {
+                    self.worker.shared.l1.owe_all();
+                }
                 written(&self.worker, self.ticket.as_ref(), marks, kind);
             }
             Work::Lead(lead) => lead.land(),
@@ -196,7 +204,7 @@ impl Pending {
         let before = told.begun;
         let share = told.piece(kind, bytes, end.is_some());
         match told.begun {
-            Some(Begun { early: true, .. }) if before.is_none() => ticket.to.hold(ticket.place),
+            Some(Begun { early: true, .. }) if before.is_none() => ticket.to.hold_early(ticket.place),
             Some(Begun { kind, .. }) if before.is_none() => {
                 written(&self.worker, Some(ticket), &mut told.marks, kind);
             }
@@ -224,8 +232,8 @@ impl Pending {
     fn promote(worker: &Worker, lead: &Lead, command: &[u8]) {
         let wanted = match lead.coin {
             Coin::Never => false,
-            Coin::IfJoined => !lead.joined.is_empty(),
-            Coin::Knock | Coin::Promote => true,
+            Coin::IfJoined | Coin::Knock => !lead.joined.is_empty(),
+            Coin::Promote => true,
         };
         if !wanted || !worker.shared.l1.is_on() {
             return;
@@ -239,8 +247,6 @@ impl Pending {
                 Err(DropReason::ErrorReply)
             } else if lead.size > max_value {
                 Err(DropReason::TooLarge)
-            } else if lead.coin == Coin::Knock && lead.joined.is_empty() && !l1.store.knows(query) {
-                Err(DropReason::FirstKnock)
             } else {
                 let fill = Fill::new(request, query, who.db, worker.shared.ceiling(rule), max_value);
                 l1.promote(&who.ear, fill.expecting(lead.size))
@@ -281,7 +287,7 @@ fn send(lane: &Lane<Pending>, command: &[u8], pending: Pending, now: Time) {
 impl Waiter for Pending {
     fn piece(&mut self, kind: u8, bytes: &[u8], end: Option<Time>) {
         if !self.begun {
-            self.begin(kind);
+            self.begin(kind, bytes);
         }
         match &mut self.work {
             Work::Lead(lead) => {
@@ -391,7 +397,7 @@ impl Pending {
         let (worker, now) = (Rc::clone(&self.worker), Time::now());
         worker.stats.retried_reads.add(1);
         reader.again = true;
-        match worker.track(&reader.who, reader.resp, false, now) {
+        match worker.track(&reader.who, reader.resp, reader.script, now) {
             Ok(track) => {
                 let Some(ticket) = self.ticket.take() else { return };
                 track.send(command, Self::new(&worker, ticket, Work::Read(reader, fills), self.sampled), now);
@@ -419,7 +425,7 @@ impl Pending {
         reader.again = true;
         let first = again.remove(0);
         let now = Time::now();
-        match self.worker.track(&reader.who, reader.resp, false, now) {
+        match self.worker.track(&reader.who, reader.resp, reader.script, now) {
             Ok(track) => {
                 let who = Rc::clone(&reader.who);
                 let sent = read_again(&self.worker.shared.l1, &who, command, |_, query| {

@@ -84,10 +84,13 @@ impl Deref for Chunk {
 }
 
 #[derive(Default)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own, in any combination")]
 struct Reply {
     bytes: Vec<u8>,
     done: bool,
     held: bool,
+    /// It is held only until what follows it on the same connection is here.
+    early: bool,
     silent: bool,
 }
 
@@ -204,6 +207,12 @@ impl Replies {
     /// Nothing of the reply at `place` goes out before [`release`](Self::release).
     pub fn hold(&self, place: Place) {
         self.slot(place, |slot| slot.held = true);
+    }
+
+    /// As [`hold`](Self::hold), until what follows the reply on its own connection is here: that must be read, however much of the
+    /// reply waits.
+    pub fn hold_early(&self, place: Place) {
+        self.slot(place, |slot| (slot.held, slot.early) = (true, true));
     }
 
     /// Ends what [`hold`](Self::hold) began.
@@ -388,7 +397,7 @@ impl Inner {
     /// Whether more can be taken from a lane: little waits for the client, or all of it waits behind the reply that comes next.
     fn has_room(&self) -> bool {
         let written = self.cursor == self.out.len() && self.chunked == 0;
-        let awaited = self.slots.front().is_some_and(|head| !head.done && !head.held);
+        let awaited = self.slots.front().is_some_and(|head| !head.done && (!head.held || head.early));
         self.buffered() <= HIGH_WATER || written && awaited
     }
 

@@ -23,7 +23,7 @@ use super::gate::Gate;
 use super::pending::{Pending, Ticket, Work};
 use super::private::{Lent, Owner, Pool, Setting, Spare};
 use super::proof::Proofs;
-use crate::cache::{Flights, Identity, Promoter, Sampler};
+use crate::cache::{Coin, Flights, Identity, Promoter, Query, Sampler};
 use crate::clock::Time;
 use crate::config::{Config, Promote, Rule};
 use crate::error::{Error, Sent};
@@ -141,7 +141,7 @@ pub struct Worker {
     /// This worker's counters.
     pub stats: Arc<WorkerStats>,
     /// This worker's coin.
-    pub promoter: RefCell<Promoter>,
+    promoter: RefCell<Promoter>,
     /// Which hits Moka is told of.
     pub sampler: RefCell<Sampler>,
     /// The tasks of lanes; sessions are the server's.
@@ -377,6 +377,19 @@ impl Worker {
             }
             keep || pool.is_used()
         });
+    }
+
+    /// How the coin falls for the key of `query`, which at a full L1 has to win twice.
+    pub(super) fn toss(&self, one_in: u32, hot: bool, query: &Query<'_>) -> Coin {
+        let store = &self.shared.l1.store;
+        match self.promoter.borrow_mut().toss(one_in, hot, store.is_full()) {
+            Coin::Knock if store.knows(query) => Coin::Promote,
+            Coin::Knock => {
+                self.stats.dropped(DropReason::FirstKnock);
+                Coin::IfJoined
+            }
+            coin => coin,
+        }
     }
 
     /// Counts what became of a promotion.
