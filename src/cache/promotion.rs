@@ -27,7 +27,7 @@ impl Promoter {
     }
 
     /// Whether to copy what is about to be read: never for `one_in` 0, always for what is known to be `hot`, else once in
-    /// `one_in` times, or if others join. At a `full` L1 a key that wins has only knocked.
+    /// `one_in` times, or if others join. At a `full` L1 a key that wins has only knocked, unless every key is wanted.
     pub fn toss(&mut self, one_in: u32, hot: bool, full: bool) -> Coin {
         if one_in == 0 {
             return Coin::Never;
@@ -35,7 +35,8 @@ impl Promoter {
         if hot {
             return Coin::Promote;
         }
-        // Twice one in the root of N is once in N.
+        // Who wants every key gets every key. Twice one in the root of N is once in N.
+        let full = full && one_in > 1;
         let one_in = if full { one_in.isqrt() } else { one_in };
         match one_in == 1 || self.rng.random_ratio(1, one_in) {
             true if full => Coin::Knock,
@@ -88,7 +89,8 @@ mod tests {
     #[test]
     fn at_a_full_l1_a_key_knocks_with_better_luck() {
         let mut promoter = Promoter { rng: SmallRng::seed_from_u64(7) };
-        assert!((0..1000).all(|_| promoter.toss(1, false, true) == Coin::Knock));
+        assert!((0..1000).all(|_| promoter.toss(1, false, true) == Coin::Promote));
+        assert!((0..1000).all(|_| promoter.toss(2, false, true) == Coin::Knock));
         let knocks = (0..100_000).filter(|_| promoter.toss(100, false, true) == Coin::Knock).count();
         assert!((9_500..10_500).contains(&knocks), "{knocks} of 100000");
     }

@@ -50,7 +50,7 @@ const FIRST_HITS: u8 = 16;
 const LATER_HITS: u32 = 32;
 /// Once entries are evicted, it is told of one hit in so many, and of as large a part of the misses: what it compares are those
 /// of one key with those of another. More seldom would cost hits (`cargo bench --bench hit_ratio`).
-const WHEN_FULL: u32 = 3;
+const WHEN_FULL: u32 = 2;
 /// An entry that was hit so often has repaid its fill: two commands of Redis, and the message of its end.
 const PAID: u8 = 4;
 
