@@ -91,7 +91,7 @@ impl Lookup {
     }
 }
 
-/// Decides for one worker which hits Moka is told of.
+/// Decides for one worker which hits and misses Moka is told of.
 #[derive(Debug)]
 pub struct Sampler {
     rng: SmallRng,

@@ -142,7 +142,7 @@ pub struct Worker {
     pub stats: Arc<WorkerStats>,
     /// This worker's coin.
     promoter: RefCell<Promoter>,
-    /// Which hits Moka is told of.
+    /// Which hits and misses Moka is told of.
     pub sampler: RefCell<Sampler>,
     /// The tasks of lanes; sessions are the server's.
     pub tasks: TaskTracker,
