@@ -64,11 +64,13 @@ impl<'a> Query<'a> {
     /// the part of it after the key (empty for GET and its like, which are then hashed only once).
     pub fn new(stamps: &Stamps, identity: Identity, command: u16, key: &[u8], tail: &'a [u8], rest: &[u8]) -> Self {
         let key = stamps.hash(key);
+        let slot = stamps.slot(key);
+        stamps.prefetch(slot);
         let mut hash = mix(key, identity, command);
         if !rest.is_empty() {
             hash = stamps.hash_more(hash, rest);
         }
-        Self { identity, command, tail, slot: stamps.slot(key), hash }
+        Self { identity, command, tail, slot, hash }
     }
 }
 
