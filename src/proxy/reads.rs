@@ -18,6 +18,9 @@ const MANY: usize = 64;
 /// Beyond so many, they are taken for a read of every key.
 const MOST: usize = 2048;
 
+/// Words of [`Reads::mostly`]: a pipeline has a few hundred reads in the log.
+const WORDS: usize = 16;
+
 /// How a session's own reads, and what others have done, stand to what L1 knows of a key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Standing {
@@ -35,7 +38,9 @@ pub(super) struct Reads {
     /// In the order of their places.
     log: VecDeque<Read>,
     /// A bit for every slot in `log`, and for some that have left it: most reads are of none of them.
-    mostly: [u64; 4],
+    mostly: [u64; WORDS],
+    /// How many have left `log` since `mostly` was made.
+    left: usize,
 }
 
 struct Read {
@@ -57,10 +62,7 @@ impl Reads {
             self.log.clear();
             slot = None;
         }
-        match slot.map(bit) {
-            Some((word, bit)) => self.mostly[word] |= bit,
-            None => self.mostly = [u64::MAX; 4],
-        }
+        mark(&mut self.mostly, slot);
         self.log.push_back(Read { place, slot, answered: Time::NEVER });
         self.log.len() >= MANY
     }
@@ -93,20 +95,31 @@ impl Reads {
     fn forget(&mut self, heard: Time) {
         while self.log.front().is_some_and(|read| read.answered != Time::NEVER && read.answered <= heard) {
             self.log.pop_front();
+            self.left += 1;
         }
-        if self.log.is_empty() {
-            self.mostly = [0; 4];
-            if self.log.capacity() > MANY {
-                self.log = VecDeque::new();
-            }
+        // Made anew at each time that it is mostly of what has left: no more steps than those who left took.
+        if self.left > self.log.len() {
+            self.left = 0;
+            self.mostly = [0; WORDS];
+            self.log.iter().for_each(|read| mark(&mut self.mostly, read.slot));
         }
+        if self.log.is_empty() && self.log.capacity() > MANY {
+            self.log = VecDeque::new();
+        }
+    }
+}
+
+fn mark(mostly: &mut [u64; WORDS], slot: Option<Slot>) {
+    match slot.map(bit) {
+        Some((word, bit)) => mostly[word] |= bit,
+        None => *mostly = [u64::MAX; WORDS],
     }
 }
 
 /// The place of a slot among the bits of [`Reads::mostly`].
 fn bit(slot: Slot) -> (usize, u64) {
     let slot = slot.number();
-    (slot as usize >> 6 & 3, 1 << (slot & 63))
+    (slot as usize >> 6 & (WORDS - 1), 1 << (slot & 63))
 }
 
 #[cfg(test)]
@@ -148,6 +161,25 @@ mod tests {
         reads.answered(0, AT(25));
         assert_eq!(reads.standing(a, AT(24)), Standing::Unheard(AT(25)));
         assert_eq!(reads.standing(a, AT(25)), Standing::Heard);
+    }
+
+    #[test]
+    fn what_has_left_is_not_looked_for_for_long() {
+        let (stamps, mut reads) = (Stamps::for_l1(0), Reads::default());
+        let slot = |n: u64| stamps.slot(stamps.hash(&n.to_be_bytes()));
+        // As in pipelines, the log is never empty: the ear is always behind the last hundred reads.
+        for n in 0..10_000 {
+            reads.note(n, Some(slot(n)), AT(n.saturating_sub(100)));
+            reads.answered(n, AT(n));
+        }
+        let (none_of_them, mut looked_for) = (slot(u64::MAX), 0);
+        for n in 0..1000 {
+            let (word, bit) = bit(slot(u64::MAX - n));
+            looked_for += u32::from(reads.mostly[word] & bit != 0);
+        }
+        assert!(looked_for < 300, "{looked_for} of a thousand others");
+        assert_eq!(reads.standing(none_of_them, AT(9_900)), Standing::Heard);
+        assert_eq!(reads.standing(slot(9_950), AT(9_900)), Standing::Unheard(AT(9_950)));
     }
 
     #[test]
