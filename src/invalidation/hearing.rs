@@ -38,6 +38,9 @@ const SUBSCRIBER: u64 = 16 << 20;
 /// After taking fills up the ear takes no more for so long: they are in no hurry, and one by one each would cost a worker a
 /// wake-up of this thread, and Redis a read and a write.
 const REST: Duration = Duration::from_millis(1);
+/// The same after taking up fewer than [`FEW`].
+const LONG_REST: Duration = Duration::from_millis(5);
+const FEW: usize = 32;
 /// With nothing in L1 the ear is asked this seldom whether it still hears.
 const IDLE: Duration = Duration::from_secs(5);
 
@@ -167,13 +170,15 @@ impl<'a> Hearing<'a> {
                 },
                 Some(fence) = inbox.fences.recv() => self.fence(fence),
                 Some(fill) = inbox.fills.recv(), if !resting && self.takes_fills() => {
+                    let mut taken = 1;
                     self.ask(fill);
                     while self.takes_fills() && let Ok(fill) = inbox.fills.try_recv() {
+                        taken += 1;
                         self.ask(fill);
                     }
                     self.follow_fills();
                     resting = true;
-                    rest.as_mut().reset(Instant::now() + REST);
+                    rest.as_mut().reset(Instant::now() + if taken < FEW { LONG_REST } else { REST });
                 }
                 () = &mut rest, if resting => resting = false,
                 _ = tick.tick() => if let Err(error) = self.tick() {
