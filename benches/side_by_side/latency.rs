@@ -9,19 +9,20 @@ use std::time::{Duration, Instant};
 use crema::resp::encode;
 
 use super::cpu::Cores;
-use super::load::{Ask, HOT, Load, closed, open};
+use super::load::{Ask, HOT, Load, Run, closed, open};
 use super::speed::{Field, median};
 
 /// Keys that the storm changes a second.
 const STORM: u32 = 50_000;
 
-/// Microseconds at 50 %, 99 % and 99.9 %, a figure a round: direct, through crema, and through crema in the storm.
+/// Microseconds at 50 %, 99 % and 99.9 %, a figure a round: direct and through crema, without and with the storm.
 #[derive(Default)]
 pub(crate) struct Latencies {
     pub(crate) rate: f64,
     pub(crate) redis: [Vec<f64>; 3],
+    pub(crate) redis_storm: [Vec<f64>; 3],
     pub(crate) crema: [Vec<f64>; 3],
-    pub(crate) storm: [Vec<f64>; 3],
+    pub(crate) crema_storm: [Vec<f64>; 3],
     /// Keys that the storm really changed a second.
     pub(crate) changed: Vec<f64>,
 }
@@ -32,7 +33,7 @@ impl Latencies {
     }
 
     pub(crate) fn storm(&self) -> f64 {
-        median(&self.storm[1].iter().zip(&self.crema[1]).map(|(a, b)| a / b).collect::<Vec<_>>())
+        median(&self.crema_storm[1].iter().zip(&self.crema[1]).map(|(a, b)| a / b).collect::<Vec<_>>())
     }
 }
 
@@ -44,16 +45,22 @@ pub(crate) fn measure(field: &Field, rounds: usize, span: Duration) -> Latencies
     let rate = rate(&field.redis).min(rate(&field.hits)) / 2.0;
     let mut found = Latencies { rate, ..Latencies::default() };
     for _ in 0..rounds {
-        for (peer, figures) in [(&field.redis, &mut found.redis), (&field.hits, &mut found.crema)] {
-            let run = open(peer, &field.redis, &load, rate, span);
-            figures.iter_mut().zip([0.5, 0.99, 0.999]).for_each(|(to, share)| to.push(run.percentile(share)));
+        let peers = [
+            (&field.redis, &mut found.redis, &mut found.redis_storm),
+            (&field.hits, &mut found.crema, &mut found.crema_storm),
+        ];
+        for (peer, calm, stormy) in peers {
+            note(calm, &open(peer, &field.redis, &load, rate, span));
+            let storm = Storm::start(field.redis.port);
+            note(stormy, &open(peer, &field.redis, &load, rate, span));
+            found.changed.push(storm.end());
         }
-        let storm = Storm::start(field.redis.port);
-        let run = open(&field.hits, &field.redis, &load, rate, span);
-        found.changed.push(storm.end());
-        found.storm.iter_mut().zip([0.5, 0.99, 0.999]).for_each(|(to, share)| to.push(run.percentile(share)));
     }
     found
+}
+
+fn note(figures: &mut [Vec<f64>; 3], run: &Run) {
+    figures.iter_mut().zip([0.5, 0.99, 0.999]).for_each(|(to, share)| to.push(run.percentile(share)));
 }
 
 /// A writer that goes around crema, and changes keys that crema has.

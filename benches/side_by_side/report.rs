@@ -148,8 +148,14 @@ fn latency(out: &mut String, found: &Latencies) {
         "\n## Latency at {:.0} requests a second on a timetable, 90 % hits, µs\n\n| | p50 | p99 | p99.9 |\n|---|--:|--:|--:|",
         found.rate
     );
-    let storm = format!("crema, {changed:.0} of its keys changed a second");
-    for (name, figures) in [("Redis", &found.redis), ("crema", &found.crema), (&storm, &found.storm)] {
+    let stormy = |name| format!("{name}, {changed:.0} of the keys changed a second");
+    let rows = [
+        ("Redis".to_owned(), &found.redis),
+        (stormy("Redis"), &found.redis_storm),
+        ("crema".to_owned(), &found.crema),
+        (stormy("crema"), &found.crema_storm),
+    ];
+    for (name, figures) in rows {
         let [p50, p99, p999] = figures.each_ref().map(|figures| median(figures));
         let _ = writeln!(out, "| {name} | {p50:.0} | {p99:.0} | {p999:.0} |");
     }
