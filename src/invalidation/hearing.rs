@@ -38,8 +38,8 @@ const SUBSCRIBER: u64 = 16 << 20;
 /// After taking fills up the ear takes no more for so long: they are in no hurry, and one by one each would cost a worker a
 /// wake-up of this thread, and Redis a read and a write.
 const REST: Duration = Duration::from_millis(1);
-/// The same after taking up fewer than [`FEW`].
-const LONG_REST: Duration = Duration::from_millis(5);
+/// The same after taking up fewer than [`FEW`] where L1 is full: others must leave for what comes.
+const LONG_REST: Duration = Duration::from_millis(4);
 const FEW: usize = 32;
 /// With nothing in L1 the ear is asked this seldom whether it still hears.
 const IDLE: Duration = Duration::from_secs(5);
@@ -178,7 +178,8 @@ impl<'a> Hearing<'a> {
                     }
                     self.follow_fills();
                     resting = true;
-                    rest.as_mut().reset(Instant::now() + if taken < FEW { LONG_REST } else { REST });
+                    let long = taken < FEW && self.l1.store.is_full();
+                    rest.as_mut().reset(Instant::now() + if long { LONG_REST } else { REST });
                 }
                 () = &mut rest, if resting => resting = false,
                 _ = tick.tick() => if let Err(error) = self.tick() {
