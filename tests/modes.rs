@@ -236,6 +236,26 @@ fn scripts_and_plain_commands_keep_their_order() {
     }
 }
 
+/// What stands behind an unanswered script of its own session waits for that anyway, and so goes with it: each change of the
+/// lane would cost a round trip, and a job queue's client mixes scripts with all else.
+#[test]
+fn what_follows_an_unanswered_script_goes_on_the_same_lane() {
+    let redis = Redis::start();
+    let crema = Crema::start(&redis);
+    let mut monitor = redis.client();
+    assert_eq!(monitor.cmd(&["MONITOR"]), ok());
+    let script: &[&str] = &["EVAL", "return 1", "0"];
+    let replies =
+        crema.client().pipeline(&[script, &["SET", "k", "1"], script, &["GET", "k"], &["SET", "last", "word"]]);
+    assert_eq!(replies, [int(1), ok(), int(1), bulk("1"), ok()]);
+    let lines = monitor.until(b"\"SET\" \"last\" \"word\"\r\n").expect("lines of MONITOR");
+    let lines = String::from_utf8_lossy(&lines);
+    let sent = lines.lines().filter(|line| ["\"EVAL\"", "\"SET\"", "\"GET\""].iter().any(|name| line.contains(name)));
+    let from: Vec<&str> =
+        sent.filter_map(|line| line.split_once('[')?.1.split_once(']')).map(|(from, _)| from).collect();
+    assert!(from.len() == 5 && from.iter().all(|lane| lane == &from[0]), "{lines}");
+}
+
 /// Redis counts what its clients have not finished, and so has to have it.
 #[test]
 fn a_large_unfinished_request_lies_at_redis_and_is_finished_there() {

@@ -100,7 +100,7 @@ pub struct Caller {
     /// The protocol version that the client speaks.
     pub resp: Resp,
     track: Option<Rc<Track>>,
-    /// Whether `track` is, or is to be, a lane for scripts.
+    /// Whether `track` is, or is to be, a lane for scripts. What follows a script that is unanswered goes there too.
     scripts: bool,
     /// The last command that went on the lane.
     sent: Option<Place>,
@@ -120,14 +120,15 @@ impl Caller {
         self.track = None;
     }
 
-    /// The next commands go on a lane for scripts, or on another. False where the session must wait for its own answers first.
+    /// The next command goes on a lane for scripts, or on another. False where the session must wait for its own answers first.
+    /// What comes behind a script of its own waits for that script wherever it goes: so it follows it on the same lane.
     pub fn turn(&mut self, scripts: bool) -> bool {
         // Reads of a lane that was lost are sent again on another: what is sent now may not overtake them.
         let lost = self.track.as_ref().is_some_and(|track| !track.lane.is_open());
+        if self.sent.is_some_and(|place| place >= self.replies.head()) {
+            return !lost && (self.scripts || !scripts);
+        }
         if self.scripts != scripts || lost {
-            if self.sent.is_some_and(|place| place >= self.replies.head()) {
-                return false;
-            }
             self.scripts = scripts;
             self.track = None;
         }
