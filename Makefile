@@ -5,7 +5,7 @@
 # make fmt    format the sources
 # make fuzz   the same bytes to Redis and through crema, at random, for SECONDS; a difference is cut down and shown
 # make compat redis-py's own test suite through crema, and job queues: BullMQ, RQ, Celery; or only the PARTS that are named
-# make bench  crema beside Redis, Valkey, twemproxy and HAProxy, in about half an hour; with QUICK=1 in three minutes
+# make bench  crema beside Redis, Valkey, twemproxy and HAProxy, and BullMQ through them, in about half an hour; QUICK=1: a few minutes
 
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
@@ -116,7 +116,7 @@ tcl: need-redis need-tcl
 fmt:
 	cargo fmt
 
-bench: need-redis $(CLIENTS)/python.txt
+bench: need-redis $(CLIENTS)/python.txt $(COMPAT)/node.txt
 	@for program in nutcracker haproxy; do
 		if ! command -v $$program /usr/sbin/$$program >/dev/null; then $(call install,$$program); fi
 	done

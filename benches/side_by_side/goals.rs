@@ -2,6 +2,7 @@
 
 use super::latency::Latencies;
 use super::load::{Ask, Load};
+use super::queue::{self, Jobs};
 use super::speed::{HITS, MISSES, PROMOTING, Row, TENTH, median};
 
 /// A goal, the figure of this run, and whether it is met. Nothing is judged that was not measured.
@@ -12,7 +13,7 @@ pub(crate) struct Goal {
 }
 
 /// All goals that the rows speak of.
-pub(crate) fn judge(rows: &[Row], latencies: Option<&Latencies>) -> Vec<Goal> {
+pub(crate) fn judge(rows: &[Row], latencies: Option<&Latencies>, jobs: &[Jobs]) -> Vec<Goal> {
     let mut goals = Vec::new();
     let mut add = |text: String, limit: f64, figure: Option<f64>| {
         if let Some(figure) = figure {
@@ -67,6 +68,12 @@ pub(crate) fn judge(rows: &[Row], latencies: Option<&Latencies>) -> Vec<Goal> {
     add("EVALSHA, latency by direct".into(), 2.0, direct(alone, |cell| median(&cell.latency[0])));
     let queue = Load { clients: 10, ..Load::new(Ask::Queue, 1) };
     add("job queue, time by direct".into(), 1.25, direct(queue, |cell| 1.0 / median(&cell.rate)));
+    add(
+        "BullMQ, jobs added a second directly by through crema".into(),
+        1.25,
+        queue::by_direct(jobs, |jobs| &jobs.added),
+    );
+    add("BullMQ, jobs done a second directly by through crema".into(), 1.25, queue::by_direct(jobs, |jobs| &jobs.done));
     if let Some(latencies) = latencies {
         add("p99.9 of hits at half of saturation by Redis's".into(), 1.2, Some(latencies.tail()));
         add("p99 of hits under 50,000 invalidations a second by without".into(), 2.0, Some(latencies.storm()));

@@ -4,12 +4,12 @@
 //! crema, each asked the same in turn, round by round. Measured are the processor time that each process spends on a
 //! request, throughput and latency, memory, and how all that grows. `target/bench/report.md` has the tables.
 //!
-//! Reading order: `load` (what is asked, and how), `peers` (of whom), `speed`, `latency`, `memory`, `growth` (what is
-//! measured), `goals` (what it should be), `report`.
+//! Reading order: `load` (what is asked, and how), `peers` (of whom), `speed`, `latency`, `queue`, `memory`, `growth` (what
+//! is measured), `goals` (what it should be), `report`.
 //!
-//! `cargo bench --bench side_by_side -- [--quick] [--before=CREMA] [--only=LOAD] [speed] [latency] [memory] [growth]`;
-//! another build of crema given with `--before` is put under the same loads, of which `--only` picks those whose name holds
-//! these words.
+//! `cargo bench --bench side_by_side -- [--quick] [--before=CREMA] [--only=LOAD] [speed] [latency] [queue] [memory]
+//! [growth]`; another build of crema given with `--before` is put under the same loads, of which `--only` picks those whose
+//! name holds these words.
 //!
 //! `cargo bench --bench side_by_side -- instructions [--record]` counts those of a request, and needs valgrind.
 
@@ -24,6 +24,7 @@ mod latency;
 mod load;
 mod memory;
 mod peers;
+mod queue;
 mod report;
 mod speed;
 
@@ -68,10 +69,12 @@ fn compare(args: &[String]) {
         }
     }
     let latencies = wanted("latency").then(|| latency::measure(&field, rounds, span * 6));
+    let jobs = if quick { 3000 } else { 10_000 };
+    let queue = if wanted("queue") { queue::measure(&field, before, rounds, jobs) } else { Vec::new() };
     let memory = wanted("memory").then(|| memory::measure(&field, quick));
     let growth = if wanted("growth") { growth::curves(&field, quick, span) } else { Vec::new() };
-    let goals = goals::judge(&rows, latencies.as_ref());
-    let results = report::Results { rows, goals, latencies, memory, growth };
+    let goals = goals::judge(&rows, latencies.as_ref(), &queue);
+    let results = report::Results { rows, goals, latencies, queue, memory, growth };
     let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/bench");
     println!("{}", report::write(&results, &dir));
 }

@@ -12,6 +12,7 @@ use super::growth::Curve;
 use super::latency::Latencies;
 use super::load::Ask;
 use super::memory::Table;
+use super::queue::Jobs;
 use super::speed::{Row, median};
 
 /// Everything that a run found.
@@ -19,6 +20,7 @@ pub(crate) struct Results {
     pub(crate) rows: Vec<Row>,
     pub(crate) goals: Vec<Goal>,
     pub(crate) latencies: Option<Latencies>,
+    pub(crate) queue: Vec<Jobs>,
     pub(crate) memory: Option<Table>,
     pub(crate) growth: Vec<Curve>,
 }
@@ -46,6 +48,7 @@ fn page(results: &Results) -> String {
     if let Some(latencies) = &results.latencies {
         latency(&mut out, latencies);
     }
+    queue(&mut out, &results.queue);
     if let Some(table) = &results.memory {
         let _ = writeln!(
             out,
@@ -158,6 +161,28 @@ fn latency(out: &mut String, found: &Latencies) {
     for (name, figures) in rows {
         let [p50, p99, p999] = figures.each_ref().map(|figures| median(figures));
         let _ = writeln!(out, "| {name} | {p50:.0} | {p99:.0} | {p999:.0} |");
+    }
+}
+
+fn queue(out: &mut String, all: &[Jobs]) {
+    if all.is_empty() {
+        return;
+    }
+    out.push_str(
+        "\n## BullMQ, 10 jobs at a time, each with a read and a write\n\n\
+         | | added, 1,000/s | spread | done, 1,000/s | spread | CPU of Node for a job done, µs | own | Redis behind |\n\
+         |---|--:|--:|--:|--:|--:|--:|--:|\n",
+    );
+    let thousands = |figures: &[f64]| {
+        let (least, most) =
+            (figures.iter().copied().fold(f64::INFINITY, f64::min), figures.iter().copied().fold(0.0, f64::max));
+        format!("{:.1} | {:.1}-{:.1}", median(figures) / 1000.0, least / 1000.0, most / 1000.0)
+    };
+    for jobs in all {
+        let [node, own, behind] = [&jobs.node, &jobs.own, &jobs.behind].map(|figures| median(figures));
+        let behind = if behind > 0.0 { format!("{behind:.0}") } else { String::new() };
+        let (added, done) = (thousands(&jobs.added), thousands(&jobs.done));
+        let _ = writeln!(out, "| {} | {added} | {done} | {node:.0} | {own:.0} | {behind} |", jobs.peer);
     }
 }
 

@@ -52,7 +52,7 @@ pub(crate) struct Field {
     valkey: Option<Peer>,
     floor: Peer,
     twemproxy: Option<Peer>,
-    haproxy: Option<Peer>,
+    pub(crate) haproxy: Option<Peer>,
     pub(crate) hits: Peer,
     pub(crate) misses: Peer,
     promoting: Peer,
