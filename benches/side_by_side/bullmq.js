@@ -2,6 +2,7 @@
 'use strict';
 
 const readline = require('node:readline');
+const { setTimeout: sleep } = require('node:timers/promises');
 const { Queue, Worker } = require('bullmq');
 const Redis = require('ioredis');
 
@@ -15,10 +16,12 @@ async function add(queue, _, count) {
   return performance.now() - began;
 }
 
-// A job reads what it needs and writes what it found, over the connection that the worker has.
-async function work(queue, redis, count) {
+// A job reads what it needs and writes what it found, over the connection that the worker has. Between the two it is busy
+// elsewhere, or not.
+const work = (elsewhere) => async (queue, redis, count) => {
   const job = async ({ data: { n, text } }) => {
     await redis.get(`key:${n % 10_000}`);
+    if (elsewhere) await sleep(elsewhere);
     await redis.set(`done:${n % 10_000}`, text);
   };
   const worker = new Worker(queue.name, job, { connection: redis, concurrency: 10, autorun: false });
@@ -32,12 +35,14 @@ async function work(queue, redis, count) {
   worker.on('error', () => {}); // from here on it is of connections that it closes itself
   await worker.close();
   return took;
-}
+};
 
 async function clean(queue) {
   await queue.obliterate({ force: true });
   return 0;
 }
+
+const parts = { add, work: work(0), longer: work(5), clean };
 
 async function main() {
   for await (const line of readline.createInterface({ input: process.stdin })) {
@@ -45,7 +50,7 @@ async function main() {
     const redis = new Redis({ port: Number(port), maxRetriesPerRequest: null });
     const queue = new Queue(name, { connection: redis });
     await queue.waitUntilReady();
-    const took = await { add, work, clean }[part](queue, redis, Number(count));
+    const took = await parts[part](queue, redis, Number(count));
     console.log(took / 1000);
     await queue.close();
     await redis.quit();

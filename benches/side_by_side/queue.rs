@@ -1,8 +1,9 @@
 //! `BullMQ` itself at work: jobs added and done a second, and what each process spends on one.
 //!
 //! One Node process (`bullmq.js`) does the same through every peer in turn, on a queue that is new each time: jobs are added
-//! in batches, and then done by a worker, ten at a time, each with a read and a write. As jobs that do nothing more are over at
-//! once, this is the worst that can be seen: the longer a job takes by itself, the less of its time is the queue's.
+//! in batches, and then done by a worker, ten at a time, each with a read and a write. Jobs that do nothing more are over at
+//! once, and the worst that can be seen: with them the machine is busy, and Redis and Node alone would have kept two cores so.
+//! Of jobs that take 5 ms elsewhere one sees what a proxy adds to the way of a job, where there are cores enough.
 //!
 //! Nobody is kept to a core here. Node, Redis and a proxy are three, each of which has work for most of one, and where they are
 //! used they have as many; on two cores some two would share one by our choice, and the proxy's time would be taken from
@@ -23,6 +24,8 @@ pub(crate) struct Jobs {
     /// A second.
     pub(crate) added: Vec<f64>,
     pub(crate) done: Vec<f64>,
+    /// Jobs of 5 ms.
+    pub(crate) longer: Vec<f64>,
     /// Microseconds of processor time for a job that is done: Node's, the peer's own, and of the Redis behind it.
     pub(crate) node: Vec<f64>,
     pub(crate) own: Vec<f64>,
@@ -53,6 +56,8 @@ pub(crate) fn measure(field: &Field, before: Option<&Path>, rounds: usize, count
             let begun = spent(&node);
             let done = node.run("work", round, peer, count);
             let over = spent(&node);
+            node.run("add", round, peer, count / 5);
+            let longer = node.run("longer", round, peer, count / 5);
             node.run("clean", round, peer, count);
             if round == 0 {
                 continue;
@@ -60,6 +65,7 @@ pub(crate) fn measure(field: &Field, before: Option<&Path>, rounds: usize, count
             let each = |at: usize| over[at].saturating_sub(begun[at]).as_secs_f64() * 1e6 / f64::from(count);
             jobs.added.push(f64::from(count) / added);
             jobs.done.push(f64::from(count) / done);
+            jobs.longer.push(f64::from(count / 5) / longer);
             jobs.node.push(each(0));
             jobs.own.push(each(1));
             jobs.behind.push(if peer.proxy { each(2) } else { 0.0 });
