@@ -2,7 +2,7 @@
 
 use super::latency::Latencies;
 use super::load::{Ask, Load};
-use super::queue::{self, Jobs};
+use super::queue::{self, Jobs, Rate};
 use super::speed::{HITS, MISSES, PROMOTING, Row, TENTH, median};
 
 /// A goal, the figure of this run, and whether it is met. Nothing is judged that was not measured.
@@ -68,7 +68,7 @@ pub(crate) fn judge(rows: &[Row], latencies: Option<&Latencies>, jobs: &[Jobs]) 
     add("EVALSHA, latency by direct".into(), 2.0, direct(alone, |cell| median(&cell.latency[0])));
     let queue = Load { clients: 10, ..Load::new(Ask::Queue, 1) };
     add("job queue, time by direct".into(), 1.25, direct(queue, |cell| 1.0 / median(&cell.rate)));
-    let rates: [(_, fn(&Jobs) -> &[f64]); 3] =
+    let rates: [(_, Rate); 3] =
         [("added", |jobs| &jobs.added), ("of 5 ms done", |jobs| &jobs.longer), ("of no time done", |jobs| &jobs.done)];
     for (what, rate) in rates {
         add(format!("BullMQ, jobs {what}, time by direct"), 1.25, queue::by_direct(jobs, rate));

@@ -32,6 +32,9 @@ pub(crate) struct Jobs {
     pub(crate) behind: Vec<f64>,
 }
 
+/// A figure of each round.
+pub(crate) type Rate = fn(&Jobs) -> &[f64];
+
 /// Redis first; nothing where there is no Node, or no `BullMQ` under `target/compat`.
 pub(crate) fn measure(field: &Field, before: Option<&Path>, rounds: usize, count: u32) -> Vec<Jobs> {
     let Some(mut node) = Node::start() else {
@@ -75,7 +78,7 @@ pub(crate) fn measure(field: &Field, before: Option<&Path>, rounds: usize, count
 }
 
 /// The middle, over the rounds, of how much longer it takes through crema than directly.
-pub(crate) fn by_direct(all: &[Jobs], rate: fn(&Jobs) -> &[f64]) -> Option<f64> {
+pub(crate) fn by_direct(all: &[Jobs], rate: Rate) -> Option<f64> {
     let of = |name| all.iter().find(|jobs| jobs.peer == name).map(rate);
     Some(median(&of("Redis")?.iter().zip(of("crema")?).map(|(direct, crema)| direct / crema).collect::<Vec<_>>()))
 }
