@@ -55,12 +55,13 @@ fn a_slow_script_hides_no_write_for_longer_than_promised() {
         crema.warm(&["GET", "k"]);
         let value = format!("new {round}");
         let script = "local t = redis.call('TIME') local n = t while (n[1] - t[1]) * 1000000 + n[2] - t[2] < 1500000 do n = redis.call('TIME') end";
-        // Both wait while Redis sleeps, and are then taken up in one turn, the write first.
-        let mut sleeper = redis.freeze("0.2");
+        // Both wait while Redis stands still, and are then taken up in one turn, the write first.
+        let frozen = redis.freeze();
         direct.send_cmd(&["SET", "k", &value]);
         redis.awaits(&direct);
         busy.send_cmd(&["EVAL", script, "0"]);
-        sleeper.value();
+        redis.awaits(&busy);
+        drop(frozen);
         assert_eq!(direct.value(), ok());
         let acknowledged = Instant::now();
         let mut answers = 0;

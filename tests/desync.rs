@@ -7,7 +7,7 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::time::Duration;
 
-use common::{Client, Crema};
+use common::{AT_LAST, Client, Crema};
 
 /// A server that answers every command with OK, but for GET: that it reports, and answers when and as it is told. Ends with
 /// the process.
@@ -55,7 +55,7 @@ fn a_push_on_a_lane_strands_nobody_who_joined_a_read() {
     for client in &mut clients {
         client.send_cmd(&["GET", "shared"]);
     }
-    let tell = asks.recv_timeout(Duration::from_secs(5)).expect("the read is sent");
+    let tell = asks.recv_timeout(AT_LAST).expect("the read is sent");
     common::eventually("the others have joined it", || crema.outcomes("joined") == 2);
     tell.send(b">2\r\n+not\r\n+asked\r\n").expect("the server waits");
     // The same again is the answer to the second try.
@@ -63,7 +63,7 @@ fn a_push_on_a_lane_strands_nobody_who_joined_a_read() {
         tell.send(b"$1\r\nv\r\n").expect("the server waits");
     }
     for (n, client) in clients.iter_mut().enumerate() {
-        client.patience(Duration::from_secs(5));
+        client.patience(AT_LAST);
         let answer = client.try_value();
         assert!(
             answer.as_ref().is_ok_and(|answer| answer.text() == "v" || answer.is_error()),

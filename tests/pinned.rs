@@ -312,12 +312,9 @@ fn wait_answers_for_the_writes_of_its_own_session() {
         assert_eq!(replica.client().cmd(&["GET", "k"]), bulk(n.to_string()), "acknowledged by the replica");
     }
     // With the replica frozen, a write is not acknowledged, and WAIT must say so.
-    let mut frozen = replica.client();
-    frozen.send_cmd(&["DEBUG", "SLEEP", "1.5"]);
-    std::thread::sleep(Duration::from_millis(50));
+    let _frozen = replica.freeze();
     client.cmd(&["SET", "k", "late"]);
     assert_eq!(client.cmd(&["WAIT", "1", "200"]), int(0));
-    assert_eq!(frozen.value(), ok());
 }
 
 #[test]
@@ -330,7 +327,7 @@ fn a_pause_through_the_proxy_holds_writes_and_ends_when_it_is_over() {
     let mut writer = crema.client();
     writer.cmd(&["GET", "k"]);
     let began = Instant::now();
-    assert_eq!(client.cmd(&["CLIENT", "PAUSE", "400", "WRITE"]), ok());
+    assert_eq!(client.cmd(&["CLIENT", "PAUSE", "2000", "WRITE"]), ok());
     writer.send_cmd(&["SET", "k", "after"]);
     // Reads go on meanwhile, those that Redis must answer among them.
     let mut reader = crema.client();
@@ -338,9 +335,9 @@ fn a_pause_through_the_proxy_holds_writes_and_ends_when_it_is_over() {
         assert_eq!(reader.cmd(&["GET", "k"]), bulk("before"));
         assert_eq!(reader.cmd(&["GET", &format!("cold:{n}")]), Value::Nil);
     }
-    assert!(began.elapsed() < Duration::from_millis(300), "reads were held too");
+    assert!(began.elapsed() < Duration::from_millis(1_900), "reads were held too");
     assert_eq!(writer.value(), ok());
-    assert!(began.elapsed() >= Duration::from_millis(390), "written after {:?}", began.elapsed());
+    assert!(began.elapsed() >= Duration::from_millis(1_990), "written after {:?}", began.elapsed());
     assert_eq!(reader.cmd(&["GET", "k"]), bulk("after"));
 
     // Ended early by another.
@@ -355,8 +352,8 @@ fn a_pause_through_the_proxy_holds_writes_and_ends_when_it_is_over() {
 
     // A pause of everything holds reads as well, hot ones too.
     crema.warm(&["GET", "k"]);
-    assert_eq!(client.cmd(&["CLIENT", "PAUSE", "300"]), ok());
     let began = Instant::now();
+    assert_eq!(client.cmd(&["CLIENT", "PAUSE", "300"]), ok());
     assert_eq!(reader.cmd(&["GET", "k"]), bulk("freed"));
     assert!(began.elapsed() >= Duration::from_millis(280), "read after {:?} of a pause", began.elapsed());
 }

@@ -10,10 +10,11 @@ use std::time::{Duration, Instant};
 use rand::Rng;
 use rand::rngs::SmallRng;
 
+use super::AT_LAST;
 use super::value::{Scan, Value};
 
 /// How long a reply may take before a test fails, unless it says otherwise.
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = AT_LAST;
 
 pub(crate) struct Client {
     stream: TcpStream,
@@ -41,7 +42,7 @@ impl Client {
     }
 
     pub(crate) fn try_connect(addr: SocketAddr) -> io::Result<Client> {
-        let stream = TcpStream::connect_timeout(&addr, Duration::from_secs(5))?;
+        let stream = TcpStream::connect_timeout(&addr, PATIENCE)?;
         stream.set_nodelay(true)?;
         stream.set_read_timeout(Some(PATIENCE))?;
         Ok(Client { stream, buf: Vec::new(), start: 0, scan: Scan::default() })

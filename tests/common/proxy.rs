@@ -11,7 +11,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use super::redis::{Redis, free_port, loopback};
-use super::{Client, MAX_STALENESS, WORKERS, eventually};
+use super::{AT_LAST, Client, MAX_STALENESS, Value, WORKERS, eventually};
 
 /// A proxy, or with `CREMA_TEST_DIRECT=1` the bare server in its place.
 pub(crate) struct Crema {
@@ -94,7 +94,7 @@ impl Launch {
         }));
         let mut crema = Crema { addr, admin, process: Some(Process { child, log, reader }) };
         let listening = format!("listening on {addr}");
-        let deadline = Instant::now() + Duration::from_secs(20);
+        let deadline = Instant::now() + AT_LAST;
         while !(crema.has_logged(&listening) && (!self.await_ready || crema.is_ready())) {
             if let Some(status) = crema.exit_status() {
                 let log = crema.log();
@@ -154,8 +154,8 @@ impl Crema {
 
     /// The status and the body of an admin page; `None` while the admin port does not answer.
     pub(crate) fn admin(&self, path: &str) -> Option<(u16, String)> {
-        let mut stream = TcpStream::connect_timeout(&self.admin, Duration::from_secs(2)).ok()?;
-        stream.set_read_timeout(Some(Duration::from_secs(5))).ok()?;
+        let mut stream = TcpStream::connect_timeout(&self.admin, AT_LAST).ok()?;
+        stream.set_read_timeout(Some(AT_LAST)).ok()?;
         write!(stream, "GET {path} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n\r\n", self.admin).ok()?;
         let mut answer = String::new();
         stream.read_to_string(&mut answer).ok()?;
@@ -210,6 +210,41 @@ impl Crema {
             client.cmd(command);
             self.outcomes("hit") > before
         });
+    }
+
+    /// Does what is about L1 while it answers. Where the machine stands still its lease lapses, and what reads find then says
+    /// nothing of what is in L1; so it is done again.
+    #[track_caller]
+    pub(crate) fn with_lease<T>(&self, mut work: impl FnMut() -> T) -> T {
+        let blind = || if self.is_direct() { 0 } else { self.outcomes("blind") };
+        for _ in 0..20 {
+            let before = blind();
+            let done = work();
+            if blind() == before {
+                return done;
+            }
+        }
+        panic!("the lease lapses again and again");
+    }
+
+    /// The reply to a read that L1 answers at once.
+    #[track_caller]
+    pub(crate) fn hit<A: AsRef<[u8]>>(&self, client: &mut Client, command: &[A]) -> Value {
+        let hits = || if self.is_direct() { 0 } else { self.outcomes("hit") };
+        let (reply, count) = self.with_lease(|| {
+            let before = hits();
+            (client.cmd(command), hits() - before)
+        });
+        assert!(count == 1 || self.is_direct(), "L1 answers: {reply:?}");
+        reply
+    }
+
+    /// Waits until it hears the fleet's channel, which being ready does not say.
+    #[track_caller]
+    pub(crate) fn await_channel(&self) {
+        if !self.is_direct() {
+            eventually("it listens to the channel", || self.has_logged(": listening to the fleet's channel"));
+        }
     }
 
     pub(crate) fn log(&self) -> String {

@@ -11,8 +11,10 @@ use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
+use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
+use super::AT_LAST;
 use super::client::Client;
 use super::value::Value;
 
@@ -115,7 +117,7 @@ impl Redis {
             .stdin(Stdio::null())
             .spawn()
             .unwrap_or_else(|e| panic!("{}: {e}", self.server.display()));
-        let deadline = Instant::now() + Duration::from_secs(10);
+        let deadline = Instant::now() + AT_LAST;
         while Instant::now() < deadline {
             if child.try_wait().expect("our own child").is_some() {
                 return false;
@@ -171,23 +173,26 @@ impl Redis {
     /// Starts it again, empty, on the same port.
     pub(crate) fn restart(&mut self) {
         self.kill();
-        let deadline = Instant::now() + Duration::from_secs(10);
+        let deadline = Instant::now() + AT_LAST;
         while !self.try_spawn() {
             assert!(Instant::now() < deadline, "the server does not come back on port {}", self.port);
         }
     }
 
-    /// Keeps it from doing anything for so many seconds, and returns when it has begun; who is returned is answered at the end.
-    pub(crate) fn freeze(&self, seconds: &str) -> Client {
-        let (mut sleeper, mut other) = (self.client(), self.client());
-        sleeper.send_cmd(&["DEBUG", "SLEEP", seconds]);
-        while {
-            other.send_cmd(&["PING"]);
-            !other.is_silent_for(Duration::from_millis(20))
-        } {
-            other = self.client();
-        }
-        sleeper
+    /// Keeps it from doing anything until what is returned is dropped.
+    #[must_use]
+    pub(crate) fn freeze(&self) -> Frozen<'_> {
+        self.signal(Signal::STOP);
+        super::eventually("it stands still", || {
+            let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid())).expect("our own child");
+            status.contains("\nState:\tT")
+        });
+        Frozen(self)
+    }
+
+    fn signal(&self, signal: Signal) {
+        let pid = i32::try_from(self.pid()).ok().and_then(Pid::from_raw).expect("a pid");
+        kill_process(pid, signal).expect("our own child");
     }
 
     /// Waits until something that the client sent lies at the server, which has not read it.
@@ -231,6 +236,15 @@ impl Redis {
         let Value::Bulk(list) = client.cmd(&["CLIENT", "LIST"]) else { panic!("CLIENT LIST is a string") };
         let list = String::from_utf8_lossy(&list).into_owned();
         list.lines().filter(|line| !line.starts_with(&me)).map(ToOwned::to_owned).collect()
+    }
+}
+
+/// A server that does nothing, for as long as this is held.
+pub(crate) struct Frozen<'a>(&'a Redis);
+
+impl Drop for Frozen<'_> {
+    fn drop(&mut self) {
+        self.0.signal(Signal::CONT);
     }
 }
 
