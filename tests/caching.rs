@@ -4,7 +4,9 @@ mod common;
 
 use std::time::{Duration, Instant};
 
-use common::{Client, Crema, Link, MAX_STALENESS, Redis, Value, WORKERS, array, bulk, eventually, int, ok, pack};
+use common::{
+    AT_LAST, Client, Crema, Link, MAX_STALENESS, Redis, Value, WORKERS, array, bulk, eventually, int, ok, pack,
+};
 
 #[test]
 fn a_key_read_a_hundred_thousand_times_costs_redis_fewer_than_twenty_gets() {
@@ -16,15 +18,17 @@ fn a_key_read_a_hundred_thousand_times_costs_redis_fewer_than_twenty_gets() {
     let mut clients = [crema.client(), crema.resp3(), crema.client(), crema.resp3()];
     assert_eq!(clients[0].cmd(&["SET", "hot", "value"]), ok());
     crema.warm(&["GET", "hot"]);
-    redis.reset_stats();
     let batch: Vec<u8> = (0..100).flat_map(|_| pack(&["GET", "hot"])).collect();
-    for _ in 0..250 {
-        for client in &mut clients {
-            client.send(&batch);
-            (0..100).for_each(|_| assert_eq!(client.value(), bulk("value")));
+    let gets = crema.with_lease(|| {
+        redis.reset_stats();
+        for _ in 0..250 {
+            for client in &mut clients {
+                client.send(&batch);
+                (0..100).for_each(|_| assert_eq!(client.value(), bulk("value")));
+            }
         }
-    }
-    let gets = redis.calls("get");
+        redis.calls("get")
+    });
     assert!(gets < 20, "{gets} GETs reached Redis");
 }
 
@@ -42,12 +46,14 @@ fn xrange_is_answered_from_l1_under_each_of_its_arguments_until_the_stream_chang
     let first = ["XRANGE", "s", "-", "+", "COUNT", "1"];
     crema.warm(&all);
     crema.warm(&first);
-    redis.reset_stats();
-    for _ in 0..1_000 {
-        assert_eq!(client.cmd(&all).items().len(), 2);
-        assert_eq!(client.cmd(&first).items().len(), 1);
-    }
-    let reads = redis.calls("xrange");
+    let reads = crema.with_lease(|| {
+        redis.reset_stats();
+        for _ in 0..1_000 {
+            assert_eq!(client.cmd(&all).items().len(), 2);
+            assert_eq!(client.cmd(&first).items().len(), 1);
+        }
+        redis.calls("xrange")
+    });
     assert!(reads < 20, "{reads} XRANGEs reached Redis");
 
     client.cmd(&["XADD", "s", "3-0", "f", "x"]);
@@ -68,14 +74,18 @@ fn a_key_that_is_missing_is_remembered_as_missing_until_it_is_written() {
     }
     for mut client in [crema.client(), crema.resp3()] {
         crema.warm(&["GET", "none"]);
-        redis.reset_stats();
-        (0..1_000).for_each(|_| assert_eq!(client.cmd(&["GET", "none"]), Value::Nil));
-        assert!(redis.calls("get") < 20);
+        let gets = crema.with_lease(|| {
+            redis.reset_stats();
+            (0..1_000).for_each(|_| assert_eq!(client.cmd(&["GET", "none"]), Value::Nil));
+            redis.calls("get")
+        });
+        assert!(gets < 20, "{gets} GETs reached Redis");
         // By a direct writer: within the bound, in practice at once. Through the proxy: at once.
         redis.client().cmd(&["SET", "none", "direct"]);
-        let written = Instant::now();
+        let (written, mut asked) = (Instant::now(), Duration::ZERO);
         while client.cmd(&["GET", "none"]) != bulk("direct") {
-            assert!(written.elapsed() < MAX_STALENESS, "a direct write unseen for longer than max_staleness");
+            assert!(asked <= MAX_STALENESS, "a direct write unseen for longer than max_staleness");
+            asked = written.elapsed();
         }
         client.cmd(&["DEL", "none"]);
         assert_eq!(client.cmd(&["GET", "none"]), Value::Nil);
@@ -161,22 +171,22 @@ fn ask_all_at_once(redis: &Redis, read: &[&str], stat: &str, value: &Value, lead
     for client in &mut clients {
         client.send(&bytes);
     }
-    let all_sent = began.elapsed();
     for (n, client) in clients.iter_mut().enumerate() {
         assert_eq!(client.value(), *value, "client {n}");
     }
     let took = began.elapsed();
-    assert!(took < Duration::from_secs(2), "answers of a Redis 300 ms away took {took:?}");
+    assert!(took < AT_LAST, "a thousand answers of a Redis 300 ms away took {took:?}");
     link.delay(Duration::ZERO);
-    eventually("L1 is filled with what many asked for", || {
-        crema.count("crema_fills_total", &[("outcome", "stored")]) == 1
-    });
-    // Whoever was too slow to send found the first flights landed, and may lead another.
-    let rounds = 1 + u64::try_from(all_sent.as_millis()).expect("small") / 300;
+    let fills = || crema.count("crema_fills_total", &[("outcome", "stored")]);
+    eventually("L1 is filled with what many asked for", || fills() >= 1);
+    // Whose request was taken up too late found the first flights landed, and may lead another. Each takes its 300 ms.
+    let rounds = u64::try_from(took.as_millis()).expect("small") / 300;
     let calls = redis.calls(stat);
-    assert!(calls <= rounds * WORKERS + 1, "{calls} reads reached Redis; {rounds} round(s) of {WORKERS} and a fill");
+    assert!(calls <= rounds * (WORKERS + 1), "{calls} reads reached Redis; {rounds} round(s) of {WORKERS} and a fill");
+    assert!(fills() <= rounds, "{} fills in {rounds} round(s)", fills());
     assert!(calls > 1, "the fill is a read of its own");
-    assert!(crema.outcomes("joined") >= 900, "{} joined", crema.outcomes("joined"));
+    let spared = crema.outcomes("joined") + if rounds > 1 { crema.outcomes("hit") } else { 0 };
+    assert!(spared >= 900, "{spared} joined");
     let before = crema.outcomes("hit");
     eventually("L1 answers, now that Redis is near", || {
         clients[0].cmd(read);
@@ -286,14 +296,14 @@ fn a_changed_lifetime_holds_from_the_moment_it_is_acknowledged() {
     let mut client = crema.client();
     client.cmd(&["SET", "k", "v"]);
     crema.warm(&["GET", "k"]);
-    assert_eq!(client.cmd(&["PEXPIRE", "k", "60"]), int(1));
     let set = Instant::now();
+    assert_eq!(client.cmd(&["PEXPIRE", "k", "60"]), int(1));
     crema.warm(&["GET", "k"]);
     eventually("the key expires", || client.cmd(&["GET", "k"]).is_nil());
     assert!(set.elapsed() > Duration::from_millis(55), "expired after {:?} of 60 ms", set.elapsed());
 
-    client.cmd(&["SET", "k", "v", "PX", "100"]);
     let set = Instant::now();
+    client.cmd(&["SET", "k", "v", "PX", "100"]);
     crema.warm(&["GET", "k"]);
     if client.cmd(&["PERSIST", "k"]) == int(1) {
         while set.elapsed() < Duration::from_millis(130) {
@@ -342,6 +352,7 @@ fn a_message_on_the_channel_makes_crema_read_anew() {
     if crema.is_direct() {
         return;
     }
+    crema.await_channel();
     let mut direct = redis.client();
     direct.cmd(&["MSET", "user:1", "one", "user:2", "two", "other", "three"]);
     let messages = [

@@ -42,6 +42,7 @@ fn field(reply: &Value, name: &str) -> String {
 fn writes_are_told_once_they_are_done() {
     let redis = Redis::start();
     let crema = publishing(&redis).start();
+    crema.await_channel();
     let mut ear = listener(&redis);
     let mut client = crema.client();
     let json = |text: &str| serde_json::from_str::<serde_json::Value>(text).expect("JSON");
@@ -84,6 +85,7 @@ fn writes_are_told_once_they_are_done() {
 fn without_publish_only_what_is_asked_for_is_told() {
     let redis = Redis::start();
     let (one, two) = (Crema::start(&redis), Crema::start(&redis));
+    two.await_channel();
     let mut ear = listener(&redis);
     let mut client = one.client();
     client.cmd(&["MSET", "page:1", "a", "page:2", "b", "other", "c"]);
@@ -98,7 +100,8 @@ fn without_publish_only_what_is_asked_for_is_told() {
     assert!(!in_l1(&one, "page:1"));
     assert_eq!(heard(&mut ear).0, "Remove");
     eventually("the other forgets it too", || !in_l1(&two, "page:1"));
-    assert!(in_l1(&one, "page:2") && in_l1(&two, "page:2"), "and nothing else");
+    // No entry counts without a lease, which the machine may have let lapse for a moment.
+    eventually("and nothing else", || in_l1(&one, "page:2") && in_l1(&two, "page:2"));
     assert_eq!(client.cmd(&["CREMA", "invalidate", "pattern", "page:*"]), int(2));
     assert_eq!(heard(&mut ear).0, "RemovePattern");
     assert!(!in_l1(&one, "page:2"));
@@ -120,14 +123,12 @@ fn refresh_reads_anew_what_was_in_memory() {
     let stored = || crema.count("crema_fills_total", &[("outcome", "stored")]);
     let before = stored();
     assert_eq!(client.cmd(&["CREMA", "REFRESH", "k", "none"]), int(2), "GET and STRLEN");
-    eventually("both are read anew", || stored() == before + 2);
+    eventually("both are read anew", || stored() >= before + 2);
     for command in [&["GET", "k"][..], &["STRLEN", "k"]] {
         let words: Vec<&str> = ["CREMA", "EXPLAIN"].iter().chain(command).copied().collect();
-        assert_eq!(field(&client.cmd(&words), "in_l1"), "yes", "{command:?}");
+        eventually("it is in L1", || field(&client.cmd(&words), "in_l1") == "yes");
     }
-    let hits = crema.outcomes("hit");
-    assert_eq!(client.cmd(&["GET", "k"]), bulk("v"));
-    assert_eq!(crema.outcomes("hit"), hits + 1);
+    assert_eq!(crema.hit(&mut client, &["GET", "k"]), bulk("v"));
 }
 
 #[test]
@@ -138,15 +139,14 @@ fn explain_tells_what_the_table_knows() {
     client.cmd(&["SET", "k", "v", "PX", "60000"]);
     crema.warm(&["GET", "k"]);
     for mut client in [crema.client(), crema.resp3()] {
-        let reply = client.cmd(&["CREMA", "EXPLAIN", "get", "k"]);
-        for (name, value) in [
-            ("command", "get"),
-            ("class", "string"),
-            ("effect", "read"),
-            ("keys", "k"),
-            ("cacheable", "yes"),
-            ("in_l1", "yes"),
-        ] {
+        let mut reply = Value::Nil;
+        eventually("there is a lease", || {
+            reply = client.cmd(&["CREMA", "EXPLAIN", "get", "k"]);
+            field(&reply, "in_l1") == "yes"
+        });
+        for (name, value) in
+            [("command", "get"), ("class", "string"), ("effect", "read"), ("keys", "k"), ("cacheable", "yes")]
+        {
             assert_eq!(field(&reply, name), value);
         }
         let left: u64 = field(&reply, "ttl_ms_left").parse().expect("milliseconds");
@@ -193,6 +193,7 @@ fn an_audit_stream_keeps_what_was_told() {
 fn odd_messages_are_counted_and_skipped() {
     let redis = Redis::start();
     let crema = Crema::start(&redis);
+    crema.await_channel();
     crema.client().cmd(&["SET", "k", "v"]);
     crema.warm(&["GET", "k"]);
     let mut direct = redis.client();
@@ -208,9 +209,7 @@ fn odd_messages_are_counted_and_skipped() {
         direct.cmd(&["PUBLISH", "cache:invalidate", payload]);
         eventually("it is counted", || crema.count("crema_channel_messages_total", &[("type", label)]) == before + 1);
     }
-    let hits = crema.outcomes("hit");
-    assert_eq!(crema.client().cmd(&["GET", "k"]), bulk("v"));
-    assert_eq!(crema.outcomes("hit"), hits + 1, "the key is still in memory");
+    assert_eq!(crema.hit(&mut crema.client(), &["GET", "k"]), bulk("v"), "the key is still in memory");
 }
 
 #[test]
@@ -223,5 +222,5 @@ fn a_fleet_that_cannot_be_told_is_no_silence() {
     assert_eq!(client.cmd(&["SET", "k", "v"]), ok());
     let refused = client.cmd(&["CREMA", "INVALIDATE", "k"]).text();
     assert!(refused.starts_with("ERR crema: forgotten here, but not in the fleet: NOPERM"), "{refused}");
-    assert!(crema.count("crema_channel_published_total", &[("outcome", "dropped")]) >= 2);
+    eventually("both are counted", || crema.count("crema_channel_published_total", &[("outcome", "dropped")]) >= 2);
 }

@@ -9,7 +9,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use common::{Client, Crema, Link, MAX_STALENESS, Redis, Value, array, bulk, eventually, int, ok, pack, simple};
+use common::{
+    AT_LAST, Client, Crema, Link, MAX_STALENESS, Redis, Value, array, bulk, eventually, int, ok, pack, simple,
+};
 
 /// A Redis whose only user may do all but have its keys tracked.
 fn without_tracking(args: &[&str]) -> Redis {
@@ -175,8 +177,10 @@ fn a_write_through_one_is_gone_from_the_other() {
         }
         let acknowledged = Instant::now();
         assert_eq!(own.cmd(&["GET", "k"]), bulk(&value), "by the same proxy at once, round {round}");
+        let mut asked = Duration::ZERO;
         while reader.cmd(&["GET", "k"]) != bulk(&value) {
-            assert!(acknowledged.elapsed() < MAX_STALENESS, "round {round}");
+            assert!(asked <= MAX_STALENESS, "round {round}");
+            asked = acknowledged.elapsed();
         }
         latest = latest.max(acknowledged.elapsed());
         // So that there is something to forget.
@@ -200,7 +204,7 @@ fn every_road_for_writes_is_told_of() {
     let mut sees = |what: &str, key: &[u8], expected: Value, write: &mut dyn FnMut(&mut Client)| {
         fleet[1].warm(&[b"GET", key]);
         write(&mut client);
-        let deadline = Instant::now() + Duration::from_secs(5);
+        let deadline = Instant::now() + AT_LAST;
         while reader.cmd(&[b"GET", key]) != expected {
             assert!(Instant::now() < deadline, "{what} is not seen");
         }
@@ -294,15 +298,20 @@ fn what_goes_past_the_fleet_is_seen_when_the_stay_ends_and_ttls_are_kept() {
     let redis = without_tracking(&[]);
     let crema = over(redis.addr()).flag("--class", "400ms").start();
     let (mut client, mut direct) = (crema.client(), redis.client());
-    client.cmd(&["SET", "k", "old"]);
-    crema.warm(&["GET", "k"]);
-    direct.cmd(&["SET", "k", "new"]);
-    let (written, mut old) = (Instant::now(), 0);
-    while client.cmd(&["GET", "k"]) == bulk("old") {
-        old += 1;
-        assert!(written.elapsed() < Duration::from_secs(2), "the ceiling ends its stay");
-    }
-    assert!(old > 0, "of this write nobody told");
+    // A stay may be over before the first read, where the machine stands still.
+    let untold = (0..5).any(|_| {
+        client.cmd(&["SET", "k", "old"]);
+        crema.warm(&["GET", "k"]);
+        direct.cmd(&["SET", "k", "new"]);
+        let (written, mut asked, mut old) = (Instant::now(), Duration::ZERO, 0);
+        while client.cmd(&["GET", "k"]) == bulk("old") {
+            old += 1;
+            assert!(asked < Duration::from_secs(2), "the ceiling ends its stay");
+            asked = written.elapsed();
+        }
+        old > 0
+    });
+    assert!(untold, "of this write nobody told");
     for _ in 0..20 {
         let (sent, life) = (Instant::now(), Duration::from_millis(60));
         client.cmd(&["SET", "short", "v", "PX", "60"]);
@@ -326,30 +335,35 @@ fn a_frozen_link_shows_nothing_older_than_the_bound() {
     let redis = without_tracking(&[]);
     let link = Link::to(redis.addr());
     let (far, near) = (over(link.addr()).start(), over(redis.addr()).start());
-    let (mut reader, mut writer) = (far.client(), near.client());
-    writer.cmd(&["SET", "k", "old"]);
-    far.warm(&["GET", "k"]);
-    link.freeze();
-    assert_eq!(writer.cmd(&["SET", "k", "new"]), ok());
-    let acknowledged = Instant::now();
-    reader.patience(Duration::from_millis(200));
-    let mut stale = 0;
-    while acknowledged.elapsed() < Duration::from_secs(2) {
-        let asked = acknowledged.elapsed();
-        match reader.try_cmd(&["GET", "k"]) {
-            Ok(value) if value == bulk("old") => {
-                assert!(asked <= MAX_STALENESS, "old {asked:?} after the write");
-                stale += 1;
+    let mut writer = near.client();
+    // The lease may have lapsed before the first read, where the machine stands still.
+    let answered_for_a_while = (0..5).any(|_| {
+        let mut reader = far.client();
+        writer.cmd(&["SET", "k", "old"]);
+        far.warm(&["GET", "k"]);
+        link.freeze();
+        assert_eq!(writer.cmd(&["SET", "k", "new"]), ok());
+        let acknowledged = Instant::now();
+        reader.patience(Duration::from_millis(200));
+        let mut stale = 0;
+        while acknowledged.elapsed() < Duration::from_secs(2) {
+            let asked = acknowledged.elapsed();
+            match reader.try_cmd(&["GET", "k"]) {
+                Ok(value) if value == bulk("old") => {
+                    assert!(asked <= MAX_STALENESS, "old {asked:?} after the write");
+                    stale += 1;
+                }
+                Ok(value) => panic!("{value:?} over a frozen link"),
+                Err(_) => break, // the read has gone to Redis, and waits
             }
-            Ok(value) => panic!("{value:?} over a frozen link"),
-            Err(_) => break, // the read has gone to Redis, and waits
         }
-    }
-    assert!(stale > 0, "L1 answered for a while");
-    link.thaw();
-    let mut reader = far.client();
-    eventually("what was written is seen", || reader.cmd(&["GET", "k"]) == bulk("new"));
-    far.warm(&["GET", "k"]);
+        link.thaw();
+        let mut reader = far.client();
+        eventually("what was written is seen", || reader.cmd(&["GET", "k"]) == bulk("new"));
+        far.warm(&["GET", "k"]);
+        stale > 0
+    });
+    assert!(answered_for_a_while, "L1 answered while its lease lasted");
 }
 
 /// A forwarder to Redis that can be told to cut the next connection on which a notice is sent, right in front of it.

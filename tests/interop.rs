@@ -145,6 +145,7 @@ fn where_cremas_tell_each_other_an_application_loses_nothing() {
 fn what_is_heard_is_never_written() {
     let redis = Redis::start();
     let crema = Crema::start(&redis);
+    crema.await_channel();
     let mut direct = redis.client();
     direct.cmd(&["SET", "k", "fresh"]);
     crema.warm(&["GET", "k"]);

@@ -14,7 +14,7 @@ use std::thread::ScopedJoinHandle;
 use std::time::{Duration, Instant};
 
 use common::value::shown;
-use common::{Client, Crema, MAX_STALENESS, Redis, array, eventually, int, ok, pack};
+use common::{AT_LAST, Client, Crema, MAX_STALENESS, Redis, array, eventually, int, ok, pack};
 use crema::command::{self, Caching, Spec};
 use crema::resp::{Limits, Parser};
 use examples::{KINDS, Kind, LIFE, LIFE_MS, MODULES, WRITES, commands, knows, lines};
@@ -117,26 +117,30 @@ fn a_field_is_neither_served_after_its_time_nor_lost_before_it() {
             let there = client.cmd(read);
             // Its own time, and a shorter one of its key's, and a longer one.
             for key_ttl in ["-1", "200", "100000"] {
-                direct.cmd(&["HSET", "h", "f", "v", "g", "w"]);
-                if key_ttl != "-1" {
-                    direct.cmd(&["PEXPIRE", "h", key_ttl]);
-                }
-                let set = Instant::now();
-                assert_eq!(direct.cmd(&["HPEXPIRE", "h", "300", "FIELDS", "1", "f"]), array([int(1)]));
-                crema.warm(read);
-                let life = Duration::from_millis(if key_ttl == "200" { 200 } else { 300 });
-                let mut hits = 0;
-                while set.elapsed() < life + Duration::from_millis(20) {
-                    let before = direct.cmd(read);
-                    let count = crema.outcomes("hit");
-                    let got = client.cmd(read);
-                    if direct.cmd(read) == before {
-                        assert_eq!(got, before, "{read:?} {:?} after HPEXPIRE 300, key {key_ttl}", set.elapsed());
-                        hits += u64::from(got == there && crema.outcomes("hit") > count);
+                // A life may be over before L1 has it, where the machine stands still.
+                let l1_took_part = (0..5).any(|_| {
+                    direct.cmd(&["HSET", "h", "f", "v", "g", "w"]);
+                    if key_ttl != "-1" {
+                        direct.cmd(&["PEXPIRE", "h", key_ttl]);
                     }
-                }
-                assert!(hits > 5, "{read:?}: L1 took no part");
-                assert_ne!(client.cmd(read), there);
+                    let set = Instant::now();
+                    let mortal = direct.cmd(&["HPEXPIRE", "h", "300", "FIELDS", "1", "f"]) == array([int(1)]);
+                    crema.warm(read);
+                    let life = Duration::from_millis(if key_ttl == "200" { 200 } else { 300 });
+                    let mut hits = 0;
+                    while set.elapsed() < life + Duration::from_millis(20) {
+                        let before = direct.cmd(read);
+                        let count = crema.outcomes("hit");
+                        let got = client.cmd(read);
+                        if direct.cmd(read) == before {
+                            assert_eq!(got, before, "{read:?} {:?} after HPEXPIRE 300, key {key_ttl}", set.elapsed());
+                            hits += u64::from(got == there && crema.outcomes("hit") > count);
+                        }
+                    }
+                    assert_ne!(client.cmd(read), there);
+                    mortal && hits > 5
+                });
+                assert!(l1_took_part, "{read:?}: L1 took no part");
             }
         }
     }
@@ -355,7 +359,7 @@ impl Bench<'_> {
         loop {
             let asked = written.elapsed();
             let Some(difference) = self.differs() else { return };
-            assert!(asked < MAX_STALENESS, "{when}, {asked:?} later: {difference}");
+            assert!(asked <= MAX_STALENESS, "{when}, {asked:?} later: {difference}");
         }
     }
 
@@ -404,12 +408,7 @@ impl Bench<'_> {
             if hits == kept.len() as u64 {
                 return;
             }
-            assert!(
-                begun.elapsed() < Duration::from_secs(10),
-                "{when}: {hits} hits of {}; {}",
-                kept.len(),
-                self.not_hit(&kept)
-            );
+            assert!(begun.elapsed() < AT_LAST, "{when}: {hits} hits of {}; {}", kept.len(), self.not_hit(&kept));
         }
     }
 
