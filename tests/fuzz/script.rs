@@ -65,6 +65,9 @@ pub(crate) enum Reach {
     Server,
 }
 
+/// How long a key lives that is to be gone when it is read again.
+pub(crate) const MORTAL: Duration = Duration::from_millis(500);
+
 /// Words in a shape that is felt outside of its database, or leaves its database.
 const FAR: [&str; 9] = ["SELECT", "SWAPDB", "FLUSHALL", "FUNCTION", "FCALL", "PUBSUB", "RESET", "SCRIPT", "CONFIG"];
 
@@ -187,11 +190,12 @@ impl Author {
             speaker.in_transaction = false;
         }
         let key = |n: u32| format!("{}s{n}", plan.realm.prefix);
-        let set = (0..3).map(|n| one(pack(&["SET", &key(n), "mortal", "PX", "500"])));
+        let life = MORTAL.as_millis().to_string();
+        let set = (0..3).map(|n| one(pack(&["SET", &key(n), "mortal", "PX", &life])));
         let get: Vec<Shape> = (0..3).map(|n| one(pack(&["GET", &key(n)]))).collect();
         turns.push(Turn { who, act: Act::Say(set.chain(get.clone()).collect()) });
         turns.push(Turn { who, act: Act::Say(get.clone()) });
-        turns.push(Turn { who, act: Act::Pass(Duration::from_millis(520 + rng.random_range(0..20))) });
+        turns.push(Turn { who, act: Act::Pass(MORTAL + Duration::from_millis(rng.random_range(20..40))) });
         turns.push(Turn { who, act: Act::Say(get) });
     }
 

@@ -10,7 +10,7 @@ use super::common::differs::Differs;
 use super::common::value::shown;
 use super::common::{Client, Crema, Redis, pack};
 use super::grammar::KEYS;
-use super::script::{Act, Script};
+use super::script::{Act, MORTAL, Script};
 use super::shapes::Shape;
 
 /// How long a reply may take.
@@ -122,8 +122,15 @@ impl Stage {
         let enter = |who: usize, version: u8| self.enter(version, script.users[who]);
         let mut pairs: Vec<Pair> =
             script.versions.iter().enumerate().map(|(who, version)| enter(who, *version)).collect();
-        let mut replies = 0;
+        let (mut replies, mut mortal) = (0, None);
         for (turn, acted) in script.turns.iter().enumerate() {
+            match &acted.act {
+                Act::Say(said) if said.iter().any(|shape| shape.bytes.windows(6).any(|at| at == b"mortal")) => {
+                    mortal = Some(Instant::now());
+                }
+                Act::Pass(_) => mortal = None,
+                _ => {}
+            }
             let compared = match &acted.act {
                 Act::Say(said) => pairs[acted.who].say(said, &mut rng),
                 Act::Listen(said) => pairs[acted.who].listen(said, turn, &mut rng),
@@ -137,6 +144,12 @@ impl Stage {
                 }
                 Act::Wait { wait, waker, wake } => self.wait(&mut pairs, acted.who, wait, *waker, wake, &mut rng),
             };
+            // Where the machine stood still, such a key may be there at the one and gone at the other; what follows is theirs alone.
+            if compared.is_err()
+                && mortal.is_some_and(|set: Instant| set.elapsed() > MORTAL - Duration::from_millis(50))
+            {
+                return Ok(replies);
+            }
             replies += compared.map_err(|text| Difference { turn, text: format!("session {}: {text}", acted.who) })?;
         }
         Ok(replies)
