@@ -47,7 +47,7 @@ fn answer(mut stream: TcpStream, asked: &SyncSender<SyncSender<&'static [u8]>>) 
 #[test]
 fn a_push_on_a_lane_strands_nobody_who_joined_a_read() {
     let (address, asks) = upstream();
-    let crema = Crema::over(address).flag("--threads", 1).without_waiting().start();
+    let crema = Crema::over(address).flag("--threads", 1).flag("--max-staleness", "60s").without_waiting().start();
     if crema.is_direct() {
         return;
     }

@@ -310,7 +310,7 @@ pub(crate) const ALL: &[(&str, &str)] = &[
         r"
         a: SET k v
         a: OBJECT FREQ k
-        a: OBJECT IDLETIME k
+        a: # OBJECT IDLETIME k
         a: OBJECT ENCODING k
         a: OBJECT REFCOUNT k
         a: CONFIG SET maxmemory-policy allkeys-lfu
