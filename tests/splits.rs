@@ -18,7 +18,7 @@ use rand::seq::IndexedRandom;
 /// How every session ends. What is silent is not after `RESET`: Redis forgets to close who is told nothing after `QUIT`.
 const END: [&str; 2] = ["RESET", "QUIT"];
 /// How long anything may take to end.
-const PATIENCE: Duration = Duration::from_secs(4);
+const PATIENCE: Duration = Duration::from_secs(10);
 /// How long sessions are drawn at random.
 const AT_RANDOM: Duration = Duration::from_secs(6);
 
