@@ -8,8 +8,10 @@ mod common;
 #[path = "transparency/shapes.rs"]
 mod shapes;
 
+use std::time::{Duration, Instant};
+
 use common::value::shown;
-use common::{Client, Crema, Redis, Value, pack, seeded};
+use common::{AT_LAST, Client, Crema, Redis, Value, pack, seeded};
 use rand::Rng;
 use rand::rngs::SmallRng;
 use rand::seq::{IndexedRandom, SliceRandom};
@@ -240,7 +242,14 @@ fn connections_that_take_turns_see_the_same_as_at_redis() {
     let mut pairs: Vec<(Client, Client)> = [2, 3, 2, 3]
         .map(|version| (Client::speaking(version, direct.addr()), Client::speaking(version, crema.addr())))
         .into();
-    for turn in 0..6_000 {
+    let took_part = || crema.is_direct() || crema.outcomes("hit") > 500;
+    let begun = Instant::now();
+    // On a slow machine a key is mostly written again before L1 has it, and so they go on.
+    for turn in (0..).take_while(|turn| *turn < 6_000 || turn % 500 > 0 || !took_part()) {
+        assert!(begun.elapsed() < AT_LAST * 4, "L1 took no part");
+        if turn % 20 == 0 {
+            std::thread::sleep(Duration::from_millis(2)); // in which what was read enters L1
+        }
         let who = rng.random_range(0..pairs.len());
         let (one, other) = &mut pairs[who];
         let commands: Vec<Vec<String>> = (0..rng.random_range(1..=4)).map(|_| small_command(&mut rng)).collect();
@@ -251,11 +260,6 @@ fn connections_that_take_turns_see_the_same_as_at_redis() {
             let (want, got) = (one.reply(), other.reply());
             assert_eq!(shown(&want), shown(&got), "turn {turn}, connection {who}: {command:?} of {commands:?}");
         }
-    }
-    if !crema.is_direct() {
-        let hits = crema.outcomes("hit");
-        eprintln!("HITS {hits}");
-        assert!(hits > 500, "L1 took no part: {hits} hits");
     }
 }
 
