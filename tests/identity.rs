@@ -198,6 +198,30 @@ fn entries_outlive_the_recheck_where_rights_can_be_asked_for() {
 }
 
 /// Busy, Redis says nothing of what anybody may do.
+/// The answer costs Redis as much as some fifty reads.
+#[test]
+fn nobody_asks_behind_fills_what_a_user_may_do_who_may_do_everything() {
+    for redis in [Some(Redis::start()), Redis::valkey()].into_iter().flatten() {
+        let crema = Crema::over(redis.addr()).flag("--acl-recheck", "1h").start();
+        if crema.is_direct() {
+            return;
+        }
+        let admin = &mut redis.client();
+        admin.cmd(&["ACL", "SETUSER", "some", "on", ">secret", "~*", "+@all", "-debug"]);
+        let mut some = crema.client();
+        some.cmd(&["AUTH", "some", "secret"]);
+        let asked = || redis.calls("acl|getuser");
+        (0..20).for_each(|n| crema.warm(&["GET", &format!("k{n}")]));
+        assert_eq!(asked(), 1, "when the ear begins to listen");
+        let before = crema.outcomes("hit");
+        eventually("another user's read is kept", || {
+            some.cmd(&["GET", "k"]);
+            crema.outcomes("hit") > before
+        });
+        eventually("and followed by a question", || asked() >= 3);
+    }
+}
+
 #[test]
 fn a_busy_redis_takes_no_right_to_ask_away() {
     let redis = Redis::with(&["--busy-reply-threshold", "10"]);

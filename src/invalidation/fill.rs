@@ -151,7 +151,7 @@ impl Hearing<'_> {
         self.touches.fills_for(fill.identity, fill.db);
         self.filling.insert(fill.hash);
         self.under_way += fill.size;
-        self.rights.due = true;
+        self.rights.due |= !self.ear.rights.are_all();
         encode::command(&mut self.out, &[b"PTTL", &fill.request[fill.key.clone()]]);
         if cache == Caching::Fields && self.has_field_ttls() {
             ask_field_ttls(&fill.request, &mut self.out);

@@ -8,12 +8,15 @@
 //! It is asked behind every fill as well. Without that, a right that is given and taken away again between two comparisons
 //! would leave behind what was filled in between: both find the same rights, and neither those of the fill. (What is left of
 //! that is a right that is taken away in the round trip after a fill and was given since the comparison before it; and then
-//! the user is shown no more than what Redis had shown it.)
+//! the user is shown no more than what Redis had shown it.) A user who might do everything before can be given nothing, and
+//! is not asked about behind fills: the answer costs Redis as much as some fifty reads.
 
 use std::convert::Infallible;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use redis_protocol::resp3::decode::complete::decode;
+use redis_protocol::resp3::types::OwnedFrame;
 use tokio::io::AsyncWriteExt;
 use tokio::time::{sleep, timeout};
 use tracing::{debug, warn};
@@ -46,6 +49,8 @@ struct Known {
     source: Source,
     /// The last answer, and when it was asked for.
     answer: Option<(Box<[u8]>, Time)>,
+    /// Whether by that answer the user may run every command on every key.
+    all: bool,
     /// Something was filled since the steward asked.
     due: bool,
 }
@@ -75,6 +80,11 @@ impl Rights {
         self.lock().source == Source::Ear
     }
 
+    /// Whether nothing could be given to the user since the last answer: it may do all there is.
+    pub(super) fn are_all(&self) -> bool {
+        self.lock().all
+    }
+
     /// Something was filled: the steward is to ask. True where it is the steward who asks.
     pub(super) fn filled(&self) -> bool {
         let mut known = self.lock();
@@ -96,7 +106,10 @@ impl Rights {
         let same = known.answer.as_ref().map_or(first, |(answer, _)| **answer == *reply);
         match &mut known.answer {
             Some((_, at)) if same => *at = asked,
-            answer => *answer = Some((reply.into(), asked)),
+            answer => {
+                *answer = Some((reply.into(), asked));
+                known.all = allows_all(reply);
+            }
         }
         !same
     }
@@ -108,11 +121,30 @@ impl Rights {
             return false;
         }
         known.source = if from == Source::Ear { Source::Steward } else { Source::Nobody };
+        known.all = false;
         known.answer.take().is_some()
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Known> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Whether a reply to `ACL GETUSER` allows every command on every key, by what Redis 7 and Valkey 9 say. What it says in words
+/// that are not known here may be a restriction.
+fn allows_all(reply: &[u8]) -> bool {
+    let Ok(Some((OwnedFrame::Map { data, .. }, _))) = decode(reply) else { return false };
+    let says = |field: &[u8], word: &[u8]| data.iter().any(|(name, told)| is(name, field) && is(told, word));
+    let known: [&[u8]; 7] = [b"flags", b"passwords", b"commands", b"keys", b"channels", b"databases", b"selectors"];
+    let all_known = data.keys().all(|name| known.iter().any(|field| is(name, field)));
+    let databases = says(b"databases", b"alldbs") || !data.keys().any(|name| is(name, b"databases"));
+    all_known && says(b"commands", b"+@all") && says(b"keys", b"~*") && databases
+}
+
+fn is(frame: &OwnedFrame, word: &[u8]) -> bool {
+    match frame {
+        OwnedFrame::BlobString { data, .. } | OwnedFrame::SimpleString { data, .. } => data == word,
+        _ => false,
     }
 }
 
@@ -213,6 +245,28 @@ mod tests {
         assert_eq!(rights.standing(), Standing::KnownAt(at(2)));
         assert!(rights.heard(b"less", at(3), true));
         assert!(!rights.heard(b"less", at(4), true));
+    }
+
+    #[test]
+    fn only_who_may_do_everything_can_be_given_nothing() {
+        let user = |fields: &[(&str, &str)]| {
+            let bulk = |text: &str| format!("${}\r\n{text}\r\n", text.len());
+            let fields: String = fields.iter().map(|(name, told)| bulk(name) + &bulk(told)).collect();
+            format!("%{}\r\n+flags\r\n~1\r\n+on\r\n{fields}", fields.matches('$').count() / 2 + 1)
+        };
+        let all = [("commands", "+@all"), ("keys", "~*"), ("channels", "")];
+        assert!(allows_all(user(&all).as_bytes()));
+        assert!(allows_all(user(&[&all[..], &[("databases", "alldbs")]].concat()).as_bytes()), "as Valkey 9 has it");
+        let less = [
+            user(&[("commands", "+@all -debug"), all[1]]),
+            user(&[all[0], ("keys", "~* %R~secret")]),
+            user(&[&all[..], &[("databases", "db=0")]].concat()),
+            user(&[&all[..], &[("hours", "9-17")]].concat()),
+            user(&all[..1]),
+            "-NOPERM no\r\n".into(),
+            "*2\r\n+commands\r\n+\r\n".into(),
+        ];
+        assert!(less.iter().all(|reply| !allows_all(reply.as_bytes())));
     }
 
     #[test]
