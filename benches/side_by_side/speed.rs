@@ -118,7 +118,12 @@ impl Field {
             Ask::Mix | Ask::XRange | Ask::HGetAll | Ask::MGet => vec![Some(&self.hits), Some(&self.misses)],
             Ask::EvalSha | Ask::Queue | Ask::Among(_) => vec![Some(&self.hits), self.haproxy.as_ref()],
         };
-        let before = self.before.iter().flatten().filter(|_| !matches!(load.ask, Ask::Zipf(..)));
+        // Nobody's memory is filled with keys that its counterpart was never asked for.
+        let before = match (&self.before, load.ask) {
+            (None, _) | (Some(_), Ask::Zipf(..)) => &[][..],
+            (Some([_, misses]), Ask::GetAny | Ask::GetOf(_)) => std::slice::from_ref(misses),
+            (Some(both), _) => &both[..],
+        };
         std::iter::once(&self.redis).chain(others.into_iter().flatten()).chain(before).collect()
     }
 
