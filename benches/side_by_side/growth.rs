@@ -23,7 +23,7 @@ fn own(row: &Row) -> Vec<f64> {
 }
 
 fn connections(field: &Field, quick: bool, span: Duration) -> Curve {
-    let sizes: &[u32] = if quick { &[10, 1000] } else { &[10, 100, 1000, 5000, 9000] };
+    let sizes: &[u32] = if quick { &[10, 1000] } else { &[10, 100, 1000, 10_000] };
     let at = |&clients: &u32| {
         let load = Load { clients: clients as usize, ..Load::new(Ask::Get, 1) };
         (clients, own(&measure(&[&field.redis, &field.hits, &field.misses], &field.redis, &load, 2, span)))

@@ -72,10 +72,13 @@ fn compare(args: &[String]) {
     let jobs = if quick { 3000 } else { 10_000 };
     let queue = if wanted("queue") { queue::measure(&field, before, rounds, jobs) } else { Vec::new() };
     let memory = wanted("memory").then(|| memory::measure(&field, quick));
-    let growth = if wanted("growth") { growth::curves(&field, quick, span) } else { Vec::new() };
     let goals = goals::judge(&rows, latencies.as_ref(), &queue);
-    let results = report::Results { rows, goals, latencies, queue, memory, growth };
+    let mut results = report::Results { rows, goals, latencies, queue, memory, growth: Vec::new() };
     let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/bench");
+    if wanted("growth") {
+        report::write(&results, &dir); // what follows takes long, and may not be waited for
+        results.growth = growth::curves(&field, quick, span);
+    }
     println!("{}", report::write(&results, &dir));
 }
 
