@@ -12,12 +12,13 @@ use std::time::Duration;
 use redis_protocol::resp3::decode::complete::decode;
 use redis_protocol::resp3::types::OwnedFrame;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
 use tracing::{info, warn};
 
 use super::channel::{self, Forget, Heard};
 use super::ear::{Ear, End, Fence, Inbox};
-use super::fill::Asked;
+use super::fill::{Asked, Fill};
 use super::frames::Frames;
 use super::message::{Envelope, MAX_PAYLOAD};
 use super::push::{self, Push};
@@ -26,7 +27,7 @@ use super::survey::Survey;
 use super::touch::Touches;
 use super::{L1, Means};
 use crate::clock::Time;
-use crate::error::Error;
+use crate::error::{Error, is_passing};
 use crate::metrics::{EpochReason, Refusal};
 use crate::resp::encode;
 use crate::upstream::{Backoff, Connection, Login};
@@ -38,7 +39,8 @@ const SUBSCRIBER: u64 = 16 << 20;
 /// After taking fills up the ear takes no more for so long: they are in no hurry, and one by one each would cost a worker a
 /// wake-up of this thread, and Redis a read and a write.
 const REST: Duration = Duration::from_millis(1);
-/// The same after taking up fewer than [`FEW`] where L1 is full: others must leave for what comes.
+/// The same after taking up fewer than [`FEW`] where L1 is full: what comes in displaces about as much, and loses little by
+/// coming later.
 const LONG_REST: Duration = Duration::from_millis(4);
 const FEW: usize = 32;
 /// With nothing in L1 the ear is asked this seldom whether it still hears.
@@ -170,16 +172,9 @@ impl<'a> Hearing<'a> {
                 },
                 Some(fence) = inbox.fences.recv() => self.fence(fence),
                 Some(fill) = inbox.fills.recv(), if !resting && self.takes_fills() => {
-                    let mut taken = 1;
-                    self.ask(fill);
-                    while self.takes_fills() && let Ok(fill) = inbox.fills.try_recv() {
-                        taken += 1;
-                        self.ask(fill);
-                    }
-                    self.follow_fills();
+                    let pause = self.take_up(fill, &mut inbox.fills);
                     resting = true;
-                    let long = taken < FEW && self.l1.store.is_full();
-                    rest.as_mut().reset(Instant::now() + if long { LONG_REST } else { REST });
+                    rest.as_mut().reset(Instant::now() + pause);
                 }
                 () = &mut rest, if resting => resting = false,
                 _ = tick.tick() => if let Err(error) = self.tick() {
@@ -187,6 +182,20 @@ impl<'a> Hearing<'a> {
                 },
             }
         }
+    }
+
+    /// Asks for what has gathered, and tells how long to rest.
+    fn take_up(&mut self, first: Fill, inbox: &mut mpsc::Receiver<Fill>) -> Duration {
+        let mut taken = 1;
+        self.ask(first);
+        while self.takes_fills()
+            && let Ok(fill) = inbox.try_recv()
+        {
+            taken += 1;
+            self.ask(fill);
+        }
+        self.follow_fills();
+        if taken < FEW && self.l1.store.is_full() { LONG_REST } else { REST }
     }
 
     fn takes_fills(&self) -> bool {
@@ -225,6 +234,7 @@ impl<'a> Hearing<'a> {
                 self.rights.awaited = false;
                 self.ear.told_rights(self.l1, frame, sent);
                 self.follow_fills();
+                self.rights.due |= is_passing(frame); // what went ahead of the question is followed by the next
             }
             Awaited::Fence if is_forbidden(frame) => return Err(self.refused(Refusal::Hello, frame)),
             Awaited::Fence => self.hear_fence(frame, sent),
@@ -247,6 +257,7 @@ impl<'a> Hearing<'a> {
             Awaited::Value(asked) => {
                 let usable = whole && !refused && !self.astray;
                 self.filled(*asked, sent, usable.then_some(frame));
+                self.follow_fills(); // it may have been asked for again
             }
         }
         // In broadcast mode most replies show nothing of what was to be told before.

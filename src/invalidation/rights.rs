@@ -134,14 +134,14 @@ impl Rights {
 /// that are not known here may be a restriction.
 fn allows_all(reply: &[u8]) -> bool {
     let Ok(Some((OwnedFrame::Map { data, .. }, _))) = decode(reply) else { return false };
-    let says = |field: &[u8], word: &[u8]| data.iter().any(|(name, told)| is(name, field) && is(told, word));
-    let known: [&[u8]; 7] = [b"flags", b"passwords", b"commands", b"keys", b"channels", b"databases", b"selectors"];
-    let all_known = data.keys().all(|name| known.iter().any(|field| is(name, field)));
-    let databases = says(b"databases", b"alldbs") || !data.keys().any(|name| is(name, b"databases"));
-    all_known && says(b"commands", b"+@all") && says(b"keys", b"~*") && databases
+    let says = |field: &[u8], word: &[u8]| data.iter().any(|(name, told)| is_word(name, field) && is_word(told, word));
+    let fields: [&[u8]; 7] = [b"flags", b"passwords", b"commands", b"keys", b"channels", b"databases", b"selectors"];
+    let no_others = data.keys().all(|name| fields.iter().any(|field| is_word(name, field)));
+    let databases = says(b"databases", b"alldbs") || !data.keys().any(|name| is_word(name, b"databases"));
+    no_others && says(b"commands", b"+@all") && says(b"keys", b"~*") && databases
 }
 
-fn is(frame: &OwnedFrame, word: &[u8]) -> bool {
+fn is_word(frame: &OwnedFrame, word: &[u8]) -> bool {
     match frame {
         OwnedFrame::BlobString { data, .. } | OwnedFrame::SimpleString { data, .. } => data == word,
         _ => false,
