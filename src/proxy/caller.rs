@@ -100,8 +100,10 @@ pub struct Caller {
     /// The protocol version that the client speaks.
     pub resp: Resp,
     track: Option<Rc<Track>>,
-    /// Whether `track` is, or is to be, a lane for scripts. What follows a script that is unanswered goes there too.
+    /// Whether `track` is, or is to be, a lane for scripts.
     scripts: bool,
+    /// The last script that went on it.
+    script: Option<Place>,
     /// The last command that went on the lane.
     sent: Option<Place>,
 }
@@ -109,7 +111,7 @@ pub struct Caller {
 impl Caller {
     /// A session that has asked nothing yet.
     pub fn new(replies: Rc<Replies>, who: Rc<Who>) -> Self {
-        Self { replies, who, resp: Resp::V2, track: None, scripts: false, sent: None }
+        Self { replies, who, resp: Resp::V2, track: None, scripts: false, script: None, sent: None }
     }
 
     /// The session is someone else, or speaks another version: its next command goes on another lane. All its commands
@@ -121,16 +123,22 @@ impl Caller {
     }
 
     /// The next command goes on a lane for scripts, or on another. False where the session must wait for its own answers first.
-    /// What comes behind a script of its own waits for that script wherever it goes: so it follows it on the same lane.
+    /// What comes behind an unanswered script of its own waits for that wherever it goes: so it follows it on the same lane.
     pub fn turn(&mut self, scripts: bool) -> bool {
+        let head = self.replies.head();
+        let unanswered = |place: Option<Place>| place.is_some_and(|place| place >= head);
         // Reads of a lane that was lost are sent again on another: what is sent now may not overtake them.
         let lost = self.track.as_ref().is_some_and(|track| !track.lane.is_open());
-        if self.sent.is_some_and(|place| place >= self.replies.head()) {
-            return !lost && (self.scripts || !scripts);
-        }
-        if self.scripts != scripts || lost {
+        if unanswered(self.sent) {
+            if lost || self.scripts != scripts && !(self.scripts && unanswered(self.script)) {
+                return false;
+            }
+        } else if self.scripts != scripts || lost {
             self.scripts = scripts;
             self.track = None;
+        }
+        if scripts {
+            self.script = Some(self.replies.next());
         }
         true
     }
