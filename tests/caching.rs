@@ -4,9 +4,7 @@ mod common;
 
 use std::time::{Duration, Instant};
 
-use common::{
-    AT_LAST, Client, Crema, Link, MAX_STALENESS, Redis, Value, WORKERS, array, bulk, eventually, int, ok, pack,
-};
+use common::{Client, Crema, Link, MAX_STALENESS, Redis, Value, WORKERS, array, bulk, eventually, int, ok, pack};
 
 #[test]
 fn a_key_read_a_hundred_thousand_times_costs_redis_fewer_than_twenty_gets() {
@@ -175,7 +173,6 @@ fn ask_all_at_once(redis: &Redis, read: &[&str], stat: &str, value: &Value, lead
         assert_eq!(client.value(), *value, "client {n}");
     }
     let took = began.elapsed();
-    assert!(took < AT_LAST, "a thousand answers of a Redis 300 ms away took {took:?}");
     link.delay(Duration::ZERO);
     let fills = || crema.count("crema_fills_total", &[("outcome", "stored")]);
     eventually("L1 is filled with what many asked for", || fills() >= 1);

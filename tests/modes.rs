@@ -254,7 +254,8 @@ fn what_follows_an_unanswered_script_goes_on_the_same_lane() {
     assert_eq!(replies, [int(1), ok(), int(1), bulk("1"), ok()]);
     let lines = monitor.until(b"\"SET\" \"last\" \"word\"\r\n").expect("lines of MONITOR");
     let lines = String::from_utf8_lossy(&lines);
-    let sent = lines.lines().filter(|line| ["\"EVAL\"", "\"SET\"", "\"GET\""].iter().any(|name| line.contains(name)));
+    let sent =
+        lines.lines().filter(|line| ["\"EVAL\"", "\"SET\"", "\"GET\" \"k\""].iter().any(|name| line.contains(name)));
     let from: Vec<&str> =
         sent.filter_map(|line| line.split_once('[')?.1.split_once(']')).map(|(from, _)| from).collect();
     assert!(from.len() == 5 && from.iter().all(|lane| lane == &from[0]), "{lines}");

@@ -27,7 +27,10 @@ const work = (elsewhere) => async (queue, redis, count) => {
   const worker = new Worker(queue.name, job, { connection: redis, concurrency: 10, autorun: false });
   await worker.waitUntilReady();
   let left = count;
-  const all = new Promise((resolve) => worker.on('completed', () => --left || resolve()));
+  const all = new Promise((resolve, reject) => {
+    worker.on('completed', () => --left || resolve());
+    worker.on('failed', (_, error) => reject(error));
+  });
   const began = performance.now();
   worker.run();
   await all;
@@ -47,6 +50,10 @@ const parts = { add, work: work(0), longer: work(5), clean };
 async function main() {
   for await (const line of readline.createInterface({ input: process.stdin })) {
     const [part, name, port, count] = line.split(' ');
+    const late = setTimeout(() => {
+      console.error(`${line}: not done after ten minutes`);
+      process.exit(1);
+    }, 600_000);
     const redis = new Redis({ port: Number(port), maxRetriesPerRequest: null });
     const queue = new Queue(name, { connection: redis });
     await queue.waitUntilReady();
@@ -54,6 +61,7 @@ async function main() {
     console.log(took / 1000);
     await queue.close();
     await redis.quit();
+    clearTimeout(late);
   }
 }
 

@@ -50,6 +50,7 @@ pub(crate) fn measure(field: &Field, rounds: usize, span: Duration) -> Latencies
             (&field.hits, &mut found.crema, &mut found.crema_storm),
         ];
         for (peer, calm, stormy) in peers {
+            closed(peer, &field.redis, &load, span / 6, || {}); // what the last storm has changed is in memory again
             note(calm, &open(peer, &field.redis, &load, rate, span));
             let storm = Storm::start(field.redis.port);
             note(stormy, &open(peer, &field.redis, &load, rate, span));

@@ -172,14 +172,17 @@ mod tests {
             reads.note(n, Some(slot(n)), AT(n.saturating_sub(100)));
             reads.answered(n, AT(n));
         }
-        let (none_of_them, mut looked_for) = (slot(u64::MAX), 0);
+        let recent: Vec<_> = (9_900..10_000).map(slot).collect();
+        let none_of_them = (10_000..).map(slot).find(|slot| !recent.contains(slot)).expect("there are more slots");
+        let mut looked_for = 0;
         for n in 0..1000 {
             let (word, bit) = bit(slot(u64::MAX - n));
             looked_for += u32::from(reads.mostly[word] & bit != 0);
         }
         assert!(looked_for < 300, "{looked_for} of a thousand others");
         assert_eq!(reads.standing(none_of_them, AT(9_900)), Standing::Heard);
-        assert_eq!(reads.standing(slot(9_950), AT(9_900)), Standing::Unheard(AT(9_950)));
+        // Another of them may share its slot.
+        assert!(matches!(reads.standing(slot(9_950), AT(9_900)), Standing::Unheard(at) if at >= AT(9_950)));
     }
 
     #[test]

@@ -232,6 +232,8 @@ impl Crema {
     pub(crate) fn hit<A: AsRef<[u8]>>(&self, client: &mut Client, command: &[A]) -> Value {
         let hits = || if self.is_direct() { 0 } else { self.outcomes("hit") };
         let (reply, count) = self.with_lease(|| {
+            // A blind read would put anew into L1 what may not have been there.
+            eventually("there is a lease", || self.is_direct() || self.count("crema_lease_held", &[]) > 0);
             let before = hits();
             (client.cmd(command), hits() - before)
         });
