@@ -10,54 +10,65 @@ use crema::resp::encode;
 
 use super::cpu::Cores;
 use super::load::{Ask, HOT, Load, Run, closed, open};
+use super::peers::Peer;
 use super::speed::{Field, median};
 
 /// Keys that the storm changes a second.
 const STORM: u32 = 50_000;
 
-/// Microseconds at 50 %, 99 % and 99.9 %, a figure a round: direct and through crema, without and with the storm.
-#[derive(Default)]
+/// What one peer did.
+pub(crate) struct Timed {
+    pub(crate) peer: &'static str,
+    /// Microseconds at 50 %, 99 % and 99.9 %, a figure a round.
+    pub(crate) calm: [Vec<f64>; 3],
+    /// The same in the storm.
+    pub(crate) stormy: [Vec<f64>; 3],
+}
+
 pub(crate) struct Latencies {
+    /// Requests a second.
     pub(crate) rate: f64,
-    pub(crate) redis: [Vec<f64>; 3],
-    pub(crate) redis_storm: [Vec<f64>; 3],
-    pub(crate) crema: [Vec<f64>; 3],
-    pub(crate) crema_storm: [Vec<f64>; 3],
+    /// Redis, crema as it is by default, and crema that takes in every key that is read.
+    pub(crate) peers: [Timed; 3],
     /// Keys that the storm really changed a second.
     pub(crate) changed: Vec<f64>,
 }
 
 impl Latencies {
     pub(crate) fn tail(&self) -> f64 {
-        median(&self.crema[2].iter().zip(&self.redis[2]).map(|(a, b)| a / b).collect::<Vec<_>>())
+        let [redis, crema, _] = &self.peers;
+        median(&crema.calm[2].iter().zip(&redis.calm[2]).map(|(a, b)| a / b).collect::<Vec<_>>())
     }
 
     pub(crate) fn storm(&self) -> f64 {
-        median(&self.crema_storm[1].iter().zip(&self.crema[1]).map(|(a, b)| a / b).collect::<Vec<_>>())
+        let [_, crema, _] = &self.peers;
+        median(&crema.stormy[1].iter().zip(&crema.calm[1]).map(|(a, b)| a / b).collect::<Vec<_>>())
     }
 }
 
 pub(crate) fn measure(field: &Field, rounds: usize, span: Duration) -> Latencies {
-    field.redis.place(Cores::All);
-    field.hits.place(Cores::All);
     let load = Load::new(Ask::Mix, 1);
-    let rate = |peer| closed(peer, &field.redis, &load, span, || {}).rate();
-    let rate = rate(&field.redis).min(rate(&field.hits)) / 2.0;
-    let mut found = Latencies { rate, ..Latencies::default() };
+    let usual = Peer::crema("crema", &field.redis, &["--promote", "10"]);
+    let peers = [&field.redis, &usual, &field.hits];
+    for peer in peers {
+        peer.place(Cores::All);
+        closed(peer, &field.redis, &Load { depth: 16, ..load }, Duration::from_secs(1), || {});
+    }
+    let rate = peers.map(|peer| closed(peer, &field.redis, &load, span, || {}).rate());
+    let rate = rate.into_iter().fold(f64::INFINITY, f64::min) / 2.0;
+    let names = ["Redis", "crema, promote 10", "crema, promote 1"];
+    let mut timed = names.map(|peer| Timed { peer, calm: Default::default(), stormy: Default::default() });
+    let mut changed = Vec::new();
     for _ in 0..rounds {
-        let peers = [
-            (&field.redis, &mut found.redis, &mut found.redis_storm),
-            (&field.hits, &mut found.crema, &mut found.crema_storm),
-        ];
-        for (peer, calm, stormy) in peers {
-            closed(peer, &field.redis, &load, span / 6, || {}); // what the last storm has changed is in memory again
-            note(calm, &open(peer, &field.redis, &load, rate, span));
+        for (peer, timed) in peers.into_iter().zip(&mut timed) {
+            closed(peer, &field.redis, &load, span / 4, || {}); // what the last storm has changed is in memory again
+            note(&mut timed.calm, &open(peer, &field.redis, &load, rate, span));
             let storm = Storm::start(field.redis.port);
-            note(stormy, &open(peer, &field.redis, &load, rate, span));
-            found.changed.push(storm.end());
+            note(&mut timed.stormy, &open(peer, &field.redis, &load, rate, span));
+            changed.push(storm.end());
         }
     }
-    found
+    Latencies { rate, peers: timed, changed }
 }
 
 fn note(figures: &mut [Vec<f64>; 3], run: &Run) {

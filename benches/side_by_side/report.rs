@@ -9,7 +9,7 @@ use plotters::prelude::*;
 
 use super::goals::Goal;
 use super::growth::Curve;
-use super::latency::Latencies;
+use super::latency::{Latencies, Timed};
 use super::load::Ask;
 use super::memory::Table;
 use super::queue::Jobs;
@@ -151,16 +151,12 @@ fn latency(out: &mut String, found: &Latencies) {
         "\n## Latency at {:.0} requests a second on a timetable, 90 % hits, µs\n\n| | p50 | p99 | p99.9 |\n|---|--:|--:|--:|",
         found.rate
     );
-    let stormy = |name| format!("{name}, {changed:.0} of the keys changed a second");
-    let rows = [
-        ("Redis".to_owned(), &found.redis),
-        (stormy("Redis"), &found.redis_storm),
-        ("crema".to_owned(), &found.crema),
-        (stormy("crema"), &found.crema_storm),
-    ];
-    for (name, figures) in rows {
-        let [p50, p99, p999] = figures.each_ref().map(|figures| median(figures));
-        let _ = writeln!(out, "| {name} | {p50:.0} | {p99:.0} | {p999:.0} |");
+    for Timed { peer, calm, stormy } in &found.peers {
+        for (when, figures) in [(String::new(), calm), (format!(", {changed:.0} of the keys changed a second"), stormy)]
+        {
+            let [p50, p99, p999] = figures.each_ref().map(|figures| median(figures));
+            let _ = writeln!(out, "| {peer}{when} | {p50:.0} | {p99:.0} | {p999:.0} |");
+        }
     }
 }
 
