@@ -694,11 +694,14 @@ fn under_random_changes_of_rights_nothing_leaks() {
                         let user = rng.random_range(0..USERS / 2) * 2 + part; // each has users of its own
                         let name = format!("u{user}");
                         let at_once = rng.random_bool(0.5);
-                        let keys: Vec<usize> = (0..KEYS).filter(|_| rng.random_bool(0.4)).collect();
+                        // Of a user who may do everything nobody asks behind fills.
+                        let all = rng.random_bool(0.3);
+                        let keys: Vec<usize> = (0..KEYS).filter(|_| all || rng.random_bool(0.4)).collect();
                         for &key in &keys {
                             *taken[user][key].lock().unwrap() = None; // from before the command on
                         }
-                        let patterns = keys.iter().map(|key| format!("~k{key}"));
+                        let patterns: Vec<String> =
+                            if all { vec!["~*".into()] } else { keys.iter().map(|key| format!("~k{key}")).collect() };
                         let words = ["ACL", "SETUSER", &name, "resetkeys"].map(str::to_owned).into_iter();
                         let command: Vec<String> = words.chain(patterns).collect();
                         let reply = if at_once { through.cmd(&command) } else { direct.cmd(&command) };
