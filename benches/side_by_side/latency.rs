@@ -25,6 +25,7 @@ pub(crate) struct Timed {
     pub(crate) stormy: [Vec<f64>; 3],
 }
 
+/// What all did, on the same timetable.
 pub(crate) struct Latencies {
     /// Requests a second.
     pub(crate) rate: f64,

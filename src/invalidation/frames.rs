@@ -1,4 +1,9 @@
-//! What comes in on the ear, cut into whole frames.
+//! What comes in on the ear, cut into whole frames; and what Redis tells by name in one, as of a user or of itself.
+
+use std::collections::HashMap;
+
+use redis_protocol::resp3::decode::complete::decode;
+use redis_protocol::resp3::types::OwnedFrame;
 
 use super::ear::End;
 use crate::resp::{Split, Splitter};
@@ -49,5 +54,19 @@ impl Frames {
         self.input.drain(..start);
         self.scanned -= start;
         Ok(Ok(()))
+    }
+}
+
+/// The fields of a map, as `HELLO` and `ACL GETUSER` answer with one: names, and the values that are strings; others are empty
+/// here. `None`: it is no such map.
+pub(super) fn fields(frame: &[u8]) -> Option<HashMap<Vec<u8>, Vec<u8>>> {
+    let (OwnedFrame::Map { data, .. }, _) = decode(frame).ok()?? else { return None };
+    data.into_iter().map(|(name, value)| Some((string(name)?, string(value).unwrap_or_default()))).collect()
+}
+
+fn string(frame: OwnedFrame) -> Option<Vec<u8>> {
+    match frame {
+        OwnedFrame::BlobString { data, .. } | OwnedFrame::SimpleString { data, .. } => Some(data),
+        _ => None,
     }
 }

@@ -9,8 +9,6 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use redis_protocol::resp3::decode::complete::decode;
-use redis_protocol::resp3::types::OwnedFrame;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
@@ -19,7 +17,7 @@ use tracing::{info, warn};
 use super::channel::{self, Forget, Heard};
 use super::ear::{Ear, End, Fence, Inbox};
 use super::fill::{Asked, Fill};
-use super::frames::Frames;
+use super::frames::{Frames, fields};
 use super::message::{Envelope, MAX_PAYLOAD};
 use super::push::{self, Push};
 use super::rights::Standing;
@@ -320,7 +318,8 @@ impl<'a> Hearing<'a> {
         self.ear.nudged.store(false, Ordering::Release);
         self.l1.stats.fences.add(1);
         // MISCONF is what a master says whose disk is full: it lives, and hears.
-        let master = reply.starts_with(b"-MISCONF") || role(reply).is_some_and(|role| role == b"master");
+        let master = reply.starts_with(b"-MISCONF")
+            || fields(reply).is_some_and(|told| told.get(&b"role"[..]).is_some_and(|role| role == b"master"));
         if !master {
             if !self.not_master {
                 warn!("the upstream is not a master: a replica tells of no change, so L1 answers nothing");
@@ -462,13 +461,4 @@ impl Forget for Hearing<'_> {
 fn is_forbidden(reply: &[u8]) -> bool {
     let says = |words: &[u8]| reply.windows(words.len()).any(|at| at == words);
     reply.starts_with(b"-NOPERM") && says(b" run the ") || reply.starts_with(b"-ERR unknown command")
-}
-
-/// The value of `role` in a reply to `HELLO`.
-fn role(reply: &[u8]) -> Option<Vec<u8>> {
-    let (OwnedFrame::Map { data, .. }, _) = decode(reply).ok()?? else { return None };
-    data.into_iter().find_map(|(key, value)| match (key, value) {
-        (OwnedFrame::BlobString { data: key, .. }, OwnedFrame::BlobString { data, .. }) if key == b"role" => Some(data),
-        _ => None,
-    })
 }

@@ -15,12 +15,11 @@ use std::convert::Infallible;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use redis_protocol::resp3::decode::complete::decode;
-use redis_protocol::resp3::types::OwnedFrame;
 use tokio::io::AsyncWriteExt;
 use tokio::time::{sleep, timeout};
 use tracing::{debug, warn};
 
+use super::frames::fields;
 use super::{Ear, L1};
 use crate::clock::Time;
 use crate::error::{Error, is_passing};
@@ -133,19 +132,14 @@ impl Rights {
 /// Whether a reply to `ACL GETUSER` allows every command on every key, by what Redis 7 and Valkey 9 say. What it says in words
 /// that are not known here may be a restriction.
 fn allows_all(reply: &[u8]) -> bool {
-    let Ok(Some((OwnedFrame::Map { data, .. }, _))) = decode(reply) else { return false };
-    let says = |field: &[u8], word: &[u8]| data.iter().any(|(name, told)| is_word(name, field) && is_word(told, word));
-    let fields: [&[u8]; 7] = [b"flags", b"passwords", b"commands", b"keys", b"channels", b"databases", b"selectors"];
-    let no_others = data.keys().all(|name| fields.iter().any(|field| is_word(name, field)));
-    let databases = says(b"databases", b"alldbs") || !data.keys().any(|name| is_word(name, b"databases"));
-    no_others && says(b"commands", b"+@all") && says(b"keys", b"~*") && databases
-}
-
-fn is_word(frame: &OwnedFrame, word: &[u8]) -> bool {
-    match frame {
-        OwnedFrame::BlobString { data, .. } | OwnedFrame::SimpleString { data, .. } => data == word,
+    let Some(told) = fields(reply) else { return false };
+    told.iter().all(|(name, value)| match &**name {
+        b"commands" => value == b"+@all",
+        b"keys" => value == b"~*",
+        b"databases" => value == b"alldbs",
+        b"flags" | b"passwords" | b"channels" | b"selectors" => true,
         _ => false,
-    }
+    }) && [&b"commands"[..], b"keys"].iter().all(|name| told.contains_key(*name))
 }
 
 impl Ear {

@@ -125,17 +125,17 @@ impl Caller {
     /// The next command goes on a lane for scripts, or on another. False where the session must wait for its own answers first.
     /// What comes behind an unanswered script of its own waits for that wherever it goes: so it follows it on the same lane.
     pub fn turn(&mut self, scripts: bool) -> bool {
-        let head = self.replies.head();
-        let unanswered = |place: Option<Place>| place.is_some_and(|place| place >= head);
         // Reads of a lane that was lost are sent again on another: what is sent now may not overtake them.
         let lost = self.track.as_ref().is_some_and(|track| !track.lane.is_open());
-        if unanswered(self.sent) {
-            if lost || self.scripts != scripts && !(self.scripts && unanswered(self.script)) {
+        if self.scripts != scripts || lost {
+            let head = self.replies.head();
+            let unanswered = |place: Option<Place>| place.is_some_and(|place| place >= head);
+            if !unanswered(self.sent) {
+                self.scripts = scripts;
+                self.track = None;
+            } else if lost || scripts || !unanswered(self.script) {
                 return false;
             }
-        } else if self.scripts != scripts || lost {
-            self.scripts = scripts;
-            self.track = None;
         }
         if scripts {
             self.script = Some(self.replies.next());
