@@ -2,6 +2,8 @@
 
 mod common;
 
+use std::time::Duration;
+
 use common::{Crema, Link, Redis, Value, bulk, eventually, int, ok, simple};
 
 /// The fuzz of tests/fuzz.rs. An `EXEC` or `DISCARD` without `MULTI` was taken for the end of the watch: the connection went
@@ -180,4 +182,50 @@ fn nobody_reads_what_was_swapped_away() {
         assert_eq!(other.cmd(&["GET", "k"]), bulk(if round % 2 == 0 { "one" } else { "zero" }), "round {round}");
     }
     crema.warm(&["GET", "k"]);
+}
+
+/// Fault injection. What a command reads without naming it was not remembered: `SORT … GET w_*` showed the new value of `w_1`, and
+/// the `GET` behind it the old one, for the ear had not heard of the change yet.
+#[test]
+fn no_read_is_older_than_what_a_command_read_without_naming_it() {
+    type Words = &'static [&'static str];
+    let redis = Redis::start();
+    let link = Link::to(redis.addr());
+    link.late("crema-ear", Duration::from_millis(60));
+    let crema = Crema::over(link.addr()).start();
+    let (mut direct, mut other) = (redis.client(), crema.client());
+    direct.cmd(&["RPUSH", "l", "1"]);
+    let string: [Words; 3] = [&["SET", "w_1", "old"], &["SET", "w_1", "new"], &["GET", "w_1"]];
+    let hash: [Words; 3] = [&["HSET", "h_1", "f", "old"], &["HSET", "h_1", "f", "new"], &["HGET", "h_1", "f"]];
+    let missing: [Words; 3] = [&["DEL", "m"], &["SET", "m", "new"], &["EXISTS", "m"]];
+    let cases: [([Words; 3], &[Words]); 7] = [
+        (string, &[&["SORT_RO", "l", "BY", "nosort", "GET", "w_*"]]),
+        (string, &[&["SORT", "l", "BY", "w_*", "ALPHA", "GET", "#", "GET", "w_*"]]),
+        (hash, &[&["SORT", "l", "BY", "nosort", "GET", "h_*->f"]]),
+        (string, &[&["MULTI"], &["SORT", "l", "BY", "nosort", "GET", "w_*"], &["EXEC"]]),
+        (hash, &[&["CLIENT", "ID"], &["SORT_RO", "l", "BY", "nosort", "GET", "h_*->f"]]),
+        (missing, &[&["INFO", "keyspace"]]),
+        (string, &[&["EXEC"]]), // of a transaction that watches
+    ];
+    for ([old, new, read], shows) in cases {
+        // Where the machine stands still the ear has heard before anybody asks: then it tells nothing, and is tried again.
+        let tried = (0..50).any(|_| {
+            let mut client = crema.client();
+            direct.cmd(old);
+            crema.warm(read);
+            let before = client.cmd(read);
+            if shows == [&["EXEC"]] {
+                client.pipeline(&[&["WATCH", read[1]][..], &["MULTI"]]);
+                direct.cmd(new);
+                assert_eq!(client.cmd(&["EXEC"]), Value::Nil);
+            } else {
+                direct.cmd(new);
+                client.pipeline(shows);
+            }
+            let elsewhere = other.cmd(read);
+            assert_eq!(client.cmd(read), direct.cmd(read), "behind {shows:?}");
+            elsewhere == before || crema.is_direct()
+        });
+        assert!(tried, "{shows:?}: L1 was never behind");
+    }
 }

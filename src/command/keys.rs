@@ -32,7 +32,7 @@ pub enum KeySpec {
     },
     /// The first half of what follows the word STREAMS, as XREAD has it.
     AfterStreams,
-    /// Argument 1, and what follows STORE among the options of SORT.
+    /// Argument 1, and what follows STORE among the options of SORT. It may read others, by patterns.
     Sort,
     /// Argument 3, or all that follows the option KEYS, as MIGRATE has it.
     Migrate,
@@ -129,6 +129,27 @@ impl<'a> Iterator for Keys<'a> {
             Rest::Options(at) => self.stored(at),
         }
     }
+}
+
+/// Whether SORT or `SORT_RO` reads keys by a pattern, behind BY or GET. Without a star a pattern is of no key, as in `BY nosort` and
+/// `GET #`.
+pub(super) fn has_patterns(req: Request<'_>) -> bool {
+    let mut at = 2;
+    while at < req.argc() {
+        let option = req.arg(at);
+        at += 1;
+        if (is(option, b"by") || is(option, b"get")) && at < req.argc() {
+            if req.arg(at).contains(&b'*') {
+                return true;
+            }
+            at += 1;
+        } else if is(option, b"limit") {
+            at += 2;
+        } else if is(option, b"store") {
+            at += 1;
+        }
+    }
+    false
 }
 
 /// Whether XREAD or XREADGROUP is to wait for entries.
@@ -302,6 +323,23 @@ mod tests {
         assert_eq!(keys("SORT_RO k GET STORE x"), "k");
         assert_eq!(keys("GEORADIUS k 1 2 3 m COUNT 5 STOREDIST d"), "k d");
         assert_eq!(keys("GEORADIUSBYMEMBER k store 3 m STORE d"), "k d");
+    }
+
+    #[test]
+    fn patterns_with_a_star_read_keys_that_are_not_named() {
+        let reads = |line: &str| {
+            let args: Vec<_> = line.split(' ').map(str::as_bytes).collect();
+            with(&args, |req| lookup(req).expect("a command of the table").reads_unnamed(req))
+        };
+        for command in ["SORT", "SORT_RO"] {
+            let reads = |options: &str| reads(&format!("{command} k{options}"));
+            assert!(reads(" BY w_*") && reads(" get #  get h_*->f") && reads(" LIMIT 0 by GET w_*"), "{command}");
+            assert!(reads(" STORE d BY w_*") && reads(" GET\0x *"), "{command}");
+            assert!(!reads("") && !reads(" BY nosort GET # DESC") && !reads(" LIMIT BY w_* ALPHA"), "{command}");
+            assert!(!reads(" STORE w_*") && !reads(" GET") && !reads(" BY get GET by"), "{command}");
+        }
+        assert!(reads("EVAL_RO script 1 k") && reads("SCAN 0") && reads("INFO"));
+        assert!(!reads("GET a*") && !reads("GEORADIUS k 1 2 3 m STORE d"));
     }
 
     #[test]

@@ -99,9 +99,14 @@ impl Spec {
         Keys::new(self.keys, req)
     }
 
-    /// Whether its reply may tell of keys that it does not name: it looks at the key space, or runs a script.
-    pub fn reads_unnamed(&self) -> bool {
-        self.effect == Effect::Read && (matches!(self.keys, KeySpec::None) || self.class == Class::Script)
+    /// Whether the reply to `req` may tell of keys that it does not name: it looks at the key space, runs a script, or sorts by
+    /// what is in other keys. What an opaque write reads is not asked for here: L1 waits for all that it may have done.
+    pub fn reads_unnamed(&self, req: Request<'_>) -> bool {
+        match self.effect {
+            Effect::Read if self.keys == KeySpec::None || self.class == Class::Script => true,
+            Effect::Read | Effect::Write => self.keys == KeySpec::Sort && keys::has_patterns(req),
+            Effect::Opaque | Effect::None => false,
+        }
     }
 
     /// Whether `req` may make its connection wait: always for [`Route::Blocking`], with a BLOCK option for

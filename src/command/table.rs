@@ -310,7 +310,7 @@ table! {
         "restore-asking"                 -4  wd  Write  one            Lane;
         "scan"                           -2  r   Read   none           Lane;
         "sort"                           -2  wd  Write  sort           Lane;
-        "sort_ro"                        -2  r   Read   one            Lane;
+        "sort_ro"                        -2  r   Read   sort           Lane;
         "touch"                          -2  r   Read   span(1, -1, 1) Lane;
         "ttl"                             2  r   Read   one            Lane;
         "type"                            2  r   Read   one            Lane                         Plain;
@@ -475,7 +475,7 @@ table! {
         "failover"                       -1  a   None   none           Borrow;
         "flushall"                       -1  w   Opaque none           Borrow;
         "flushdb"                        -1  w   Opaque none           Borrow;
-        "info"                           -1  o   None   none           Lane;
+        "info"                           -1  o   Read   none           Lane;
         "lastsave"                        1  o   None   none           Lane;
         "latency"                        -2  o   None   none           Lane;
         "latency|doctor"                  2  a   None   none           Lane;
@@ -491,7 +491,7 @@ table! {
         "memory|help"                     2  o   None   none           Lane;
         "memory|malloc-stats"             2  o   None   none           Lane;
         "memory|purge"                    2  o   None   none           Lane;
-        "memory|stats"                    2  o   None   none           Lane;
+        "memory|stats"                    2  o   Read   none           Lane;
         "memory|usage"                   -3  r   Read   span(2, 2, 1)  Lane;
         "monitor"                         1  a   None   none           Session(Monitor);
         "psync"                          -3  a   None   none           Session(Sync);
@@ -518,14 +518,14 @@ table! {
         "cluster|addslotsrange"          -4  a   None   none           Lane;
         "cluster|bumpepoch"               2  a   None   none           Lane;
         "cluster|count-failure-reports"   3  a   None   none           Lane;
-        "cluster|countkeysinslot"         3  o   None   none           Lane;
+        "cluster|countkeysinslot"         3  o   Read   none           Lane;
         "cluster|delslots"               -3  a   None   none           Lane;
         "cluster|delslotsrange"          -4  a   None   none           Lane;
         "cluster|failover"               -2  a   None   none           Lane;
         "cluster|flushslot"              -3  wa  Opaque none           Borrow;
         "cluster|flushslots"              2  a   None   none           Lane;
         "cluster|forget"                  3  a   None   none           Lane;
-        "cluster|getkeysinslot"           4  o   None   none           Lane;
+        "cluster|getkeysinslot"           4  o   Read   none           Lane;
         "cluster|help"                    2  o   None   none           Lane;
         "cluster|info"                    2  o   None   none           Lane;
         "cluster|keyslot"                 3  o   None   none           Lane;

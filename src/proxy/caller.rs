@@ -165,6 +165,13 @@ impl Caller {
         }
     }
 
+    /// The same of a write: what it changes itself is marked, and it may have read more.
+    fn note_any_read(&self, place: Place, spec: &Spec, request: Request<'_>) {
+        if spec.reads_unnamed(request) {
+            self.note_reads(place, iter::once(None));
+        }
+    }
+
     /// Returns once L1 knows what it has not heard yet, or its lease is over. False: it is not known to. Cancel safe.
     pub async fn hear(&self, Unheard(since): Unheard) -> bool {
         let ear = &self.who.ear;
@@ -236,6 +243,7 @@ impl Caller {
     pub fn write(&mut self, worker: &Rc<Worker>, spec: &Spec, request: Request<'_>, now: Time) {
         let place = self.replies.reserve();
         self.replies.wrote(place);
+        self.note_any_read(place, spec, request);
         let l1 = &worker.shared.l1;
         let marks = Marks::begin(l1, spec, request);
         if l1.notices().is_none() {
@@ -299,7 +307,10 @@ impl Caller {
                 self.note_reads(place, slots_read(&worker.shared.l1, spec, request));
                 None
             }
-            Effect::Write | Effect::Opaque => Some(Marks::begin(&worker.shared.l1, spec, request)),
+            Effect::Write | Effect::Opaque => {
+                self.note_any_read(place, spec, request);
+                Some(Marks::begin(&worker.shared.l1, spec, request))
+            }
             Effect::None => None,
         };
         let (marks, extra, kind) = match role {
@@ -365,5 +376,5 @@ pub(super) fn slots<'a>(l1: &'a L1, spec: &Spec, request: Request<'a>) -> impl I
 
 /// The same for a read whose reply may tell of more: `None` stands for every key.
 pub(super) fn slots_read<'a>(l1: &'a L1, spec: &Spec, request: Request<'a>) -> impl Iterator<Item = Option<Slot>> + 'a {
-    slots(l1, spec, request).map(Some).chain(spec.reads_unnamed().then_some(None))
+    slots(l1, spec, request).map(Some).chain(spec.reads_unnamed(request).then_some(None))
 }

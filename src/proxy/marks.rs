@@ -120,6 +120,7 @@ impl Transaction {
     /// A write was queued.
     pub fn queue(&mut self, l1: &L1, spec: &Spec, request: Request<'_>) {
         self.slots.extend(caller::slots(l1, spec, request));
+        self.reads.extend(spec.reads_unnamed(request).then_some(None));
         self.opaque |= spec.effect == Effect::Opaque;
         note(&mut self.news, l1, spec, request);
     }

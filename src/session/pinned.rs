@@ -223,12 +223,15 @@ impl Session {
             }
             Verb::Exec => {
                 let mut transaction = self.transaction.take();
+                let watched = self.watching && transaction.is_some();
                 self.watching &= transaction.is_none(); // where it ends no transaction it is an error, and ends no watch either
                 let marks = transaction.as_mut().map(|transaction| transaction.begin(&self.worker.shared.l1));
                 let Some(lent) = &self.private else { unreachable!("checked above") };
                 let place = self.caller.send_on(&self.worker, lent.lane(), spec, request, Role::Exec(marks), now);
                 if let Some(transaction) = transaction {
-                    self.caller.note_reads(place, transaction.reads().iter().copied());
+                    // That it fails tells that a watched key has changed.
+                    let watched = watched.then_some(None);
+                    self.caller.note_reads(place, transaction.reads().iter().copied().chain(watched));
                 }
                 self.worker.stats.count(spec.class, Outcome::Pinned);
             }
