@@ -11,7 +11,7 @@ SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .ONESHELL:
 .DELETE_ON_ERROR:
-.PHONY: run test check tcl fmt bench instructions fuzz compat interop need-redis need-tcl need-valgrind
+.PHONY: run test check tcl fmt bench instructions fuzz compat interop need-redis need-tcl need-valgrind need-faketime
 
 # Where `make run` listens. Another choice: make run PORT=6390 ADMIN=9390
 PORT := 6380
@@ -89,7 +89,7 @@ run: need-redis
 	exit 1
 
 # What fails ends nothing: the rest is wanted too. The test runner's summary comes last.
-test: check need-redis need-tcl need-valgrind $(CLIENTS)/python.txt $(CLIENTS)/node.txt $(COMPAT)/python.txt $(COMPAT)/node.txt interop
+test: check need-redis need-tcl need-valgrind need-faketime $(CLIENTS)/python.txt $(CLIENTS)/node.txt $(COMPAT)/python.txt $(COMPAT)/node.txt interop
 	@cargo test --doc --locked
 	cargo build --tests --locked
 	failed=
@@ -141,6 +141,12 @@ interop:
 need-redis:
 	@if ! command -v redis-server >/dev/null || ! command -v redis-cli >/dev/null; then
 		$(call install,redis-server)
+	fi
+
+# A clock of its own for a server of tests/untold.rs.
+need-faketime:
+	@if ! ls /usr/lib/*/faketime/libfaketime.so.1 >/dev/null 2>&1; then
+		$(call install,libfaketime)
 	fi
 
 need-tcl:

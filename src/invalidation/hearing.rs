@@ -23,6 +23,7 @@ use super::push::{self, Push};
 use super::rights::Standing;
 use super::survey::Survey;
 use super::touch::Touches;
+use super::untold::{self, Untold};
 use super::{L1, Means};
 use crate::clock::Time;
 use crate::error::{Error, is_passing};
@@ -66,6 +67,7 @@ pub(super) struct Hearing<'a> {
     /// What the server can do. Nothing is filled before it is known.
     pub(super) survey: Option<Survey>,
     pub(super) touches: Touches,
+    pub(super) untold: Untold,
     /// Bytes that the fills under way are likely to bring, and how many these may be.
     pub(super) under_way: u64,
     most: u64,
@@ -95,6 +97,7 @@ pub(super) enum Awaited {
     Survey,
     Memory,
     Touched,
+    Untold(untold::Question),
     /// Of a fill, in the order in which its commands were sent: the TTL, those of fields, the value.
     Ttl(Box<Asked>),
     FieldTtls(Box<Asked>),
@@ -120,6 +123,7 @@ impl<'a> Hearing<'a> {
             not_master: false,
             survey: None,
             touches: Touches::new(now),
+            untold: Untold::default(),
             under_way: 0,
             most: match &l1.terms.means {
                 Means::Channel(_) => SUBSCRIBER,
@@ -240,6 +244,7 @@ impl<'a> Hearing<'a> {
             Awaited::Survey => self.hear_survey(frame),
             Awaited::Memory => self.hear_memory(frame, refused),
             Awaited::Touched => self.hear_touched(frame),
+            Awaited::Untold(question) => self.hear_untold(question, frame, sent),
             Awaited::Ttl(_) if is_forbidden(frame) => return Err(self.refused(Refusal::Pttl, frame)),
             // The next reply is of the same fill: its commands left in one write.
             Awaited::Ttl(mut asked) => {
@@ -327,7 +332,7 @@ impl<'a> Hearing<'a> {
             self.ear.freshness.end();
             self.ear.freshness.bump();
         } else if self.in_turn && !self.l1.is_paused(Time::now()) {
-            let until = sent.plus(self.l1.terms.max_staleness);
+            let until = self.untold.bound(sent).plus(self.l1.terms.max_staleness);
             // No longer than the user's rights are known to be what they were.
             self.ear.freshness.renew(match self.ear.rights.standing() {
                 Standing::KnownAt(asked) => until.min(asked.plus(self.l1.terms.acl_recheck)),
@@ -419,6 +424,7 @@ impl<'a> Hearing<'a> {
     /// answers HELLO within one, before what it has yet to tell; PING it answers then with -BUSY, and so PING is the fence.
     pub(super) fn send_fence(&mut self, now: Time) {
         self.fence_sent = Some(now);
+        self.ask_untold(now);
         if self.asks_for_turns() {
             self.send(&[b"PING"], Awaited::Turn, now);
         }
@@ -428,6 +434,11 @@ impl<'a> Hearing<'a> {
     pub(super) fn send(&mut self, command: &[&[u8]], awaited: Awaited, now: Time) {
         encode::own_command(&mut self.out, command);
         self.awaited.push_back((now, awaited));
+    }
+
+    /// The user whose ear it is.
+    pub(super) fn user(&self) -> &[u8] {
+        &self.user
     }
 
     fn lost(&self, why: &str) -> End {

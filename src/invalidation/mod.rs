@@ -18,6 +18,7 @@ mod rights;
 mod survey;
 mod touch;
 mod unfenced;
+mod untold;
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};

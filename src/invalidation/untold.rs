@@ -1,0 +1,238 @@
+//! What Redis tells nobody, and so is asked ahead of the fences: what its clock shows, and how often it swapped databases.
+//!
+//! Times to live come from Redis in its own time, and are counted down in ours. Where its clock is set forward, keys are gone for it
+//! that L1 still holds. A `SWAPDB` that another program sends, or a script runs, exchanges all keys, and is pushed to nobody. Both
+//! show at the next fence: what was filled before counts no more, so an answer is too old for `max_staleness` at the longest.
+//! Such a question costs Redis little and is yet dearer than a fence, so not every fence has them; the lease then lasts no longer
+//! than those that were asked last allow. Where the user may not ask one, or the server does not know it, it is not asked.
+//!
+//! Facts of Redis that this rests on (7.0.15 and Valkey 9): `TIME` is what its clock shows while it runs; `LATENCY HISTOGRAM` names
+//! how often a command was run by anybody, in scripts and transactions too, unless `latency-tracking` is off. It counts the fence's
+//! own `HELLO` as well, which shows whether it counts.
+
+use std::time::Duration;
+
+use super::hearing::{Awaited, Hearing};
+use crate::clock::Time;
+use crate::error::is_passing;
+use crate::metrics::EpochReason;
+
+/// Clocks that run at the speed of each other drift by less than a thousandth.
+const DRIFT: u32 = 1000;
+/// A smaller step is none: `PTTL` counts in milliseconds, and a server may read its clock once for several commands.
+const SLACK: i128 = 5_000_000;
+
+/// One of the questions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Question {
+    /// `TIME`.
+    Clock,
+    /// `LATENCY HISTOGRAM`.
+    Swaps,
+}
+
+impl Question {
+    const ALL: [Self; 2] = [Self::Clock, Self::Swaps];
+
+    const fn command(self) -> &'static [&'static [u8]] {
+        match self {
+            Self::Clock => &[b"TIME"],
+            Self::Swaps => &[b"LATENCY", b"HISTOGRAM", b"hello", b"swapdb"],
+        }
+    }
+
+    const fn what(self) -> &'static str {
+        match self {
+            Self::Clock => "TIME: keys may be served past their time where the clock of Redis is set forward",
+            Self::Swaps => "LATENCY HISTOGRAM: a SWAPDB that no crema sends goes unnoticed",
+        }
+    }
+}
+
+/// What one connection of an ear knows of it.
+#[derive(Debug, Default)]
+pub(super) struct Untold {
+    asked: Option<Time>,
+    refused: [bool; 2],
+    clock: Clock,
+    swaps: Swaps,
+}
+
+impl Untold {
+    /// Until when a fence that was sent at `sent` shows that L1 is right: no later than from what was asked last.
+    pub(super) fn bound(&self, sent: Time) -> Time {
+        let asks = self.refused.contains(&false);
+        self.asked.filter(|_| asks).map_or(sent, |asked| asked.min(sent))
+    }
+}
+
+impl Hearing<'_> {
+    /// To be called before a fence is sent.
+    pub(super) fn ask_untold(&mut self, now: Time) {
+        let every = self.l1.terms.max_staleness / 8;
+        if self.untold.asked.is_some_and(|asked| now.saturating_since(asked) < every) {
+            return;
+        }
+        self.untold.asked = Some(now);
+        for question in Question::ALL {
+            if !self.untold.refused[question as usize] {
+                self.send(question.command(), Awaited::Untold(question), now);
+            }
+        }
+    }
+
+    /// The answer to what was asked at `sent`.
+    pub(super) fn hear_untold(&mut self, question: Question, reply: &[u8], sent: Time) {
+        if reply.starts_with(b"-") {
+            if !is_passing(reply) {
+                self.untold.refused[question as usize] = true;
+                let user = String::from_utf8_lossy(self.user());
+                tracing::info!(%user, "the ear goes without {}", question.what());
+            }
+            return;
+        }
+        let reason = match question {
+            Question::Clock if self.untold.clock.shows(reply, sent, Time::now()) => EpochReason::Clock,
+            Question::Swaps if self.untold.swaps.shows(reply) => EpochReason::SwapDb,
+            _ => return,
+        };
+        self.ear.freshness.bump();
+        self.l1.opaque_answered();
+        self.l1.stats.epoch(reason);
+    }
+}
+
+/// How far Redis's clock is ahead of ours, at most: in nanoseconds, at that moment of ours.
+#[derive(Debug, Default)]
+struct Clock(Option<(i128, Time)>);
+
+impl Clock {
+    /// The reply to `TIME`, which was sent and heard at these moments. True where the clock has been set forward since the last one.
+    fn shows(&mut self, reply: &[u8], sent: Time, heard: Time) -> bool {
+        let Some(shown) = nanoseconds(reply) else { return false };
+        let ahead = |of: Time| shown - i128::from(of.as_nanos());
+        let before = self.0.map(|(most, at)| {
+            let drift: Duration = heard.saturating_since(at) / DRIFT;
+            most + i128::from(u64::try_from(drift.as_nanos()).unwrap_or(u64::MAX))
+        });
+        let stepped = before.is_some_and(|most| ahead(heard) > most + SLACK);
+        let most = before.filter(|_| !stepped).map_or(ahead(sent), |most| most.min(ahead(sent)));
+        self.0 = Some((most, heard));
+        stepped
+    }
+}
+
+/// Seconds and microseconds, each a string.
+fn nanoseconds(reply: &[u8]) -> Option<i128> {
+    let text = std::str::from_utf8(reply).ok()?;
+    let mut lines = text.split("\r\n");
+    let (header, _, seconds, _, micros) = (lines.next()?, lines.next()?, lines.next()?, lines.next()?, lines.next()?);
+    let number = |text: &str| text.parse::<u64>().ok().map(i128::from);
+    (header == "*2").then_some(number(seconds)? * 1_000_000_000 + number(micros)? * 1000)
+}
+
+/// How often `HELLO` and `SWAPDB` were run.
+#[derive(Debug, Default)]
+struct Swaps(Option<(u64, u64)>);
+
+impl Swaps {
+    /// The reply to `LATENCY HISTOGRAM`. True where databases were swapped since the last one. Where the fence between the two was not
+    /// counted, nothing is known.
+    fn shows(&mut self, reply: &[u8]) -> bool {
+        let Some(hellos) = calls(reply, "hello") else { return false };
+        let swaps = calls(reply, "swapdb").unwrap_or(0);
+        let counts = self.0.is_none_or(|(before, _)| before != hellos);
+        let swapped = self.0.is_some_and(|(_, before)| before != swaps);
+        self.0 = Some((hellos, swaps));
+        counts && swapped
+    }
+}
+
+/// The number of calls that the reply gives for a command. There is none for one that was never run.
+fn calls(reply: &[u8], command: &str) -> Option<u64> {
+    let head = format!("\r\n{command}\r\n%2\r\n$5\r\ncalls\r\n:");
+    let at = reply.windows(head.len()).position(|at| at == head.as_bytes())? + head.len();
+    let digits = reply[at..].iter().take_while(|byte| byte.is_ascii_digit()).count();
+    std::str::from_utf8(&reply[at..at + digits]).ok()?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MS: u64 = 1_000_000;
+
+    fn time(nanos: u64) -> Vec<u8> {
+        let (seconds, micros) = ((nanos / 1_000_000_000).to_string(), (nanos / 1000 % 1_000_000).to_string());
+        format!("*2\r\n${}\r\n{seconds}\r\n${}\r\n{micros}\r\n", seconds.len(), micros.len()).into_bytes()
+    }
+
+    /// Redis's clock, that much ahead of ours, is asked at `sent`, shows its time after `there`, and is heard after `back` more.
+    fn ask(clock: &mut Clock, ahead: u64, (sent, there, back): (u64, u64, u64)) -> bool {
+        let shown = time(1_790_000_000_000_000_000 + ahead + sent + there);
+        clock.shows(&shown, Time::from_nanos(sent), Time::from_nanos(sent + there + back))
+    }
+
+    #[test]
+    fn a_step_forward_is_told_from_a_slow_link_and_from_drift() {
+        let mut clock = Clock::default();
+        assert!(!ask(&mut clock, 0, (1000 * MS, MS, MS)));
+        assert!(!ask(&mut clock, 0, (1100 * MS, 90 * MS, 0)), "a slow way there");
+        assert!(!ask(&mut clock, 0, (1200 * MS, 0, 90 * MS)), "a slow way back");
+        assert!(ask(&mut clock, 3_600_000 * MS, (1300 * MS, MS, MS)), "an hour");
+        assert!(!ask(&mut clock, 3_600_000 * MS, (1400 * MS, MS, MS)), "once");
+        assert!(ask(&mut clock, 3_600_020 * MS, (1500 * MS, MS, MS)), "and twenty milliseconds more");
+        // A five-hundredth of a second a second behind or ahead would be no drift; half a thousandth is.
+        let mut ahead = 3_600_020 * MS;
+        for n in 0_u64..1000 {
+            ahead += MS / 20;
+            assert!(!ask(&mut clock, ahead, ((1600 + 100 * n) * MS, MS, MS)), "{n}");
+        }
+    }
+
+    #[test]
+    fn a_step_back_is_none_and_the_next_one_forward_counts_from_there() {
+        let mut clock = Clock::default();
+        assert!(!ask(&mut clock, 50_000 * MS, (1000 * MS, MS, MS)));
+        assert!(!ask(&mut clock, 10_000 * MS, (1100 * MS, MS, MS)));
+        assert!(ask(&mut clock, 10_100 * MS, (1200 * MS, MS, MS)));
+        for odd in
+            [&b"*2\r\n"[..], b"_\r\n", b"*2\r\n$1\r\nx\r\n$1\r\n1\r\n", b"*3\r\n$1\r\n1\r\n$1\r\n1\r\n$1\r\n1\r\n"]
+        {
+            assert!(!clock.shows(odd, Time::ZERO, Time::ZERO));
+        }
+    }
+
+    fn histogram(counts: &[(&str, u64)]) -> Vec<u8> {
+        let of_one = |(name, calls): &(&str, u64)| {
+            let head = format!("${}\r\n{name}\r\n%2\r\n$5\r\ncalls\r\n:{calls}\r\n", name.len());
+            head + "$14\r\nhistogram_usec\r\n%1\r\n:8\r\n:1\r\n"
+        };
+        let all: String = counts.iter().map(of_one).collect();
+        format!("%{}\r\n{all}", counts.len()).into_bytes()
+    }
+
+    #[test]
+    fn a_swap_shows_in_the_count_where_redis_counts() {
+        let mut swaps = Swaps::default();
+        assert!(!swaps.shows(&histogram(&[("hello", 1), ("swapdb", 3)])), "before anything was filled");
+        assert!(!swaps.shows(&histogram(&[("hello", 2), ("swapdb", 3)])));
+        assert!(swaps.shows(&histogram(&[("hello", 4), ("swapdb", 4)])));
+        assert!(!swaps.shows(&histogram(&[("swapdb", 4)])), "counted anew, and no fence yet");
+        assert!(swaps.shows(&histogram(&[("hello", 1)])), "counted anew");
+        assert!(!swaps.shows(&histogram(&[("hello", 2)])));
+        assert!(swaps.shows(&histogram(&[("hello", 3), ("swapdb", 1)])), "the first there ever was");
+        let mut off = Swaps::default();
+        assert!(!off.shows(&histogram(&[])) && !off.shows(&histogram(&[("hello", 7)])));
+        assert!(!off.shows(&histogram(&[("hello", 7), ("swapdb", 1)])), "the fence between was not counted");
+    }
+
+    #[test]
+    fn where_nothing_is_asked_the_fence_is_the_bound() {
+        let (early, late) = (Time::from_nanos(1), Time::from_nanos(2));
+        let asked = |refused| Untold { asked: Some(early), refused, ..Untold::default() };
+        assert_eq!(Untold::default().bound(late), late);
+        assert_eq!(asked([false, true]).bound(late), early);
+        assert_eq!(asked([true, true]).bound(late), late);
+    }
+}
