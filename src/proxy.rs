@@ -23,7 +23,7 @@ mod worker;
 use std::rc::Rc;
 
 pub use caller::{Caller, Role, Who};
-pub use foreign::{Foreign, Nature};
+pub use foreign::{Account, Foreign, Nature};
 pub use gate::Gate;
 pub use marks::Transaction;
 pub use pending::{Pending, Work};

@@ -5,7 +5,9 @@
 
 use std::time::{Duration, Instant};
 
-use crema::resp::{Limits, Malformed, Parsed, Parser, ProtocolError, Request, Split, Splitter, encode, to_resp2};
+use crema::resp::{
+    Grammar, Limits, Malformed, Parsed, Parser, ProtocolError, Request, Split, Splitter, encode, to_resp2,
+};
 use proptest::collection::vec;
 use proptest::prelude::*;
 use redis_protocol::{resp2, resp3};
@@ -67,9 +69,10 @@ proptest! {
     /// Bytes that mean nothing or nearly something: no panic, and the same requests and the same error in all pieces.
     #[test]
     fn any_bytes_are_the_same_requests_at_every_split(
-        bytes in noise(b"*$0123-\r\n\r\n \"'\\xa\0"), unauthenticated: bool,
+        bytes in noise(b"*$0123-\r\n\r\n \"'\\xa\0"), unauthenticated: bool, valkey: bool,
     ) {
-        let limits = Limits { inline: 24, bulk: 30, args: 12, request: 90, unauthenticated };
+        let grammar = if valkey { Grammar::VALKEY } else { Grammar::REDIS };
+        let limits = Limits { inline: 24, bulk: 30, args: 12, request: 90, unauthenticated, grammar };
         let whole = requests(&bytes, &[], &limits);
         for cut in 0..=bytes.len() {
             prop_assert_eq!(&requests(&bytes, &[cut], &limits), &whole, "cut at {}", cut);
@@ -82,11 +85,13 @@ proptest! {
     #[test]
     fn damaged_requests_are_the_same_at_every_split(
         stream in vec(sent(), 1..3), at: prop::sample::Index, byte in prop::sample::select(&b"*$019-\r\n \"\0"[..]),
+        valkey: bool,
     ) {
         let mut bytes: Vec<u8> = stream.iter().flat_map(Sent::bytes).collect();
         let at = at.index(bytes.len());
         bytes[at] = byte;
-        let limits = Limits::authenticated();
+        let grammar = if valkey { Grammar::VALKEY } else { Grammar::REDIS };
+        let limits = Limits { grammar, ..Limits::authenticated() };
         let whole = requests(&bytes, &[], &limits);
         for cut in 0..=bytes.len() {
             prop_assert_eq!(&requests(&bytes, &[cut], &limits), &whole, "cut at {}", cut);
@@ -198,14 +203,20 @@ fn bytes_are_not_looked_at_again() {
 }
 
 /// All requests in `bytes`, which arrive in pieces that end at `cuts` (ascending); then the error or the bytes left
-/// over.
+/// over. Of the grammar nothing is known beforehand where the bytes come in pieces; what is asked for is told.
 fn requests(bytes: &[u8], cuts: &[usize], limits: &Limits) -> (Vec<Vec<Vec<u8>>>, Result<usize, ProtocolError>) {
     let (mut parser, mut found, mut start) = (Parser::new(), Vec::new(), 0);
+    let mut grammar = if cuts.is_empty() { limits.grammar } else { Grammar::UNKNOWN };
     for end in cuts.iter().copied().chain([bytes.len()]) {
         loop {
             let buf = &bytes[start..end];
-            let consumed = match parser.parse(buf, limits) {
+            let consumed = match parser.parse(buf, &Limits { grammar, ..*limits }) {
                 Ok(Parsed::Incomplete) => break,
+                Ok(Parsed::Unclear(quirk)) => {
+                    assert_eq!(grammar.has(quirk), None, "it is known");
+                    grammar = grammar.with(quirk, limits.grammar.has(quirk).expect("all are known"));
+                    continue;
+                }
                 Ok(Parsed::Empty { consumed }) => consumed,
                 Ok(Parsed::Request { consumed }) => {
                     found.push(parser.request(buf).args().map(<[u8]>::to_vec).collect());

@@ -43,6 +43,13 @@ pub fn unknown_read() -> &'static Spec {
     &READ
 }
 
+/// Whether a command of this [`Spec::arity`] takes so many arguments, names included.
+#[inline]
+pub fn fits(arity: i16, argc: usize) -> bool {
+    let bound = usize::from(arity.unsigned_abs());
+    if arity < 0 { argc >= bound } else { argc == bound }
+}
+
 /// Whether the command is known to have subcommands, so that its second argument belongs to its name.
 pub fn is_container(req: Request<'_>) -> bool {
     req.argc() > 1 && has_subcommands(req)
@@ -131,9 +138,9 @@ impl Spec {
 
     /// Whether Redis takes this many arguments, names included. A server of another version may see it differently:
     /// good for deciding what a request can do, never for answering it.
+    #[inline]
     pub fn arity_ok(&self, argc: usize) -> bool {
-        let bound = usize::from(self.arity.unsigned_abs());
-        if self.arity < 0 { argc >= bound } else { argc == bound }
+        fits(self.arity, argc)
     }
 
     /// Whether the write `req` is answered in a transaction as outside of one: it is on no connection of its own, or is a flush.

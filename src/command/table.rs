@@ -386,7 +386,7 @@ table! {
         "function|restore"               -3  wd  None   none           ScriptLane;
         "function|stats"                  2  o   None   none           BorrowAnywhere;
         "script"                         -2  o   None   none           Lane;
-        "script|debug"                    3  o   None   none           Taint;
+        "script|debug"                   -3  o   None   none           Taint;
         "script|exists"                  -3  o   None   none           ScriptLane;
         "script|flush"                   -2  o   None   none           ScriptLane;
         "script|help"                     2  o   None   none           Lane;

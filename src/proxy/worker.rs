@@ -232,6 +232,9 @@ impl Worker {
             let login = target.login.clone();
             let error = Rc::clone(&lane).run(target).await;
             stats.lanes.sub(1);
+            if !lane.was_closed() {
+                worker.foreign.forget();
+            }
             if let Some(login) = login
                 && !lane.was_closed()
             {

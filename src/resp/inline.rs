@@ -2,14 +2,15 @@
 //!
 //! Pure text; called by the request parser once it has a whole line. The rules are those of Redis (`sdssplitargs`):
 //! blanks separate; `"..."` knows `\n \r \t \b \a`, `\xHH` and stands for itself after any other backslash; `'...'`
-//! knows `\'` alone; a closing quote ends its argument, so a blank or the end of the line must follow it.
+//! knows `\'` alone; a closing quote ends its argument, so a blank or the end of the line must follow it. In the last two
+//! points servers differ ([`Quirk`]).
 
-use super::limits::ProtocolError;
+use super::limits::{Grammar, ProtocolError, Quirk, Stop};
 use super::request::Span;
 
 /// Splits `line`, which is without its end. Appends the arguments' bytes, quotes resolved, to `text` and where they
 /// are in it to `args`.
-pub(super) fn split(line: &[u8], text: &mut Vec<u8>, args: &mut Vec<Span>) -> Result<(), ProtocolError> {
+pub(super) fn split(line: &[u8], grammar: Grammar, text: &mut Vec<u8>, args: &mut Vec<Span>) -> Result<(), Stop> {
     let mut rest = line;
     loop {
         while let [blank, after @ ..] = rest
@@ -21,31 +22,45 @@ pub(super) fn split(line: &[u8], text: &mut Vec<u8>, args: &mut Vec<Span>) -> Re
             return Ok(());
         }
         let start = text.len();
-        rest = argument(rest, text)?;
+        rest = argument(rest, grammar, text)?;
         args.push(Span::new(start, text.len() - start));
     }
 }
 
 /// Appends the argument that `rest` begins with to `text`; returns what follows it.
-fn argument<'a>(mut rest: &'a [u8], text: &mut Vec<u8>) -> Result<&'a [u8], ProtocolError> {
+fn argument<'a>(mut rest: &'a [u8], grammar: Grammar, text: &mut Vec<u8>) -> Result<&'a [u8], Stop> {
     let mut quote = None;
     loop {
         let (byte, after) = match (quote, rest) {
             (None, []) => return Ok(rest),
-            (Some(_), []) => return Err(ProtocolError::UnbalancedQuotes),
+            (Some(_), []) => return Err(ProtocolError::UnbalancedQuotes.into()),
 
             // Fewer blanks end a bare word than separate arguments: a vertical tab or form feed belongs to it.
-            (None, [b' ' | b'\n' | b'\r' | b'\t', after @ ..]) => return Ok(after),
+            (None, [byte, after @ ..]) if ends_word(*byte) => return Ok(after),
             (None, [opening @ (b'"' | b'\''), after @ ..]) => {
                 quote = Some(*opening);
                 rest = after;
                 continue;
             }
             (Some(closing), [byte, after @ ..]) if *byte == closing => {
-                return match after.first() {
-                    Some(&next) if !is_space(next) => Err(ProtocolError::UnbalancedQuotes),
-                    _ => Ok(after),
-                };
+                match after.first() {
+                    Some(&next) if !ends_word(next) => {
+                        if !grammar.ask(Quirk::JoinsQuotes)? {
+                            return if is_space(next) {
+                                Ok(after)
+                            } else {
+                                Err(ProtocolError::UnbalancedQuotes.into())
+                            };
+                        }
+                    }
+                    _ => return Ok(after),
+                }
+                quote = None;
+                rest = after;
+                continue;
+            }
+            (Some(closing), [b'\\', last]) if *last == closing && grammar.ask(Quirk::LastBackslash)? => {
+                (b'\\', &rest[1..])
             }
 
             (Some(b'"'), [b'\\', b'x', high, low, after @ ..])
@@ -60,6 +75,11 @@ fn argument<'a>(mut rest: &'a [u8], text: &mut Vec<u8>) -> Result<&'a [u8], Prot
         text.push(byte);
         rest = after;
     }
+}
+
+/// The blanks that end a bare word.
+fn ends_word(byte: u8) -> bool {
+    matches!(byte, b' ' | b'\n' | b'\r' | b'\t')
 }
 
 /// What C's `isspace` holds for blank.
@@ -91,9 +111,13 @@ mod tests {
     use super::*;
 
     fn words(line: &[u8]) -> Option<Vec<Vec<u8>>> {
+        words_by(Grammar::REDIS, line).ok()
+    }
+
+    fn words_by(grammar: Grammar, line: &[u8]) -> Result<Vec<Vec<u8>>, Stop> {
         let (mut text, mut args) = (Vec::new(), Vec::new());
-        split(line, &mut text, &mut args).ok()?;
-        Some(args.iter().map(|span| text[span.range()].to_vec()).collect())
+        split(line, grammar, &mut text, &mut args)?;
+        Ok(args.iter().map(|span| text[span.range()].to_vec()).collect())
     }
 
     #[track_caller]
@@ -137,6 +161,35 @@ mod tests {
     fn unbalanced_quotes() {
         for line in [r#"""#, "'", r#""abc"#, r#""abc\"#, r#""abc\""#, r"'abc\'", r#""a"b"#, "'a'b", r#""a"'b'"#, "x'"] {
             assert_eq!(words(line.as_bytes()), None, "{line}");
+        }
+    }
+
+    #[test]
+    fn where_servers_differ_nothing_is_assumed() {
+        let joined: [(&[u8], &[&[u8]]); 6] = [
+            (br#""a"b"#, &[b"ab"]),
+            (br#"'a'"b"c d"#, &[b"abc", b"d"]),
+            (br#"x"y"z''"#, &[b"xyz"]),
+            (b"\"a\"\x0bb", &[b"a\x0bb"]),
+            (br#""a\""#, &[br"a\"]),
+            (br"'a\'", &[br"a\"]),
+        ];
+        for (line, as_valkey) in joined {
+            let quirk = if line.contains(&b'\\') { Quirk::LastBackslash } else { Quirk::JoinsQuotes };
+            assert_eq!(words_by(Grammar::UNKNOWN, line), Err(Stop::Unclear(quirk)), "{}", line.escape_ascii());
+            assert_eq!(
+                words_by(Grammar::VALKEY, line).as_deref(),
+                Ok(&as_valkey.iter().map(|word| word.to_vec()).collect::<Vec<_>>()[..])
+            );
+        }
+        for line in [&br#""a b" 'c' "\\" "\"""#[..], br#""a\\""#, b"a \"\"", b"'a'\tb"] {
+            let redis = words(line).ok_or(());
+            assert!(redis.is_ok(), "{}", line.escape_ascii());
+            assert_eq!(words_by(Grammar::UNKNOWN, line).map_err(drop), redis, "{}", line.escape_ascii());
+            assert_eq!(words_by(Grammar::VALKEY, line).map_err(drop), redis, "{}", line.escape_ascii());
+        }
+        for line in [&br#""a"#[..], br#""a\" "#, br#""a"b""#, br#""\n"#] {
+            assert_eq!(words_by(Grammar::VALKEY, line), Err(Stop::Refused(ProtocolError::UnbalancedQuotes)));
         }
     }
 }

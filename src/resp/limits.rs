@@ -1,4 +1,4 @@
-//! What a request may measure, and the errors of requests that Redis would refuse.
+//! What a request may measure, how servers differ in reading one, and the errors of requests that Redis would refuse.
 //!
 //! Pure numbers and texts. The limits that depend on whether the client has authenticated are Redis's own
 //! (`processMultibulkBuffer`), and so is every text but the last; called by the request parser alone.
@@ -24,12 +24,21 @@ pub struct Limits {
     /// Whether the client has yet to authenticate: at most 10 arguments of at most 16 KiB then, with errors that say
     /// so.
     pub unauthenticated: bool,
+    /// How the server reads what is not written as it should be.
+    pub grammar: Grammar,
 }
 
 impl Limits {
     /// Redis's defaults for a client that may run commands.
     pub const fn authenticated() -> Self {
-        Self { inline: 64 << 10, bulk: 512 << 20, args: i32::MAX as u64, request: 1 << 30, unauthenticated: false }
+        Self {
+            inline: 64 << 10,
+            bulk: 512 << 20,
+            args: i32::MAX as u64,
+            request: 1 << 30,
+            unauthenticated: false,
+            grammar: Grammar::REDIS,
+        }
     }
 
     /// Redis's defaults for a client that has to authenticate first.
@@ -82,6 +91,70 @@ impl Default for Limits {
     }
 }
 
+/// A point in which servers differ when they read requests that are not written as they should be. Valkey has changed all
+/// four up to 9.1, the first also in later versions of its older lines, so that no version number tells.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Quirk {
+    /// What stands where a line feed, or the end of an argument, belongs is skipped unseen.
+    SkipsLineEnds,
+    /// A NUL hides the end of a header's line.
+    NulHidesLineEnd,
+    /// In an inline request a closing quote does not end its argument: `"a"b` is `ab`.
+    JoinsQuotes,
+    /// As the last byte but one of an inline request a backslash is no escape: `"a\"` is whole.
+    LastBackslash,
+}
+
+impl Quirk {
+    /// Every quirk, in the order of its number.
+    pub const ALL: [Self; 4] = [Self::SkipsLineEnds, Self::NulHidesLineEnd, Self::JoinsQuotes, Self::LastBackslash];
+}
+
+/// Which quirks the server has, as far as that is known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Grammar([Option<bool>; Quirk::ALL.len()]);
+
+impl Grammar {
+    /// Nothing is known.
+    pub const UNKNOWN: Self = Self([None; 4]);
+    /// Redis's, all versions up to 8.
+    pub const REDIS: Self = Self([Some(true), Some(true), Some(false), Some(false)]);
+    /// Valkey's, as of 9.1.
+    pub const VALKEY: Self = Self([Some(false), Some(false), Some(true), Some(true)]);
+
+    /// The same, and whether the server has `quirk`.
+    #[must_use]
+    pub const fn with(mut self, quirk: Quirk, has: bool) -> Self {
+        self.0[quirk as usize] = Some(has);
+        self
+    }
+
+    /// Whether the server has `quirk`; none: it is not known.
+    pub const fn has(self, quirk: Quirk) -> Option<bool> {
+        self.0[quirk as usize]
+    }
+
+    /// The same for the parser, which stops where it would have to know.
+    pub(super) fn ask(self, quirk: Quirk) -> Result<bool, Stop> {
+        self.has(quirk).ok_or(Stop::Unclear(quirk))
+    }
+}
+
+/// Why the parser goes no further.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Stop {
+    /// The request is wrong.
+    Refused(ProtocolError),
+    /// What it means depends on this.
+    Unclear(Quirk),
+}
+
+impl From<ProtocolError> for Stop {
+    fn from(error: ProtocolError) -> Self {
+        Self::Refused(error)
+    }
+}
+
 /// A request that Redis would refuse: answer with the error, then close, since no later byte can be trusted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ProtocolError {
@@ -106,6 +179,9 @@ pub enum ProtocolError {
     /// The line with the length of an argument does not end.
     #[error("Protocol error: too big bulk count string")]
     BulkLine,
+    /// Something else stands where a line or an argument ends.
+    #[error("Protocol error: invalid CRLF in request")]
+    LineEnd,
     /// An inline request does not end.
     #[error("Protocol error: too big inline request")]
     InlineLine,

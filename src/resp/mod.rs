@@ -4,7 +4,7 @@
 //! of crema (every other module may use this one). Reading order:
 //!
 //! * `request`: what a client sends, parsed as Redis parses it and resumable at every byte; `limits` has what it may
-//!   measure and what Redis says when it does not; `inline` the quoting rules of requests typed by hand.
+//!   measure, what Redis says when it does not, and where servers differ; `inline` the quoting rules of requests typed by hand.
 //! * `reply`: where a reply ends, without building it.
 //! * `downgrade`: a RESP3 reply as the RESP2 one that Redis would have sent.
 //! * [`encode`]: writers for what crema says itself.
@@ -22,7 +22,7 @@ mod reply;
 mod request;
 
 pub use downgrade::{Twin, to_resp2, to_twin};
-pub use limits::{Limits, ProtocolError};
+pub use limits::{Grammar, Limits, ProtocolError, Quirk};
 pub use reply::{Malformed, Split, Splitter};
 pub use request::{Parsed, Parser, Request, Span};
 

@@ -7,12 +7,13 @@
 //!
 //! Redis skips some bytes unseen: the one after a header's `\r`, and the two after a bulk string. A request in which
 //! those are not what they ought to be is understood, but its bytes must not travel on: [`Request::raw`] is then
-//! encoded anew, as it is for inline requests.
+//! encoded anew, as it is for inline requests. Other servers refuse it: where they differ ([`Quirk`]) the parser goes no
+//! further before it is told what this one does.
 
 use std::ops::Range;
 use std::{fmt, mem};
 
-use super::limits::{Limits, ProtocolError};
+use super::limits::{Limits, ProtocolError, Quirk, Stop};
 use super::{decimal, encode, inline};
 
 /// Argument spans and scratch bytes that a parser keeps from one request to the next.
@@ -26,6 +27,8 @@ const FEW_ARGS: usize = 4;
 pub enum Parsed {
     /// The request goes on beyond the buffer: call again with more behind it.
     Incomplete,
+    /// What comes next depends on whether the server has this quirk: call again with a grammar that knows.
+    Unclear(Quirk),
     /// A request without arguments (a blank line, `*0`, `*-1`), to be dropped in silence.
     Empty {
         /// Bytes that it took from the buffer.
@@ -124,10 +127,15 @@ impl Parser {
                 Some(_) => self.phase = Phase::Inline,
             }
         }
-        match self.phase {
+        let parsed = match self.phase {
             Phase::Inline => self.inline(buf, limits),
             Phase::Count => self.multibulk(buf, limits),
             _ => self.arguments(buf, limits),
+        };
+        match parsed {
+            Ok(parsed) => Ok(parsed),
+            Err(Stop::Unclear(quirk)) => Ok(Parsed::Unclear(quirk)),
+            Err(Stop::Refused(error)) => Err(error),
         }
     }
 
@@ -188,7 +196,7 @@ impl Parser {
 
     /// The header with the number of arguments, then those.
     #[inline]
-    fn multibulk(&mut self, buf: &[u8], limits: &Limits) -> Result<Parsed, ProtocolError> {
+    fn multibulk(&mut self, buf: &[u8], limits: &Limits) -> Result<Parsed, Stop> {
         let header = match decimal::quick_header(buf, b'*') {
             Some((count, length)) => Some((i64::from(count), length)),
             None => self.odd_header(buf, 0, b'*', limits)?,
@@ -209,7 +217,7 @@ impl Parser {
     /// As many arguments as are there. The state is in locals meanwhile, and the usual header takes no detour: this
     /// loop is most of what a request costs.
     #[inline]
-    fn arguments(&mut self, buf: &[u8], limits: &Limits) -> Result<Parsed, ProtocolError> {
+    fn arguments(&mut self, buf: &[u8], limits: &Limits) -> Result<Parsed, Stop> {
         let mut begun = if let Phase::Argument(len) = self.phase { Some(len) } else { None };
         let mut pos = self.pos;
         for missing in (1..=self.missing).rev() {
@@ -217,12 +225,14 @@ impl Parser {
                 len
             } else {
                 let line = buf.get(pos..).unwrap_or_default();
-                let (len, length) = match decimal::quick_header(line, b'$') {
-                    Some((len, length)) => (i64::from(len), length),
-                    None => match self.odd_header(buf, pos, b'$', limits)? {
+                let (len, length) = if let Some((len, length)) = decimal::quick_header(line, b'$') {
+                    (i64::from(len), length)
+                } else {
+                    let parsed = self.stop_at(pos, missing, Phase::Length);
+                    match self.odd_header(buf, pos, b'$', limits)? {
                         Some(header) => header,
-                        None => return Ok(self.stop_at(pos, missing, Phase::Length)),
-                    },
+                        None => return Ok(parsed),
+                    }
                 };
                 pos += length;
                 limits.admit_argument(len, pos).ok_or_else(|| limits.refuse_argument(len))?
@@ -231,7 +241,10 @@ impl Parser {
             let Some(trailer) = buf.get(end..end + 2) else {
                 return Ok(self.stop_at(pos, missing, Phase::Argument(len)));
             };
-            self.crooked |= trailer != b"\r\n";
+            if trailer != b"\r\n" {
+                self.stop_at(pos, missing, Phase::Argument(len));
+                self.skip_line_end(limits)?;
+            }
             self.args.push(Span::new(pos, len as usize));
             pos = end + 2;
         }
@@ -250,21 +263,25 @@ impl Parser {
         Parsed::Incomplete
     }
 
+    /// Something else stands where a line or an argument ends.
+    #[cold]
+    fn skip_line_end(&mut self, limits: &Limits) -> Result<(), Stop> {
+        if !limits.grammar.ask(Quirk::SkipsLineEnds)? {
+            return Err(ProtocolError::LineEnd.into());
+        }
+        self.crooked = true;
+        Ok(())
+    }
+
     /// The number in the header at `pos` and the header's length, whatever the line holds and however much of it is
     /// there.
     #[cold]
-    fn odd_header(
-        &mut self,
-        buf: &[u8],
-        pos: usize,
-        kind: u8,
-        limits: &Limits,
-    ) -> Result<Option<(i64, usize)>, ProtocolError> {
+    fn odd_header(&mut self, buf: &[u8], pos: usize, kind: u8, limits: &Limits) -> Result<Option<(i64, usize)>, Stop> {
         let (endless, invalid) = match kind {
             b'*' => (ProtocolError::MultibulkLine, ProtocolError::MultibulkLength),
             _ => (ProtocolError::BulkLine, ProtocolError::BulkLength),
         };
-        let Some(line) = self.line(buf, pos, b'\r', limits.inline, endless)? else {
+        let Some(line) = self.line(buf, pos, b'\r', limits, endless)? else {
             return Ok(None);
         };
         // Redis judges nothing of a line before it has the byte behind the '\r' too, though it never looks at that.
@@ -272,41 +289,49 @@ impl Parser {
             return Ok(None);
         };
         let digits = line.strip_prefix(&[kind]).ok_or(ProtocolError::ExpectedBulk(buf[pos]))?;
+        if *feed != b'\n' {
+            self.skip_line_end(limits)?;
+        }
         let number = decimal::strict(digits).ok_or(invalid)?;
-        self.crooked |= *feed != b'\n';
         Ok(Some((number, line.len() + 2)))
     }
 
-    /// The line from `pos` up to the byte `end`. As Redis searches with C's string functions, a NUL hides every end
+    /// The line from `pos` up to the byte `end`. Where that is searched for with C's string functions, a NUL hides every end
     /// behind it, and the line goes on until it is too long.
     fn line<'a>(
         &mut self,
         buf: &'a [u8],
         pos: usize,
         end: u8,
-        limit: usize,
+        limits: &Limits,
         endless: ProtocolError,
-    ) -> Result<Option<&'a [u8]>, ProtocolError> {
+    ) -> Result<Option<&'a [u8]>, Stop> {
+        let limit = limits.inline.min(limits.request);
         let line = buf.get(pos..).unwrap_or_default();
-        let seen = self.scanned.saturating_sub(pos).min(line.len());
-        let stop = line[seen..].iter().position(|&byte| byte == end || byte == 0);
-        let seen = stop.map_or(line.len(), |unseen| seen + unseen);
-        self.scanned = pos + seen;
-        if line.get(seen) == Some(&end) && seen <= limit {
-            return Ok(Some(&line[..seen]));
+        let mut seen = self.scanned.saturating_sub(pos).min(line.len());
+        loop {
+            let stop = line[seen..].iter().position(|&byte| byte == end || byte == 0);
+            seen = stop.map_or(line.len(), |unseen| seen + unseen);
+            self.scanned = pos + seen;
+            match line.get(seen) {
+                Some(found) if *found == end && seen <= limit => return Ok(Some(&line[..seen])),
+                // All servers search for the end of an inline request with C's functions.
+                Some(0) if end == b'\r' && !limits.grammar.ask(Quirk::NulHidesLineEnd)? => seen += 1,
+                _ => break,
+            }
         }
-        if line.len() > limit { Err(endless) } else { Ok(None) }
+        if line.len() > limit { Err(endless.into()) } else { Ok(None) }
     }
 
     /// A request typed by hand.
     #[cold]
-    fn inline(&mut self, buf: &[u8], limits: &Limits) -> Result<Parsed, ProtocolError> {
-        let limit = limits.inline.min(limits.request);
-        let Some(line) = self.line(buf, 0, b'\n', limit, ProtocolError::InlineLine)? else {
+    fn inline(&mut self, buf: &[u8], limits: &Limits) -> Result<Parsed, Stop> {
+        let Some(line) = self.line(buf, 0, b'\n', limits, ProtocolError::InlineLine)? else {
             return Ok(Parsed::Incomplete);
         };
         let mut text = Vec::new();
-        inline::split(line.strip_suffix(b"\r").unwrap_or(line), &mut text, &mut self.args)?;
+        self.args.clear(); // of what was split before it was clear how
+        inline::split(line.strip_suffix(b"\r").unwrap_or(line), limits.grammar, &mut text, &mut self.args)?;
         self.phase = Phase::Done;
         self.crooked = true;
         let consumed = line.len() + 1;
@@ -341,7 +366,7 @@ impl<'a> Request<'a> {
     /// places. `None` unless `raw` is one canonical request and nothing else.
     pub fn parse_canonical(raw: &'a [u8], spans: &'a mut Vec<Span>) -> Option<Self> {
         const NO_LIMITS: Limits =
-            Limits { inline: 32, bulk: u64::MAX, args: u64::MAX, request: usize::MAX, unauthenticated: false };
+            Limits { inline: 32, bulk: u64::MAX, args: u64::MAX, request: usize::MAX, ..Limits::authenticated() };
         spans.clear();
         let mut parser = Parser { args: mem::take(spans), ..Parser::default() };
         let parsed = parser.parse(raw, &NO_LIMITS);
@@ -397,13 +422,14 @@ impl fmt::Debug for Request<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::resp::Grammar;
 
     /// What comes of all of `input` at once: the requests, then the error or the bytes left over.
     fn run(input: &[u8], limits: &Limits) -> (Vec<Vec<Vec<u8>>>, Result<usize, ProtocolError>) {
         let (mut parser, mut requests, mut rest) = (Parser::new(), Vec::new(), input);
         loop {
             match parser.parse(rest, limits) {
-                Ok(Parsed::Incomplete) => return (requests, Ok(rest.len())),
+                Ok(Parsed::Incomplete | Parsed::Unclear(_)) => return (requests, Ok(rest.len())),
                 Ok(Parsed::Empty { consumed }) => rest = &rest[consumed..],
                 Ok(Parsed::Request { consumed }) => {
                     requests.push(parser.request(rest).args().map(<[u8]>::to_vec).collect());
@@ -461,6 +487,60 @@ mod tests {
         request(b"*1\r\n$4\r\nPINGXY", ping);
         request(b"*1\r\n$4\r\nPING\n\r", ping);
         request(b"*2\r\n$4\r\nPINGXY$12\r\n0123456789ab\0\0", b"*2\r\n$4\r\nPING\r\n$12\r\n0123456789ab\r\n");
+    }
+
+    #[test]
+    fn a_server_that_is_strict_has_them_refused() {
+        let refused = |input: &[u8], error| {
+            let strict = Limits { grammar: Grammar::VALKEY, ..Limits::authenticated() };
+            assert_eq!(run(input, &strict).1, Err(error), "{}", input.escape_ascii());
+        };
+        for input in
+            [&b"*1\rX$4\r\nPING\r\n"[..], b"*x\rX", b"*1\r\n$4\rXPING\r\n", b"*1\r\n$x\rX", b"*1\r\n$4\r\nPING\n\r"]
+        {
+            refused(input, ProtocolError::LineEnd);
+        }
+        refused(b"*1\r\nPING\rX", ProtocolError::ExpectedBulk(b'P'));
+        refused(b"*1\0\r\n", ProtocolError::MultibulkLength);
+        refused(b"*1\r\n$4\0\0\r\n", ProtocolError::BulkLength);
+    }
+
+    #[test]
+    fn what_servers_read_differently_is_asked_about_and_read_on() {
+        let cases: [(&[u8], &[Quirk]); 5] = [
+            (b"*2\rX$4\rXPINGXY$1\r\naXY", &[Quirk::SkipsLineEnds]),
+            (b"*1\r\n$4\r\nPINGXY", &[Quirk::SkipsLineEnds]),
+            (b"*1\r\n$4\0\r\n", &[Quirk::NulHidesLineEnd]),
+            (b"PING \"a\"b\r\n", &[Quirk::JoinsQuotes]),
+            (b"PING \"a\"b 'c\\'\r\n", &[Quirk::JoinsQuotes, Quirk::LastBackslash]),
+        ];
+        for (input, quirks) in cases {
+            for known in [Grammar::REDIS, Grammar::VALKEY] {
+                let limits = Limits { grammar: known, ..Limits::authenticated() };
+                let mut at_once = Parser::new();
+                let expected = at_once.parse(input, &limits);
+                // Asked at whatever byte the input is cut, and answered each time.
+                for cut in 0..=input.len() {
+                    let (mut parser, mut asked, mut end) = (Parser::new(), Vec::new(), Ok(Parsed::Incomplete));
+                    for part in [&input[..cut], input] {
+                        let mut limits = Limits { grammar: Grammar::UNKNOWN, ..limits };
+                        end = parser.parse(part, &limits);
+                        while let Ok(Parsed::Unclear(quirk)) = end {
+                            assert_eq!(limits.grammar.has(quirk), None, "it was told");
+                            asked.push(quirk);
+                            limits.grammar = limits.grammar.with(quirk, known.has(quirk).expect("all are known"));
+                            end = parser.parse(part, &limits);
+                        }
+                        if end != Ok(Parsed::Incomplete) {
+                            break;
+                        }
+                    }
+                    assert_eq!(end, expected, "{} cut at {cut}", input.escape_ascii());
+                    assert_eq!(parser.request(input).raw(), at_once.request(input).raw());
+                    assert!(asked.iter().all(|quirk| quirks.contains(quirk)) && !asked.is_empty());
+                }
+            }
+        }
     }
 
     #[test]

@@ -1,4 +1,5 @@
-//! Commands that the table does not know: a module's, or a newer server's. Redis is asked once what it knows of each.
+//! Commands that the table does not know, or not with so many arguments: a module's, or a newer server's. Redis is asked once
+//! what it knows of each.
 //!
 //! They never ride a lane. One that Redis flags as reading or writing keys is a plain data command; one that Redis does not
 //! know either can only fail; all else may change the connection, which is given over to the session for good.
@@ -11,9 +12,8 @@ use tokio::time::timeout;
 use super::wire::Line;
 use super::{Close, Session, Stay};
 use crate::clock::Time;
-use crate::command;
-use crate::metrics::Outcome;
-use crate::proxy::{Nature, Work};
+use crate::command::{self, Route, Spec};
+use crate::proxy::{Account, Nature, Work};
 use crate::resp::{Request, encode};
 
 /// How long Redis may take to say what it knows. It says nothing while it is in a client's debugger, whose own commands come here.
@@ -24,7 +24,27 @@ pub(super) const LONGEST: usize = 128;
 impl Session {
     /// A command that is not in the table.
     pub(super) async fn foreign(&mut self, line: &mut Line, request: Request<'_>) -> Result<(), Close> {
-        let nature = self.nature(line, request).await?;
+        let nature = self.account(line, request).await?.unwrap_or(Account::NONE).nature;
+        self.send_foreign(line, nature, request).await
+    }
+
+    /// A command that the table knows with another number of arguments: whether the server takes it all the same, and it has
+    /// been sent then. Where the server does not say, it may.
+    pub(super) async fn widened(&mut self, line: &mut Line, spec: &Spec, request: Request<'_>) -> Result<bool, Close> {
+        let nature = match self.account(line, request).await? {
+            Some(account) if !account.takes(request.argc()) => return Ok(false),
+            Some(account) => account.nature,
+            // Whatever is new about it, what is about keys leaves a connection as it was.
+            None => match spec.route {
+                Route::Session(_) | Route::Home | Route::Taint | Route::Close => Nature::Anything,
+                _ => Nature::Writes,
+            },
+        };
+        self.send_foreign(line, nature, request).await?;
+        Ok(true)
+    }
+
+    async fn send_foreign(&mut self, line: &mut Line, nature: Nature, request: Request<'_>) -> Result<(), Close> {
         if nature == Nature::Anything
             || nature != Nature::Unknown && self.transaction.is_some() && nature != Nature::Reads
         {
@@ -41,31 +61,31 @@ impl Session {
         Ok(())
     }
 
-    async fn nature(&mut self, line: &mut Line, request: Request<'_>) -> Result<Nature, Close> {
+    /// What Redis says of the command; none where it says nothing.
+    async fn account(&mut self, line: &mut Line, request: Request<'_>) -> Result<Option<Account>, Close> {
         let mut name = request.arg(0).to_ascii_lowercase();
         if command::is_container(request) {
             name.push(b'|');
             name.extend(request.arg(1).to_ascii_lowercase());
         }
         if name.len() > LONGEST {
-            return Ok(Nature::Unknown);
+            return Ok(Some(Account::UNKNOWN));
         }
         let now = Time::now();
-        if let Some(nature) = self.worker.foreign.get(&name, now) {
-            return Ok(nature);
+        if let Some(account) = self.worker.foreign.get(&name, now) {
+            return Ok(Some(account));
         }
         line.answered(self).await?;
         let mut question = Vec::new();
         encode::own_command(&mut question, &[b"COMMAND", b"INFO", &name]);
         let (told, reply) = oneshot::channel();
         self.caller.ask(&self.worker, &question, Work::Capture(Vec::new(), told), now);
-        let nature = match timeout(PATIENCE, reply).await {
-            Ok(Ok(reply)) if !reply.starts_with(b"-") => Nature::read(&reply),
+        let account = match timeout(PATIENCE, reply).await {
+            Ok(Ok(reply)) if !reply.starts_with(b"-") => Account::read(&reply),
             // Nothing was said, so nothing is known; what one user may not ask, another may.
-            _ => return Ok(Nature::Anything),
+            _ => return Ok(None),
         };
-        self.worker.foreign.put(name, nature, now);
-        self.worker.stats.count(command::Class::Module, Outcome::Forwarded);
-        Ok(nature)
+        self.worker.foreign.put(name, account, now);
+        Ok(Some(account))
     }
 }

@@ -45,7 +45,7 @@ impl Session {
         let wrong = !spec.arity_ok(request.argc());
         // What cannot change a right is a command like another.
         let plain = spec.route == Route::Session(Verb::ConfigSet) && !spec.changes_rights(request);
-        if self.must_not_log_in(spec, request) {
+        if self.must_not_log_in(spec, request) || wrong && self.widened(line, spec, request).await? {
             return Ok(());
         }
         if let Route::Session(verb) = spec.route

@@ -16,13 +16,14 @@ mod pinned;
 mod wire;
 
 use std::rc::Rc;
+use std::sync::Arc;
 
 use crate::clock::Time;
 use crate::command::{self, Route};
 use crate::error::Error;
 use crate::metrics::Outcome;
 use crate::proxy::{self, Caller, End, Lent, Owner, Replies, Taken, Transaction, Worker};
-use crate::resp::{Parsed, Parser, ProtocolError, Request};
+use crate::resp::{Grammar, Limits, Parsed, Parser, ProtocolError, Request};
 use crate::socket::Socket;
 
 use wire::{Event, Wire};
@@ -147,6 +148,7 @@ impl Session {
         self.crowded &= !self.caller.replies.is_settled() || self.caller.replies.is_full();
         let mut now = Time::now(); // after the bytes were read: what a hit checks is true then
         let mut left = STRIDE;
+        let mut grammar = Grammar::UNKNOWN;
         while !wire.input.rest().is_empty() {
             left -= 1;
             if left == 0 {
@@ -161,12 +163,19 @@ impl Session {
                 wire.input.clear();
                 break;
             }
-            let limits = self.worker.shared.limits(self.strict);
+            let limits = Limits { grammar, ..self.worker.shared.limits(self.strict) };
             let consumed = match parser.parse(wire.input.rest(), &limits) {
                 Ok(Parsed::Incomplete) => {
                     let Wire { input, line, .. } = &mut *wire;
                     self.send_ahead(line, parser, input.rest()).await?;
                     break;
+                }
+                Ok(Parsed::Unclear(quirk)) => {
+                    let node = Arc::clone(&self.worker.shared.node);
+                    let has = Box::pin(wire.line.while_writing(self, node.has(quirk))).await?;
+                    grammar = grammar.with(quirk, has);
+                    now = Time::now();
+                    continue;
                 }
                 Ok(Parsed::Empty { consumed }) => consumed,
                 Ok(Parsed::Request { consumed }) => {
@@ -203,7 +212,11 @@ impl Session {
             return false;
         }
         let Some(spec) = command::lookup(request) else { return false };
-        if !spec.on_lane(request) || request.raw().len() > LARGE_REQUEST || self.worker.shared.l1.is_paused(now) {
+        if !spec.on_lane(request)
+            || !spec.arity_ok(request.argc())
+            || request.raw().len() > LARGE_REQUEST
+            || self.worker.shared.l1.is_paused(now)
+        {
             return false;
         }
         if !self.caller.turn(spec.route == Route::ScriptLane) {

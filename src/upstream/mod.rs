@@ -7,6 +7,7 @@ mod backoff;
 mod connect;
 mod lane;
 mod messages;
+mod quirks;
 
 use std::fmt;
 use std::sync::Arc;
@@ -36,6 +37,7 @@ pub struct Node {
     permits: Arc<Semaphore>,
     limit: usize,
     heard: AtomicU64,
+    quirks: quirks::Quirks,
 }
 
 /// Leave to hold one upstream connection; given back when dropped.
@@ -52,6 +54,7 @@ impl Node {
             permits: Arc::new(Semaphore::new(limit)),
             limit,
             heard: AtomicU64::new(0),
+            quirks: quirks::Quirks::default(),
         }
     }
 

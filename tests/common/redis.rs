@@ -210,6 +210,12 @@ impl Redis {
         }
     }
 
+    /// Has a server of the same kind as `other` in its place, empty, on the same port.
+    pub(crate) fn become_like(&mut self, other: &Redis) {
+        self.server.clone_from(&other.server);
+        self.restart();
+    }
+
     /// Keeps it from doing anything until what is returned is dropped.
     #[must_use]
     pub(crate) fn freeze(&self) -> Frozen<'_> {
