@@ -15,7 +15,7 @@ use tokio::net::TcpListener;
 use tokio::runtime;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::oneshot;
-use tokio::time::{MissedTickBehavior, interval, timeout};
+use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{error, info, warn};
@@ -31,6 +31,13 @@ use crate::proxy::{Gate, Shared};
 use crate::resp::{Limits, Resp, encode};
 use crate::server::{Listener, Workers, accept};
 use crate::upstream::{Connection, Login, Node, Target, connect, read_reply};
+
+/// Every so many looks at the upstream, one a second, is on a new connection.
+const ANEW: u32 = 5;
+/// The connection kept for looking may take so long to answer before a new one is made.
+const PROMPT: Duration = Duration::from_secs(1);
+/// Between a sign that the address may lead elsewhere and the look at it.
+const DOUBT: Duration = Duration::from_millis(200);
 
 /// Runs until SIGTERM or SIGINT. Exits with 0 after a clean end, with 1 where it could not start.
 pub fn run(config: Config) -> ExitCode {
@@ -157,7 +164,6 @@ impl App {
     fn new(config: Config, stop: &CancellationToken) -> Arc<Self> {
         let metrics = Metrics::new(config.threads.get());
         let origin_id = format!("crema-{:016x}", rand::random::<u64>());
-        let node = Arc::new(Node::new(config.upstream.node.clone(), config.max_upstream, config.connect_timeout));
         let terms = Terms {
             max_staleness: config.max_staleness,
             acl_recheck: config.acl_recheck,
@@ -176,6 +182,8 @@ impl App {
             let user = config.upstream.user.as_deref().unwrap_or("default");
             Arc::new(Login { user: user.as_bytes().into(), password: password.expose().as_bytes().into() })
         });
+        let node = Node::new(config.upstream.node.clone(), config.max_upstream, config.connect_timeout);
+        let node = Arc::new(node.known_by(login.clone(), config.response_timeout));
         let control = runtime::Handle::current();
         let channel = &config.channel;
         let fleet = channel.enabled.then(|| {
@@ -191,6 +199,17 @@ impl App {
         });
         let counts = Arc::clone(&metrics.stats);
         let l1 = L1::new(terms, Arc::clone(&node), login.clone(), fleet, counts, control, stop.clone());
+        let of_turns = Arc::downgrade(&l1);
+        node.generation.on_turn(move |several| {
+            if let Some(l1) = of_turns.upgrade() {
+                l1.turn();
+            }
+            if several {
+                warn!("several servers answer at the upstream's address in turn: nothing is kept in memory or shared, each client has a connection of its own");
+            } else {
+                info!("another server answers at the upstream's address: connections to the former one are given up, and memory is empty");
+            }
+        });
         let stats = Arc::clone(&metrics.stats);
         let longest_argument = AtomicU64::new(Limits::authenticated().bulk);
         let gate = Gate::default();
@@ -205,10 +224,42 @@ impl App {
         let mut second = interval(Duration::from_secs(1));
         second.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut kept = None;
-        while stop.run_until_cancelled(second.tick()).await.is_some() {
+        let (mut looks, mut silent): (u32, Option<Instant>) = (0, None);
+        loop {
+            let doubted = async {
+                tokio::select! {
+                    _ = second.tick() => false,
+                    () = self.shared.node.generation.doubted() => true,
+                }
+            };
+            let Some(doubted) = stop.run_until_cancelled(doubted).await else { return };
+            if doubted {
+                sleep(DOUBT).await; // a server in doubt is doubted by all who ask it
+            }
+            looks = looks.wrapping_add(1);
+            // Only a new connection shows where the address leads now.
+            if doubted || looks.is_multiple_of(ANEW) {
+                kept = None;
+            }
             self.shared.l1.store.run_pending();
             self.shared.l1.reclaim(Time::now());
-            let Some(state) = stop.run_until_cancelled(self.look(&mut kept)).await else { return };
+            let within = self.shared.node.connect_timeout + PROMPT;
+            let Some(state) = stop.run_until_cancelled(timeout(within, self.look(&mut kept))).await else { return };
+            let state = match state {
+                Ok(state) => {
+                    silent = None;
+                    state
+                }
+                // It accepts and is silent: it may have been told to pause.
+                Err(_) => {
+                    kept = None;
+                    let since = *silent.get_or_insert_with(Instant::now);
+                    if since.elapsed() < self.shared.node.handshake_timeout {
+                        continue;
+                    }
+                    Err(format!("the upstream has said nothing for {:?}; is it stopped or paused?", since.elapsed()))
+                }
+            };
             let mut known = self.upstream.lock().unwrap_or_else(PoisonError::into_inner);
             match (&*known, &state) {
                 (Err(_), Ok(server)) => info!(upstream = %self.shared.node.address, "ready: {server} answers"),
@@ -224,6 +275,12 @@ impl App {
     async fn look(&self, kept: &mut Option<(Connection, String)>) -> Result<String, String> {
         let node = &self.shared.node;
         let advice = |error: &Error| format!("{error}; is it running, and is `upstream` right?");
+        // One that lies silent says nothing of others.
+        if let Some((connection, _)) = kept
+            && !matches!(timeout(PROMPT, ask(connection, &[b"PING"], node)).await, Ok(Ok(_)))
+        {
+            *kept = None;
+        }
         if kept.is_none() {
             let target = Target {
                 node: Arc::clone(node),

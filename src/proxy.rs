@@ -15,6 +15,7 @@ mod marks;
 mod pending;
 mod private;
 mod proof;
+mod pulse;
 mod reads;
 mod replies;
 mod step;

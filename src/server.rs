@@ -29,6 +29,7 @@ use crate::metrics::WorkerStats;
 use crate::proxy::{Replies, Shared, Worker};
 use crate::session;
 use crate::socket::Socket;
+use crate::upstream::STALL;
 
 /// The pause after `accept` failed, which it does for want of file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -190,6 +191,8 @@ fn work(
         let sessions = Sessions::default();
         let mut second = interval(Duration::from_secs(1));
         second.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut pulse = interval(STALL);
+        pulse.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
                 biased;
@@ -198,6 +201,7 @@ fn work(
                     Some(client) => sessions.start(&worker, client, count),
                     None => break,
                 },
+                _ = pulse.tick() => worker.feel(Time::now()),
                 _ = second.tick() => worker.sweep(Time::now()),
             }
         }

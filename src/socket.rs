@@ -12,6 +12,11 @@ use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 
+/// Bytes to the upstream that are not acknowledged for so long end their connection. Long enough for what a network gets over;
+/// a server that takes nothing in for so long is given up as well.
+#[cfg(target_os = "linux")]
+const UNACKNOWLEDGED: Duration = Duration::from_secs(30);
+
 /// A connected stream. Reading and writing are cancel safe, as those of tokio's own streams are.
 #[derive(Debug)]
 pub enum Socket {
@@ -28,6 +33,14 @@ impl Socket {
         let keepalive = TcpKeepalive::new().with_time(Duration::from_secs(300)).with_interval(Duration::from_secs(100));
         let _ = SockRef::from(&stream).set_tcp_keepalive(&keepalive);
         Self::Tcp(stream)
+    }
+
+    /// The same for a connection to the upstream, which is also given up when what was sent is not acknowledged for long: a
+    /// host that is gone says nothing (RFC 5482).
+    pub fn upstream(stream: TcpStream) -> Self {
+        #[cfg(target_os = "linux")]
+        let _ = SockRef::from(&stream).set_tcp_user_timeout(Some(UNACKNOWLEDGED));
+        Self::tcp(stream)
     }
 
     /// The address of the other side as Redis prints one: `ip:port`, or `unix` for a Unix socket.

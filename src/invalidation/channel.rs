@@ -183,7 +183,7 @@ async fn hear(
 ) -> Result<Infallible, Lost> {
     let (node, login) = (Arc::clone(&config.node), config.login.clone());
     let target = Target { node, login, db: 0, resp: Resp::V2, name: CLIENT_NAME };
-    let Connection { socket, permit: _permit } = connect(&target).await?;
+    let Connection { socket, permit: _permit, .. } = connect(&target).await?;
     let (mut reader, mut writer) = tokio::io::split(socket);
     #[allow(clippy::default_trait_access, reason = "redis does not export the type's name")]
     let mut decoder = Default::default();

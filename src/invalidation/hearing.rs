@@ -29,7 +29,7 @@ use crate::clock::Time;
 use crate::error::{Error, is_passing};
 use crate::metrics::{EpochReason, Refusal};
 use crate::resp::encode;
-use crate::upstream::{Backoff, Connection, Login};
+use crate::upstream::{ANOTHER, Backoff, Connection, Login, STALL};
 
 /// Fills that may be under way at once.
 const WINDOW: usize = 512;
@@ -73,6 +73,8 @@ pub(super) struct Hearing<'a> {
     most: u64,
     /// Whether it is certain that changes will be told of.
     told: bool,
+    /// Of the server that it listens to.
+    generation: u64,
     /// Whether the last fence was answered in a turn of Redis's event loop of its own; only broadcast mode asks.
     in_turn: bool,
 }
@@ -130,12 +132,14 @@ impl<'a> Hearing<'a> {
                 Means::Tracking | Means::Broadcast(_) => u64::MAX,
             },
             told: false,
+            generation: 0,
             in_turn: true,
         }
     }
 
     pub(super) async fn run(&mut self, connection: Connection, inbox: &mut Inbox, backoff: &mut Backoff) -> End {
-        let Connection { socket, permit: _permit } = connection;
+        let Connection { socket, permit: _permit, generation, .. } = connection;
+        self.generation = generation;
         let (mut read, mut write) = tokio::io::split(socket);
         let mut frames = Frames::new(match &self.l1.terms.means {
             Means::Channel(_) => self.l1.terms.max_value.max(MAX_PAYLOAD as u64),
@@ -158,6 +162,10 @@ impl<'a> Hearing<'a> {
                     Ok(0) => return self.lost("closed by the upstream"),
                     Ok(_) => {
                         self.heard = Time::now();
+                        if self.is_stale() {
+                            return self.lost(ANOTHER);
+                        }
+                        self.l1.node.heard(self.heard);
                         let heard = frames.drain(|frame, whole| self.hear(frame, whole));
                         if let Err(error) = heard.unwrap_or_else(|malformed| Err(self.lost(&malformed))) {
                             return error;
@@ -331,6 +339,7 @@ impl<'a> Hearing<'a> {
             }
             self.ear.freshness.end();
             self.ear.freshness.bump();
+            self.l1.node.generation.doubt();
         } else if self.in_turn && !self.l1.is_paused(Time::now()) {
             let until = self.untold.bound(sent).plus(self.l1.terms.max_staleness);
             // No longer than the user's rights are known to be what they were.
@@ -338,7 +347,8 @@ impl<'a> Hearing<'a> {
                 Standing::KnownAt(asked) => until.min(asked.plus(self.l1.terms.acl_recheck)),
                 Standing::Unknown => until,
             });
-            if self.l1.is_swapping() {
+            // Whoever turns changes the number first and ends leases second.
+            if self.l1.is_swapping() || self.is_stale() || self.l1.node.generation.is_several() {
                 self.ear.freshness.end();
             }
         }
@@ -360,8 +370,14 @@ impl<'a> Hearing<'a> {
 
     fn tick(&mut self) -> Result<(), End> {
         let now = Time::now();
+        if self.is_stale() {
+            return Err(self.lost(ANOTHER));
+        }
         if let Some(sent) = self.fence_sent {
             let silence = (self.l1.terms.max_staleness * 4).max(Duration::from_secs(2));
+            // Who is silent everywhere may have been told to pause: it is not deaf here.
+            let speaks = self.l1.node.last_heard().saturating_since(sent) > STALL;
+            let silence = if speaks { silence } else { silence.max(self.l1.node.handshake_timeout) };
             if now.saturating_since(sent) > silence {
                 return Err(End::Lost(Error::Timeout { node: Arc::clone(&self.l1.node.address), after: silence }));
             }
@@ -439,6 +455,11 @@ impl<'a> Hearing<'a> {
     /// The user whose ear it is.
     pub(super) fn user(&self) -> &[u8] {
         &self.user
+    }
+
+    /// Whether another server has taken the place of the one that is listened to.
+    fn is_stale(&self) -> bool {
+        self.generation != self.l1.node.generation.number()
     }
 
     fn lost(&self, why: &str) -> End {

@@ -313,6 +313,13 @@ impl L1 {
         }
     }
 
+    /// Another server has taken the upstream's place, or several have: nothing counts that was read from the last.
+    pub fn turn(&self) {
+        self.opaque_answered();
+        self.lock().values().for_each(|ear| ear.freshness.end());
+        self.bump(EpochReason::Turn);
+    }
+
     /// Changes whenever rights may have changed through this process.
     pub fn rights_version(&self) -> u64 {
         self.rights.load(Ordering::Acquire)

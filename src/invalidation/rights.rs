@@ -190,7 +190,7 @@ async fn ask_for_others(l1: &L1, backoff: &mut Backoff) -> Result<Infallible, Er
     let node = Arc::clone(&l1.node);
     let target =
         Target { node: Arc::clone(&node), login: l1.steward.clone(), db: 0, resp: Resp::V3, name: "crema-rights" };
-    let Connection { mut socket, permit: _permit } = connect(&target).await?;
+    let Connection { mut socket, permit: _permit, .. } = connect(&target).await?;
     let lost = |why: &str| Error::Lost { node: Arc::clone(&node.address), why: why.into() };
     let mut buffer = Vec::new();
     loop {

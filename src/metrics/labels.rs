@@ -99,6 +99,7 @@ labels! {
     /// Why an ear's epoch was bumped, which empties its part of L1 at once.
     EpochReason {
         Flush = "flush": "Redis told of a flush.",
+        Turn = "turn": "Another server stands behind the upstream's address.",
         EarLost = "ear_lost": "The ear's connection was lost.",
         SwapDb = "swapdb": "Two databases were swapped.",
         Pattern = "pattern": "A message on the channel named a pattern.",

@@ -64,7 +64,7 @@ impl Gate {
 
 async fn ask(node: &Arc<Node>, request: &[u8]) -> Result<Vec<u8>, Error> {
     let target = Target { node: Arc::clone(node), login: None, db: 0, resp: Resp::V2, name: "" };
-    let Connection { mut socket, permit: _permit } = connect(&target).await?;
+    let Connection { mut socket, permit: _permit, .. } = connect(&target).await?;
     let lost = |why: &str| Error::Lost { node: Arc::clone(&node.address), why: why.into() };
     let exchange = async {
         socket.write_all(request).await?;

@@ -182,6 +182,9 @@ impl Pending {
     /// The first byte of the reply is here: Redis has run the command.
     fn begin(&mut self, kind: u8, bytes: &[u8]) {
         self.begun = true;
+        if kind == b'-' && bytes.starts_with(b"-READONLY") {
+            self.worker.shared.node.generation.doubt();
+        }
         match &mut self.work {
             Work::Write(marks) => {
                 // MULTI was refused: it has been done at once, and there will be no EXEC to tell of it.
@@ -339,6 +342,10 @@ impl Waiter for Pending {
 
     fn is_patient(&self) -> bool {
         self.patient
+    }
+
+    fn writes(&self) -> bool {
+        matches!(self.work, Work::Write(_) | Work::Told(_))
     }
 
     fn awaits_more(&self) -> bool {

@@ -23,6 +23,7 @@ use super::gate::Gate;
 use super::pending::{Pending, Ticket, Work};
 use super::private::{Lent, Owner, Pool, Setting, Spare};
 use super::proof::Proofs;
+use super::pulse::Pulse;
 use crate::cache::{Coin, Flights, Identity, Promoter, Query, Sampler};
 use crate::clock::Time;
 use crate::config::{Config, Promote, Rule};
@@ -148,15 +149,16 @@ pub struct Worker {
     pub tasks: TaskTracker,
     /// Commands that the table does not know.
     pub foreign: Foreign,
-    lanes: RefCell<Lanes>,
+    pub(super) lanes: RefCell<Lanes>,
     pub(super) pools: RefCell<HashMap<Vec<u8>, Pool>>,
     /// All private connections, whoever has them.
-    private: RefCell<Vec<Weak<Lane<Pending>>>>,
+    pub(super) private: RefCell<Vec<Weak<Lane<Pending>>>>,
     draining: Cell<bool>,
     login: RefCell<Option<Rc<Lane<Pending>>>>,
     pub(super) proofs: Proofs,
     pub(super) corks: Corks,
     pub(super) fencing: Fencing,
+    pub(super) pulse: Pulse,
     trouble: Rc<RefCell<Trouble>>,
 }
 
@@ -186,6 +188,7 @@ impl Worker {
             proofs: Proofs::default(),
             corks: Corks::default(),
             fencing: Fencing::default(),
+            pulse: Pulse::default(),
             trouble: Rc::default(),
         })
     }

@@ -55,8 +55,12 @@ impl Session {
         {
             return self.verb(line, verb, spec, request).await;
         }
+        if self.worker.shared.node.generation.is_several() {
+            self.keep(line, Stay::Tainted).await?; // one connection leads to one server
+        }
         let on_lane = spec.on_lane(request) || wrong && spec.route != Route::LaneUnlessBlocking || plain;
-        let held_back = spec.effect != Effect::Read && self.worker.shared.l1.is_paused(now);
+        let paused = self.worker.shared.l1.is_paused(now) || self.worker.holds_writes();
+        let held_back = spec.effect != Effect::Read && paused;
         let on_lane = on_lane && request.raw().len() <= LARGE_REQUEST && !held_back;
         if self.loan_is_over() {
             if on_lane || spec.route == Route::BorrowAnywhere {

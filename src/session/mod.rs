@@ -19,7 +19,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use crate::clock::Time;
-use crate::command::{self, Route};
+use crate::command::{self, Effect, Route};
 use crate::error::Error;
 use crate::metrics::Outcome;
 use crate::proxy::{self, Caller, End, Lent, Owner, Replies, Taken, Transaction, Worker};
@@ -216,6 +216,11 @@ impl Session {
             || !spec.arity_ok(request.argc())
             || request.raw().len() > LARGE_REQUEST
             || self.worker.shared.l1.is_paused(now)
+        {
+            return false;
+        }
+        if spec.effect != Effect::Read && self.worker.holds_writes()
+            || self.worker.shared.node.generation.is_several()
         {
             return false;
         }

@@ -1,6 +1,7 @@
 //! A connection to a node, made and made ready: dial, name, database, `HELLO` or `AUTH`.
 //!
-//! The handshake is one write, or two where a login is wanted for all of it, and is answered before the first command goes
+//! It begins with the question which server this is, for two that answer at one address are never used as one. The rest is one
+//! write, or two where a login is wanted for all of it, and is answered before the first command goes
 //! out, so that a command never runs as another user or in another database than it was meant for.
 
 use std::io;
@@ -9,8 +10,11 @@ use std::sync::Arc;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::time::timeout;
+use tracing::warn;
 
+use super::generation::run_id;
 use super::{Permit, Target};
+use crate::clock::Time;
 use crate::config::Node as Endpoint;
 use crate::error::{Error, is_full};
 use crate::resp::{Resp, Split, Splitter, encode};
@@ -23,33 +27,88 @@ pub struct Connection {
     pub socket: Socket,
     /// Counts against `max_upstream` while held.
     pub permit: Permit,
+    /// The generation of the server that it was made to.
+    pub generation: u64,
+    /// What the server calls it, as `CLIENT ID` says; none where nobody may ask.
+    pub id: Option<u64>,
 }
 
 /// Dials the node and runs the handshake. Cancel safe: dropping the future closes the connection.
 ///
-/// Fails with [`Error::Unreachable`], [`Error::Timeout`] after the node's `connect_timeout`, [`Error::UpstreamLimit`], or
-/// [`Error::Refused`] with Redis's own reply when it takes no more clients, or refuses the user, the protocol version or the database. A refused
-/// name is no failure: an ACL may forbid `CLIENT SETNAME`.
+/// Fails with [`Error::Unreachable`], [`Error::Timeout`] after the node's `connect_timeout` or `handshake_timeout`,
+/// [`Error::UpstreamLimit`], or [`Error::Refused`] with Redis's own reply when it takes no more clients, or refuses the user, the
+/// protocol version or the database. A refused name is no failure: an ACL may forbid `CLIENT SETNAME`.
 pub async fn connect(target: &Target) -> Result<Connection, Error> {
-    let permit = target.node.permit()?;
-    let after = target.node.connect_timeout;
-    match timeout(after, handshake(target)).await {
-        Ok(Ok(socket)) => Ok(Connection { socket, permit }),
-        Ok(Err(error)) => Err(error),
-        Err(_) => Err(Error::Timeout { node: Arc::clone(&target.node.address), after }),
-    }
+    let node = &target.node;
+    let permit = node.permit()?;
+    let begun = Time::now();
+    let late = |after| Error::Timeout { node: Arc::clone(&node.address), after };
+    let socket = timeout(node.connect_timeout, dial(target)).await.map_err(|_| late(node.connect_timeout))?;
+    let mut socket = socket.map_err(|source| unreachable(target, source))?;
+    let made = timeout(node.handshake_timeout, handshake(target, &mut socket)).await;
+    let Identity { run_id, id } = made.map_err(|_| late(node.handshake_timeout))??;
+    let now = Time::now();
+    node.heard(now);
+    let generation = match run_id {
+        Some(run_id) => node.generation.of(&run_id, begun, now),
+        None => node.generation.number(),
+    };
+    Ok(Connection { socket, permit, generation, id })
 }
 
-async fn handshake(target: &Target) -> Result<Socket, Error> {
-    let unreachable =
-        |source: io::Error| Error::Unreachable { node: Arc::clone(&target.node.address), source: Arc::new(source) };
-    let mut socket = match &target.node.endpoint {
-        Endpoint::Tcp { host, port } => {
-            Socket::tcp(TcpStream::connect((host.as_str(), *port)).await.map_err(unreachable)?)
-        }
-        Endpoint::Unix(path) => Socket::Unix(UnixStream::connect(path).await.map_err(unreachable)?),
-    };
+fn unreachable(target: &Target, source: io::Error) -> Error {
+    Error::Unreachable { node: Arc::clone(&target.node.address), source: Arc::new(source) }
+}
 
+async fn dial(target: &Target) -> io::Result<Socket> {
+    Ok(match &target.node.endpoint {
+        Endpoint::Tcp { host, port } => Socket::upstream(TcpStream::connect((host.as_str(), *port)).await?),
+        Endpoint::Unix(path) => Socket::Unix(UnixStream::connect(path).await?),
+    })
+}
+
+/// What the server says that it is, and what it calls the connection.
+#[derive(Default)]
+struct Identity {
+    run_id: Option<Box<[u8]>>,
+    id: Option<u64>,
+}
+
+/// Asks which server this is, as the user of the upstream URL: a client's own may not know. The connection of a client that has
+/// not logged in is not logged in for it either.
+async fn identify(target: &Target, socket: &mut Socket, buffer: &mut Vec<u8>) -> Result<Identity, Error> {
+    let mut questions: Vec<Vec<&[u8]>> = Vec::new();
+    if let (Some(login), Some(_)) = (target.node.login.as_deref(), &target.login) {
+        questions.push(vec![b"AUTH", &login.user, &login.password]);
+    }
+    questions.push(vec![b"CLIENT", b"ID"]);
+    if target.node.generation.may_ask() {
+        questions.push(vec![b"INFO", b"server"]);
+    }
+    let mut replies = ask(socket, &questions, buffer).await.map_err(|error| unreachable(target, error))?;
+    if replies.first().is_some_and(|reply| is_full(reply)) {
+        return Err(Error::Refused { node: Arc::clone(&target.node.address), reply: replies.swap_remove(0).into() });
+    }
+    let mut identity = Identity::default();
+    for (question, reply) in questions.iter().zip(replies) {
+        if question[0] == b"CLIENT" {
+            identity.id =
+                std::str::from_utf8(&reply).ok().and_then(|text| text.strip_prefix(':')?.trim_end().parse().ok());
+        } else if reply.starts_with(b"-NOPERM") && target.node.generation.refuse() {
+            warn!(
+                "the user in `upstream` may not run INFO: a failover behind its address shows by broken connections alone"
+            );
+        } else {
+            identity.run_id = run_id(&reply).map(Box::from).or(identity.run_id);
+        }
+    }
+    Ok(identity)
+}
+
+async fn handshake(target: &Target, socket: &mut Socket) -> Result<Identity, Error> {
+    let unreachable = |error| unreachable(target, error);
+    let mut buffer = Vec::new();
+    let mut identity = identify(target, socket, &mut buffer).await?;
     let db = target.db.to_string();
     let mut first: Vec<Vec<&[u8]>> = Vec::new();
     if !target.name.is_empty() {
@@ -64,11 +123,10 @@ async fn handshake(target: &Target) -> Result<Socket, Error> {
         (Resp::V2, Some(login)) => vec![b"AUTH", &login.user, &login.password],
         (Resp::V2, None) => Vec::new(),
     };
-    let mut buffer = Vec::new();
     // Who may not choose a name or a database may yet be in one that was chosen before, so the login is last. What is
     // refused before it, where Redis wants a login of everybody, is asked for once more.
     let all: Vec<_> = first.iter().cloned().chain((!login.is_empty()).then(|| login.clone())).collect();
-    let mut replies = ask(&mut socket, &all, &mut buffer).await.map_err(unreachable)?;
+    let mut replies = ask(socket, &all, &mut buffer).await.map_err(unreachable)?;
     let refused = |reply: &Vec<u8>| reply.first() == Some(&b'-');
     let refuse = |reply: Vec<u8>| Err(Error::Refused { node: Arc::clone(&target.node.address), reply: reply.into() });
     if replies.first().is_some_and(|reply| is_full(reply)) {
@@ -81,7 +139,7 @@ async fn handshake(target: &Target) -> Result<Socket, Error> {
         return refuse(reply);
     }
     if replies.iter().any(refused) && target.login.is_some() {
-        replies = ask(&mut socket, &first, &mut buffer).await.map_err(unreachable)?;
+        replies = ask(socket, &first, &mut buffer).await.map_err(unreachable)?;
     }
     if target.db != 0
         && let Some(reply) = replies.pop()
@@ -89,7 +147,11 @@ async fn handshake(target: &Target) -> Result<Socket, Error> {
     {
         return refuse(reply);
     }
-    Ok(socket)
+    // Where Redis wants a login of everybody and the URL has none, only who has logged in could be told.
+    if identity.id.is_none() && target.node.login.is_none() && target.login.is_some() {
+        identity = identify(target, socket, &mut buffer).await?;
+    }
+    Ok(identity)
 }
 
 /// Sends commands in one write and reads their replies; a server that is full gives but one.

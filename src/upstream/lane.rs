@@ -35,6 +35,8 @@ const LARGE_REPLY: u64 = 1 << 20;
 const READ_AT_ONCE: usize = 256 << 10;
 /// Reads that a lane may do before other tasks of its thread get a turn.
 const BUDGET: usize = 4;
+/// Why a connection that was made before another server took the address is given up.
+pub const ANOTHER: &str = "another server answers at its address now";
 /// A buffer that is empty keeps no more than so many bytes.
 const SCRATCH: usize = 64 << 10;
 
@@ -67,6 +69,8 @@ pub trait Waiter: 'static {
     /// Whether the reply may take as long as it likes: Redis was asked to wait.
     fn is_patient(&self) -> bool;
 
+    /// Whether the command may change keys.
+    fn writes(&self) -> bool;
     /// The connection is gone and this reply will not come. `command` is what was, or was to be, sent on a shared lane.
     fn lost(self, error: &Error, sent: Sent, command: &[u8]);
 }
@@ -117,6 +121,10 @@ pub struct Lane<W> {
     /// Redis does not let this user be asked whether replies are in step.
     unverifiable: Cell<bool>,
     local: RefCell<String>,
+    /// The generation of the server that it leads to; none before it is made.
+    generation: Cell<Option<u64>>,
+    /// What the server calls it.
+    id: Cell<Option<u64>>,
 }
 
 struct Inner<W> {
@@ -205,6 +213,8 @@ impl<W: Waiter> Lane<W> {
             cut: Cell::new(false),
             unverifiable: Cell::new(false),
             local: RefCell::default(),
+            generation: Cell::default(),
+            id: Cell::default(),
         }
     }
 
@@ -313,9 +323,34 @@ impl<W: Waiter> Lane<W> {
         .await
     }
 
-    /// Whether commands can still be sent.
+    /// Whether commands can still be sent, to the server that stands behind the address now.
     pub fn is_open(&self) -> bool {
-        !matches!(self.inner.borrow().state, State::Closing | State::Closed(_))
+        !self.is_stale() && !matches!(self.inner.borrow().state, State::Closing | State::Closed(_))
+    }
+
+    /// Whether it leads to a server that another has taken the place of: what is answered here is no answer any more.
+    pub fn is_stale(&self) -> bool {
+        self.generation.get().is_some_and(|made| made != self.node.generation.number())
+    }
+
+    /// What the server calls the connection, where it could be asked.
+    pub fn id(&self) -> Option<u64> {
+        self.id.get()
+    }
+
+    /// Since when the head of the FIFO has waited for its next byte.
+    pub fn waiting_since(&self) -> Time {
+        self.waiting_since.get()
+    }
+
+    /// Whether what waits at the head may change keys.
+    pub fn writes(&self) -> bool {
+        matches!(self.inner.borrow().fifo.front(), Some(Entry { expect: Expect::Reply(waiter), .. }) if waiter.writes())
+    }
+
+    /// Whether a session has it.
+    pub fn is_lent(&self) -> bool {
+        self.inner.borrow().owner.is_some()
     }
 
     /// Whether nothing awaits a reply.
@@ -420,6 +455,11 @@ impl<W: Waiter> Lane<W> {
         self.finish(&Error::Timeout { node: Arc::clone(&self.node.address), after });
     }
 
+    /// Ends the connection, for it leads nowhere; waiters are told.
+    pub fn lose(&self, why: &str) {
+        self.finish(&self.lost(why));
+    }
+
     /// Connects and carries commands until the connection ends; every waiter is answered or told before this returns.
     /// Owned by the worker that opened the lane.
     pub async fn run(self: Rc<Self>, target: Target) -> Error {
@@ -427,6 +467,8 @@ impl<W: Waiter> Lane<W> {
         let error = match connect(&target).await {
             Ok(mut connection) => {
                 *self.local.borrow_mut() = connection.socket.local();
+                self.generation.set(Some(connection.generation));
+                self.id.set(connection.id);
                 let mut wire = Wire::default();
                 {
                     let mut inner = self.inner.borrow_mut();
@@ -562,7 +604,14 @@ impl<W: Waiter> Lane<W> {
     fn take(&self, mut bytes: &[u8], wire: &mut Wire) -> Result<(), Error> {
         let now = Time::now();
         self.waiting_since.set(now);
-        self.node.heard(now);
+        if self.is_stale() {
+            // Messages are still what they are: a subscriber stays with the server that it chose, as it would alone.
+            if !self.private || self.mode.get() == Mode::Replies {
+                return Err(self.lost(ANOTHER));
+            }
+        } else {
+            self.node.heard(now);
+        }
         while !bytes.is_empty() {
             if self.mode.get() == Mode::Opening && wire.splitter.at_start() {
                 self.open_stream(bytes[0], now);

@@ -5,6 +5,7 @@
 
 mod backoff;
 mod connect;
+mod generation;
 mod lane;
 mod messages;
 mod quirks;
@@ -18,7 +19,8 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 pub use backoff::Backoff;
 pub use connect::{Connection, connect, read_reply};
-pub use lane::{Lane, Mode, OutOfBand, STALL, Waiter};
+pub use generation::Generation;
+pub use lane::{ANOTHER, Lane, Mode, OutOfBand, STALL, Waiter};
 
 use crate::clock::Time;
 use crate::config::Node as Endpoint;
@@ -32,8 +34,14 @@ pub struct Node {
     pub endpoint: Endpoint,
     /// The same for people and for error texts, without credentials.
     pub address: Arc<str>,
-    /// Longest wait for a connection and its handshake.
+    /// Longest wait for a connection.
     pub connect_timeout: Duration,
+    /// Longest wait for the handshake on it: a server that accepts and is silent is there, and may have been told to pause.
+    pub handshake_timeout: Duration,
+    /// The user of the upstream URL, who asks what the server is.
+    pub login: Option<Arc<Login>>,
+    /// Which server stands behind the address.
+    pub generation: Generation,
     permits: Arc<Semaphore>,
     limit: usize,
     heard: AtomicU64,
@@ -51,11 +59,20 @@ impl Node {
             endpoint,
             address,
             connect_timeout,
+            handshake_timeout: connect_timeout,
+            login: None,
+            generation: Generation::default(),
             permits: Arc::new(Semaphore::new(limit)),
             limit,
             heard: AtomicU64::new(0),
             quirks: quirks::Quirks::default(),
         }
+    }
+
+    /// The same node, to which handshakes may take so long, none: as long as they like; and at which `login` asks what it is.
+    #[must_use]
+    pub fn known_by(self, login: Option<Arc<Login>>, handshake_timeout: Option<Duration>) -> Self {
+        Self { login, handshake_timeout: handshake_timeout.unwrap_or(Duration::MAX), ..self }
     }
 
     /// Leave for one more connection, now or never: waiting for another session to give one back would order sessions
@@ -64,7 +81,7 @@ impl Node {
         Arc::clone(&self.permits).try_acquire_owned().map_err(|_| Error::UpstreamLimit { limit: self.limit })
     }
 
-    /// The node said something at `now`, on any connection.
+    /// The node said something at `now`, on any connection of the present generation: its pulse.
     pub fn heard(&self, now: Time) {
         // Once a millisecond is often enough, and leaves the cache line alone otherwise.
         if now.saturating_since(self.last_heard()) > Duration::from_millis(1) {

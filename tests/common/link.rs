@@ -46,6 +46,10 @@ struct State {
     /// A connection that was taken on before the last of these carries nothing more.
     cuts: u64,
     accepted: u64,
+    /// So many of them, the first ones, swallow what they are given.
+    dead: u64,
+    /// Where those lead that are taken on now.
+    target: Option<SocketAddr>,
 }
 
 impl Link {
@@ -109,6 +113,16 @@ impl Link {
         self.shared.change(|state| state.down = false);
     }
 
+    /// Has the connections there are die in silence: they stay, and carry nothing any more. New ones are served.
+    pub(crate) fn deaden(&self) {
+        self.shared.change(|state| state.dead = state.accepted);
+    }
+
+    /// Has new connections lead elsewhere, as a service address after a failover.
+    pub(crate) fn turn_to(&self, target: SocketAddr) {
+        self.shared.change(|state| state.target = Some(target));
+    }
+
     /// Connections ever taken on.
     pub(crate) fn accepted(&self) -> u64 {
         self.shared.lock().accepted
@@ -136,7 +150,7 @@ impl Shared {
 
     fn accept(self: &Arc<Self>, listener: &TcpListener, target: SocketAddr) {
         for near in listener.incoming().map_while(Result::ok) {
-            let born = {
+            let (born, number, target) = {
                 let mut state = self.lock();
                 if state.ended {
                     return;
@@ -145,12 +159,12 @@ impl Shared {
                     continue;
                 }
                 state.accepted += 1;
-                state.cuts
+                (state.cuts, state.accepted, state.target.unwrap_or(target))
             };
             let Ok(far) = TcpStream::connect(target) else { continue };
             let late = Arc::default();
-            self.join((&near, &far), born, Way::Requests, &late);
-            self.join((&far, &near), born, Way::Replies, &late);
+            self.join((&near, &far), (born, number), Way::Requests, &late);
+            self.join((&far, &near), (born, number), Way::Replies, &late);
             let mut state = self.lock();
             // Cut between the check above and here: the two close as they fall.
             if !state.ended && state.cuts == born {
@@ -163,7 +177,13 @@ impl Shared {
     }
 
     /// Carries the bytes of one direction on two threads, so that a delay costs latency and not throughput.
-    fn join(self: &Arc<Self>, (from, to): (&TcpStream, &TcpStream), born: u64, way: Way, late: &Arc<AtomicBool>) {
+    fn join(
+        self: &Arc<Self>,
+        (from, to): (&TcpStream, &TcpStream),
+        born: (u64, u64),
+        way: Way,
+        late: &Arc<AtomicBool>,
+    ) {
         let _ = to.set_nodelay(true);
         let (Ok(mut from), Ok(to)) = (from.try_clone(), to.try_clone()) else { return };
         let (sender, receiver) = sync_channel(64);
@@ -191,7 +211,7 @@ impl Shared {
         &self,
         chunks: &Receiver<(Instant, Vec<u8>)>,
         mut to: TcpStream,
-        born: u64,
+        (born, number): (u64, u64),
         way: Way,
         is_late: &AtomicBool,
     ) {
@@ -215,6 +235,9 @@ impl Shared {
                 } else {
                     self.changed.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0
                 };
+            }
+            if number <= state.dead {
+                continue;
             }
             drop(state);
             if chunk.is_empty() {

@@ -1,0 +1,256 @@
+//! Whether the node lives while a lane is silent, and whether that lane is dead.
+//!
+//! Whatever a node says on any connection is its pulse. A lane whose head waits while the node has a pulse elsewhere is
+//! stalled, and others go on beside it; where nothing else talks, a connection kept for that is asked. That a lane is *dead*
+//! must be proved, for one is silent, too, while Redis pauses writes or a script runs. The proof is what Redis says of it on a
+//! new connection: that there is none of this id, or, twice and a second apart, that nothing of it is under way (Redis,
+//! `CLIENT LIST`: `qbuf`, `obl`, `oll`, flag `b`). Before its sessions are told, Redis is made to end it, so that nothing that
+//! was given up can still be carried out. Where nothing can be proved, `response_timeout` stands.
+//!
+//! [`Worker::feel`] is called every [`STALL`]; what asks is a task of the worker's.
+
+use std::cell::{Cell, RefCell};
+use std::rc::{Rc, Weak};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::io::AsyncWriteExt;
+use tokio::time::{sleep, timeout};
+use tracing::{debug, warn};
+
+use super::pending::Pending;
+use super::worker::Worker;
+use crate::clock::Time;
+use crate::error::Error;
+use crate::resp::{Resp, encode};
+use crate::upstream::{ANOTHER, Connection, Lane, STALL, Target, connect, read_reply};
+
+/// A lane that is stalled for so long is looked into.
+const SUSPECT: Duration = Duration::from_millis(800);
+/// Between the two looks at what Redis knows of it.
+const LOOKS_APART: Duration = Duration::from_secs(1);
+/// So long the connection that is kept for asking may take to answer before a new one is made.
+const PROMPT: Duration = Duration::from_millis(200);
+/// A question on a new connection may take so long.
+const ANSWER: Duration = Duration::from_secs(2);
+/// After a failure nobody asks for so long.
+const REST: Duration = Duration::from_millis(300);
+/// The connection is kept for so long after it was asked last.
+const KEPT: Duration = Duration::from_secs(30);
+/// Private connections, of which there may be thousands, are looked at every so many times.
+const SELDOM: u32 = 8;
+/// Lanes that are looked into at once.
+const AT_ONCE: usize = 64;
+
+/// What a worker keeps of it.
+#[derive(Default)]
+pub(super) struct Pulse {
+    /// Some lane is stalled with a write at its head.
+    holds_writes: Cell<bool>,
+    /// The generation at the last look.
+    generation: Cell<u64>,
+    looks: Cell<u32>,
+    asking: Cell<bool>,
+    proving: Cell<bool>,
+    kept: RefCell<Option<(Connection, Time)>>,
+}
+
+/// A silent lane, with when its head began to wait.
+type Silent = (Rc<Lane<Pending>>, Time, Kind);
+
+/// What a silent lane carries, as far as proofs depend on it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    Plain,
+    Private,
+    /// While one runs past the server's threshold, Redis answers others and knows nothing of it.
+    Scripts,
+}
+
+impl Worker {
+    /// Whether Redis seems to hold writes back: they go on connections of their own then, or they would hold up reads.
+    pub fn holds_writes(&self) -> bool {
+        self.pulse.holds_writes.get()
+    }
+
+    /// Looks at all lanes: ends those that lead to another server than the present one, asks for a pulse where one is missed,
+    /// and has looked into what stays silent beside it.
+    pub fn feel(self: &Rc<Self>, now: Time) {
+        let pulse = &self.pulse;
+        let generation = self.shared.node.generation.number();
+        if pulse.generation.replace(generation) != generation {
+            self.leave_former();
+        }
+        let (mut missed, mut holds_writes, mut suspects) = (false, false, Vec::new());
+        let mut look = |lane: &Rc<Lane<Pending>>, kind| {
+            let waited = lane.waited(now);
+            if waited <= STALL {
+                return;
+            }
+            if !lane.is_stalled(now) {
+                missed = true;
+            } else if waited > SUSPECT && suspects.len() < AT_ONCE && lane.id().is_some() {
+                suspects.push((Rc::clone(lane), lane.waiting_since(), kind));
+            }
+            holds_writes |= kind == Kind::Plain && lane.is_stalled(now) && lane.writes();
+        };
+        for ((.., scripts), tracks) in &*self.lanes.borrow() {
+            let kind = if *scripts { Kind::Scripts } else { Kind::Plain };
+            tracks.iter().for_each(|track| look(&track.lane, kind));
+        }
+        let looks = pulse.looks.replace(pulse.looks.get().wrapping_add(1));
+        if looks.is_multiple_of(SELDOM) {
+            self.private.borrow().iter().filter_map(Weak::upgrade).for_each(|lane| look(&lane, Kind::Private));
+            pulse.kept.borrow_mut().take_if(|(_, asked)| now.saturating_since(*asked) > KEPT);
+        }
+        pulse.holds_writes.set(holds_writes);
+        if missed && !pulse.asking.replace(true) {
+            let worker = Rc::clone(self);
+            self.tasks.spawn_local(async move {
+                worker.ask_pulse().await;
+                worker.pulse.asking.set(false);
+            });
+        }
+        if !suspects.is_empty() && !pulse.proving.replace(true) {
+            let worker = Rc::clone(self);
+            self.tasks.spawn_local(async move {
+                if let Err(error) = worker.look_into(suspects).await {
+                    debug!(%error, "it could not be found out whether a silent connection is dead");
+                    sleep(REST).await;
+                }
+                worker.pulse.proving.set(false);
+            });
+        }
+    }
+
+    /// Another server has taken the address: what waits on lanes to the former one is told, and no spare of it is lent.
+    fn leave_former(&self) {
+        let lanes: Vec<_> = self.lanes.borrow().values().flatten().map(|track| Rc::clone(&track.lane)).collect();
+        lanes.into_iter().filter(|lane| lane.is_stale()).for_each(|lane| lane.lose(ANOTHER));
+        let private: Vec<_> = self.private.borrow().iter().filter_map(Weak::upgrade).collect();
+        private.into_iter().filter(|lane| lane.is_stale() && !lane.is_lent()).for_each(|lane| lane.lose(ANOTHER));
+    }
+
+    fn target(&self) -> Target {
+        let node = Arc::clone(&self.shared.node);
+        Target { login: node.login.clone(), node, db: 0, resp: Resp::V2, name: "crema-pulse" }
+    }
+
+    /// Has the node say something: on the connection kept for it, else on a new one, whose handshake is pulse enough.
+    async fn ask_pulse(&self) {
+        let node = &self.shared.node;
+        let kept = self.pulse.kept.borrow_mut().take();
+        if let Some((mut connection, _)) = kept
+            && connection.generation == node.generation.number()
+            && matches!(timeout(PROMPT, ask(&mut connection, &[b"PING"])).await, Ok(Ok(_)))
+        {
+            node.heard(Time::now());
+            *self.pulse.kept.borrow_mut() = Some((connection, Time::now()));
+            return;
+        }
+        match timeout(ANSWER, connect(&self.target())).await {
+            Ok(Ok(connection)) => *self.pulse.kept.borrow_mut() = Some((connection, Time::now())),
+            Ok(Err(_)) | Err(_) => sleep(REST).await,
+        }
+    }
+
+    /// Gives up those of the silent lanes that are dead. Fails, and decides nothing, where that cannot be asked.
+    async fn look_into(&self, silent: Vec<Silent>) -> Result<(), Error> {
+        let lost = |why: &str| Error::Lost { node: Arc::clone(&self.shared.node.address), why: why.into() };
+        let mut connection =
+            timeout(ANSWER, connect(&self.target())).await.map_err(|_| lost("no answer to a new connection"))??;
+        let first = self.known(&mut connection, &silent).await?;
+        if !silent.iter().zip(&first).any(|((.., kind), known)| known == &Known::Gone || *kind != Kind::Scripts) {
+            return Ok(());
+        }
+        sleep(LOOKS_APART).await;
+        let second = self.known(&mut connection, &silent).await?;
+        for (((lane, since, kind), first), second) in silent.iter().zip(first).zip(second) {
+            let now = Time::now();
+            let waits = lane.waiting_since() == *since && lane.waited(now) > LOOKS_APART;
+            let dead = second == Known::Gone || *kind != Kind::Scripts && first.is_idle() && second.is_idle();
+            if !waits || !dead || lane.is_stale() || connection.generation != self.shared.node.generation.number() {
+                continue;
+            }
+            let Some(id) = lane.id() else { continue };
+            let reply = self.answer(&mut connection, &[b"CLIENT", b"KILL", b"ID", id.to_string().as_bytes()]).await?;
+            if reply.starts_with(b"-NOPERM") {
+                debug!("the user in `upstream` may not run CLIENT KILL: what is on its way can still be carried out");
+            }
+            warn!(
+                waited = ?lane.waited(now),
+                "a connection to the upstream is dead: new ones are answered, and Redis has nothing under way on it; it is made anew"
+            );
+            lane.lose("silent while the upstream answers on others");
+        }
+        Ok(())
+    }
+
+    /// What Redis knows of each of them.
+    async fn known(&self, connection: &mut Connection, silent: &[Silent]) -> Result<Vec<Known>, Error> {
+        let ids: Vec<_> = silent.iter().filter_map(|(lane, ..)| lane.id()).map(|id| id.to_string()).collect();
+        let mut command: Vec<&[u8]> = vec![b"CLIENT", b"LIST", b"ID"];
+        command.extend(ids.iter().map(String::as_bytes));
+        let reply = self.answer(connection, &command).await?;
+        if reply.first() != Some(&b'$') {
+            return Err(Error::Refused { node: Arc::clone(&self.shared.node.address), reply: reply.into() });
+        }
+        Ok(ids.iter().map(|id| Known::read(&reply, id)).collect())
+    }
+
+    async fn answer(&self, connection: &mut Connection, command: &[&[u8]]) -> Result<Vec<u8>, Error> {
+        let lost = |why: &str| Error::Lost { node: Arc::clone(&self.shared.node.address), why: why.into() };
+        let reply = timeout(ANSWER, ask(connection, command)).await.map_err(|_| lost("no answer"))?;
+        reply.map_err(|error| lost(&error.to_string()))
+    }
+}
+
+async fn ask(connection: &mut Connection, command: &[&[u8]]) -> std::io::Result<Vec<u8>> {
+    let mut request = Vec::new();
+    encode::own_command(&mut request, command);
+    connection.socket.write_all(&request).await?;
+    read_reply(&mut connection.socket, &mut Vec::new()).await
+}
+
+/// What Redis knows of a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Known {
+    /// There is none.
+    Gone,
+    /// There is nothing of it under way: no command that it has not answered, and no reply that it has not sent.
+    Idle,
+    /// It is blocked, paused, or in the midst of something.
+    Busy,
+}
+
+impl Known {
+    fn is_idle(self) -> bool {
+        self != Self::Busy
+    }
+
+    /// Reads what the reply to `CLIENT LIST` says of the connection with this id.
+    fn read(list: &[u8], id: &str) -> Self {
+        let list = String::from_utf8_lossy(list);
+        let of = |line: &str, field: &str| {
+            line.split(' ').find_map(|pair| pair.strip_prefix(field)?.strip_prefix('=').map(str::to_owned))
+        };
+        let Some(line) = list.lines().find(|line| of(line, "id").as_deref() == Some(id)) else { return Self::Gone };
+        let none = |field| of(line, field).is_some_and(|value| value == "0");
+        let blocked = of(line, "flags").is_none_or(|flags| flags.contains('b'));
+        if !blocked && none("qbuf") && none("obl") && none("oll") { Self::Idle } else { Self::Busy }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lane_is_dead_where_redis_has_none_or_nothing_under_way_on_it() {
+        let list = b"$400\r\nid=7 addr=1 name= flags=N qbuf=0 qbuf-free=20474 obl=0 oll=0 cmd=set\n\
+            id=8 addr=2 flags=b qbuf=0 obl=0 oll=0\nid=9 addr=3 flags=N qbuf=0 obl=12 oll=0\n\
+            id=71 flags=N qbuf=30 obl=0 oll=0\n\r\n";
+        let known: Vec<_> = ["7", "8", "9", "71", "70", "1"].iter().map(|id| Known::read(list, id)).collect();
+        assert_eq!(known, [Known::Idle, Known::Busy, Known::Busy, Known::Busy, Known::Gone, Known::Gone]);
+    }
+}
