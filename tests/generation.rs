@@ -41,7 +41,7 @@ fn works(crema: &Crema, command: &[&str], expected: &Value) -> bool {
 #[test]
 fn after_a_failover_behind_one_address_writes_go_to_the_new_master() {
     let (master, replica, link) = pair();
-    let crema = Crema::over(link.addr()).flag("promote", 1).start();
+    let crema = Crema::over(link.addr()).flag("--promote", 1).start();
     if crema.is_direct() {
         return;
     }
@@ -66,7 +66,7 @@ fn after_a_failover_behind_one_address_writes_go_to_the_new_master() {
 #[test]
 fn a_demoted_master_is_left_though_nobody_writes() {
     let (master, replica, link) = pair();
-    let crema = Crema::over(link.addr()).flag("promote", 1).start();
+    let crema = Crema::over(link.addr()).flag("--promote", 1).start();
     if crema.is_direct() {
         return;
     }
@@ -88,7 +88,7 @@ fn a_demoted_master_is_left_though_nobody_writes() {
 fn a_client_sees_its_own_transaction_across_a_turn() {
     let (one, other) = (Redis::start(), Redis::start());
     let link = Link::to(one.addr());
-    let crema = Crema::over(link.addr()).flag("threads", 1).flag("promote", 1).start();
+    let crema = Crema::over(link.addr()).flag("--threads", 1).flag("--promote", 1).start();
     if crema.is_direct() {
         return;
     }
@@ -119,7 +119,7 @@ fn a_client_sees_its_own_transaction_across_a_turn() {
 fn nobody_is_answered_by_two_servers() {
     let (one, other) = (Redis::start(), Redis::start());
     let link = Link::to(one.addr());
-    let crema = Crema::over(link.addr()).flag("threads", 1).start();
+    let crema = Crema::over(link.addr()).flag("--threads", 1).start();
     if crema.is_direct() {
         return;
     }
@@ -128,7 +128,8 @@ fn nobody_is_answered_by_two_servers() {
     assert_eq!(home.cmd(&["INCR", "n"]), int(1));
     link.turn_to(other.addr());
     within(BACK, "the turn is seen", || works(&crema, &["DBSIZE"], &int(0)));
-    assert!(home.try_cmd(&["INCR", "n"]).is_err(), "it may not be answered by the former server");
+    let answer = home.try_cmd(&["INCR", "n"]);
+    assert!(answer.as_ref().is_err() || answer.is_ok_and(|answer| answer.is_error()), "answered by the former server");
 }
 
 /// Several servers behind one address on purpose: crema keeps nothing and joins nothing.
@@ -136,7 +137,7 @@ fn nobody_is_answered_by_two_servers() {
 fn ids_that_alternate_switch_memory_off() {
     let (one, other) = (Redis::start(), Redis::start());
     let link = Link::to(one.addr());
-    let crema = Crema::over(link.addr()).flag("threads", 1).flag("promote", 1).start();
+    let crema = Crema::over(link.addr()).flag("--threads", 1).flag("--promote", 1).start();
     if crema.is_direct() {
         return;
     }

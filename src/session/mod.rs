@@ -219,8 +219,7 @@ impl Session {
         {
             return false;
         }
-        if spec.effect != Effect::Read && self.worker.holds_writes()
-            || self.worker.shared.node.generation.is_several()
+        if spec.effect != Effect::Read && self.worker.holds_writes() || self.worker.shared.node.generation.is_several()
         {
             return false;
         }
