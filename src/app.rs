@@ -245,20 +245,17 @@ impl App {
             self.shared.l1.reclaim(Time::now());
             let within = self.shared.node.connect_timeout + PROMPT;
             let Some(state) = stop.run_until_cancelled(timeout(within, self.look(&mut kept))).await else { return };
-            let state = match state {
-                Ok(state) => {
-                    silent = None;
-                    state
-                }
+            let state = if let Ok(state) = state {
+                silent = None;
+                state
+            } else {
                 // It accepts and is silent: it may have been told to pause.
-                Err(_) => {
-                    kept = None;
-                    let since = *silent.get_or_insert_with(Instant::now);
-                    if since.elapsed() < self.shared.node.handshake_timeout {
-                        continue;
-                    }
-                    Err(format!("the upstream has said nothing for {:?}; is it stopped or paused?", since.elapsed()))
+                kept = None;
+                let since = *silent.get_or_insert_with(Instant::now);
+                if since.elapsed() < self.shared.node.handshake_timeout {
+                    continue;
                 }
+                Err(format!("the upstream has said nothing for {:?}; is it stopped or paused?", since.elapsed()))
             };
             let mut known = self.upstream.lock().unwrap_or_else(PoisonError::into_inner);
             match (&*known, &state) {

@@ -96,7 +96,9 @@ impl Worker {
         };
         for ((.., scripts), tracks) in &*self.lanes.borrow() {
             let kind = if *scripts { Kind::Scripts } else { Kind::Plain };
-            tracks.iter().for_each(|track| look(&track.lane, kind));
+            for track in tracks {
+                look(&track.lane, kind);
+            }
         }
         let looks = pulse.looks.replace(pulse.looks.get().wrapping_add(1));
         if looks.is_multiple_of(SELDOM) {
