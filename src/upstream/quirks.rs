@@ -56,7 +56,7 @@ async fn attempt(node: &Arc<Node>, quirk: Quirk) -> Option<bool> {
         Quirk::LastBackslash => b"pING \"\\\"\r\n",
     };
     let target = Target { node: Arc::clone(node), login: None, db: 0, resp: Resp::V2, name: "" };
-    let Connection { mut socket, permit: _permit } = connect(&target).await.ok()?;
+    let Connection { mut socket, permit: _permit, .. } = connect(&target).await.ok()?;
     socket.write_all(request).await.ok()?;
     socket.shutdown().await.ok()?; // so that a server that waits for more ends the connection
     match read_reply(&mut socket, &mut Vec::new()).await {
