@@ -380,8 +380,14 @@ mod tests {
         async fn accept(&self, answer: &str) -> Link {
             let (stream, _) = self.listener.accept().await.expect("a link");
             let mut link = BufReader::new(stream);
-            assert_eq!(request(&mut link).await.join(" ").to_uppercase(), "CLIENT SETNAME CREMA-CHANNEL");
-            link.write_all(b"+OK\r\n").await.expect("the listener reads");
+            for (question, answer) in [
+                ("CLIENT ID", &b":7\r\n"[..]),
+                ("INFO SERVER", b"$0\r\n\r\n"),
+                ("CLIENT SETNAME CREMA-CHANNEL", b"+OK\r\n"),
+            ] {
+                assert_eq!(request(&mut link).await.join(" ").to_uppercase(), question);
+                link.write_all(answer).await.expect("the listener reads");
+            }
             assert_eq!(request(&mut link).await, ["SUBSCRIBE", "news"]);
             link.write_all(answer.as_bytes()).await.expect("the listener reads");
             link
