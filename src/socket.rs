@@ -4,12 +4,12 @@
 //! Called by `server` for accepted clients and by `upstream` for connections to a node.
 
 use std::io;
-use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::pin::{Pin, pin};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use socket2::{SockRef, TcpKeepalive};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 
 /// Bytes to the upstream that are not acknowledged for so long end their connection. Long enough for what a network gets over;
@@ -49,6 +49,16 @@ impl Socket {
             Self::Tcp(stream) => stream.peer_addr().map_or_else(|_| "?".to_owned(), |a| a.to_string()),
             Self::Unix(_) => "unix".to_owned(),
         }
+    }
+
+    /// Whether the other side has closed its sending side, or all, as far as is known. Bytes may still be unread.
+    pub fn is_read_closed(&self) -> bool {
+        let cx = &mut Context::from_waker(Waker::noop());
+        let ready = match self {
+            Self::Tcp(stream) => pin!(stream.ready(Interest::READABLE)).poll(cx),
+            Self::Unix(stream) => pin!(stream.ready(Interest::READABLE)).poll(cx),
+        };
+        matches!(ready, Poll::Ready(Ok(ready)) if ready.is_read_closed())
     }
 
     /// The address of this side, as the other side prints it in `CLIENT LIST` and `MONITOR`.

@@ -7,8 +7,10 @@ use std::borrow::Cow;
 use std::iter;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
-use tokio::time::timeout;
+use tokio::sync::oneshot;
+use tokio::time::{sleep, timeout};
 
 use super::Unheard;
 use super::marks::Marks;
@@ -24,8 +26,11 @@ use crate::command::{Effect, Route, Spec, Verb};
 use crate::error::{Error, Sent};
 use crate::invalidation::{Ear, Fill, L1, Seat};
 use crate::metrics::Path;
-use crate::resp::{Request, Resp};
+use crate::resp::{Request, Resp, encode};
 use crate::upstream::{Lane, Login};
+
+/// How much later than a command another connection is asked, to see whether it is passed by.
+const MOMENT: Duration = Duration::from_millis(100);
 
 /// An identity with what is needed to act for it.
 pub struct Who {
@@ -288,6 +293,22 @@ impl Caller {
     pub fn ask(&mut self, worker: &Rc<Worker>, command: &[u8], work: Work, now: Time) {
         if let Ok(track) = self.track(worker, now) {
             track.send(command, Pending::own(worker, work), now);
+        }
+    }
+
+    /// Returns when what was sent so far on a private connection would be answered unless Redis has it wait: a moment later
+    /// something was asked on another connection, and that is answered, or cannot be asked.
+    pub fn overtaken(&self, worker: &Rc<Worker>) -> impl Future<Output = ()> + use<> {
+        let (worker, who, resp) = (Rc::clone(worker), Rc::clone(&self.who), self.resp);
+        async move {
+            sleep(MOMENT).await;
+            let (told, reply) = oneshot::channel();
+            let mut question = Vec::new();
+            encode::own_command(&mut question, &[b"PING"]);
+            let now = Time::now();
+            let Ok(track) = worker.track(&who, resp, false, now) else { return };
+            track.send(&question, Pending::own(&worker, Work::Capture(Vec::new(), told)), now);
+            let _ = reply.await; // where it is lost, so is the other connection
         }
     }
 

@@ -340,6 +340,10 @@ impl Waiter for Pending {
         self.ticket.as_ref().map_or(Poll::Ready(()), |ticket| ticket.to.poll_room(cx))
     }
 
+    fn is_own(&self) -> bool {
+        self.ticket.is_none()
+    }
+
     fn is_patient(&self) -> bool {
         self.patient
     }

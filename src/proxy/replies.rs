@@ -4,6 +4,8 @@
 //! bytes of the first unanswered command go straight to the output, those of a later one wait in their place. Shared by
 //! the session and by whatever holds a place, all on one thread. Never blocks; memory is bounded by the output limit,
 //! past which the session is dropped.
+//!
+//! A long file: who is answered, what is held and what goes out is one state, and order is kept by seeing all of it.
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
@@ -60,6 +62,8 @@ struct Inner {
     /// Bytes in `slots`; those in `out` are counted by its length.
     waiting: usize,
     silent: bool,
+    /// Nobody is there to take what comes out.
+    deaf: bool,
     ended: Option<End>,
     session: Option<Waker>,
     room: Vec<Waker>,
@@ -264,6 +268,13 @@ impl Replies {
         self.inner.borrow_mut().silent = silent;
     }
 
+    /// The client takes nothing any more: what comes out is thrown away.
+    pub fn deafen(&self) {
+        let inner = &mut *self.inner.borrow_mut();
+        inner.deaf = true;
+        inner.discard();
+    }
+
     /// Whether every command so far has been answered.
     pub fn is_settled(&self) -> bool {
         self.inner.borrow().slots.is_empty()
@@ -367,6 +378,10 @@ impl Replies {
     /// Writes what can go out. Ready when nothing is left to write, or with the error of the socket.
     pub fn poll_flush(&self, cx: &mut Context<'_>, socket: &mut Socket, sent: &Counter) -> Poll<io::Result<()>> {
         let inner = &mut *self.inner.borrow_mut();
+        if inner.deaf {
+            inner.discard();
+            return Poll::Ready(Ok(()));
+        }
         while inner.cursor < inner.out.len() {
             let n = ready!(Pin::new(&mut *socket).poll_write(cx, &inner.out[inner.cursor..]))?;
             inner.cursor += n;
@@ -473,14 +488,22 @@ impl Inner {
     fn bound(&mut self, limit: usize) {
         if self.buffered() > limit && self.ended.is_none() {
             self.ended = Some(End::Slow);
-            self.out = Vec::new();
-            self.cursor = 0;
-            self.chunks = VecDeque::new();
-            (self.gone, self.chunked) = (0, 0);
+            self.discard();
             for slot in &mut self.slots {
                 slot.bytes = Vec::new();
             }
             self.waiting = 0;
+            self.wake_room();
+        }
+    }
+
+    /// Throws away what is to be written.
+    fn discard(&mut self) {
+        self.out = Vec::new();
+        self.cursor = 0;
+        self.chunks = VecDeque::new();
+        (self.gone, self.chunked) = (0, 0);
+        if self.has_room() {
             self.wake_room();
         }
     }

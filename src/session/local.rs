@@ -86,7 +86,7 @@ impl Session {
         let now = Time::now();
         let mut waits = 0;
         while let Taken::Unheard(unheard) = proxy::call(&self.worker, &mut self.caller, spec, request, now) {
-            if waits == HEARINGS || !line.while_writing(self, self.caller.hear(unheard)).await? {
+            if waits == HEARINGS || !line.while_writing(self, self.caller.hear(unheard)).await {
                 proxy::lead(&self.worker, &mut self.caller, spec, request, Time::now());
                 break;
             }
@@ -154,8 +154,7 @@ impl Session {
                 if let Some(lent) = &self.private {
                     lent.tell(&[b"PING"], now);
                 }
-                let place = self.send_private(spec, request, now);
-                self.blocked = Some(place);
+                self.send_private(spec, request, now);
                 return Ok(());
             }
             V::AclChange | V::ConfigSet => {
@@ -218,7 +217,7 @@ impl Session {
         let mode = request.arg(2).to_ascii_lowercase();
         if !matches!(&mode[..], b"on" | b"off" | b"skip") {
             match &self.private {
-                Some(_) => drop(self.send_private(spec, request, Time::now())),
+                Some(_) => self.send_private(spec, request, Time::now()),
                 None => self.caller.forward(&self.worker, spec, request, Time::now()),
             }
             return Ok(());

@@ -228,7 +228,7 @@ impl Session {
             Err(Mistake::Version) => {
                 let now = Time::now();
                 match &self.private {
-                    Some(_) => drop(self.send_private(spec, request, now)),
+                    Some(_) => self.send_private(spec, request, now),
                     None => self.caller.forward(&self.worker, spec, request, now),
                 }
                 return Ok(());
@@ -335,7 +335,7 @@ impl Session {
         if let Some(plain) = Request::parse_canonical(&plain, &mut spans) {
             let now = Time::now();
             match &self.private {
-                Some(_) => drop(self.send_private(spec, plain, now)),
+                Some(_) => self.send_private(spec, plain, now),
                 None => self.caller.forward(&self.worker, spec, plain, now),
             }
         }

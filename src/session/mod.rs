@@ -6,6 +6,9 @@
 //! its memory is bounded by what one request and the output limit allow. Where that is because its client asks on and reads
 //! nothing, it goes on with a private connection, and Redis keeps the replies, within limits of its own, as it would without
 //! a proxy. Started by `server`, one task a client.
+//!
+//! A client that closes its side, or is gone, has still sent what was read: all of it is carried out, and answered as long as
+//! somebody takes the answers. Only where Redis has a command of it wait does it end there, as Redis ends it.
 
 mod crema;
 mod foreign;
@@ -57,7 +60,6 @@ pub async fn serve(worker: Rc<Worker>, socket: Socket, replies: Rc<Replies>) {
         match wire.next(&mut session).await {
             Event::Bytes | Event::Resumed => {}
             Event::Unread => session.crowded = true,
-            Event::Eof if session.has_blocked() => break Close::Now,
             Event::Eof | Event::Ended | Event::Drained | Event::Idle => break Close::Gently,
             Event::Gone => break Close::Now,
         }
@@ -90,7 +92,6 @@ struct Session {
     watching: bool,
     skip_next: bool,
     silent: bool,
-    blocked: Option<proxy::Place>,
     raw: bool,
     /// The private connection is borrowed for one command, and may be in another database.
     anywhere: bool,
@@ -130,7 +131,6 @@ impl Session {
             watching: false,
             skip_next: false,
             silent: false,
-            blocked: None,
             raw: false,
             anywhere: false,
             crowded: false,
@@ -172,7 +172,7 @@ impl Session {
                 }
                 Ok(Parsed::Unclear(quirk)) => {
                     let node = Arc::clone(&self.worker.shared.node);
-                    let has = Box::pin(wire.line.while_writing(self, node.has(quirk))).await?;
+                    let has = Box::pin(wire.line.while_writing(self, node.has(quirk))).await;
                     grammar = grammar.with(quirk, has);
                     now = Time::now();
                     continue;
@@ -264,10 +264,18 @@ impl Session {
         private && !self.caller.replies.is_settled() || self.caller.must_wait(now)
     }
 
-    /// Whether Redis waits on behalf of this session: then a client that has left must end that wait.
-    fn has_blocked(&self) -> bool {
-        let head = self.caller.replies.head();
-        self.private.is_some() && (self.stay == Stay::Tainted || self.blocked.is_some_and(|place| place >= head))
+    /// Since when its connection has awaited the reply to a command that Redis may have put to wait: a client that leaves
+    /// ends that wait.
+    fn waits_since(&self, now: Time) -> Option<Time> {
+        let lent = self.private.as_ref()?;
+        lent.lane().waits_since(self.worker.shared.l1.is_paused(now))
+    }
+
+    /// Passes on to Redis that the client has closed its side, behind all that it sent.
+    fn leave(&self, now: Time) {
+        if let Some(lent) = &self.private {
+            lent.lane().leave(now);
+        }
     }
 
     fn protocol_error(&self, error: ProtocolError) -> Close {

@@ -122,7 +122,7 @@ impl Session {
     }
 
     /// Sends a command over the private connection, which must be there.
-    pub(super) fn send_private(&mut self, spec: &Spec, request: Request<'_>, now: Time) -> proxy::Place {
+    pub(super) fn send_private(&mut self, spec: &Spec, request: Request<'_>, now: Time) {
         let l1 = &self.worker.shared.l1;
         let Some(lent) = &self.private else { unreachable!("only called after borrow or keep") };
         if let Some(transaction) = &mut self.transaction {
@@ -139,9 +139,8 @@ impl Session {
             None if self.watching || self.stay == Stay::Tainted => Role::Apart,
             None => Role::Alone,
         };
-        let place = self.caller.send_on(&self.worker, lent.lane(), spec, request, role, now);
+        self.caller.send_on(&self.worker, lent.lane(), spec, request, role, now);
         self.worker.stats.count(spec.class, Outcome::Pinned);
-        place
     }
 
     /// A command of a session that has a private connection, or needs one for it.
@@ -176,7 +175,7 @@ impl Session {
             for _ in 0..HEARINGS {
                 let Err(unheard) = outcome else { break };
                 let fence = self.caller.hear(unheard);
-                if !line.while_writing(self, fence).await? {
+                if !line.while_writing(self, fence).await {
                     break;
                 }
                 outcome = proxy::hit(&self.worker, &mut self.caller, spec, request, now);
@@ -186,10 +185,7 @@ impl Session {
                 return Ok(());
             }
         }
-        let place = self.send_private(spec, request, now);
-        if blocking {
-            self.blocked = Some(place);
-        }
+        self.send_private(spec, request, now);
         Ok(())
     }
 

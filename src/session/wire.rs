@@ -1,13 +1,12 @@
 //! The client's socket: what was read and not yet taken up, and when to read, write or wait.
 
 use std::future::{Future, poll_fn};
-use std::io;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use tokio::time::{Sleep, sleep, timeout};
+use tokio::time::{Sleep, sleep};
 use tokio_util::io::poll_read_buf;
 use tracing::warn;
 
@@ -23,7 +22,11 @@ const READ: usize = 16 << 10;
 const AHEAD: usize = 64 << 10;
 /// A client that has not taken a byte of what waits for it for so long is not merely slow.
 const UNREAD: Duration = Duration::from_millis(100);
-/// How long a client that is being closed may take to read what is left.
+/// A command of a client that has left may take so long before it is taken for one that Redis has wait.
+const AT_ONCE: Duration = Duration::from_millis(50);
+/// How often it is looked whether a client has left of whom no more can be read.
+const LOOK: Duration = Duration::from_millis(100);
+/// How long a client that is being closed may take nothing of what is left for it.
 const FAREWELL: Duration = Duration::from_secs(5);
 
 /// What happened to a session that had nothing to do.
@@ -38,7 +41,7 @@ pub(super) enum Event {
     Eof,
     /// The session must end, for nothing that its client did. What waits for the client is still its own.
     Ended,
-    /// The connection is broken, or must be given up at once.
+    /// The client must be given up at once.
     Gone,
     /// The process ends, and this session has nothing under way.
     Drained,
@@ -62,7 +65,16 @@ pub(super) struct Wire {
 pub(super) struct Line {
     socket: Socket,
     ahead: Vec<u8>,
+    /// The client will send no more: it has closed its side, or is gone.
     eof: bool,
+    look: Option<Pin<Box<Sleep>>>,
+    doubt: Option<Doubt>,
+}
+
+/// A question whether Redis has the command wait that has awaited its reply since then.
+struct Doubt {
+    since: Time,
+    over: Pin<Box<dyn Future<Output = ()>>>,
 }
 
 /// Bytes read; those before `at` have been taken up.
@@ -98,7 +110,7 @@ impl Input {
 
 impl Wire {
     pub(super) fn new(socket: Socket) -> Self {
-        let line = Line { socket, ahead: Vec::new(), eof: false };
+        let line = Line { socket, ahead: Vec::new(), eof: false, look: None, doubt: None };
         Self { line, input: Input::default(), paused: false, fresh: false, unread: None, idle: None }
     }
 
@@ -125,8 +137,8 @@ impl Wire {
         replies.register(cx);
         if std::mem::take(&mut self.fresh) && !self.paused && replies.may_cork() {
             session.worker.cork(&session.caller.replies);
-        } else if let Poll::Ready(Err(_)) = self.line.poll_flush(cx, session) {
-            return Poll::Ready(Event::Gone);
+        } else {
+            let _ = self.line.poll_flush(cx, session);
         }
         if let Some(end) = replies.ended() {
             farewell(session, end, &self.line.socket);
@@ -138,22 +150,21 @@ impl Wire {
                 (self.paused, self.unread) = (false, None);
                 return Poll::Ready(Event::Resumed);
             }
-            if session.is_unread(now) && self.poll_unread(cx, replies.taken()).is_ready() {
+            if session.is_unread(now) && self.poll_unread(cx, replies.taken(), UNREAD).is_ready() {
                 (self.paused, self.unread) = (false, None);
                 return Poll::Ready(Event::Unread);
             }
-            return Poll::Pending;
+            return self.line.poll_abandoned(cx, session).map(|()| Event::Eof);
         }
         if session.worker.is_draining() && self.is_empty() && replies.is_settled() && session.transaction.is_none() {
             return Poll::Ready(Event::Drained);
         }
         match self.poll_read(cx) {
-            Poll::Ready(Ok(0)) => Poll::Ready(Event::Eof),
-            Poll::Ready(Ok(n)) => {
+            Poll::Ready(0) => Poll::Ready(Event::Eof),
+            Poll::Ready(n) => {
                 session.worker.stats.bytes_in.add(n as u64);
                 Poll::Ready(Event::Bytes)
             }
-            Poll::Ready(Err(_)) => Poll::Ready(Event::Gone),
             Poll::Pending => {
                 if self.input.bytes.is_empty() {
                     self.input.compact();
@@ -168,95 +179,157 @@ impl Wire {
         }
     }
 
-    /// Ready once the client, which has `taken` so many bytes in all, has taken none for a while.
-    fn poll_unread(&mut self, cx: &mut Context<'_>, taken: u64) -> Poll<()> {
+    /// Ready once the client, which has `taken` so many bytes in all, has taken none for so long.
+    fn poll_unread(&mut self, cx: &mut Context<'_>, taken: u64, long: Duration) -> Poll<()> {
         if self.unread.as_ref().is_none_or(|(before, _)| *before != taken) {
-            self.unread = Some((taken, Box::pin(sleep(UNREAD))));
+            self.unread = Some((taken, Box::pin(sleep(long))));
         }
         self.unread.as_mut().map_or(Poll::Pending, |(_, patience)| patience.as_mut().poll(cx))
     }
 
-    fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
-        let Line { socket, ahead, eof } = &mut self.line;
-        if !ahead.is_empty() {
-            self.input.bytes.append(ahead);
-            return Poll::Ready(Ok(self.input.bytes.len()));
+    /// How many bytes more were read; none at the end.
+    fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<usize> {
+        if !self.line.ahead.is_empty() {
+            let ahead = std::mem::take(&mut self.line.ahead);
+            self.input.bytes.extend_from_slice(&ahead);
+            return Poll::Ready(ahead.len());
         }
-        if *eof {
-            return Poll::Ready(Ok(0));
+        if self.line.eof {
+            return Poll::Ready(0);
         }
         if self.input.bytes.capacity() == 0 {
             self.input.bytes = buffer::take();
         }
         self.input.bytes.reserve(READ);
-        poll_read_buf(Pin::new(socket), cx, &mut self.input.bytes)
+        let read = ready!(poll_read_buf(Pin::new(&mut self.line.socket), cx, &mut self.input.bytes));
+        self.line.eof = matches!(read, Ok(0) | Err(_));
+        Poll::Ready(read.unwrap_or(0))
     }
 
-    /// The last words: waits a little for what is unanswered and writes what is left. Of a session that must end, what is
-    /// answered and only held.
+    /// The last words: waits for what is unanswered and writes what is left, for as long as the client takes something of it.
+    /// Of a session that must end, what is answered and only held. Where Redis has a command wait, a client that has closed its
+    /// side does not wait for it: Redis is told, and ends it.
     pub(super) async fn finish(mut self, session: &Session) {
         let replies = Rc::clone(&session.caller.replies);
-        let written = poll_fn(|cx| {
+        let mut left = None;
+        poll_fn(|cx| {
             replies.register(cx);
             let over = replies.is_settled() || replies.ended().is_some() && !replies.is_held();
-            match self.line.poll_flush(cx, session) {
-                Poll::Ready(Ok(())) if over => Poll::Ready(()),
-                Poll::Ready(Err(_)) => Poll::Ready(()),
-                _ => Poll::Pending,
+            if self.line.poll_flush(cx, session).is_pending() {
+                if self.poll_unread(cx, replies.taken(), FAREWELL).is_ready() {
+                    return Poll::Ready(());
+                }
+            } else if over {
+                return Poll::Ready(());
+            } else {
+                self.unread = None;
             }
-        });
-        let _ = timeout(FAREWELL, written).await;
+            self.line.poll_last(cx);
+            if self.line.eof {
+                poll_leave(cx, session, &mut left);
+            }
+            Poll::Pending
+        })
+        .await;
+    }
+}
+
+/// Has Redis told that the client has left, where what it waits for is not answered [`AT_ONCE`]: what Redis then has still to
+/// write it might not write to the end.
+fn poll_leave(cx: &mut Context<'_>, session: &Session, timer: &mut Option<Pin<Box<Sleep>>>) {
+    let now = Time::now();
+    let Some(since) = session.waits_since(now) else { return };
+    let waited = now.saturating_since(since);
+    if waited >= AT_ONCE {
+        return session.leave(now);
+    }
+    let timer = timer.insert(Box::pin(sleep(AT_ONCE.saturating_sub(waited))));
+    if timer.as_mut().poll(cx).is_ready() {
+        cx.waker().wake_by_ref();
     }
 }
 
 impl Line {
-    /// Waits until every command so far has been answered. Writes meanwhile, and notices a client that has left.
+    /// Waits until every command so far has been answered, and writes meanwhile. The session ends where that shall not be.
     pub(super) async fn answered(&mut self, session: &Session) -> Result<(), Close> {
         let replies: &Replies = &session.caller.replies;
         poll_fn(|cx| {
             replies.register(cx);
-            let flushed = self.poll_flush(cx, session);
+            let _ = self.poll_flush(cx, session);
             if replies.is_settled() {
                 return Poll::Ready(Ok(()));
             }
-            if replies.ended().is_some() || matches!(flushed, Poll::Ready(Err(_))) {
+            if replies.ended().is_some() {
                 return Poll::Ready(Err(Close::Gently));
             }
-            if !self.eof && self.ahead.len() < AHEAD {
-                match poll_read_buf(Pin::new(&mut self.socket), cx, &mut self.ahead) {
-                    Poll::Ready(Ok(0)) => self.eof = true,
-                    Poll::Ready(Ok(_)) => cx.waker().wake_by_ref(),
-                    Poll::Ready(Err(_)) => return Poll::Ready(Err(Close::Now)),
-                    Poll::Pending => {}
-                }
-            }
-            if self.eof && session.has_blocked() {
-                return Poll::Ready(Err(Close::Now));
-            }
-            Poll::Pending
+            self.poll_abandoned(cx, session).map(|()| Err(Close::Gently))
         })
         .await
+    }
+
+    /// Ready once the client has left and Redis has its command wait, so that nothing behind that is carried out. A reply can
+    /// be under way still: what is asked later on another connection is answered first.
+    fn poll_abandoned(&mut self, cx: &mut Context<'_>, session: &Session) -> Poll<()> {
+        let Some(since) = session.waits_since(Time::now()) else {
+            self.doubt = None;
+            return Poll::Pending;
+        };
+        ready!(self.poll_left(cx));
+        let doubt = self.doubt.take_if(|doubt| doubt.since == since);
+        let mut doubt =
+            doubt.unwrap_or_else(|| Doubt { since, over: Box::pin(session.caller.overtaken(&session.worker)) });
+        let over = doubt.over.as_mut().poll(cx);
+        self.doubt = Some(doubt);
+        over
+    }
+
+    /// Ready once the client has closed its side. Reads some bytes ahead to see it; where more are there it looks now and then.
+    fn poll_left(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        while !self.eof && self.ahead.len() < AHEAD {
+            let read = ready!(poll_read_buf(Pin::new(&mut self.socket), cx, &mut self.ahead));
+            self.eof = matches!(read, Ok(0) | Err(_));
+        }
+        while !self.eof && !self.socket.is_read_closed() {
+            let look = self.look.get_or_insert_with(|| Box::pin(sleep(LOOK)));
+            ready!(look.as_mut().poll(cx));
+            self.look = None;
+        }
+        Poll::Ready(())
+    }
+
+    /// Reads what is of no account any more, to see whether the client has closed its side.
+    fn poll_last(&mut self, cx: &mut Context<'_>) {
+        if self.eof {
+            return;
+        }
+        self.ahead.clear();
+        self.ahead.reserve(READ);
+        if let Poll::Ready(read) = poll_read_buf(Pin::new(&mut self.socket), cx, &mut self.ahead) {
+            self.eof = matches!(read, Ok(0) | Err(_));
+            cx.waker().wake_by_ref();
+        }
     }
 
     /// Writes replies as they come until `future` is ready.
-    pub(super) async fn while_writing<T>(
-        &mut self,
-        session: &Session,
-        future: impl Future<Output = T>,
-    ) -> Result<T, Close> {
+    pub(super) async fn while_writing<T>(&mut self, session: &Session, future: impl Future<Output = T>) -> T {
         let mut future = pin!(future);
         poll_fn(|cx| {
             session.caller.replies.register(cx);
-            if let Poll::Ready(Err(_)) = self.poll_flush(cx, session) {
-                return Poll::Ready(Err(Close::Now));
-            }
-            future.as_mut().poll(cx).map(Ok)
+            let _ = self.poll_flush(cx, session);
+            future.as_mut().poll(cx)
         })
         .await
     }
 
-    fn poll_flush(&mut self, cx: &mut Context<'_>, session: &Session) -> Poll<io::Result<()>> {
-        session.caller.replies.poll_flush(cx, &mut self.socket, &session.worker.stats.bytes_out)
+    /// Writes what can go out; ready when nothing is left to write. What a client sent that is gone is carried out all the same.
+    fn poll_flush(&mut self, cx: &mut Context<'_>, session: &Session) -> Poll<()> {
+        let replies = &session.caller.replies;
+        let written = ready!(replies.poll_flush(cx, &mut self.socket, &session.worker.stats.bytes_out));
+        if written.is_err() {
+            self.eof = true;
+            replies.deafen();
+        }
+        Poll::Ready(())
     }
 }
 

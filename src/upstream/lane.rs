@@ -66,6 +66,9 @@ pub trait Waiter: 'static {
     /// A whole such confirmation; whether it was the last.
     fn confirm(&mut self, bytes: &[u8]) -> bool;
 
+    /// Whether the reply is for no client.
+    fn is_own(&self) -> bool;
+
     /// Whether the reply may take as long as it likes: Redis was asked to wait.
     fn is_patient(&self) -> bool;
 
@@ -140,10 +143,20 @@ struct Inner<W> {
     /// Preparations under way, and where the last of them ends: nothing beyond is written meanwhile.
     preparing: u32,
     prepared: u64,
+    leaving: Leaving,
     fifo: VecDeque<Entry<W>>,
     owner: Option<Rc<dyn OutOfBand>>,
     task: Option<Waker>,
     opening: Vec<Waker>,
+}
+
+/// Whether Redis is, or was, told that nothing more will be sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Leaving {
+    No,
+    /// Behind what is queued.
+    Soon,
+    Told,
 }
 
 enum State {
@@ -195,6 +208,7 @@ impl<W: Waiter> Lane<W> {
             ahead: 0,
             preparing: 0,
             prepared: 0,
+            leaving: Leaving::No,
             fifo: VecDeque::new(),
             owner: None,
             task: None,
@@ -370,11 +384,25 @@ impl<W: Waiter> Lane<W> {
         if self.mode.get() != Mode::Replies {
             return Duration::ZERO; // much of what comes then is no reply
         }
-        match self.inner.borrow().fifo.front() {
+        let inner = self.inner.borrow();
+        match inner.fifo.front() {
             None => Duration::ZERO,
-            Some(Entry { expect: Expect::Reply(waiter), .. }) if waiter.is_patient() => Duration::ZERO,
+            Some(Entry { expect: Expect::Reply(waiter), .. }) if waiter.is_patient() && !inner.is_leaving() => {
+                Duration::ZERO
+            }
             Some(_) => now.saturating_since(self.waiting_since.get()),
         }
+    }
+
+    /// Since when the next reply to a client has been awaited, where its command is one that Redis may have put to wait, or
+    /// `any` command. `None` once Redis is told that nothing more comes.
+    pub fn waits_since(&self, any: bool) -> Option<Time> {
+        let inner = self.inner.borrow();
+        let next = inner.fifo.iter().find_map(|entry| match &entry.expect {
+            Expect::Reply(waiter) if !waiter.is_own() => Some(waiter),
+            _ => None,
+        })?;
+        (!inner.is_leaving() && (any || next.is_patient())).then(|| self.waiting_since.get())
     }
 
     /// How long ago the last command was sent.
@@ -447,6 +475,18 @@ impl<W: Waiter> Lane<W> {
             inner.state = State::Closing;
             inner.wake();
             inner.wake_opening();
+        }
+    }
+
+    /// Closes the sending side behind what was sent, as the client of a private connection has closed its own. What Redis
+    /// answers still comes; then it ends the connection, at once where it has a command wait.
+    pub fn leave(&self, now: Time) {
+        self.told.set(true);
+        self.waiting_since.set(now); // from here on nothing may take as long as it likes
+        let mut inner = self.inner.borrow_mut();
+        if inner.leaving == Leaving::No {
+            inner.leaving = Leaving::Soon;
+            inner.wake();
         }
     }
 
@@ -565,6 +605,11 @@ impl<W: Waiter> Lane<W> {
                 Poll::Ready(Err(error)) => return Poll::Ready(self.broken(&error.to_string())),
                 Poll::Pending => break,
             }
+        }
+        if inner.leaving == Leaving::Soon && inner.cursor == inner.out.len() {
+            inner.leaving = Leaving::Told;
+            // Where it cannot be closed it is broken, which reading shows.
+            let _ = Pin::new(&mut *socket).poll_shutdown(cx);
         }
         inner.trim(self.private);
         if !inner.task.as_ref().is_some_and(|task| task.will_wake(cx.waker())) {
@@ -815,6 +860,10 @@ struct PubSub {
 }
 
 impl<W> Inner<W> {
+    fn is_leaving(&self) -> bool {
+        self.leaving != Leaving::No
+    }
+
     /// Lets go of written bytes: on a shared lane when their command is answered, for until then it may be sent again.
     fn trim(&mut self, private: bool) {
         let from = self.queued - self.out.len() as u64;
