@@ -27,7 +27,7 @@ use crate::error::Error;
 use crate::invalidation::channel::{self, ChannelConfig, Heard};
 use crate::invalidation::{Fleet, L1, Means, Notices, Publisher, State, Terms};
 use crate::metrics::Metrics;
-use crate::proxy::{Gate, Shared};
+use crate::proxy::{Clients, Gate, Shared};
 use crate::resp::{Limits, Resp, encode};
 use crate::server::{Listener, Workers, accept};
 use crate::upstream::{Connection, Login, Node, Target, connect, read_reply};
@@ -214,7 +214,17 @@ impl App {
         let longest_argument = AtomicU64::new(Limits::authenticated().bulk);
         let gate = Gate::default();
         let own_login = login.clone();
-        let shared = Arc::new(Shared { config, node, l1, stats, gate, longest_argument, origin_id, login: own_login });
+        let shared = Arc::new(Shared {
+            config,
+            node,
+            l1,
+            stats,
+            clients: Clients::default(),
+            gate,
+            longest_argument,
+            origin_id,
+            login: own_login,
+        });
         let upstream = Mutex::new(Err("the upstream has not answered yet".to_owned()));
         Arc::new(Self { shared, metrics, started: Instant::now(), upstream, login })
     }

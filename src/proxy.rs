@@ -6,6 +6,7 @@
 //! which decides what may go on a lane at all.
 
 mod caller;
+mod clients;
 mod cork;
 mod each;
 mod fencing;
@@ -24,6 +25,7 @@ mod worker;
 use std::rc::Rc;
 
 pub use caller::{Caller, Role, Who};
+pub use clients::{Clients, Filter, Member};
 pub use foreign::{Account, Foreign, Nature};
 pub use gate::Gate;
 pub use marks::Transaction;

@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::runtime::{self, LocalOptions};
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -26,7 +26,7 @@ use crate::clock::Time;
 use crate::config::Listen;
 use crate::error::Error;
 use crate::metrics::WorkerStats;
-use crate::proxy::{Replies, Shared, Worker};
+use crate::proxy::{End, Replies, Shared, Worker};
 use crate::session;
 use crate::socket::Socket;
 use crate::upstream::STALL;
@@ -189,6 +189,7 @@ fn work(
     runtime.block_on(async {
         let worker = Worker::new(Arc::clone(shared), Arc::clone(stats));
         let sessions = Sessions::default();
+        let ends = Arc::clone(&sessions.ends);
         let mut second = interval(Duration::from_secs(1));
         second.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut pulse = interval(STALL);
@@ -201,6 +202,7 @@ fn work(
                     Some(client) => sessions.start(&worker, client, count),
                     None => break,
                 },
+                () = ends.notified() => sessions.end(),
                 _ = pulse.tick() => worker.feel(Time::now()),
                 _ = second.tick() => worker.sweep(Time::now()),
             }
@@ -223,6 +225,8 @@ struct Sessions {
     tasks: TaskTracker,
     open: Rc<RefCell<HashMap<u64, Rc<Replies>>>>,
     next: RefCell<u64>,
+    /// Some of them must end.
+    ends: Arc<Notify>,
 }
 
 impl Sessions {
@@ -237,7 +241,8 @@ impl Sessions {
         worker.stats.sessions.add(1);
         worker.stats.sessions_total.add(1);
         let limit = usize::try_from(worker.shared.config.output_limit).unwrap_or(usize::MAX);
-        let replies = Rc::new(Replies::new(limit));
+        let peer = socket.as_ref().map_or_else(|_| String::new(), Socket::peer);
+        let replies = Rc::new(Replies::new(limit, worker.shared.clients.join(peer, &self.ends)));
         self.open.borrow_mut().insert(number, Rc::clone(&replies));
         match socket {
             Ok(socket) => {
@@ -250,6 +255,12 @@ impl Sessions {
             }
             Err(error) => warn!(%error, "a client could not be taken on"),
         }
+    }
+
+    /// Ends those that somebody wants ended.
+    fn end(&self) {
+        let open: Vec<_> = self.open.borrow().values().cloned().collect();
+        open.iter().filter(|replies| replies.member().is_ended()).for_each(|replies| replies.end(End::Killed));
     }
 
     /// Has every session look whether it should end, and lets [`TaskTracker::wait`] end with the last.

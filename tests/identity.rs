@@ -10,7 +10,7 @@ use std::io::Write as _;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use common::{AT_LAST, Client, Crema, Redis, Value, bulk, eventually, ok, seeded, within};
+use common::{AT_LAST, Client, Crema, Redis, Value, bulk, eventually, int, ok, seeded, simple, within};
 use rand::Rng;
 
 /// What every proxy here is started with.
@@ -350,17 +350,50 @@ fn sessions_survive_a_lost_connection_if_their_login_holds() {
     warm(&crema, &mut idle, "a:1");
 }
 
-/// Whoever has the connections of a user ended finds none when it looks, though the user's sessions live on.
+/// Whoever has the clients of a user ended finds none when it looks.
 #[test]
-fn connections_that_were_killed_are_not_back_at_once() {
+fn clients_of_a_user_who_is_killed_end() {
     let redis = with_users();
-    let crema = Crema::over(redis.addr()).flag("--promote", 0).start();
-    let (mut alice, mut admin) = (login(&crema, "alice", "pa"), crema.client());
+    let crema = Crema::over(redis.addr()).flag("--promote", 0).flag("--threads", 2).start();
+    let (mut bob, mut admin) = (login(&crema, "bob", "pb"), crema.client());
     for _ in 0..3 {
-        assert_eq!(alice.cmd(&["GET", "a:1"]), bulk("of alice"));
-        assert!(admin.cmd(&["CLIENT", "KILL", "USER", "alice"]).number() > 0);
+        let mut those: Vec<Client> = (0..5).map(|_| login(&crema, "alice", "pa")).collect();
+        assert_eq!(those[0].cmd(&["GET", "a:1"]), bulk("of alice"));
+        assert!(those[1].cmd(&["CLIENT", "ID"]).number() > 0);
+        those[2].send_cmd(&["BLPOP", "a:empty", "0"]);
+        assert!(admin.cmd(&["CLIENT", "KILL", "USER", "alice"]).number() >= 5);
         let left = admin.cmd(&["CLIENT", "LIST"]).text();
         assert!(!left.contains("user=alice"), "{left}");
+        for client in &mut those {
+            assert!(client.closes_within(AT_LAST));
+        }
+        assert_eq!(bob.cmd(&["PING"]), simple("PONG"), "another user's");
+    }
+    let (mut one, mut other) = (login(&crema, "bob", "pb"), login(&crema, "bob", "pb"));
+    assert_eq!(
+        one.cmd(&["CLIENT", "KILL", "USER", "nobody"]),
+        redis.client().cmd(&["CLIENT", "KILL", "USER", "nobody"])
+    );
+    assert!(one.cmd(&["CLIENT", "KILL", "USER", "bob", "SKIPME", "no"]).number() >= 3, "itself included");
+    for client in [&mut one, &mut other, &mut bob] {
+        assert!(client.closes_within(AT_LAST));
+    }
+}
+
+#[test]
+fn a_client_is_killed_by_the_address_that_it_has_for_itself() {
+    let redis = Redis::start();
+    let crema = Crema::start(&redis);
+    let mut admin = crema.client();
+    for command in [&["CLIENT", "KILL", "ADDR"][..], &["CLIENT", "KILL"]] {
+        let (mut killed, mut other) = (crema.client(), crema.client());
+        assert_eq!(killed.cmd(&["PING"]), simple("PONG"));
+        let address = killed.stream().local_addr().expect("it is connected").to_string();
+        let command = [command, &[&address]].concat();
+        assert_eq!(admin.cmd(&command), if command.len() == 3 { ok() } else { int(1) });
+        assert!(killed.closes_within(AT_LAST));
+        assert_eq!(other.cmd(&["PING"]), simple("PONG"));
+        eventually("it is off the list", || admin.cmd(&command) == redis.client().cmd(&command));
     }
 }
 

@@ -311,6 +311,8 @@ pub enum Verb {
     ClientGetName,
     /// CLIENT SETINFO.
     ClientSetInfo,
+    /// CLIENT KILL.
+    ClientKill,
     /// CLIENT PAUSE.
     ClientPause,
     /// CLIENT UNPAUSE.

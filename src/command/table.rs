@@ -405,7 +405,7 @@ table! {
         "client|id"                       2  o   None   none           Home;
         "client|import-source"            3  o   None   none           Taint;
         "client|info"                     2  o   None   none           Home;
-        "client|kill"                    -3  a   None   none           Home;
+        "client|kill"                    -3  a   None   none           Session(ClientKill);
         "client|list"                    -2  a   None   none           Home;
         "client|no-evict"                 3  a   None   none           Home;
         "client|no-touch"                 3  o   None   none           Home;

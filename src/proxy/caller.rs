@@ -84,6 +84,11 @@ impl Who {
         self.login.as_ref().map(|own| self.ear.login().unwrap_or_else(|| Arc::clone(own)))
     }
 
+    /// The user's name; empty for Redis's default user, unproved.
+    fn user(&self) -> &[u8] {
+        self.login.as_ref().map_or(&[], |login| &login.user)
+    }
+
     /// Whether Redis may have ended what this session proved, which must be asked before the session goes on.
     pub fn is_doubted(&self) -> bool {
         self.proof.as_ref().is_some_and(|proof| proof.is_doubted())
@@ -116,12 +121,14 @@ pub struct Caller {
 impl Caller {
     /// A session that has asked nothing yet.
     pub fn new(replies: Rc<Replies>, who: Rc<Who>) -> Self {
+        replies.member().is_now(who.user());
         Self { replies, who, resp: Resp::V2, track: None, scripts: false, script: None, sent: None }
     }
 
     /// The session is someone else, or speaks another version: its next command goes on another lane. All its commands
     /// must have been answered.
     pub fn become_(&mut self, who: Rc<Who>, resp: Resp) {
+        self.replies.member().is_now(who.user());
         self.who = who;
         self.resp = resp;
         self.track = None;

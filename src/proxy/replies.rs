@@ -13,10 +13,12 @@ use std::io;
 use std::ops::Deref;
 use std::pin::Pin;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::{Context, Poll, Waker, ready};
 
 use tokio::io::AsyncWrite;
 
+use super::clients::Member;
 use super::reads::{Reads, Standing};
 use crate::buffer;
 use crate::cache::Slot;
@@ -44,6 +46,7 @@ pub struct Replies {
     last_write: Cell<Option<Place>>,
     /// [`Worker::cork`](super::Worker::cork) looks after what is not written yet.
     pub(super) corked: Cell<bool>,
+    member: Arc<Member>,
 }
 
 #[derive(Default)]
@@ -107,12 +110,19 @@ pub enum End {
     Upstream,
     /// Redis no longer accepts what the client proved: its user was deleted.
     LoggedOut,
+    /// A `CLIENT KILL` meant it.
+    Killed,
 }
 
 impl Replies {
-    /// For a client for which at most `limit` bytes may wait.
-    pub fn new(limit: usize) -> Self {
-        Self { inner: RefCell::default(), limit, last_write: Cell::new(None), corked: Cell::new(false) }
+    /// For a client, as it is on the list of all, for which at most `limit` bytes may wait.
+    pub fn new(limit: usize, member: Arc<Member>) -> Self {
+        Self { inner: RefCell::default(), limit, last_write: Cell::new(None), corked: Cell::new(false), member }
+    }
+
+    /// The client on the list of all.
+    pub fn member(&self) -> &Arc<Member> {
+        &self.member
     }
 
     /// The place of the next command, to be answered later.

@@ -16,6 +16,7 @@ use tokio_util::task::TaskTracker;
 use tracing::{debug, warn};
 
 use super::caller::Who;
+use super::clients::Clients;
 use super::cork::Corks;
 use super::fencing::Fencing;
 use super::foreign::Foreign;
@@ -56,6 +57,8 @@ pub struct Shared {
     pub l1: Arc<L1>,
     /// The process's counters.
     pub stats: Arc<Stats>,
+    /// All clients, for those who end some of them.
+    pub clients: Clients,
     /// Who may come in without a password.
     pub gate: Gate,
     /// The upstream's `proto-max-bulk-len`: the longest argument that a client may send, in bytes.

@@ -11,7 +11,7 @@ use crate::config::{Auth, ClientNames};
 use crate::invalidation::News;
 use crate::invalidation::message::Message;
 use crate::metrics::Outcome;
-use crate::proxy::{self, Taken};
+use crate::proxy::{self, Filter, Taken};
 use crate::resp::{Request, Resp, encode};
 use crate::upstream::Mode;
 use std::time::Duration;
@@ -146,6 +146,7 @@ impl Session {
             }
             V::ClientGetName => return self.pinned(line, spec, request).await,
             V::ClientSetInfo => return self.set_info(line, spec, request).await,
+            V::ClientKill => return self.kill(line, spec, request).await,
             V::ClientPause | V::ClientUnpause => return self.pause(line, verb, spec, request).await,
             V::Wait => {
                 self.borrow(line).await?;
@@ -260,6 +261,28 @@ impl Session {
         Ok(())
     }
 
+    /// `CLIENT KILL`: Redis ends connections of crema's; the clients that are meant are ended here. It tells of as many as there
+    /// are more of.
+    async fn kill(&mut self, line: &mut Line, spec: &'static Spec, request: Request<'_>) -> Result<(), Close> {
+        self.keep(line, Stay::Home).await?; // ids that the client asks for are its own from now on
+        let mut reply = self.ask(line, spec, request).await?;
+        let filter = Filter::read(request);
+        let refused =
+            reply.starts_with(b"-") && !(filter.as_ref().is_some_and(|filter| filter.old_form) && is_nobody(&reply));
+        let (others, own) = match filter.filter(|_| !refused) {
+            Some(filter) => self.worker.shared.clients.end(&filter, self.caller.replies.member()),
+            None => (0, false),
+        };
+        let clients = others + usize::from(own);
+        if clients > 0 && is_nobody(&reply) {
+            reply = b"+OK\r\n".to_vec();
+        } else if number(&reply).is_some_and(|told| told < clients) {
+            reply = format!(":{clients}\r\n").into_bytes();
+        }
+        self.answer(|out| out.extend_from_slice(&reply));
+        if own { Err(Close::Gently) } else { Ok(()) }
+    }
+
     /// `CLIENT PAUSE`: it must hold back no lane, so until it is over writes borrow connections of their own.
     async fn pause(
         &mut self,
@@ -332,4 +355,13 @@ impl Session {
         self.caller.become_(Self::nobody(&self.worker), Resp::V2);
         Ok(())
     }
+}
+
+/// Whether `CLIENT KILL` of an address found nobody.
+fn is_nobody(reply: &[u8]) -> bool {
+    reply.starts_with(b"-ERR No such client")
+}
+
+fn number(reply: &[u8]) -> Option<usize> {
+    std::str::from_utf8(reply.strip_prefix(b":")?).ok()?.trim_end().parse().ok()
 }

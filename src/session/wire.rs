@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use tokio::time::{Sleep, sleep};
 use tokio_util::io::poll_read_buf;
-use tracing::warn;
+use tracing::{info, warn};
 
 use super::{Close, End, Session};
 use crate::buffer;
@@ -344,6 +344,7 @@ fn farewell(session: &Session, end: End, socket: &Socket) {
         End::LoggedOut => {
             warn!(%client, "client closed: the upstream ended its user's connections and accepts its login no more");
         }
+        End::Killed => info!(%client, "client closed: CLIENT KILL"),
         End::Upstream => warn!(%client, "client closed: the upstream connection that was its own has ended"),
     }
 }

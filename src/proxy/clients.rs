@@ -1,0 +1,155 @@
+//! Who the clients of this process are, for those who end some of them by name: `CLIENT KILL USER`, `CLIENT KILL ADDR`.
+//!
+//! Redis sees crema's connections, each of them many clients' or none's, and ends those; the clients whom the filter means
+//! are ended here. Owns a list that all workers share; each ends its own sessions, when it is woken for that.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+
+use tokio::sync::Notify;
+
+use crate::resp::Request;
+
+/// All clients of the process.
+#[derive(Debug, Default)]
+pub struct Clients(Mutex<Vec<Weak<Member>>>);
+
+/// One of them. On the list for as long as its session holds it.
+#[derive(Debug)]
+pub struct Member {
+    /// Empty: Redis's default user, unproved.
+    user: Mutex<Box<[u8]>>,
+    /// Where it connects from, as Redis prints addresses.
+    peer: String,
+    ended: AtomicBool,
+    worker: Arc<Notify>,
+}
+
+impl Clients {
+    /// Takes a client from this address onto the list; `worker` is notified when it must end.
+    pub fn join(&self, peer: String, worker: &Arc<Notify>) -> Arc<Member> {
+        let (user, ended) = (Mutex::default(), AtomicBool::new(false));
+        let member = Arc::new(Member { user, peer, ended, worker: Arc::clone(worker) });
+        let mut members = lock(&self.0);
+        if members.len() == members.capacity() {
+            members.retain(|member| member.strong_count() > 0);
+        }
+        members.push(Arc::downgrade(&member));
+        member
+    }
+
+    /// Ends all that `filter` means but `own`, which is asking, and tells how many that were and whether `own` is one more.
+    pub fn end(&self, filter: &Filter<'_>, own: &Arc<Member>) -> (usize, bool) {
+        let members: Vec<_> = lock(&self.0).iter().filter_map(Weak::upgrade).collect();
+        let (mut others, mut own_too) = (0, false);
+        for member in members.iter().filter(|member| filter.means(member)) {
+            if Arc::ptr_eq(member, own) {
+                own_too = !filter.skips_own;
+            } else if !member.ended.swap(true, Ordering::AcqRel) {
+                others += 1;
+                member.worker.notify_one();
+            }
+        }
+        (others, own_too)
+    }
+}
+
+impl Member {
+    /// The client is this user from now on.
+    pub fn is_now(&self, user: &[u8]) {
+        let mut known = lock(&self.user);
+        if **known != *user {
+            *known = user.into();
+        }
+    }
+
+    /// Whether its session must end.
+    pub fn is_ended(&self) -> bool {
+        self.ended.load(Ordering::Acquire)
+    }
+}
+
+/// What a `CLIENT KILL` says of clients, not of connections.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Filter<'a> {
+    user: Option<&'a [u8]>,
+    address: Option<&'a [u8]>,
+    skips_own: bool,
+    /// The form with the address alone, which fails where there is no such client.
+    pub old_form: bool,
+}
+
+impl<'a> Filter<'a> {
+    /// Reads the whole request. None where a filter in it is about Redis's connections, or means nothing here.
+    pub fn read(request: Request<'a>) -> Option<Self> {
+        if request.argc() == 3 {
+            return Some(Self { user: None, address: Some(request.arg(2)), skips_own: false, old_form: true });
+        }
+        let mut filter = Self { user: None, address: None, skips_own: true, old_form: false };
+        let words: Vec<&[u8]> = request.args().skip(2).collect();
+        for pair in words.chunks(2) {
+            let &[name, value] = pair else { return None };
+            match name.to_ascii_lowercase().as_slice() {
+                b"user" => filter.user = Some(value),
+                b"addr" => filter.address = Some(value),
+                b"skipme" => filter.skips_own = !value.eq_ignore_ascii_case(b"no"),
+                _ => return None,
+            }
+        }
+        (filter.user.is_some() || filter.address.is_some()).then_some(filter)
+    }
+
+    fn means(&self, member: &Member) -> bool {
+        let named = |user: &[u8]| if user.is_empty() { &b"default"[..] } else { user } == self.user.unwrap_or_default();
+        self.address.is_none_or(|address| address == member.peer.as_bytes())
+            && (self.user.is_none() || named(&lock(&member.user)))
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::resp::{Limits, Parser};
+
+    fn end(clients: &Clients, line: &str, own: &Arc<Member>) -> Option<(usize, bool)> {
+        let mut parser = Parser::new();
+        parser.parse(line.as_bytes(), &Limits::authenticated()).expect("a valid line");
+        Some(clients.end(&Filter::read(parser.request(line.as_bytes()))?, own))
+    }
+
+    #[test]
+    fn a_filter_means_clients_by_user_and_address() {
+        let (clients, worker) = (Clients::default(), Arc::new(Notify::new()));
+        let members: Vec<_> = ["a:1", "b:2", "c:3"].map(|peer| clients.join(peer.to_owned(), &worker)).into();
+        members[0].is_now(b"x");
+        members[1].is_now(b"x");
+        let own = &members[1];
+        assert_eq!(end(&clients, "CLIENT KILL USER nobody\n", own), Some((0, false)));
+        assert_eq!(end(&clients, "CLIENT KILL USER x ADDR b:2\n", own), Some((0, false)), "it skips itself");
+        assert_eq!(end(&clients, "client kill user x skipme NO\n", own), Some((1, true)));
+        assert_eq!([0, 1, 2].map(|n| members[n].is_ended()), [true, false, false]);
+        assert_eq!(end(&clients, "CLIENT KILL USER default\n", own), Some((1, false)));
+        assert_eq!(end(&clients, "CLIENT KILL b:2\n", own), Some((0, true)));
+        for line in [
+            "CLIENT KILL ID 3\n",
+            "CLIENT KILL USER x TYPE normal\n",
+            "CLIENT KILL SKIPME no\n",
+            "CLIENT KILL USER x ADDR\n",
+        ] {
+            assert_eq!(end(&clients, line, own), None, "{line}");
+        }
+    }
+
+    #[test]
+    fn the_list_forgets_who_has_left() {
+        let (clients, worker) = (Clients::default(), Arc::new(Notify::new()));
+        for n in 0..1000 {
+            clients.join(n.to_string(), &worker);
+        }
+        assert!(lock(&clients.0).capacity() < 100);
+    }
+}
