@@ -4,7 +4,7 @@ mod common;
 
 use std::time::{Duration, Instant};
 
-use common::{AT_LAST, Client, Crema, MAX_STALENESS, Redis, Value, bulk, eventually, ok};
+use common::{AT_LAST, Client, Crema, MAX_STALENESS, Redis, Value, array, bulk, eventually, int, ok};
 
 /// Reads `k` of this client until it is what Redis has, and says for how long it was not: before the read was asked for.
 fn outdated(client: &mut Client, read: &[&str], now: &Value) -> Duration {
@@ -95,4 +95,126 @@ fn a_user_who_may_not_ask_what_nobody_tells_is_cached_all_the_same() {
     eventually("the lease is renewed now and then", || redis.calls("hello") > 20);
     let Value::Array(log) = redis.client().cmd(&["ACL", "LOG"]) else { panic!("an array") };
     assert!(log.len() < 4, "{log:?}");
+}
+
+/// Two cremas before a Redis that does not say how often databases were swapped: only the fleet's channel tells.
+fn fleet(redis: &Redis) -> [Crema; 2] {
+    assert_eq!(redis.client().cmd(&["CONFIG", "SET", "latency-tracking", "no"]), ok());
+    redis.client().pipeline(&[&["SET", "k", "zero"][..], &["SELECT", "1"], &["SET", "k", "one"]]);
+    let fleet = [Crema::start(redis), Crema::start(redis)];
+    fleet.iter().for_each(Crema::await_channel);
+    fleet
+}
+
+/// Ends what is named so at Redis, and says how many they were.
+fn kill(redis: &Redis, name: &str) -> usize {
+    let of_this_name: Vec<_> =
+        redis.client_list().into_iter().filter(|line| line.contains(&format!(" name={name} "))).collect();
+    for line in &of_this_name {
+        let id = line.split(' ').find_map(|field| field.strip_prefix("id=")).expect("each has an id");
+        redis.client().cmd(&["CLIENT", "KILL", "ID", id]);
+    }
+    of_this_name.len()
+}
+
+#[test]
+fn the_fleet_is_told_of_a_swap_though_what_tells_it_was_dead() {
+    let redis = Redis::start();
+    let fleet = fleet(&redis);
+    if fleet[0].is_direct() {
+        return;
+    }
+    let (mut client, mut reader) = (fleet[0].client(), fleet[1].client());
+    for round in 0..6 {
+        fleet[1].warm(&["GET", "k"]);
+        if round > 0 {
+            assert_eq!(kill(&redis, "crema-publish"), 1, "it was kept");
+        }
+        if round % 2 == 0 {
+            assert_eq!(client.cmd(&["SWAPDB", "0", "1"]), ok());
+        } else {
+            client.pipeline(&[&["MULTI"][..], &["SWAPDB", "0", "1"], &["EXEC"]]);
+        }
+        let now = bulk(if round % 2 == 0 { "one" } else { "zero" });
+        // It was told before that was answered.
+        let outdated = outdated(&mut reader, &["GET", "k"], &now);
+        assert!(outdated < MAX_STALENESS, "{outdated:?} in round {round}");
+    }
+}
+
+#[test]
+fn who_could_not_hear_of_a_swap_forgets_when_it_hears_again() {
+    let redis = Redis::start();
+    let fleet = fleet(&redis);
+    if fleet[0].is_direct() {
+        return;
+    }
+    let (mut client, mut reader) = (fleet[0].client(), fleet[1].client());
+    for round in 0..4 {
+        fleet[1].warm(&["GET", "k"]);
+        assert_eq!(kill(&redis, "crema-channel"), 2);
+        assert_eq!(client.cmd(&["SWAPDB", "0", "1"]), ok());
+        outdated(&mut reader, &["GET", "k"], &bulk(if round % 2 == 0 { "one" } else { "zero" }));
+        let both = array([bulk("cache:invalidate"), int(2)]);
+        eventually("both listen", || redis.client().cmd(&["PUBSUB", "NUMSUB", "cache:invalidate"]) == both);
+    }
+}
+
+#[test]
+fn a_crema_that_is_killed_behind_the_answer_to_a_swap_has_told_of_it() {
+    let redis = Redis::start();
+    let [sender, other] = fleet(&redis);
+    let mut reader = other.client();
+    other.warm(&["GET", "k"]);
+    assert_eq!(sender.client().cmd(&["SWAPDB", "0", "1"]), ok());
+    drop(sender);
+    outdated(&mut reader, &["GET", "k"], &bulk("one"));
+}
+
+/// `SWAPDB` under another name is a write that names no keys, and so may be any other.
+#[test]
+fn a_write_that_names_no_keys_makes_the_fleet_forget() {
+    let renamed = ["--rename-command", "SWAPDB", "swap-9f3"];
+    for redis in [Some(Redis::with(&renamed)), Redis::valkey_with(&renamed)].into_iter().flatten() {
+        redis.client().cmd(&["ACL", "SETUSER", "u", "on", ">pw", "~*", "&*", "+@all", "-command"]);
+        let fleet = fleet(&redis);
+        let mut readers = fleet.each_ref().map(Crema::client);
+        let swap = &["swap-9f3", "0", "1"][..];
+        let ways: [&[&[&str]]; 5] = [
+            &[swap],
+            &[&["MULTI"], swap, &["EXEC"]],
+            &[swap],
+            &[&["AUTH", "u", "pw"], swap],
+            &[&["WATCH", "k"], &["MULTI"], &["GET", "k"], swap, &["EXEC"]],
+        ];
+        let mut client = fleet[0].client();
+        for (round, way) in ways.into_iter().enumerate() {
+            for crema in &fleet {
+                crema.warm(&["GET", "k"]);
+            }
+            let replies = client.pipeline(way);
+            assert!(replies.iter().all(|reply| !reply.is_error()), "{replies:?}");
+            let now = bulk(if round % 2 == 0 { "one" } else { "zero" });
+            assert_eq!(readers[0].cmd(&["GET", "k"]), now, "here at once, round {round}");
+            let outdated = outdated(&mut readers[1], &["GET", "k"], &now);
+            assert!(outdated < MAX_STALENESS || fleet[0].is_direct(), "{outdated:?} elsewhere, round {round}");
+        }
+    }
+}
+
+#[test]
+fn keys_that_are_loaded_on_top_of_others_are_seen() {
+    let redis = Redis::start();
+    let fleet = fleet(&redis);
+    let mut direct = redis.client();
+    direct.cmd(&["SET", "k", "saved"]);
+    assert_eq!(direct.cmd(&["SAVE"]), ok());
+    direct.cmd(&["SET", "k", "later"]);
+    for crema in &fleet {
+        crema.warm(&["GET", "k"]);
+    }
+    assert_eq!(fleet[0].client().cmd(&["DEBUG", "RELOAD", "MERGE", "NOFLUSH", "NOSAVE"]), ok());
+    assert_eq!(fleet[0].client().cmd(&["GET", "k"]), bulk("saved"));
+    let outdated = outdated(&mut fleet[1].client(), &["GET", "k"], &bulk("saved"));
+    assert!(outdated < MAX_STALENESS || fleet[0].is_direct(), "{outdated:?}");
 }

@@ -162,6 +162,11 @@ pub(super) fn sets_password(req: Request<'_>) -> bool {
     req.args().skip(2).step_by(2).any(|parameter| parameter.eq_ignore_ascii_case(b"requirepass"))
 }
 
+/// Whether DEBUG loads keys from a file, perhaps on top of those that there are.
+pub(super) fn loads_keys(req: Request<'_>) -> bool {
+    [&b"reload"[..], b"loadaof"].iter().any(|word| req.argc() > 1 && req.arg(1).eq_ignore_ascii_case(word))
+}
+
 /// The options of XREAD and XREADGROUP.
 struct ReadOptions {
     block: bool,

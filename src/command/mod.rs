@@ -13,10 +13,12 @@ use std::sync::LazyLock;
 
 use crate::resp::{Request, Twin};
 
+mod alters;
 mod index;
 mod keys;
 mod table;
 
+pub use alters::{Alters, may_change_untold};
 pub use keys::{KeySpec, Keys};
 
 /// The row of `req`'s command, upper and lower case alike; with a subcommand, the subcommand's row (`config|set`).
@@ -31,10 +33,17 @@ pub fn lookup(req: Request<'_>) -> Option<&'static Spec> {
     index::find(Some(spec), req.arg(1))
 }
 
-/// The row that stands for every command [`lookup`] does not find: it may be a module's or a newer server's, so it may
-/// write any key, answer more than once, and leave any state behind on its connection.
+/// The row that stands for every command [`lookup`] does not find: it may be a module's or a newer server's, or `SWAPDB` under
+/// another name, so it may write any key and tell nobody, answer more than once, and leave any state behind on its connection.
 pub fn unknown() -> &'static Spec {
     &table::ROWS[table::ROWS.len() - 1]
+}
+
+/// What [`unknown`] is for, where the server says that the command names the keys that it writes, or that it is no write: then Redis
+/// tells of what it changes.
+pub fn unknown_told() -> &'static Spec {
+    static TOLD: LazyLock<Spec> = LazyLock::new(|| Spec { keys: KeySpec::None, ..*unknown() });
+    &TOLD
 }
 
 /// What [`unknown`] is for, where the server says that the command changes no key, or that it does not know it either.
@@ -146,22 +155,16 @@ impl Spec {
     /// Whether the write `req` is answered in a transaction as outside of one: it is on no connection of its own, or is a flush.
     /// In a transaction, a server that is `full` refuses all commands, those included that it takes otherwise.
     pub fn fits_transaction(&self, req: Request<'_>, full: bool) -> bool {
-        (self.on_lane(req) || self.flushes()) && (!full || self.flags.contains(Flags::DENYOOM))
+        (self.on_lane(req) || self.flushes() || self.swaps()) && (!full || self.flags.contains(Flags::DENYOOM))
     }
 
     /// Whether the command empties a whole database: a write to all keys, and not to some that cannot be known.
     pub fn flushes(&self) -> bool {
-        let swaps = self.route == Route::Session(Verb::SwapDb);
-        self.effect == Effect::Opaque && self.keys == KeySpec::None && self.class == Class::Server && !swaps
+        self.effect == Effect::Opaque && self.keys == KeySpec::None && self.class == Class::Server && !self.swaps()
     }
 
-    /// Whether `req` can change what somebody may do: an ACL command that sets rights, or CONFIG SET of the password.
-    pub fn changes_rights(&self, req: Request<'_>) -> bool {
-        match self.route {
-            Route::Session(Verb::AclChange) => true,
-            Route::Session(Verb::ConfigSet) => keys::sets_password(req),
-            _ => false,
-        }
+    fn swaps(&self) -> bool {
+        self.route == Route::Session(Verb::SwapDb)
     }
 
     /// Whether some reply to this command may be kept in L1.
@@ -331,6 +334,8 @@ pub enum Verb {
     ConfigSet,
     /// SWAPDB, which tells no tracked connection.
     SwapDb,
+    /// REPLICAOF, FAILOVER and their like: what the server is afterwards shows at the next fence.
+    RoleChange,
     /// CREMA EXPLAIN, and so on: crema's own.
     CremaExplain,
     /// CREMA HELP.
@@ -346,7 +351,8 @@ pub enum Verb {
 impl Verb {
     /// Whether it changes something of the connection that it comes on.
     pub const fn changes_connection(self) -> bool {
-        !matches!(self, Verb::SwapDb | Verb::Wait | Verb::AclChange | Verb::ClientPause | Verb::ClientUnpause)
+        use Verb as V;
+        !matches!(self, V::SwapDb | V::Wait | V::AclChange | V::RoleChange | V::ClientPause | V::ClientUnpause)
     }
 }
 

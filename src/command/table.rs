@@ -472,7 +472,7 @@ table! {
         "config|set"                     -4  a   None   none           Session(ConfigSet);
         "dbsize"                          1  r   Read   none           Lane;
         "debug"                          -2  a   Opaque unknown        Borrow;
-        "failover"                       -1  a   None   none           Borrow;
+        "failover"                       -1  a   None   none           Session(RoleChange);
         "flushall"                       -1  w   Opaque none           Borrow;
         "flushdb"                        -1  w   Opaque none           Borrow;
         "info"                           -1  o   Read   none           Lane;
@@ -496,12 +496,12 @@ table! {
         "monitor"                         1  a   None   none           Session(Monitor);
         "psync"                          -3  a   None   none           Session(Sync);
         "replconf"                       -1  a   None   none           Taint;
-        "replicaof"                       3  a   None   none           Borrow;
+        "replicaof"                       3  a   None   none           Session(RoleChange);
         "role"                            1  o   None   none           Lane;
         "save"                            1  a   None   none           Borrow;
         "sflush"                         -3  w   Opaque none           Borrow;
         "shutdown"                       -1  a   None   none           BorrowAnywhere;
-        "slaveof"                         3  a   None   none           Borrow;
+        "slaveof"                         3  a   None   none           Session(RoleChange);
         "slowlog"                        -2  o   None   none           Lane;
         "slowlog|get"                    -2  a   None   none           Lane;
         "slowlog|help"                    2  o   None   none           Lane;
@@ -521,7 +521,7 @@ table! {
         "cluster|countkeysinslot"         3  o   Read   none           Lane;
         "cluster|delslots"               -3  a   None   none           Lane;
         "cluster|delslotsrange"          -4  a   None   none           Lane;
-        "cluster|failover"               -2  a   None   none           Lane;
+        "cluster|failover"               -2  a   None   none           Session(RoleChange);
         "cluster|flushslot"              -3  wa  Opaque none           Borrow;
         "cluster|flushslots"              2  a   None   none           Lane;
         "cluster|forget"                  3  a   None   none           Lane;
@@ -535,7 +535,7 @@ table! {
         "cluster|myshardid"               2  o   None   none           Lane;
         "cluster|nodes"                   2  o   None   none           Lane;
         "cluster|replicas"                3  a   None   none           Lane;
-        "cluster|replicate"               3  a   None   none           Borrow;
+        "cluster|replicate"               3  a   None   none           Session(RoleChange);
         "cluster|reset"                  -2  a   Opaque none           Borrow;
         "cluster|saveconfig"              2  a   None   none           Lane;
         "cluster|set-config-epoch"        3  a   None   none           Lane;

@@ -1,8 +1,9 @@
-//! A change under way of which Redis tells no tracked connection: `SWAPDB`, and what may take a right away.
+//! A change under way of which Redis tells no tracked connection: of keys (`SWAPDB` and its like), of rights, of the server's role.
 //!
-//! While a swap is under way nobody knows which keys are whose, so L1 answers nothing; and when one of either kind is
-//! answered, nothing counts that was filled before. Not where Redis refused it: else whoever may do nothing could empty L1 for
-//! all. Made by `proxy` and `session` before they send one, on any thread.
+//! While keys change nobody knows which are whose, so L1 answers nothing; and when a change of any kind is answered, nothing
+//! counts that was filled before. Not where Redis refused it: else whoever may do nothing could empty L1 for
+//! all. The fleet hears of a change of keys from this process: it is owed that until it is told. Made by `proxy` and `session`
+//! before they send such a command, on any thread.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -10,50 +11,69 @@ use std::sync::atomic::Ordering;
 use tokio::time::sleep;
 
 use super::L1;
+use super::publish::{Debt, Publisher};
+use crate::command::Alters;
 use crate::metrics::EpochReason;
 
 /// Held from before such commands are sent until they are answered. Dropped without [`Change::answered`], nobody knows whether
-/// and when Redis runs them: everything is forgotten now and once more after `max_staleness`, and behind a swap L1 is silent
-/// between.
+/// and when Redis runs them: everything is forgotten now and once more after `max_staleness`, by the fleet as well, and behind a
+/// change of keys L1 is silent between.
 #[must_use]
 pub struct Change {
     l1: Option<Arc<L1>>,
-    rights: bool,
-    swap: bool,
+    alters: Alters,
 }
 
 impl Change {
-    /// What may change `rights`, or is to `swap` databases, is about to be sent.
-    pub fn begin(l1: &Arc<L1>, rights: bool, swap: bool) -> Self {
-        if swap {
+    /// What may change this is about to be sent.
+    pub fn begin(l1: &Arc<L1>, alters: Alters) -> Self {
+        if alters.keys {
             l1.swaps.fetch_add(1, Ordering::AcqRel);
             l1.lock().values().for_each(|ear| ear.freshness.end());
         }
-        Self { l1: Some(Arc::clone(l1)), rights, swap }
+        Self { l1: Some(Arc::clone(l1)), alters }
     }
 
-    /// Redis has answered. `refused`: it has done nothing.
-    pub fn answered(mut self, refused: bool) {
-        if let Some(l1) = self.l1.take() {
-            if !refused {
-                self.forget(&l1);
-            }
-            self.end(&l1);
+    /// Redis has answered. `refused`: it has done nothing. What the fleet is owed comes back: the client should not know before it
+    /// is told, where that can be.
+    #[must_use = "the fleet should be told first"]
+    pub fn answered(mut self, refused: bool) -> Option<Debt> {
+        let l1 = self.l1.take()?;
+        if !refused {
+            self.forget(&l1);
         }
+        // Where writes are told in one step with themselves, so was this.
+        let owed = !refused && self.alters.keys && l1.notices().is_none();
+        let debt = owed.then(|| l1.fleet.as_ref().map(Publisher::owe)).flatten();
+        self.end(&l1);
+        debt
     }
 
     fn forget(&self, l1: &L1) {
-        if self.rights {
+        if self.alters.rights {
             l1.forget_all(EpochReason::Rights);
         }
-        if self.swap {
+        if self.alters.keys {
             l1.forget_all(EpochReason::SwapDb);
+        }
+        if self.alters.role {
+            l1.lock().values().for_each(|ear| ear.freshness.end());
+            l1.forget_all(EpochReason::Role);
+            l1.lock().values().for_each(|ear| ear.nudge());
+        }
+    }
+
+    /// It may have been done: the same for the fleet.
+    fn lose(&self, l1: &L1) {
+        self.forget(l1);
+        if let (true, Some(fleet)) = (self.alters.keys, &l1.fleet) {
+            drop(fleet.owe());
         }
     }
 
     /// Leases begin again with the next fence, which is asked for at once.
     fn end(&self, l1: &L1) {
-        if self.swap && l1.swaps.fetch_sub(1, Ordering::AcqRel) == 1 {
+        if self.alters.keys && l1.swaps.fetch_sub(1, Ordering::AcqRel) == 1 {
             l1.lock().values().for_each(|ear| ear.nudge());
         }
     }
@@ -62,11 +82,11 @@ impl Change {
 impl Drop for Change {
     fn drop(&mut self) {
         let Some(l1) = self.l1.take() else { return };
-        self.forget(&l1);
+        self.lose(&l1);
         let later = Self { l1: None, ..*self };
         l1.control.clone().spawn(async move {
             sleep(l1.terms.max_staleness).await;
-            later.forget(&l1);
+            later.lose(&l1);
             later.end(&l1);
         });
     }

@@ -53,6 +53,10 @@ pub trait Forget {
     fn pattern(&self, pattern: &[u8]);
     /// Forgets everything.
     fn all(&self);
+    /// Messages may have been missed: forgets everything.
+    fn missed(&self) {
+        self.all();
+    }
 }
 
 /// What became of one payload.
@@ -137,12 +141,11 @@ pub async fn listen(
         let mut backoff = Backoff::default();
         let mut told = false;
         loop {
-            // What was published while no link was up is lost, for Pub/Sub keeps nothing, and yet nothing is forgotten
-            // here: all that L1 holds was read on the ear, and Redis itself tells the ear of every change to it. The
-            // ear carries coherence. This channel brings what Redis cannot know, say that the table behind a cached
-            // page has changed; to miss that is the fate of a subscriber to Pub/Sub, with a proxy or without.
+            // What was published while no link was up is lost, for Pub/Sub keeps nothing: that databases were swapped, of which
+            // Redis tells nobody, or that the table behind a cached page has changed. So everything is forgotten.
             let mut since = None;
             let subscribed = || {
+                sink.missed();
                 info!(channel, upstream, "listening to the fleet's channel");
                 since = Some(Instant::now());
             };
@@ -316,6 +319,9 @@ mod tests {
         fn all(&self) {
             self.add("all", b"");
         }
+        fn missed(&self) {
+            self.add("missed", b"");
+        }
     }
 
     #[tokio::test]
@@ -440,7 +446,7 @@ mod tests {
         for expected in [Heard::Remove, Heard::Remove, Heard::Malformed, Heard::Remove] {
             assert_eq!(heard.recv().await, Some(expected));
         }
-        assert_eq!(notes.take(), ["key bytewise", "key a", "key b"]);
+        assert_eq!(notes.take(), ["missed ", "key bytewise", "key a", "key b"]);
 
         stop.cancel();
         assert_eq!(heard.recv().await, None, "listen returned");
@@ -448,16 +454,17 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_lost_or_refused_link_is_made_anew_and_nothing_is_forgotten_for_it() {
+    async fn a_lost_or_refused_link_is_made_anew_and_what_was_missed_meanwhile_is_forgotten() {
         let (server, config) = Server::start().await;
         let (notes, mut heard, _stop) = start(config);
         drop(server.accept("-NOPERM this user has no permissions to access the channel\r\n").await);
         drop(server.accept(SUBSCRIBED).await);
         drop(server.accept("?nonsense\r\n").await);
+        assert_eq!(notes.take(), ["missed "], "once there was a link, and none that was refused is one");
         let mut link = server.accept(SUBSCRIBED).await;
-        assert_eq!(notes.take(), [""; 0]);
         link.write_all(remove("a").as_bytes()).await.expect("the listener reads");
         assert_eq!(heard.recv().await, Some(Heard::Remove));
+        assert_eq!(notes.take(), ["missed ", "key a"]);
     }
 
     #[tokio::test(start_paused = true)]

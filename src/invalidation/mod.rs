@@ -35,7 +35,7 @@ pub use change::Change;
 pub use ear::{Ear, Seat, State};
 pub use fill::Fill;
 pub use notice::{Notice, Notices};
-pub use publish::{Fleet, News, Publisher};
+pub use publish::{Debt, Fleet, News, Publisher};
 pub use unfenced::Unfenced;
 
 use crate::cache::{Identities, Identity, Query, Stamps, Store};
@@ -107,7 +107,7 @@ pub struct L1 {
     rights: AtomicU64,
     /// End of the longest `CLIENT PAUSE` that went through this process, in nanoseconds of [`Time`].
     paused: AtomicU64,
-    /// `SWAPDB` commands under way.
+    /// `SWAPDB` commands and their like under way.
     swaps: AtomicUsize,
     ears: Mutex<HashMap<Box<[u8]>, Arc<Ear>>>,
     listening: AtomicUsize,
@@ -213,11 +213,11 @@ impl L1 {
         }
     }
 
-    /// A write may have been done and not been told of: the fleet is to forget everything, and here it is forgotten at once.
+    /// A write may have been done of which nobody tells: the fleet is to forget everything, and here it is forgotten at once.
     pub fn owe_all(&self) {
-        if let Some(fleet) = self.fleet.as_ref().filter(|_| self.notices().is_some()) {
-            self.forget_all(EpochReason::Untold);
-            fleet.owe();
+        self.forget_all(EpochReason::Untold);
+        if let Some(fleet) = &self.fleet {
+            drop(fleet.owe());
         }
     }
 
@@ -411,6 +411,11 @@ impl Forget for L1 {
 
     fn all(&self) {
         self.bump(EpochReason::Pattern);
+    }
+
+    fn missed(&self) {
+        self.opaque_answered();
+        self.bump(EpochReason::Channel);
     }
 }
 

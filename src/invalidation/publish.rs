@@ -2,14 +2,16 @@
 //!
 //! Owns one connection to Redis, named `crema-publish`, and a bounded queue in front of it. Whoever has something to say
 //! appends to the queue and goes on; only an operator's command waits for the answer. What cannot be said in time is dropped
-//! and counted: in the default mode no promise rests on it. It says only that keys have changed, never a value.
+//! and counted, for no promise rests on it. But that everything is to be forgotten, because of a change of which Redis tells nobody,
+//! is owed until it is said. It says only that keys have changed, never a value.
 
 use std::convert::Infallible;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tokio::io::AsyncWriteExt;
-use tokio::sync::{Notify, mpsc, oneshot};
+use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
@@ -36,7 +38,6 @@ pub struct News {
     keys: Vec<String>,
     unnamed: u64,
     flushed: bool,
-    swapped: bool,
     /// What goes to Redis with the write itself, where the channel carries coherence.
     pub notice: Notice,
 }
@@ -55,26 +56,17 @@ impl News {
         self.flushed = true;
     }
 
-    /// Two databases changed places: all is to be forgotten, and nothing is gone.
-    pub fn swapped(&mut self) {
-        self.swapped = true;
-    }
-
     /// The news of another write that the same reply answers.
     pub fn add(&mut self, other: Self) {
         self.keys.extend(other.keys);
         self.unnamed += other.unnamed;
         self.flushed |= other.flushed;
-        self.swapped |= other.swapped;
         self.notice.join(other.notice);
     }
 
     /// As messages, in the fewest that receivers read.
     fn messages(self) -> Vec<Message> {
         let mut messages = Vec::new();
-        if self.swapped {
-            messages.push(Message::ForgetAll);
-        }
         if self.flushed {
             messages.push(Message::RemovePattern { pattern: "*".to_owned() });
             return messages;
@@ -121,10 +113,48 @@ pub struct Fleet {
 /// The queue to the channel.
 pub struct Publisher {
     queue: mpsc::Sender<Outgoing>,
-    owed: Arc<Notify>,
+    debts: Arc<Debts>,
     origin_id: String,
     writes: bool,
     stats: Arc<Stats>,
+}
+
+/// That everything is to be forgotten was owed so often, and so many of these debts were tried to be paid.
+struct Debts {
+    owed: AtomicU64,
+    tried: watch::Sender<u64>,
+    unpaid: Notify,
+}
+
+impl Debts {
+    fn add(&self) -> Debt {
+        let number = self.owed.fetch_add(1, Ordering::AcqRel) + 1;
+        self.unpaid.notify_one();
+        Debt { number, tried: self.tried.subscribe() }
+    }
+
+    /// So many were paid with one message, or could not be: these remain, and those who wait go on.
+    fn tried(&self, number: u64, paid: bool) {
+        self.tried.send_if_modified(|tried| number > std::mem::replace(tried, number.max(*tried)));
+        if !paid {
+            self.unpaid.notify_one();
+        }
+    }
+}
+
+/// The fleet is owed that it is to forget everything.
+#[must_use = "who may wait should, before its client knows"]
+pub struct Debt {
+    number: u64,
+    tried: watch::Receiver<u64>,
+}
+
+impl Debt {
+    /// Returns when the fleet has been told, or cannot be at present. Cancel safe.
+    pub async fn settled(mut self) {
+        let number = self.number;
+        let _ = self.tried.wait_for(|tried| *tried >= number).await; // an error: the process ends
+    }
 }
 
 struct Outgoing {
@@ -140,12 +170,13 @@ impl Publisher {
     pub fn start(fleet: Fleet, stats: Arc<Stats>, stop: CancellationToken) -> Self {
         let (queue, outgoing) = mpsc::channel(QUEUE);
         let (origin_id, writes) = (fleet.origin_id.clone(), fleet.writes);
-        let (counts, owed) = (Arc::clone(&stats), Arc::new(Notify::new()));
-        let debt = Arc::clone(&owed);
+        let debts = Debts { owed: AtomicU64::new(0), tried: watch::Sender::new(0), unpaid: Notify::new() };
+        let (counts, debts) = (Arc::clone(&stats), Arc::new(debts));
+        let owed = Arc::clone(&debts);
         tokio::spawn(async move {
-            stop.run_until_cancelled(publish(&fleet, outgoing, &debt, &counts)).await;
+            stop.run_until_cancelled(publish(&fleet, outgoing, &owed, &counts)).await;
         });
-        Self { queue, owed, origin_id, writes, stats }
+        Self { queue, debts, origin_id, writes, stats }
     }
 
     /// Whether writes are told.
@@ -166,10 +197,10 @@ impl Publisher {
         }
     }
 
-    /// A write may have been done without its notice: everyone is to forget everything, as soon as that can be said. Never
-    /// waits, and is not dropped.
-    pub fn owe(&self) {
-        self.owed.notify_one();
+    /// A write was done, or may have been, of which nobody tells: everyone is to forget everything, as soon as that can be said.
+    /// Never waits, and is not dropped.
+    pub fn owe(&self) -> Debt {
+        self.debts.add()
     }
 
     /// Tells, and says how that went: within the upstream's `connect_timeout`, or a little longer. Cancel safe.
@@ -218,11 +249,11 @@ impl Outgoing {
 }
 
 /// Sends what is queued; never returns.
-async fn publish(fleet: &Fleet, mut outgoing: mpsc::Receiver<Outgoing>, owed: &Notify, stats: &Stats) {
+async fn publish(fleet: &Fleet, mut outgoing: mpsc::Receiver<Outgoing>, debts: &Debts, stats: &Stats) {
     let mut backoff = Backoff::default();
     let mut told = false;
     loop {
-        let Err(error) = publish_on_one(fleet, &mut outgoing, owed, stats, &mut backoff).await;
+        let Err(error) = publish_on_one(fleet, &mut outgoing, debts, stats, &mut backoff).await;
         if std::mem::replace(&mut told, true) {
             debug!(%error, "still cannot tell the fleet");
         } else {
@@ -236,7 +267,7 @@ async fn publish(fleet: &Fleet, mut outgoing: mpsc::Receiver<Outgoing>, owed: &N
 async fn publish_on_one(
     fleet: &Fleet,
     outgoing: &mut mpsc::Receiver<Outgoing>,
-    owed: &Notify,
+    debts: &Debts,
     stats: &Stats,
     backoff: &mut Backoff,
 ) -> Result<Infallible, Error> {
@@ -244,16 +275,23 @@ async fn publish_on_one(
     let mut batch = Vec::new();
     let mut connection: Option<Connection> = None;
     let mut buffer = Vec::new();
+    // What is owed came up on a connection that had been kept and was found dead: it is tried on a new one at once.
+    let mut unpaid = false;
     loop {
-        let mut paying = false;
-        tokio::select! {
-            // None: nobody is left to say anything.
-            more = outgoing.recv_many(&mut batch, BATCH) => if more == 0 { std::future::pending::<()>().await },
-            () = owed.notified() => {
-                paying = true;
-                batch.push(Outgoing::new(&fleet.origin_id, Message::ForgetAll, None));
+        let mut paying = std::mem::take(&mut unpaid);
+        if paying {
+            batch.push(Outgoing::new(&fleet.origin_id, Message::ForgetAll, None));
+        } else {
+            tokio::select! {
+                // None: nobody is left to say anything.
+                more = outgoing.recv_many(&mut batch, BATCH) => if more == 0 { std::future::pending::<()>().await },
+                () = debts.unpaid.notified() => {
+                    paying = true;
+                    batch.push(Outgoing::new(&fleet.origin_id, Message::ForgetAll, None));
+                }
             }
         }
+        let (debt, kept) = (debts.owed.load(Ordering::Acquire), connection.is_some());
         let done = async {
             let Connection { socket, .. } = if let Some(connection) = &mut connection {
                 connection
@@ -293,12 +331,14 @@ async fn publish_on_one(
         };
         match done.await {
             Ok(answers) => {
-                let unpaid = answers.last().filter(|answer| paying && answer.starts_with(b"-")).cloned();
+                let refused = answers.last().filter(|answer| paying && answer.starts_with(b"-")).cloned();
                 for (one, answer) in batch.drain(..).zip(answers) {
                     one.answered(&answer, stats);
                 }
-                if let Some(reply) = unpaid {
-                    owed.notify_one();
+                if paying {
+                    debts.tried(debt, refused.is_none());
+                }
+                if let Some(reply) = refused {
                     return Err(Error::Refused { node: Arc::clone(&node.address), reply: reply.into() });
                 }
                 backoff.reset();
@@ -307,8 +347,13 @@ async fn publish_on_one(
                 stats.published(Publication::Dropped, batch.len() as u64);
                 let text = error.to_string();
                 batch.drain(..).filter_map(|one| one.told).for_each(|told| drop(told.send(Err(text.clone()))));
+                if paying && kept {
+                    (connection, unpaid) = (None, true);
+                    buffer.clear();
+                    continue;
+                }
                 if paying {
-                    owed.notify_one();
+                    debts.tried(debt, false);
                 }
                 return Err(error);
             }

@@ -337,14 +337,15 @@ impl Caller {
             }
             Effect::Write | Effect::Opaque => {
                 self.note_any_read(place, spec, request);
-                Some(Marks::begin(&worker.shared.l1, spec, request))
+                let l1 = &worker.shared.l1;
+                let queued = matches!(role, Role::Queued);
+                Some(if queued { Marks::queued(l1, spec, request) } else { Marks::begin(l1, spec, request) })
             }
             Effect::None => None,
         };
         let (marks, extra, kind) = match role {
             Role::Alone => (marks, None, Step::of(&worker.shared.l1, spec, request)),
-            Role::Apart => (marks, None, Step::Pair),
-            Role::Queued => (marks.map(Marks::untold), None, Step::Pair),
+            Role::Apart | Role::Queued => (marks, None, Step::Pair),
             Role::Exec(extra) => (marks, extra, Step::Exec),
         };
         let (command, work) = match (marks, extra) {

@@ -8,9 +8,12 @@
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
+use tokio::time::timeout;
+
 use super::pending::Ticket;
 use super::worker::Worker;
 use crate::clock::Time;
+use crate::invalidation::Debt;
 
 /// Once scripts wait, they do until nobody has asked L1 during so many fences in a row. Where sessions take turns with scripts and
 /// reads, all of them may wait for one fence, and ask nothing meanwhile; they are back at once.
@@ -46,6 +49,17 @@ impl Worker {
             self.tasks.spawn_local(Rc::clone(self).fences());
         }
         held
+    }
+
+    /// Holds the reply in the place of `ticket` until the fleet has been told, which need not wait for a fence: everything that was
+    /// filled before is forgotten. Where the fleet cannot be told for long, it goes out before.
+    pub(super) fn hold_until_settled(self: &Rc<Self>, ticket: &Ticket, debt: Debt) {
+        ticket.to.hold(ticket.place);
+        let (replies, place, limit) = (Rc::clone(&ticket.to), ticket.place, self.shared.config.connect_timeout);
+        self.tasks.spawn_local(async move {
+            let _ = timeout(limit, debt.settled()).await;
+            replies.release(place);
+        });
     }
 
     async fn fences(self: Rc<Self>) {

@@ -5,8 +5,12 @@ use std::cell::RefCell;
 use std::collections::HashMap;
 use std::time::Duration;
 
+use redis_protocol::resp2::decode::decode;
+use redis_protocol::resp2::types::OwnedFrame;
+
 use crate::clock::Time;
-use crate::command::fits;
+use crate::command::{fits, may_change_untold};
+use crate::resp::to_resp2;
 
 /// Names remembered; past that they are asked for each time.
 const KNOWN: usize = 4096;
@@ -29,10 +33,14 @@ pub enum Nature {
     Unknown,
     /// It changes no key.
     Reads,
-    /// It may change any key.
+    /// It may change keys, which it names.
     Writes,
+    /// It may change any key, and names none: `SWAPDB` under another name is such, of which Redis tells nobody.
+    Secret,
     /// Neither is said: it may do anything, to the connection too.
     Anything,
+    /// Nothing is said.
+    Unsaid,
 }
 
 /// What was asked so far.
@@ -66,11 +74,11 @@ impl Account {
     /// Redis does not know the command.
     pub const UNKNOWN: Self = Self { nature: Nature::Unknown, arity: None };
     /// Nothing was told.
-    pub const NONE: Self = Self { nature: Nature::Anything, arity: None };
+    pub const NONE: Self = Self { nature: Nature::Unsaid, arity: None };
 
-    /// Reads the reply to `COMMAND INFO` with one name.
-    pub fn read(reply: &[u8]) -> Self {
-        let nature = Nature::read(reply);
+    /// Reads the reply to `COMMAND INFO` with one `name`.
+    pub fn read(name: &[u8], reply: &[u8]) -> Self {
+        let nature = Nature::read(name, reply);
         // Two headers, the name with its own, the number.
         let line = reply.split(|&byte| byte == b'\n').nth(4).filter(|_| nature != Nature::Unknown);
         let number = line.and_then(|line| std::str::from_utf8(line).ok()?.trim_end().strip_prefix(':')?.parse().ok());
@@ -84,22 +92,41 @@ impl Account {
 }
 
 impl Nature {
-    /// Reads the reply to `COMMAND INFO` with one name: an array of one null, or of one array with the flags among it.
-    fn read(reply: &[u8]) -> Self {
-        if reply.starts_with(b"-") {
-            return Nature::Anything; // it was not told: the user may not ask
-        }
-        let says = |flag: &[u8]| reply.windows(flag.len()).any(|at| at == flag);
-        if !reply.starts_with(b"*1\r\n") || reply.len() < 16 {
-            return Nature::Unknown;
-        }
-        if says(b"+write\r\n") {
+    /// Reads the reply to `COMMAND INFO` with one `name`: an array of one null, or of one array: name, arity, flags, first key and
+    /// more. A command that was renamed is told of under its first name.
+    fn read(name: &[u8], reply: &[u8]) -> Self {
+        // As RESP2, which has no sets of maps: the decoder cannot hash them.
+        let mut resp2 = Vec::new();
+        let decoded = to_resp2(reply, &mut resp2).ok().and_then(|_| decode(&resp2).ok()?);
+        let Some((OwnedFrame::Array(told), _)) = decoded else { return Nature::Unsaid };
+        let Some(OwnedFrame::Array(told)) = told.first() else { return Nature::Unknown };
+        let says = |flag: &[u8]| match told.get(2) {
+            Some(OwnedFrame::Array(flags)) => flags.iter().any(|told| word(told) == Some(flag)),
+            _ => false,
+        };
+        let names_keys = says(b"movablekeys") || told.get(3).is_some_and(|first| *first != OwnedFrame::Integer(0));
+        let first_name = told.first().and_then(word).filter(|first| !first.eq_ignore_ascii_case(name));
+        if first_name.is_some_and(may_change_untold) || says(b"write") && !names_keys {
+            Nature::Secret
+        } else if says(b"write") {
             Nature::Writes
-        } else if says(b"+readonly\r\n") {
+        } else if says(b"readonly") {
             Nature::Reads
         } else {
             Nature::Anything
         }
+    }
+
+    /// Whether it may change what its connection is.
+    pub fn may_taint(self) -> bool {
+        matches!(self, Nature::Anything | Nature::Unsaid)
+    }
+}
+
+fn word(frame: &OwnedFrame) -> Option<&[u8]> {
+    match frame {
+        OwnedFrame::SimpleString(told) | OwnedFrame::BulkString(told) => Some(told),
+        _ => None,
     }
 }
 
@@ -108,21 +135,31 @@ mod tests {
     use super::*;
 
     #[test]
-    fn flags_decide_what_a_foreign_command_may_do() {
-        assert_eq!(Nature::read(b"*1\r\n*-1\r\n"), Nature::Unknown);
-        assert_eq!(Nature::read(b"*1\r\n$-1\r\n"), Nature::Unknown);
-        assert_eq!(Nature::read(b"*1\r\n_\r\n"), Nature::Unknown);
-        assert_eq!(Nature::read(b"-NOPERM this user has no permissions\r\n"), Nature::Anything);
-        let info = |flag: &str| format!("*1\r\n*6\r\n$8\r\njson.get\r\n:-2\r\n*1\r\n+{flag}\r\n:1\r\n:1\r\n:1\r\n");
-        assert_eq!(Nature::read(info("readonly").as_bytes()), Nature::Reads);
-        assert_eq!(Nature::read(info("write").as_bytes()), Nature::Writes);
-        assert_eq!(Nature::read(info("admin").as_bytes()), Nature::Anything);
+    fn flags_and_keys_decide_what_a_foreign_command_may_do() {
+        let read = |reply: &[u8]| Nature::read(b"x.y", reply);
+        for none in [&b"*1\r\n*-1\r\n"[..], b"*1\r\n$-1\r\n", b"*1\r\n_\r\n"] {
+            assert_eq!(read(none), Nature::Unknown);
+        }
+        assert_eq!(read(b"-NOPERM this user has no permissions\r\n"), Nature::Unsaid);
+        let info = |name: &str, flags: &str, first: i32| {
+            let reply = format!("*1\r\n*6\r\n${}\r\n{name}\r\n:-2\r\n{flags}:{first}\r\n:1\r\n:1\r\n", name.len());
+            Nature::read(b"x.y", reply.as_bytes())
+        };
+        assert_eq!(info("x.y", "*1\r\n+readonly\r\n", 1), Nature::Reads);
+        assert_eq!(info("x.y", "~2\r\n+write\r\n+fast\r\n", 1), Nature::Writes);
+        assert_eq!(info("x.y", "*1\r\n+admin\r\n", 0), Nature::Anything);
+        assert_eq!(info("x.y", "*1\r\n+write\r\n", 0), Nature::Secret);
+        assert_eq!(info("x.y", "*2\r\n+write\r\n+movablekeys\r\n", 0), Nature::Writes);
+        for (renamed, nature) in [("swapdb", Nature::Secret), ("debug", Nature::Secret), ("config", Nature::Anything)] {
+            assert_eq!(info(renamed, "*1\r\n+admin\r\n", 0), nature, "{renamed}");
+        }
     }
 
     #[test]
     fn what_it_takes_is_told_too() {
         let told = |arity: &str| {
             Account::read(
+                b"script|debug",
                 format!("*1\r\n*10\r\n$12\r\nscript|debug\r\n:{arity}\r\n~1\r\n+noscript\r\n:0\r\n").as_bytes(),
             )
         };
@@ -131,7 +168,7 @@ mod tests {
         for untold in
             [&b"*1\r\n*-1\r\n"[..], b"*1\r\n_\r\n", b"-NOPERM no\r\n", b"*1\r\n*2\r\n+a\r\n+b\r\n+c\r\n:1x\r\n"]
         {
-            assert!(!Account::read(untold).takes(1));
+            assert!(!Account::read(b"a", untold).takes(1));
         }
     }
 

@@ -9,8 +9,8 @@ use smallvec::SmallVec;
 
 use super::caller;
 use crate::cache::Slot;
-use crate::command::{Effect, Route, Spec, Verb};
-use crate::invalidation::{Change, L1, News, Notice};
+use crate::command::{Alters, Effect, Spec};
+use crate::invalidation::{Change, Debt, L1, News, Notice};
 use crate::resp::Request;
 
 /// Of more keys than this each is marked once, however often it is named: a stamp counts writes only up to a point.
@@ -24,22 +24,32 @@ pub struct Marks {
     pub(super) opaque: bool,
     /// It is told of with the `EXEC` of its transaction, if there is one after all.
     pub(super) queued: bool,
+    /// It may change keys of which Redis tells nobody.
+    pub(super) secret: bool,
     change: Option<Box<Change>>,
     news: Option<Box<News>>,
 }
 
 impl Marks {
     /// A write is about to be sent.
-    pub fn begin(l1: &L1, spec: &Spec, request: Request<'_>) -> Self {
+    pub fn begin(l1: &Arc<L1>, spec: &Spec, request: Request<'_>) -> Self {
+        let mut marks = Self::queued(l1, spec, request);
+        let alters = spec.alters(request);
+        marks.change = alters.any().then(|| Box::new(Change::begin(l1, alters)));
+        note(&mut marks.news, l1, spec, request);
+        Self { queued: false, ..marks }
+    }
+
+    /// The same for a write that is only queued: there is nothing to tell yet.
+    pub fn queued(l1: &L1, spec: &Spec, request: Request<'_>) -> Self {
         let mut slots: SmallVec<[Slot; 4]> = caller::slots(l1, spec, request).collect();
         if slots.len() > REPEATED {
             slots.sort_unstable();
             slots.dedup();
         }
         slots.iter().for_each(|&slot| l1.stamps.begin(slot));
-        let mut marks = Self { slots, opaque: spec.effect == Effect::Opaque, ..Self::default() };
-        note(&mut marks.news, l1, spec, request);
-        marks
+        let (opaque, secret) = (spec.effect == Effect::Opaque, spec.alters(request).keys);
+        Self { slots, opaque, queued: true, secret, ..Self::default() }
     }
 
     /// What goes with it in one step, where the channel carries coherence and there is something to tell.
@@ -48,15 +58,11 @@ impl Marks {
         (!notice.is_empty()).then_some(notice)
     }
 
-    /// The same for a write that is only queued: there is nothing to tell yet.
-    pub fn untold(self) -> Self {
-        Self { news: None, queued: true, ..self }
-    }
-
     /// Joins two writes that one reply answers.
     pub fn add(&mut self, other: Self) {
         self.slots.extend(other.slots);
         self.opaque |= other.opaque;
+        self.secret |= other.secret;
         self.change = self.change.take().or(other.change);
         match (&mut self.news, other.news) {
             (Some(news), Some(more)) => news.add(*more),
@@ -64,37 +70,34 @@ impl Marks {
         }
     }
 
-    /// It was answered. `refused`: nothing was written.
-    pub(super) fn end(&mut self, l1: &L1, refused: bool) {
-        if let Some(change) = self.change.take() {
-            change.answered(refused);
-        }
+    /// It was answered. `refused`: nothing was written. What comes back is settled before its client learns of it.
+    pub(super) fn end(&mut self, l1: &L1, refused: bool) -> Option<Debt> {
+        let debt = self.change.take().and_then(|change| change.answered(refused));
         self.slots.drain(..).for_each(|slot| l1.stamps.end(slot));
         if let (Some(news), Some(fleet), false) = (self.news.take(), &l1.fleet, refused) {
             fleet.tell(*news);
         }
+        debt
     }
 
     /// Its connection was lost: it may have been written, or may yet be.
     pub(super) fn lose(&mut self, l1: &L1) {
         drop(self.change.take());
-        self.end(l1, false);
+        let none = self.end(l1, false);
+        debug_assert!(none.is_none(), "the change is gone");
     }
 }
 
-/// Notes which keys a write changes, where the fleet is told of writes; and of a swap, of which it is told always.
+/// Notes which keys a write changes, where the fleet is told of writes.
 fn note(news: &mut Option<Box<News>>, l1: &L1, spec: &Spec, request: Request<'_>) {
     let Some(fleet) = &l1.fleet else { return };
-    let (swaps, notices) = (spec.route == Route::Session(Verb::SwapDb), l1.notices().is_some());
+    let notices = l1.notices().is_some();
     if news.is_none() {
-        *news = if swaps || notices { Some(Box::default()) } else { fleet.news() };
+        *news = if notices { Some(Box::default()) } else { fleet.news() };
     }
     let Some(news) = news else { return };
     if notices {
         news.notice.add(spec, request);
-    }
-    if swaps {
-        news.swapped();
     }
     if fleet.tells_writes() {
         if spec.flushes() {
@@ -111,8 +114,7 @@ pub struct Transaction {
     /// Of the keys that are only read.
     reads: Vec<Option<Slot>>,
     opaque: bool,
-    rights: bool,
-    swaps: bool,
+    alters: Alters,
     news: Option<Box<News>>,
 }
 
@@ -125,10 +127,9 @@ impl Transaction {
         note(&mut self.news, l1, spec, request);
     }
 
-    /// What was queued may change rights, or swaps databases.
-    pub fn queue_change(&mut self, rights: bool, swaps: bool) {
-        self.rights |= rights;
-        self.swaps |= swaps;
+    /// What was queued may change this.
+    pub fn queue_change(&mut self, alters: Alters) {
+        self.alters = self.alters.and(alters);
     }
 
     /// A read was queued.
@@ -148,9 +149,8 @@ impl Transaction {
             self.slots.dedup();
         }
         self.slots.iter().for_each(|&slot| l1.stamps.begin(slot));
-        let changes = self.rights || self.swaps;
-        let change = changes.then(|| Box::new(Change::begin(l1, self.rights, self.swaps)));
+        let change = self.alters.any().then(|| Box::new(Change::begin(l1, self.alters)));
         let slots = self.slots.iter().copied().collect();
-        Marks { slots, opaque: self.opaque, queued: false, change, news: self.news.take() }
+        Marks { slots, opaque: self.opaque, queued: false, secret: self.alters.keys, change, news: self.news.take() }
     }
 }

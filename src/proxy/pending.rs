@@ -188,8 +188,10 @@ impl Pending {
         match &mut self.work {
             Work::Write(marks) => {
                 // MULTI was refused: it has been done at once, and there will be no EXEC to tell of it.
-                if marks.queued && kind != b'-' && !bytes.starts_with(QUEUED) {
-                    self.worker.shared.l1.owe_all();
+                let l1 = &self.worker.shared.l1;
+                let alone = marks.queued && kind != b'-' && !bytes.starts_with(QUEUED);
+                if alone && (marks.secret || l1.notices().is_some()) {
+                    l1.owe_all();
                 }
                 written(&self.worker, self.ticket.as_ref(), marks, kind);
             }
@@ -261,10 +263,15 @@ impl Pending {
     }
 }
 
-/// Redis has done what `marks` are of, and begins its reply with `kind`. True where the reply is held until a fence is back.
+/// Redis has done what `marks` are of, and begins its reply with `kind`. True where the reply is held, until a fence is back or the
+/// fleet is told.
 fn written(worker: &Rc<Worker>, ticket: Option<&Ticket>, marks: &mut Marks, kind: u8) -> bool {
     let l1 = &worker.shared.l1;
-    marks.end(l1, kind == b'-');
+    if let (Some(debt), Some(ticket)) = (marks.end(l1, kind == b'-'), ticket) {
+        l1.opaque_answered();
+        worker.hold_until_settled(ticket, debt);
+        return true;
+    }
     if !marks.opaque {
         return false;
     }

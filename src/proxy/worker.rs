@@ -314,6 +314,14 @@ impl Worker {
         Lent::new(self, spare, who, resp, place, now)
     }
 
+    /// Sends a command of crema's own as the user of the upstream URL; `work` takes its reply.
+    pub fn ask(self: &Rc<Self>, command: &[u8], work: Work, now: Time) {
+        let who = Who::new(&self.shared.l1, self.shared.login.clone(), self.shared.config.upstream.db);
+        if let Ok(track) = self.track(&who, Resp::V2, false, now) {
+            track.send(command, Pending::own(self, work), now);
+        }
+    }
+
     /// Redis's reply to `AUTH`, on a connection kept for that. Asked once more where the connection breaks meanwhile: it is
     /// whoever logged in last, and ends with that user.
     pub async fn log_in(self: &Rc<Self>, command: &[u8]) -> Result<Vec<u8>, Error> {

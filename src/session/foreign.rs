@@ -45,16 +45,15 @@ impl Session {
     }
 
     async fn send_foreign(&mut self, line: &mut Line, nature: Nature, request: Request<'_>) -> Result<(), Close> {
-        if nature == Nature::Anything
-            || nature != Nature::Unknown && self.transaction.is_some() && nature != Nature::Reads
-        {
+        if nature.may_taint() || nature != Nature::Unknown && self.transaction.is_some() && nature != Nature::Reads {
             self.keep(line, Stay::Tainted).await?;
         } else {
             self.renew_loan(line).await?;
             self.borrow(line).await?;
         }
         let spec = match nature {
-            Nature::Writes | Nature::Anything => command::unknown(),
+            Nature::Secret | Nature::Unsaid => command::unknown(),
+            Nature::Writes | Nature::Anything => command::unknown_told(),
             Nature::Reads | Nature::Unknown => command::unknown_read(),
         };
         self.send_private(spec, request, Time::now());
@@ -78,13 +77,25 @@ impl Session {
         line.answered(self).await?;
         let mut question = Vec::new();
         encode::own_command(&mut question, &[b"COMMAND", b"INFO", &name]);
-        let (told, reply) = oneshot::channel();
-        self.caller.ask(&self.worker, &question, Work::Capture(Vec::new(), told), now);
-        let account = match timeout(PATIENCE, reply).await {
-            Ok(Ok(reply)) if !reply.starts_with(b"-") => Account::read(&reply),
-            // Nothing was said, so nothing is known; what one user may not ask, another may.
-            _ => return Ok(None),
-        };
+        let mut account = None;
+        // What one user may not ask, that of the URL may.
+        for own in [true, false] {
+            let (told, reply) = oneshot::channel();
+            let work = Work::Capture(Vec::new(), told);
+            if own {
+                self.caller.ask(&self.worker, &question, work, now);
+            } else {
+                self.worker.ask(&question, work, now);
+            }
+            match timeout(PATIENCE, reply).await {
+                Ok(Ok(reply)) if !reply.starts_with(b"-") => account = Some(Account::read(&name, &reply)),
+                Ok(Ok(_)) if own => continue,
+                _ => {}
+            }
+            break;
+        }
+        // Nothing was said, so nothing is known: what is not known today may be tomorrow.
+        let Some(account) = account else { return Ok(None) };
         self.worker.foreign.put(name, account, now);
         Ok(Some(account))
     }

@@ -8,8 +8,6 @@ use super::{Close, LARGE_REQUEST, Session, Stay};
 use crate::clock::Time;
 use crate::command::{self, Effect, Route, Spec, Verb};
 use crate::config::{Auth, ClientNames};
-use crate::invalidation::News;
-use crate::invalidation::message::Message;
 use crate::metrics::Outcome;
 use crate::proxy::{self, Filter, Taken};
 use crate::resp::{Request, Resp, encode};
@@ -44,7 +42,7 @@ impl Session {
         }
         let wrong = !spec.arity_ok(request.argc());
         // What cannot change a right is a command like another.
-        let plain = spec.route == Route::Session(Verb::ConfigSet) && !spec.changes_rights(request);
+        let plain = spec.route == Route::Session(Verb::ConfigSet) && !spec.alters(request).rights;
         if self.must_not_log_in(spec, request) || wrong && self.widened(line, spec, request).await? {
             return Ok(());
         }
@@ -99,7 +97,10 @@ impl Session {
     fn is_followed(verb: Verb) -> bool {
         use Verb as V;
         matches!(verb, V::Quit | V::Reset | V::ClientReply | V::Multi | V::Exec | V::Discard | V::Watch)
-            || matches!(verb, V::Subscribe | V::Monitor | V::Sync | V::SwapDb | V::AclChange | V::ConfigSet)
+            || matches!(
+                verb,
+                V::Subscribe | V::Monitor | V::Sync | V::SwapDb | V::AclChange | V::ConfigSet | V::RoleChange
+            )
     }
 
     async fn verb(
@@ -158,11 +159,14 @@ impl Session {
                 self.send_private(spec, request, now);
                 return Ok(());
             }
-            V::AclChange | V::ConfigSet => {
-                let reply = self.ask_for_change(line, spec, request, (true, false)).await?;
+            V::AclChange | V::ConfigSet | V::RoleChange => {
+                let reply = self.ask_for_change(line, spec, request).await?;
                 self.answer(|out| out.extend_from_slice(&reply));
             }
-            V::SwapDb => return self.swap(line, spec, request).await,
+            V::SwapDb => {
+                self.renew_loan(line).await?;
+                return self.pinned(line, spec, request).await;
+            }
             V::CremaExplain | V::CremaHelp | V::CremaInvalidate | V::CremaRefresh | V::CremaStatus => {
                 self.crema(verb, spec, request).await;
                 return Ok(());
@@ -300,29 +304,6 @@ impl Session {
             Some(pause) if reply.starts_with(b"-") => l1.call_off(pause),
             None if verb == Verb::ClientUnpause && reply.starts_with(b"+") => l1.unpause(),
             _ => {}
-        }
-        self.answer(|out| out.extend_from_slice(&reply));
-        Ok(())
-    }
-
-    /// `SWAPDB`, of which Redis tells no one: every L1 of the fleet forgets.
-    async fn swap(&mut self, line: &mut Line, spec: &'static Spec, request: Request<'_>) -> Result<(), Close> {
-        if self.transaction.is_some() {
-            return self.pinned(line, spec, request).await;
-        }
-        let shared = self.worker.shared.clone();
-        let reply = self.ask_for_change(line, spec, request, (false, true)).await?;
-        if let Some(fleet) = &shared.l1.fleet
-            && reply.starts_with(b"+")
-        {
-            if shared.l1.notices().is_some() {
-                // Where it cannot be told, that is logged; the swap is done.
-                let _ = fleet.say(Message::ForgetAll).await;
-            } else {
-                let mut news = News::default();
-                news.swapped();
-                fleet.tell(news);
-            }
         }
         self.answer(|out| out.extend_from_slice(&reply));
         Ok(())

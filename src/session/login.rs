@@ -114,20 +114,20 @@ impl Session {
         Ok(self.capture(request.raw()).await)
     }
 
-    /// The same for what may change `rights`, or is to `swap` databases.
+    /// The same for what may change rights, or the server's role.
     pub(super) async fn ask_for_change(
         &mut self,
         line: &mut Line,
         spec: &'static Spec,
         request: Request<'_>,
-        (rights, swap): (bool, bool),
     ) -> Result<Vec<u8>, Close> {
         self.be_alone(line).await?;
         self.worker.stats.count(spec.class, Outcome::Pinned);
-        let change = Change::begin(&self.worker.shared.l1, rights, swap);
+        let change = Change::begin(&self.worker.shared.l1, spec.alters(request));
         let reply = self.try_capture(request.raw()).await;
         if let Ok(reply) = &reply {
-            change.answered(reply.starts_with(b"-"));
+            let none = change.answered(reply.starts_with(b"-"));
+            debug_assert!(none.is_none(), "it changes no key");
         }
         Ok(reply.unwrap_or_else(|lost| lost))
     }

@@ -131,8 +131,7 @@ impl Session {
                 Effect::Read => transaction.queue_read(l1, spec, request),
                 Effect::None => {}
             }
-            let swaps = spec.route == Route::Session(Verb::SwapDb);
-            transaction.queue_change(spec.changes_rights(request), swaps);
+            transaction.queue_change(spec.alters(request));
         }
         let role = match self.transaction {
             Some(_) => Role::Queued,
