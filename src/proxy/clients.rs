@@ -5,9 +5,11 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Duration;
 
 use tokio::sync::Notify;
 
+use crate::clock::Time;
 use crate::resp::Request;
 
 /// All clients of the process.
@@ -21,6 +23,7 @@ pub struct Member {
     user: Mutex<Box<[u8]>>,
     /// Where it connects from, as Redis prints addresses.
     peer: String,
+    since: Time,
     ended: AtomicBool,
     worker: Arc<Notify>,
 }
@@ -29,7 +32,7 @@ impl Clients {
     /// Takes a client from this address onto the list; `worker` is notified when it must end.
     pub fn join(&self, peer: String, worker: &Arc<Notify>) -> Arc<Member> {
         let (user, ended) = (Mutex::default(), AtomicBool::new(false));
-        let member = Arc::new(Member { user, peer, ended, worker: Arc::clone(worker) });
+        let member = Arc::new(Member { user, peer, since: Time::now(), ended, worker: Arc::clone(worker) });
         let mut members = lock(&self.0);
         if members.len() == members.capacity() {
             members.retain(|member| member.strong_count() > 0);
@@ -74,6 +77,8 @@ impl Member {
 pub struct Filter<'a> {
     user: Option<&'a [u8]>,
     address: Option<&'a [u8]>,
+    /// No younger ones.
+    age: Duration,
     skips_own: bool,
     /// The form with the address alone, which fails where there is no such client.
     pub old_form: bool,
@@ -83,15 +88,17 @@ impl<'a> Filter<'a> {
     /// Reads the whole request. None where a filter in it is about Redis's connections, or means nothing here.
     pub fn read(request: Request<'a>) -> Option<Self> {
         if request.argc() == 3 {
-            return Some(Self { user: None, address: Some(request.arg(2)), skips_own: false, old_form: true });
+            let address = Some(request.arg(2));
+            return Some(Self { user: None, address, age: Duration::ZERO, skips_own: false, old_form: true });
         }
-        let mut filter = Self { user: None, address: None, skips_own: true, old_form: false };
+        let mut filter = Self { user: None, address: None, age: Duration::ZERO, skips_own: true, old_form: false };
         let words: Vec<&[u8]> = request.args().skip(2).collect();
         for pair in words.chunks(2) {
             let &[name, value] = pair else { return None };
             match name.to_ascii_lowercase().as_slice() {
                 b"user" => filter.user = Some(value),
                 b"addr" => filter.address = Some(value),
+                b"maxage" => filter.age = Duration::from_secs(std::str::from_utf8(value).ok()?.parse().ok()?),
                 b"skipme" => filter.skips_own = !value.eq_ignore_ascii_case(b"no"),
                 _ => return None,
             }
@@ -101,7 +108,8 @@ impl<'a> Filter<'a> {
 
     fn means(&self, member: &Member) -> bool {
         let named = |user: &[u8]| if user.is_empty() { &b"default"[..] } else { user } == self.user.unwrap_or_default();
-        self.address.is_none_or(|address| address == member.peer.as_bytes())
+        Time::now().saturating_since(member.since) >= self.age
+            && self.address.is_none_or(|address| address == member.peer.as_bytes())
             && (self.user.is_none() || named(&lock(&member.user)))
     }
 }
@@ -130,7 +138,8 @@ mod tests {
         let own = &members[1];
         assert_eq!(end(&clients, "CLIENT KILL USER nobody\n", own), Some((0, false)));
         assert_eq!(end(&clients, "CLIENT KILL USER x ADDR b:2\n", own), Some((0, false)), "it skips itself");
-        assert_eq!(end(&clients, "client kill user x skipme NO\n", own), Some((1, true)));
+        assert_eq!(end(&clients, "CLIENT KILL USER x MAXAGE 3600\n", own), Some((0, false)), "it is younger");
+        assert_eq!(end(&clients, "client kill user x maxage 0 skipme NO\n", own), Some((1, true)));
         assert_eq!([0, 1, 2].map(|n| members[n].is_ended()), [true, false, false]);
         assert_eq!(end(&clients, "CLIENT KILL USER default\n", own), Some((1, false)));
         assert_eq!(end(&clients, "CLIENT KILL b:2\n", own), Some((0, true)));
