@@ -227,3 +227,64 @@ fn a_client_without_a_login_may_leave_little_unread() {
     assert!(sent < 10_000, "ten million answers that nobody reads");
     assert_eq!(crema.count("crema_slow_clients_total", &[]), 1, "it was ended, not only slowed");
 }
+
+/// Large values flow through: what Redis does not take stays with the client.
+#[test]
+fn values_on_their_way_are_not_held() {
+    const LEN: usize = 100_000_000;
+    let _alone = alone();
+    let redis = Redis::start();
+    let crema = Crema::start(&redis);
+    if crema.is_direct() {
+        return;
+    }
+    // Of channel mode the README says that it holds a write until it is whole.
+    if std::env::var_os("CREMA_TEST_COHERENCE").is_some() {
+        return;
+    }
+    let value: Vec<u8> = (0..LEN).map(|n| b'a' + u8::try_from(n % 23).expect("small")).collect();
+    crema.client().cmd(&[&b"SET"[..], b"k", &value[..10_000_000]]);
+    let before = resident(crema.pid());
+    let grown = || resident(crema.pid()).saturating_sub(before);
+    std::thread::scope(|scope| {
+        let frozen = redis.freeze();
+        let writer = scope.spawn(|| crema.client().cmd(&[&b"SET"[..], b"k", &value]));
+        let began = Instant::now();
+        while began.elapsed() < Duration::from_secs(3) {
+            assert!(grown() < 24 * MIB, "{} MiB while Redis takes nothing", grown() / MIB);
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        eprintln!("a value of 100 MB that Redis does not take: {} KiB", grown() >> 10);
+        drop(frozen);
+        assert_eq!(writer.join().expect("it is answered"), ok());
+    });
+    let Value::Bulk(whole) = redis.client().cmd(&["GET", "k"]) else { panic!("a string") };
+    assert!(whole == value, "it has arrived as it was sent");
+
+    // Eight at once, each with one behind the other, and keys between the values.
+    let value = &value[..10_000_000];
+    let sent = &common::pack(&[&b"MSET"[..], b"one", value, b"two", &value[1..], b"three", b"3"]);
+    std::thread::scope(|scope| {
+        let writers: Vec<_> = (0..8)
+            .map(|_| {
+                scope.spawn(|| {
+                    let mut client = crema.client();
+                    for _ in 0..5 {
+                        client.send(sent);
+                    }
+                    for _ in 0..5 {
+                        assert_eq!(client.value(), ok());
+                    }
+                })
+            })
+            .collect();
+        while writers.iter().any(|writer| !writer.is_finished()) {
+            assert!(grown() < 48 * MIB, "{} MiB under 800 MB on their way", grown() / MIB);
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    });
+    let mut client = crema.client();
+    assert_eq!(client.cmd(&["STRLEN", "two"]), common::int(9_999_999));
+    assert_eq!(client.cmd(&["GETRANGE", "two", "0", "5"]), bulk("bcdefg"));
+    assert_eq!(client.cmd(&["GET", "three"]), bulk("3"));
+}

@@ -42,6 +42,20 @@ pub enum KeySpec {
     Unknown,
 }
 
+impl KeySpec {
+    /// Whether the argument at `at`, of `argc` in all, may be a key or say where keys are.
+    pub fn concerns(self, at: usize, argc: usize) -> bool {
+        match self {
+            Self::None | Self::Unknown => false,
+            Self::Range { first, last, step } => {
+                let (first, last, step) = (place(first, argc), place(last, argc), place(step, argc).max(1));
+                (first..=last).contains(&at) && (at - first).is_multiple_of(step)
+            }
+            _ => true,
+        }
+    }
+}
+
 /// The keys of one request, in no order that means anything.
 #[derive(Clone, Debug)]
 pub struct Keys<'a> {
@@ -354,6 +368,23 @@ mod tests {
         assert_eq!(keys("MIGRATE host 1  0 9 AUTH2 keys keys KEYS a keys b"), "a keys b");
         let no_name: &[&[u8]] = &[b"MIGRATE", b"host", b"1", b"", b"0", b"9"];
         assert_eq!(with(no_name, |req| Keys::new(KeySpec::Migrate, req).count()), 1, "a key may have no name");
+    }
+
+    #[test]
+    fn arguments_that_are_no_keys_concern_nobody() {
+        let concerns = |line: &str| {
+            let args: Vec<&[u8]> = line.split(' ').map(str::as_bytes).collect();
+            with(&args, |req| {
+                let spec = lookup(req).expect("a row of the table");
+                (0..args.len()).filter(|&at| spec.keys.concerns(at, args.len())).collect::<Vec<_>>()
+            })
+        };
+        assert_eq!(concerns("set k v"), [1]);
+        assert_eq!(concerns("mset k v l w"), [1, 3]);
+        assert_eq!(concerns("del k l"), [1, 2]);
+        assert_eq!(concerns("bitop and k l m"), [2, 3, 4]);
+        assert!(concerns("ping x").is_empty());
+        assert_eq!(concerns("eval s 1 k"), [0, 1, 2, 3]);
     }
 
     fn argument() -> impl Strategy<Value = Vec<u8>> {

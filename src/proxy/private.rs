@@ -271,6 +271,10 @@ impl OutOfBand for Owner {
         self.replies.poll_room(cx)
     }
 
+    fn taken(&self) {
+        self.replies.wake();
+    }
+
     /// A client sees what Redis does to a connection of its own: closed with commands unanswered, as over a limit of its
     /// output, it is closed.
     fn cut(&self) {

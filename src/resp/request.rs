@@ -19,6 +19,8 @@ use super::{decimal, encode, inline};
 /// Argument spans and scratch bytes that a parser keeps from one request to the next.
 const KEPT_ARGS: usize = 1024;
 const KEPT_SCRATCH: usize = 64 * 1024;
+/// Of an argument under way so many bytes are worth giving up: no command has so long an option.
+const WORTH_CUTTING: u32 = 4096;
 /// Argument spans that the parser of a quiet connection keeps: those of most requests.
 const FEW_ARGS: usize = 4;
 
@@ -159,6 +161,24 @@ impl Parser {
             _ => return None,
         };
         (!self.crooked).then_some((Request { raw: buf, args: &self.args }, begun))
+    }
+
+    /// The number of arguments that the request under way, or the last one, has in all.
+    pub fn announced(&self) -> usize {
+        self.args.len() + self.missing as usize
+    }
+
+    /// Gives up what is there, at the end of a buffer of `len` bytes, of the argument under way: the buffer ends where this
+    /// says from now on, and the argument is shown as those of its bytes that are still to come. `None` where so little is there
+    /// of one that it may be an option, or its end is.
+    pub fn cut(&mut self, len: usize) -> Option<usize> {
+        let Phase::Argument(left) = &mut self.phase else { return None };
+        let there = u32::try_from(len.checked_sub(self.pos)?).ok()?;
+        if there < WORTH_CUTTING || there > *left {
+            return None;
+        }
+        *left -= there;
+        Some(self.pos)
     }
 
     /// Whether the request that was found is, byte for byte, what arrived.
@@ -661,6 +681,43 @@ mod tests {
         parser.shrink();
         assert!(parser.args.capacity() <= FEW_ARGS, "{}", parser.args.capacity());
         assert_eq!(parser.scratch.capacity(), 0);
+    }
+
+    #[test]
+    fn an_argument_can_be_cut_wherever_it_arrives_in_pieces() {
+        let limits = Limits::authenticated();
+        let value = vec![b'v'; 20_000];
+        let mut whole = b"*4\r\n$3\r\nSET\r\n$1\r\nk\r\n$20000\r\n".to_vec();
+        let begins = whole.len();
+        whole.extend([&value[..], b"\r\n$2\r\nNX\r\n*1\r\n"].concat());
+        for first in (0..=whole.len()).step_by(3) {
+            for more in [700, 5000, 30_000] {
+                let (mut parser, mut buf, mut from, mut cut) = (Parser::new(), Vec::new(), 0, 0);
+                let consumed = loop {
+                    let to = if from == 0 { first } else { from + more }.min(whole.len());
+                    buf.extend_from_slice(&whole[from..to]);
+                    from = to.max(1).min(whole.len());
+                    if to == 0 {
+                        buf.push(whole[0]);
+                    }
+                    match parser.parse(&buf, &limits).expect("valid") {
+                        Parsed::Request { consumed } => break consumed,
+                        _ => {
+                            if let Some(end) = parser.cut(buf.len()) {
+                                assert_eq!(parser.cut(end), None);
+                                cut += buf.len() - end;
+                                buf.truncate(end);
+                            }
+                        }
+                    }
+                };
+                let request = parser.request(&buf);
+                assert_eq!((request.argc(), parser.announced()), (4, 4));
+                assert_eq!(consumed + cut, begins + 20_000 + 2 + 8);
+                assert_eq!(request.arg(3), b"NX");
+                assert!(request.arg(2).len() == 20_000 - cut && (cut > 0 || first > 20_000 || first < 4200));
+            }
+        }
     }
 
     #[test]

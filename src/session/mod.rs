@@ -168,6 +168,7 @@ impl Session {
                 Ok(Parsed::Incomplete) => {
                     let Wire { input, line, .. } = &mut *wire;
                     self.send_ahead(line, parser, input.rest()).await?;
+                    self.let_go(parser, input);
                     break;
                 }
                 Ok(Parsed::Unclear(quirk)) => {
@@ -260,8 +261,10 @@ impl Session {
     /// Whether its connection has not yet taken what was sent on it, or not answered much of that.
     fn is_behind(&self, now: Time) -> bool {
         let window = self.worker.shared.config.lane_window;
-        let private = self.private.as_ref().is_some_and(|lent| lent.lane().in_flight() > window);
-        private && !self.caller.replies.is_settled() || self.caller.must_wait(now)
+        let settled = self.caller.replies.is_settled();
+        let private = self.private.as_ref().map(Lent::lane);
+        private.is_some_and(|lane| lane.is_behind() || lane.in_flight() > window && !settled)
+            || self.caller.must_wait(now)
     }
 
     /// Since when its connection has awaited the reply to a command that Redis may have put to wait: a client that leaves

@@ -4,7 +4,7 @@
 //! anybody comparing two connections.
 
 use super::local::HEARINGS;
-use super::wire::Line;
+use super::wire::{Input, Line};
 use super::{Close, KEPT_BACK, Session, Stay, foreign};
 use crate::clock::Time;
 use crate::command::{self, Effect, Route, Spec, Verb};
@@ -69,6 +69,23 @@ impl Session {
             self.ahead = bytes.len();
         }
         Ok(())
+    }
+
+    /// Of what was sent ahead, forgets what is there of the argument under way, if nobody asks for it again: a key must be
+    /// known, a large value flows through.
+    pub(super) fn let_go(&mut self, parser: &mut Parser, input: &mut Input) {
+        let bytes = input.rest();
+        let Some(lent) = self.private.as_ref().filter(|_| self.ahead == bytes.len()) else { return };
+        let Some((begun, _)) = parser.unfinished(bytes) else { return };
+        let spec = command::lookup(begun).unwrap_or(command::unknown());
+        let at = begun.argc();
+        if at == 0 || spec.keys.concerns(at, parser.announced()) {
+            return;
+        }
+        let Some(end) = parser.cut(bytes.len()) else { return };
+        lent.lane().forget_ahead(self.ahead - end);
+        self.ahead = end;
+        input.truncate(end);
     }
 
     /// Gives a borrowed connection back once all on it is answered.

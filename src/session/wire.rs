@@ -97,6 +97,11 @@ impl Input {
         self.at = self.bytes.len();
     }
 
+    /// Only so many bytes of what is not taken up stay.
+    pub(super) fn truncate(&mut self, n: usize) {
+        self.bytes.truncate(self.at + n);
+    }
+
     /// Makes room: only an unfinished request stays.
     pub(super) fn compact(&mut self) {
         if self.at == self.bytes.len() {

@@ -37,6 +37,8 @@ const READ_AT_ONCE: usize = 256 << 10;
 const BUDGET: usize = 4;
 /// Why a connection that was made before another server took the address is given up.
 pub const ANOTHER: &str = "another server answers at its address now";
+/// A private connection on which more bytes are unwritten is given no more: they stay with the client.
+const UNWRITTEN: u64 = 256 << 10;
 /// A buffer that is empty keeps no more than so many bytes.
 const SCRATCH: usize = 64 << 10;
 
@@ -86,6 +88,8 @@ pub trait OutOfBand {
     fn monitored(&self, line: &[u8]);
     /// Ready once the receiver can take more bytes.
     fn poll_room(&self, cx: &mut Context<'_>) -> Poll<()>;
+    /// The node has taken most of what was sent, and takes more.
+    fn taken(&self);
     /// Redis, or the way to it, has ended the connection: told before any waiter is.
     fn cut(&self);
     /// The connection has ended.
@@ -257,6 +261,16 @@ impl<W: Waiter> Lane<W> {
     pub fn send_ahead(&self, bytes: &[u8]) {
         self.inner.borrow_mut().ahead += bytes.len();
         self.send_raw(bytes);
+    }
+
+    /// So many of the bytes that were sent ahead are not in the command that is sent next: they are forgotten.
+    pub fn forget_ahead(&self, bytes: usize) {
+        self.inner.borrow_mut().ahead -= bytes;
+    }
+
+    /// Whether much that was sent is not written yet: the node takes no more.
+    pub fn is_behind(&self) -> bool {
+        self.inner.borrow().is_behind()
     }
 
     /// Appends bytes that are no command: a replica's side of a replication stream.
@@ -594,6 +608,7 @@ impl<W: Waiter> Lane<W> {
             State::Closed(error) => return Poll::Ready(error.clone()),
             State::Connecting | State::Open => {}
         }
+        let behind = inner.is_behind();
         let beyond = if inner.preparing > 0 { inner.queued - inner.prepared } else { 0 };
         let end = inner.out.len() - beyond as usize;
         while inner.cursor < end {
@@ -605,6 +620,12 @@ impl<W: Waiter> Lane<W> {
                 Poll::Ready(Err(error)) => return Poll::Ready(self.broken(&error.to_string())),
                 Poll::Pending => break,
             }
+        }
+        if behind
+            && !inner.is_behind()
+            && let Some(owner) = &inner.owner
+        {
+            owner.taken();
         }
         if inner.leaving == Leaving::Soon && inner.cursor == inner.out.len() {
             inner.leaving = Leaving::Told;
@@ -862,6 +883,10 @@ struct PubSub {
 impl<W> Inner<W> {
     fn is_leaving(&self) -> bool {
         self.leaving != Leaving::No
+    }
+
+    fn is_behind(&self) -> bool {
+        matches!(self.state, State::Connecting | State::Open) && self.queued - self.written > UNWRITTEN
     }
 
     /// Lets go of written bytes: on a shared lane when their command is answered, for until then it may be sent again.
