@@ -2,7 +2,7 @@
 //!
 //! Listeners first, so that a taken port is told before anything else happens; then the workers, the admin port, the fleet's
 //! channel, and a look at the upstream every second. Redis need not be there: crema starts, says that it is not ready, and
-//! answers commands with an error until it is. At the end: no new clients, sessions drain, then everything else stops.
+//! refuses clients, or answers with an error, until it is. At the end: no new clients, sessions drain, then everything else stops.
 
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -30,7 +30,7 @@ use crate::metrics::Metrics;
 use crate::proxy::{Clients, Gate, Shared};
 use crate::resp::{Limits, Resp, encode};
 use crate::server::{Listener, Workers, accept};
-use crate::upstream::{Connection, Login, Node, Target, connect, read_reply};
+use crate::upstream::{Connection, Login, Node, Target, connect, keep_watch, read_reply};
 
 /// Every so many looks at the upstream, one a second, is on a new connection.
 const ANEW: u32 = 5;
@@ -93,6 +93,10 @@ async fn serve(config: Config) -> Result<(), Error> {
     }
     let coherence = &app.shared.config.coherence;
     info!("coherence by {}: {}", coherence.as_str(), coherence.promise());
+    tasks.spawn({
+        let (node, stop) = (Arc::clone(&app.shared.node), stop_rest.clone());
+        async move { _ = stop.run_until_cancelled(keep_watch(node)).await }
+    });
     tasks.spawn(Arc::clone(&app).watch(stop_rest.clone()));
     tasks.spawn(Arc::clone(&app).listen(stop_rest.clone()));
     tasks.close();

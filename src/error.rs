@@ -1,7 +1,7 @@
 //! What can go wrong between a client and Redis, whose fault it is, and whether the command may be sent again.
 //!
-//! One enum, and one place ([`Error::reply`]) that turns it into the `-ERR` line a client sees. What Redis itself answers,
-//! errors included, never passes through here: those bytes go to the client as they are.
+//! One enum, and one place ([`Error::reply`]) that turns it into what a client sees: an error, or the end of its connection.
+//! What Redis itself answers, errors included, never passes through here: those bytes go to the client as they are.
 
 use std::io;
 use std::sync::Arc;
@@ -16,6 +16,17 @@ pub enum Sent {
     No,
     /// At least a part was written: Redis may have run it.
     Maybe,
+}
+
+/// What happens to a client whose command cannot be served.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum UpstreamDown {
+    /// Its connection is closed, as a Redis that dies closes it: client libraries connect again, and know what to repeat.
+    Close,
+    /// It is told `-LOADING`, which client libraries try again, if the command was not sent; else its connection is closed.
+    Loading,
+    /// It is told `-ERR`.
+    Error,
 }
 
 /// An error of crema's own making. Cheap to clone: one broken connection answers many waiting commands.
@@ -85,18 +96,40 @@ impl Error {
         matches!(self, Self::Refused { reply, .. } if is_passing(reply))
     }
 
-    /// Appends the reply that the client of a failed command gets. `sent` says whether Redis can have seen the command.
-    pub fn reply(&self, sent: Sent, out: &mut Vec<u8>) {
-        if let Self::Refused { reply, .. } = self {
-            out.extend_from_slice(reply);
-            return;
+    /// Whether what was to go on the connection that this is about can have been sent: not where none could be made.
+    pub fn sent(&self) -> Sent {
+        match self {
+            Self::Unreachable { .. } | Self::UpstreamLimit { .. } => Sent::No,
+            _ => Sent::Maybe,
         }
+    }
+
+    /// The reply that the client of a failed command gets; `None`: none, its connection is to be closed. `sent` says whether
+    /// Redis can have seen the command.
+    pub fn reply(&self, sent: Sent, down: UpstreamDown) -> Option<Vec<u8>> {
+        if let Self::Refused { reply, .. } = self {
+            return Some(reply.to_vec());
+        }
+        let code = match (down, sent) {
+            (UpstreamDown::Close, _) | (UpstreamDown::Loading, Sent::Maybe) => return None,
+            (UpstreamDown::Loading, Sent::No) => "LOADING",
+            (UpstreamDown::Error, _) => "ERR",
+        };
         let fate = match sent {
             Sent::No => "the command was not sent, it is safe to retry",
             Sent::Maybe => "the command may or may not have been applied",
         };
-        encode::error(out, &format!("ERR crema: {self}; {fate}"));
+        let mut reply = Vec::new();
+        encode::error(&mut reply, &format!("{code} crema: {self}; {fate}"));
+        Some(reply)
     }
+}
+
+/// Whether a connection could not be made for want of something on this machine: it tells nothing of the other side.
+pub fn is_about_us(error: &io::Error) -> bool {
+    use rustix::io::Errno;
+    let own = [Errno::MFILE, Errno::NFILE, Errno::NOBUFS, Errno::NOMEM, Errno::ADDRNOTAVAIL, Errno::AGAIN];
+    own.iter().any(|own| error.raw_os_error() == Some(own.raw_os_error()))
 }
 
 /// Whether Redis says that it takes no more clients: to whoever connects, whatever is asked, before it closes (networking.c,
@@ -109,4 +142,33 @@ pub fn is_full(reply: &[u8]) -> bool {
 pub fn is_passing(reply: &[u8]) -> bool {
     let begins = |with: &&[u8]| reply.starts_with(with);
     is_full(reply) || [&b"-BUSY "[..], b"-LOADING ", b"-MASTERDOWN "].iter().any(begins)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_client_is_told_or_closed_as_the_settings_say() {
+        let lost = Error::Lost { node: "r:1".into(), why: "cut".into() };
+        let text = |sent, down| lost.reply(sent, down).map(|reply| String::from_utf8_lossy(&reply).into_owned());
+        for sent in [Sent::No, Sent::Maybe] {
+            assert_eq!(text(sent, UpstreamDown::Close), None);
+        }
+        let unsent = "crema: upstream r:1 connection lost: cut; the command was not sent, it is safe to retry\r\n";
+        assert_eq!(text(Sent::No, UpstreamDown::Loading), Some(format!("-LOADING {unsent}")));
+        assert_eq!(text(Sent::Maybe, UpstreamDown::Loading), None);
+        assert_eq!(text(Sent::No, UpstreamDown::Error), Some(format!("-ERR {unsent}")));
+        let maybe = text(Sent::Maybe, UpstreamDown::Error).expect("an error");
+        assert!(maybe.ends_with("; the command may or may not have been applied\r\n"), "{maybe}");
+    }
+
+    #[test]
+    fn what_redis_says_itself_is_passed_on_whatever_the_settings_say() {
+        let loading = &b"-LOADING Redis is loading the dataset in memory\r\n"[..];
+        let refused = Error::Refused { node: "r:1".into(), reply: loading.into() };
+        for down in [UpstreamDown::Close, UpstreamDown::Loading, UpstreamDown::Error] {
+            assert_eq!(refused.reply(Sent::No, down).as_deref(), Some(loading));
+        }
+    }
 }

@@ -5,6 +5,7 @@
 
 use std::cell::RefCell;
 use std::collections::HashMap;
+use std::future::pending;
 use std::io::{self, Write};
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -16,20 +17,20 @@ use std::time::Duration;
 
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::runtime::{self, LocalOptions};
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{error, info, warn};
 
 use crate::clock::Time;
-use crate::config::Listen;
+use crate::config::{Listen, UpstreamDown};
 use crate::error::Error;
 use crate::metrics::WorkerStats;
 use crate::proxy::{End, Replies, Shared, Worker};
 use crate::session;
 use crate::socket::Socket;
-use crate::upstream::STALL;
+use crate::upstream::{STALL, State as Presence};
 
 /// The pause after `accept` failed, which it does for want of file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -104,7 +105,7 @@ pub enum Listener {
     /// TCP.
     Tcp(TcpListener),
     /// A Unix socket; its file is removed when dropped.
-    Unix(UnixListener, PathBuf),
+    Unix(UnixListener, SocketFile),
 }
 
 impl Listener {
@@ -117,7 +118,7 @@ impl Listener {
                 if UnixStream::connect(path).await.is_err() && path.exists() {
                     let _ = std::fs::remove_file(path);
                 }
-                Ok(Self::Unix(UnixListener::bind(path).map_err(failed)?, path.clone()))
+                Ok(Self::Unix(UnixListener::bind(path).map_err(failed)?, SocketFile(path.clone())))
             }
         }
     }
@@ -126,7 +127,19 @@ impl Listener {
     pub fn address(&self) -> String {
         match self {
             Self::Tcp(listener) => listener.local_addr().map_or_else(|_| "?".to_owned(), |address| address.to_string()),
-            Self::Unix(_, path) => path.display().to_string(),
+            Self::Unix(_, file) => file.0.display().to_string(),
+        }
+    }
+
+    /// Takes no more clients; those that have connected and were not accepted are refused.
+    fn close(self) -> Closed {
+        match self {
+            Self::Tcp(listener) => {
+                // Where the system chose the port, it is that one which clients know.
+                let address = listener.local_addr().expect("a listener has an address");
+                Closed { listen: Listen::Tcp(address), file: None }
+            }
+            Self::Unix(_, file) => Closed { listen: Listen::Unix(file.0.clone()), file: Some(file) },
         }
     }
 
@@ -138,11 +151,44 @@ impl Listener {
     }
 }
 
-impl Drop for Listener {
-    fn drop(&mut self) {
-        if let Self::Unix(_, path) = self {
-            let _ = std::fs::remove_file(path);
+/// A socket that clients cannot connect to for now. The file of a Unix socket stays where it is, with nobody behind it.
+struct Closed {
+    listen: Listen,
+    file: Option<SocketFile>,
+}
+
+impl Closed {
+    /// Listens again, at the same address and with the same rights. Another program can have taken the place meanwhile: then it
+    /// is tried again until it is free.
+    async fn reopen(self) -> Listener {
+        let rights = self.file.as_ref().and_then(|file| std::fs::metadata(&file.0).ok()).map(|file| file.permissions());
+        let mut told = false;
+        loop {
+            match Listener::bind(&self.listen).await {
+                Ok(listener) => {
+                    if let (Some(file), Some(rights)) = (self.file, rights) {
+                        let _ = std::fs::set_permissions(&file.0, rights);
+                        std::mem::forget(file); // the new listener has one of its own
+                    }
+                    return listener;
+                }
+                Err(error) if !told => {
+                    warn!("{error}; trying again");
+                    told = true;
+                }
+                Err(_) => {}
+            }
+            sleep(ACCEPT_PAUSE).await;
         }
+    }
+}
+
+/// The file of a Unix socket, removed when dropped.
+pub struct SocketFile(PathBuf);
+
+impl Drop for SocketFile {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.0);
     }
 }
 
@@ -158,20 +204,48 @@ fn tcp(address: SocketAddr) -> io::Result<TcpListener> {
     TcpListener::from_std(socket.into())
 }
 
-/// Accepts until `stop`. Cancel safe.
-pub async fn accept(listener: Listener, workers: Arc<Workers>, stop: CancellationToken) {
+/// Accepts until `stop`. While the upstream is away, and clients are to see that, it is closed, so that they are refused as by a
+/// Redis that is down. Cancel safe.
+pub async fn accept(mut listener: Listener, workers: Arc<Workers>, stop: CancellationToken) {
+    let mut presence = workers.shared.node.presence.follow();
+    let refuses = workers.shared.config.upstream_down == UpstreamDown::Close;
     let accepting = async {
         loop {
-            match listener.accept().await {
-                Ok(client) => workers.welcome(client),
-                Err(error) => {
-                    warn!(%error, "cannot accept a client; trying again (are there enough file descriptors?)");
-                    sleep(ACCEPT_PAUSE).await;
-                }
+            if refuses {
+                // Who connects before anything is known waits for a moment.
+                let _ = presence.wait_for(|known| *known != Presence::Unknown).await;
             }
+            let away = async {
+                if !refuses || presence.wait_for(|known| *known == Presence::Away).await.is_err() {
+                    pending::<()>().await;
+                }
+            };
+            tokio::select! {
+                biased;
+                () = away => {}
+                () = welcome_all(&listener, &workers) => {}
+            }
+            let closed = listener.close();
+            info!("the upstream is away: new clients are refused at {} until it is back", closed.listen);
+            let _ = presence.wait_for(|known| *known == Presence::There).await;
+            listener = closed.reopen().await;
+            info!("the upstream is back: listening on {}", listener.address());
         }
     };
     stop.run_until_cancelled(accepting).await;
+}
+
+/// Hands over every client that connects; never returns.
+async fn welcome_all(listener: &Listener, workers: &Workers) {
+    loop {
+        match listener.accept().await {
+            Ok(client) => workers.welcome(client),
+            Err(error) => {
+                warn!(%error, "cannot accept a client; trying again (are there enough file descriptors?)");
+                sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
 }
 
 /// The life of a worker thread.
@@ -190,6 +264,8 @@ fn work(
         let worker = Worker::new(Arc::clone(shared), Arc::clone(stats));
         let sessions = Sessions::default();
         let ends = Arc::clone(&sessions.ends);
+        let mut presence = shared.node.presence.follow();
+        let closes = shared.config.upstream_down == UpstreamDown::Close;
         let mut second = interval(Duration::from_secs(1));
         second.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut pulse = interval(STALL);
@@ -205,6 +281,7 @@ fn work(
                 () = ends.notified() => sessions.end(),
                 _ = pulse.tick() => worker.feel(Time::now()),
                 _ = second.tick() => worker.sweep(Time::now()),
+                away = left(&mut presence), if closes => if away { sessions.cut() },
             }
         }
         worker.drain();
@@ -217,6 +294,14 @@ fn work(
         worker.close();
         let _ = timeout(Duration::from_secs(1), worker.tasks.wait()).await;
     });
+}
+
+/// Whether what has become known of the upstream is that it is away. Cancel safe.
+async fn left(presence: &mut watch::Receiver<Presence>) -> bool {
+    match presence.changed().await {
+        Ok(()) => *presence.borrow_and_update() == Presence::Away,
+        Err(_) => pending().await,
+    }
 }
 
 /// The sessions of a worker.
@@ -261,6 +346,13 @@ impl Sessions {
     fn end(&self) {
         let open: Vec<_> = self.open.borrow().values().cloned().collect();
         open.iter().filter(|replies| replies.member().is_ended()).for_each(|replies| replies.end(End::Killed));
+    }
+
+    /// Ends every session when what it has sent is answered: to its client the server is down.
+    fn cut(&self) {
+        for replies in self.open.borrow().values() {
+            replies.cut(replies.next(), End::Away);
+        }
     }
 
     /// Has every session look whether it should end, and lets [`TaskTracker::wait`] end with the last.

@@ -8,7 +8,9 @@ use std::process::{Command, Output};
 use std::time::Duration;
 
 use clap::{CommandFactory, Parser};
-use crema::config::{self, Auth, ClientNames, Coherence, Config, Flags, Listen, LogFormat, Node, Promote, Secret};
+use crema::config::{
+    self, Auth, ClientNames, Coherence, Config, Flags, Listen, LogFormat, Node, Promote, Secret, UpstreamDown,
+};
 use tempfile::TempDir;
 
 const MIB: u64 = 1 << 20;
@@ -69,6 +71,7 @@ fn nothing_set_gives_the_documented_defaults() {
         (Duration::from_secs(5), Some(Duration::from_secs(30)))
     );
     assert_eq!((config.client_names, config.log_format), (ClientNames::Upstream, LogFormat::Text));
+    assert_eq!(config.upstream_down, UpstreamDown::Close);
     assert!(config.rules.is_empty());
     assert_eq!((config.auth.clone(), config.coherence.clone()), (Auth::Upstream, Coherence::Tracking));
     assert_eq!(config.channel.name, "cache:invalidate");
@@ -229,6 +232,9 @@ fn bounds_hold() {
         "listen = \"127.0.0.1:9380\"\nadmin = \"off\"",
         "listen = [\"127.0.0.1:0\", \"[::1]:0\", \"/run/crema.sock\"]\nadmin = \"127.0.0.1:0\"",
         "client_names = \"virtual\"",
+        "upstream_down = \"close\"",
+        "upstream_down = \"loading\"",
+        "upstream_down = \"error\"",
         "log_format = \"json\"",
         "channel = { publish = true, audit_stream = \"cache:invalidations\" }",
     ];
@@ -241,6 +247,7 @@ fn bounds_hold() {
         ("max_staleness = 0", "write 20ms to 1m"),
         ("max_staleness = 500", "write 500ms"),
         ("l1_size = 1", "write 1MiB to 16TiB"),
+        ("upstream_down = \"refuse\"", "close, loading, error"),
         ("l1_size = -1", "write for example 64MiB"),
         ("threads = 0", "1 to 1024"),
         ("threads = 1025", "1 to 1024"),

@@ -373,7 +373,8 @@ fn shutdown_ends_the_server_in_silence() {
         client.send_cmd(words);
         assert_eq!(shown(&client.rest().expect("closed")), shown(b""), "{words:?}");
         redis.restart();
-        eventually("it is served again", || crema.client().try_cmd(&["GET", "k"]).is_ok_and(|reply| reply.is_nil()));
+        let again = || Client::try_connect(crema.addr())?.try_cmd(&["GET", "k"]);
+        eventually("it is served again", || again().is_ok_and(|reply| reply.is_nil()));
     }
 }
 

@@ -29,6 +29,7 @@ pub use self::listen::Listen;
 pub use self::rule::{Promote, Rule};
 pub use self::url::{Node, Secret, Upstream};
 pub use self::user::User;
+pub use crate::error::UpstreamDown;
 
 use self::raw::{Layers, key};
 use self::units::{GIB, KIB, MIB, TIB};
@@ -76,6 +77,8 @@ pub struct Config {
     pub response_timeout: Option<Duration>,
     /// Bytes in flight on one lane; any request that may go on a lane fits.
     pub lane_window: u64,
+    /// What happens to clients whose commands cannot be served.
+    pub upstream_down: UpstreamDown,
     /// Who keeps the names that clients give themselves.
     pub client_names: ClientNames,
     /// Rules on key patterns, of which the first that matches decides.
@@ -251,6 +254,12 @@ fn read(layers: &Layers) -> Result<Config, ConfigError> {
         connect_timeout: layers.read(key!(connect_timeout), "5s", durations(ms(10)..=h(1)))?,
         response_timeout: layers.read(key!(response_timeout), "30s", durations_or_zero(ms(100)..=h(24)))?,
         lane_window: layers.read(key!(lane_window), "64MiB", sizes(2 * MIB..=64 * GIB))?,
+        upstream_down: layers.read(key!(upstream_down), "close", |text| match text {
+            "close" => Ok(UpstreamDown::Close),
+            "loading" => Ok(UpstreamDown::Loading),
+            "error" => Ok(UpstreamDown::Error),
+            _ => Err(Problem::unknown("way to say that the upstream is down", text, &["close", "loading", "error"])),
+        })?,
         client_names: layers.read(key!(client_names), "upstream", |text| match text {
             "upstream" => Ok(ClientNames::Upstream),
             "virtual" => Ok(ClientNames::Virtual),

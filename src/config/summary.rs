@@ -6,7 +6,7 @@ use std::fmt::{self, Display};
 use std::time::Duration;
 
 use super::units::{show_duration, show_size};
-use super::{Auth, ClientNames, Config};
+use super::{Auth, ClientNames, Config, UpstreamDown};
 
 impl Display for Config {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -60,8 +60,15 @@ impl Config {
 
     fn connections(&self) -> String {
         let (connect, response) = (show_duration(self.connect_timeout), or_never(self.response_timeout));
-        let window = show_size(self.lane_window);
-        format!("{}, connected in {connect}, given up after: {response}, {window} under way on each", self.max_upstream)
+        let (most, window) = (self.max_upstream, show_size(self.lane_window));
+        let down = match self.upstream_down {
+            UpstreamDown::Close => "closed",
+            UpstreamDown::Loading => "told -LOADING",
+            UpstreamDown::Error => "told -ERR",
+        };
+        format!(
+            "{most}, connected in {connect}, given up after: {response}, {window} under way on each, clients {down} without"
+        )
     }
 
     fn listening(&self) -> String {

@@ -99,10 +99,12 @@ pub struct WorkerStats {
     pub promotions: Counter,
     /// Reads sent a second time because their lane was lost.
     pub retried_reads: Counter,
-    /// Writes whose lane was lost before they were answered: their clients got an error.
+    /// Writes whose lane was lost before they were answered: their clients were closed, or got an error.
     pub lost_writes: Counter,
     /// Sessions closed because their client did not read its replies.
     pub slow_clients: Counter,
+    /// Sessions closed because a command of theirs could not be served, or the upstream was away.
+    pub cut_clients: Counter,
 }
 
 impl WorkerStats {

@@ -61,6 +61,11 @@ const COUNTERS: &[Row<ReadCounter>] = &[
         read: |m| m.sum(|w| w.slow_clients.get()),
     },
     Row {
+        name: "crema_cut_clients_total",
+        about: "Sessions closed because the upstream was away, or the connection to it broke under a command.",
+        read: |m| m.sum(|w| w.cut_clients.get()),
+    },
+    Row {
         name: "crema_lanes_lost_total",
         about: "Lanes to Redis that broke while in use.",
         read: |m| m.sum(|w| w.lanes_lost.get()),

@@ -230,7 +230,7 @@ impl Caller {
                 let reader = Reader::new(Rc::clone(&self.who), self.resp, self.scripts);
                 Pending::lead(worker, track, (ticket, Vec::new()), (reader, coin), (request.raw(), query), now);
             }
-            Err(error) => ticket.refuse(&error, Sent::No),
+            Err(error) => ticket.refuse(worker, &error, Sent::No),
         }
     }
 

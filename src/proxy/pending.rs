@@ -44,11 +44,17 @@ impl Ticket {
         self.to.append(self.place, bytes, end);
     }
 
-    /// Answers with an error of crema's own.
-    pub fn refuse(&self, error: &Error, sent: Sent) {
-        let mut reply = Vec::new();
-        error.reply(sent, &mut reply);
-        self.append(&reply, Some(Time::ZERO)); // it tells nothing of any key
+    /// Answers with an error of crema's own, or has the client closed.
+    pub fn refuse(&self, worker: &Worker, error: &Error, sent: Sent) {
+        match error.reply(sent, worker.shared.config.upstream_down) {
+            Some(reply) => self.append(&reply, Some(Time::ZERO)), // it tells nothing of any key
+            None => self.cut(End::Away),
+        }
+    }
+
+    /// There will be no answer, or no more of one: the session ends with what was answered before.
+    fn cut(&self, why: End) {
+        self.to.cut(self.place, why);
     }
 }
 
@@ -102,7 +108,7 @@ impl Reader {
     /// Whether the read of `ticket` that `error` ended may be sent again: once, and only where the session has sent no write
     /// after it, for the read could see that.
     fn may_again(&self, error: &Error, ticket: &Ticket) -> bool {
-        error.is_cut() && !self.again && !ticket.to.wrote_after(ticket.place)
+        error.is_cut() && !self.again && !ticket.to.wrote_after(ticket.place) && !ticket.to.is_cut(ticket.place)
     }
 }
 
@@ -428,12 +434,12 @@ impl Pending {
         lead.land();
         let tickets = self.ticket.take().into_iter().chain(std::mem::take(&mut lead.joined));
         if self.begun {
-            return tickets.for_each(|ticket| ticket.to.end(End::Upstream));
+            return tickets.for_each(|ticket| ticket.cut(End::Away));
         }
         let may_again = |ticket: &Ticket| !command.is_empty() && lead.reader.may_again(error, ticket);
         let (mut again, told): (Vec<_>, Vec<_>) = tickets.partition(may_again);
         for ticket in &told {
-            ticket.refuse(error, sent);
+            ticket.refuse(&self.worker, error, sent);
         }
         if again.is_empty() {
             return;
@@ -451,7 +457,9 @@ impl Pending {
                 });
                 debug_assert!(sent.is_some(), "what was sent can be read");
             }
-            Err(error) => [first].iter().chain(&again).for_each(|ticket| ticket.refuse(&error, Sent::No)),
+            Err(error) => {
+                [first].iter().chain(&again).for_each(|ticket| ticket.refuse(&self.worker, &error, Sent::No));
+            }
         }
     }
 
@@ -459,9 +467,9 @@ impl Pending {
     fn tell(&self, error: &Error, sent: Sent) {
         let Some(ticket) = &self.ticket else { return };
         if self.begun {
-            ticket.to.end(End::Upstream);
+            ticket.cut(End::Away);
         } else {
-            ticket.refuse(error, sent);
+            ticket.refuse(&self.worker, error, sent);
         }
     }
 }
@@ -479,7 +487,7 @@ impl Drop for Pending {
                 marks.lose(&self.worker.shared.l1);
             }
             if let Some(ticket) = &self.ticket {
-                ticket.to.end(End::Upstream);
+                ticket.cut(End::Away);
             }
         }
     }

@@ -44,6 +44,8 @@ pub struct Replies {
     inner: RefCell<Inner>,
     limit: usize,
     last_write: Cell<Option<Place>>,
+    /// Whether there is a command that will not be answered.
+    cut: Cell<bool>,
     /// [`Worker::cork`](super::Worker::cork) looks after what is not written yet.
     pub(super) corked: Cell<bool>,
     member: Arc<Member>,
@@ -67,6 +69,8 @@ struct Inner {
     silent: bool,
     /// Nobody is there to take what comes out.
     deaf: bool,
+    /// The first command that will not be answered, and why: there the session ends.
+    cut: Option<(Place, End)>,
     ended: Option<End>,
     session: Option<Waker>,
     room: Vec<Waker>,
@@ -108,6 +112,8 @@ pub enum End {
     Slow,
     /// The private connection that is the session's own for life has ended.
     Upstream,
+    /// The upstream is away, or the connection to it broke under a command.
+    Away,
     /// Redis no longer accepts what the client proved: its user was deleted.
     LoggedOut,
     /// A `CLIENT KILL` meant it.
@@ -117,7 +123,8 @@ pub enum End {
 impl Replies {
     /// For a client, as it is on the list of all, for which at most `limit` bytes may wait.
     pub fn new(limit: usize, member: Arc<Member>) -> Self {
-        Self { inner: RefCell::default(), limit, last_write: Cell::new(None), corked: Cell::new(false), member }
+        let (last_write, cut, corked) = (Cell::new(None), Cell::new(false), Cell::new(false));
+        Self { inner: RefCell::default(), limit, last_write, cut, corked, member }
     }
 
     /// The client on the list of all.
@@ -183,7 +190,7 @@ impl Replies {
     /// The next bytes of the reply at `place`; with its last, `end` says when they were read from Redis.
     pub fn append(&self, place: Place, bytes: &[u8], end: Option<Time>) {
         let inner = &mut *self.inner.borrow_mut();
-        if inner.ended.is_some() {
+        if inner.ended.is_some() || inner.is_cut(place) {
             return;
         }
         let Some(at) = place.checked_sub(inner.head).map(|at| at as usize) else { return };
@@ -367,6 +374,34 @@ impl Replies {
         inner.wake();
     }
 
+    /// The command at `place` will not be answered, and so none after it is: the session ends when all before it are.
+    pub fn cut(&self, place: Place, why: End) {
+        let inner = &mut *self.inner.borrow_mut();
+        if place < inner.head {
+            return; // it was answered
+        }
+        self.cut.set(true);
+        // It keeps its place, so that what is answered later waits behind it.
+        while inner.head + inner.slots.len() as u64 <= place {
+            inner.slots.push_back(Reply::default());
+        }
+        if !inner.is_cut(place) {
+            inner.cut = Some((place, why));
+        }
+        inner.settle();
+        inner.wake();
+    }
+
+    /// Whether a command will not be answered, so that no more are to be taken up.
+    pub fn has_cut(&self) -> bool {
+        self.cut.get()
+    }
+
+    /// Whether the command at `place` will not be answered.
+    pub fn is_cut(&self, place: Place) -> bool {
+        self.cut.get() && self.inner.borrow().is_cut(place)
+    }
+
     /// Why the session must end, if it must.
     pub fn ended(&self) -> Option<End> {
         self.inner.borrow().ended
@@ -475,9 +510,20 @@ impl Inner {
         }
     }
 
+    /// Whether the command at `place`, or one before it, will not be answered.
+    fn is_cut(&self, place: Place) -> bool {
+        self.cut.is_some_and(|(first, _)| first <= place)
+    }
+
     /// Moves what is at the head, and may go, to the output.
     fn settle(&mut self) {
         while let Some(slot) = self.slots.front_mut() {
+            if let Some((first, why)) = self.cut
+                && first == self.head
+            {
+                self.ended.get_or_insert(why);
+                return self.wake_room();
+            }
             if slot.held {
                 return;
             }

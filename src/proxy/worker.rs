@@ -167,10 +167,20 @@ pub struct Worker {
 
 #[derive(Default)]
 struct Trouble {
-    until: Option<(Time, Error)>,
+    /// From when, until when, and what.
+    until: Option<(Time, Time, Error)>,
     backoff: Backoff,
     /// Connections in a row that ended before they were ready.
     cuts: u32,
+}
+
+impl Trouble {
+    /// Why no connection should be tried for now. One that could not be made may be as soon as somebody has heard the node since.
+    fn lasting(&self, node: &Node, now: Time) -> Option<&Error> {
+        let (since, until, error) = self.until.as_ref()?;
+        let over = matches!(error, Error::Unreachable { .. }) && node.last_heard() > *since;
+        (now < *until && !over).then_some(error)
+    }
 }
 
 impl Worker {
@@ -208,9 +218,7 @@ impl Worker {
             let least = tracks.iter().min_by_key(|track| track.lane.in_flight()).expect("there are some");
             return Ok(Rc::clone(least));
         }
-        if let Some((until, error)) = &self.trouble.borrow().until
-            && now < *until
-        {
+        if let Some(error) = self.trouble.borrow().lasting(&self.shared.node, now) {
             return Err(error.clone());
         }
         let target = Target {
@@ -256,10 +264,10 @@ impl Worker {
                 }
                 error if unreachable || error.is_passing() => {
                     let wait = trouble.backoff.wait().min(TROUBLE);
-                    if trouble.until.as_ref().is_none_or(|(until, _)| *until < now) {
-                        warn!(%error, "commands are answered with an error until the upstream is back");
+                    if trouble.until.as_ref().is_none_or(|(_, until, _)| *until < now) {
+                        warn!(%error, "commands cannot be served until the upstream is back");
                     }
-                    trouble.until = Some((now.plus(wait), error));
+                    trouble.until = Some((now, now.plus(wait), error));
                 }
                 error => {
                     *trouble = Trouble::default();

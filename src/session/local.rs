@@ -232,7 +232,7 @@ impl Session {
             line.answered(self).await?;
             let mut on = Vec::new();
             encode::own_command(&mut on, &[b"CLIENT", b"REPLY", b"ON"]);
-            let reply = self.capture(&on).await;
+            let reply = self.capture(&on).await?;
             if reply.starts_with(b"-") {
                 self.answer(|out| out.extend_from_slice(&reply));
                 return Ok(());
@@ -299,12 +299,15 @@ impl Session {
         let millis = std::str::from_utf8(request.arg(2)).ok().and_then(|text| text.parse::<u64>().ok());
         let pause = (verb == Verb::ClientPause).then_some(millis).flatten();
         let paused = pause.map(|millis| l1.pause(Time::now().plus(Duration::from_millis(millis))));
-        let reply = self.ask(line, spec, request).await?;
+        let reply = self.ask(line, spec, request).await;
         match paused {
-            Some(pause) if reply.starts_with(b"-") => l1.call_off(pause),
-            None if verb == Verb::ClientUnpause && reply.starts_with(b"+") => l1.unpause(),
+            Some(pause) if reply.as_ref().map_or(true, |reply| reply.starts_with(b"-")) => l1.call_off(pause),
+            None if verb == Verb::ClientUnpause && reply.as_ref().is_ok_and(|reply| reply.starts_with(b"+")) => {
+                l1.unpause();
+            }
             _ => {}
         }
+        let reply = reply?;
         self.answer(|out| out.extend_from_slice(&reply));
         Ok(())
     }

@@ -15,7 +15,7 @@ use crate::config::Auth;
 use crate::error::{Error, Sent};
 use crate::invalidation::Change;
 use crate::metrics::Outcome;
-use crate::proxy::{Shared, Who, Work, Worker};
+use crate::proxy::{End, Shared, Who, Work, Worker};
 use crate::resp::{Request, Resp, encode};
 use crate::upstream::Login;
 
@@ -67,7 +67,7 @@ impl Session {
                 self.caller.replies.bound(UNAUTHENTICATED_OUTPUT);
             }
             Err(error) => {
-                self.refuse(&error);
+                self.refuse(&error, Sent::No);
                 self.worker.stats.count(Class::Connection, Outcome::Refused);
             }
         }
@@ -95,7 +95,7 @@ impl Session {
             Ok(true) => Ok(true),
             Ok(false) => Err(Close::Gently),
             Err(error) => {
-                self.refuse(&error);
+                self.refuse(&error, Sent::No);
                 self.worker.stats.count(Class::Connection, Outcome::Refused);
                 Ok(false)
             }
@@ -111,7 +111,7 @@ impl Session {
     ) -> Result<Vec<u8>, Close> {
         self.be_alone(line).await?;
         self.worker.stats.count(spec.class, Outcome::Pinned);
-        Ok(self.capture(request.raw()).await)
+        self.capture(request.raw()).await
     }
 
     /// The same for what may change rights, or the server's role.
@@ -124,12 +124,14 @@ impl Session {
         self.be_alone(line).await?;
         self.worker.stats.count(spec.class, Outcome::Pinned);
         let change = Change::begin(&self.worker.shared.l1, spec.alters(request));
-        let reply = self.try_capture(request.raw()).await;
-        if let Ok(reply) = &reply {
-            let none = change.answered(reply.starts_with(b"-"));
-            debug_assert!(none.is_none(), "it changes no key");
+        match self.try_capture(request.raw()).await {
+            Ok(reply) => {
+                let none = change.answered(reply.starts_with(b"-"));
+                debug_assert!(none.is_none(), "it changes no key");
+                Ok(reply)
+            }
+            Err(error) => self.told_of_loss(&error),
         }
-        Ok(reply.unwrap_or_else(|lost| lost))
     }
 
     /// All is answered, and a private connection is there for what comes next.
@@ -139,21 +141,28 @@ impl Session {
         self.borrow(line).await
     }
 
-    /// The reply to a command on the private connection, which must be there, or the error of its loss.
-    pub(super) async fn capture(&self, command: &[u8]) -> Vec<u8> {
-        self.try_capture(command).await.unwrap_or_else(|lost| lost)
+    /// The reply to a command on the private connection, which must be there, or the error of its loss; where the client is to
+    /// be told nothing of that, the session ends.
+    pub(super) async fn capture(&self, command: &[u8]) -> Result<Vec<u8>, Close> {
+        match self.try_capture(command).await {
+            Ok(reply) => Ok(reply),
+            Err(error) => self.told_of_loss(&error),
+        }
     }
 
-    /// The same, told apart.
-    async fn try_capture(&self, command: &[u8]) -> Result<Vec<u8>, Vec<u8>> {
+    fn told_of_loss(&self, error: &Error) -> Result<Vec<u8>, Close> {
+        let replies = &self.caller.replies;
+        error.reply(error.sent(), self.worker.shared.config.upstream_down).ok_or_else(|| {
+            replies.cut(replies.next(), End::Away);
+            Close::Gently
+        })
+    }
+
+    async fn try_capture(&self, command: &[u8]) -> Result<Vec<u8>, Error> {
         let Some(lent) = &self.private else { unreachable!("only called after borrow or keep") };
         let (told, reply) = oneshot::channel();
         lent.ask(command, Work::Capture(Vec::new(), told), Time::now());
-        reply.await.map_err(|_| {
-            let mut lost = Vec::new();
-            lent.lane().lost_error().reply(Sent::Maybe, &mut lost);
-            lost
-        })
+        reply.await.map_err(|_| lent.lane().lost_error())
     }
 
     pub(super) async fn auth(
@@ -170,7 +179,7 @@ impl Session {
         };
         self.keep_watches(line).await?;
         let reply = match (&self.worker.shared.config.auth, &login) {
-            (Auth::Own(_), Some(login)) => match self.log_in_here(login).await {
+            (Auth::Own(_), Some(login)) => match self.log_in_here(login).await? {
                 Ok(()) => b"+OK\r\n".to_vec(),
                 Err(refusal) => refusal,
             },
@@ -178,7 +187,7 @@ impl Session {
             _ => match self.worker.log_in(request.raw()).await {
                 Ok(reply) => reply,
                 Err(error) => {
-                    self.refuse(&error);
+                    self.refuse(&error, Sent::No);
                     return Ok(());
                 }
             },
@@ -244,9 +253,12 @@ impl Session {
             && (own || !self.has_home())
         {
             let login = Login { user: user.into(), password: password.into() };
-            let refusal = if own { self.log_in_here(&login).await.err() } else { self.try_login(request, login).await };
-            if let Some(refusal) = refusal {
-                self.answer(|out| out.extend_from_slice(&refusal));
+            if own {
+                if let Err(refusal) = self.log_in_here(&login).await? {
+                    self.answer(|out| out.extend_from_slice(&refusal));
+                    return Ok(());
+                }
+            } else if !self.try_login(request, login).await {
                 return Ok(());
             }
         }
@@ -259,20 +271,22 @@ impl Session {
         Ok(())
     }
 
-    /// Logs in at Redis with the client's own HELLO, as MONITOR is to show it; what comes back is the refusal, if it is one.
-    async fn try_login(&mut self, request: Request<'_>, login: Login) -> Option<Vec<u8>> {
+    /// Logs in at Redis with the client's own HELLO, as MONITOR is to show it. Where that fails, it has been answered.
+    async fn try_login(&mut self, request: Request<'_>, login: Login) -> bool {
         let mut hello = Vec::new();
         encode::command(&mut hello, &[request.arg(0), request.arg(1), b"AUTH", &login.user, &login.password]);
         match self.worker.log_in(&hello).await {
             Ok(reply) if !reply.starts_with(b"-") => {
                 self.logged_in(login);
-                None
+                true
             }
-            Ok(reply) => Some(reply),
+            Ok(reply) => {
+                self.answer(|out| out.extend_from_slice(&reply));
+                false
+            }
             Err(error) => {
-                let mut reply = Vec::new();
-                error.reply(Sent::No, &mut reply);
-                Some(reply)
+                self.refuse(&error, Sent::No);
+                false
             }
         }
     }

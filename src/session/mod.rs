@@ -23,7 +23,7 @@ use std::sync::Arc;
 
 use crate::clock::Time;
 use crate::command::{self, Effect, Route};
-use crate::error::Error;
+use crate::error::{Error, Sent};
 use crate::metrics::Outcome;
 use crate::proxy::{self, Caller, End, Lent, Owner, Replies, Taken, Transaction, Worker};
 use crate::resp::{Grammar, Limits, Parsed, Parser, ProtocolError, Request};
@@ -72,7 +72,16 @@ pub async fn serve(worker: Rc<Worker>, socket: Socket, replies: Rc<Replies>) {
         }
     };
     if matches!(close, Close::Gently) {
-        Box::pin(wire.finish(&session)).await;
+        let cut = session.caller.replies.ended().is_some();
+        session.worker.stats.cut_clients.add(u64::from(session.caller.replies.has_cut()));
+        Box::pin(async move {
+            wire.finish(&session).await;
+            drop(session); // what it holds at the upstream is of use to others
+            if cut {
+                wire.line.linger().await;
+            }
+        })
+        .await;
     }
 }
 
@@ -149,7 +158,7 @@ impl Session {
         let mut now = Time::now(); // after the bytes were read: what a hit checks is true then
         let mut left = STRIDE;
         let mut grammar = Grammar::UNKNOWN;
-        while !wire.input.rest().is_empty() {
+        while !wire.input.rest().is_empty() && !self.caller.replies.has_cut() {
             left -= 1;
             if left == 0 {
                 if self.must_wait(now) {
@@ -296,7 +305,12 @@ impl Session {
         });
     }
 
-    fn refuse(&self, error: &Error) {
-        self.answer(|out| error.reply(crate::error::Sent::No, out));
+    /// Answers the next command, which could not be served, with an error; or has the session end there.
+    fn refuse(&self, error: &Error, sent: Sent) {
+        let replies = &self.caller.replies;
+        match error.reply(sent, self.worker.shared.config.upstream_down) {
+            Some(reply) => self.answer(|out| out.extend_from_slice(&reply)),
+            None => replies.cut(replies.next(), End::Away),
+        }
     }
 }

@@ -5,7 +5,7 @@
 use std::sync::Arc;
 
 use super::login::gives_login;
-use super::{Session, Stay};
+use super::{Close, Session, Stay};
 use crate::command::{Class, Spec};
 use crate::config::{Auth, User};
 use crate::metrics::Outcome;
@@ -22,10 +22,10 @@ const WRONG_PASS: &[u8] = b"-WRONGPASS invalid username-password pair or user is
 impl Session {
     /// Compares with the users of the configuration; the session is the one whose password it was, else the refusal comes
     /// back. A private connection that stays with the session becomes that user's first.
-    pub(super) async fn log_in_here(&mut self, given: &Login) -> Result<(), Vec<u8>> {
+    pub(super) async fn log_in_here(&mut self, given: &Login) -> Result<Result<(), Vec<u8>>, Close> {
         let shared = Arc::clone(&self.worker.shared);
         let Auth::Own(users) = &shared.config.auth else { unreachable!("asked with auth = \"own\" alone") };
-        let Some(user) = find(users, given) else { return Err(WRONG_PASS.to_vec()) };
+        let Some(user) = find(users, given) else { return Ok(Err(WRONG_PASS.to_vec())) };
         let login = match &user.upstream {
             Some((user, password)) => {
                 let (user, password) = (user.as_bytes().into(), password.expose().as_bytes().into());
@@ -34,18 +34,18 @@ impl Session {
             None => shared.login.clone(),
         };
         if self.private.is_some() && login != self.caller.who.login {
-            let Some(login) = &login else { return Err(cannot()) };
+            let Some(login) = &login else { return Ok(Err(cannot())) };
             let mut auth = Vec::new();
             encode::own_command(&mut auth, &[b"AUTH", &login.user, &login.password]);
-            let reply = self.capture(&auth).await;
+            let reply = self.capture(&auth).await?;
             if !reply.starts_with(b"+") {
-                return Err(reply);
+                return Ok(Err(reply));
             }
         }
         (self.admitted, self.strict) = (true, false);
         let who = Who::new(&shared.l1, login, self.caller.who.db);
         self.caller.become_(who, self.caller.resp);
-        Ok(())
+        Ok(Ok(()))
     }
 
     /// Whether the command is a login that crema cannot carry out, because what it would mean on this connection is Redis's

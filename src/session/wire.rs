@@ -6,9 +6,10 @@ use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use tokio::time::{Sleep, sleep};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::time::{Sleep, sleep, timeout};
 use tokio_util::io::poll_read_buf;
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use super::{Close, End, Session};
 use crate::buffer;
@@ -28,6 +29,8 @@ const AT_ONCE: Duration = Duration::from_millis(50);
 const LOOK: Duration = Duration::from_millis(100);
 /// How long a client that is being closed may take nothing of what is left for it.
 const FAREWELL: Duration = Duration::from_secs(5);
+/// How long a client that was cut off may take to notice.
+const LINGER: Duration = Duration::from_secs(1);
 
 /// What happened to a session that had nothing to do.
 pub(super) enum Event {
@@ -149,6 +152,9 @@ impl Wire {
             farewell(session, end, &self.line.socket);
             return Poll::Ready(if end == End::Slow { Event::Gone } else { Event::Ended });
         }
+        if replies.has_cut() {
+            return Poll::Pending; // until what came before that is answered
+        }
         if self.paused {
             let now = Time::now();
             if session.may_go_on(now) {
@@ -214,7 +220,7 @@ impl Wire {
     /// The last words: waits for what is unanswered and writes what is left, for as long as the client takes something of it.
     /// Of a session that must end, what is answered and only held. Where Redis has a command wait, a client that has closed its
     /// side does not wait for it: Redis is told, and ends it.
-    pub(super) async fn finish(mut self, session: &Session) {
+    pub(super) async fn finish(&mut self, session: &Session) {
         let replies = Rc::clone(&session.caller.replies);
         let mut left = None;
         poll_fn(|cx| {
@@ -255,6 +261,19 @@ fn poll_leave(cx: &mut Context<'_>, session: &Session, timer: &mut Option<Pin<Bo
 }
 
 impl Line {
+    /// Takes leave of a client that was cut off in the midst of what it sends: it is told that nothing more comes, and what it
+    /// still sends is thrown away. To close at once, with bytes unread, would be a reset, and a reset can overtake the last replies.
+    pub(super) async fn linger(&mut self) {
+        if self.eof || self.socket.shutdown().await.is_err() {
+            return;
+        }
+        let mut scrap = buffer::take();
+        scrap.resize(READ, 0);
+        let drained = async { while self.socket.read(&mut scrap).await.is_ok_and(|n| n > 0) {} };
+        let _ = timeout(LINGER, drained).await;
+        buffer::give(scrap);
+    }
+
     /// Waits until every command so far has been answered, and writes meanwhile. The session ends where that shall not be.
     pub(super) async fn answered(&mut self, session: &Session) -> Result<(), Close> {
         let replies: &Replies = &session.caller.replies;
@@ -350,6 +369,7 @@ fn farewell(session: &Session, end: End, socket: &Socket) {
             warn!(%client, "client closed: the upstream ended its user's connections and accepts its login no more");
         }
         End::Killed => info!(%client, "client closed: CLIENT KILL"),
+        End::Away => debug!(%client, "client closed: a command of it could not be served, or the upstream is away"),
         End::Upstream => warn!(%client, "client closed: the upstream connection that was its own has ended"),
     }
 }

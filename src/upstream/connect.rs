@@ -42,11 +42,11 @@ pub async fn connect(target: &Target) -> Result<Connection, Error> {
     let node = &target.node;
     let permit = node.permit()?;
     let begun = Time::now();
-    let late = |after| Error::Timeout { node: Arc::clone(&node.address), after };
-    let socket = timeout(node.connect_timeout, dial(target)).await.map_err(|_| late(node.connect_timeout))?;
-    let mut socket = socket.map_err(|source| unreachable(target, source))?;
-    let made = timeout(node.handshake_timeout, handshake(target, &mut socket)).await;
-    let Identity { run_id, id } = made.map_err(|_| late(node.handshake_timeout))??;
+    let made = make(target).await;
+    if made.as_ref().is_err_and(|error| !matches!(error, Error::Refused { .. })) {
+        node.presence.doubt();
+    }
+    let (socket, Identity { run_id, id }) = made?;
     let now = Time::now();
     node.heard(now);
     let generation = match run_id {
@@ -56,12 +56,23 @@ pub async fn connect(target: &Target) -> Result<Connection, Error> {
     Ok(Connection { socket, permit, generation, id })
 }
 
+async fn make(target: &Target) -> Result<(Socket, Identity), Error> {
+    let node = &target.node;
+    let late = |after| Error::Timeout { node: Arc::clone(&node.address), after };
+    let socket = timeout(node.connect_timeout, dial(&node.endpoint)).await.map_err(|_| late(node.connect_timeout))?;
+    let mut socket = socket.map_err(|source| unreachable(target, source))?;
+    let made = timeout(node.handshake_timeout, handshake(target, &mut socket)).await;
+    let identity = made.map_err(|_| late(node.handshake_timeout))??;
+    Ok((socket, identity))
+}
+
 fn unreachable(target: &Target, source: io::Error) -> Error {
     Error::Unreachable { node: Arc::clone(&target.node.address), source: Arc::new(source) }
 }
 
-async fn dial(target: &Target) -> io::Result<Socket> {
-    Ok(match &target.node.endpoint {
+/// A stream to `endpoint`. Cancel safe.
+pub(super) async fn dial(endpoint: &Endpoint) -> io::Result<Socket> {
+    Ok(match endpoint {
         Endpoint::Tcp { host, port } => Socket::upstream(TcpStream::connect((host.as_str(), *port)).await?),
         Endpoint::Unix(path) => Socket::Unix(UnixStream::connect(path).await?),
     })

@@ -845,6 +845,7 @@ impl<W: Waiter> Lane<W> {
 
     fn broken(&self, why: &str) -> Error {
         self.cut.set(true);
+        self.node.presence.doubt();
         self.lost(why)
     }
 

@@ -8,6 +8,7 @@ mod connect;
 mod generation;
 mod lane;
 mod messages;
+mod presence;
 mod quirks;
 
 use std::fmt;
@@ -21,6 +22,7 @@ pub use backoff::Backoff;
 pub use connect::{Connection, connect, read_reply};
 pub use generation::Generation;
 pub use lane::{ANOTHER, Lane, Mode, OutOfBand, STALL, Waiter};
+pub use presence::{Presence, State, keep_watch};
 
 use crate::clock::Time;
 use crate::config::Node as Endpoint;
@@ -42,6 +44,8 @@ pub struct Node {
     pub login: Option<Arc<Login>>,
     /// Which server stands behind the address.
     pub generation: Generation,
+    /// Whether it is there.
+    pub presence: Presence,
     permits: Arc<Semaphore>,
     limit: usize,
     heard: AtomicU64,
@@ -62,6 +66,7 @@ impl Node {
             handshake_timeout: connect_timeout,
             login: None,
             generation: Generation::default(),
+            presence: Presence::default(),
             permits: Arc::new(Semaphore::new(limit)),
             limit,
             heard: AtomicU64::new(0),
