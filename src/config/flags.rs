@@ -114,7 +114,7 @@ pub struct Settings {
     /// Bytes under way on one shared connection [default: 64MiB]
     #[arg(long, value_name = "SIZE", help_heading = "Upstream")]
     pub(super) lane_window: Option<Given>,
-    /// What clients get when it is away: close, loading, error [default: close]
+    /// While it is away: close, loading, error [default: close]
     #[arg(long, value_name = "WHAT", help_heading = "Upstream")]
     pub(super) upstream_down: Option<Given>,
 

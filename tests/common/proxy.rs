@@ -5,6 +5,7 @@
 use std::fmt::Display;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
@@ -31,6 +32,7 @@ pub(crate) struct Launch {
     upstream: SocketAddr,
     url: String,
     flags: Vec<(String, String)>,
+    also_at: Option<PathBuf>,
     await_ready: bool,
 }
 
@@ -45,6 +47,12 @@ impl Launch {
     /// The upstream URL in full, where an address is not enough.
     pub(crate) fn url(mut self, url: String) -> Launch {
         self.url = url;
+        self
+    }
+
+    /// Listens on a Unix socket as well.
+    pub(crate) fn also_at(mut self, path: &Path) -> Launch {
+        self.also_at = Some(path.to_owned());
         self
     }
 
@@ -70,7 +78,8 @@ impl Launch {
     fn try_start(&self) -> Option<Crema> {
         let (addr, admin) = (loopback(free_port()), loopback(free_port()));
         let mut command = Command::new(env!("CARGO_BIN_EXE_crema"));
-        command.args(["--listen", &addr.to_string(), "--admin", &admin.to_string(), "--upstream", &self.url]);
+        let also = self.also_at.as_ref().map_or_else(String::new, |path| format!(",{}", path.display()));
+        command.args(["--listen", &format!("{addr}{also}"), "--admin", &admin.to_string(), "--upstream", &self.url]);
         command.args(self.flags.iter().flat_map(|(name, value)| [name, value]));
         // The tests' own knobs look like its variables.
         for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("CREMA_")) {
@@ -126,7 +135,7 @@ impl Crema {
         if let Ok(coherence) = std::env::var("CREMA_TEST_COHERENCE") {
             flags.push(("--coherence".to_owned(), coherence));
         }
-        Launch { upstream: addr, url: format!("redis://{addr}"), flags, await_ready: true }
+        Launch { upstream: addr, url: format!("redis://{addr}"), flags, also_at: None, await_ready: true }
     }
 
     /// Whether this is the bare server, and metrics cannot be asked for.
