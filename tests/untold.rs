@@ -218,3 +218,33 @@ fn keys_that_are_loaded_on_top_of_others_are_seen() {
     let outdated = outdated(&mut fleet[1].client(), &["GET", "k"], &bulk("saved"));
     assert!(outdated < MAX_STALENESS || fleet[0].is_direct(), "{outdated:?}");
 }
+
+/// What changes how Redis answers counts from when it takes effect: alone, at `EXEC`, on a connection that the client has changed.
+#[test]
+fn a_pause_is_followed_wherever_it_comes_from() {
+    let redis = Redis::start();
+    let crema = Crema::start(&redis);
+    let pause = &["CLIENT", "PAUSE", "700"][..];
+    let ways: [&[&[&str]]; 3] =
+        [&[pause], &[&["MULTI"], &["SET", "x", "1"], pause, &["EXEC"]], &[&["CLIENT", "TRACKING", "OFF"], pause]];
+    for way in ways {
+        crema.warm(&["GET", "k"]);
+        let (mut reader, mut writer, mut pauser) = (crema.client(), crema.client(), crema.client());
+        reader.cmd(&["GET", "k"]);
+        let begun = Instant::now();
+        assert!(pauser.pipeline(way).iter().all(|reply| !reply.is_error()));
+        assert_eq!(reader.cmd(&["GET", "k"]), Value::Nil);
+        let took = begun.elapsed();
+        assert!(took >= Duration::from_millis(600), "{way:?}: answered after {took:?} while Redis answered nobody");
+        assert_eq!(writer.cmd(&["SET", "y", "1"]), ok());
+    }
+    // Called off in the same transaction, or not done at all.
+    let nothing: [&[&[&str]]; 2] = [
+        &[&["MULTI"], &["CLIENT", "PAUSE", "60000"], &["CLIENT", "UNPAUSE"], &["EXEC"]],
+        &[&["MULTI"], &["CLIENT", "PAUSE", "60000"], &["NOSUCH"], &["EXEC"]],
+    ];
+    for way in nothing {
+        crema.client().pipeline(way);
+        crema.warm(&["GET", "k"]);
+    }
+}

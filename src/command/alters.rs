@@ -2,11 +2,14 @@
 //!
 //! Whoever sends such a command must know before it is answered, for nothing will be pushed. Pure data, as all of `command`.
 
+use std::time::Duration;
+
 use super::{Class, KeySpec, Route, Spec, Verb, index, keys};
 use crate::resp::Request;
 
 /// What a command can change of which Redis tells no tracked connection.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own, in any combination")]
 pub struct Alters {
     /// Keys: databases are swapped, or are read from a file without being emptied first; or nobody can say what it does.
     pub keys: bool,
@@ -14,18 +17,28 @@ pub struct Alters {
     pub rights: bool,
     /// Whether the server is a master.
     pub role: bool,
+    /// Whether it holds clients back: for so long from now on.
+    pub pause: Option<Duration>,
+    /// That it held them back before is over.
+    pub unpause: bool,
 }
 
 impl Alters {
     /// Whether it can change any of it.
     pub fn any(self) -> bool {
-        self.keys || self.rights || self.role
+        self.keys || self.rights || self.role || self.pause.is_some() || self.unpause
     }
 
-    /// What two commands can change.
+    /// What this and then another command can change.
     #[must_use]
     pub fn and(self, other: Self) -> Self {
-        Self { keys: self.keys || other.keys, rights: self.rights || other.rights, role: self.role || other.role }
+        Self {
+            keys: self.keys || other.keys,
+            rights: self.rights || other.rights,
+            role: self.role || other.role,
+            pause: if other.unpause { other.pause } else { self.pause.max(other.pause) },
+            unpause: self.unpause || other.unpause,
+        }
     }
 }
 
@@ -46,7 +59,17 @@ impl Spec {
             Route::Session(Verb::ConfigSet) => keys::sets_password(req),
             _ => false,
         };
-        Alters { keys: untold, rights, role: self.route == Route::Session(Verb::RoleChange) }
+        let pause = (self.route == Route::Session(Verb::ClientPause)).then(|| {
+            let millis = std::str::from_utf8(req.arg(2)).ok()?.parse().ok()?;
+            Some(Duration::from_millis(millis))
+        });
+        Alters {
+            keys: untold,
+            rights,
+            role: self.route == Route::Session(Verb::RoleChange),
+            pause: pause.flatten(),
+            unpause: self.route == Route::Session(Verb::ClientUnpause),
+        }
     }
 }
 
@@ -75,7 +98,18 @@ mod tests {
         for line in ["FLUSHALL\r\n", "SET a b\r\n", "EVAL x 0\r\n", "DEBUG SLEEP 1\r\n", "CONFIG SET maxmemory 1\r\n"] {
             assert!(!of(line).any(), "{line}");
         }
-        assert_eq!(keys.and(rights), Alters { keys: true, rights: true, role: false });
+        assert_eq!(keys.and(rights), Alters { keys: true, rights: true, ..Alters::default() });
+    }
+
+    #[test]
+    fn the_longest_pause_counts_and_an_end_ends_those_before_it() {
+        let pause = |millis: u64| of(&format!("CLIENT PAUSE {millis} WRITE\r\n"));
+        let unpause = of("CLIENT UNPAUSE\r\n");
+        let long = Some(Duration::from_millis(90));
+        assert_eq!(pause(90).and(pause(5)).pause, long);
+        assert_eq!(unpause.and(pause(90)).pause, long);
+        assert_eq!(pause(90).and(unpause).pause, None);
+        assert!(unpause.any() && !of("CLIENT PAUSE soon\r\n").any());
     }
 
     #[test]

@@ -1,4 +1,5 @@
-//! A change under way of which Redis tells no tracked connection: of keys (`SWAPDB` and its like), of rights, of the server's role.
+//! A change under way of which Redis tells no tracked connection: of keys (`SWAPDB` and its like), of rights, of the server's role,
+//! of whether it holds clients back (`CLIENT PAUSE`).
 //!
 //! While keys change nobody knows which are whose, so L1 answers nothing; and when a change of any kind is answered, nothing
 //! counts that was filled before. Not where Redis refused it: else whoever may do nothing could empty L1 for
@@ -10,8 +11,9 @@ use std::sync::atomic::Ordering;
 
 use tokio::time::sleep;
 
-use super::L1;
 use super::publish::{Debt, Publisher};
+use super::{L1, Pause};
+use crate::clock::Time;
 use crate::command::Alters;
 use crate::metrics::EpochReason;
 
@@ -22,6 +24,7 @@ use crate::metrics::EpochReason;
 pub struct Change {
     l1: Option<Arc<L1>>,
     alters: Alters,
+    pause: Option<Pause>,
 }
 
 impl Change {
@@ -31,7 +34,8 @@ impl Change {
             l1.swaps.fetch_add(1, Ordering::AcqRel);
             l1.lock().values().for_each(|ear| ear.freshness.end());
         }
-        Self { l1: Some(Arc::clone(l1)), alters }
+        let pause = alters.pause.map(|span| l1.pause(Time::now().plus(span)));
+        Self { l1: Some(Arc::clone(l1)), alters, pause }
     }
 
     /// Redis has answered. `refused`: it has done nothing. What the fleet is owed comes back: the client should not know before it
@@ -39,8 +43,15 @@ impl Change {
     #[must_use = "the fleet should be told first"]
     pub fn answered(mut self, refused: bool) -> Option<Debt> {
         let l1 = self.l1.take()?;
-        if !refused {
+        if refused {
+            self.pause.take().into_iter().for_each(|pause| l1.call_off(pause));
+        } else {
             self.forget(&l1);
+            if self.alters.unpause {
+                l1.unpause();
+            }
+            // It began no later than now.
+            self.pause = self.alters.pause.map(|span| l1.pause(Time::now().plus(span)));
         }
         // Where writes are told in one step with themselves, so was this.
         let owed = !refused && self.alters.keys && l1.notices().is_none();
@@ -83,7 +94,7 @@ impl Drop for Change {
     fn drop(&mut self) {
         let Some(l1) = self.l1.take() else { return };
         self.lose(&l1);
-        let later = Self { l1: None, ..*self };
+        let later = Self { l1: None, alters: self.alters, pause: None };
         l1.control.clone().spawn(async move {
             sleep(l1.terms.max_staleness).await;
             later.lose(&l1);

@@ -12,7 +12,6 @@ use crate::metrics::Outcome;
 use crate::proxy::{self, Filter, Taken};
 use crate::resp::{Request, Resp, encode};
 use crate::upstream::Mode;
-use std::time::Duration;
 
 /// How often a read waits for the ear: for what was done before, and once more where meanwhile another opaque write was
 /// acknowledged, for the moments of those before it are not kept.
@@ -97,10 +96,8 @@ impl Session {
     fn is_followed(verb: Verb) -> bool {
         use Verb as V;
         matches!(verb, V::Quit | V::Reset | V::ClientReply | V::Multi | V::Exec | V::Discard | V::Watch)
-            || matches!(
-                verb,
-                V::Subscribe | V::Monitor | V::Sync | V::SwapDb | V::AclChange | V::ConfigSet | V::RoleChange
-            )
+            || matches!(verb, V::Subscribe | V::Monitor | V::Sync | V::SwapDb | V::AclChange | V::ConfigSet)
+            || matches!(verb, V::RoleChange | V::ClientPause | V::ClientUnpause)
     }
 
     async fn verb(
@@ -148,7 +145,6 @@ impl Session {
             V::ClientGetName => return self.pinned(line, spec, request).await,
             V::ClientSetInfo => return self.set_info(line, spec, request).await,
             V::ClientKill => return self.kill(line, spec, request).await,
-            V::ClientPause | V::ClientUnpause => return self.pause(line, verb, spec, request).await,
             V::Wait => {
                 self.borrow(line).await?;
                 // WAIT answers for the writes of its own connection; PING makes all that was replicated its own.
@@ -159,7 +155,8 @@ impl Session {
                 self.send_private(spec, request, now);
                 return Ok(());
             }
-            V::AclChange | V::ConfigSet | V::RoleChange => {
+            V::AclChange | V::ConfigSet | V::RoleChange | V::ClientPause | V::ClientUnpause => {
+                // CLIENT PAUSE must hold back no lane: until it is over, writes borrow connections of their own.
                 let reply = self.ask_for_change(line, spec, request).await?;
                 self.answer(|out| out.extend_from_slice(&reply));
             }
@@ -285,31 +282,6 @@ impl Session {
         }
         self.answer(|out| out.extend_from_slice(&reply));
         if own { Err(Close::Gently) } else { Ok(()) }
-    }
-
-    /// `CLIENT PAUSE`: it must hold back no lane, so until it is over writes borrow connections of their own.
-    async fn pause(
-        &mut self,
-        line: &mut Line,
-        verb: Verb,
-        spec: &'static Spec,
-        request: Request<'_>,
-    ) -> Result<(), Close> {
-        let l1 = self.worker.shared.l1.clone();
-        let millis = std::str::from_utf8(request.arg(2)).ok().and_then(|text| text.parse::<u64>().ok());
-        let pause = (verb == Verb::ClientPause).then_some(millis).flatten();
-        let paused = pause.map(|millis| l1.pause(Time::now().plus(Duration::from_millis(millis))));
-        let reply = self.ask(line, spec, request).await;
-        match paused {
-            Some(pause) if reply.as_ref().map_or(true, |reply| reply.starts_with(b"-")) => l1.call_off(pause),
-            None if verb == Verb::ClientUnpause && reply.as_ref().is_ok_and(|reply| reply.starts_with(b"+")) => {
-                l1.unpause();
-            }
-            _ => {}
-        }
-        let reply = reply?;
-        self.answer(|out| out.extend_from_slice(&reply));
-        Ok(())
     }
 
     /// `RESET`. A connection that the client knows as its own stays that, and Redis resets it; others are let go.
