@@ -16,6 +16,8 @@ pub enum Sent {
     No,
     /// At least a part was written: Redis may have run it.
     Maybe,
+    /// The same, and it changes nothing.
+    Read,
 }
 
 /// What happens to a client whose command cannot be served.
@@ -118,6 +120,7 @@ impl Error {
         let fate = match sent {
             Sent::No => "the command was not sent, it is safe to retry",
             Sent::Maybe => "the command may or may not have been applied",
+            Sent::Read => "the command changes nothing, it is safe to retry",
         };
         let mut reply = Vec::new();
         encode::error(&mut reply, &format!("{code} crema: {self}; {fate}"));

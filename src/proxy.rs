@@ -29,7 +29,7 @@ pub use clients::{Clients, Filter, Member};
 pub use foreign::{Account, Foreign, Nature};
 pub use gate::Gate;
 pub use marks::Transaction;
-pub use pending::{Pending, Work};
+pub use pending::{Pending, Tally, Work};
 pub use private::{Lent, Owner, Setting};
 pub use proof::Share;
 pub use reads::Standing;
@@ -60,29 +60,15 @@ pub struct Unheard(pub Time);
 
 /// Takes up one command that the table allows on a lane. `now` was read after the request's last byte.
 pub fn call(worker: &Rc<Worker>, caller: &mut Caller, spec: &'static Spec, request: Request<'_>, now: Time) -> Taken {
-    let outcome = match spec.effect {
-        Effect::Read if spec.keeps(request) => match read(worker, caller, spec, request, now) {
-            Ok(outcome) => outcome,
-            Err(unheard) => return Taken::Unheard(unheard),
-        },
-        Effect::Read => {
-            caller.forward(worker, spec, request, now);
-            Outcome::NotCached
+    match spec.effect {
+        Effect::Read if spec.keeps(request) => {
+            if let Err(unheard) = read(worker, caller, spec, request, now) {
+                return Taken::Unheard(unheard);
+            }
         }
-        Effect::Write => {
-            caller.write(worker, spec, request, now);
-            Outcome::Write
-        }
-        Effect::Opaque => {
-            caller.write(worker, spec, request, now);
-            Outcome::Opaque
-        }
-        Effect::None => {
-            caller.forward(worker, spec, request, now);
-            Outcome::Forwarded
-        }
-    };
-    worker.stats.count(spec.class, outcome);
+        Effect::Read | Effect::None => caller.forward(worker, spec, request, now),
+        Effect::Write | Effect::Opaque => caller.write(worker, spec, request, now),
+    }
     Taken::Yes
 }
 
@@ -93,42 +79,37 @@ fn read(
     spec: &'static Spec,
     request: Request<'_>,
     now: Time,
-) -> Result<Outcome, Unheard> {
+) -> Result<(), Unheard> {
     if let Some(each) = spec.each() {
-        return Ok(match each::hit(worker, caller, each, request, now)? {
-            Outcome::Hit => Outcome::Hit,
-            missed => {
-                each::send(worker, caller, spec, each, request, now);
-                missed
-            }
-        });
+        match each::hit(worker, caller, each, request, now)? {
+            Outcome::Hit => worker.stats.count(spec.class, Outcome::Hit),
+            missed => each::send(worker, caller, spec, each, request, missed, now),
+        }
+        return Ok(());
     }
     let query = caller.who.query(&worker.shared.l1, spec, request);
-    let (outcome, hot) = look(worker, caller, spec, request, &query, now)?;
-    Ok(match outcome {
-        Outcome::Hit => Outcome::Hit,
+    match look(worker, caller, spec, request, &query, now)? {
+        (Outcome::Hit, _) => worker.stats.count(spec.class, Outcome::Hit),
         // Behind an unanswered write or read of its own, a session gets what Redis says then, not what others are told now.
-        missed @ (Outcome::BehindWrite | Outcome::BehindRead) => {
-            caller.lead(worker, request, &query, hot, now);
-            missed
+        (missed, hot) => {
+            let joins = !matches!(missed, Outcome::BehindWrite | Outcome::BehindRead);
+            if !(joins && caller.join(worker, spec, &query, now)) {
+                caller.lead(worker, Tally::new(spec, missed), request, &query, hot, now);
+            }
         }
-        _ if caller.join(worker, &query, now) => Outcome::Joined,
-        missed => {
-            caller.lead(worker, request, &query, hot, now);
-            missed
-        }
-    })
+    }
+    Ok(())
 }
 
 /// Sends a read that L1 may not answer, though it could.
 pub fn lead(worker: &Rc<Worker>, caller: &mut Caller, spec: &'static Spec, request: Request<'_>, now: Time) {
+    let missed = Outcome::BehindRead;
     if let Some(each) = spec.each() {
-        each::send(worker, caller, spec, each, request, now);
+        each::send(worker, caller, spec, each, request, missed, now);
     } else {
         let query = caller.who.query(&worker.shared.l1, spec, request);
-        caller.lead(worker, request, &query, false, now);
+        caller.lead(worker, Tally::new(spec, missed), request, &query, false, now);
     }
-    worker.stats.count(spec.class, Outcome::BehindRead);
 }
 
 /// Answers from L1 where it may: the outcome is [`Outcome::Hit`], or why not, and nothing was answered then.

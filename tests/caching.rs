@@ -132,10 +132,9 @@ fn with_l1_off_a_read_behind_its_own_script_joins_no_older_flight() {
     let (mut one, mut other) = (crema.client(), crema.client());
     assert_eq!((one.cmd(&["GET", "k"]), other.cmd(&["GET", "k"])), (bulk("old"), bulk("old")));
     link.delay(Duration::from_millis(200));
-    let taken_up = || crema.count("crema_requests_total", &[]);
-    let before = taken_up();
+    let before = crema.taken_up();
     one.send_cmd(&["GET", "k"]);
-    eventually("the other session's read is under way", || taken_up() > before);
+    eventually("the other session's read is under way", || crema.taken_up() > before);
     let script = ["EVAL", "return redis.call('SET', 'k', 'new')", "0"];
     assert_eq!(other.pipeline(&[&script[..], &["GET", "k"]]), [ok(), bulk("new")]);
     assert_eq!(one.value(), bulk("old"));
@@ -160,10 +159,9 @@ fn ask_all_at_once(redis: &Redis, read: &[&str], stat: &str, value: &Value, lead
     let began = Instant::now();
     let bytes = pack(read);
     if leader_leaves {
-        let taken_up = || crema.count("crema_requests_total", &[]);
-        let (mut leader, before) = (clients.remove(0), taken_up());
+        let (mut leader, before) = (clients.remove(0), crema.taken_up());
         leader.send(&bytes);
-        eventually("the leader's read is under way", || taken_up() > before);
+        eventually("the leader's read is under way", || crema.taken_up() > before);
         drop(leader);
     }
     for client in &mut clients {

@@ -56,7 +56,7 @@ fn a_push_on_a_lane_strands_nobody_who_joined_a_read() {
         client.send_cmd(&["GET", "shared"]);
     }
     let tell = asks.recv_timeout(AT_LAST).expect("the read is sent");
-    common::eventually("the others have joined it", || crema.outcomes("joined") == 2);
+    common::eventually("the others have joined it", || crema.waiting() == 3);
     tell.send(b">2\r\n+not\r\n+asked\r\n").expect("the server waits");
     // The same again is the answer to the second try.
     if let Ok(tell) = asks.recv_timeout(Duration::from_secs(5)) {

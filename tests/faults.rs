@@ -483,12 +483,11 @@ fn sigterm_answers_what_is_under_way_and_takes_no_more() {
         assert_eq!(client.cmd(&["PING"]), common::simple("PONG"));
     }
     link.hold(Way::Replies);
-    let taken_up = || crema.count("crema_requests_total", &[]);
-    let before = taken_up();
+    let before = crema.taken_up();
     for (n, client) in clients.iter_mut().enumerate() {
         client.send(&[pack(&["SET", &format!("k{n}"), "v"]), pack(&["GET", &format!("k{n}")])].concat());
     }
-    eventually("all are taken up", || taken_up() == before + 100);
+    eventually("all are taken up", || crema.taken_up() == before + 100);
     crema.terminate();
     eventually("it is ready no more", || !crema.is_ready());
     link.thaw();

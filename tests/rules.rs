@@ -74,11 +74,12 @@ fn never_means_that_nothing_enters_l1_and_flights_are_still_shared() {
     assert_eq!((crema.outcomes("disabled"), fills(&crema)), (100, 0));
     link.hold(Way::Replies);
     one.send_cmd(&["GET", "n:k"]);
-    eventually("the first read is under way", || crema.outcomes("disabled") == 101);
+    eventually("the first read is under way", || crema.waiting() == 1);
     other.send_cmd(&["GET", "n:k"]);
-    eventually("the second one joins it", || crema.outcomes("joined") == 1);
+    eventually("so is the second one", || crema.waiting() == 2);
     link.thaw();
     assert_eq!((one.value(), other.value()), (bulk("v"), bulk("v")));
+    assert_eq!((crema.outcomes("disabled"), crema.outcomes("joined")), (101, 1), "it joined");
     assert_eq!(other.cmd(&["GET", "n:k"]), bulk("v"));
     assert_eq!((crema.outcomes("hit"), fills(&crema)), (0, 0), "not even what was joined is promoted");
     // Keys that the rule does not match are none of its business.

@@ -16,6 +16,8 @@
 //! the index. Removing is never needed for correctness (see [`cache`](super)), so all of this may be late, but must not leak.
 //!
 //! Called by `proxy` (lookup), `invalidation` (insert) and one owner that calls [`Store::run_pending`] each second.
+//!
+//! A long file: the index, the policy and what keeps the two together are one invariant.
 
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -36,6 +38,7 @@ use super::key::{AsIs, Identity, Query};
 use super::lease::{Epoch, Freshness};
 use super::stamp::{Stamp, Stamps};
 use crate::clock::Time;
+use crate::metrics::SharedCounter;
 use crate::resp::{Resp, encode};
 
 /// What an entry costs beside its own allocation, measured as memory of the process (`make bench`): a slot of the index right
@@ -145,7 +148,12 @@ impl Store {
     /// An L1 that takes no more than `l1_size` bytes of memory, its own bookkeeping included. Below about half a megabyte
     /// nothing fits.
     pub fn new(l1_size: u64) -> Self {
-        let index = Arc::new(Index::new(if l1_size < 64 << 20 { 128 } else { 1024 }));
+        Self::counted(l1_size, Arc::default())
+    }
+
+    /// The same, which counts what it gives up for want of room.
+    pub fn counted(l1_size: u64, evictions: Arc<SharedCounter>) -> Self {
+        let index = Arc::new(Index::new(if l1_size < 64 << 20 { 128 } else { 1024 }, evictions));
         // Moka acts on what it is told in batches; the gap between its capacity and the limit is what they may overshoot.
         let doorkeeper = Doorkeeper::new(l1_size);
         let capacity = l1_size.saturating_sub(l1_size / 64 + FIXED + doorkeeper.bytes());
@@ -407,17 +415,19 @@ struct Index {
     /// Entries are being evicted for want of room. Set by the first, unset by a second without any.
     evicting: AtomicBool,
     evicted: AtomicBool,
+    evictions: Arc<SharedCounter>,
     shards: usize,
 }
 
 impl Index {
-    fn new(shards: usize) -> Self {
+    fn new(shards: usize, evictions: Arc<SharedCounter>) -> Self {
         Self {
             entries: DashMap::with_hasher_and_shard_amount(AsIs::default(), shards),
             len: AtomicUsize::new(0),
             bytes: AtomicU64::new(0),
             evicting: AtomicBool::new(false),
             evicted: AtomicBool::new(false),
+            evictions,
             shards,
         }
     }
@@ -454,6 +464,7 @@ impl Index {
     /// Moka let go of a ticket. Runs inside a call of Moka and must not call it.
     fn left_policy(&self, hash: u64, ticket: Ticket, cause: RemovalCause) {
         if cause == RemovalCause::Size {
+            self.evictions.add(1);
             self.evicted.store(true, Ordering::Relaxed);
             self.evicting.store(true, Ordering::Relaxed);
         }

@@ -260,6 +260,7 @@ async fn listen(ear: &Ear, l1: &Arc<L1>, mut inbox: Inbox) {
                 let mut hearing = Hearing::new(ear, l1, target.login.as_deref());
                 let end = hearing.run(connection, &mut inbox, &mut backoff).await;
                 ear.freshness.end();
+                hearing.look_at_lease(Time::now());
                 ear.freshness.bump();
                 l1.stats.epoch(EpochReason::EarLost);
                 end

@@ -64,6 +64,8 @@ pub(super) struct Hearing<'a> {
     pub(super) rights: Question,
     heard: Time,
     pub(super) not_master: bool,
+    /// A lease was in force when it was last looked at.
+    leased: bool,
     /// What the server can do. Nothing is filled before it is known.
     pub(super) survey: Option<Survey>,
     pub(super) touches: Touches,
@@ -123,6 +125,7 @@ impl<'a> Hearing<'a> {
             rights: Question { asked: now, awaited: false, due: false },
             heard: now,
             not_master: false,
+            leased: false,
             survey: None,
             touches: Touches::new(now),
             untold: Untold::default(),
@@ -327,6 +330,7 @@ impl<'a> Hearing<'a> {
 
     /// A fence is back: everything acknowledged before `sent` has been heard. Only a master that says so renews.
     fn hear_fence(&mut self, reply: &[u8], sent: Time) {
+        self.look_at_lease(Time::now());
         self.fence_sent = None;
         self.ear.nudged.store(false, Ordering::Release);
         self.l1.stats.fences.add(1);
@@ -353,6 +357,16 @@ impl<'a> Hearing<'a> {
             }
         }
         self.not_master = !master;
+        self.look_at_lease(Time::now());
+    }
+
+    /// Counts a lease that is over. Where L1 is empty nobody renews it, and nobody misses it.
+    pub(super) fn look_at_lease(&mut self, now: Time) {
+        let held = self.ear.freshness.held(now);
+        if self.leased && !held && !self.l1.store.is_empty() {
+            self.l1.stats.leases_lapsed.add(1);
+        }
+        self.leased = held;
     }
 
     fn hear_survey(&mut self, reply: &[u8]) {
@@ -370,6 +384,7 @@ impl<'a> Hearing<'a> {
 
     fn tick(&mut self) -> Result<(), End> {
         let now = Time::now();
+        self.look_at_lease(now);
         if self.is_stale() {
             return Err(self.lost(ANOTHER));
         }

@@ -134,7 +134,7 @@ impl L1 {
     ) -> Arc<Self> {
         Arc::new(Self {
             stamps: Stamps::for_l1(terms.l1_size),
-            store: Store::new(terms.l1_size),
+            store: Store::counted(terms.l1_size, Arc::clone(&stats.evictions)),
             identities: Identities::default(),
             terms,
             fleet,

@@ -5,10 +5,13 @@
 //! same [`WorkerStats`] corrupts nothing, but counts get lost. Readers see each value whole, and
 //! values that belong together may be an instant apart.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::Instant;
 
-use super::labels::{ChannelMessage, DropReason, EpochReason, FillOutcome, Outcome, Path, Publication, Refusal};
+use super::labels::{
+    ChannelMessage, DropReason, EpochReason, Failure, FillOutcome, Outcome, Path, Publication, Refusal,
+};
 use super::latency::Histogram;
 use crate::command::Class;
 
@@ -77,8 +80,11 @@ impl SharedCounter {
 pub struct WorkerStats {
     requests: Requests,
     drops: [Counter; DropReason::COUNT],
+    failures: [Counter; Failure::COUNT],
     latencies: [Histogram; Path::COUNT],
     sampler: Sampler,
+    /// Requests whose reply is not whole yet.
+    pub waiting: Gauge,
     /// Bytes of requests read from clients.
     pub bytes_in: Counter,
     /// Bytes of replies written to clients.
@@ -111,6 +117,17 @@ impl WorkerStats {
     /// Counts one request.
     pub fn count(&self, class: Class, outcome: Outcome) {
         self.requests.0[class as usize][outcome as usize].add(1);
+    }
+
+    /// Counts one request that failed at crema: its outcome is [`Outcome::Refused`], whatever was tried.
+    pub fn failed(&self, class: Class, failure: Failure) {
+        self.count(class, Outcome::Refused);
+        self.failures[failure as usize].add(1);
+    }
+
+    /// Requests that failed so.
+    pub fn failures(&self, failure: Failure) -> u64 {
+        self.failures[failure as usize].get()
     }
 
     /// Requests of this class that had this outcome.
@@ -218,7 +235,7 @@ pub struct Stats {
     /// Ears that had to connect anew.
     pub ear_reconnects: SharedCounter,
     /// Entries that L1 gave up for want of room.
-    pub evictions: SharedCounter,
+    pub evictions: Arc<SharedCounter>,
     /// Connections turned away at the door because the limit was reached.
     pub sessions_refused: SharedCounter,
 }

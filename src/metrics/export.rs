@@ -7,18 +7,19 @@
 
 use std::collections::BTreeMap;
 use std::fmt::{self, Write as _};
-use std::sync::OnceLock;
 use std::time::Duration;
 
 use ::metrics::{Counter, Gauge, counter, describe_counter, describe_gauge, gauge, with_local_recorder};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusRecorder};
 use serde::Serialize;
 
-use super::Metrics;
-use super::labels::{ChannelMessage, DropReason, EpochReason, FillOutcome, Outcome, Path, Publication, Refusal};
+use super::labels::{
+    ChannelMessage, DropReason, EpochReason, Failure, FillOutcome, Outcome, Path, Publication, Refusal,
+};
+use super::{Metrics, process};
 use crate::command::Class;
 
-/// Requests by class of command and by outcome. A pair shows from its first request on.
+/// Requests by class of command and by outcome.
 const REQUESTS: Row<()> =
     Row { name: "crema_requests_total", about: "Requests by class of command and by what became of them.", read: () };
 
@@ -121,6 +122,13 @@ const COUNTERS: &[Row<ReadCounter>] = &[
 /// Numbers that only grow, told apart by one label.
 const LABELLED: &[Labelled] = &[
     Labelled {
+        name: "crema_errors_total",
+        about: "Requests that crema answered with an error of its own, or not at all, by reason.",
+        key: "reason",
+        labels: &Failure::LABELS,
+        read: |m, i| m.sum(|w| w.failures(Failure::ALL[i])),
+    },
+    Labelled {
         name: "crema_promotions_dropped_total",
         about: "Promotions that were dropped, by reason.",
         key: "reason",
@@ -184,6 +192,11 @@ const GAUGES: &[Row<ReadGauge>] = &[
         read: |_, l| l.leases_held,
     },
     Row { name: "crema_sessions", about: "Client connections open.", read: |m, _| m.level(|w| &w.sessions) },
+    Row {
+        name: "crema_requests_waiting",
+        about: "Requests that were taken up and whose reply is not whole yet.",
+        read: |m, _| m.level(|w| &w.waiting),
+    },
     Row {
         name: "crema_lanes",
         about: "Lanes open: connections to Redis that sessions share.",
@@ -279,7 +292,7 @@ pub(super) fn values(metrics: &Metrics, levels: &Levels) -> BTreeMap<&'static st
 /// The registered handles, in the order of the tables.
 pub(super) struct Exporter {
     recorder: PrometheusRecorder,
-    requests: Vec<(Class, Outcome, OnceLock<Counter>)>,
+    requests: Vec<(Class, Outcome, Counter)>,
     counters: Vec<Counter>,
     labelled: Vec<Vec<Counter>>,
     gauges: Vec<Gauge>,
@@ -289,10 +302,17 @@ impl Exporter {
     /// Describes and registers every metric.
     pub(super) fn new() -> Self {
         let recorder = PrometheusBuilder::new().build_recorder();
-        let (counters, labelled, gauges) = with_local_recorder(&recorder, || {
+        let (requests, counters, labelled, gauges) = with_local_recorder(&recorder, || {
             describe_counter!(REQUESTS.name, REQUESTS.about);
             describe_gauge!(BUILD_INFO.name, BUILD_INFO.about);
             gauge!(BUILD_INFO.name, "version" => env!("CARGO_PKG_VERSION")).set(1.0);
+            // A pair that has not happened shows as zero: else its first request would be no increase to Prometheus.
+            let requests = Class::ALL.iter().flat_map(|&class| {
+                Outcome::ALL.map(|outcome| {
+                    let labels = [("class", class.as_str()), ("outcome", outcome.as_str())];
+                    (class, outcome, counter!(REQUESTS.name, &labels))
+                })
+            });
             let counters = COUNTERS.iter().map(|row| {
                 describe_counter!(row.name, row.about);
                 counter!(row.name)
@@ -305,18 +325,16 @@ impl Exporter {
                 describe_gauge!(row.name, row.about);
                 gauge!(row.name)
             });
-            (counters.collect(), labelled.collect(), gauges.collect())
+            (requests.collect(), counters.collect(), labelled.collect(), gauges.collect())
         });
-        let requests = Class::ALL
-            .iter()
-            .flat_map(|&class| Outcome::ALL.map(|outcome| (class, outcome, OnceLock::new())))
-            .collect();
         Self { recorder, requests, counters, labelled, gauges }
     }
 
     /// Sets every handle to its sum and writes them all out.
     pub(super) fn render(&self, metrics: &Metrics, levels: &Levels) -> String {
-        self.set_requests(metrics);
+        for (class, outcome, counter) in &self.requests {
+            counter.absolute(metrics.requests(*class, *outcome));
+        }
         for (row, counter) in COUNTERS.iter().zip(&self.counters) {
             counter.absolute((row.read)(metrics));
         }
@@ -330,25 +348,8 @@ impl Exporter {
         }
         let mut text = self.recorder.handle().render();
         write_histogram(&mut text, metrics).expect("a String takes all that is written to it");
+        process::write(&mut text);
         text
-    }
-
-    /// Of the more than two hundred pairs of class and outcome most never happen; one is registered
-    /// when it first has.
-    fn set_requests(&self, metrics: &Metrics) {
-        for (class, outcome, handle) in &self.requests {
-            let total = metrics.requests(*class, *outcome);
-            if total == 0 {
-                continue;
-            }
-            let register = || {
-                with_local_recorder(
-                    &self.recorder,
-                    || counter!(REQUESTS.name, "class" => class.as_str(), "outcome" => outcome.as_str()),
-                )
-            };
-            handle.get_or_init(register).absolute(total);
-        }
     }
 }
 
@@ -429,21 +430,23 @@ mod tests {
     }
 
     #[test]
-    fn every_metric_but_requests_is_there_from_the_start() {
+    fn every_metric_is_there_from_the_start() {
         let scrape = scrape(&Metrics::new(1), &Levels::default());
-        for (name, _) in descriptions().filter(|&(name, _)| name != REQUESTS.name) {
+        for (name, _) in descriptions() {
             assert!(scrape.types.contains_key(name), "{name} is missing");
         }
         assert_eq!(scrape.types["crema_lanes"], "gauge");
         assert_eq!(scrape.types["crema_sessions_total"], "counter");
         assert_eq!(scrape.series[r#"crema_fills_total{outcome="doomed"}"#], "0");
+        assert_eq!(scrape.series[r#"crema_requests_total{class="hash",outcome="lead"}"#], "0");
+        assert_eq!(scrape.series[r#"crema_errors_total{reason="timeout"}"#], "0");
     }
 
     #[test]
     fn a_second_scrape_shows_what_happened_since_the_first() {
         let metrics = Metrics::new(2);
         let key = format!(r#"crema_requests_total{{class="{}",outcome="hit"}}"#, Class::String.as_str());
-        assert!(!scrape(&metrics, &Levels::default()).series.contains_key(&key));
+        assert_eq!(scrape(&metrics, &Levels::default()).series[&key], "0");
         for (round, worker) in metrics.workers.iter().enumerate() {
             worker.count(Class::String, Outcome::Hit);
             worker.lanes.add(1);

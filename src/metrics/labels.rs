@@ -4,6 +4,8 @@
 //! documentation uses; the sentence beside it is the only description there is. So a reason that
 //! is not in this file does not exist, and none is named twice.
 
+use crate::error::Error;
+
 /// Declares an enum whose variants have a label and a sentence.
 macro_rules! labels {
     ($(#[$meta:meta])* $name:ident { $($variant:ident = $label:literal: $about:literal,)+ }) => {
@@ -37,7 +39,7 @@ macro_rules! labels {
 }
 
 labels! {
-    /// What became of a request. Every request has exactly one, known when it is taken up.
+    /// What became of a request. Every request has exactly one, counted once its reply is whole.
     Outcome {
         Hit = "hit": "Answered from L1.",
         Joined = "joined": "Answered by joining another session's read of the same key that was under way.",
@@ -53,7 +55,7 @@ labels! {
         Opaque = "opaque": "A command that may change keys it does not name, such as a script.",
         Forwarded = "forwarded": "A command that neither reads nor writes keys, sent to Redis.",
         Session = "session": "Answered by crema itself, from what it knows of the session.",
-        Refused = "refused": "Answered with an error of crema's own: bad protocol, a limit, or Redis away.",
+        Refused = "refused": "Answered with an error of crema's own, or not at all: bad protocol, a limit, or Redis away.",
     }
 }
 
@@ -67,6 +69,32 @@ impl Outcome {
     /// Whether Redis saw nothing of the request.
     pub const fn is_spared(self) -> bool {
         matches!(self, Self::Hit | Self::Joined | Self::Session | Self::Refused)
+    }
+}
+
+labels! {
+    /// Why a request failed at crema, of those with the outcome [`Outcome::Refused`].
+    Failure {
+        Unreachable = "unreachable": "No connection to Redis could be made.",
+        Handshake = "handshake": "Redis refused the connection, its user or its database.",
+        Lost = "lost": "The connection to Redis ended before the reply was whole.",
+        Timeout = "timeout": "Redis gave no answer in time.",
+        MaxUpstream = "max_upstream": "As many connections to Redis were open as there may be.",
+        Protocol = "protocol": "The client broke the protocol.",
+        Login = "login": "No login, or a wrong one, where crema keeps the passwords.",
+        Command = "command": "A CREMA subcommand that there is not, that is malformed, or that failed.",
+    }
+}
+
+impl From<&Error> for Failure {
+    fn from(error: &Error) -> Self {
+        match error {
+            Error::Unreachable { .. } | Error::Listen { .. } => Self::Unreachable,
+            Error::Refused { .. } => Self::Handshake,
+            Error::Lost { .. } => Self::Lost,
+            Error::Timeout { .. } => Self::Timeout,
+            Error::UpstreamLimit { .. } => Self::MaxUpstream,
+        }
     }
 }
 

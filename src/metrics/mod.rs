@@ -9,19 +9,20 @@
 //! Every layer above counts; only the admin port reads.
 //!
 //! Reading order: `labels` (why a request went the way it did), `counters` (what is counted),
-//! `latency` (the sampled histogram), `export` (the names).
+//! `latency` (the sampled histogram), `export` (the names), `process` (what the system knows of the process).
 
 mod counters;
 mod export;
 mod labels;
 mod latency;
+mod process;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 pub use counters::{Counter, Gauge, SharedCounter, Stats, WorkerStats};
 pub use export::{Levels, Value, descriptions};
-pub use labels::{ChannelMessage, DropReason, EpochReason, FillOutcome, Outcome, Path, Publication, Refusal};
+pub use labels::{ChannelMessage, DropReason, EpochReason, Failure, FillOutcome, Outcome, Path, Publication, Refusal};
 pub use latency::Latency;
 
 use crate::command::Class;

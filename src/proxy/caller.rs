@@ -14,7 +14,7 @@ use tokio::time::{sleep, timeout};
 
 use super::Unheard;
 use super::marks::Marks;
-use super::pending::{Pending, Reader, Ticket, Work};
+use super::pending::{Pending, Reader, Tally, Ticket, Work};
 use super::proof::Share;
 use super::reads::Standing;
 use super::replies::{Place, Replies};
@@ -25,7 +25,7 @@ use crate::clock::Time;
 use crate::command::{Effect, Route, Spec, Verb};
 use crate::error::{Error, Sent};
 use crate::invalidation::{Ear, Fill, L1, Seat};
-use crate::metrics::Path;
+use crate::metrics::{Outcome, Path};
 use crate::resp::{Request, Resp, encode};
 use crate::upstream::{Lane, Login};
 
@@ -192,7 +192,7 @@ impl Caller {
     }
 
     /// Waits with a read of the same that another session of this lane has under way, where there is one.
-    pub fn join(&mut self, worker: &Rc<Worker>, query: &Query<'_>, now: Time) -> bool {
+    pub fn join(&mut self, worker: &Rc<Worker>, spec: &Spec, query: &Query<'_>, now: Time) -> bool {
         let Ok(track) = self.track(worker, now) else { return false };
         let mut flights = track.flights.borrow_mut();
         if flights.is_empty() {
@@ -206,10 +206,11 @@ impl Caller {
             Standing::Unanswered => return false,
         };
         let place = self.replies.next();
-        let ticket = Ticket { to: Rc::clone(&self.replies), place };
+        let ticket = Ticket { to: Rc::clone(&self.replies), place, tally: Tally::new(spec, Outcome::Joined) };
         let joined = flights.join(query, &l1.stamps, l1.opaque(), since, ticket).is_ok();
         if joined {
             drop(flights);
+            worker.stats.waiting.add(1);
             self.replies.reserve();
             self.note_reads(place, iter::once(Some(query.slot)));
             self.sent = Some(place);
@@ -218,10 +219,18 @@ impl Caller {
     }
 
     /// Sends a read that others may join and that may be promoted; `hot`: that should be, whatever the coin says.
-    pub fn lead(&mut self, worker: &Rc<Worker>, request: Request<'_>, query: &Query<'_>, hot: bool, now: Time) {
+    pub fn lead(
+        &mut self,
+        worker: &Rc<Worker>,
+        tally: Tally,
+        request: Request<'_>,
+        query: &Query<'_>,
+        hot: bool,
+        now: Time,
+    ) {
         let place = self.replies.reserve();
         self.note_reads(place, iter::once(Some(query.slot)));
-        let ticket = Ticket { to: Rc::clone(&self.replies), place };
+        let ticket = self.ticket(worker, place, tally);
         match self.track(worker, now) {
             Ok(track) => {
                 self.sent = Some(place);
@@ -234,21 +243,35 @@ impl Caller {
         }
     }
 
+    /// What awaits the reply to a command that is sent now.
+    fn ticket(&self, worker: &Worker, place: Place, tally: Tally) -> Ticket {
+        worker.stats.waiting.add(1);
+        Ticket { to: Rc::clone(&self.replies), place, tally }
+    }
+
     /// Sends a command that changes no key, on the lane.
     pub fn forward(&mut self, worker: &Rc<Worker>, spec: &Spec, request: Request<'_>, now: Time) {
         if spec.effect == Effect::Read {
-            return self.read(worker, spec, request, Vec::new(), now);
+            return self.read(worker, Tally::new(spec, Outcome::NotCached), (spec, request), Vec::new(), now);
         }
-        let place = self.replies.reserve();
-        self.send(worker, request.raw(), place, Work::Pass, now);
+        let ticket = self.ticket(worker, self.replies.reserve(), Tally::new(spec, Outcome::Forwarded));
+        self.send(worker, request.raw(), ticket, Work::Pass, now);
     }
 
     /// Sends a read that nobody joins; `fills` are asked for once it is answered.
-    pub fn read(&mut self, worker: &Rc<Worker>, spec: &Spec, request: Request<'_>, fills: Vec<Fill>, now: Time) {
+    pub fn read(
+        &mut self,
+        worker: &Rc<Worker>,
+        tally: Tally,
+        (spec, request): (&Spec, Request<'_>),
+        fills: Vec<Fill>,
+        now: Time,
+    ) {
         let place = self.replies.reserve();
         self.note_reads(place, slots_read(&worker.shared.l1, spec, request));
         let reader = Reader::new(Rc::clone(&self.who), self.resp, self.scripts);
-        self.send(worker, request.raw(), place, Work::Read(reader, fills), now);
+        let ticket = self.ticket(worker, place, tally);
+        self.send(worker, request.raw(), ticket, Work::Read(reader, fills), now);
     }
 
     /// Sends a command that changes keys, known or not, on the lane.
@@ -258,15 +281,17 @@ impl Caller {
         self.note_any_read(place, spec, request);
         let l1 = &worker.shared.l1;
         let marks = Marks::begin(l1, spec, request);
+        let outcome = if spec.effect == Effect::Opaque { Outcome::Opaque } else { Outcome::Write };
+        let ticket = self.ticket(worker, place, Tally::new(spec, outcome));
         if l1.notices().is_none() {
-            return self.send(worker, request.raw(), place, Work::Write(marks), now);
+            return self.send(worker, request.raw(), ticket, Work::Write(marks), now);
         }
         let (command, work) = step(l1, marks, Step::of(l1, spec, request), request.raw());
-        self.send(worker, &command, place, work, now);
+        self.send(worker, &command, ticket, work, now);
     }
 
-    fn send(&mut self, worker: &Rc<Worker>, command: &[u8], place: Place, work: Work, now: Time) {
-        let ticket = Ticket { to: Rc::clone(&self.replies), place };
+    fn send(&mut self, worker: &Rc<Worker>, command: &[u8], ticket: Ticket, work: Work, now: Time) {
+        let place = ticket.place;
         let pending = Pending::new(worker, ticket, work, worker.stats.sample().map(|since| (Path::Miss, since)));
         match self.track(worker, now) {
             Ok(track) => {
@@ -359,7 +384,7 @@ impl Caller {
         };
         // What a command does that the table does not know, nobody can say: it may wait.
         let patient = spec.blocking(request) || matches!(spec.route, Route::Taint | Route::Session(Verb::Wait));
-        let ticket = Ticket { to: Rc::clone(&self.replies), place };
+        let ticket = self.ticket(worker, place, Tally::new(spec, Outcome::Pinned));
         put(lane, &command, Pending::new(worker, ticket, work, None).patient(patient), now);
         place
     }
@@ -369,12 +394,11 @@ impl Caller {
         &self,
         worker: &Rc<Worker>,
         lane: &Lane<Pending>,
-        request: Request<'_>,
-        place: Place,
+        (spec, request): (&Spec, Request<'_>),
         work: Work,
         now: Time,
     ) {
-        let ticket = Ticket { to: Rc::clone(&self.replies), place };
+        let ticket = self.ticket(worker, self.replies.reserve(), Tally::new(spec, Outcome::Pinned));
         put(lane, request.raw(), Pending::new(worker, ticket, work, None), now);
     }
 }

@@ -10,6 +10,7 @@ use smallvec::SmallVec;
 
 use super::Unheard;
 use super::caller::Caller;
+use super::pending::Tally;
 use super::reads::Standing;
 use super::worker::Worker;
 use crate::cache::{Coin, Query};
@@ -32,6 +33,7 @@ pub(super) fn send(
     spec: &'static Spec,
     each: &'static Spec,
     request: Request<'_>,
+    missed: Outcome,
     now: Time,
 ) {
     let mut fills = Vec::new();
@@ -40,7 +42,7 @@ pub(super) fn send(
         let keys = request.args().skip(1).zip(&queries);
         fills.extend(keys.filter_map(|(key, query)| fill(worker, caller, each, key, query, now)));
     }
-    caller.read(worker, spec, request, fills, now);
+    caller.read(worker, Tally::new(spec, missed), (spec, request), fills, now);
 }
 
 /// As [`super::hit`], for all keys at once.

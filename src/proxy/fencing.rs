@@ -11,6 +11,7 @@ use std::rc::Rc;
 use tokio::time::timeout;
 
 use super::pending::Ticket;
+use super::replies::{Place, Replies};
 use super::worker::Worker;
 use crate::clock::Time;
 use crate::invalidation::Debt;
@@ -24,7 +25,7 @@ const PATIENCE: u32 = 8;
 pub(super) struct Fencing {
     /// Scripts wait for so many more, or for [`PATIENCE`] from the last one on during which L1 was asked.
     holding: Cell<u32>,
-    held: RefCell<Vec<Ticket>>,
+    held: RefCell<Vec<(Rc<Replies>, Place)>>,
     wanted: Cell<bool>,
     under_way: Cell<bool>,
 }
@@ -37,7 +38,7 @@ impl Worker {
         let held = fencing.holding.get() > 0 && l1.must_fence();
         if held {
             ticket.to.hold(ticket.place);
-            fencing.held.borrow_mut().push(Ticket { to: Rc::clone(&ticket.to), place: ticket.place });
+            fencing.held.borrow_mut().push((Rc::clone(&ticket.to), ticket.place));
         } else {
             l1.unfenced.add(Time::now());
             if !l1.unfenced.is_asked() {
@@ -71,8 +72,8 @@ impl Worker {
             let holding = fencing.holding.get();
             let goes_on = l1.unfenced.is_busy() || holding > 0 && l1.unfenced.is_asked();
             fencing.holding.set(if goes_on { PATIENCE } else { holding.saturating_sub(1) });
-            for ticket in &held {
-                ticket.to.release(ticket.place);
+            for (to, place) in &held {
+                to.release(*place);
             }
         }
         fencing.under_way.set(false);

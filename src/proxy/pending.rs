@@ -19,10 +19,10 @@ use super::step::{Begun, Told};
 use super::worker::{Shared, Track, Worker};
 use crate::cache::{Coin, FlightRef, Query};
 use crate::clock::Time;
-use crate::command;
+use crate::command::{self, Class, Effect, Spec};
 use crate::error::{Error, Sent};
 use crate::invalidation::{Fill, L1};
-use crate::metrics::{DropReason, Path};
+use crate::metrics::{DropReason, Failure, Outcome, Path, WorkerStats};
 use crate::resp::{Request, Resp};
 use crate::upstream::{Lane, Waiter};
 
@@ -37,6 +37,23 @@ pub struct Ticket {
     pub to: Rc<Replies>,
     /// Which of them.
     pub place: Place,
+    /// What the command counts as.
+    pub tally: Tally,
+}
+
+/// What a command counts as once its reply is whole.
+#[derive(Clone, Copy)]
+pub struct Tally {
+    class: Class,
+    outcome: Outcome,
+    reads: bool,
+}
+
+impl Tally {
+    /// Of a command of this row.
+    pub fn new(spec: &Spec, outcome: Outcome) -> Self {
+        Self { class: spec.class, outcome, reads: spec.effect == Effect::Read }
+    }
 }
 
 impl Ticket {
@@ -44,8 +61,22 @@ impl Ticket {
         self.to.append(self.place, bytes, end);
     }
 
+    /// The reply is whole.
+    fn count(&self, stats: &WorkerStats) {
+        stats.waiting.sub(1);
+        stats.count(self.tally.class, self.tally.outcome);
+    }
+
+    /// There is no reply, or not the whole of it.
+    fn count_failed(&self, stats: &WorkerStats, failure: Failure) {
+        stats.waiting.sub(1);
+        stats.failed(self.tally.class, failure);
+    }
+
     /// Answers with an error of crema's own, or has the client closed.
     pub fn refuse(&self, worker: &Worker, error: &Error, sent: Sent) {
+        self.count_failed(&worker.stats, error.into());
+        let sent = if sent == Sent::Maybe && self.tally.reads { Sent::Read } else { sent };
         match error.reply(sent, worker.shared.config.upstream_down) {
             Some(reply) => self.append(&reply, Some(Time::ZERO)), // it tells nothing of any key
             None => self.cut(End::Away),
@@ -331,8 +362,13 @@ impl Waiter for Pending {
 
     fn over(&mut self, command: &[u8]) {
         self.over = true;
+        let stats = &self.worker.stats;
+        self.ticket.iter().for_each(|ticket| ticket.count(stats));
         match &mut self.work {
-            Work::Lead(lead) => Self::promote(&self.worker, lead, command),
+            Work::Lead(lead) => {
+                lead.joined.iter().for_each(|ticket| ticket.count(stats));
+                Self::promote(&self.worker, lead, command);
+            }
             Work::Read(reader, fills) => {
                 let (l1, ear) = (&self.worker.shared.l1, &reader.who.ear);
                 fills.drain(..).for_each(|fill| self.worker.promoted(l1.promote(ear, fill)));
@@ -380,6 +416,9 @@ impl Waiter for Pending {
         self.over = last;
         if let Some(ticket) = &self.ticket {
             ticket.to.confirm(ticket.place, bytes, last.then_some(Time::ZERO));
+            if last {
+                ticket.count(&self.worker.stats);
+            }
         }
         last
     }
@@ -433,8 +472,12 @@ impl Pending {
     fn lead_again(mut self, mut lead: Lead, error: &Error, sent: Sent, command: &[u8]) {
         lead.land();
         let tickets = self.ticket.take().into_iter().chain(std::mem::take(&mut lead.joined));
+        let stats = &self.worker.stats;
         if self.begun {
-            return tickets.for_each(|ticket| ticket.cut(End::Away));
+            return tickets.for_each(|ticket| {
+                ticket.count_failed(stats, error.into());
+                ticket.cut(End::Away);
+            });
         }
         let may_again = |ticket: &Ticket| !command.is_empty() && lead.reader.may_again(error, ticket);
         let (mut again, told): (Vec<_>, Vec<_>) = tickets.partition(may_again);
@@ -467,6 +510,7 @@ impl Pending {
     fn tell(&self, error: &Error, sent: Sent) {
         let Some(ticket) = &self.ticket else { return };
         if self.begun {
+            ticket.count_failed(&self.worker.stats, error.into());
             ticket.cut(End::Away);
         } else {
             ticket.refuse(&self.worker, error, sent);
@@ -487,6 +531,7 @@ impl Drop for Pending {
                 marks.lose(&self.worker.shared.l1);
             }
             if let Some(ticket) = &self.ticket {
+                ticket.count_failed(&self.worker.stats, Failure::Lost);
                 ticket.cut(End::Away);
             }
         }

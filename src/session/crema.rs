@@ -5,12 +5,12 @@
 use super::Session;
 use crate::cache::Query;
 use crate::clock::Time;
-use crate::command::{self, Effect, Route, Spec, Verb};
+use crate::command::{self, Effect, Route, Verb};
 use crate::config::Promote;
 use crate::invalidation::Fill;
 use crate::invalidation::channel::Forget;
 use crate::invalidation::message::Message;
-use crate::metrics::Outcome;
+use crate::metrics::Failure;
 use crate::resp::{Request, Span, encode};
 
 const HELP: [&str; 12] = [
@@ -30,7 +30,7 @@ const HELP: [&str; 12] = [
 
 impl Session {
     /// A subcommand of `CREMA`, outside of a transaction.
-    pub(super) async fn crema(&mut self, verb: Verb, spec: &'static Spec, request: Request<'_>) {
+    pub(super) async fn crema(&mut self, verb: Verb, request: Request<'_>) {
         let mut reply = Vec::new();
         match verb {
             Verb::CremaExplain => self.explain(request, &mut reply),
@@ -44,8 +44,10 @@ impl Session {
                 }
             }
         }
+        if reply.starts_with(b"-") {
+            self.fails(Failure::Command);
+        }
         self.answer(|out| out.extend_from_slice(&reply));
-        self.worker.stats.count(spec.class, Outcome::Session);
     }
 
     async fn invalidate(&self, request: Request<'_>, reply: &mut Vec<u8>) {

@@ -6,9 +6,9 @@
 use super::wire::Line;
 use super::{Close, LARGE_REQUEST, Session, Stay};
 use crate::clock::Time;
-use crate::command::{self, Effect, Route, Spec, Verb};
+use crate::command::{self, Class, Effect, Route, Spec, Verb};
 use crate::config::{Auth, ClientNames};
-use crate::metrics::Outcome;
+use crate::metrics::{Failure, Outcome};
 use crate::proxy::{self, Filter, Taken};
 use crate::resp::{Request, Resp, encode};
 use crate::upstream::Mode;
@@ -29,11 +29,13 @@ impl Session {
 
     async fn act(&mut self, line: &mut Line, request: Request<'_>, now: Time) -> Result<(), Close> {
         let known = command::lookup(request);
+        self.tally.set((known.map_or(Class::Module, |spec| spec.class), Ok(Outcome::Session)));
         if !self.admitted && !self.admit(known, request).await {
             return Ok(());
         }
         let Some(spec) = known else { return self.foreign(line, request).await };
         if spec.route == Route::Close {
+            self.worker.stats.failed(spec.class, Failure::Protocol);
             return Err(Close::Now);
         }
         if self.caller.who.is_doubted() && !self.is_still_itself().await? {
@@ -121,7 +123,7 @@ impl Session {
             }
             V::Reset => return self.reset(line, spec, request).await,
             V::ClientReply if queued => return self.queue_reply(line, spec, request).await,
-            V::ClientReply => self.client_reply(line, spec, request).await?,
+            V::ClientReply => return self.client_reply(line, spec, request).await,
             _ if queued => return self.pinned(line, spec, request).await,
             V::Hello => return self.hello(line, spec, request).await,
             V::Auth => return self.auth(line, spec, request).await,
@@ -165,11 +167,9 @@ impl Session {
                 return self.pinned(line, spec, request).await;
             }
             V::CremaExplain | V::CremaHelp | V::CremaInvalidate | V::CremaRefresh | V::CremaStatus => {
-                self.crema(verb, spec, request).await;
-                return Ok(());
+                self.crema(verb, request).await;
             }
         }
-        self.worker.stats.count(spec.class, Outcome::Session);
         Ok(())
     }
 
@@ -210,7 +210,6 @@ impl Session {
             return self.pinned(line, spec, request).await;
         }
         self.caller.forward(&self.worker, spec, request, Time::now());
-        self.worker.stats.count(spec.class, Outcome::Session);
         Ok(())
     }
 
@@ -241,8 +240,14 @@ impl Session {
                 self.caller.replies.set_silent(false);
                 self.answer(|out| encode::simple(out, "OK"));
             }
-            b"off" => self.silent = true,
-            _ => self.skip_next = !self.silent,
+            b"off" => {
+                self.silent = true;
+                self.count();
+            }
+            _ => {
+                self.skip_next = !self.silent;
+                self.count();
+            }
         }
         Ok(())
     }
@@ -303,7 +308,6 @@ impl Session {
             self.private = None;
             self.owner.bind(false);
             self.answer(|out| encode::simple(out, "RESET"));
-            self.worker.stats.count(spec.class, Outcome::Session);
         }
         (self.watching, self.name) = (false, None);
         // Who sends everything to Redis need not be asked who it is.

@@ -10,11 +10,11 @@ use tokio::sync::oneshot;
 use super::wire::Line;
 use super::{Close, Session, Stay, own};
 use crate::clock::Time;
-use crate::command::{Class, Route, Spec, Verb};
+use crate::command::{Route, Spec, Verb};
 use crate::config::Auth;
 use crate::error::{Error, Sent};
 use crate::invalidation::Change;
-use crate::metrics::Outcome;
+use crate::metrics::{Failure, Outcome};
 use crate::proxy::{End, Shared, Who, Work, Worker};
 use crate::resp::{Request, Resp, encode};
 use crate::upstream::Login;
@@ -63,13 +63,13 @@ impl Session {
             Ok(Some(reply)) => {
                 let plain = spec.is_some_and(|spec| spec.arity_ok(request.argc())) && verb != Some(Verb::Hello);
                 let reply = if plain { reply } else { self.words_for(verb, request, reply).await };
+                if matches!(self.worker.shared.config.auth, Auth::Own(_)) {
+                    self.fails(Failure::Login);
+                }
                 self.answer(|out| out.extend_from_slice(&reply));
                 self.caller.replies.bound(UNAUTHENTICATED_OUTPUT);
             }
-            Err(error) => {
-                self.refuse(&error, Sent::No);
-                self.worker.stats.count(Class::Connection, Outcome::Refused);
-            }
+            Err(error) => self.refuse(&error, Sent::No),
         }
         self.admitted
     }
@@ -96,7 +96,6 @@ impl Session {
             Ok(false) => Err(Close::Gently),
             Err(error) => {
                 self.refuse(&error, Sent::No);
-                self.worker.stats.count(Class::Connection, Outcome::Refused);
                 Ok(false)
             }
         }
@@ -110,7 +109,7 @@ impl Session {
         request: Request<'_>,
     ) -> Result<Vec<u8>, Close> {
         self.be_alone(line).await?;
-        self.worker.stats.count(spec.class, Outcome::Pinned);
+        self.asked(spec, Outcome::Pinned);
         self.capture(request.raw()).await
     }
 
@@ -122,7 +121,7 @@ impl Session {
         request: Request<'_>,
     ) -> Result<Vec<u8>, Close> {
         self.be_alone(line).await?;
-        self.worker.stats.count(spec.class, Outcome::Pinned);
+        self.asked(spec, Outcome::Pinned);
         let change = Change::begin(&self.worker.shared.l1, spec.alters(request));
         match self.try_capture(request.raw()).await {
             Ok(reply) => {
@@ -185,7 +184,10 @@ impl Session {
             },
             _ if self.has_home() => self.ask(line, spec, request).await?,
             _ => match self.worker.log_in(request.raw()).await {
-                Ok(reply) => reply,
+                Ok(reply) => {
+                    self.asked(spec, Outcome::Forwarded);
+                    reply
+                }
                 Err(error) => {
                     self.refuse(&error, Sent::No);
                     return Ok(());
@@ -199,7 +201,6 @@ impl Session {
             self.logged_in(login);
         }
         self.answer(|out| out.extend_from_slice(&reply));
-        self.worker.stats.count(spec.class, Outcome::Session);
         Ok(())
     }
 
@@ -267,7 +268,6 @@ impl Session {
         } else {
             self.hello_on_lane(line, spec, request, &hello).await?;
         }
-        self.worker.stats.count(spec.class, Outcome::Session);
         Ok(())
     }
 
@@ -377,7 +377,6 @@ impl Session {
             self.caller.become_(who, resp);
         }
         self.answer(|out| out.extend_from_slice(&reply));
-        self.worker.stats.count(spec.class, Outcome::Session);
         Ok(())
     }
 }

@@ -18,13 +18,14 @@ mod own;
 mod pinned;
 mod wire;
 
+use std::cell::Cell;
 use std::rc::Rc;
 use std::sync::Arc;
 
 use crate::clock::Time;
-use crate::command::{self, Effect, Route};
+use crate::command::{self, Class, Effect, Route, Spec};
 use crate::error::{Error, Sent};
-use crate::metrics::Outcome;
+use crate::metrics::{Failure, Outcome};
 use crate::proxy::{self, Caller, End, Lent, Owner, Replies, Taken, Transaction, Worker};
 use crate::resp::{Grammar, Limits, Parsed, Parser, ProtocolError, Request};
 use crate::socket::Socket;
@@ -108,6 +109,8 @@ struct Session {
     crowded: bool,
     /// Bytes of the request under way that were sent ahead of the rest.
     ahead: usize,
+    /// What the command under way counts as, where it is answered here.
+    tally: Cell<(Class, Result<Outcome, Failure>)>,
     name: Option<Box<[u8]>>,
     /// `CLIENT SETINFO` as the client sent it, to be told to a home connection too.
     info: Vec<Box<[u8]>>,
@@ -144,6 +147,7 @@ impl Session {
             anywhere: false,
             crowded: false,
             ahead: 0,
+            tally: Cell::new((Class::Connection, Ok(Outcome::Session))),
             name: None,
             info: Vec::new(),
         }
@@ -292,13 +296,32 @@ impl Session {
 
     fn protocol_error(&self, error: ProtocolError) -> Close {
         self.caller.replies.set_silent(false);
+        self.tally.set((Class::Connection, Err(Failure::Protocol)));
         self.answer(|out| error.write(out));
-        self.worker.stats.count(command::Class::Connection, Outcome::Refused);
         Close::Gently
+    }
+
+    /// The answer that comes next tells that the command failed.
+    fn fails(&self, failure: Failure) {
+        self.tally.set((self.tally.get().0, Err(failure)));
+    }
+
+    /// The answer that comes next is not crema's own.
+    fn asked(&self, spec: &Spec, outcome: Outcome) {
+        self.tally.set((spec.class, Ok(outcome)));
+    }
+
+    /// Counts the command under way, which is answered here.
+    fn count(&self) {
+        match self.tally.get() {
+            (class, Ok(outcome)) => self.worker.stats.count(class, outcome),
+            (class, Err(failure)) => self.worker.stats.failed(class, failure),
+        }
     }
 
     /// Answers the next command with what `write` appends.
     fn answer(&self, write: impl FnOnce(&mut Vec<u8>)) {
+        self.count();
         self.caller.replies.answer(|out| {
             write(out);
             (true, ())
@@ -308,9 +331,13 @@ impl Session {
     /// Answers the next command, which could not be served, with an error; or has the session end there.
     fn refuse(&self, error: &Error, sent: Sent) {
         let replies = &self.caller.replies;
+        self.fails(error.into());
         match error.reply(sent, self.worker.shared.config.upstream_down) {
             Some(reply) => self.answer(|out| out.extend_from_slice(&reply)),
-            None => replies.cut(replies.next(), End::Away),
+            None => {
+                self.count();
+                replies.cut(replies.next(), End::Away);
+            }
         }
     }
 }

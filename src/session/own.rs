@@ -6,9 +6,9 @@ use std::sync::Arc;
 
 use super::login::gives_login;
 use super::{Close, Session, Stay};
-use crate::command::{Class, Spec};
+use crate::command::Spec;
 use crate::config::{Auth, User};
-use crate::metrics::Outcome;
+use crate::metrics::Failure;
 use crate::proxy::Who;
 use crate::resp::{Request, encode};
 use crate::upstream::Login;
@@ -25,7 +25,10 @@ impl Session {
     pub(super) async fn log_in_here(&mut self, given: &Login) -> Result<Result<(), Vec<u8>>, Close> {
         let shared = Arc::clone(&self.worker.shared);
         let Auth::Own(users) = &shared.config.auth else { unreachable!("asked with auth = \"own\" alone") };
-        let Some(user) = find(users, given) else { return Ok(Err(WRONG_PASS.to_vec())) };
+        let Some(user) = find(users, given) else {
+            self.fails(Failure::Login);
+            return Ok(Err(WRONG_PASS.to_vec()));
+        };
         let login = match &user.upstream {
             Some((user, password)) => {
                 let (user, password) = (user.as_bytes().into(), password.expose().as_bytes().into());
@@ -34,7 +37,10 @@ impl Session {
             None => shared.login.clone(),
         };
         if self.private.is_some() && login != self.caller.who.login {
-            let Some(login) = &login else { return Ok(Err(cannot())) };
+            let Some(login) = &login else {
+                self.fails(Failure::Login);
+                return Ok(Err(cannot()));
+            };
             let mut auth = Vec::new();
             encode::own_command(&mut auth, &[b"AUTH", &login.user, &login.password]);
             let reply = self.capture(&auth).await?;
@@ -56,8 +62,8 @@ impl Session {
             return false;
         }
         let cannot = cannot();
+        self.fails(Failure::Login);
         self.answer(|out| out.extend_from_slice(&cannot));
-        self.worker.stats.count(Class::Connection, Outcome::Refused);
         true
     }
 }

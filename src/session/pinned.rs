@@ -156,7 +156,6 @@ impl Session {
             None => Role::Alone,
         };
         self.caller.send_on(&self.worker, lent.lane(), spec, request, role, now);
-        self.worker.stats.count(spec.class, Outcome::Pinned);
     }
 
     /// A command of a session that has a private connection, or needs one for it.
@@ -221,7 +220,6 @@ impl Session {
         if self.private.is_none() {
             // Outside of a transaction these fail or do nothing, and leave nothing behind.
             self.caller.forward(&self.worker, spec, request, now);
-            self.worker.stats.count(spec.class, Outcome::Forwarded);
             return Ok(());
         }
         match verb {
@@ -245,7 +243,6 @@ impl Session {
                     let watched = watched.then_some(None);
                     self.caller.note_reads(place, transaction.reads().iter().copied().chain(watched));
                 }
-                self.worker.stats.count(spec.class, Outcome::Pinned);
             }
             Verb::Discard => {
                 self.watching &= self.transaction.take().is_none();
@@ -274,6 +271,8 @@ impl Session {
                 && lent.lane().mode() == Mode::Monitor
             {
                 lent.lane().send_raw(request.raw()); // Redis answers the first alone
+                self.asked(spec, Outcome::Pinned);
+                self.count();
                 return Ok(());
             }
         }
@@ -286,9 +285,7 @@ impl Session {
             _ => (Mode::Opening, Work::Pass),
         };
         lent.lane().set_mode(mode);
-        let place = self.caller.replies.reserve();
-        self.caller.send_work_on(&self.worker, lent.lane(), request, place, work, now);
-        self.worker.stats.count(spec.class, Outcome::Pinned);
+        self.caller.send_work_on(&self.worker, lent.lane(), (spec, request), work, now);
         if mode == Mode::Opening {
             line.answered(self).await?; // with an error, or by the first byte of a stream
             self.raw = self.private.as_ref().is_some_and(|lent| lent.lane().mode() == Mode::Raw);

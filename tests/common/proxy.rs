@@ -207,6 +207,18 @@ impl Crema {
         self.count("crema_requests_total", &[("outcome", outcome)])
     }
 
+    /// Requests taken up so far, answered or not.
+    #[track_caller]
+    pub(crate) fn taken_up(&self) -> u64 {
+        self.count("crema_requests_total", &[]) + self.waiting()
+    }
+
+    /// Requests that are not answered yet.
+    #[track_caller]
+    pub(crate) fn waiting(&self) -> u64 {
+        self.count("crema_requests_waiting", &[])
+    }
+
     /// Reads a key until L1 answers it.
     #[track_caller]
     pub(crate) fn warm<A: AsRef<[u8]>>(&self, command: &[A]) {

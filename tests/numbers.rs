@@ -1,0 +1,270 @@
+//! What the numbers say: every metric moves when what it is about happens, and whatever fails at crema is counted once, with
+//! its class and its reason.
+
+mod common;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use common::link::Way;
+use common::{AT_LAST, Client, Crema, Link, Redis, eventually, ok, pack};
+
+/// Requests that failed, by class, and errors by reason; only what is not zero.
+fn failures(crema: &Crema) -> (BTreeMap<String, u64>, BTreeMap<String, u64>) {
+    let (_, page) = crema.admin("/metrics").expect("the admin port answers");
+    let by = |start: &str, end: &str| {
+        let found = page.lines().filter_map(|line| {
+            let (label, value) = line.strip_prefix(start)?.split_once(end)?;
+            Some((label.to_owned(), value.trim().parse::<u64>().ok().filter(|&value| value > 0)?))
+        });
+        found.collect()
+    };
+    (by("crema_requests_total{class=\"", "\",outcome=\"refused\"} "), by("crema_errors_total{reason=\"", "\"} "))
+}
+
+/// Sends a command on a connection of its own: it is answered with an error, or the connection is closed.
+fn fails<A: AsRef<[u8]>>(crema: &Crema, command: &[A]) {
+    let mut client = crema.client();
+    client.patience(AT_LAST);
+    client.send_cmd(command);
+    let answer = client.try_value();
+    assert!(!answer.as_ref().is_ok_and(|answer| !answer.is_error()), "{answer:?}");
+}
+
+fn counts(pairs: &[(&str, u64)]) -> BTreeMap<String, u64> {
+    pairs.iter().map(|&(name, count)| (name.to_owned(), count)).collect()
+}
+
+#[test]
+fn what_cannot_be_sent_is_refused_and_nothing_else() {
+    let mut redis = Redis::start();
+    let crema = Crema::over(redis.addr()).start();
+    if crema.is_direct() {
+        return;
+    }
+    let mut clients: Vec<Client> = (0..4).map(|_| crema.client()).collect();
+    for client in &mut clients {
+        assert_eq!(client.cmd(&["PING"]), common::simple("PONG"));
+    }
+    redis.kill();
+    let commands: [&[&str]; 4] =
+        [&["SET", "k", "v"], &["GET", "k"], &["HGET", "h", "f"], &["EVAL", "return redis.call('SET', 'a', 1)", "0"]];
+    for (client, command) in clients.iter_mut().zip(commands) {
+        client.send_cmd(command);
+        let answer = client.try_value();
+        assert!(!answer.as_ref().is_ok_and(|answer| !answer.is_error()), "{answer:?}");
+    }
+    let (classes, reasons) = failures(&crema);
+    assert_eq!(classes, counts(&[("hash", 1), ("script", 1), ("string", 2)]));
+    assert_eq!(reasons.values().sum::<u64>(), 4, "{reasons:?}");
+    for tried in ["write", "opaque", "blind", "lead", "behind_write"] {
+        assert_eq!(crema.outcomes(tried), 0, "{tried}");
+    }
+    assert_eq!(crema.waiting(), 0);
+}
+
+#[test]
+fn what_is_late_is_refused_for_that_reason() {
+    let redis = Redis::start();
+    let link = Link::to(redis.addr());
+    let crema = Crema::over(link.addr()).flag("--response-timeout", "300ms").flag("--threads", 1).start();
+    if crema.is_direct() {
+        return;
+    }
+    assert_eq!(crema.client().cmd(&["SET", "k", "v"]), ok());
+    link.hold(Way::Replies);
+    fails(&crema, &["INCR", "n"]);
+    eventually("it is given up", || failures(&crema) == (counts(&[("string", 1)]), counts(&[("timeout", 1)])));
+    assert_eq!((crema.outcomes("write"), crema.waiting()), (1, 0), "that was the first");
+}
+
+#[test]
+fn what_is_lost_is_refused_for_that_reason() {
+    let redis = Redis::start();
+    let link = Link::to(redis.addr());
+    let crema = Crema::over(link.addr()).flag("--threads", 1).start();
+    if crema.is_direct() {
+        return;
+    }
+    let mut client = crema.client();
+    assert_eq!(client.cmd(&["SET", "k", "v"]), ok());
+    link.hold(Way::Replies);
+    client.send_cmd(&["LPUSH", "l", "v"]);
+    eventually("it is under way", || crema.waiting() == 1);
+    link.cut();
+    let answer = client.try_value();
+    assert!(!answer.as_ref().is_ok_and(|answer| !answer.is_error()), "{answer:?}");
+    assert_eq!(failures(&crema), (counts(&[("list", 1)]), counts(&[("lost", 1)])));
+    assert_eq!((crema.outcomes("write"), crema.waiting()), (1, 0), "that was the first");
+}
+
+#[test]
+fn what_a_client_does_wrong_is_counted_once() {
+    let redis = Redis::start();
+    let crema = Crema::start(&redis);
+    if crema.is_direct() {
+        return;
+    }
+    assert_eq!(crema.client().cmd(&["PING"]), common::simple("PONG"));
+    let before = crema.count("crema_requests_total", &[]);
+    let mut rude = crema.client();
+    rude.send(b"*1\r\n$x\r\n");
+    assert!(rude.value().is_error());
+    assert_eq!(failures(&crema), (counts(&[("connection", 1)]), counts(&[("protocol", 1)])));
+    assert_eq!(crema.count("crema_requests_total", &[]), before + 1);
+    // What Redis says is no failure of crema's, whatever it is.
+    assert!(crema.client().cmd(&["INCR"]).is_error());
+    assert_eq!(failures(&crema).1, counts(&[("protocol", 1)]));
+}
+
+/// Commands that crema answers itself, passes on for a session, or asks Redis about first.
+#[test]
+fn every_command_counts_once_whatever_way_it_goes() {
+    let redis = Redis::start();
+    let crema = Crema::start(&redis);
+    if crema.is_direct() {
+        return;
+    }
+    let mut client = crema.client();
+    let commands: [&[&str]; 24] = [
+        &["PING"],
+        &["SET", "k", "v"],
+        &["MGET", "k", "l"],
+        &["SELECT", "1"],
+        &["SELECT", "x"],
+        &["CLIENT", "SETINFO", "LIB-NAME", "x"],
+        &["CLIENT", "GETNAME"],
+        &["CLIENT", "REPLY", "ON"],
+        &["CLIENT", "REPLY", "MAYBE"],
+        &["HELLO", "2"],
+        &["HELLO", "9"],
+        &["HELLO", "2", "NONSENSE"],
+        &["AUTH", "default", "x"],
+        &["MULTI"],
+        &["GET", "k"],
+        &["EXEC"],
+        &["DISCARD"],
+        &["CONFIG", "GET", "maxmemory"],
+        &["SWAPDB", "1", "2"],
+        &["CREMA", "STATUS"],
+        &["NOSUCHCOMMAND", "x"],
+        &["WAIT", "0", "1"],
+        &["HELLO", "3"],
+        &["RESET"],
+    ];
+    for command in commands {
+        let before = crema.count("crema_requests_total", &[]);
+        client.cmd(command);
+        assert_eq!(crema.count("crema_requests_total", &[]) - before, 1, "{command:?}");
+        assert_eq!(crema.waiting(), 0, "{command:?}");
+    }
+    assert_eq!(failures(&crema).1, BTreeMap::new());
+}
+
+/// The names of the metrics of which some series is not zero.
+fn moved(crema: &Crema) -> BTreeSet<String> {
+    let (_, page) = crema.admin("/metrics").expect("the admin port answers");
+    let series = page.lines().filter(|line| line.starts_with("crema_"));
+    let moving = series.filter_map(|line| line.rsplit_once(' ').filter(|(_, value)| *value != "0"));
+    moving.map(|(series, _)| series.split('{').next().expect("a name").to_owned()).collect()
+}
+
+#[test]
+fn every_metric_moves() {
+    let redis = Redis::with(&["--requirepass", "secret"]);
+    let link = Link::to(redis.addr());
+    let crema = Crema::over(link.addr())
+        .url(format!("redis://:secret@{}", link.addr()))
+        .flag("--auth", "open")
+        .flag("--l1-size", "1MiB")
+        .flag("--max-clients", 12)
+        .flag("--channel-publish", true)
+        .flag("--response-timeout", "2s")
+        .start();
+    if crema.is_direct() {
+        return;
+    }
+    let mut direct = redis.client();
+    assert_eq!(direct.cmd(&["AUTH", "secret"]), ok());
+    assert_eq!(direct.cmd(&["CONFIG", "SET", "maxmemory-policy", "allkeys-lru"]), ok());
+    assert_eq!(direct.cmd(&["CONFIG", "SET", "maxmemory", "1gb"]), ok());
+    let mut seen = moved(&crema);
+    let mut client = crema.client();
+    // Hits, evictions, and what becomes of fills.
+    for n in 0..300 {
+        let key = format!("k{n}");
+        client.cmd(&["SET", &key, &"v".repeat(20_000)]);
+        client.cmd(&["GET", &key]);
+        client.cmd(&["GET", &key]);
+    }
+    client.cmd(&["SET", "hot", "v"]);
+    crema.warm(&["GET", "hot"]);
+    client.cmd(&["SET", "huge", &"v".repeat(2_000_000)]);
+    client.cmd(&["GET", "huge"]);
+    eventually("Redis is told what L1 serves", || {
+        client.cmd(&["GET", "hot"]);
+        seen.extend(moved(&crema));
+        crema.count("crema_touched_keys_total", &[]) > 0
+    });
+    // What others change, and tell.
+    direct.cmd(&["SET", "hot", "w"]);
+    direct.cmd(&["PUBLISH", "cache:invalidate", "{}"]);
+    // A connection of one's own, for a while and for life.
+    assert_eq!(client.cmd(&["MULTI"]), ok());
+    let mut waits = crema.client();
+    waits.send_cmd(&["BLPOP", "nothing", "0"]);
+    eventually("both have one", || {
+        crema.count("crema_pinned_connections", &[]) > 0 && crema.count("crema_home_connections", &[]) > 0
+    });
+    seen.extend(moved(&crema));
+    client.cmd(&["DISCARD"]);
+    drop(waits);
+    // A user without the rights that L1 needs.
+    direct.cmd(&["ACL", "SETUSER", "plain", "on", ">p", "~*", "+get", "+auth", "+select"]);
+    let mut plain = crema.client();
+    assert_eq!(plain.cmd(&["AUTH", "plain", "p"]), ok());
+    eventually("the user is found to lack something", || {
+        plain.cmd(&["GET", "hot"]);
+        crema.count("crema_users_without_l1_total", &[]) > 0
+    });
+    // As many clients as there may be, and one more.
+    let many: Vec<_> = (0..12).map(|_| Client::try_connect(crema.addr())).collect();
+    eventually("one is turned away", || crema.count("crema_sessions_refused_total", &[]) > 0);
+    drop(many);
+    // A link that stands still until the lease has lapsed, and then breaks under a read and a write.
+    crema.warm(&["GET", "hot"]);
+    let lapsed = crema.count("crema_leases_lapsed_total", &[]);
+    link.freeze();
+    eventually("the lease lapses", || crema.count("crema_leases_lapsed_total", &[]) > lapsed);
+    let (mut reads, mut writes) = (crema.client(), crema.client());
+    reads.send_cmd(&["GET", "elsewhere"]);
+    writes.send_cmd(&["SET", "elsewhere", "v"]);
+    eventually("both are under way", || crema.waiting() >= 2);
+    seen.extend(moved(&crema));
+    link.cut();
+    link.thaw();
+    eventually("the read is sent again", || crema.count("crema_retried_reads_total", &[]) > 0);
+    eventually("the write is lost", || crema.count("crema_lost_writes_total", &[]) > 0);
+    direct.cmd(&["FLUSHALL"]);
+    eventually("the ear has heard of the flush", || {
+        let mut client = crema.client();
+        let _ = client.try_cmd(&["GET", "hot"]);
+        direct.cmd(&["FLUSHALL"]);
+        crema.count("crema_flushes_total", &[]) > 0
+    });
+    seen.extend(moved(&crema));
+    // A client that reads nothing; one without a login has least to leave.
+    let shut = Crema::over(redis.addr()).url(format!("redis://:secret@{}", redis.addr())).start();
+    let mut deaf = shut.client();
+    assert!(deaf.cmd(&["GET", "k"]).is_error());
+    deaf.stream().set_write_timeout(Some(AT_LAST)).expect("a deadline above zero");
+    let request = pack(&["GET", "k"]).repeat(1000);
+    while deaf.try_send(&request).is_ok() {}
+    eventually("it is counted", || shut.count("crema_slow_clients_total", &[]) > 0);
+    seen.extend(moved(&shut));
+    let known: BTreeSet<String> = crema::metrics::descriptions().map(|(name, _)| name.to_owned()).collect();
+    let still: Vec<&String> = known.iter().filter(|name| !seen.iter().any(|seen| seen.starts_with(*name))).collect();
+    assert!(still.is_empty(), "never moved: {still:?}");
+    let read = |name: &str| crema.metric(name, &[]);
+    assert!(read("process_open_fds") > 3.0 && read("process_resident_memory_bytes") > 1e6);
+    assert!(read("process_cpu_seconds_total") > 0.0 && read("process_start_time_seconds") > 1e9);
+}
