@@ -3,9 +3,12 @@
 //! Listeners first, so that a taken port is told before anything else happens; then the workers, the admin port, the fleet's
 //! channel, and a look at the upstream every second. Redis need not be there: crema starts, says that it is not ready, and
 //! refuses clients, or answers with an error, until it is. At the end: no new clients, sessions drain, then everything else stops.
+//!
+//! A long file: what is started in order ends in order, and one look at the upstream says what is there.
 
+use std::io;
 use std::process::ExitCode;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -13,7 +16,7 @@ use std::time::{Duration, Instant};
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpListener;
 use tokio::runtime;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::oneshot;
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 use tokio_util::sync::CancellationToken;
@@ -26,11 +29,12 @@ use crate::config::{Auth, Coherence, Config};
 use crate::error::Error;
 use crate::invalidation::channel::{self, ChannelConfig, Heard};
 use crate::invalidation::{Fleet, L1, Means, Notices, Publisher, State, Terms};
+use crate::log;
 use crate::metrics::Metrics;
 use crate::proxy::{Clients, Gate, Shared};
 use crate::resp::{Limits, Resp, encode};
 use crate::server::{Listener, Workers, accept};
-use crate::upstream::{Connection, Login, Node, Target, connect, keep_watch, read_reply};
+use crate::upstream::{Connection, Login, Node, Service, Target, connect, keep_watch, read_reply};
 
 /// Every so many looks at the upstream, one a second, is on a new connection.
 const ANEW: u32 = 5;
@@ -39,7 +43,8 @@ const PROMPT: Duration = Duration::from_secs(1);
 /// Between a sign that the address may lead elsewhere and the look at it.
 const DOUBT: Duration = Duration::from_millis(200);
 
-/// Runs until SIGTERM or SIGINT. Exits with 0 after a clean end, with 1 where it could not start.
+/// Runs until SIGTERM or SIGINT. Exits with 0 after a clean end, with 1 where it could not start, and with 128 and the signal's
+/// number where a second one ended it at once.
 pub fn run(config: Config) -> ExitCode {
     let runtime = match runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
@@ -48,38 +53,44 @@ pub fn run(config: Config) -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    match runtime.block_on(serve(config)) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            error!("{error}");
-            ExitCode::FAILURE
-        }
-    }
+    let end = runtime.block_on(serve(config));
+    runtime.shutdown_background(); // a look-up of a name may be under way, and is of no use any more
+    log::tell_folded(true);
+    end.unwrap_or_else(|error| {
+        error!("{error}");
+        ExitCode::FAILURE
+    })
 }
 
-async fn serve(config: Config) -> Result<(), Error> {
+async fn serve(config: Config) -> Result<ExitCode, Error> {
+    let failed = |source| Error::Listen { setting: "signals", address: "the process".into(), source: Arc::new(source) };
+    let mut signals = Signals::new().map_err(failed)?;
+    info!(pid = std::process::id(), "crema {} starts", env!("CARGO_PKG_VERSION"));
+    let settings = config.to_string();
+    info!("settings: {}", settings.lines().map(str::trim).collect::<Vec<_>>().join("; "));
     raise_file_limit(&config);
     let mut listeners = Vec::new();
     for listen in &config.listen {
         listeners.push(Listener::bind(listen).await?);
     }
     let admin = match config.admin {
-        Some(address) => Some(
-            TcpListener::bind(address)
-                .await
-                .map_err(|source| Error::Listen { address: address.to_string(), source: Arc::new(source) })?,
-        ),
+        Some(address) => Some(TcpListener::bind(address).await.map_err(|source| Error::Listen {
+            setting: "admin",
+            address: address.to_string(),
+            source: Arc::new(source),
+        })?),
         None => None,
     };
 
     let (stop_sessions, stop_rest) = (CancellationToken::new(), CancellationToken::new());
     let app = App::new(config, &stop_rest);
-    let started = |source| Error::Listen { address: "worker threads".into(), source: Arc::new(source) };
+    let started =
+        |source| Error::Listen { setting: "threads", address: "worker threads".into(), source: Arc::new(source) };
     let workers = Arc::new(Workers::start(&app.shared, &app.metrics.workers, &stop_sessions).map_err(started)?);
 
     let tasks = TaskTracker::new();
     for listener in listeners {
-        info!("listening on {}", listener.address());
+        info!("listening on {}{}", listener.address(), listener.note());
         tasks.spawn(accept(listener, Arc::clone(&workers), stop_sessions.clone()));
     }
     if let Some(listener) = admin {
@@ -101,8 +112,31 @@ async fn serve(config: Config) -> Result<(), Error> {
     tasks.spawn(Arc::clone(&app).listen(stop_rest.clone()));
     tasks.close();
 
-    ended().await;
-    info!("stopping: no new clients, open sessions have {:?} to finish", app.shared.config.drain_timeout);
+    signals.stop().await;
+    app.draining.store(true, Ordering::Relaxed);
+    tokio::select! {
+        () = drain(&app, workers, (&stop_sessions, &stop_rest), &tasks) => Ok(ExitCode::SUCCESS),
+        signal = signals.stop() => {
+            let left = app.metrics.level(|worker| &worker.sessions);
+            warn!(sessions = left, "ended at once by a second signal");
+            Ok(ExitCode::from(128 + signal))
+        }
+    }
+}
+
+/// Ends all in order: a load balancer has time to notice, clients to finish; then the rest stops.
+async fn drain(
+    app: &App,
+    workers: Arc<Workers>,
+    (stop_sessions, stop_rest): (&CancellationToken, &CancellationToken),
+    tasks: &TaskTracker,
+) {
+    let Config { drain_delay, drain_timeout, .. } = app.shared.config;
+    if !drain_delay.is_zero() {
+        info!("stopping: not ready any more, and clients are served for {drain_delay:?} yet");
+        sleep(drain_delay).await;
+    }
+    info!("stopping: no new clients, open sessions have {drain_timeout:?} to finish");
     stop_sessions.cancel();
     // Joining blocks, and the workers may need this runtime while they drain: a thread of its own waits for them.
     let (over, joined) = oneshot::channel::<()>();
@@ -121,20 +155,41 @@ async fn serve(config: Config) -> Result<(), Error> {
     stop_rest.cancel();
     let _ = timeout(Duration::from_secs(2), tasks.wait()).await;
     info!("stopped");
-    Ok(())
 }
 
-/// Waits for a signal to stop.
-async fn ended() {
-    let (term, int) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()));
-    match (term, int) {
-        (Ok(mut term), Ok(mut int)) => {
+/// The signals that mean something to crema, and those that would kill it where nobody listened.
+struct Signals {
+    term: Signal,
+    int: Signal,
+    hup: Signal,
+    usr1: Signal,
+    usr2: Signal,
+}
+
+impl Signals {
+    fn new() -> io::Result<Self> {
+        Ok(Self {
+            term: signal(SignalKind::terminate())?,
+            int: signal(SignalKind::interrupt())?,
+            hup: signal(SignalKind::hangup())?,
+            usr1: signal(SignalKind::user_defined1())?,
+            usr2: signal(SignalKind::user_defined2())?,
+        })
+    }
+
+    /// Waits for a signal to stop, and gives its number. Cancel safe.
+    async fn stop(&mut self) -> u8 {
+        loop {
             tokio::select! {
-                _ = term.recv() => {}
-                _ = int.recv() => {}
+                _ = self.term.recv() => return 15,
+                _ = self.int.recv() => return 2,
+                _ = self.hup.recv() => {
+                    info!("SIGHUP: settings are read at start alone, and a later version will read them anew; restart crema for that");
+                }
+                _ = self.usr1.recv() => info!("SIGUSR1 means nothing to crema"),
+                _ = self.usr2.recv() => info!("SIGUSR2 means nothing to crema"),
             }
         }
-        _ => std::future::pending().await,
     }
 }
 
@@ -162,6 +217,8 @@ struct App {
     started: Instant,
     upstream: Mutex<Result<String, String>>,
     login: Option<Arc<Login>>,
+    /// It was told to stop.
+    draining: AtomicBool,
 }
 
 impl App {
@@ -230,7 +287,7 @@ impl App {
             login: own_login,
         });
         let upstream = Mutex::new(Err("the upstream has not answered yet".to_owned()));
-        Arc::new(Self { shared, metrics, started: Instant::now(), upstream, login })
+        Arc::new(Self { shared, metrics, started: Instant::now(), upstream, login, draining: AtomicBool::new(false) })
     }
 
     /// Looks at the upstream once a second, and lets Moka do what it put off.
@@ -257,6 +314,7 @@ impl App {
             }
             self.shared.l1.store.run_pending();
             self.shared.l1.reclaim(Time::now());
+            log::tell_folded(false);
             let within = self.shared.node.connect_timeout + PROMPT;
             let Some(state) = stop.run_until_cancelled(timeout(within, self.look(&mut kept))).await else { return };
             let state = if let Ok(state) = state {
@@ -286,6 +344,10 @@ impl App {
     async fn look(&self, kept: &mut Option<(Connection, String)>) -> Result<String, String> {
         let node = &self.shared.node;
         let advice = |error: &Error| format!("{error}; is it running, and is `upstream` right?");
+        let service = node.signs.service();
+        if service != Service::Good {
+            *kept = None; // a connection made before may lead to another server, or nowhere
+        }
         // One that lies silent says nothing of others.
         if let Some((connection, _)) = kept
             && !matches!(timeout(PROMPT, ask(connection, &[b"PING"], node)).await, Ok(Ok(_)))
@@ -321,7 +383,21 @@ impl App {
                 {
                     notices.set_full(full);
                 }
-                Ok(server.clone())
+                match service {
+                    Service::Good => Ok(server.clone()),
+                    // Whoever is there now answers. That it takes writes it has to say.
+                    Service::Silent => {
+                        node.signs.mends(service);
+                        Err("the upstream left commands without an answer for response_timeout".to_owned())
+                    }
+                    Service::ReadOnly => {
+                        if ask(connection, &[b"HELLO"], node).await.is_ok_and(|reply| is_master(&reply)) {
+                            node.signs.mends(service);
+                        }
+                        Err("the upstream refuses writes with READONLY: it is a replica; is `upstream` right?"
+                            .to_owned())
+                    }
+                }
             }
             Err(error) => {
                 *kept = None;
@@ -371,6 +447,12 @@ async fn is_full(connection: &mut Connection, node: &Node) -> Result<bool, Error
     Ok(said[1].starts_with(b"-OOM"))
 }
 
+/// Whether the reply to `HELLO`, an array of names and values or a map, says that the server is a master.
+fn is_master(reply: &[u8]) -> bool {
+    let says = b"$4\r\nrole\r\n$6\r\nmaster\r\n";
+    reply.windows(says.len()).any(|part| part == says)
+}
+
 /// The number on the last line of a reply: the value in an answer to `CONFIG GET` of one number.
 fn last_number(reply: &[u8]) -> Option<u64> {
     std::str::from_utf8(reply).ok()?.lines().last()?.parse().ok()
@@ -410,7 +492,11 @@ impl Source for App {
             }
         });
         Snapshot {
-            ready: upstream.clone().map(drop),
+            ready: if self.draining.load(Ordering::Relaxed) {
+                Err("crema was told to stop".to_owned())
+            } else {
+                upstream.clone().map(drop)
+            },
             uptime: self.started.elapsed(),
             upstream: UpstreamStatus {
                 address: config.upstream.to_string(),

@@ -73,8 +73,10 @@ pub enum Error {
         limit: usize,
     },
     /// A socket that crema needs at start cannot be had.
-    #[error("cannot listen on {address}: {source}")]
+    #[error("{setting}: cannot listen on {address}: {source}; {}", advice(.source))]
     Listen {
+        /// The setting that asks for it.
+        setting: &'static str,
         /// What was to be listened on.
         address: String,
         /// What the system said.
@@ -113,7 +115,7 @@ impl Error {
             return Some(reply.to_vec());
         }
         let code = match (down, sent) {
-            (UpstreamDown::Close, _) | (UpstreamDown::Loading, Sent::Maybe) => return None,
+            (UpstreamDown::Close, _) | (UpstreamDown::Loading, Sent::Maybe | Sent::Read) => return None,
             (UpstreamDown::Loading, Sent::No) => "LOADING",
             (UpstreamDown::Error, _) => "ERR",
         };
@@ -133,6 +135,22 @@ pub fn is_about_us(error: &io::Error) -> bool {
     use rustix::io::Errno;
     let own = [Errno::MFILE, Errno::NFILE, Errno::NOBUFS, Errno::NOMEM, Errno::ADDRNOTAVAIL, Errno::AGAIN];
     own.iter().any(|own| error.raw_os_error() == Some(own.raw_os_error()))
+}
+
+/// What to do about an address that cannot be listened on.
+fn advice(error: &io::Error) -> &'static str {
+    use io::ErrorKind as Kind;
+    match error.kind() {
+        Kind::AddrInUse => "another program serves there: end it, or give another address",
+        Kind::AddrNotAvailable => {
+            "no interface of this machine has that address: give one that it has, or 0.0.0.0 for all"
+        }
+        Kind::PermissionDenied => {
+            "this user may not: give a port from 1024 on, or a path in a directory that it may write to"
+        }
+        Kind::NotFound => "the directory is not there: create it, or give another path",
+        _ => "give another address",
+    }
 }
 
 /// Whether Redis says that it takes no more clients: to whoever connects, whatever is asked, before it closes (networking.c,

@@ -17,7 +17,7 @@
 //! # Layers
 //!
 //! Imports run downward only, and a test holds them to it:
-//! `main → app → server, admin → session → proxy → invalidation → cache, upstream → command, config, metrics → clock, error,
+//! `main → app → server, admin → session → proxy → invalidation → cache, upstream → metrics, log → command, config → clock, error,
 //! socket, buffer → resp`.
 //!
 //! # Reading order
@@ -33,6 +33,7 @@ pub mod command;
 pub mod config;
 pub mod error;
 pub mod invalidation;
+pub mod log;
 pub mod metrics;
 pub mod proxy;
 pub mod resp;

@@ -8,7 +8,8 @@ use std::collections::HashMap;
 use std::future::pending;
 use std::io::{self, Write};
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -21,7 +22,7 @@ use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tracing::{error, info, warn};
+use tracing::{debug, error, info, warn};
 
 use crate::clock::Time;
 use crate::config::{Listen, UpstreamDown};
@@ -74,6 +75,10 @@ impl Workers {
         let clients: usize = self.doors.iter().map(load).sum();
         if clients >= self.shared.config.max_clients {
             self.shared.stats.sessions_refused.add(1);
+            warn!(
+                max_clients = self.shared.config.max_clients,
+                "a client was refused: as many are connected as may be"
+            );
             let refusal = b"-ERR max number of clients reached\r\n";
             // As in Redis, no more than one try: the client is owed nothing.
             let _ = match &mut client {
@@ -111,14 +116,16 @@ pub enum Listener {
 impl Listener {
     /// Binds. A Unix socket file that nobody listens on any more is replaced.
     pub async fn bind(listen: &Listen) -> Result<Self, Error> {
-        let failed = |source: io::Error| Error::Listen { address: listen.to_string(), source: Arc::new(source) };
+        let failed = |source: io::Error| {
+            let (setting, address) = ("listen", listen.to_string());
+            Error::Listen { setting, address, source: Arc::new(source) }
+        };
         match listen {
             Listen::Tcp(address) => Ok(Self::Tcp(tcp(*address).map_err(failed)?)),
             Listen::Unix(path) => {
-                if UnixStream::connect(path).await.is_err() && path.exists() {
-                    let _ = std::fs::remove_file(path);
-                }
-                Ok(Self::Unix(UnixListener::bind(path).map_err(failed)?, SocketFile(path.clone())))
+                make_way(path).await.map_err(failed)?;
+                let listener = UnixListener::bind(path).map_err(failed)?;
+                Ok(Self::Unix(listener, SocketFile::at(path)))
             }
         }
     }
@@ -127,7 +134,17 @@ impl Listener {
     pub fn address(&self) -> String {
         match self {
             Self::Tcp(listener) => listener.local_addr().map_or_else(|_| "?".to_owned(), |address| address.to_string()),
-            Self::Unix(_, file) => file.0.display().to_string(),
+            Self::Unix(_, file) => file.path.display().to_string(),
+        }
+    }
+
+    /// What is not plain from the address: `[::]` takes no IPv4 here, as it would with other programs.
+    pub fn note(&self) -> &'static str {
+        match self {
+            Self::Tcp(listener) if listener.local_addr().is_ok_and(|at| at.is_ipv6() && at.ip().is_unspecified()) => {
+                " (IPv6 alone: for IPv4 listen on 0.0.0.0 too)"
+            }
+            _ => "",
         }
     }
 
@@ -139,14 +156,14 @@ impl Listener {
                 let address = listener.local_addr().expect("a listener has an address");
                 Closed { listen: Listen::Tcp(address), file: None }
             }
-            Self::Unix(_, file) => Closed { listen: Listen::Unix(file.0.clone()), file: Some(file) },
+            Self::Unix(_, file) => Closed { listen: Listen::Unix(file.path.clone()), file: Some(file) },
         }
     }
 
     async fn accept(&self) -> io::Result<Client> {
         match self {
             Self::Tcp(listener) => Ok(Client::Tcp(listener.accept().await?.0.into_std()?)),
-            Self::Unix(listener, _) => Ok(Client::Unix(listener.accept().await?.0.into_std()?)),
+            Self::Unix(listener, ..) => Ok(Client::Unix(listener.accept().await?.0.into_std()?)),
         }
     }
 }
@@ -161,13 +178,14 @@ impl Closed {
     /// Listens again, at the same address and with the same rights. Another program can have taken the place meanwhile: then it
     /// is tried again until it is free.
     async fn reopen(self) -> Listener {
-        let rights = self.file.as_ref().and_then(|file| std::fs::metadata(&file.0).ok()).map(|file| file.permissions());
+        let rights =
+            self.file.as_ref().and_then(|file| std::fs::metadata(&file.path).ok()).map(|file| file.permissions());
         let mut told = false;
         loop {
             match Listener::bind(&self.listen).await {
                 Ok(listener) => {
                     if let (Some(file), Some(rights)) = (self.file, rights) {
-                        let _ = std::fs::set_permissions(&file.0, rights);
+                        let _ = std::fs::set_permissions(&file.path, rights);
                         std::mem::forget(file); // the new listener has one of its own
                     }
                     return listener;
@@ -183,13 +201,43 @@ impl Closed {
     }
 }
 
-/// The file of a Unix socket, removed when dropped.
-pub struct SocketFile(PathBuf);
+/// The file of a Unix socket, removed when dropped, unless another stands there by then.
+pub struct SocketFile {
+    path: PathBuf,
+    bound: Option<(u64, u64)>,
+}
+
+impl SocketFile {
+    fn at(path: &Path) -> Self {
+        Self { path: path.to_owned(), bound: file(path) }
+    }
+}
 
 impl Drop for SocketFile {
     fn drop(&mut self) {
-        let _ = std::fs::remove_file(&self.0);
+        if file(&self.path) == self.bound {
+            let _ = std::fs::remove_file(&self.path);
+        }
     }
+}
+
+/// Removes the file of a socket on which nobody listens any more. Any other file is somebody's, and stays.
+async fn make_way(path: &Path) -> io::Result<()> {
+    let Ok(there) = std::fs::symlink_metadata(path) else { return Ok(()) };
+    if !there.file_type().is_socket() {
+        let why = "a file that is no socket stands there";
+        return Err(io::Error::new(io::ErrorKind::AlreadyExists, why));
+    }
+    match UnixStream::connect(path).await {
+        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => std::fs::remove_file(path),
+        _ => Ok(()), // somebody may listen: binding tells
+    }
+}
+
+/// Which file stands at a path.
+fn file(path: &Path) -> Option<(u64, u64)> {
+    let there = std::fs::symlink_metadata(path).ok()?;
+    Some((there.dev(), there.ino()))
 }
 
 fn tcp(address: SocketAddr) -> io::Result<TcpListener> {
@@ -332,6 +380,7 @@ impl Sessions {
         match socket {
             Ok(socket) => {
                 let worker = Rc::clone(worker);
+                debug!(client = %socket.peer(), number, "a client has connected");
                 // Called within, or the task would hold the session twice: as it was given and as it runs.
                 self.tasks.spawn_local(async move {
                     let _leave = leave;
@@ -372,6 +421,7 @@ struct Leave {
 
 impl Drop for Leave {
     fn drop(&mut self) {
+        debug!(number = self.number, "a client's session is over");
         self.open.borrow_mut().remove(&self.number);
         self.count.fetch_sub(1, Ordering::Relaxed);
         self.stats.sessions.sub(1);

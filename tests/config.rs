@@ -65,6 +65,7 @@ fn nothing_set_gives_the_documented_defaults() {
     assert_eq!(config.acl_recheck, Duration::from_secs(5));
     assert_eq!((config.max_clients, config.max_upstream), (10_000, 1_000));
     assert_eq!((config.idle_timeout, config.drain_timeout), (None, Duration::from_secs(10)));
+    assert_eq!(config.drain_delay, Duration::ZERO);
     assert_eq!((config.output_limit, config.lane_window), (64 * MIB, 64 * MIB));
     assert_eq!(
         (config.connect_timeout, config.response_timeout),
@@ -500,6 +501,11 @@ fn check_refuses_on_standard_error_with_code_2() {
     refused(&["--check", "--l1-size", "1parsec"], &[], "crema: --l1-size: `1parsec` is not a size");
     refused(&["--check"], &[("CREMA_THREADS", "none")], "crema: CREMA_THREADS: `none` is not a possible number");
     refused(&["--check"], &[("RUST_LOG", "crema=loudly")], "crema: RUST_LOG: ");
+    refused(
+        &["--check"],
+        &[("RUST_LOG", "verbose")],
+        "crema: RUST_LOG: `verbose` is no level; write one of off, error",
+    );
     refused(&["--check", "--l1-siz", "1MiB"], &[], "--l1-size");
     refused(&["--listen", "nowhere"], &[], "crema: --listen: `nowhere` is not an address");
 }

@@ -18,7 +18,7 @@ const LAYERS: &[&[&str]] = &[
     &["proxy"],
     &["invalidation"],
     &["cache", "upstream"],
-    &["metrics"], // counts by the class that a command's row names
+    &["metrics", "log"], // metrics count by the class that a command's row names
     &["command", "config"],
     &["clock", "error", "socket", "buffer"],
     &["resp"],

@@ -95,7 +95,10 @@ pub struct Settings {
     /// Close a client that leaves more than this unread [default: 64MiB]
     #[arg(long, value_name = "SIZE", help_heading = "Clients")]
     pub(super) output_limit: Option<Given>,
-    /// How long clients may finish after SIGTERM [default: 10s]
+    /// How long to say 503 and go on, after SIGTERM [default: 0]
+    #[arg(long, value_name = "TIME", help_heading = "Clients")]
+    pub(super) drain_delay: Option<Given>,
+    /// How long clients may finish after that [default: 10s]
     #[arg(long, value_name = "TIME", help_heading = "Clients")]
     pub(super) drain_timeout: Option<Given>,
     /// Who keeps CLIENT SETNAME: upstream or virtual [default: upstream]

@@ -67,7 +67,9 @@ pub struct Config {
     pub idle_timeout: Option<Duration>,
     /// Bytes of replies that may wait for one client before it is closed.
     pub output_limit: u64,
-    /// How long sessions may finish once the process is told to stop; zero for not at all.
+    /// How long clients are taken on and served after the process is told to stop, while it says that it is not ready.
+    pub drain_delay: Duration,
+    /// How long sessions may finish after that; zero for not at all.
     pub drain_timeout: Duration,
     /// Upstream connections of all kinds; a lane for each thread, an ear and one to borrow at least.
     pub max_upstream: usize,
@@ -249,6 +251,7 @@ fn read(layers: &Layers) -> Result<Config, ConfigError> {
         max_clients: layers.read(key!(max_clients), "10000", counts(1..=1_000_000))?,
         idle_timeout: layers.read(key!(idle_timeout), "0", durations_or_zero(s(1)..=h(8760)))?,
         output_limit: layers.read(key!(output_limit), "64MiB", sizes(64 * KIB..=TIB))?,
+        drain_delay: layers.read(key!(drain_delay), "0", durations(s(0)..=h(24)))?,
         drain_timeout: layers.read(key!(drain_timeout), "10s", durations(s(0)..=h(24)))?,
         max_upstream: layers.read(key!(max_upstream), "1000", counts(3..=1_000_000))?,
         connect_timeout: layers.read(key!(connect_timeout), "5s", durations(ms(10)..=h(1)))?,

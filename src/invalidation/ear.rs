@@ -17,7 +17,7 @@ use std::time::Duration;
 use tokio::sync::{Notify, Semaphore, mpsc, oneshot};
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
-use tracing::warn;
+use tracing::{debug, warn};
 
 use super::L1;
 use super::fill::Fill;
@@ -274,7 +274,8 @@ async fn listen(ear: &Ear, l1: &Arc<L1>, mut inbox: Inbox) {
         let wait = match end {
             End::Lost(error) => {
                 let wait = backoff.wait();
-                warn!(%user, %error, retry_in = ?wait, "the ear hears nothing: L1 answers nothing until it does, reads go to the upstream");
+                debug!(%user, ?wait, "the ear tries again after a while");
+                warn!(%user, %error, "the ear hears nothing: L1 answers nothing until it does, reads go to the upstream");
                 ear.set_state(State::Away(error.to_string()));
                 wait
             }

@@ -2,6 +2,8 @@
 //!
 //! Strictly in order and on one task, which is all that coherence rests on: a push that is heard before a reply happened
 //! before it. Fills are asked for and taken in by `fill`, which shares this state.
+//!
+//! A long file: what is sent, what is awaited and what each reply means are one protocol.
 
 use std::collections::{HashSet, VecDeque};
 use std::pin::pin;

@@ -24,7 +24,7 @@ use crate::error::{Error, Sent};
 use crate::invalidation::{Fill, L1};
 use crate::metrics::{DropReason, Failure, Outcome, Path, WorkerStats};
 use crate::resp::{Request, Resp};
-use crate::upstream::{Lane, Waiter};
+use crate::upstream::{Lane, Service, Waiter};
 
 /// What Redis answers to a command in a transaction.
 const QUEUED: &[u8] = b"+QUEUED\r\n";
@@ -219,8 +219,8 @@ impl Pending {
     /// The first byte of the reply is here: Redis has run the command.
     fn begin(&mut self, kind: u8, bytes: &[u8]) {
         self.begun = true;
-        if kind == b'-' && bytes.starts_with(b"-READONLY") {
-            self.worker.shared.node.generation.doubt();
+        if kind == b'-' {
+            note_refusal(&self.worker, bytes);
         }
         match &mut self.work {
             Work::Write(marks) => {
@@ -251,6 +251,9 @@ impl Pending {
                 written(&self.worker, Some(ticket), &mut told.marks, kind);
             }
             _ => {}
+        }
+        if kind == b'-' {
+            note_refusal(&self.worker, share.body);
         }
         ticket.append(&share.head, None);
         ticket.append(share.body, None);
@@ -304,6 +307,9 @@ impl Pending {
 /// fleet is told.
 fn written(worker: &Rc<Worker>, ticket: Option<&Ticket>, marks: &mut Marks, kind: u8) -> bool {
     let l1 = &worker.shared.l1;
+    if kind != b'-' {
+        worker.shared.node.signs.mends(Service::ReadOnly);
+    }
     if let (Some(debt), Some(ticket)) = (marks.end(l1, kind == b'-'), ticket) {
         l1.opaque_answered();
         worker.hold_until_settled(ticket, debt);
@@ -314,6 +320,14 @@ fn written(worker: &Rc<Worker>, ticket: Option<&Ticket>, marks: &mut Marks, kind
     }
     l1.opaque_answered();
     ticket.is_some_and(|ticket| worker.answered_opaque(ticket))
+}
+
+/// An error that tells of more than its own command.
+fn note_refusal(worker: &Worker, reply: &[u8]) {
+    if reply.starts_with(b"-READONLY") {
+        worker.shared.node.signs.serves(Service::ReadOnly);
+        worker.shared.node.generation.doubt();
+    }
 }
 
 /// Describes the read `command` once more, which was one that L1 may answer.

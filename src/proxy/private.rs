@@ -12,6 +12,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use tokio::sync::oneshot;
+use tracing::debug;
 
 use super::caller::Who;
 use super::pending::{Pending, Work};
@@ -110,9 +111,15 @@ pub struct Lent {
     preamble: Option<oneshot::Receiver<Vec<u8>>>,
 }
 
+/// The user, for people.
+fn name(who: &Who) -> String {
+    who.login.as_ref().map_or_else(|| "default".to_owned(), |login| String::from_utf8_lossy(&login.user).into_owned())
+}
+
 impl Lent {
     pub(super) fn new(worker: &Rc<Worker>, spare: Spare, who: &Rc<Who>, resp: Resp, place: Setting, now: Time) -> Self {
         worker.stats.pinned.add(1);
+        debug!(user = name(who), db = who.db, "a session borrows a connection");
         let (worker, who) = (Rc::clone(worker), Rc::clone(who));
         let db = if place == Setting::Anywhere { spare.db } else { who.db };
         let mut lent = Self { worker, spare: Some(spare), who, home: false, preamble: None };
@@ -185,6 +192,7 @@ impl Lent {
     pub fn settle(&mut self) {
         if !self.home {
             self.home = true;
+            debug!(user = name(&self.who), "a session keeps a connection for life");
             self.worker.stats.pinned.sub(1);
             self.worker.stats.homes.add(1);
         }
@@ -194,6 +202,7 @@ impl Lent {
     /// database.
     pub fn give_back(mut self, now: Time) {
         let Some(spare) = self.spare.take() else { return };
+        debug!(user = name(&self.who), "a session gives a connection back");
         let open = spare.lane.is_open();
         if open {
             spare.lane.verify(now);

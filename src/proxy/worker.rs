@@ -32,7 +32,7 @@ use crate::error::{Error, Sent};
 use crate::invalidation::L1;
 use crate::metrics::{DropReason, Stats, WorkerStats};
 use crate::resp::{Limits, Resp};
-use crate::upstream::{Backoff, Lane, Login, Node, Target, Waiter};
+use crate::upstream::{Backoff, Lane, Login, Node, Service, Target, Waiter};
 
 /// Lanes that one identity may have open on one worker at once; more than one only while others are stalled.
 const LANES: usize = 4;
@@ -265,7 +265,11 @@ impl Worker {
                 error if unreachable || error.is_passing() => {
                     let wait = trouble.backoff.wait().min(TROUBLE);
                     if trouble.until.as_ref().is_none_or(|(_, until, _)| *until < now) {
-                        warn!(%error, "commands cannot be served until the upstream is back");
+                        if matches!(error, Error::UpstreamLimit { .. }) {
+                            warn!(%error, "commands that need another one are refused");
+                        } else {
+                            warn!(%error, "commands cannot be served until the upstream is back");
+                        }
                     }
                     trouble.until = Some((now, now.plus(wait), error));
                 }
@@ -387,6 +391,7 @@ impl Worker {
         let private = self.private.borrow().iter().filter_map(Weak::upgrade).collect::<Vec<_>>();
         expired.extend(private.into_iter().filter(|lane| deadline.is_some_and(|deadline| lane.waited(now) > deadline)));
         for lane in expired {
+            self.shared.node.signs.serves(Service::Silent);
             lane.give_up(deadline.unwrap_or_default());
         }
         self.lanes.borrow_mut().retain(|_, tracks| !tracks.is_empty());

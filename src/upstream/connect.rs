@@ -10,7 +10,7 @@ use std::sync::Arc;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::time::timeout;
-use tracing::warn;
+use tracing::{debug, warn};
 
 use super::generation::run_id;
 use super::{Permit, Target};
@@ -39,6 +39,17 @@ pub struct Connection {
 /// [`Error::UpstreamLimit`], or [`Error::Refused`] with Redis's own reply when it takes no more clients, or refuses the user, the
 /// protocol version or the database. A refused name is no failure: an ACL may forbid `CLIENT SETNAME`.
 pub async fn connect(target: &Target) -> Result<Connection, Error> {
+    let made = try_connect(target).await;
+    let user = target.login.as_ref().map_or("default".into(), |login| String::from_utf8_lossy(&login.user));
+    let (upstream, name, db) = (&target.node.address, target.name, target.db);
+    match &made {
+        Ok(connection) => debug!(%upstream, name, %user, db, local = connection.socket.local(), "connected"),
+        Err(error) => debug!(%upstream, name, %user, db, %error, "not connected"),
+    }
+    made
+}
+
+async fn try_connect(target: &Target) -> Result<Connection, Error> {
     let node = &target.node;
     let permit = node.permit()?;
     let begun = Time::now();

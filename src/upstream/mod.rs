@@ -10,6 +10,7 @@ mod lane;
 mod messages;
 mod presence;
 mod quirks;
+mod signs;
 
 use std::fmt;
 use std::sync::Arc;
@@ -23,6 +24,7 @@ pub use connect::{Connection, connect, read_reply};
 pub use generation::Generation;
 pub use lane::{ANOTHER, Lane, Mode, OutOfBand, STALL, Waiter};
 pub use presence::{Presence, State, keep_watch};
+pub use signs::{Service, Signs};
 
 use crate::clock::Time;
 use crate::config::Node as Endpoint;
@@ -46,6 +48,8 @@ pub struct Node {
     pub generation: Generation,
     /// Whether it is there.
     pub presence: Presence,
+    /// How it served clients last.
+    pub signs: Signs,
     permits: Arc<Semaphore>,
     limit: usize,
     heard: AtomicU64,
@@ -67,6 +71,7 @@ impl Node {
             login: None,
             generation: Generation::default(),
             presence: Presence::default(),
+            signs: Signs::default(),
             permits: Arc::new(Semaphore::new(limit)),
             limit,
             heard: AtomicU64::new(0),
@@ -91,6 +96,7 @@ impl Node {
         // Once a millisecond is often enough, and leaves the cache line alone otherwise.
         if now.saturating_since(self.last_heard()) > Duration::from_millis(1) {
             self.heard.store(now.as_nanos(), Ordering::Relaxed);
+            self.signs.mends(Service::Silent);
         }
     }
 

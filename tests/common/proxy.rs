@@ -33,6 +33,7 @@ pub(crate) struct Launch {
     url: String,
     flags: Vec<(String, String)>,
     also_at: Option<PathBuf>,
+    log: Option<&'static str>,
     await_ready: bool,
 }
 
@@ -41,6 +42,12 @@ impl Launch {
     pub(crate) fn flag(mut self, name: &str, value: impl Display) -> Launch {
         self.flags.retain(|(known, _)| known != name);
         self.flags.push((name.to_owned(), value.to_string()));
+        self
+    }
+
+    /// What `RUST_LOG` is to be.
+    pub(crate) fn log(mut self, level: &'static str) -> Launch {
+        self.log = Some(level);
         self
     }
 
@@ -84,6 +91,9 @@ impl Launch {
         // The tests' own knobs look like its variables.
         for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("CREMA_")) {
             command.env_remove(name);
+        }
+        if let Some(level) = self.log {
+            command.env("RUST_LOG", level);
         }
         let mut child = command
             .stdin(Stdio::null())
@@ -135,7 +145,7 @@ impl Crema {
         if let Ok(coherence) = std::env::var("CREMA_TEST_COHERENCE") {
             flags.push(("--coherence".to_owned(), coherence));
         }
-        Launch { upstream: addr, url: format!("redis://{addr}"), flags, also_at: None, await_ready: true }
+        Launch { upstream: addr, url: format!("redis://{addr}"), flags, also_at: None, log: None, await_ready: true }
     }
 
     /// Whether this is the bare server, and metrics cannot be asked for.
@@ -281,8 +291,12 @@ impl Crema {
 
     /// Asks it to end, as an orchestrator does.
     pub(crate) fn terminate(&self) {
+        self.signal(rustix::process::Signal::TERM);
+    }
+
+    pub(crate) fn signal(&self, signal: rustix::process::Signal) {
         let pid = i32::try_from(self.pid()).ok().and_then(rustix::process::Pid::from_raw).expect("a pid");
-        rustix::process::kill_process(pid, rustix::process::Signal::TERM).expect("our own child");
+        rustix::process::kill_process(pid, signal).expect("our own child");
     }
 
     /// How it ended, once it has.
