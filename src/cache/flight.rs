@@ -4,7 +4,8 @@
 //! makes joining safe is what makes a hit safe: the stamp was read before the request left, no write was under way then, and
 //! it still stands. Beyond that, no opaque write may have been answered since (its keys are unknown, so no stamp tells), and
 //! the flight may not be older than `max_staleness`, because writes that did not pass through this process change stamps
-//! only when their push arrives, which for a key that no one has promoted is never.
+//! only when their push arrives, which for a key that no one has promoted is never. For the same reason a session may be shown
+//! such a write on another connection, or out of L1, and must not join what left before: its caller says since when.
 //!
 //! The table belongs to a lane, not to the session whose read leads: a session that goes away takes no flight with it. It is
 //! used by one thread and knows nothing of what waits. It must never answer anyone: the lane takes the waiters with

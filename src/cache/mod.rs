@@ -28,8 +28,9 @@
 //! because an ear applies a change first and renews its lease after ([`lease`]): a reader that sees the renewed lease sees the
 //! change.
 //!
-//! Reading order: [`stamp`], [`lease`], [`key`], [`store`], [`flight`], [`promotion`].
+//! Reading order: [`stamp`], [`lease`], [`key`], [`store`], [`flight`], [`arrivals`], [`promotion`].
 
+pub mod arrivals;
 mod ballast;
 mod doorkeeper;
 mod entry;
@@ -40,6 +41,7 @@ pub mod promotion;
 pub mod stamp;
 pub mod store;
 
+pub use arrivals::Arrivals;
 pub use flight::{FlightRef, Flights};
 pub use key::{Identities, Identity, Query};
 pub use lease::{Epoch, Freshness};

@@ -180,10 +180,12 @@ impl Hearing<'_> {
         let unknown_rights = (self.ear.rights.standing() == Standing::Unknown).then_some(self.l1.terms.acl_recheck);
         let ceiling = fill.ceiling.into_iter().chain(unknown_rights).min();
         let expires = ceiling.map_or(expires, |stay| expires.min(sent.plus(stay)));
-        if expires <= Time::now() {
+        let now = Time::now();
+        if expires <= now {
             return self.l1.stats.fill(FillOutcome::Expired);
         }
         let Some(resp2) = fill.twin(value) else { return self.l1.stats.fill(FillOutcome::Refused) };
+        self.l1.arrivals.note(fill.slot, now); // before anybody can find it
         self.l1.store.insert(&fill.query(), value, Some(&resp2), stamp, epoch, expires);
         self.l1.stats.fill(FillOutcome::Stored);
         if self.ear.rights.filled() {

@@ -38,7 +38,7 @@ pub use notice::{Notice, Notices};
 pub use publish::{Debt, Fleet, News, Publisher};
 pub use unfenced::Unfenced;
 
-use crate::cache::{Identities, Identity, Query, Stamps, Store};
+use crate::cache::{Arrivals, Identities, Identity, Query, Stamps, Store};
 use crate::clock::Time;
 use crate::command::{Spec, by_id};
 use crate::metrics::{EpochReason, Stats};
@@ -91,6 +91,8 @@ pub struct L1 {
     pub stamps: Stamps,
     /// The entries.
     pub store: Store,
+    /// When entries came in.
+    pub arrivals: Arrivals,
     /// The numbers of users and databases.
     pub identities: Identities,
     /// What was configured.
@@ -135,6 +137,7 @@ impl L1 {
         Arc::new(Self {
             stamps: Stamps::for_l1(terms.l1_size),
             store: Store::counted(terms.l1_size, Arc::clone(&stats.evictions)),
+            arrivals: Arrivals::default(),
             identities: Identities::default(),
             terms,
             fleet,

@@ -116,13 +116,15 @@ pub struct Caller {
     script: Option<Place>,
     /// The last command that went on the lane.
     sent: Option<Place>,
+    /// The last answer that the session had before it came to its lane. What left on it earlier may be older than that.
+    came: Time,
 }
 
 impl Caller {
     /// A session that has asked nothing yet.
     pub fn new(replies: Rc<Replies>, who: Rc<Who>) -> Self {
         replies.member().is_now(who.user());
-        Self { replies, who, resp: Resp::V2, track: None, scripts: false, script: None, sent: None }
+        Self { replies, who, resp: Resp::V2, track: None, scripts: false, script: None, sent: None, came: Time::ZERO }
     }
 
     /// The session is someone else, or speaks another version: its next command goes on another lane. All its commands
@@ -191,7 +193,10 @@ impl Caller {
         ear.heard_up_to() >= since || matches!(timeout(left, ear.fence(since)).await, Ok(Ok(())))
     }
 
-    /// Waits with a read of the same that another session of this lane has under way, where there is one.
+    /// Waits with a read of the same that another session of this lane has under way, where there is one that cannot be older than
+    /// what this session has seen. On one lane Redis answers in order, so what is under way is newer than all that it has
+    /// answered this session there. What the session had before from other connections, or may have had out of L1, counts
+    /// however much the ear has heard since: it is told of no key that it has not read.
     pub fn join(&mut self, worker: &Rc<Worker>, spec: &Spec, query: &Query<'_>, now: Time) -> bool {
         let Ok(track) = self.track(worker, now) else { return false };
         let mut flights = track.flights.borrow_mut();
@@ -199,12 +204,10 @@ impl Caller {
             return false;
         }
         let l1 = &worker.shared.l1;
-        let oldest = now.minus(l1.terms.max_staleness);
-        let since = match self.standing(l1, query.slot, now) {
-            Standing::Heard => oldest,
-            Standing::Unheard(answered) => oldest.max(answered),
-            Standing::Unanswered => return false,
-        };
+        if self.replies.standing(query.slot, self.who.ear.heard_up_to()) == Standing::Unanswered {
+            return false;
+        }
+        let since = now.minus(l1.terms.max_staleness).max(self.came).max(l1.arrivals.last(query.slot));
         let place = self.replies.next();
         let ticket = Ticket { to: Rc::clone(&self.replies), place, tally: Tally::new(spec, Outcome::Joined) };
         let joined = flights.join(query, &l1.stamps, l1.opaque(), since, ticket).is_ok();
@@ -311,6 +314,7 @@ impl Caller {
             return Ok(Rc::clone(track));
         }
         let track = worker.track(&self.who, self.resp, self.scripts, now)?;
+        self.came = self.replies.last_answer();
         self.track = Some(Rc::clone(&track));
         Ok(track)
     }
@@ -344,7 +348,7 @@ impl Caller {
         }
     }
 
-    /// Sends a command on a private connection, with the stamps of what it writes.
+    /// Sends a command on a private connection, with the stamps of what it writes. Nothing may be unanswered on the lane.
     pub fn send_on(
         &mut self,
         worker: &Rc<Worker>,
@@ -354,6 +358,7 @@ impl Caller {
         role: Role,
         now: Time,
     ) -> Place {
+        self.track = None;
         let place = self.replies.reserve();
         let marks = match spec.effect {
             Effect::Read => {

@@ -46,6 +46,7 @@ pub struct Replies {
     last_write: Cell<Option<Place>>,
     /// Whether there is a command that will not be answered.
     cut: Cell<bool>,
+    last_answer: Cell<Time>,
     /// [`Worker::cork`](super::Worker::cork) looks after what is not written yet.
     pub(super) corked: Cell<bool>,
     member: Arc<Member>,
@@ -123,8 +124,15 @@ pub enum End {
 impl Replies {
     /// For a client, as it is on the list of all, for which at most `limit` bytes may wait.
     pub fn new(limit: usize, member: Arc<Member>) -> Self {
-        let (last_write, cut, corked) = (Cell::new(None), Cell::new(false), Cell::new(false));
-        Self { inner: RefCell::default(), limit, last_write, cut, corked, member }
+        Self {
+            inner: RefCell::default(),
+            limit,
+            last_write: Cell::new(None),
+            cut: Cell::new(false),
+            last_answer: Cell::new(Time::ZERO),
+            corked: Cell::new(false),
+            member,
+        }
     }
 
     /// The client on the list of all.
@@ -206,6 +214,7 @@ impl Replies {
         }
         if let Some(when) = end {
             inner.reads.answered(place, when);
+            self.last_answer.set(self.last_answer.get().max(when));
         }
         if at == 0 && end.is_some() {
             inner.settle();
@@ -305,6 +314,11 @@ impl Replies {
     /// The first place not answered yet: every place below it is.
     pub fn head(&self) -> Place {
         self.inner.borrow().head
+    }
+
+    /// When Redis last answered this session, on whichever connection.
+    pub fn last_answer(&self) -> Time {
+        self.last_answer.get()
     }
 
     /// Remembers that the command at `place` reads a key in `slot`, or (none) any key, from Redis; `heard` is up to when the
