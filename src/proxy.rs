@@ -34,13 +34,15 @@ pub use private::{Lent, Owner, Setting};
 pub use proof::Share;
 pub use reads::Standing;
 pub use replies::{End, Place, Replies};
-pub use worker::{Shared, Worker};
+pub use worker::{LANE_NAME, Shared, Worker};
 
-use crate::cache::{Lookup, Query, Sampler};
+use crate::cache::{Coin, Lookup, Query, Sampler};
 use crate::clock::Time;
 use crate::command::{Caching, Effect, Spec};
+use crate::invalidation::Fill;
 use crate::metrics::{Outcome, Path};
 use crate::resp::{Request, Resp};
+use crate::upstream::Lane;
 
 /// Whether a command was taken up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -101,15 +103,42 @@ fn read(
     Ok(())
 }
 
-/// Sends a read that L1 may not answer, though it could.
+/// Has Redis answer a read that L1 may not answer yet, though it could: by the same read under way, or by sending it.
 pub fn lead(worker: &Rc<Worker>, caller: &mut Caller, spec: &'static Spec, request: Request<'_>, now: Time) {
     let missed = Outcome::BehindRead;
     if let Some(each) = spec.each() {
         each::send(worker, caller, spec, each, request, missed, now);
     } else {
         let query = caller.who.query(&worker.shared.l1, spec, request);
-        caller.lead(worker, Tally::new(spec, missed), request, &query, false, now);
+        if !caller.join(worker, spec, &query, now) {
+            caller.lead(worker, Tally::new(spec, missed), request, &query, false, now);
+        }
     }
+}
+
+/// Sends a read that L1 may keep on a connection of the session's own: nobody joins it, and what it reads is promoted as ever.
+pub fn read_on(
+    worker: &Rc<Worker>,
+    caller: &mut Caller,
+    lane: &Lane<Pending>,
+    spec: &'static Spec,
+    request: Request<'_>,
+    now: Time,
+) -> Place {
+    let shared = &worker.shared;
+    let fills = match spec.each() {
+        Some(each) => each::fills(worker, caller, each, request, now),
+        None if shared.l1.is_on() => {
+            let query = caller.who.query(&shared.l1, spec, request);
+            let rule = shared.rule(request.arg(1));
+            let promotion = shared.promote(rule);
+            let promoted = worker.toss(promotion.one_in, false, &query) == Coin::Promote;
+            let fill = || Fill::new(request, &query, caller.who.db, shared.ceiling(rule), promotion.max_value);
+            promoted.then(fill).into_iter().collect()
+        }
+        None => Vec::new(),
+    };
+    caller.read_on(worker, lane, spec, request, fills, now)
 }
 
 /// Answers from L1 where it may: the outcome is [`Outcome::Hit`], or why not, and nothing was answered then.

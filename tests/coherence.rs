@@ -14,7 +14,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
 
 use common::judge::{Log, Order, Read, Rules, Seen, Via, Write, judge, nanos, now};
-use common::{Client, Crema, MAX_STALENESS, Redis, Value, bulk, number_from_env, pack, seeded};
+use common::{Client, Crema, Link, MAX_STALENESS, Redis, Value, bulk, number_from_env, pack, seeded};
 use rand::Rng;
 use rand::rngs::SmallRng;
 use rand::seq::IndexedRandom;
@@ -112,9 +112,12 @@ fn two_proxies_that_tell_each_other_show_no_read_that_is_too_old() {
 
 fn show_no_read_that_is_too_old(seconds: u64, coherence: &str) {
     let redis = Redis::start();
+    // What the lanes of the second bring comes late, so that what its sessions see elsewhere can be newer.
+    let link = Link::to(redis.addr());
+    link.late("crema-lane", Duration::from_millis(2));
     let proxy =
-        |promote: u32| Crema::over(redis.addr()).flag("--coherence", coherence).flag("--promote", promote).start();
-    let proxies = [proxy(1), proxy(3)];
+        |addr, promote: u32| Crema::over(addr).flag("--coherence", coherence).flag("--promote", promote).start();
+    let proxies = [proxy(redis.addr(), 1), proxy(link.addr(), 3)];
     let world = World::new(&redis, &proxies, coherence == "tracking");
     let mut seeds = Log::new(Via::Redis);
     world.seed_counters(1, &mut seeds);
@@ -243,13 +246,17 @@ impl<'a> World<'a> {
         }
     }
 
-    /// A third of the connections goes each way; every second one speaks RESP3.
+    /// A third of the connections goes each way; every second one speaks RESP3, and a part has a connection of its own.
     fn connect(&self, n: u8) -> (Client, Log) {
-        let version = 2 + n / 3 % 2;
-        match n % 3 {
-            2 => (Client::speaking(version, self.redis.addr()), Log::new(Via::Redis)),
-            p => (Client::speaking(version, self.proxies[usize::from(p)].addr()), Log::new(Via::Proxy(p))),
+        let (addr, via) = match n % 3 {
+            2 => (self.redis.addr(), Via::Redis),
+            p => (self.proxies[usize::from(p)].addr(), Via::Proxy(p)),
+        };
+        let mut client = Client::speaking(2 + n / 3 % 2, addr);
+        if n % 4 == 1 {
+            client.cmd(&["CLIENT", "ID"]);
         }
+        (client, Log::new(via))
     }
 
     /// The n-th way for writes.
@@ -419,7 +426,7 @@ impl<'a> World<'a> {
 
     fn read_step(&self, rng: &mut SmallRng) -> Step {
         let name = |key: usize| self.names[key].as_str();
-        match rng.random_range(0..10) {
+        match rng.random_range(0..11) {
             0 => Step::new(&["MGET", name(PAIR[0]), name(PAIR[1])]).reading("MGET", &PAIR),
             1 => {
                 let mut step = Step::new(&["GET", name(PAIR[0])]);
@@ -436,7 +443,11 @@ impl<'a> World<'a> {
                 let some = ["XRANGE", name(key), "-", "+", "COUNT", "100"];
                 (if rng.random_bool(0.5) { Step::new(&all) } else { Step::new(&some) }).reading("XRANGE", &[key])
             }
-            4 | 5 => {
+            4 => {
+                let key = if rng.random_bool(0.5) { rng.random_range(0..2) } else { COUNTERS[0] };
+                Step::new(&["GET", name(key)]).in_transaction(1).reading("EXEC", &[key])
+            }
+            5 | 6 => {
                 let key = *COUNTERS.choose(rng).expect("three");
                 Step::new(&["GET", name(key)]).reading("GET", &[key])
             }
@@ -469,7 +480,7 @@ impl<'a> World<'a> {
         let values = match &step.reads[..] {
             [] => return,
             [key] if STREAMS.contains(key) => vec![last_entry(&reply)],
-            [_] => vec![reply],
+            [_] if step.replies == 1 => vec![reply],
             _ => reply.items().to_vec(),
         };
         if step.reads == PAIR {

@@ -71,7 +71,7 @@ fn nothing_set_gives_the_documented_defaults() {
         (config.connect_timeout, config.response_timeout),
         (Duration::from_secs(5), Some(Duration::from_secs(30)))
     );
-    assert_eq!((config.client_names, config.log_format), (ClientNames::Upstream, LogFormat::Text));
+    assert_eq!((config.client_names, config.log_format), (ClientNames::Virtual, LogFormat::Text));
     assert_eq!(config.upstream_down, UpstreamDown::Close);
     assert!(config.rules.is_empty());
     assert_eq!((config.auth.clone(), config.coherence.clone()), (Auth::Upstream, Coherence::Tracking));

@@ -269,9 +269,9 @@ fn a_connection_that_asks_for_its_id_has_one_of_redis_own() {
 }
 
 #[test]
-fn names_of_connections_are_redis_business_and_seen_there() {
+fn where_redis_keeps_names_they_are_seen_there() {
     let redis = Redis::start();
-    let crema = Crema::start(&redis);
+    let crema = Crema::over(redis.addr()).flag("--client-names", "upstream").start();
     let mut client = crema.client();
     assert_eq!(client.cmd(&["CLIENT", "GETNAME"]), Value::Nil);
     let Value::Array(_) = client.cmd(&["HELLO", "2", "SETNAME", "by-hello"]) else { panic!("HELLO 2 is an array") };

@@ -316,6 +316,8 @@ pub enum Verb {
     ClientSetInfo,
     /// CLIENT KILL.
     ClientKill,
+    /// CLIENT NO-TOUCH: about the home connection, and about reads.
+    ClientNoTouch,
     /// CLIENT PAUSE.
     ClientPause,
     /// CLIENT UNPAUSE.

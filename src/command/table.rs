@@ -408,7 +408,7 @@ table! {
         "client|kill"                    -3  a   None   none           Session(ClientKill);
         "client|list"                    -2  a   None   none           Home;
         "client|no-evict"                 3  a   None   none           Home;
-        "client|no-touch"                 3  o   None   none           Home;
+        "client|no-touch"                 3  o   None   none           Session(ClientNoTouch);
         "client|pause"                   -3  a   None   none           Session(ClientPause);
         "client|reply"                    3  o   None   none           Session(ClientReply);
         "client|setinfo"                  4  o   None   none           Session(ClientSetInfo);

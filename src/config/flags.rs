@@ -101,7 +101,7 @@ pub struct Settings {
     /// How long clients may finish after that [default: 10s]
     #[arg(long, value_name = "TIME", help_heading = "Clients")]
     pub(super) drain_timeout: Option<Given>,
-    /// Who keeps CLIENT SETNAME: upstream or virtual [default: upstream]
+    /// Who keeps CLIENT SETNAME: upstream or virtual [default: virtual]
     #[arg(long, value_name = "WHO", help_heading = "Clients")]
     pub(super) client_names: Option<Given>,
 

@@ -263,7 +263,7 @@ fn read(layers: &Layers) -> Result<Config, ConfigError> {
             "error" => Ok(UpstreamDown::Error),
             _ => Err(Problem::unknown("way to say that the upstream is down", text, &["close", "loading", "error"])),
         })?,
-        client_names: layers.read(key!(client_names), "upstream", |text| match text {
+        client_names: layers.read(key!(client_names), "virtual", |text| match text {
             "upstream" => Ok(ClientNames::Upstream),
             "virtual" => Ok(ClientNames::Virtual),
             _ => Err(Problem::unknown("keeper of client names", text, &["upstream", "virtual"])),

@@ -46,6 +46,9 @@ pub struct Ear {
     /// The epoch and the lease that every hit of the user checks.
     pub freshness: Freshness,
     filled: AtomicBool,
+    /// When the fence was sent that is under way, zero where none is, and how long the last one took; both in nanoseconds.
+    fence_sent: AtomicU64,
+    fence_took: AtomicU64,
     pub(super) nudged: AtomicBool,
     /// Whether the server gives hash fields times to live, as far as it was asked.
     field_ttls: AtomicBool,
@@ -117,6 +120,8 @@ impl Ear {
         Arc::new(Self {
             freshness: Freshness::new(),
             filled: AtomicBool::new(false),
+            fence_sent: AtomicU64::new(0),
+            fence_took: AtomicU64::new(0),
             nudged: AtomicBool::new(false),
             field_ttls: AtomicBool::new(false),
             reconnects: AtomicU64::new(0),
@@ -190,6 +195,26 @@ impl Ear {
         let (told, fence) = oneshot::channel();
         let _ = self.fences.try_send((since, told)); // without an ear the sender is dropped, which is an answer
         fence
+    }
+
+    /// How long a fence takes: what the last one took, or, if that is more, what the one under way has taken so far.
+    pub fn fence_time(&self, now: Time) -> Duration {
+        let sent = match self.fence_sent.load(Ordering::Relaxed) {
+            0 => now,
+            sent => Time::from_nanos(sent),
+        };
+        now.saturating_since(sent).max(Duration::from_nanos(self.fence_took.load(Ordering::Relaxed)))
+    }
+
+    pub(super) fn fence_is_sent(&self, now: Time) {
+        self.fence_sent.store(now.as_nanos(), Ordering::Relaxed);
+    }
+
+    /// The fence that was sent then is back.
+    pub(super) fn fence_is_over(&self, sent: Time, now: Time) {
+        self.fence_sent.store(0, Ordering::Relaxed);
+        let took = u64::try_from(now.saturating_since(sent).as_nanos()).unwrap_or(u64::MAX);
+        self.fence_took.store(took, Ordering::Relaxed);
     }
 
     /// Up to when L1 knows of every change, as far as the user's sessions are concerned: for ever where it holds nothing.

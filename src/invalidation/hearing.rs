@@ -334,6 +334,7 @@ impl<'a> Hearing<'a> {
     fn hear_fence(&mut self, reply: &[u8], sent: Time) {
         self.look_at_lease(Time::now());
         self.fence_sent = None;
+        self.ear.fence_is_over(sent, self.heard);
         self.ear.nudged.store(false, Ordering::Release);
         self.l1.stats.fences.add(1);
         // MISCONF is what a master says whose disk is full: it lives, and hears.
@@ -457,6 +458,7 @@ impl<'a> Hearing<'a> {
     /// answers HELLO within one, before what it has yet to tell; PING it answers then with -BUSY, and so PING is the fence.
     pub(super) fn send_fence(&mut self, now: Time) {
         self.fence_sent = Some(now);
+        self.ear.fence_is_sent(now);
         self.ask_untold(now);
         if self.asks_for_turns() {
             self.send(&[b"PING"], Awaited::Turn, now);

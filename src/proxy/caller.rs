@@ -4,6 +4,7 @@
 //! does the caller look for another lane.
 
 use std::borrow::Cow;
+use std::cell::Cell;
 use std::iter;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -31,6 +32,10 @@ use crate::upstream::{Lane, Login};
 
 /// How much later than a command another connection is asked, to see whether it is passed by.
 const MOMENT: Duration = Duration::from_millis(100);
+/// A hit may wait for a fence for so long, or for twice of what Redis would take: the next ones are the quicker for it.
+const WORTH: Duration = Duration::from_millis(5);
+/// No read takes less at Redis.
+const QUICKEST: Duration = Duration::from_micros(50);
 
 /// An identity with what is needed to act for it.
 pub struct Who {
@@ -118,13 +123,25 @@ pub struct Caller {
     sent: Option<Place>,
     /// The last answer that the session had before it came to its lane. What left on it earlier may be older than that.
     came: Time,
+    /// What reads took that did not wait for a slow ear, since one last did.
+    spared: Cell<Duration>,
 }
 
 impl Caller {
     /// A session that has asked nothing yet.
     pub fn new(replies: Rc<Replies>, who: Rc<Who>) -> Self {
         replies.member().is_now(who.user());
-        Self { replies, who, resp: Resp::V2, track: None, scripts: false, script: None, sent: None, came: Time::ZERO }
+        Self {
+            replies,
+            who,
+            resp: Resp::V2,
+            track: None,
+            scripts: false,
+            script: None,
+            sent: None,
+            came: Time::ZERO,
+            spared: Cell::default(),
+        }
     }
 
     /// The session is someone else, or speaks another version: its next command goes on another lane. All its commands
@@ -157,6 +174,11 @@ impl Caller {
         true
     }
 
+    /// Whether what it sent last went on a lane and is not answered.
+    pub fn is_on_lane(&self) -> bool {
+        self.sent.is_some_and(|place| place >= self.replies.head())
+    }
+
     /// How this session's own reads of a key in this slot, and opaque writes of anybody that were acknowledged before `now`,
     /// stand to what L1 knows.
     pub fn standing(&self, l1: &L1, slot: Slot, now: Time) -> Standing {
@@ -186,11 +208,28 @@ impl Caller {
         }
     }
 
-    /// Returns once L1 knows what it has not heard yet, or its lease is over. False: it is not known to. Cancel safe.
-    pub async fn hear(&self, Unheard(since): Unheard) -> bool {
-        let ear = &self.who.ear;
-        let left = ear.freshness.lease_left(Time::now());
-        ear.heard_up_to() >= since || matches!(timeout(left, ear.fence(since)).await, Ok(Ok(())))
+    /// Returns once L1 knows what it has not heard yet. False: it is not known to, its lease is over, or a fence takes so much
+    /// longer than Redis would that the read is better sent there. Who reads a key from Redis again and again would never be
+    /// answered out of L1: so where what was sent there has taken as long as the fence would have, that is waited for. Cancel
+    /// safe.
+    pub async fn hear(&self, worker: &Worker, Unheard(since): Unheard) -> bool {
+        let (ear, now) = (&self.who.ear, Time::now());
+        if ear.heard_up_to() >= since {
+            return true;
+        }
+        let (fence, miss) = (ear.fence_time(now), worker.miss_time(&self.who, self.resp));
+        let worth = miss.saturating_mul(2).max(WORTH);
+        let mut left = ear.freshness.lease_left(now);
+        if fence <= worth {
+            left = left.min(worth);
+        } else if self.spared.get() < fence {
+            self.spared.set(self.spared.get() + miss.max(QUICKEST));
+            ear.nudge(); // so that it is known soon whether that is still so
+            return false;
+        } else {
+            self.spared.set(Duration::ZERO);
+        }
+        matches!(timeout(left, ear.fence(since)).await, Ok(Ok(())))
     }
 
     /// Waits with a read of the same that another session of this lane has under way, where there is one that cannot be older than
@@ -358,6 +397,7 @@ impl Caller {
         role: Role,
         now: Time,
     ) -> Place {
+        debug_assert!(!self.is_on_lane(), "a session changes connections only when all that it sent has been answered");
         self.track = None;
         let place = self.replies.reserve();
         let marks = match spec.effect {
@@ -391,6 +431,27 @@ impl Caller {
         let patient = spec.blocking(request) || matches!(spec.route, Route::Taint | Route::Session(Verb::Wait));
         let ticket = self.ticket(worker, place, Tally::new(spec, Outcome::Pinned));
         put(lane, &command, Pending::new(worker, ticket, work, None).patient(patient), now);
+        place
+    }
+
+    /// Sends a read on a connection of the session's own; `fills` are asked for once it is answered. Nothing may be unanswered on
+    /// the lane. Where the connection is lost the session ends, so it is sent once.
+    pub fn read_on(
+        &mut self,
+        worker: &Rc<Worker>,
+        lane: &Lane<Pending>,
+        spec: &Spec,
+        request: Request<'_>,
+        fills: Vec<Fill>,
+        now: Time,
+    ) -> Place {
+        debug_assert!(!self.is_on_lane(), "a session changes connections only when all that it sent has been answered");
+        self.track = None;
+        let place = self.replies.reserve();
+        self.note_reads(place, slots_read(&worker.shared.l1, spec, request));
+        let ticket = self.ticket(worker, place, Tally::new(spec, Outcome::Pinned));
+        let work = Work::Read(Reader::once(Rc::clone(&self.who), self.resp), fills);
+        put(lane, request.raw(), Pending::new(worker, ticket, work, None), now);
         place
     }
 

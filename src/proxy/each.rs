@@ -36,13 +36,24 @@ pub(super) fn send(
     missed: Outcome,
     now: Time,
 ) {
-    let mut fills = Vec::new();
-    if worker.shared.l1.is_on() && request.argc() <= 1 + MOST_KEYS {
-        let queries = queries(worker, caller, each, request);
-        let keys = request.args().skip(1).zip(&queries);
-        fills.extend(keys.filter_map(|(key, query)| fill(worker, caller, each, key, query, now)));
-    }
+    let fills = fills(worker, caller, each, request, now);
     caller.read(worker, Tally::new(spec, missed), (spec, request), fills, now);
+}
+
+/// What is to be asked for once it is answered.
+pub(super) fn fills(
+    worker: &Rc<Worker>,
+    caller: &Caller,
+    each: &'static Spec,
+    request: Request<'_>,
+    now: Time,
+) -> Vec<Fill> {
+    if !worker.shared.l1.is_on() || request.argc() > 1 + MOST_KEYS {
+        return Vec::new();
+    }
+    let queries = queries(worker, caller, each, request);
+    let keys = request.args().skip(1).zip(&queries);
+    keys.filter_map(|(key, query)| fill(worker, caller, each, key, query, now)).collect()
 }
 
 /// As [`super::hit`], for all keys at once.

@@ -136,6 +136,11 @@ impl Reader {
         Self { who, resp, script, again: false }
     }
 
+    /// A read that is not sent again.
+    pub fn once(who: Rc<Who>, resp: Resp) -> Self {
+        Self { who, resp, script: false, again: true }
+    }
+
     /// Whether the read of `ticket` that `error` ended may be sent again: once, and only where the session has sent no write
     /// after it, for the read could see that.
     fn may_again(&self, error: &Error, ticket: &Ticket) -> bool {

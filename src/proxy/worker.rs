@@ -36,6 +36,8 @@ use crate::upstream::{Backoff, Lane, Login, Node, Service, Target, Waiter};
 
 /// Lanes that one identity may have open on one worker at once; more than one only while others are stalled.
 const LANES: usize = 4;
+/// What lanes are called at Redis.
+pub const LANE_NAME: &str = "crema-lane";
 /// A lane that no session used for so long is closed.
 const LANE_IDLE: Duration = Duration::from_secs(60);
 /// A lane in use is checked this often for being in step.
@@ -221,13 +223,8 @@ impl Worker {
         if let Some(error) = self.trouble.borrow().lasting(&self.shared.node, now) {
             return Err(error.clone());
         }
-        let target = Target {
-            node: Arc::clone(&self.shared.node),
-            login: who.credentials(),
-            db: who.db,
-            resp,
-            name: "crema-lane",
-        };
+        let target =
+            Target { node: Arc::clone(&self.shared.node), login: who.credentials(), db: who.db, resp, name: LANE_NAME };
         let lane = Lane::shared(Arc::clone(&target.node), now);
         self.run(&lane, target);
         let track = Rc::new(Track { lane, flights: RefCell::default(), window: self.shared.config.lane_window });
@@ -235,6 +232,13 @@ impl Worker {
         drop(lanes);
         self.warm(who, now);
         Ok(track)
+    }
+
+    /// How long a read of this identity takes at Redis, as far as it is known: on the quickest lane.
+    pub(super) fn miss_time(&self, who: &Who, resp: Resp) -> Duration {
+        let lanes = self.lanes.borrow();
+        let tracks = lanes.get(&(who.identity, resp, false)).into_iter().flatten();
+        tracks.map(|track| track.lane.round_trip()).filter(|time| !time.is_zero()).min().unwrap_or_default()
     }
 
     /// Owns a lane's task: counts it, and remembers a failure so that not every command tries again.

@@ -7,7 +7,7 @@ use super::wire::Line;
 use super::{Close, LARGE_REQUEST, Session, Stay};
 use crate::clock::Time;
 use crate::command::{self, Class, Effect, Route, Spec, Verb};
-use crate::config::{Auth, ClientNames};
+use crate::config::Auth;
 use crate::metrics::{Failure, Outcome};
 use crate::proxy::{self, Filter, Taken};
 use crate::resp::{Request, Resp, encode};
@@ -68,7 +68,7 @@ impl Session {
                 self.renew_loan(line).await?;
             }
         }
-        if self.private.is_none() && on_lane && !self.crowded {
+        if on_lane && !self.crowded && self.rides(now) {
             let scripts = spec.route == Route::ScriptLane;
             if !self.caller.turn(scripts) {
                 line.answered(self).await?;
@@ -85,7 +85,7 @@ impl Session {
         let now = Time::now();
         let mut waits = 0;
         while let Taken::Unheard(unheard) = proxy::call(&self.worker, &mut self.caller, spec, request, now) {
-            if waits == HEARINGS || !line.while_writing(self, self.caller.hear(unheard)).await {
+            if waits == HEARINGS || !line.while_writing(self, self.caller.hear(&self.worker, unheard)).await {
                 proxy::lead(&self.worker, &mut self.caller, spec, request, Time::now());
                 break;
             }
@@ -124,29 +124,20 @@ impl Session {
             V::Reset => return self.reset(line, spec, request).await,
             V::ClientReply if queued => return self.queue_reply(line, spec, request).await,
             V::ClientReply => return self.client_reply(line, spec, request).await,
+            V::ClientGetName if queued => return self.queue_get_name(line, spec, request).await,
             _ if queued => return self.pinned(line, spec, request).await,
             V::Hello => return self.hello(line, spec, request).await,
             V::Auth => return self.auth(line, spec, request).await,
             V::Select => return self.select(line, spec, request).await,
-            V::ClientSetName if self.keeps_names() => self.set_name(spec, request),
-            V::ClientSetName if request.arg(2).is_empty() && self.private.is_none() => {
-                self.answer(|out| encode::simple(out, "OK"));
-            }
-            V::ClientSetName => {
-                self.keep(line, Stay::Home).await?;
-                self.send_private(spec, request, Time::now());
-                return Ok(());
-            }
-            V::ClientGetName if self.keeps_names() || !self.has_home() => {
-                let (name, resp) = (self.name.as_deref(), self.caller.resp);
-                self.answer(|out| match name {
-                    Some(name) => encode::bulk(out, name),
-                    None => encode::null(out, resp),
-                });
-            }
-            V::ClientGetName => return self.pinned(line, spec, request).await,
+            V::ClientSetName => return self.client_set_name(line, spec, request).await,
+            V::ClientGetName => return self.client_get_name(line, spec, request).await,
             V::ClientSetInfo => return self.set_info(line, spec, request).await,
             V::ClientKill => return self.kill(line, spec, request).await,
+            V::ClientNoTouch => {
+                self.keep(line, Stay::Home).await?;
+                self.no_touch = request.arg(2).eq_ignore_ascii_case(b"ON");
+                return self.pinned(line, spec, request).await;
+            }
             V::Wait => {
                 self.borrow(line).await?;
                 // WAIT answers for the writes of its own connection; PING makes all that was replicated its own.
@@ -177,21 +168,6 @@ impl Session {
         self.private.is_some() && self.stay != Stay::Loan
     }
 
-    pub(super) fn keeps_names(&self) -> bool {
-        self.worker.shared.config.client_names == ClientNames::Virtual
-    }
-
-    fn set_name(&mut self, spec: &Spec, request: Request<'_>) {
-        let name = request.arg(2);
-        if name.iter().all(|b| (b'!'..=b'~').contains(b)) {
-            self.name = (!name.is_empty()).then(|| name.into());
-            self.answer(|out| encode::simple(out, "OK"));
-        } else {
-            // Redis refuses it in its own words, and so keeps no name of the lane's.
-            self.caller.forward(&self.worker, spec, request, Time::now());
-        }
-    }
-
     /// The library's name and version. They are of no consequence, so lanes may show those of the last client that told.
     async fn set_info(&mut self, line: &mut Line, spec: &'static Spec, request: Request<'_>) -> Result<(), Close> {
         let attribute = request.arg(2).to_ascii_lowercase();
@@ -217,6 +193,7 @@ impl Session {
     async fn client_reply(&mut self, line: &mut Line, spec: &Spec, request: Request<'_>) -> Result<(), Close> {
         let mode = request.arg(2).to_ascii_lowercase();
         if !matches!(&mode[..], b"on" | b"off" | b"skip") {
+            self.leave_lane(line).await?;
             match &self.private {
                 Some(_) => self.send_private(spec, request, Time::now()),
                 None => self.caller.forward(&self.worker, spec, request, Time::now()),
@@ -309,7 +286,7 @@ impl Session {
             self.owner.bind(false);
             self.answer(|out| encode::simple(out, "RESET"));
         }
-        (self.watching, self.name) = (false, None);
+        (self.watching, self.name, self.no_touch, self.named) = (false, None, false, false);
         // Who sends everything to Redis need not be asked who it is.
         self.admitted = self.private.is_some() && self.stay == Stay::Tainted;
         self.caller.become_(Self::nobody(&self.worker), Resp::V2);

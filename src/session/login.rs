@@ -7,6 +7,7 @@ use std::rc::Rc;
 
 use tokio::sync::oneshot;
 
+use super::names::is_valid;
 use super::wire::Line;
 use super::{Close, Session, Stay, own};
 use crate::clock::Time;
@@ -315,6 +316,11 @@ impl Session {
             {
                 self.logged_in(Login { user: user.into(), password: password.into() });
             }
+            if let Some(name) = hello.name {
+                let kept = self.keeps_name(name);
+                self.set_name(if kept { name } else { b"" });
+                self.named = !kept && !name.is_empty();
+            }
             self.caller.become_(Rc::clone(&self.caller.who), hello.resp);
             if let Some(lent) = &mut self.private {
                 lent.is_now(hello.resp, self.caller.who.db);
@@ -333,10 +339,11 @@ impl Session {
     ) -> Result<(), Close> {
         self.caller.become_(Rc::clone(&self.caller.who), hello.resp);
         if let Some(name) = hello.name {
-            if self.keeps_names() {
-                self.name = (!name.is_empty()).then(|| name.into());
+            if self.keeps_name(name) {
+                self.set_name(name);
             } else if !name.is_empty() {
                 self.keep(line, Stay::Home).await?;
+                self.named = true;
                 if let Some(lent) = &self.private {
                     lent.tell(&[b"CLIENT", b"SETNAME", name], Time::now());
                 }
@@ -422,7 +429,7 @@ impl<'a> Hello<'a> {
                 at += 3;
             } else if option.eq_ignore_ascii_case(b"SETNAME") && more >= 1 {
                 let name = request.arg(at + 1);
-                if !name.iter().all(|b| (b'!'..=b'~').contains(b)) {
+                if !is_valid(name) {
                     return Err(Mistake::Name);
                 }
                 hello.name = Some(name);

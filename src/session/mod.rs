@@ -1,7 +1,7 @@
 //! One client connection: read, take up each command, answer in order.
 //!
 //! [`serve`] is the life of a session on one screen. What may go on a lane goes to [`crate::proxy::call`] at once, without
-//! waiting for anything; all else, what the session keeps itself (`local`) and what needs a connection of its own
+//! waiting for anything; all else, what the session keeps itself (`local`, `names`) and what needs a connection of its own
 //! (`pinned`), goes through `Session::command`. A session never reads while it has too much unanswered or unwritten, so
 //! its memory is bounded by what one request and the output limit allow. Where that is because its client asks on and reads
 //! nothing, it goes on with a private connection, and Redis keeps the replies, within limits of its own, as it would without
@@ -14,6 +14,7 @@ mod crema;
 mod foreign;
 mod local;
 mod login;
+mod names;
 mod own;
 mod pinned;
 mod wire;
@@ -111,7 +112,14 @@ struct Session {
     ahead: usize,
     /// What the command under way counts as, where it is answered here.
     tally: Cell<(Class, Result<Outcome, Failure>)>,
+    /// What the client calls itself, where crema keeps that.
     name: Option<Box<[u8]>>,
+    /// Its reads are not to touch keys: they go over the connection on which it said so.
+    no_touch: bool,
+    /// Redis keeps its name, and sees all that it sends under it.
+    named: bool,
+    /// Whether the connection that is its own has been told name and library.
+    introduced: bool,
     /// `CLIENT SETINFO` as the client sent it, to be told to a home connection too.
     info: Vec<Box<[u8]>>,
 }
@@ -121,7 +129,7 @@ struct Session {
 enum Stay {
     /// Until what it was borrowed for is over.
     Loan,
-    /// For life; plain reads may still be answered by L1.
+    /// For life, for what is about a connection; all else goes on a lane where nothing on this one is unanswered.
     Home,
     /// For life, and everything goes over it: it holds state that crema does not follow.
     Tainted,
@@ -149,6 +157,9 @@ impl Session {
             ahead: 0,
             tally: Cell::new((Class::Connection, Ok(Outcome::Session))),
             name: None,
+            no_touch: false,
+            named: false,
+            introduced: false,
             info: Vec::new(),
         }
     }
@@ -219,10 +230,10 @@ impl Session {
         Ok(())
     }
 
-    /// The common case: a session without a connection of its own sends a command that may go on a lane.
+    /// The common case: a command that may go on a lane.
     fn quick(&mut self, request: Request<'_>, now: Time) -> bool {
         let plain = self.admitted && !self.crowded && !self.silent && !self.skip_next;
-        if !plain || self.private.is_some() || self.caller.who.is_doubted() {
+        if !plain || !self.rides(now) || self.caller.who.is_doubted() {
             return false;
         }
         let Some(spec) = command::lookup(request) else { return false };
@@ -266,7 +277,8 @@ impl Session {
     /// Whether nothing but its client keeps it from going on, and a connection of its own could answer instead.
     fn is_unread(&self, now: Time) -> bool {
         let replies = &self.caller.replies;
-        let ready = if self.private.is_some() { !self.anywhere } else { replies.is_settled() };
+        let own = self.private.is_some() && !self.caller.is_on_lane();
+        let ready = if own { !self.anywhere } else { replies.is_settled() };
         let waits = !self.crowded && replies.is_full() && replies.unanswered() < UNANSWERED;
         self.admitted && ready && waits && !self.is_behind(now)
     }

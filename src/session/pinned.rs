@@ -12,8 +12,28 @@ use crate::metrics::Outcome;
 use crate::proxy::{self, Lent, Role, Setting, Work};
 use crate::resp::{Parser, Request};
 use crate::upstream::Mode;
+use std::time::Duration;
+
+/// A home on which nothing was sent for so long takes the next command, whatever it is: Redis is to know that its client lives
+/// (`timeout`), and `CLIENT LIST` about when it last said something.
+const ASIDE: Duration = Duration::from_secs(10);
 
 impl Session {
+    /// Whether what may go on a lane does. A session with a home goes from one to the other when all that it sent is answered; in
+    /// a transaction, or where the connection means something to every command, it stays.
+    pub(super) fn rides(&self, now: Time) -> bool {
+        let Some(lent) = &self.private else { return true };
+        let stays =
+            self.stay != Stay::Home || self.transaction.is_some() || self.watching || self.no_touch || self.named;
+        let settled = || self.caller.replies.is_settled() && lent.lane().idle_for(now) < ASIDE;
+        !stays && self.ahead == 0 && (self.caller.is_on_lane() || settled())
+    }
+
+    /// All that was sent on a lane is answered, so the private connection may be used.
+    pub(super) async fn leave_lane(&mut self, line: &mut Line) -> Result<(), Close> {
+        if self.caller.is_on_lane() { line.answered(self).await } else { Ok(()) }
+    }
+
     /// Whether the private connection is only borrowed and what it was borrowed for is over.
     pub(super) fn loan_is_over(&self) -> bool {
         self.private.is_some()
@@ -107,7 +127,7 @@ impl Session {
             }
             self.private = Some(lent);
         }
-        Ok(())
+        self.leave_lane(line).await
     }
 
     async fn lend(&mut self, line: &mut Line, place: Setting) -> Result<Lent, Close> {
@@ -125,14 +145,17 @@ impl Session {
             && self.stay == Stay::Loan
         {
             lent.settle();
-            // A queue is the client's alone.
-            if self.transaction.is_none() {
-                self.info.iter().for_each(|info| lent.prepare(info, now));
-                let _ = lent.prepared().await; // or CLIENT LIST would show what is still to be read from it
-            }
+            self.introduced = false;
         }
         if self.stay != Stay::Tainted {
             self.stay = stay;
+        }
+        // A queue is the client's alone.
+        if self.transaction.is_none() {
+            self.introduce(now);
+            if let Some(lent) = &mut self.private {
+                let _ = lent.prepared().await; // or CLIENT LIST would show what is still to be read from it
+            }
         }
         self.owner.bind(true);
         Ok(())
@@ -185,11 +208,13 @@ impl Session {
         }
         let now = Time::now();
         let alone = self.ahead == 0 && self.transaction.is_none() && !self.watching && !self.crowded;
-        if alone && self.stay == Stay::Home && spec.keeps(request) {
+        let kept = alone && self.stay == Stay::Home && spec.keeps(request);
+        let idle = self.private.as_ref().is_some_and(|lent| lent.lane().idle_for(now) >= ASIDE);
+        if kept && !idle {
             let mut outcome = proxy::hit(&self.worker, &mut self.caller, spec, request, now);
             for _ in 0..HEARINGS {
                 let Err(unheard) = outcome else { break };
-                let fence = self.caller.hear(unheard);
+                let fence = self.caller.hear(&self.worker, unheard);
                 if !line.while_writing(self, fence).await {
                     break;
                 }
@@ -200,7 +225,12 @@ impl Session {
                 return Ok(());
             }
         }
-        self.send_private(spec, request, now);
+        match &self.private {
+            Some(lent) if kept => {
+                proxy::read_on(&self.worker, &mut self.caller, lent.lane(), spec, request, now);
+            }
+            _ => self.send_private(spec, request, now),
+        }
         Ok(())
     }
 
@@ -216,6 +246,7 @@ impl Session {
             self.borrow(line).await?;
             self.owner.bind(true);
         }
+        self.leave_lane(line).await?;
         let now = Time::now();
         if self.private.is_none() {
             // Outside of a transaction these fail or do nothing, and leave nothing behind.
@@ -243,10 +274,12 @@ impl Session {
                     let watched = watched.then_some(None);
                     self.caller.note_reads(place, transaction.reads().iter().copied().chain(watched));
                 }
+                self.introduce(now);
             }
             Verb::Discard => {
                 self.watching &= self.transaction.take().is_none();
                 self.send_private(spec, request, now);
+                self.introduce(now);
             }
             _ => {
                 self.watching &= self.transaction.is_some(); // there it is queued

@@ -119,6 +119,9 @@ pub struct Lane<W> {
     mode: Cell<Mode>,
     waiting_since: Cell<Time>,
     used: Cell<Time>,
+    /// When the command was sent that is being timed, and how long the last such took.
+    timed: Cell<Option<Time>>,
+    round_trip: Cell<Duration>,
     /// Bytes so far of the reply that is being read.
     reply: Cell<u64>,
     checked: Cell<Time>,
@@ -225,6 +228,8 @@ impl<W: Waiter> Lane<W> {
             mode: Cell::new(Mode::Replies),
             waiting_since: Cell::new(now),
             used: Cell::new(now),
+            timed: Cell::new(None),
+            round_trip: Cell::default(),
             reply: Cell::new(0),
             checked: Cell::new(now),
             told: Cell::new(false),
@@ -304,6 +309,7 @@ impl<W: Waiter> Lane<W> {
         }
         if inner.fifo.is_empty() {
             self.waiting_since.set(now);
+            self.timed.set(matches!(inner.state, State::Open).then_some(now));
         }
         if matches!(expect, Expect::Reply(_)) {
             self.used.set(now);
@@ -422,6 +428,11 @@ impl<W: Waiter> Lane<W> {
     /// How long ago the last command was sent.
     pub fn idle_for(&self, now: Time) -> Duration {
         now.saturating_since(self.used.get())
+    }
+
+    /// How long the last command took to be answered that found nothing else under way; zero before there was one.
+    pub fn round_trip(&self) -> Duration {
+        self.round_trip.get()
     }
 
     /// How long ago it was last checked for being in step.
@@ -670,6 +681,9 @@ impl<W: Waiter> Lane<W> {
     fn take(&self, mut bytes: &[u8], wire: &mut Wire) -> Result<(), Error> {
         let now = Time::now();
         self.waiting_since.set(now);
+        if let Some(sent) = self.timed.take() {
+            self.round_trip.set(now.saturating_since(sent));
+        }
         if self.is_stale() {
             // Messages are still what they are: a subscriber stays with the server that it chose, as it would alone.
             if !self.private || self.mode.get() == Mode::Replies {

@@ -1,0 +1,138 @@
+//! What a client calls itself: `CLIENT SETNAME`, `CLIENT GETNAME`, and whom a connection of its own is told about.
+//!
+//! With `client_names = "virtual"` crema keeps the name, and nobody needs a connection of its own for one. Whether a user may
+//! name a connection Redis decides: a lane is given its own name once more, which changes nothing and is refused like the
+//! client's. A connection that becomes the client's own is told the name, so that `CLIENT LIST` shows it there. With
+//! `"upstream"` a name makes such a connection, and all that the client sends goes over it.
+
+use tokio::sync::oneshot;
+
+use super::wire::Line;
+use super::{Close, Session, Stay};
+use crate::clock::Time;
+use crate::command::Spec;
+use crate::config::ClientNames;
+use crate::proxy::{LANE_NAME, Work};
+use crate::resp::{Request, encode};
+
+/// Longer names are Redis's to keep.
+const LONGEST: usize = 1024;
+
+impl Session {
+    /// Whether it is crema that keeps this name.
+    pub(super) fn keeps_name(&self, name: &[u8]) -> bool {
+        self.worker.shared.config.client_names == ClientNames::Virtual && name.len() <= LONGEST
+    }
+
+    /// The client calls itself so; none where that is nothing.
+    pub(super) fn set_name(&mut self, name: &[u8]) {
+        self.name = (!name.is_empty()).then(|| name.into());
+    }
+
+    /// `CLIENT SETNAME`.
+    pub(super) async fn client_set_name(
+        &mut self,
+        line: &mut Line,
+        spec: &'static Spec,
+        request: Request<'_>,
+    ) -> Result<(), Close> {
+        let name = request.arg(2);
+        if !self.keeps_name(name) {
+            self.set_name(b"");
+            if name.is_empty() && self.private.is_none() {
+                self.answer(|out| encode::simple(out, "OK"));
+                return Ok(());
+            }
+            self.keep(line, Stay::Home).await?;
+            self.named = !name.is_empty();
+            self.send_private(spec, request, Time::now());
+            return Ok(());
+        }
+        let reply = if self.has_home() {
+            self.ask(line, spec, request).await?
+        } else {
+            let (mut own, mut command) = (Vec::new(), request.raw());
+            if is_valid(name) {
+                encode::own_command(&mut own, &[b"CLIENT", b"SETNAME", LANE_NAME.as_bytes()]);
+                command = &own;
+            }
+            self.ask_lane(line, command).await?.unwrap_or_else(|| b"+OK\r\n".to_vec())
+        };
+        if reply.starts_with(b"+") {
+            self.set_name(name);
+            self.named = false;
+        }
+        self.answer(|out| out.extend_from_slice(&reply));
+        Ok(())
+    }
+
+    /// `CLIENT GETNAME`. A connection of the client's own knows the name.
+    pub(super) async fn client_get_name(
+        &mut self,
+        line: &mut Line,
+        spec: &'static Spec,
+        request: Request<'_>,
+    ) -> Result<(), Close> {
+        if self.has_home() {
+            return self.pinned(line, spec, request).await;
+        }
+        let mut own = Vec::new();
+        encode::own_command(&mut own, &[b"CLIENT", b"GETNAME"]);
+        let refusal = self.ask_lane(line, &own).await?.filter(|reply| reply.starts_with(b"-"));
+        let (name, resp) = (self.name.as_deref(), self.caller.resp);
+        self.answer(|out| match (refusal, name) {
+            (Some(refusal), _) => out.extend_from_slice(&refusal),
+            (None, Some(name)) => encode::bulk(out, name),
+            (None, None) => encode::null(out, resp),
+        });
+        Ok(())
+    }
+
+    /// The same in a transaction, on a connection that knows no name: `ECHO` is answered in the same bytes.
+    pub(super) async fn queue_get_name(
+        &mut self,
+        line: &mut Line,
+        spec: &'static Spec,
+        request: Request<'_>,
+    ) -> Result<(), Close> {
+        let (mut echo, mut spans) = (Vec::new(), Vec::new());
+        let name = self.name.as_deref().filter(|_| !self.has_home());
+        encode::own_command(&mut echo, &[b"ECHO", name.unwrap_or_default()]);
+        match Request::parse_canonical(&echo, &mut spans) {
+            Some(echo) if name.is_some() => {
+                self.borrow(line).await?;
+                self.send_private(spec, echo, Time::now());
+                Ok(())
+            }
+            _ => self.pinned(line, spec, request).await,
+        }
+    }
+
+    /// Tells a connection that has become the client's own who that is.
+    pub(super) fn introduce(&mut self, now: Time) {
+        let Some(lent) = &mut self.private else { return };
+        if self.introduced || self.stay == Stay::Loan {
+            return;
+        }
+        self.introduced = true;
+        self.info.iter().for_each(|info| lent.prepare(info, now));
+        if let Some(name) = &self.name {
+            let mut own = Vec::new();
+            encode::own_command(&mut own, &[b"CLIENT", b"SETNAME", name]);
+            lent.prepare(&own, now);
+        }
+    }
+
+    /// What Redis says to `command` on a lane; nothing where the lane was lost. All that was sent before is answered then.
+    async fn ask_lane(&mut self, line: &mut Line, command: &[u8]) -> Result<Option<Vec<u8>>, Close> {
+        line.answered(self).await?;
+        let (told, reply) = oneshot::channel();
+        self.caller.ask(&self.worker, command, Work::Capture(Vec::new(), told), Time::now());
+        Ok(line.while_writing(self, reply).await.ok())
+    }
+}
+
+/// As Redis checks it (networking.c, `clientSetName`).
+pub(super) fn is_valid(name: &[u8]) -> bool {
+    name.iter().all(|b| (b'!'..=b'~').contains(b))
+}
