@@ -344,12 +344,11 @@ impl Session {
     fn refuse(&self, error: &Error, sent: Sent) {
         let replies = &self.caller.replies;
         self.fails(error.into());
-        match error.reply(sent, self.worker.shared.config.upstream_down) {
-            Some(reply) => self.answer(|out| out.extend_from_slice(&reply)),
-            None => {
-                self.count();
-                replies.cut(replies.next(), End::Away);
-            }
+        if let Some(reply) = error.reply(sent, self.worker.shared.config.upstream_down) {
+            self.answer(|out| out.extend_from_slice(&reply));
+        } else {
+            self.count();
+            replies.cut(replies.next(), End::Away);
         }
     }
 }
