@@ -20,8 +20,8 @@ const UNUSABLE: u8 = 2;
 fn main() -> ExitCode {
     let flags = Flags::parse();
     let check = flags.check;
-    let config = match config::load(flags) {
-        Ok(config) => config,
+    let (config, sources) = match config::load(flags) {
+        Ok(loaded) => loaded,
         Err(error) => return refuse(&error.to_string()),
     };
     let level = match crema::log::level(&env::var("RUST_LOG").unwrap_or_default()) {
@@ -30,7 +30,7 @@ fn main() -> ExitCode {
     };
     if check {
         // Whoever closed standard output has no use for the summary: the exit code still tells.
-        let _ = write!(io::stdout(), "configuration is valid\n{config}");
+        let _ = write!(io::stdout(), "configuration is valid\n{sources}");
         return ExitCode::SUCCESS;
     }
     crema::log::start(config.log_format, level);

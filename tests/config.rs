@@ -415,6 +415,10 @@ fn rules_that_mean_nothing_are_refused() {
             "[[rule]]\nmatch = \"a*\"\npromote = 1\n[[rule]]\nmatch = \"a*\"\npromote = 2",
             "crema.toml:4:1: rule: an earlier rule",
         ),
+        (
+            "[[rule]]\nmatch = \"a[bc\"\npromote = 1",
+            "crema.toml:2:9: rule.match: the pattern `a[bc` has a [ without its ]; close it, or write",
+        ),
         ("[[rule]]\nmatches = \"a*\"", "crema.toml:2:1: unknown key `matches`; did you mean `match`?"),
         ("[rule]\nmatch = \"a*\"", "crema.toml:1:1: a table stands where a list of tables belongs; write `[[rule]]`"),
     ];
@@ -481,12 +485,31 @@ fn check_tells_what_is_in_effect() {
     let shown = text(&output.stdout);
     assert_eq!((output.status.code(), text(&output.stderr)), (Some(0), ""));
     assert!(shown.starts_with("configuration is valid\n"), "{shown}");
-    for part in
-        ["0.0.0.0:7000, /run/crema.sock", "redis://:***@redis:6379/2", "256MiB", "every key read", "500ms", "1 rule"]
-    {
-        assert!(shown.contains(part), "{part} in {shown}");
+    let line = |name: &str| {
+        let words = |line: &str| line.split_whitespace().map(str::to_owned).collect::<Vec<_>>();
+        shown.lines().map(words).find(|words| words.first().is_some_and(|first| first == name)).unwrap_or_default()
+    };
+    assert_eq!(line("listen"), ["listen", "0.0.0.0:7000,/run/crema.sock", &format!("{path}:1")]);
+    assert_eq!(line("upstream"), ["upstream", "redis://:***@redis:6379/2", "CREMA_UPSTREAM"]);
+    assert_eq!(line("promote"), ["promote", "1", "--promote"]);
+    assert_eq!(line("acl_recheck"), ["acl_recheck", "5s", "default"]);
+    assert_eq!(line("log_format"), ["log_format", "text", "default"]);
+    assert_eq!(line("rule"), ["rule", "a*,", "class", "90s", &format!("{path}:2:1")]);
+    assert!(!shown.contains("hunter2"), "{shown}");
+    let six = crema(&["--check", "--listen", "[::]:7000"], &[]);
+    assert!(text(&six.stdout).contains("IPv6 alone"));
+}
+
+#[test]
+fn all_that_is_wrong_is_told_at_once() {
+    let (_directory, path) = file("l1_size = \"1parsec\"\n[[rule]]\nmatch = \"a*\"\nclass = \"never\"\n");
+    let path = path.to_str().expect("is UTF-8");
+    let output = crema(&["--check", "--config", path, "--promote", "-1"], &[("CREMA_THREADS", "none")]);
+    let said = text(&output.stderr);
+    for part in [":1:11: l1_size: ", ":4:9: rule.class: ", "crema: --promote: ", "crema: CREMA_THREADS: "] {
+        assert!(said.contains(part), "{part} in {said}");
     }
-    assert!(shown.lines().count() <= 12 && !shown.contains("hunter2"), "{shown}");
+    assert_eq!((output.status.code(), said.lines().count()), (Some(2), 4), "{said}");
 }
 
 #[test]
@@ -507,6 +530,7 @@ fn check_refuses_on_standard_error_with_code_2() {
         "crema: RUST_LOG: `verbose` is no level; write one of off, error",
     );
     refused(&["--check", "--l1-siz", "1MiB"], &[], "--l1-size");
+    refused(&["--promote", "-1"], &[], "crema: --promote: `-1` is not a rate of promotion; write N to promote");
     refused(&["--listen", "nowhere"], &[], "crema: --listen: `nowhere` is not an address");
 }
 

@@ -25,6 +25,9 @@ pub enum ConfigError {
         /// What is wrong, and what would be right.
         problem: Problem,
     },
+    /// More than one of them.
+    #[error("{}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("\ncrema: "))]
+    Several(Vec<ConfigError>),
 }
 
 /// Where a setting stands, as a user finds it again.

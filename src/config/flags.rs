@@ -23,7 +23,7 @@ Give passwords by variable or file: other users of the machine can see flags.";
 
 /// What the command line says. [`super::load`] makes a [`super::Config`] of it.
 #[derive(Debug, Default, Parser)]
-#[command(name = "crema", version, about = "A caching proxy for Redis and Valkey", after_help = NOTES, max_term_width = 100)]
+#[command(name = "crema", version, about = "A caching proxy for Redis and Valkey", after_help = NOTES, max_term_width = 100, allow_negative_numbers = true)]
 pub struct Flags {
     /// Read settings from this TOML file
     #[arg(short, long, value_name = "FILE")]

@@ -39,7 +39,7 @@ impl Glob {
                 b'*' if tokens.last() == Some(&Token::Many) => {}
                 b'*' => tokens.push(Token::Many),
                 b'?' => tokens.push(Token::One),
-                b'[' => tokens.push(class(&mut rest)),
+                b'[' => tokens.push(class(&mut rest).0),
                 b'\\' => {
                     tokens.push(Token::Byte(after.first().copied().unwrap_or(b'\\')));
                     rest = after.get(1..).unwrap_or_default();
@@ -48,6 +48,25 @@ impl Glob {
             }
         }
         Self { source: pattern.to_owned(), tokens }
+    }
+
+    /// Whether every class of a pattern ends with its `]`. Redis takes one that does not, and nobody means it.
+    pub fn is_closed(pattern: &str) -> bool {
+        let mut rest = pattern.as_bytes();
+        while let Some((&first, after)) = rest.split_first() {
+            rest = match first {
+                b'\\' => after.get(1..).unwrap_or_default(),
+                b'[' => {
+                    let mut behind = after;
+                    if !class(&mut behind).1 {
+                        return false;
+                    }
+                    behind
+                }
+                _ => after,
+            };
+        }
+        true
     }
 
     /// Whether the whole of `key` fits the pattern.
@@ -107,8 +126,8 @@ impl fmt::Debug for Glob {
 }
 
 /// The class that begins after `[`; takes it and its `]` off `rest`. A `]` that comes first ends an empty class; ranges may be
-/// given from high to low, and their ends are taken as they stand, `]` and `\` included.
-fn class(rest: &mut &[u8]) -> Token {
+/// given from high to low, and their ends are taken as they stand, `]` and `\` included. Also whether there was a `]`.
+fn class(rest: &mut &[u8]) -> (Token, bool) {
     let negated = rest.first() == Some(&b'^');
     if negated {
         *rest = &rest[1..];
@@ -116,11 +135,11 @@ fn class(rest: &mut &[u8]) -> Token {
     let mut ranges = Vec::new();
     loop {
         let (range, taken) = match **rest {
-            [] => break,
+            [] => return (Token::Class { negated, ranges }, false),
             [b'\\', escaped, ..] => ((escaped, escaped), 2),
             [b']', ..] => {
                 *rest = &rest[1..];
-                break;
+                return (Token::Class { negated, ranges }, true);
             }
             [from, b'-', to, ..] => ((from.min(to), from.max(to)), 3),
             [byte, ..] => ((byte, byte), 1),
@@ -128,7 +147,6 @@ fn class(rest: &mut &[u8]) -> Token {
         ranges.push(range);
         *rest = &rest[taken..];
     }
-    Token::Class { negated, ranges }
 }
 
 #[cfg(test)]
@@ -181,6 +199,16 @@ mod tests {
             for key in *misses {
                 assert!(!glob.matches(key.as_bytes()), "{pattern:?} should not match {key:?}");
             }
+        }
+    }
+
+    #[test]
+    fn sees_classes_that_do_not_end() {
+        for open in ["a[bc", "a[", "[^", "a[\\]", "[a-]"] {
+            assert!(!Glob::is_closed(open), "{open}");
+        }
+        for closed in ["", "a*", "a[bc]", "[^]a", "\\[a", "[\\]]", "]"] {
+            assert!(Glob::is_closed(closed), "{closed}");
         }
     }
 

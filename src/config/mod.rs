@@ -27,6 +27,7 @@ pub use self::flags::{Flags, Settings};
 pub use self::glob::Glob;
 pub use self::listen::Listen;
 pub use self::rule::{Promote, Rule};
+pub use self::summary::Sources;
 pub use self::url::{Node, Secret, Upstream};
 pub use self::user::User;
 pub use crate::error::UpstreamDown;
@@ -171,7 +172,7 @@ pub enum LogFormat {
 }
 
 /// Reads the settings of this process: `flags` win over its `CREMA_` variables, these over the file that either names.
-pub fn load(flags: Flags) -> Result<Config, ConfigError> {
+pub fn load(flags: Flags) -> Result<(Config, Sources), ConfigError> {
     let mut variables = BTreeMap::new();
     for (name, value) in env::vars_os() {
         let Ok(name) = name.into_string() else { continue };
@@ -184,18 +185,31 @@ pub fn load(flags: Flags) -> Result<Config, ConfigError> {
             Err(_) => {}
         }
     }
-    load_with(flags, variables)
+    load_from(flags, variables)
 }
 
 /// [`load`] with the given variables in place of those of the process.
 pub fn load_with(flags: Flags, variables: BTreeMap<String, String>) -> Result<Config, ConfigError> {
+    load_from(flags, variables).map(|(config, _)| config)
+}
+
+fn load_from(flags: Flags, variables: BTreeMap<String, String>) -> Result<(Config, Sources), ConfigError> {
     let layers = Layers::collect(flags, variables)?;
-    let mut config = read(&layers)?;
+    let mut config = match read(&layers) {
+        Ok(config) => config,
+        Err(error) => {
+            layers.note(error);
+            return Err(layers.verdict().expect_err("one was noted"));
+        }
+    };
+    layers.verdict()?;
     if config.coherence == Coherence::Channel {
         config.ceiling.get_or_insert(rule::SHORT_TERM); // or what nobody tells of would never be seen
     }
     compare(&config, &layers)?;
-    Ok(config)
+    let rules: Vec<String> = config.rules.iter().map(Rule::to_string).collect();
+    let sources = Sources::new(layers.found(&rules), &config);
+    Ok((config, sources))
 }
 
 impl Config {

@@ -2,6 +2,7 @@
 //!
 //! Remembers for every value where it stood, so that a refusal can point there. Gives no value a meaning and knows no default.
 
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::fmt;
@@ -55,6 +56,18 @@ pub(super) struct Layers {
     variables: Settings,
     file: Settings,
     source: Source,
+    /// What was found wrong so far.
+    wrong: RefCell<Vec<ConfigError>>,
+    /// What was read, in that order.
+    found: RefCell<Vec<Found>>,
+}
+
+/// A setting as it is in effect, and who gave it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Found {
+    pub(super) name: String,
+    pub(super) value: String,
+    pub(super) origin: String,
 }
 
 /// The file of settings, kept to turn positions into lines. Empty where there is none.
@@ -72,13 +85,46 @@ impl Layers {
         let path = flags.config.or_else(|| variables.remove(FILE_VARIABLE).map(PathBuf::from));
         let source = match path {
             None => Source::default(),
-            Some(path) => match fs::read_to_string(&path) {
-                Ok(text) => Source { path, text },
+            Some(path) => match fs::read(&path) {
+                Ok(bytes) => Source::read(path, bytes)?,
                 Err(source) => return Err(ConfigError::Unreadable { path, source }),
             },
         };
-        let file = source.parse()?;
-        Ok(Self { flags: flags.settings, variables: read_variables(&variables)?, file, source })
+        let mut wrong = Vec::new();
+        let file = source.parse().unwrap_or_else(|error| {
+            wrong.push(error);
+            Settings::default()
+        });
+        let variables = read_variables(&variables).unwrap_or_else(|error| {
+            wrong.push(error);
+            Settings::default()
+        });
+        Ok(Self { flags: flags.settings, variables, file, source, wrong: wrong.into(), found: RefCell::default() })
+    }
+
+    /// What is wrong is told with all else that is.
+    pub(super) fn note(&self, error: ConfigError) {
+        self.wrong.borrow_mut().push(error);
+    }
+
+    /// Fails with all that was noted.
+    pub(super) fn verdict(&self) -> Result<(), ConfigError> {
+        let mut wrong = self.wrong.take();
+        match wrong.len() {
+            0 => Ok(()),
+            1 => Err(wrong.remove(0)),
+            _ => Err(ConfigError::Several(wrong)),
+        }
+    }
+
+    /// What is in effect, and who gave it: rules last.
+    pub(super) fn found(&self, rules: &[String]) -> Vec<Found> {
+        let mut found = self.found.take();
+        for (rule, value) in self.file.rule.iter().zip(rules) {
+            let origin = self.source.place(rule.span().start, "").to_string();
+            found.push(Found { name: "rule".to_owned(), value: value.clone(), origin });
+        }
+        found
     }
 
     /// What the strongest source gives for `key`, else `default`, read by `parse`.
@@ -88,8 +134,28 @@ impl Layers {
         default: &str,
         parse: impl Fn(&str) -> Result<T, Problem>,
     ) -> Result<T, ConfigError> {
-        let text = self.find(key).map_or(default, |(given, _)| given.text.trim());
-        parse(text).map_err(|problem| self.refuse(&[key], problem))
+        let given = self.find(key);
+        let text = given.as_ref().map_or(default, |(given, _)| given.text.trim());
+        let origin = match &given {
+            None => "default".to_owned(),
+            Some((_, Place::File { path, line, .. })) => format!("{}:{line}", path.display()),
+            Some((_, place)) => place.to_string(),
+        };
+        self.found.borrow_mut().push(Found { name: key.name.to_owned(), value: text.to_owned(), origin });
+        match parse(text) {
+            Ok(value) => Ok(value),
+            // Its default stands in, so that whatever else is wrong is found as well.
+            Err(problem) => {
+                let refused = self.refuse(&[key], problem);
+                match parse(default) {
+                    Ok(value) if given.is_some() => {
+                        self.note(refused);
+                        Ok(value)
+                    }
+                    _ => Err(refused),
+                }
+            }
+        }
     }
 
     /// Whether some source gives `key` another value than `usual`.
@@ -146,6 +212,18 @@ impl Layers {
 }
 
 impl Source {
+    fn read(path: PathBuf, bytes: Vec<u8>) -> Result<Self, ConfigError> {
+        match String::from_utf8(bytes) {
+            Ok(text) => Ok(Self { path, text }),
+            Err(error) => {
+                let good = error.utf8_error().valid_up_to();
+                let text = String::from_utf8_lossy(&error.as_bytes()[..good]).into_owned();
+                let problem = Problem::new("what stands here is not UTF-8", "save the file in UTF-8");
+                Err(ConfigError::Invalid { place: Self { path, text }.place(good, ""), problem })
+            }
+        }
+    }
+
     fn parse(&self) -> Result<Settings, ConfigError> {
         toml::from_str(&self.text).map_err(|error| {
             let start = error.span().map_or(0, |span| span.start);
@@ -178,6 +256,22 @@ fn explain(message: &str) -> Problem {
             "a table stands where a list of tables belongs",
             "write `[[rule]]` or `[[user]]`, in two pairs of brackets",
         );
+    }
+    if let Some((found, expected)) =
+        message.strip_prefix("invalid type: ").and_then(|rest| rest.split_once(", expected "))
+    {
+        // The value itself stands behind the word, and may be a password.
+        let word = found.split(['`', '"']).next().unwrap_or_default().trim();
+        let what = match word {
+            "floating point" => "a number with a fraction",
+            "integer" => "a number",
+            "string" => "a text",
+            "boolean" => "true or false",
+            "sequence" => "a list",
+            "map" => "a table",
+            other => other,
+        };
+        return Problem::new(format!("{what} cannot stand here"), format!("write {expected}"));
     }
     Problem::new(message.replace('\n', ", "), "")
 }
@@ -359,17 +453,25 @@ mod tests {
 
     #[test]
     fn refuses_wrong_kinds_of_value() {
-        let kinds = "expected a text in quotes, a whole number, true or false";
+        let kinds = "write a text in quotes, a whole number, true or false";
         let float = refusal("threads = 1.5");
         assert!(float.starts_with("crema.toml:1:11: ") && float.contains(kinds), "{float}");
         assert!(refusal("upstream = [\"redis://:hunter2@h\"]").contains(kinds));
         let table = refusal("channel = true");
-        assert!(table.starts_with("crema.toml:1:11: ") && table.ends_with("expected a table, `[channel]`"), "{table}");
+        assert!(table.starts_with("crema.toml:1:11: ") && table.ends_with("write a table, `[channel]`"), "{table}");
         assert!(refusal("\n[rule]\nmatch = \"x\"").contains("[[rule]]"));
         assert!(refusal("listen = [1]").starts_with("crema.toml:1:11: "));
         assert!(refusal("listen = [\"a,b\"]").contains("comma"));
         assert!(refusal("promote = 1\npromote = 2").starts_with("crema.toml:2:1: duplicate key"));
         assert!(refusal("promote = ").starts_with("crema.toml:1:1"));
+        assert!(float.contains("a number with a fraction cannot stand here"), "{float}");
+    }
+
+    #[test]
+    fn a_file_that_is_not_utf_8_is_refused_at_its_line() {
+        let error =
+            Source::read("crema.toml".into(), b"promote = 1\nlisten = \"\xff\"".to_vec()).err().expect("no UTF-8");
+        assert_eq!(error.to_string(), "crema.toml:2:11: what stands here is not UTF-8; save the file in UTF-8");
     }
 
     #[test]

@@ -3,6 +3,7 @@
 //! The `[[rule]]` tables of the file, read and checked. The first rule whose pattern fits a key decides; whoever holds the key
 //! looks for it.
 
+use std::fmt;
 use std::time::Duration;
 
 use toml::Spanned;
@@ -50,7 +51,13 @@ pub enum Promote {
 pub(super) fn read_rules(layers: &Layers, l1_size: u64) -> Result<Vec<Rule>, ConfigError> {
     let mut rules: Vec<Rule> = Vec::new();
     for settings in layers.rules() {
-        let rule = read_rule(layers, settings, l1_size)?;
+        let rule = match read_rule(layers, settings, l1_size) {
+            Ok(rule) => rule,
+            Err(error) => {
+                layers.note(error);
+                continue;
+            }
+        };
         if rules.iter().any(|earlier| earlier.pattern == rule.pattern) {
             let problem =
                 Problem::new(format!("an earlier rule matches `{}` already", rule.pattern), "make one rule of the two");
@@ -59,6 +66,24 @@ pub(super) fn read_rules(layers: &Layers, l1_size: u64) -> Result<Vec<Rule>, Con
         rules.push(rule);
     }
     Ok(rules)
+}
+
+impl fmt::Display for Rule {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.pattern)?;
+        if let Some(ceiling) = self.ceiling {
+            write!(f, ", class {}", units::show_duration(ceiling))?;
+        }
+        match self.promote {
+            Some(Promote::Never) => f.write_str(", promote never")?,
+            Some(Promote::OneIn(reads)) => write!(f, ", promote {reads}")?,
+            None => {}
+        }
+        match self.max_value {
+            Some(bytes) => write!(f, ", max_value {}", units::show_size(bytes)),
+            None => Ok(()),
+        }
+    }
 }
 
 /// Reads how often keys are promoted: 0 or `never` for not at all, else one read in N.
@@ -81,6 +106,14 @@ fn read_rule(layers: &Layers, settings: &Spanned<RuleSettings>, l1_size: u64) ->
     };
     if class.is_none() && rate.is_none() && max_value.is_none() {
         return Err(refuse(Problem::new("a rule says nothing of its keys", "give it class, promote or max_value")));
+    }
+    if !Glob::is_closed(pattern.text()) {
+        let wrong = format!("the pattern `{}` has a [ without its ]", pattern.text());
+        return Err(layers.refuse_rule(
+            settings,
+            Some(("match", pattern)),
+            Problem::new(wrong, "close it, or write \\\\[ for a [ itself"),
+        ));
     }
     let largest = units::sizes(1..=if l1_size == 0 { GIB } else { l1_size });
     Ok(Rule {

@@ -1,12 +1,43 @@
-//! The settings in effect, in a few lines for a person: what `--check` prints.
+//! The settings in effect, for a person: in a few lines, as the log begins, and one by one with who gave each, as `--check` prints
+//! them.
 //!
 //! Never shows a password. Not meant to be read back; [`Config`] writes nothing that [`super::load`] reads.
 
 use std::fmt::{self, Display};
 use std::time::Duration;
 
+use super::raw::Found;
 use super::units::{show_duration, show_size};
 use super::{Auth, ClientNames, Config, UpstreamDown};
+
+/// Every setting, its value and who gave it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Sources(Vec<Found>);
+
+impl Sources {
+    pub(super) fn new(mut found: Vec<Found>, config: &Config) -> Self {
+        for Found { name, value, .. } in &mut found {
+            match name.as_str() {
+                "upstream" => *value = config.upstream.to_string(), // as it was given it may hold a password
+                "listen" if value.contains("[::]:") => value.push_str(" ([::] is IPv6 alone: for IPv4 add 0.0.0.0)"),
+                "threads" if value == "auto" => *value = format!("auto: {}", config.threads),
+                _ => {}
+            }
+        }
+        Self(found)
+    }
+}
+
+impl Display for Sources {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let width =
+            self.0.iter().map(|found| found.value.chars().count()).filter(|&width| width < 40).max().unwrap_or(0);
+        for Found { name, value, origin } in &self.0 {
+            writeln!(f, "  {name:<20} {value:<width$}  {origin}")?;
+        }
+        Ok(())
+    }
+}
 
 impl Display for Config {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -1,11 +1,13 @@
 //! `CREMA`: crema's own command, which Redis never sees. What it knows of a command, and forgetting by hand.
 //!
-//! Inside MULTI, and where its subcommand is unknown, it goes to Redis like any command that there is not.
+//! Inside MULTI it goes to Redis like any command that there is not.
+
+use std::fmt::Write as _;
 
 use super::Session;
 use crate::cache::Query;
 use crate::clock::Time;
-use crate::command::{self, Effect, Route, Verb};
+use crate::command::{self, Effect, Route, Spec, Verb};
 use crate::config::Promote;
 use crate::invalidation::Fill;
 use crate::invalidation::channel::Forget;
@@ -13,14 +15,15 @@ use crate::invalidation::message::Message;
 use crate::metrics::Failure;
 use crate::resp::{Request, Span, encode};
 
-const HELP: [&str; 12] = [
+const HELP: [&str; 13] = [
     "CREMA <subcommand> [<arg> [value] [opt] ...]. Subcommands are:",
     "EXPLAIN <command> [<arg> ...]",
     "    Tell what crema knows of a command, and whether its reply is in memory.",
     "INVALIDATE <key> [<key> ...]",
     "    Forget all that is in memory of these keys, here and in the fleet.",
-    "INVALIDATE PATTERN <pattern>",
-    "    The same for all keys that match.",
+    "    Of MGET, of each of its keys as GET reads it.",
+    "INVALIDATE PATTERN <pattern> [<pattern> ...]",
+    "    The same for all keys that match. The reply is how many patterns that is.",
     "REFRESH <key> [<key> ...]",
     "    Forget as INVALIDATE does, and read anew here what was in memory.",
     "STATUS",
@@ -50,19 +53,41 @@ impl Session {
         self.answer(|out| out.extend_from_slice(&reply));
     }
 
-    async fn invalidate(&self, request: Request<'_>, reply: &mut Vec<u8>) {
-        let l1 = &self.worker.shared.l1;
-        let told = if request.argc() == 4 && request.arg(2).eq_ignore_ascii_case(b"PATTERN") {
-            l1.pattern(request.arg(3));
-            match (&l1.fleet, String::from_utf8(request.arg(3).to_vec())) {
-                (None, _) => Ok(()),
-                (Some(fleet), Ok(pattern)) => fleet.say(Message::RemovePattern { pattern }).await,
-                (Some(_), Err(_)) => Err("a pattern that is not UTF-8 has no name on the channel".to_owned()),
+    /// Whether the request is a `CREMA` that means nothing. It has been answered then.
+    pub(super) fn mistakes(&self, known: Option<&Spec>, request: Request<'_>) -> bool {
+        let wrong = match known {
+            Some(spec) if spec.arity_ok(request.argc()) || !is_own(spec.name) => return false,
+            Some(spec) => format!("wrong number of arguments for '{}' command", spec.name),
+            None if request.arg(0).eq_ignore_ascii_case(b"crema") => {
+                format!("unknown subcommand '{}'", String::from_utf8_lossy(request.arg(1)))
             }
-        } else {
-            self.forget(request).await
+            None => return false,
         };
-        Self::outcome(told, i64::try_from(request.argc()).unwrap_or(i64::MAX) - 2, reply);
+        self.fails(Failure::Command);
+        self.answer(|out| encode::error(out, &format!("ERR {wrong}. Try CREMA HELP.")));
+        true
+    }
+
+    async fn invalidate(&self, request: Request<'_>, reply: &mut Vec<u8>) {
+        let by_pattern = request.argc() > 3 && request.arg(2).eq_ignore_ascii_case(b"PATTERN");
+        let told = if by_pattern { self.forget_patterns(request).await } else { self.forget(request).await };
+        let count = request.argc() - 2 - usize::from(by_pattern);
+        Self::outcome(told, i64::try_from(count).unwrap_or(i64::MAX), reply);
+    }
+
+    async fn forget_patterns(&self, request: Request<'_>) -> Result<(), String> {
+        let l1 = &self.worker.shared.l1;
+        let mut told = Ok(());
+        for pattern in request.args().skip(3) {
+            l1.pattern(pattern);
+            let Some(fleet) = &l1.fleet else { continue };
+            let said = match String::from_utf8(pattern.to_vec()) {
+                Ok(pattern) => fleet.say(Message::RemovePattern { pattern }).await,
+                Err(_) => Err("a pattern that is not UTF-8 has no name on the channel".to_owned()),
+            };
+            told = told.and(said);
+        }
+        told
     }
 
     async fn forget(&self, request: Request<'_>) -> Result<(), String> {
@@ -143,14 +168,16 @@ impl Session {
         let shared = &self.worker.shared;
         let known = command::lookup(asked);
         let spec = known.unwrap_or_else(command::unknown);
-        let keys: Vec<String> = spec.keys(asked).map(|key| String::from_utf8_lossy(key).into_owned()).collect();
+        let keys: Vec<String> = spec.keys(asked).map(quoted).collect();
         let keeps = known.is_some() && spec.keeps(asked);
         let rule = if keeps { shared.rule(asked.arg(1)) } else { None };
-        let mut held = None;
-        if keeps {
-            let query = self.caller.who.query(&shared.l1, spec, asked);
-            held = shared.l1.store.held(&query, &shared.l1.stamps, &self.caller.who.ear.freshness, Time::now());
-        }
+        let held = if keeps { self.held(spec, asked) } else { Vec::new() };
+        let first = held.iter().flatten().min().copied();
+        let in_l1 = match (held.len(), held.iter().flatten().count()) {
+            (_, 0) => "no".to_owned(),
+            (1, _) => "yes".to_owned(),
+            (all, some) => format!("{some} of {all}"),
+        };
         let cacheable = if known.is_none() {
             "no: it is not in the table of commands"
         } else if !shared.l1.is_on() {
@@ -192,11 +219,27 @@ impl Session {
             ("connection", connection.to_owned()),
             ("keys", keys.join(" ")),
             ("cacheable", cacheable.to_owned()),
-            ("in_l1", if held.is_some() { "yes" } else { "no" }.to_owned()),
-            ("ttl_ms_left", held.map_or_else(String::new, left)),
+            ("in_l1", in_l1),
+            ("ttl_ms_left", first.map_or_else(String::new, left)),
             ("rule", rule.map_or_else(String::new, |rule| rule.pattern.to_string())),
         ];
         self.map(&fields, reply);
+    }
+
+    /// Until when L1 may answer a read, where it can; of a read of many keys, each.
+    fn held(&self, spec: &Spec, asked: Request<'_>) -> Vec<Option<Time>> {
+        let (l1, who) = (&self.worker.shared.l1, &self.caller.who);
+        let held = |spec: &Spec, asked: Request<'_>| {
+            let query = who.query(l1, spec, asked);
+            l1.store.held(&query, &l1.stamps, &who.ear.freshness, Time::now())
+        };
+        let Some(each) = spec.each() else { return vec![held(spec, asked)] };
+        let keys = asked.args().skip(1).map(|key| {
+            let (mut raw, mut spans): (_, Vec<Span>) = (Vec::new(), Vec::new());
+            encode::command(&mut raw, &[each.name.as_bytes(), key]);
+            held(each, Request::parse_canonical(&raw, &mut spans)?)
+        });
+        keys.collect()
     }
 
     fn map(&self, fields: &[(&str, String)], reply: &mut Vec<u8>) {
@@ -206,6 +249,32 @@ impl Session {
             encode::bulk(reply, value.as_bytes());
         }
     }
+}
+
+/// Whether it is the name of `CREMA` or of a subcommand of it.
+fn is_own(name: &str) -> bool {
+    name == "crema" || name.starts_with("crema|")
+}
+
+/// A key as it stands, or in quotes as redis-cli writes it where it would not be plain where it ends.
+fn quoted(key: &[u8]) -> String {
+    let plain = |byte: &u8| byte.is_ascii_graphic() && !matches!(byte, b'"' | b'\'' | b'\\');
+    if !key.is_empty() && key.iter().all(plain) {
+        return String::from_utf8_lossy(key).into_owned();
+    }
+    let mut shown = String::from("\"");
+    for &byte in key {
+        match byte {
+            b'"' | b'\\' => shown.extend(['\\', char::from(byte)]),
+            b' '..=b'~' => shown.push(char::from(byte)),
+            b'\n' => shown.push_str("\\n"),
+            b'\r' => shown.push_str("\\r"),
+            b'\t' => shown.push_str("\\t"),
+            _ => _ = write!(shown, "\\x{byte:02x}"),
+        }
+    }
+    shown.push('"');
+    shown
 }
 
 fn millis(span: std::time::Duration) -> u64 {

@@ -33,6 +33,12 @@ impl Session {
         if !self.admitted && !self.admit(known, request).await {
             return Ok(());
         }
+        if self.transaction.is_none()
+            && (self.stay != Stay::Tainted || self.private.is_none())
+            && self.mistakes(known, request)
+        {
+            return Ok(());
+        }
         let Some(spec) = known else { return self.foreign(line, request).await };
         if spec.route == Route::Close {
             self.worker.stats.failed(spec.class, Failure::Protocol);
