@@ -5,14 +5,14 @@
 # make fmt    format the sources
 # make fuzz   the same bytes to Redis and through crema, at random, for SECONDS; a difference is cut down and shown
 # make compat redis-py's own test suite through crema, and job queues: BullMQ, RQ, Celery; or only the PARTS that are named; and
-#             the test suite of a later Redis, which is built for that, like `make tcl`
+#             the test suite of a later Redis, which is built for that, like `make tcl`; and programs while Redis is away
 # make bench  crema beside Redis, Valkey, twemproxy and HAProxy, and BullMQ through them, in about half an hour; QUICK=1: a few minutes
 
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .ONESHELL:
 .DELETE_ON_ERROR:
-.PHONY: run test check tcl fmt bench instructions fuzz compat interop need-redis need-tcl need-cc need-valgrind need-faketime
+.PHONY: run test check tcl fmt bench instructions fuzz compat interop need-redis need-tcl need-cc need-valgrind need-faketime need-outage
 
 # Where `make run` listens. Another choice: make run PORT=6390 ADMIN=9390
 PORT := 6380
@@ -92,13 +92,14 @@ run: need-redis
 	exit 1
 
 # What fails ends nothing: the rest is wanted too. The test runner's summary comes last.
-test: check need-redis need-tcl need-cc need-valgrind need-faketime $(CLIENTS)/python.txt $(CLIENTS)/node.txt $(COMPAT)/python.txt $(COMPAT)/node.txt interop
+test: check need-redis need-tcl need-cc need-valgrind need-faketime need-outage $(CLIENTS)/python.txt $(CLIENTS)/node.txt $(COMPAT)/python.txt $(COMPAT)/node.txt interop
 	@cargo test --doc --locked
 	cargo build --tests --locked
 	failed=
 	tests/tcl/run --binary $(TEST_BIN) --jobs 2 || failed+=" Redis's own suite"
 	tests/tcl/run --newer --binary $(TEST_BIN) --jobs 2 --units $(NEWER_UNITS) || failed+=" the suite of a later Redis"
 	tests/compat/run --binary $(TEST_BIN) redis-py-commands bullmq || failed+=" compat"
+	tests/outage/run --binary $(TEST_BIN) --cases 1 reset || failed+=" outage"
 	cargo bench --locked --bench side_by_side -- instructions || failed+=" instructions"
 	if cargo nextest --version >/dev/null 2>&1; then
 		cargo nextest run --locked || failed+=" tests"
@@ -134,10 +135,11 @@ instructions: need-redis need-valgrind
 fuzz: need-redis
 	CREMA_FUZZ_SECONDS=$(SECONDS) cargo test --locked --test fuzz -- --nocapture
 
-compat: need-redis need-tcl need-cc $(COMPAT)/python.txt $(COMPAT)/node.txt
+compat: need-redis need-tcl need-cc need-outage $(CLIENTS)/node.txt $(COMPAT)/python.txt $(COMPAT)/node.txt
 	cargo build --release --locked
 	tests/compat/run --binary $(BIN) $(PARTS)
 	$(if $(PARTS),,tests/tcl/run --newer --binary $(BIN) --jobs $(JOBS))
+	$(if $(PARTS),,tests/outage/run --binary $(BIN) --rounds 3)
 
 # The application of tests/interop.rs: a crate of its own, for what it needs is not to weigh on crema's build.
 interop:
@@ -165,6 +167,12 @@ need-cc:
 
 need-valgrind:
 	@if ! command -v valgrind >/dev/null; then $(call install,valgrind); fi
+
+# For the programs of tests/outage.
+need-outage:
+	@if ! command -v php >/dev/null || ! php -m | grep -qx redis || ! command -v sidekiq >/dev/null; then
+		$(call install,php-cli php-redis ruby-sidekiq)
+	fi
 
 # $(call venv,directory,what pip installs), and $(call node,directory,what npm installs).
 venv = mkdir -p $(1); \

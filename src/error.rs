@@ -25,7 +25,7 @@ pub enum Sent {
 pub enum UpstreamDown {
     /// Its connection is closed, as a Redis that dies closes it: client libraries connect again, and know what to repeat.
     Close,
-    /// It is told `-LOADING`, which client libraries try again, if the command was not sent; else its connection is closed.
+    /// It is told `-LOADING`, which some client libraries try again, if the command was not sent; else its connection is closed.
     Loading,
     /// It is told `-ERR`.
     Error,

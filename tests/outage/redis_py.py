@@ -1,0 +1,20 @@
+"""redis-py in an outage. Usage: redis_py.py PORT"""
+
+import time
+
+import redis
+
+from say import PORT, Counts
+
+counts, at = Counts(), 0
+r = redis.Redis(port=PORT)
+while not counts.over():
+    at += 1
+    if counts.tried(at, lambda: r.set("redis-py", at)):
+        counts.wrote(at)
+    value = counts.tried(None, lambda: (r.get("redis-py"),))
+    if value:
+        counts.saw(value[0])
+    counts.ready()
+    time.sleep(0.01)
+counts.say()
