@@ -6,6 +6,8 @@
 //!
 //! A long file: what is started in order ends in order, and one look at the upstream says what is there.
 
+mod descriptors;
+
 use std::io;
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -62,13 +64,13 @@ pub fn run(config: Config) -> ExitCode {
     })
 }
 
-async fn serve(config: Config) -> Result<ExitCode, Error> {
+async fn serve(mut config: Config) -> Result<ExitCode, Error> {
     let failed = |source| Error::Listen { setting: "signals", address: "the process".into(), source: Arc::new(source) };
     let mut signals = Signals::new().map_err(failed)?;
     info!(pid = std::process::id(), "crema {} starts", env!("CARGO_PKG_VERSION"));
+    descriptors::fit(&mut config);
     let settings = config.to_string();
     info!("settings: {}", settings.lines().map(str::trim).collect::<Vec<_>>().join("; "));
-    raise_file_limit(&config);
     let mut listeners = Vec::new();
     for listen in &config.listen {
         listeners.push(Listener::bind(listen).await?);
@@ -112,7 +114,11 @@ async fn serve(config: Config) -> Result<ExitCode, Error> {
     tasks.spawn(Arc::clone(&app).listen(stop_rest.clone()));
     tasks.close();
 
-    signals.stop().await;
+    tokio::select! {
+        _ = signals.stop() => {}
+        // Its clients are gone, and what they had under way: who supervises the process starts a sound one.
+        number = workers.fallen() => return Err(Error::Worker { number }),
+    }
     app.draining.store(true, Ordering::Relaxed);
     tokio::select! {
         () = drain(&app, workers, (&stop_sessions, &stop_rest), &tasks) => Ok(ExitCode::SUCCESS),
@@ -189,23 +195,6 @@ impl Signals {
                 _ = self.usr1.recv() => info!("SIGUSR1 means nothing to crema"),
                 _ = self.usr2.recv() => info!("SIGUSR2 means nothing to crema"),
             }
-        }
-    }
-}
-
-/// As Redis does at its start: the limit of open files is raised to what clients and upstream may need.
-fn raise_file_limit(config: &Config) {
-    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-    let needed = (config.max_clients + config.max_upstream + 128) as u64;
-    let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
-    if current.is_some_and(|current| current < needed) {
-        let raised = maximum.map_or(needed, |maximum| needed.min(maximum));
-        let _ = setrlimit(Resource::Nofile, Rlimit { current: Some(raised), maximum });
-        if raised < needed {
-            warn!(
-                limit = raised,
-                needed, "fewer open files allowed than max_clients and max_upstream may need: raise `ulimit -n`"
-            );
         }
     }
 }

@@ -42,6 +42,15 @@ pub enum Error {
         /// What the system said.
         source: Arc<io::Error>,
     },
+    /// The node accepts the login no more, or wants one where there is none: the password was changed, the user was switched
+    /// off or deleted, or `requirepass` was set. The reply is Redis's own and goes to the client as it is.
+    #[error("upstream {node} refused the login: {}", String::from_utf8_lossy(.reply).trim_end())]
+    LoginRefused {
+        /// The node's address.
+        node: Arc<str>,
+        /// The error reply, with its CRLF.
+        reply: Arc<[u8]>,
+    },
     /// The node accepted the connection and refused the handshake. The reply is Redis's own and goes to the client as it is.
     #[error("upstream {node} refused the handshake: {}", String::from_utf8_lossy(.reply).trim_end())]
     Refused {
@@ -71,6 +80,14 @@ pub enum Error {
     UpstreamLimit {
         /// The configured cap.
         limit: usize,
+    },
+    /// A worker thread has ended by a fault of crema's own.
+    #[error(
+        "worker-{number} has ended by a fault of crema's own: the process ends, for nobody would serve its clients"
+    )]
+    Worker {
+        /// Which one, from 0.
+        number: usize,
     },
     /// A socket that crema needs at start cannot be had.
     #[error("{setting}: cannot listen on {address}: {source}; {}", advice(.source))]
@@ -103,7 +120,7 @@ impl Error {
     /// Whether what was to go on the connection that this is about can have been sent: not where none could be made.
     pub fn sent(&self) -> Sent {
         match self {
-            Self::Unreachable { .. } | Self::UpstreamLimit { .. } => Sent::No,
+            Self::Unreachable { .. } | Self::UpstreamLimit { .. } | Self::LoginRefused { .. } => Sent::No,
             _ => Sent::Maybe,
         }
     }
@@ -111,7 +128,7 @@ impl Error {
     /// The reply that the client of a failed command gets; `None`: none, its connection is to be closed. `sent` says whether
     /// Redis can have seen the command.
     pub fn reply(&self, sent: Sent, down: UpstreamDown) -> Option<Vec<u8>> {
-        if let Self::Refused { reply, .. } = self {
+        if let Self::Refused { reply, .. } | Self::LoginRefused { reply, .. } = self {
             return Some(reply.to_vec());
         }
         let code = match (down, sent) {

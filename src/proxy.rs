@@ -12,6 +12,8 @@ mod each;
 mod fencing;
 mod foreign;
 mod gate;
+mod heirs;
+mod logins;
 mod marks;
 mod pending;
 mod private;
@@ -19,6 +21,7 @@ mod proof;
 mod pulse;
 mod reads;
 mod replies;
+mod room;
 mod step;
 mod worker;
 

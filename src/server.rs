@@ -47,6 +47,7 @@ pub struct Workers {
     shared: Arc<Shared>,
     doors: Vec<Door>,
     threads: Vec<thread::JoinHandle<()>>,
+    fallen: watch::Receiver<Option<usize>>,
 }
 
 struct Door {
@@ -57,14 +58,15 @@ struct Door {
 impl Workers {
     /// Starts a thread for each of `stats`. They serve until [`join`](Self::join) is called after `stop`.
     pub fn start(shared: &Arc<Shared>, stats: &[Arc<WorkerStats>], stop: &CancellationToken) -> io::Result<Self> {
-        let mut workers = Self { shared: Arc::clone(shared), doors: Vec::new(), threads: Vec::new() };
+        let (fall, fallen) = watch::channel(None);
+        let mut workers = Self { shared: Arc::clone(shared), doors: Vec::new(), threads: Vec::new(), fallen };
         for (number, stats) in stats.iter().enumerate() {
             let (clients, door) = mpsc::channel(shared.config.max_clients);
             let count = Arc::new(AtomicUsize::new(0));
             workers.doors.push(Door { clients, count: Arc::clone(&count) });
             let (shared, stats, stop) = (Arc::clone(shared), Arc::clone(stats), stop.clone());
-            let thread = thread::Builder::new().name(format!("worker-{number}"));
-            workers.threads.push(thread.spawn(move || work(&shared, &stats, door, &count, &stop))?);
+            let post = Post { number, stop: stop.clone(), fall: fall.clone() };
+            workers.threads.push(post.man(move || work(&shared, &stats, door, &count, &stop))?);
         }
         Ok(workers)
     }
@@ -94,6 +96,15 @@ impl Workers {
         }
     }
 
+    /// Waits until a worker has ended that was not told to, and says which. Such a one has the fewest clients, and would be
+    /// given every new one. Cancel safe.
+    pub async fn fallen(&self) -> usize {
+        match self.fallen.clone().wait_for(Option::is_some).await.map(|number| *number) {
+            Ok(Some(number)) => number,
+            _ => pending().await, // all have ended, as they were told to
+        }
+    }
+
     /// Waits for all workers to have ended. Blocks; not to be called on a runtime that they need.
     pub fn join(self) {
         drop(self.doors);
@@ -101,6 +112,32 @@ impl Workers {
             if thread.join().is_err() {
                 error!("a worker thread panicked");
             }
+        }
+    }
+}
+
+/// What a worker's thread holds for as long as it runs: dropped before `stop`, by a panic or by a return, it says so.
+struct Post {
+    number: usize,
+    stop: CancellationToken,
+    fall: watch::Sender<Option<usize>>,
+}
+
+impl Post {
+    /// Starts the thread, which does `work`.
+    fn man(self, work: impl FnOnce() + Send + 'static) -> io::Result<thread::JoinHandle<()>> {
+        let thread = thread::Builder::new().name(format!("worker-{}", self.number));
+        thread.spawn(move || {
+            let _post = self;
+            work();
+        })
+    }
+}
+
+impl Drop for Post {
+    fn drop(&mut self) {
+        if !self.stop.is_cancelled() {
+            let _ = self.fall.send(Some(self.number)); // where nobody listens the process is ending
         }
     }
 }
@@ -309,7 +346,8 @@ fn work(
         Err(error) => return error!(%error, "a worker cannot start"),
     };
     runtime.block_on(async {
-        let worker = Worker::new(Arc::clone(shared), Arc::clone(stats));
+        let (tenant, mut asked) = shared.node.budget.join();
+        let worker = Worker::new(Arc::clone(shared), Arc::clone(stats), tenant);
         let sessions = Sessions::default();
         let ends = Arc::clone(&sessions.ends);
         let mut presence = shared.node.presence.follow();
@@ -330,6 +368,7 @@ fn work(
                 _ = pulse.tick() => worker.feel(Time::now()),
                 _ = second.tick() => worker.sweep(Time::now()),
                 away = left(&mut presence), if closes => if away { sessions.cut() },
+                Some(ask) = asked.recv() => drop(ask.send(worker.make_room(Time::now()))), // who asked may have gone
             }
         }
         worker.drain();
@@ -425,5 +464,27 @@ impl Drop for Leave {
         self.open.borrow_mut().remove(&self.number);
         self.count.fetch_sub(1, Ordering::Relaxed);
         self.stats.sessions.sub(1);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_worker_that_ends_untold_is_missed_and_one_that_was_told_is_not() {
+        let (fall, fallen) = watch::channel(None);
+        let stop = CancellationToken::new();
+        let post = |number| Post { number, stop: stop.clone(), fall: fall.clone() };
+        let panics = post(3).man(|| panic!("of a test")).expect("a thread");
+        assert!(panics.join().is_err());
+        assert_eq!(*fallen.borrow(), Some(3));
+        let returns = post(4).man(|| ()).expect("a thread");
+        assert!(returns.join().is_ok());
+        assert_eq!(*fallen.borrow(), Some(4));
+        let told = post(5);
+        stop.cancel();
+        told.man(|| ()).expect("a thread").join().expect("it does nothing");
+        assert_eq!(*fallen.borrow(), Some(4));
     }
 }

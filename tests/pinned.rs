@@ -456,7 +456,8 @@ fn a_thousand_default_connections_make_few_upstream() {
             assert_eq!(replies[5..], [ok(), bulk("v")]);
         }
         let list = redis.client_list();
-        let most = usize::try_from(3 * WORKERS + 4).expect("small");
+        // A lane for each version and two to lend; for crema itself the rest.
+        let most = usize::try_from(4 * WORKERS + 4).expect("small");
         assert!(list.len() <= most, "{} upstream connections for 1,000:\n{}", list.len(), list[..=most].join("\n"));
     }
 }

@@ -32,7 +32,7 @@ pub use status::{EarStatus, L1Status, Settings, Snapshot, UpstreamStatus};
 use crate::metrics::Metrics;
 
 /// Connections served at once; more wait in the listener's backlog.
-const MAX_CONNECTIONS: usize = 64;
+pub const MAX_CONNECTIONS: usize = 64;
 
 /// How long a client may take over the head of a request, or stay silent between two.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(10);

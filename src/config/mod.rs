@@ -217,6 +217,11 @@ impl Config {
     pub fn largest_value(&self) -> u64 {
         self.rules.iter().filter_map(|rule| rule.max_value).fold(self.max_value, u64::max)
     }
+
+    /// The fewest upstream connections that will do: one a thread, one to track keys, one to lend.
+    pub fn least_upstream(&self) -> usize {
+        self.threads.get() + 2
+    }
 }
 
 impl Default for Config {
@@ -326,7 +331,7 @@ fn compare(config: &Config, layers: &Layers) -> Result<(), ConfigError> {
         );
         return Err(layers.refuse(&[key!(max_value), key!(l1_size)], problem));
     }
-    let least = config.threads.get() + 2;
+    let least = config.least_upstream();
     if config.max_upstream < least {
         let problem = Problem::new(
             format!("{} upstream connections are too few for {} threads", config.max_upstream, config.threads),

@@ -389,6 +389,7 @@ mod tests {
             for (question, answer) in [
                 ("CLIENT ID", &b":7\r\n"[..]),
                 ("INFO SERVER", b"$0\r\n\r\n"),
+                ("HELLO 2", b"*0\r\n"),
                 ("CLIENT SETNAME CREMA-CHANNEL", b"+OK\r\n"),
             ] {
                 assert_eq!(request(&mut link).await.join(" ").to_uppercase(), question);

@@ -178,6 +178,11 @@ impl Ear {
         now.saturating_since(Time::from_nanos(self.left.load(Ordering::Relaxed)))
     }
 
+    /// Whether more than one session is this user.
+    pub fn is_shared(&self) -> bool {
+        self.seats.load(Ordering::Relaxed) > 1
+    }
+
     /// Nobody is this user any more: the ear ends, and with it everything that it filled.
     pub(super) fn end(&self) {
         self.freshness.end();
@@ -290,7 +295,9 @@ async fn listen(ear: &Ear, l1: &Arc<L1>, mut inbox: Inbox) {
                 l1.stats.epoch(EpochReason::EarLost);
                 end
             }
-            Err(error @ Error::Refused { .. }) if !error.is_passing() => End::Refused(Refusal::Login, error),
+            Err(error @ (Error::Refused { .. } | Error::LoginRefused { .. })) if !error.is_passing() => {
+                End::Refused(Refusal::Login, error)
+            }
             Err(error) => End::Lost(error),
         };
         ear.reconnects.fetch_add(1, Ordering::Relaxed);

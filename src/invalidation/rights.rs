@@ -177,7 +177,7 @@ pub(super) async fn steward(l1: Arc<L1>) {
         } else {
             warn!(%error, "cannot ask after the rights of users who may not ask themselves");
         }
-        if matches!(error, Error::Refused { .. }) && !error.is_passing() {
+        if matches!(error, Error::Refused { .. } | Error::LoginRefused { .. }) && !error.is_passing() {
             for (_, ear) in l1.ears() {
                 ear.act(&l1, ear.rights.refused(Source::Steward));
             }

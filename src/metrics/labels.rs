@@ -89,8 +89,8 @@ labels! {
 impl From<&Error> for Failure {
     fn from(error: &Error) -> Self {
         match error {
-            Error::Unreachable { .. } | Error::Listen { .. } => Self::Unreachable,
-            Error::Refused { .. } => Self::Handshake,
+            Error::Unreachable { .. } | Error::Listen { .. } | Error::Worker { .. } => Self::Unreachable,
+            Error::Refused { .. } | Error::LoginRefused { .. } => Self::Handshake,
             Error::Lost { .. } => Self::Lost,
             Error::Timeout { .. } => Self::Timeout,
             Error::UpstreamLimit { .. } => Self::MaxUpstream,

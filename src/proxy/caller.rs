@@ -2,6 +2,8 @@
 //!
 //! A session's commands reach Redis in order because they go on one connection until all of them are answered; only then
 //! does the caller look for another lane.
+//!
+//! A long file: who a session is and what it has under way decide together where its next command goes.
 
 use std::borrow::Cow;
 use std::cell::Cell;
@@ -45,6 +47,8 @@ pub struct Who {
     pub proof: Option<Rc<Share>>,
     /// The database selected.
     pub db: u32,
+    /// The login under which it was selected, where that is known: the user may lack the right.
+    pub entrant: Option<Arc<Login>>,
     /// The number of user and database.
     pub identity: Identity,
     /// The user's ear.
@@ -55,16 +59,17 @@ pub struct Who {
 impl Who {
     /// The identity of a login, none or one that the configuration gives, in database `db`.
     pub fn new(l1: &L1, login: Option<Arc<Login>>, db: u32) -> Rc<Self> {
-        let who = Self::make(l1, login, None, db);
+        let who = Self::make(l1, login, None, (db, None));
         if let Some(login) = &who.login {
             who.ear.trust(login);
         }
         Rc::new(who)
     }
 
-    /// The identity of a login that a client has just proved.
-    pub fn proved(l1: &L1, proof: Rc<Share>, db: u32) -> Rc<Self> {
-        let who = Self::make(l1, Some(Arc::clone(proof.login())), Some(proof), db);
+    /// The identity of a login that a client has just proved, in the database where it was `before`.
+    pub fn proved(l1: &L1, proof: Rc<Share>, before: &Self) -> Rc<Self> {
+        let place = (before.db, before.entrant.clone());
+        let who = Self::make(l1, Some(Arc::clone(proof.login())), Some(proof), place);
         if let Some(login) = &who.login {
             who.ear.trust(login);
         }
@@ -73,14 +78,19 @@ impl Who {
 
     /// The same user in another database.
     pub fn in_db(&self, l1: &L1, db: u32) -> Rc<Self> {
-        Rc::new(Self::make(l1, self.login.clone(), self.proof.clone(), db))
+        Rc::new(Self::make(l1, self.login.clone(), self.proof.clone(), (db, self.credentials())))
     }
 
-    fn make(l1: &L1, login: Option<Arc<Login>>, proof: Option<Rc<Share>>, db: u32) -> Self {
+    fn make(
+        l1: &L1,
+        login: Option<Arc<Login>>,
+        proof: Option<Rc<Share>>,
+        (db, entrant): (u32, Option<Arc<Login>>),
+    ) -> Self {
         let user = login.as_ref().map_or(&b""[..], |login| &login.user);
         let seat = l1.seat(user);
         let identity = l1.identities.intern(user, db);
-        Self { identity, ear: Arc::clone(seat.ear()), _seat: seat, login, proof, db }
+        Self { identity, ear: Arc::clone(seat.ear()), _seat: seat, login, proof, db, entrant }
     }
 
     /// What connections for this session are made with. A user has one set of rights however it was proved, and passwords

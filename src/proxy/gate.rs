@@ -10,8 +10,7 @@ use tokio::time::timeout;
 use crate::clock::Time;
 use crate::error::{Error, is_full};
 use crate::invalidation::L1;
-use crate::resp::Resp;
-use crate::upstream::{Connection, Node, Target, connect, read_reply};
+use crate::upstream::{Connection, Node, connect_unproved, read_reply};
 
 /// How long an answer holds.
 const FRESH: Duration = Duration::from_secs(1);
@@ -37,7 +36,7 @@ struct Asked {
 }
 
 impl Gate {
-    /// Asks, or remembers. Fails as [`connect`] does; those who waited meanwhile share the answer, or the failure.
+    /// Asks, or remembers. Fails as [`connect_unproved`] does; those who waited meanwhile share the answer, or the failure.
     pub async fn shut(&self, node: &Arc<Node>, l1: &L1) -> Answer {
         let mut last = self.last.lock().await;
         if let Some(Asked { at, rights, answer }) = &*last
@@ -64,8 +63,7 @@ impl Gate {
 }
 
 async fn ask(node: &Arc<Node>, request: &[u8]) -> Result<Vec<u8>, Error> {
-    let target = Target { node: Arc::clone(node), login: None, db: 0, resp: Resp::V2, name: "" };
-    let Connection { mut socket, permit: _permit, .. } = connect(&target).await?;
+    let Connection { mut socket, permit: _permit, .. } = connect_unproved(node).await?;
     let lost = |why: &str| Error::Lost { node: Arc::clone(&node.address), why: why.into() };
     let exchange = async {
         socket.write_all(request).await?;

@@ -76,6 +76,9 @@ impl Ticket {
     /// Answers with an error of crema's own, or has the client closed.
     pub fn refuse(&self, worker: &Worker, error: &Error, sent: Sent) {
         self.count_failed(&worker.stats, error.into());
+        if matches!(error, Error::LoginRefused { .. }) {
+            return self.cut(End::LoggedOut);
+        }
         let sent = if sent == Sent::Maybe && self.tally.reads { Sent::Read } else { sent };
         match error.reply(sent, worker.shared.config.upstream_down) {
             Some(reply) => self.append(&reply, Some(Time::ZERO)), // it tells nothing of any key

@@ -19,9 +19,10 @@ use super::pending::{Pending, Work};
 use super::replies::{End, Replies};
 use super::worker::{Worker, user};
 use crate::clock::Time;
-use crate::invalidation::L1;
+use crate::error::Error;
+use crate::invalidation::{Ear, L1};
 use crate::resp::{Resp, encode};
-use crate::upstream::{Lane, Login, OutOfBand};
+use crate::upstream::{Lane, Login, OutOfBand, Settled};
 
 /// A private connection in the pool, or lent.
 pub(super) struct Spare {
@@ -35,6 +36,11 @@ impl Spare {
     /// A new connection of the pool.
     pub(super) fn new(lane: Rc<Lane<Pending>>, db: u32) -> Self {
         Self { lane, resp: Resp::V2, db }
+    }
+
+    /// The version and the database that it is in.
+    pub(super) fn was(&self) -> (Resp, u32) {
+        (self.resp, self.db)
     }
 }
 
@@ -56,23 +62,47 @@ pub(super) struct Pool {
     /// Whose they are.
     pub(super) login: Option<Arc<Login>>,
     pub(super) spares: Vec<Spare>,
+    /// The user's ear, which knows whether there are several sessions.
+    pub(super) ear: Option<Arc<Ear>>,
     lent: usize,
-    /// How often in a row [`Worker::sweep`] found it empty.
-    empty: u32,
+    /// How often in a row [`Worker::sweep`] found it short.
+    short: u32,
 }
 
 impl Pool {
-    /// One that is open, for a session; with `None` the session is to be given a new one.
-    pub(super) fn lend(&mut self, fresh: bool) -> Option<Spare> {
+    /// One that is open, for a session, in its database if there is such a one; with `None` the session is to be given a new one.
+    pub(super) fn lend(&mut self, fresh: bool, db: u32) -> Option<Spare> {
         self.lent += 1;
         self.spares.retain(|spare| spare.lane.is_open());
-        if fresh { None } else { self.spares.pop() }
+        if fresh {
+            return None;
+        }
+        let there = self.spares.iter().rposition(|spare| spare.db == db);
+        there.map(|at| self.spares.remove(at)).or_else(|| self.spares.pop())
     }
 
-    /// Closes what has been idle for longer than `idle` but for `keep` of them, and checks what was not for longer than `check`.
-    /// True where one should be made: somebody has one on loan, or `wanted` says so.
-    pub(super) fn sweep(&mut self, (idle, check): (Duration, Duration), keep: usize, wanted: bool, now: Time) -> bool {
+    /// One whose connection is made, for whoever goes on with it.
+    pub(super) fn take_made(&mut self) -> Option<Spare> {
+        let made = self.spares.iter().rposition(|spare| spare.lane.is_made())?;
+        Some(self.spares.remove(made))
+    }
+
+    /// How many there are to be: a second one where there are sessions that may need one at once, for the login may be refused
+    /// by then.
+    fn wanted(&self) -> usize {
+        if self.ear.as_ref().is_some_and(|ear| ear.is_shared()) { 2 } else { 1 }
+    }
+
+    /// Whether one should be made.
+    pub(super) fn is_short(&self) -> bool {
+        self.spares.is_empty() || self.spares.len() + self.lent < self.wanted()
+    }
+
+    /// Closes what has been idle for longer than `idle` but for those that are to be there, if `keep` says so, and checks what was
+    /// not for longer than `check`. True where one should be made: somebody has one on loan or may need one, or `proved` says so.
+    pub(super) fn sweep(&mut self, (idle, check): (Duration, Duration), keep: bool, proved: bool, now: Time) -> bool {
         self.spares.retain(|spare| spare.lane.is_open());
+        let keep = if keep { self.wanted() } else { 0 };
         let mut kept = self.spares.len();
         for spare in &self.spares {
             if kept > keep && spare.lane.idle_for(now) > idle {
@@ -82,8 +112,9 @@ impl Pool {
                 spare.lane.verify(now);
             }
         }
-        self.empty = if kept == 0 { self.empty + 1 } else { 0 };
-        (self.lent > 0 || wanted) && self.empty == 2
+        let is_short = kept == 0 || kept + self.lent < keep;
+        self.short = if is_short { self.short.saturating_add(1) } else { 0 };
+        (self.lent > 0 || proved || keep > 1) && self.short == 2
     }
 
     /// Whether there is one, in the pool or on loan.
@@ -95,7 +126,7 @@ impl Pool {
     fn returned(&mut self, spare: Option<Spare>) {
         self.lent -= 1;
         if let Some(spare) = spare {
-            self.empty = 0;
+            self.short = 0;
             self.spares.push(spare);
         }
     }
@@ -106,7 +137,7 @@ pub struct Lent {
     worker: Rc<Worker>,
     spare: Option<Spare>,
     who: Rc<Who>,
-    home: bool,
+    home: Option<Settled>,
     /// Told with the reply to the last command that made it ready.
     preamble: Option<oneshot::Receiver<Vec<u8>>>,
 }
@@ -122,7 +153,7 @@ impl Lent {
         debug!(user = name(who), db = who.db, "a session borrows a connection");
         let (worker, who) = (Rc::clone(worker), Rc::clone(who));
         let db = if place == Setting::Anywhere { spare.db } else { who.db };
-        let mut lent = Self { worker, spare: Some(spare), who, home: false, preamble: None };
+        let mut lent = Self { worker, spare: Some(spare), who, home: None, preamble: None };
         lent.set(resp, db, now);
         lent
     }
@@ -188,14 +219,15 @@ impl Lent {
         }
     }
 
-    /// It stays with the session for life.
-    pub fn settle(&mut self) {
-        if !self.home {
-            self.home = true;
+    /// It stays with the session for life. Fails where too many do.
+    pub fn settle(&mut self) -> Result<(), Error> {
+        if self.home.is_none() {
+            self.home = Some(self.worker.shared.node.budget.settle()?);
             debug!(user = name(&self.who), "a session keeps a connection for life");
             self.worker.stats.pinned.sub(1);
             self.worker.stats.homes.add(1);
         }
+        Ok(())
     }
 
     /// Back to the pool. Everything on it must have been answered, and it must be as it was lent but for version and
@@ -213,7 +245,7 @@ impl Lent {
 
     fn returned(&self, spare: Option<Spare>) {
         let stats = &self.worker.stats;
-        if self.home {
+        if self.home.is_some() {
             stats.homes.sub(1);
         } else {
             stats.pinned.sub(1);

@@ -2,8 +2,9 @@
 //!
 //! A client that logs in straight to Redis loses its connection when its user is deleted. Here its commands go on lanes that
 //! others opened, so the loss of any connection of a user puts all that was proved as this user in doubt: it is proved again,
-//! on the connection kept for logins, before a session that relies on it goes on; where Redis refuses, the sessions end. A
-//! password that was merely changed ends nobody whose connections stand, as in Redis.
+//! on a connection kept for logins, before a session that relies on it goes on. Where Redis refuses, and has ended every
+//! connection that was made with this login, the sessions end. Where one of those stands, the password was merely changed, or
+//! the user switched off: that ends nobody who is in, as in Redis.
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -109,11 +110,21 @@ impl Proofs {
 impl Worker {
     /// Redis has accepted `login` from the session behind `replies`.
     pub fn prove(&self, login: Login, replies: &Rc<Replies>) -> Rc<Share> {
+        self.heirs.accept(&login);
         self.proofs.join(login, replies)
     }
 
-    /// A connection of this user was ended by Redis: perhaps the user is no more.
-    pub(super) fn doubt(self: &Rc<Self>, user: &[u8]) {
+    /// A connection of this user, or the try to make one, has ended with `error`, and not by crema's doing.
+    pub(super) fn ended(self: &Rc<Self>, login: &Login, error: &Error) {
+        let refused = matches!(error, Error::LoginRefused { .. });
+        // With a connection left, the next that is lost will tell; with none, nothing would.
+        if error.is_cut() || refused && !self.heirs.has(|other| other.user == login.user) {
+            self.doubt(&login.user);
+        }
+    }
+
+    /// Redis ended a connection of this user: perhaps the user is no more.
+    fn doubt(self: &Rc<Self>, user: &[u8]) {
         let doubted: Vec<_> = self.proofs.0.borrow().get(user).into_iter().flatten().map(Rc::clone).collect();
         for proof in doubted {
             proof.doubted.set(true);
@@ -146,9 +157,16 @@ impl Worker {
             Some(b'+') => {
                 proof.doubted.set(false);
                 // The connection that was lost may have been the last whose end would tell that the user is gone.
-                self.warm_up(proof.login.user.to_vec(), Some(Arc::clone(&proof.login)), 0, Time::now());
+                self.heirs.accept(&proof.login);
+                self.warm_up(proof.login.user.to_vec(), Some(Arc::clone(&proof.login)), (0, Vec::new()), Time::now());
             }
             Some(b'-') if reply.starts_with(b"-WRONGPASS") || reply.starts_with(b"-NOAUTH") => {
+                // Redis ends all connections of a user who is no more, and that takes a moment to arrive.
+                sleep(AFTERMATH).await;
+                if self.heirs.has(|login| *login == *proof.login) {
+                    proof.doubted.set(false);
+                    return Ok(true);
+                }
                 proof.living().iter().for_each(|session| session.end(End::LoggedOut));
                 return Ok(false);
             }

@@ -115,7 +115,8 @@ pub enum End {
     Upstream,
     /// The upstream is away, or the connection to it broke under a command.
     Away,
-    /// Redis no longer accepts what the client proved: its user was deleted.
+    /// Redis no longer accepts what the client proved, and no connection is left on which it did: its user was deleted, or lost
+    /// its password.
     LoggedOut,
     /// A `CLIENT KILL` meant it.
     Killed,

@@ -10,8 +10,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use tokio::sync::oneshot;
-use tokio::time::timeout;
 use tokio_util::task::TaskTracker;
 use tracing::{debug, warn};
 
@@ -21,10 +19,13 @@ use super::cork::Corks;
 use super::fencing::Fencing;
 use super::foreign::Foreign;
 use super::gate::Gate;
+use super::heirs::Heirs;
+use super::logins::Logins;
 use super::pending::{Pending, Ticket, Work};
 use super::private::{Lent, Owner, Pool, Setting, Spare};
 use super::proof::Proofs;
 use super::pulse::Pulse;
+use super::room::is_over;
 use crate::cache::{Coin, Flights, Identity, Promoter, Query, Sampler};
 use crate::clock::Time;
 use crate::config::{Config, Promote, Rule};
@@ -32,14 +33,12 @@ use crate::error::{Error, Sent};
 use crate::invalidation::L1;
 use crate::metrics::{DropReason, Stats, WorkerStats};
 use crate::resp::{Limits, Resp};
-use crate::upstream::{Backoff, Lane, Login, Node, Service, Target, Waiter};
+use crate::upstream::{Backoff, Lane, Login, Node, Service, Target, Tenant, Waiter, connect_unproved};
 
 /// Lanes that one identity may have open on one worker at once; more than one only while others are stalled.
 const LANES: usize = 4;
 /// What lanes are called at Redis.
 pub const LANE_NAME: &str = "crema-lane";
-/// A lane that no session used for so long is closed.
-const LANE_IDLE: Duration = Duration::from_secs(60);
 /// A lane in use is checked this often for being in step.
 const CHECK: Duration = Duration::from_secs(10);
 /// Private connections kept for each user beyond the warm one are closed after so long.
@@ -119,6 +118,10 @@ pub struct Track {
     pub lane: Rc<Lane<Pending>>,
     /// Reads under way on it.
     pub flights: RefCell<Flights<Ticket>>,
+    /// Whose it is; empty: Redis's default user's, unproved.
+    pub(super) user: Box<[u8]>,
+    resp: Resp,
+    db: u32,
     window: u64,
 }
 
@@ -126,6 +129,11 @@ impl Track {
     /// Whether another command may be put on it.
     pub fn takes_more(&self, now: Time) -> bool {
         self.lane.in_flight() < self.window && !self.lane.is_stalled(now)
+    }
+
+    /// The version and the database that it is in.
+    pub(super) fn was(&self) -> (Resp, u32) {
+        (self.resp, self.db)
     }
 
     /// Sends, or tells at once that it could not.
@@ -156,10 +164,12 @@ pub struct Worker {
     pub foreign: Foreign,
     pub(super) lanes: RefCell<Lanes>,
     pub(super) pools: RefCell<HashMap<Vec<u8>, Pool>>,
-    /// All private connections, whoever has them.
+    /// All private connections, whoever has them, and lanes that are to end once they are answered.
     pub(super) private: RefCell<Vec<Weak<Lane<Pending>>>>,
     draining: Cell<bool>,
-    login: RefCell<Option<Rc<Lane<Pending>>>>,
+    pub(super) logins: Logins,
+    pub(super) heirs: Heirs,
+    pub(super) tenant: Arc<Tenant>,
     pub(super) proofs: Proofs,
     pub(super) corks: Corks,
     pub(super) fencing: Fencing,
@@ -186,8 +196,8 @@ impl Trouble {
 }
 
 impl Worker {
-    /// A worker with no connection yet.
-    pub fn new(shared: Arc<Shared>, stats: Arc<WorkerStats>) -> Rc<Self> {
+    /// A worker with no connection yet, which makes room for other workers as `tenant`.
+    pub fn new(shared: Arc<Shared>, stats: Arc<WorkerStats>, tenant: Arc<Tenant>) -> Rc<Self> {
         Rc::new(Self {
             shared,
             stats,
@@ -199,7 +209,9 @@ impl Worker {
             pools: RefCell::default(),
             private: RefCell::default(),
             draining: Cell::new(false),
-            login: RefCell::default(),
+            logins: Logins::default(),
+            heirs: Heirs::default(),
+            tenant,
             proofs: Proofs::default(),
             corks: Corks::default(),
             fencing: Fencing::default(),
@@ -211,10 +223,18 @@ impl Worker {
     /// A lane of this identity that takes commands; opened where there is none. The connection is made meanwhile.
     pub fn track(self: &Rc<Self>, who: &Rc<Who>, resp: Resp, scripts: bool, now: Time) -> Result<Rc<Track>, Error> {
         let mut lanes = self.lanes.borrow_mut();
+        let login = who.credentials();
+        let kept = lanes.get(&(who.identity, resp, !scripts)).and_then(|tracks| open_one(tracks));
         let tracks = lanes.entry((who.identity, resp, scripts)).or_default();
         tracks.retain(|track| track.lane.is_open());
         if let Some(track) = tracks.iter().find(|track| track.takes_more(now)) {
             return Ok(Rc::clone(track));
+        }
+        if self.heirs.refusal(login.as_ref(), now).is_some()
+            && !self.has_spare(who)
+            && let Some(track) = open_one(tracks).or(kept)
+        {
+            return Ok(track); // slower than one more, which cannot be had
         }
         if tracks.len() >= LANES {
             let least = tracks.iter().min_by_key(|track| track.lane.in_flight()).expect("there are some");
@@ -223,11 +243,12 @@ impl Worker {
         if let Some(error) = self.trouble.borrow().lasting(&self.shared.node, now) {
             return Err(error.clone());
         }
-        let target =
-            Target { node: Arc::clone(&self.shared.node), login: who.credentials(), db: who.db, resp, name: LANE_NAME };
+        let target = Target { node: Arc::clone(&self.shared.node), login, db: who.db, resp, name: LANE_NAME };
         let lane = Lane::shared(Arc::clone(&target.node), now);
-        self.run(&lane, target);
-        let track = Rc::new(Track { lane, flights: RefCell::default(), window: self.shared.config.lane_window });
+        self.run(&lane, Some((target, self.entrants(who))));
+        let (user, db) = (user(who).into(), who.db);
+        let window = self.shared.config.lane_window;
+        let track = Rc::new(Track { lane, flights: RefCell::default(), user, resp, db, window });
         tracks.push(Rc::clone(&track));
         drop(lanes);
         self.warm(who, now);
@@ -241,27 +262,35 @@ impl Worker {
         tracks.map(|track| track.lane.round_trip()).filter(|time| !time.is_zero()).min().unwrap_or_default()
     }
 
-    /// Owns a lane's task: counts it, and remembers a failure so that not every command tries again.
-    fn run(self: &Rc<Self>, lane: &Rc<Lane<Pending>>, target: Target) {
+    /// Owns a lane's task: counts it, and remembers a failure so that not every command tries again. Without a target the
+    /// connection is as Redis makes it.
+    fn run(self: &Rc<Self>, lane: &Rc<Lane<Pending>>, target: Option<(Target, Vec<Arc<Login>>)>) {
         let (lane, stats, trouble) = (Rc::clone(lane), Arc::clone(&self.stats), Rc::clone(&self.trouble));
         let worker = Rc::clone(self);
         self.tasks.spawn_local(async move {
             stats.lanes.add(1);
-            let login = target.login.clone();
-            let error = Rc::clone(&lane).run(target).await;
+            let made = async {
+                match &target {
+                    Some((target, entrants)) => worker.connection(&lane, target, entrants).await,
+                    None => connect_unproved(&worker.shared.node).await,
+                }
+            };
+            let error = Rc::clone(&lane).run(made).await;
             stats.lanes.sub(1);
             if !lane.was_closed() {
                 worker.foreign.forget();
             }
-            if let Some(login) = login
+            if let Some(login) = target.and_then(|(target, _)| target.login)
                 && !lane.was_closed()
             {
-                worker.doubt(&login.user);
+                worker.ended(&login, &error);
             }
             let now = Time::now();
-            let unreachable = matches!(error, Error::Unreachable { .. } | Error::UpstreamLimit { .. });
+            let unreachable = matches!(error, Error::Unreachable { .. });
             let mut trouble = trouble.borrow_mut();
             match error {
+                // The upstream is there, and the next may find room.
+                Error::UpstreamLimit { .. } => {}
                 error if unreachable && error.is_cut() && trouble.cuts < CUTS => {
                     trouble.cuts += 1;
                     debug!(%error, "a connection ended before it was ready");
@@ -291,26 +320,34 @@ impl Worker {
     /// Keeps one private connection ready for each user, so that borrowing one costs no round trip, and so that Redis has
     /// one to end should it delete the user.
     pub fn warm(self: &Rc<Self>, who: &Rc<Who>, now: Time) {
-        self.warm_up(user(who), who.credentials(), who.db, now);
+        self.pools.borrow_mut().entry(user(who)).or_default().ear = Some(Arc::clone(&who.ear));
+        self.warm_up(user(who), who.credentials(), (who.db, self.entrants(who)), now);
     }
 
-    pub(super) fn warm_up(self: &Rc<Self>, user: Vec<u8>, login: Option<Arc<Login>>, db: u32, now: Time) {
+    pub(super) fn warm_up(
+        self: &Rc<Self>,
+        user: Vec<u8>,
+        login: Option<Arc<Login>>,
+        (db, entrants): (u32, Vec<Arc<Login>>),
+        now: Time,
+    ) {
         let mut pools = self.pools.borrow_mut();
         let pool = pools.entry(user).or_default();
         pool.login = login;
         pool.spares.retain(|spare| spare.lane.is_open()); // one that has ended keeps nothing warm
-        if pool.spares.is_empty() {
-            pool.spares.push(self.open(pool.login.clone(), db, now));
+        if pool.is_short() && self.heirs.refusal(pool.login.as_ref(), now).is_none() {
+            pool.spares.push(self.open(pool.login.clone(), db, entrants, now));
         }
     }
 
-    fn open(self: &Rc<Self>, login: Option<Arc<Login>>, db: u32, now: Time) -> Spare {
+    fn open(self: &Rc<Self>, login: Option<Arc<Login>>, db: u32, entrants: Vec<Arc<Login>>, now: Time) -> Spare {
         let node = Arc::clone(&self.shared.node);
-        Spare::new(self.private(Target { node, login, db, resp: Resp::V2, name: "" }, now), db)
+        Spare::new(self.private(Some((Target { node, login, db, resp: Resp::V2, name: "" }, entrants)), now), db)
     }
 
-    fn private(self: &Rc<Self>, target: Target, now: Time) -> Rc<Lane<Pending>> {
-        let lane = Lane::private(Arc::clone(&target.node), now);
+    /// A connection for one at a time; without a target as Redis makes it.
+    pub(super) fn private(self: &Rc<Self>, target: Option<(Target, Vec<Arc<Login>>)>, now: Time) -> Rc<Lane<Pending>> {
+        let lane = Lane::private(Arc::clone(&self.shared.node), now);
         self.private.borrow_mut().push(Rc::downgrade(&lane));
         self.run(&lane, target);
         lane
@@ -322,10 +359,10 @@ impl Worker {
             let mut pools = self.pools.borrow_mut();
             let pool = pools.entry(user(who)).or_default();
             pool.login = who.credentials();
-            pool.lend(place == Setting::Fresh)
+            pool.lend(place == Setting::Fresh, who.db)
         };
         let own = if place == Setting::Anywhere { 0 } else { who.db };
-        let spare = spare.unwrap_or_else(|| self.open(who.credentials(), own, now));
+        let spare = spare.unwrap_or_else(|| self.open(who.credentials(), own, self.entrants(who), now));
         spare.lane.lend(Some(owner));
         Lent::new(self, spare, who, resp, place, now)
     }
@@ -338,37 +375,15 @@ impl Worker {
         }
     }
 
-    /// Redis's reply to `AUTH`, on a connection kept for that. Asked once more where the connection breaks meanwhile: it is
-    /// whoever logged in last, and ends with that user.
-    pub async fn log_in(self: &Rc<Self>, command: &[u8]) -> Result<Vec<u8>, Error> {
-        match self.try_log_in(command).await {
-            Err(Error::Lost { .. }) => self.try_log_in(command).await,
-            done => done,
-        }
+    /// Whether the pool has a connection of this user ready.
+    fn has_spare(&self, who: &Who) -> bool {
+        let pools = self.pools.borrow();
+        pools.get(&user(who)).is_some_and(|pool| pool.spares.iter().any(|spare| spare.lane.is_made()))
     }
 
-    async fn try_log_in(self: &Rc<Self>, command: &[u8]) -> Result<Vec<u8>, Error> {
-        let now = Time::now();
-        let lane = {
-            let mut kept = self.login.borrow_mut();
-            if !kept.as_ref().is_some_and(|lane| lane.is_open()) {
-                let node = Arc::clone(&self.shared.node);
-                *kept = Some(self.private(Target { node, login: None, db: 0, resp: Resp::V2, name: "" }, now));
-            }
-            Rc::clone(kept.as_ref().expect("just made"))
-        };
-        lane.ready().await?;
-        let (told, reply) = oneshot::channel();
-        let pending = Pending::own(self, Work::Capture(Vec::new(), told));
-        if lane.send(command, pending, now).is_ok() {
-            let limit = self.shared.config.response_timeout.unwrap_or(Duration::MAX);
-            match timeout(limit, reply).await {
-                Ok(Ok(reply)) => return Ok(reply),
-                Ok(Err(_)) => {}
-                Err(_) => lane.give_up(limit),
-            }
-        }
-        Err(lane.lost_error())
+    /// Logins that may select the session's database where its user may not: the one that did, and the URL's.
+    fn entrants(&self, who: &Who) -> Vec<Arc<Login>> {
+        who.entrant.iter().chain(&self.shared.login).map(Arc::clone).collect()
     }
 
     /// Once a second: gives up connections that are silent past the deadline, checks those in use, closes those that are idle.
@@ -377,21 +392,30 @@ impl Worker {
         drop(std::hint::black_box(Vec::<u8>::with_capacity(64 << 20)));
         let deadline = self.shared.config.response_timeout.filter(|_| !self.shared.l1.is_paused(now));
         let mut expired = Vec::new();
-        for tracks in self.lanes.borrow_mut().values_mut() {
+        let mut lanes = self.lanes.borrow_mut();
+        let mut last: HashMap<Box<[u8]>, usize> = HashMap::new();
+        for track in lanes.values().flatten().filter(|track| track.lane.is_open()) {
+            *last.entry(track.user.clone()).or_default() += 1;
+        }
+        for tracks in lanes.values_mut() {
             tracks.retain(|track| track.lane.is_open());
             for track in tracks {
                 let lane = &track.lane;
                 let waited = lane.waited(now);
                 if deadline.is_some_and(|deadline| waited > deadline) {
                     expired.push(Rc::clone(lane));
-                } else if lane.is_quiet() && lane.idle_for(now) > LANE_IDLE {
+                } else if lane.is_quiet() && is_over(track, last[&track.user], now) {
+                    *last.entry(track.user.clone()).or_default() -= 1;
                     lane.close();
                 } else if lane.checked_for(now) > CHECK && lane.idle_for(now) < CHECK {
                     lane.verify(now);
                 }
             }
         }
-        self.private.borrow_mut().retain(|lane| lane.upgrade().is_some_and(|lane| lane.is_open()));
+        drop(lanes);
+        self.heirs.sweep(now);
+        self.logins.sweep(SPARE_IDLE, now);
+        self.private.borrow_mut().retain(|lane| lane.upgrade().is_some_and(|lane| !lane.has_ended()));
         let private = self.private.borrow().iter().filter_map(Weak::upgrade).collect::<Vec<_>>();
         expired.extend(private.into_iter().filter(|lane| deadline.is_some_and(|deadline| lane.waited(now) > deadline)));
         for lane in expired {
@@ -405,12 +429,13 @@ impl Worker {
             let configured = self.shared.login.as_ref().is_some_and(|login| *login.user == **user);
             let proved = self.proofs.newest(user);
             let keep = user.is_empty() || configured || proved.is_some();
-            if pool.sweep((SPARE_IDLE, CHECK), usize::from(keep), proved.is_some(), now) {
-                let spare = self.open(proved.or_else(|| pool.login.clone()), 0, now);
+            if pool.sweep((SPARE_IDLE, CHECK), keep, proved.is_some(), now) {
+                let spare = self.open(proved.or_else(|| pool.login.clone()), 0, Vec::new(), now);
                 pool.spares.push(spare);
             }
             keep || pool.is_used()
         });
+        self.tell_idleness(now);
     }
 
     /// How the coin falls for the key of `query`, which at a full L1 has to win twice.
@@ -457,13 +482,17 @@ impl Worker {
         for spare in self.pools.borrow().values().flat_map(|pool| &pool.spares) {
             spare.lane.close();
         }
-        if let Some(lane) = &*self.login.borrow() {
-            lane.close();
-        }
+        self.logins.close();
         self.tasks.close();
     }
 }
 
 pub(super) fn user(who: &Who) -> Vec<u8> {
     who.login.as_ref().map_or_else(Vec::new, |login| login.user.to_vec())
+}
+
+/// The open one with the least under way.
+fn open_one(tracks: &[Rc<Track>]) -> Option<Rc<Track>> {
+    let open = tracks.iter().filter(|track| track.lane.is_open());
+    open.min_by_key(|track| track.lane.in_flight()).cloned()
 }

@@ -209,7 +209,7 @@ impl Session {
     fn logged_in(&mut self, login: Login) {
         (self.admitted, self.strict) = (true, false);
         let proof = self.worker.prove(login, &self.caller.replies);
-        let who = Who::proved(&self.worker.shared.l1, proof, self.caller.who.db);
+        let who = Who::proved(&self.worker.shared.l1, proof, &self.caller.who);
         self.worker.warm(&who, Time::now());
         self.caller.become_(who, self.caller.resp);
     }

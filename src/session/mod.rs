@@ -344,7 +344,10 @@ impl Session {
     fn refuse(&self, error: &Error, sent: Sent) {
         let replies = &self.caller.replies;
         self.fails(error.into());
-        if let Some(reply) = error.reply(sent, self.worker.shared.config.upstream_down) {
+        if matches!(error, Error::LoginRefused { .. }) {
+            self.count();
+            replies.cut(replies.next(), End::LoggedOut);
+        } else if let Some(reply) = error.reply(sent, self.worker.shared.config.upstream_down) {
             self.answer(|out| out.extend_from_slice(&reply));
         } else {
             self.count();

@@ -8,6 +8,7 @@ use super::wire::{Input, Line};
 use super::{Close, KEPT_BACK, Session, Stay, foreign};
 use crate::clock::Time;
 use crate::command::{self, Effect, Route, Spec, Verb};
+use crate::error::Sent;
 use crate::metrics::Outcome;
 use crate::proxy::{self, Lent, Role, Setting, Work};
 use crate::resp::{Parser, Request};
@@ -144,7 +145,10 @@ impl Session {
         if let Some(lent) = &mut self.private
             && self.stay == Stay::Loan
         {
-            lent.settle();
+            if let Err(full) = lent.settle() {
+                self.refuse(&full, Sent::No);
+                return Err(Close::Gently);
+            }
             self.introduced = false;
         }
         if self.stay != Stay::Tainted {

@@ -366,7 +366,7 @@ fn farewell(session: &Session, end: End, socket: &Socket) {
             warn!(%client, limit, "client closed: it did not read its replies and more than output_limit bytes waited for it");
         }
         End::LoggedOut => {
-            warn!(%client, "client closed: the upstream ended its user's connections and accepts its login no more");
+            warn!(%client, "client closed: the upstream accepts its login no more, and no connection of its user is left");
         }
         End::Killed => info!(%client, "client closed: CLIENT KILL"),
         End::Away => debug!(%client, "client closed: a command of it could not be served, or the upstream is away"),

@@ -1,11 +1,13 @@
 //! A connection to a node, made and made ready: dial, name, database, `HELLO` or `AUTH`.
 //!
-//! It begins with the question which server this is, for two that answer at one address are never used as one. The rest is one
-//! write, or two where a login is wanted for all of it, and is answered before the first command goes
-//! out, so that a command never runs as another user or in another database than it was meant for.
+//! It begins with the question which server this is, for two that answer at one address are never used as one. All of it is
+//! answered before the first command goes out, so that a command never runs as another user or in another database than it was
+//! meant for. A login goes alone: from 7.2 on Redis gives no reply to one that it refuses while it has
+//! another reply to send (acl.c, `addAuthErrReply`).
 
 use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpStream, UnixStream};
@@ -13,10 +15,10 @@ use tokio::time::timeout;
 use tracing::{debug, warn};
 
 use super::generation::run_id;
-use super::{Permit, Target};
+use super::{Login, Node, Permit, Purpose, Target};
 use crate::clock::Time;
 use crate::config::Node as Endpoint;
-use crate::error::{Error, is_full};
+use crate::error::{Error, is_full, is_passing};
 use crate::resp::{Resp, Split, Splitter, encode};
 use crate::socket::Socket;
 
@@ -33,52 +35,79 @@ pub struct Connection {
     pub id: Option<u64>,
 }
 
-/// Dials the node and runs the handshake. Cancel safe: dropping the future closes the connection.
+/// Dials the node and runs the handshake, for crema itself. Cancel safe: dropping the future closes the connection.
 ///
 /// Fails with [`Error::Unreachable`], [`Error::Timeout`] after the node's `connect_timeout` or `handshake_timeout`,
-/// [`Error::UpstreamLimit`], or [`Error::Refused`] with Redis's own reply when it takes no more clients, or refuses the user, the
-/// protocol version or the database. A refused name is no failure: an ACL may forbid `CLIENT SETNAME`.
+/// [`Error::UpstreamLimit`], [`Error::LoginRefused`], or [`Error::Refused`] with Redis's own reply when it takes no more clients,
+/// or refuses the protocol version or the database. A refused name is no failure: an ACL may forbid `CLIENT SETNAME`.
 pub async fn connect(target: &Target) -> Result<Connection, Error> {
-    let made = try_connect(target).await;
+    connect_by(target, Purpose::Own, &[]).await
+}
+
+/// The same for a session, or sessions, of a user who may be in a database that it may not select, for it came there as another:
+/// `entrants` are logins that may have the right, tried in turn.
+pub async fn connect_by(target: &Target, purpose: Purpose, entrants: &[Arc<Login>]) -> Result<Connection, Error> {
+    let permit = target.node.budget.permit(purpose).await?;
+    let begun = Time::now();
+    let made = async {
+        let mut handshake = Handshake { target, socket: open(&target.node).await?, buffer: Vec::new() };
+        let identity = in_time(&target.node, handshake.run(entrants)).await?;
+        Ok(identity.of(handshake, permit, begun))
+    };
+    known(target, made.await)
+}
+
+/// Dials the node and says nothing of who it is: for who is about to log in, or to hear that it must. Fails, and may be
+/// cancelled, as [`connect`].
+pub async fn connect_unproved(node: &Arc<Node>) -> Result<Connection, Error> {
+    let target = Target { node: Arc::clone(node), login: None, db: 0, resp: Resp::V2, name: "" };
+    let permit = node.budget.permit(Purpose::Own).await?;
+    let begun = Time::now();
+    let made = async {
+        let mut handshake = Handshake { target: &target, socket: open(node).await?, buffer: Vec::new() };
+        let identity = in_time(node, handshake.identify()).await?;
+        Ok(identity.of(handshake, permit, begun))
+    };
+    known(&target, made.await)
+}
+
+/// Makes a connection of `target`'s user ready for `target`; it spoke version `resp` in database `db`. Fails as [`connect`],
+/// and the connection is gone then.
+pub async fn adapt(connection: Connection, (resp, db): (Resp, u32), target: &Target) -> Result<Connection, Error> {
+    let Connection { socket, .. } = connection;
+    let mut handshake = Handshake { target, socket, buffer: Vec::new() };
+    in_time(&target.node, handshake.adapt(resp, db)).await?;
+    Ok(Connection { socket: handshake.socket, ..connection })
+}
+
+/// What became of a try, which may put in doubt that the node is there.
+fn known(target: &Target, made: Result<Connection, Error>) -> Result<Connection, Error> {
     let user = target.login.as_ref().map_or("default".into(), |login| String::from_utf8_lossy(&login.user));
-    let (upstream, name, db) = (&target.node.address, target.name, target.db);
+    let (node, name, db) = (&target.node, target.name, target.db);
+    let upstream = &node.address;
     match &made {
         Ok(connection) => debug!(%upstream, name, %user, db, local = connection.socket.local(), "connected"),
         Err(error) => debug!(%upstream, name, %user, db, %error, "not connected"),
     }
+    if made.as_ref().is_err_and(|error| !matches!(error, Error::Refused { .. } | Error::LoginRefused { .. })) {
+        node.presence.doubt();
+    }
     made
 }
 
-async fn try_connect(target: &Target) -> Result<Connection, Error> {
-    let node = &target.node;
-    let permit = node.permit()?;
-    let begun = Time::now();
-    let made = make(target).await;
-    if made.as_ref().is_err_and(|error| !matches!(error, Error::Refused { .. })) {
-        node.presence.doubt();
-    }
-    let (socket, Identity { run_id, id }) = made?;
-    let now = Time::now();
-    node.heard(now);
-    let generation = match run_id {
-        Some(run_id) => node.generation.of(&run_id, begun, now),
-        None => node.generation.number(),
-    };
-    Ok(Connection { socket, permit, generation, id })
+/// What `done` gives, where the handshake does not take too long.
+async fn in_time<T>(node: &Node, done: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
+    timeout(node.handshake_timeout, done).await.unwrap_or_else(|_| Err(late(node, node.handshake_timeout)))
 }
 
-async fn make(target: &Target) -> Result<(Socket, Identity), Error> {
-    let node = &target.node;
-    let late = |after| Error::Timeout { node: Arc::clone(&node.address), after };
-    let socket = timeout(node.connect_timeout, dial(&node.endpoint)).await.map_err(|_| late(node.connect_timeout))?;
-    let mut socket = socket.map_err(|source| unreachable(target, source))?;
-    let made = timeout(node.handshake_timeout, handshake(target, &mut socket)).await;
-    let identity = made.map_err(|_| late(node.handshake_timeout))??;
-    Ok((socket, identity))
+fn late(node: &Node, after: Duration) -> Error {
+    Error::Timeout { node: Arc::clone(&node.address), after }
 }
 
-fn unreachable(target: &Target, source: io::Error) -> Error {
-    Error::Unreachable { node: Arc::clone(&target.node.address), source: Arc::new(source) }
+async fn open(node: &Node) -> Result<Socket, Error> {
+    let opened =
+        timeout(node.connect_timeout, dial(&node.endpoint)).await.map_err(|_| late(node, node.connect_timeout))?;
+    opened.map_err(|source| unreachable(node, source))
 }
 
 /// A stream to `endpoint`. Cancel safe.
@@ -89,6 +118,10 @@ pub(super) async fn dial(endpoint: &Endpoint) -> io::Result<Socket> {
     })
 }
 
+fn unreachable(node: &Node, source: io::Error) -> Error {
+    Error::Unreachable { node: Arc::clone(&node.address), source: Arc::new(source) }
+}
+
 /// What the server says that it is, and what it calls the connection.
 #[derive(Default)]
 struct Identity {
@@ -96,100 +129,213 @@ struct Identity {
     id: Option<u64>,
 }
 
-/// Asks which server this is, as the user of the upstream URL: a client's own may not know. The connection of a client that has
-/// not logged in is not logged in for it either.
-async fn identify(target: &Target, socket: &mut Socket, buffer: &mut Vec<u8>) -> Result<Identity, Error> {
-    let mut questions: Vec<Vec<&[u8]>> = Vec::new();
-    if let (Some(login), Some(_)) = (target.node.login.as_deref(), &target.login) {
-        questions.push(vec![b"AUTH", &login.user, &login.password]);
+impl Identity {
+    /// The connection that was made ready, begun at `begun`.
+    fn of(self, Handshake { target, socket, .. }: Handshake<'_>, permit: Permit, begun: Time) -> Connection {
+        let (node, now) = (&target.node, Time::now());
+        node.heard(now);
+        let generation = match self.run_id {
+            Some(run_id) => node.generation.of(&run_id, begun, now),
+            None => node.generation.number(),
+        };
+        Connection { socket, permit, generation, id: self.id }
     }
-    questions.push(vec![b"CLIENT", b"ID"]);
-    if target.node.generation.may_ask() {
-        questions.push(vec![b"INFO", b"server"]);
-    }
-    let mut replies = ask(socket, &questions, buffer).await.map_err(|error| unreachable(target, error))?;
-    if replies.first().is_some_and(|reply| is_full(reply)) {
-        return Err(Error::Refused { node: Arc::clone(&target.node.address), reply: replies.swap_remove(0).into() });
-    }
-    let mut identity = Identity::default();
-    for (question, reply) in questions.iter().zip(replies) {
-        if question[0] == b"CLIENT" {
-            identity.id =
-                std::str::from_utf8(&reply).ok().and_then(|text| text.strip_prefix(':')?.trim_end().parse().ok());
-        } else if reply.starts_with(b"-NOPERM") && target.node.generation.refuse() {
-            warn!(
-                "the user in `upstream` may not run INFO: a failover behind its address shows by broken connections alone"
-            );
-        } else {
-            identity.run_id = run_id(&reply).map(Box::from).or(identity.run_id);
-        }
-    }
-    Ok(identity)
 }
 
-async fn handshake(target: &Target, socket: &mut Socket) -> Result<Identity, Error> {
-    let unreachable = |error| unreachable(target, error);
-    let mut buffer = Vec::new();
-    let mut identity = identify(target, socket, &mut buffer).await?;
-    let db = target.db.to_string();
-    let mut first: Vec<Vec<&[u8]>> = Vec::new();
-    if !target.name.is_empty() {
-        first.push(vec![b"CLIENT", b"SETNAME", target.name.as_bytes()]);
-    }
-    if target.db != 0 {
-        first.push(vec![b"SELECT", db.as_bytes()]);
-    }
-    let login: Vec<&[u8]> = match (target.resp, target.login.as_deref()) {
-        (Resp::V3, Some(login)) => vec![b"HELLO", b"3", b"AUTH", &login.user, &login.password],
-        (Resp::V3, None) => vec![b"HELLO", b"3"],
-        (Resp::V2, Some(login)) => vec![b"AUTH", &login.user, &login.password],
-        (Resp::V2, None) => Vec::new(),
-    };
-    // Who may not choose a name or a database may yet be in one that was chosen before, so the login is last. What is
-    // refused before it, where Redis wants a login of everybody, is asked for once more.
-    let all: Vec<_> = first.iter().cloned().chain((!login.is_empty()).then(|| login.clone())).collect();
-    let mut replies = ask(socket, &all, &mut buffer).await.map_err(unreachable)?;
-    let refused = |reply: &Vec<u8>| reply.first() == Some(&b'-');
-    let refuse = |reply: Vec<u8>| Err(Error::Refused { node: Arc::clone(&target.node.address), reply: reply.into() });
-    if replies.first().is_some_and(|reply| is_full(reply)) {
-        return refuse(replies.swap_remove(0));
-    }
-    if !login.is_empty()
-        && let Some(reply) = replies.pop()
-        && refused(&reply)
-    {
-        return refuse(reply);
-    }
-    if replies.iter().any(refused) && target.login.is_some() {
-        replies = ask(socket, &first, &mut buffer).await.map_err(unreachable)?;
-    }
-    if target.db != 0
-        && let Some(reply) = replies.pop()
-        && refused(&reply)
-    {
-        return refuse(reply);
-    }
-    // Where Redis wants a login of everybody and the URL has none, only who has logged in could be told.
-    if identity.id.is_none() && target.node.login.is_none() && target.login.is_some() {
-        identity = identify(target, socket, &mut buffer).await?;
-    }
-    Ok(identity)
+/// A connection that is being made ready.
+struct Handshake<'a> {
+    target: &'a Target,
+    socket: Socket,
+    /// What came beyond the replies read so far.
+    buffer: Vec<u8>,
 }
 
-/// Sends commands in one write and reads their replies; a server that is full gives but one.
-async fn ask(socket: &mut Socket, commands: &[Vec<&[u8]>], buffer: &mut Vec<u8>) -> io::Result<Vec<Vec<u8>>> {
-    let (mut out, mut replies) = (Vec::with_capacity(128), Vec::with_capacity(commands.len()));
-    for command in commands {
-        encode::own_command(&mut out, command);
+/// Redis's refusals of a name and of a database, where there were any.
+#[derive(Default)]
+struct Entry {
+    name: Option<Vec<u8>>,
+    db: Option<Vec<u8>>,
+}
+
+impl Entry {
+    fn is_whole(&self) -> bool {
+        self.name.is_none() && self.db.is_none()
     }
-    socket.write_all(&out).await?;
-    for _ in commands {
-        replies.push(read_reply(socket, buffer).await?);
-        if is_full(&replies[0]) {
-            break;
+}
+
+impl Handshake<'_> {
+    async fn run(&mut self, entrants: &[Arc<Login>]) -> Result<Identity, Error> {
+        let identity = self.identify().await?;
+        self.prepare(entrants).await?;
+        // Where Redis wants a login of everybody and the URL has none, only who has logged in could be told.
+        if identity.id.is_none() && self.target.node.login.is_none() && self.target.login.is_some() {
+            return self.identify().await;
+        }
+        Ok(identity)
+    }
+
+    /// Asks which server this is, as the user of the upstream URL: a client's own may not know. The connection of a client that
+    /// has not logged in is not logged in for it either.
+    async fn identify(&mut self) -> Result<Identity, Error> {
+        let Target { node, login, .. } = self.target;
+        let own = node.login.as_deref().filter(|_| login.is_some()).map(|own| [&b"AUTH"[..], &own.user, &own.password]);
+        let mut questions: Vec<&[&[u8]]> = Vec::with_capacity(3);
+        questions.extend(own.as_ref().map(|own| &own[..])); // the first, so that its own reply is never missing
+        questions.push(&[b"CLIENT", b"ID"]);
+        if node.generation.may_ask() {
+            questions.push(&[b"INFO", b"server"]);
+        }
+        let mut replies = self.ask(&questions).await?.into_iter().skip(usize::from(own.is_some()));
+        let mut identity = Identity::default();
+        if let Some(reply) = replies.next() {
+            identity.id = std::str::from_utf8(&reply).ok().and_then(|id| id.strip_prefix(':')?.trim_end().parse().ok());
+        }
+        match replies.next() {
+            Some(reply) if reply.starts_with(b"-NOPERM") && node.generation.refuse() => {
+                warn!(
+                    "the user in `upstream` may not run INFO: a failover behind its address shows by broken connections \
+                     alone"
+                );
+            }
+            Some(reply) => identity.run_id = run_id(&reply).map(Box::from),
+            None => {}
+        }
+        Ok(identity)
+    }
+
+    async fn prepare(&mut self, entrants: &[Arc<Login>]) -> Result<(), Error> {
+        let Some(login) = self.target.login.as_deref() else {
+            // Sent though it may change nothing: it shows whether Redis wants a login by now.
+            let reply = self.one(&[b"HELLO", version(self.target.resp)]).await?;
+            if reply.starts_with(b"-NOAUTH") {
+                return Err(self.login_refused(reply));
+            }
+            if is_error(&reply) && (self.target.resp == Resp::V3 || is_full(&reply)) {
+                return Err(self.refused(reply));
+            }
+            let refusal = self.enter().await?.db;
+            return refusal.map_or(Ok(()), |refusal| Err(self.refused(refusal)));
+        };
+        // Who may not choose a name or a database may yet be in one that was chosen before, so the login is last. Where Redis
+        // wants a login of everybody it refuses what comes before, which is then asked for once more.
+        let before = self.enter().await?;
+        self.log_in(login).await?;
+        if before.is_whole() {
+            return Ok(());
+        }
+        let Some(refusal) = self.enter().await?.db else { return Ok(()) };
+        for entrant in entrants.iter().filter(|entrant| ***entrant != *login) {
+            if is_error(&self.one(&[b"AUTH", &entrant.user, &entrant.password]).await?) {
+                continue;
+            }
+            let refused = is_error(&self.one(&[b"SELECT", self.target.db.to_string().as_bytes()]).await?);
+            self.log_in(login).await?;
+            if !refused {
+                return Ok(());
+            }
+        }
+        Err(self.refused(refusal))
+    }
+
+    /// The name and the database.
+    async fn enter(&mut self) -> Result<Entry, Error> {
+        let Target { name, db, .. } = *self.target;
+        let number = db.to_string();
+        let mut commands: Vec<&[&[u8]]> = Vec::new();
+        let (named, selected) = ([&b"CLIENT"[..], b"SETNAME", name.as_bytes()], [&b"SELECT"[..], number.as_bytes()]);
+        if !name.is_empty() {
+            commands.push(&named);
+        }
+        if db != 0 {
+            commands.push(&selected);
+        }
+        let mut refusals = self.ask(&commands).await?.into_iter().map(|reply| is_error(&reply).then_some(reply));
+        let name = if name.is_empty() { None } else { refusals.next().flatten() };
+        Ok(Entry { name, db: refusals.next().flatten() })
+    }
+
+    /// The login, and with it the version.
+    async fn log_in(&mut self, login: &Login) -> Result<(), Error> {
+        let Login { user, password } = login;
+        let (reply, other) = match self.target.resp {
+            Resp::V2 => (self.one(&[b"AUTH", user, password]).await?, None),
+            Resp::V3 => {
+                (self.one(&[b"HELLO", b"3", b"AUTH", user, password]).await?, Some([&b"-ERR"[..], b"-NOPROTO"]))
+            }
+        };
+        let is_other = other.is_some_and(|begins| begins.iter().any(|with| reply.starts_with(with)));
+        match reply {
+            reply if !is_error(&reply) => Ok(()),
+            reply if is_passing(&reply) || is_other => Err(self.refused(reply)),
+            reply => Err(self.login_refused(reply)),
         }
     }
-    Ok(replies)
+
+    async fn adapt(&mut self, resp: Resp, db: u32) -> Result<(), Error> {
+        if resp != self.target.resp {
+            let reply = self.one(&[b"HELLO", version(self.target.resp)]).await?;
+            if is_error(&reply) {
+                return Err(self.refused(reply));
+            }
+        }
+        self.one(&[b"CLIENT", b"SETNAME", self.target.name.as_bytes()]).await?;
+        if db != self.target.db {
+            let reply = self.one(&[b"SELECT", self.target.db.to_string().as_bytes()]).await?;
+            if is_error(&reply) {
+                return Err(self.refused(reply));
+            }
+        }
+        Ok(())
+    }
+
+    /// Sends one command and reads its reply.
+    async fn one(&mut self, command: &[&[u8]]) -> Result<Vec<u8>, Error> {
+        Ok(self.ask(&[command]).await?.remove(0))
+    }
+
+    /// Sends commands in one write and reads their replies. A server that is full says so, once, before any of them.
+    async fn ask(&mut self, commands: &[&[&[u8]]]) -> Result<Vec<Vec<u8>>, Error> {
+        let mut out = Vec::with_capacity(128);
+        for command in commands {
+            encode::own_command(&mut out, command);
+        }
+        let exchange = async {
+            self.socket.write_all(&out).await?;
+            let mut replies = Vec::with_capacity(commands.len());
+            for _ in commands {
+                let reply = read_reply(&mut self.socket, &mut self.buffer).await?;
+                replies.push(reply);
+                if is_full(&replies[0]) {
+                    break;
+                }
+            }
+            Ok(replies)
+        };
+        let mut replies = exchange.await.map_err(|source| unreachable(&self.target.node, source))?;
+        if replies.first().is_some_and(|reply| is_full(reply)) {
+            return Err(self.refused(replies.swap_remove(0)));
+        }
+        Ok(replies)
+    }
+
+    fn refused(&self, reply: Vec<u8>) -> Error {
+        Error::Refused { node: Arc::clone(&self.target.node.address), reply: reply.into() }
+    }
+
+    fn login_refused(&self, reply: Vec<u8>) -> Error {
+        Error::LoginRefused { node: Arc::clone(&self.target.node.address), reply: reply.into() }
+    }
+}
+
+fn version(resp: Resp) -> &'static [u8] {
+    match resp {
+        Resp::V2 => b"2",
+        Resp::V3 => b"3",
+    }
+}
+
+fn is_error(reply: &[u8]) -> bool {
+    reply.starts_with(b"-")
 }
 
 /// Reads one whole reply; `buffer` keeps what came beyond it for the next call. For handshakes and checks, not for data:

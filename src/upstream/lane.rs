@@ -17,10 +17,11 @@ use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::sync::oneshot;
 use tokio::time::Sleep;
 
 use super::messages::{Message, classify, is_monitor_line};
-use super::{Node, Target, connect};
+use super::{Connection, Node};
 use crate::clock::Time;
 use crate::error::{Error, Sent};
 use crate::resp::{Split, Splitter, encode};
@@ -155,6 +156,8 @@ struct Inner<W> {
     owner: Option<Rc<dyn OutOfBand>>,
     task: Option<Waker>,
     opening: Vec<Waker>,
+    /// Who goes on with the connection.
+    heir: Option<oneshot::Sender<Connection>>,
 }
 
 /// Whether Redis is, or was, told that nothing more will be sent.
@@ -169,6 +172,8 @@ enum Leaving {
 enum State {
     Connecting,
     Open,
+    /// To end, or to be handed on, once all is answered.
+    Retiring,
     Closing,
     Closed(Error),
 }
@@ -220,6 +225,7 @@ impl<W: Waiter> Lane<W> {
             owner: None,
             task: None,
             opening: Vec::new(),
+            heir: None,
         };
         Self {
             node,
@@ -304,7 +310,7 @@ impl<W: Waiter> Lane<W> {
 
     fn append(&self, command: &[u8], expect: Expect<W>, now: Time) -> Result<(), Expect<W>> {
         let mut inner = self.inner.borrow_mut();
-        if matches!(inner.state, State::Closing | State::Closed(_)) {
+        if matches!(inner.state, State::Retiring | State::Closing | State::Closed(_)) {
             return Err(expect);
         }
         if inner.fifo.is_empty() {
@@ -329,7 +335,7 @@ impl<W: Waiter> Lane<W> {
             let mut inner = self.inner.borrow_mut();
             match &inner.state {
                 State::Open => Poll::Ready(Ok(())),
-                State::Closing => Poll::Ready(Err(self.lost("closed"))),
+                State::Retiring | State::Closing => Poll::Ready(Err(self.lost("closed"))),
                 State::Closed(error) => Poll::Ready(Err(error.clone())),
                 State::Connecting => {
                     inner.opening.push(cx.waker().clone());
@@ -346,7 +352,7 @@ impl<W: Waiter> Lane<W> {
             let mut inner = self.inner.borrow_mut();
             match &inner.state {
                 State::Closed(error) => Poll::Ready(!matches!(error, Error::Refused { .. })),
-                State::Closing => Poll::Ready(true),
+                State::Retiring | State::Closing => Poll::Ready(true),
                 _ if inner.preparing == 0 => Poll::Ready(true),
                 _ => {
                     inner.opening.push(cx.waker().clone());
@@ -359,7 +365,7 @@ impl<W: Waiter> Lane<W> {
 
     /// Whether commands can still be sent, to the server that stands behind the address now.
     pub fn is_open(&self) -> bool {
-        !self.is_stale() && !matches!(self.inner.borrow().state, State::Closing | State::Closed(_))
+        !self.is_stale() && !matches!(self.inner.borrow().state, State::Retiring | State::Closing | State::Closed(_))
     }
 
     /// Whether it leads to a server that another has taken the place of: what is answered here is no answer any more.
@@ -385,6 +391,11 @@ impl<W: Waiter> Lane<W> {
     /// Whether a session has it.
     pub fn is_lent(&self) -> bool {
         self.inner.borrow().owner.is_some()
+    }
+
+    /// Whether it has ended, and all who waited were told.
+    pub fn has_ended(&self) -> bool {
+        matches!(self.inner.borrow().state, State::Closed(_))
     }
 
     /// Whether nothing awaits a reply.
@@ -503,6 +514,16 @@ impl<W: Waiter> Lane<W> {
         }
     }
 
+    /// Ends once all that was sent on it is answered, and takes no more.
+    pub fn retire(&self) {
+        let mut inner = self.inner.borrow_mut();
+        if matches!(inner.state, State::Open) {
+            self.told.set(true);
+            inner.state = State::Retiring;
+            inner.wake();
+        }
+    }
+
     /// Closes the sending side behind what was sent, as the client of a private connection has closed its own. What Redis
     /// answers still comes; then it ends the connection, at once where it has a command wait.
     pub fn leave(&self, now: Time) {
@@ -515,6 +536,36 @@ impl<W: Waiter> Lane<W> {
         }
     }
 
+    /// Ends here, and gives the connection away once all that was sent on it is answered. None where it is not made yet, or is
+    /// no longer as it was made.
+    pub fn hand_on(&self) -> Option<oneshot::Receiver<Connection>> {
+        let mut inner = self.inner.borrow_mut();
+        let open = matches!(inner.state, State::Open) && !self.is_stale();
+        if !open || inner.ahead > 0 || self.mode.get() != Mode::Replies {
+            return None;
+        }
+        let (heir, connection) = oneshot::channel();
+        self.told.set(true);
+        (inner.state, inner.heir) = (State::Retiring, Some(heir));
+        inner.wake();
+        Some(connection)
+    }
+
+    /// Whether it was made for one session at a time.
+    pub fn is_private(&self) -> bool {
+        self.private
+    }
+
+    /// Whether it was, and none has it.
+    pub fn is_spare(&self) -> bool {
+        self.private && self.inner.borrow().owner.is_none()
+    }
+
+    /// Whether the connection is made, and open.
+    pub fn is_made(&self) -> bool {
+        matches!(self.inner.borrow().state, State::Open) && !self.is_stale()
+    }
+
     /// Ends the connection because its head waited longer than `after`.
     pub fn give_up(&self, after: Duration) {
         self.finish(&Error::Timeout { node: Arc::clone(&self.node.address), after });
@@ -525,11 +576,11 @@ impl<W: Waiter> Lane<W> {
         self.finish(&self.lost(why));
     }
 
-    /// Connects and carries commands until the connection ends; every waiter is answered or told before this returns.
-    /// Owned by the worker that opened the lane.
-    pub async fn run(self: Rc<Self>, target: Target) -> Error {
+    /// Carries commands over `connection`, once that is made, until it ends; every waiter is answered or told before this
+    /// returns. Owned by the worker that opened the lane.
+    pub async fn run(self: Rc<Self>, connection: impl Future<Output = Result<Connection, Error>>) -> Error {
         let _ends = Ends(&self);
-        let error = match connect(&target).await {
+        let error = match connection.await {
             Ok(mut connection) => {
                 *self.local.borrow_mut() = connection.socket.local();
                 self.generation.set(Some(connection.generation));
@@ -543,7 +594,12 @@ impl<W: Waiter> Lane<W> {
                     inner.wake_opening();
                 }
                 self.waiting_since.set(Time::now());
-                poll_fn(|cx| self.poll_drive(cx, &mut connection.socket, &mut wire)).await
+                let error = poll_fn(|cx| self.poll_drive(cx, &mut connection.socket, &mut wire)).await;
+                let heir = self.inner.borrow_mut().heir.take();
+                if let Some(heir) = heir.filter(|_| !self.cut.get()) {
+                    let _ = heir.send(connection); // where nobody waits for it any more it is closed
+                }
+                error
             }
             Err(error) => error,
         };
@@ -615,9 +671,10 @@ impl<W: Waiter> Lane<W> {
     fn poll_write(&self, cx: &mut Context<'_>, socket: &mut Socket) -> Poll<Error> {
         let inner = &mut *self.inner.borrow_mut();
         match &inner.state {
+            State::Retiring if inner.fifo.is_empty() => return Poll::Ready(self.lost("closed")),
             State::Closing => return Poll::Ready(self.lost("closed")),
             State::Closed(error) => return Poll::Ready(error.clone()),
-            State::Connecting | State::Open => {}
+            State::Connecting | State::Open | State::Retiring => {}
         }
         let behind = inner.is_behind();
         let beyond = if inner.preparing > 0 { inner.queued - inner.prepared } else { 0 };

@@ -4,6 +4,7 @@
 //! (the ear's connection) and by `proxy` (lanes and private connections).
 
 mod backoff;
+mod budget;
 mod connect;
 mod generation;
 mod lane;
@@ -17,10 +18,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-
 pub use backoff::Backoff;
-pub use connect::{Connection, connect, read_reply};
+pub use budget::{Ask, Budget, Permit, Purpose, Settled, Tenant};
+pub use connect::{Connection, adapt, connect, connect_by, connect_unproved, read_reply};
 pub use generation::Generation;
 pub use lane::{ANOTHER, Lane, Mode, OutOfBand, STALL, Waiter};
 pub use presence::{Presence, State, keep_watch};
@@ -28,7 +28,6 @@ pub use signs::{Service, Signs};
 
 use crate::clock::Time;
 use crate::config::Node as Endpoint;
-use crate::error::Error;
 use crate::resp::Resp;
 
 /// One server of the upstream, with the limits that every connection to it shares.
@@ -50,14 +49,11 @@ pub struct Node {
     pub presence: Presence,
     /// How it served clients last.
     pub signs: Signs,
-    permits: Arc<Semaphore>,
-    limit: usize,
+    /// The connections that there may be.
+    pub budget: Arc<Budget>,
     heard: AtomicU64,
     quirks: quirks::Quirks,
 }
-
-/// Leave to hold one upstream connection; given back when dropped.
-pub type Permit = OwnedSemaphorePermit;
 
 impl Node {
     /// A node at `endpoint` to which at most `limit` connections may be open at once.
@@ -72,8 +68,7 @@ impl Node {
             generation: Generation::default(),
             presence: Presence::default(),
             signs: Signs::default(),
-            permits: Arc::new(Semaphore::new(limit)),
-            limit,
+            budget: Budget::new(limit),
             heard: AtomicU64::new(0),
             quirks: quirks::Quirks::default(),
         }
@@ -83,12 +78,6 @@ impl Node {
     #[must_use]
     pub fn known_by(self, login: Option<Arc<Login>>, handshake_timeout: Option<Duration>) -> Self {
         Self { login, handshake_timeout: handshake_timeout.unwrap_or(Duration::MAX), ..self }
-    }
-
-    /// Leave for one more connection, now or never: waiting for another session to give one back would order sessions
-    /// behind each other.
-    pub fn permit(&self) -> Result<Permit, Error> {
-        Arc::clone(&self.permits).try_acquire_owned().map_err(|_| Error::UpstreamLimit { limit: self.limit })
     }
 
     /// The node said something at `now`, on any connection of the present generation: its pulse.
@@ -103,11 +92,6 @@ impl Node {
     /// When the node last said something, to a millisecond.
     pub fn last_heard(&self) -> Time {
         Time::from_nanos(self.heard.load(Ordering::Relaxed))
-    }
-
-    /// Connections open or being opened.
-    pub fn connections(&self) -> usize {
-        self.limit.saturating_sub(self.permits.available_permits())
     }
 }
 

@@ -35,6 +35,7 @@ pub(crate) struct Launch {
     also_at: Option<PathBuf>,
     log: Option<&'static str>,
     await_ready: bool,
+    open_files: Option<u32>,
 }
 
 impl Launch {
@@ -63,6 +64,12 @@ impl Launch {
         self
     }
 
+    /// Allows it no more than so many open files.
+    pub(crate) fn open_files(mut self, limit: u32) -> Launch {
+        self.open_files = Some(limit);
+        self
+    }
+
     /// Returns as soon as it listens, ready or not.
     pub(crate) fn without_waiting(mut self) -> Launch {
         self.await_ready = false;
@@ -84,7 +91,14 @@ impl Launch {
     /// `None` when one of the ports was taken in between.
     fn try_start(&self) -> Option<Crema> {
         let (addr, admin) = (loopback(free_port()), loopback(free_port()));
-        let mut command = Command::new(env!("CARGO_BIN_EXE_crema"));
+        let mut command = match self.open_files {
+            Some(limit) => {
+                let mut shell = Command::new("sh");
+                shell.args(["-c", &format!("ulimit -n {limit}; exec \"$0\" \"$@\""), env!("CARGO_BIN_EXE_crema")]);
+                shell
+            }
+            None => Command::new(env!("CARGO_BIN_EXE_crema")),
+        };
         let also = self.also_at.as_ref().map_or_else(String::new, |path| format!(",{}", path.display()));
         command.args(["--listen", &format!("{addr}{also}"), "--admin", &admin.to_string(), "--upstream", &self.url]);
         command.args(self.flags.iter().flat_map(|(name, value)| [name, value]));
@@ -145,7 +159,8 @@ impl Crema {
         if let Ok(coherence) = std::env::var("CREMA_TEST_COHERENCE") {
             flags.push(("--coherence".to_owned(), coherence));
         }
-        Launch { upstream: addr, url: format!("redis://{addr}"), flags, also_at: None, log: None, await_ready: true }
+        let url = format!("redis://{addr}");
+        Launch { upstream: addr, url, flags, also_at: None, log: None, await_ready: true, open_files: None }
     }
 
     /// Whether this is the bare server, and metrics cannot be asked for.
