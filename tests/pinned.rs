@@ -457,7 +457,7 @@ fn a_thousand_default_connections_make_few_upstream() {
         }
         let list = redis.client_list();
         // A lane for each version and two to lend; for crema itself the rest.
-        let most = usize::try_from(4 * WORKERS + 4).expect("small");
+        let most = usize::try_from(3 * WORKERS + 4).expect("small");
         assert!(list.len() <= most, "{} upstream connections for 1,000:\n{}", list.len(), list[..=most].join("\n"));
     }
 }

@@ -87,10 +87,10 @@ impl Pool {
         Some(self.spares.remove(made))
     }
 
-    /// How many there are to be: a second one where there are sessions that may need one at once, for the login may be refused
+    /// How many there are to be: a second one where there are sessions that may need one at once, and their login may be refused
     /// by then.
     fn wanted(&self) -> usize {
-        if self.ear.as_ref().is_some_and(|ear| ear.is_shared()) { 2 } else { 1 }
+        if self.login.is_some() && self.ear.as_ref().is_some_and(|ear| ear.is_shared()) { 2 } else { 1 }
     }
 
     /// Whether one should be made.
