@@ -1,7 +1,7 @@
 //! The log on standard error: its form, its level, and what becomes of warnings that repeat.
 //!
-//! Owns the subscriber of the process. A warning or an error that was written is not written again for [`WINDOW`]; once that
-//! is over, one line tells how often it came. Also no one place writes more than [`MOST`] different ones in that time: an
+//! Owns the subscriber of the process. A warning or an error that was written is not written again for `WINDOW`; once that
+//! is over, one line tells how often it came. Also no one place writes more than `MOST` different ones in that time: an
 //! outage or a thousand refused users fill no disk. Lines of lower levels are never folded. Started by `main`; `app` calls
 //! [`tell_folded`] once a second.
 
