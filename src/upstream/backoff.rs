@@ -4,19 +4,32 @@ use std::time::Duration;
 
 use rand::Rng;
 
-/// Waits of 50 ms, 100 ms, 200 ms .. 2 s, each drawn between half and the whole ("equal jitter").
-#[derive(Debug, Default)]
+/// Waits of 50 ms, 100 ms, 200 ms .. 2 s, unless other ends are given, each drawn between half and the whole ("equal jitter").
+#[derive(Debug)]
 pub struct Backoff {
+    first: Duration,
+    longest: Duration,
     failures: u32,
 }
 
 const FIRST: Duration = Duration::from_millis(50);
 const LONGEST: Duration = Duration::from_secs(2);
 
+impl Default for Backoff {
+    fn default() -> Self {
+        Self::between(FIRST, LONGEST)
+    }
+}
+
 impl Backoff {
+    /// Waits that begin with `first` and double up to `longest`.
+    pub const fn between(first: Duration, longest: Duration) -> Self {
+        Self { first, longest, failures: 0 }
+    }
+
     /// The next wait.
     pub fn wait(&mut self) -> Duration {
-        let whole = FIRST.saturating_mul(1 << self.failures.min(10)).min(LONGEST);
+        let whole = self.first.saturating_mul(1 << self.failures.min(10)).min(self.longest);
         self.failures = self.failures.saturating_add(1);
         whole.mul_f64(rand::rng().random_range(0.5..=1.0))
     }

@@ -8,19 +8,18 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use rand::Rng;
 use tokio::io::AsyncWriteExt;
 use tokio::sync::{Notify, watch};
 use tokio::time::{sleep, timeout};
 
-use super::Node;
 use super::connect::{dial, read_reply};
+use super::{Backoff, Node};
 use crate::clock::Time;
 use crate::error::is_about_us;
 use crate::resp::encode;
 
-/// The pause between two tries, of which a random part up to the half is left out, so that a fleet does not knock in step.
-const PAUSE: Duration = Duration::from_millis(100);
+/// The pauses between two tries: a server that is back at once is not missed for long, one that stays away is not knocked up.
+const PAUSES: [Duration; 2] = [Duration::from_millis(10), Duration::from_millis(100)];
 /// So many connections in a row must end at once before the node is held to be away: the first may have been one of those that
 /// somebody cut.
 const ENDS: u32 = 3;
@@ -71,6 +70,7 @@ impl Presence {
 pub async fn keep_watch(node: Arc<Node>) {
     let presence = &node.presence;
     let mut ended = 0;
+    let mut backoff = Backoff::between(PAUSES[0], PAUSES[1]);
     loop {
         let began = Time::now();
         let probe = probe(&node).await;
@@ -86,10 +86,12 @@ pub async fn keep_watch(node: Arc<Node>) {
         if let Some(state) = state {
             presence.set(state);
         }
-        let pause = PAUSE.mul_f64(rand::rng().random_range(0.5..=1.0));
-        sleep(pause).await;
         if state == Some(State::There) {
+            backoff.reset();
+            sleep(PAUSES[1]).await; // however many doubt it
             presence.doubted.notified().await;
+        } else {
+            sleep(backoff.wait()).await;
         }
     }
 }
