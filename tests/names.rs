@@ -201,3 +201,21 @@ fn reads_that_are_not_to_touch_do_not() {
     client.cmd(&["GET", "k"]);
     assert_ne!(client.cmd(&["OBJECT", "FREQ", "k"]), before);
 }
+
+/// What was queued is done after all that came before, and what crema kept is not said again behind it.
+#[test]
+fn a_name_that_was_queued_in_a_transaction_is_the_last() {
+    let redis = Redis::start();
+    let crema = Crema::start(&redis);
+    for mut client in [redis.client(), crema.client()] {
+        assert_eq!(client.cmd(&["CLIENT", "SETNAME", "first"]), ok());
+        client.cmd(&["MULTI"]);
+        client.cmd(&["CLIENT", "SETNAME", "queued"]);
+        assert!(!client.cmd(&["EXEC"]).is_error());
+        assert_eq!(client.cmd(&["CLIENT", "GETNAME"]), bulk("queued"));
+        client.cmd(&["MULTI"]);
+        client.cmd(&["CLIENT", "SETNAME", "discarded"]);
+        assert_eq!(client.cmd(&["DISCARD"]), ok());
+        assert_eq!(client.cmd(&["CLIENT", "GETNAME"]), bulk("queued"));
+    }
+}

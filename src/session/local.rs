@@ -131,6 +131,10 @@ impl Session {
             V::ClientReply if queued => return self.queue_reply(line, spec, request).await,
             V::ClientReply => return self.client_reply(line, spec, request).await,
             V::ClientGetName if queued => return self.queue_get_name(line, spec, request).await,
+            V::ClientSetName if queued => {
+                self.renamed = true;
+                return self.pinned(line, spec, request).await;
+            }
             _ if queued => return self.pinned(line, spec, request).await,
             V::Hello => return self.hello(line, spec, request).await,
             V::Auth => return self.auth(line, spec, request).await,

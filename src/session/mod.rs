@@ -120,6 +120,8 @@ struct Session {
     named: bool,
     /// Whether the connection that is its own has been told name and library.
     introduced: bool,
+    /// A name was queued in the transaction: the connection will know that one.
+    renamed: bool,
     /// `CLIENT SETINFO` as the client sent it, to be told to a home connection too.
     info: Vec<Box<[u8]>>,
 }
@@ -160,6 +162,7 @@ impl Session {
             no_touch: false,
             named: false,
             introduced: false,
+            renamed: false,
             info: Vec::new(),
         }
     }

@@ -116,7 +116,8 @@ impl Session {
         }
         self.introduced = true;
         self.info.iter().for_each(|info| lent.prepare(info, now));
-        if let Some(name) = &self.name {
+        let renamed = std::mem::take(&mut self.renamed);
+        if let Some(name) = self.name.as_ref().filter(|_| !renamed) {
             let mut own = Vec::new();
             encode::own_command(&mut own, &[b"CLIENT", b"SETNAME", name]);
             lent.prepare(&own, now);

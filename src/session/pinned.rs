@@ -281,6 +281,7 @@ impl Session {
                 self.introduce(now);
             }
             Verb::Discard => {
+                self.renamed = false;
                 self.watching &= self.transaction.take().is_none();
                 self.send_private(spec, request, now);
                 self.introduce(now);
