@@ -21,7 +21,7 @@ use tokio::sync::oneshot;
 use tokio::time::Sleep;
 
 use super::messages::{Message, classify, is_monitor_line};
-use super::{Connection, Node};
+use super::{Connection, Node, Service};
 use crate::clock::Time;
 use crate::error::{Error, Sent};
 use crate::resp::{Split, Splitter, encode};
@@ -748,6 +748,10 @@ impl<W: Waiter> Lane<W> {
             }
         } else {
             self.node.heard(now);
+            // A handshake is no sign that commands are answered.
+            if !self.private {
+                self.node.signs.mends(Service::Silent);
+            }
         }
         while !bytes.is_empty() {
             if self.mode.get() == Mode::Opening && wire.splitter.at_start() {

@@ -85,7 +85,6 @@ impl Node {
         // Once a millisecond is often enough, and leaves the cache line alone otherwise.
         if now.saturating_since(self.last_heard()) > Duration::from_millis(1) {
             self.heard.store(now.as_nanos(), Ordering::Relaxed);
-            self.signs.mends(Service::Silent);
         }
     }
 
