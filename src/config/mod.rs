@@ -4,6 +4,7 @@
 //! its type. After [`load`] nobody checks a setting again. Opens no socket and reads no file but the one of settings; called by
 //! `main`, and by tests.
 
+mod compare;
 mod error;
 mod flags;
 mod glob;
@@ -17,7 +18,7 @@ mod user;
 
 use std::collections::BTreeMap;
 use std::env;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::num::NonZeroUsize;
 use std::thread;
 use std::time::Duration;
@@ -206,7 +207,8 @@ fn load_from(flags: Flags, variables: BTreeMap<String, String>) -> Result<(Confi
     if config.coherence == Coherence::Channel {
         config.ceiling.get_or_insert(rule::SHORT_TERM); // or what nobody tells of would never be seen
     }
-    compare(&config, &layers)?;
+    compare::note_conflicts(&config, &layers);
+    layers.verdict()?;
     let rules: Vec<String> = config.rules.iter().map(Rule::to_string).collect();
     let sources = Sources::new(layers.found(&rules), &config);
     Ok((config, sources))
@@ -300,98 +302,6 @@ fn read(layers: &Layers) -> Result<Config, ConfigError> {
             _ => Err(Problem::unknown("log format", text, &["text", "json"])),
         })?,
     })
-}
-
-/// Checks the settings against each other.
-fn compare(config: &Config, layers: &Layers) -> Result<(), ConfigError> {
-    if let Some(admin) = config.admin
-        && let Some(taken) = config.listen.iter().find(|listen| listen.clashes(&Listen::Tcp(admin)))
-    {
-        let problem = Problem::new(
-            format!("clients at {taken} and admin at {admin} share an address"),
-            "give one of listen and admin another port, or write admin = \"off\"",
-        );
-        return Err(layers.refuse(&[key!(admin), key!(listen)], problem));
-    }
-    if let Some(own) = config.listen.iter().find(|listen| is_own(listen, &config.upstream.node)) {
-        let problem = Problem::new(
-            format!("the upstream is crema itself, which listens at {own}"),
-            "give the address of Redis as upstream, or another one to listen on",
-        );
-        return Err(layers.refuse(&[key!(upstream), key!(listen)], problem));
-    }
-    if config.l1_size != 0 && config.max_value > config.l1_size {
-        let problem = Problem::new(
-            format!(
-                "a reply of {} would not fit in {}",
-                units::show_size(config.max_value),
-                units::show_size(config.l1_size)
-            ),
-            "write a max_value of at most l1_size",
-        );
-        return Err(layers.refuse(&[key!(max_value), key!(l1_size)], problem));
-    }
-    let least = config.least_upstream();
-    if config.max_upstream < least {
-        let problem = Problem::new(
-            format!("{} upstream connections are too few for {} threads", config.max_upstream, config.threads),
-            format!("write a max_upstream of at least {least}: one a thread, one to track keys, one to lend"),
-        );
-        return Err(layers.refuse(&[key!(max_upstream), key!(threads)], problem));
-    }
-    let coherence = &config.coherence;
-    if !matches!(coherence, Coherence::Broadcast(_)) && layers.gives_other(key!(broadcast_prefixes), "all") {
-        let meaningless = format!("prefixes mean nothing to {}", coherence.as_str());
-        let problem = Problem::new(meaningless, "write coherence = \"broadcast\" too");
-        return Err(layers.refuse(&[key!(broadcast_prefixes)], problem));
-    }
-    if *coherence == Coherence::Channel && !config.channel.enabled {
-        let problem = Problem::new(
-            "a channel that is not enabled cannot keep memory coherent",
-            "write channel.enabled = true, or another coherence",
-        );
-        return Err(layers.refuse(&[key!(channel.enabled), key!(coherence)], problem));
-    }
-    match &config.auth {
-        Auth::Own(users) if users.is_empty() => {
-            let problem = Problem::new("nobody could log in", "write at least one [[user]] with name and password");
-            return Err(layers.refuse(&[key!(auth)], problem));
-        }
-        Auth::Upstream | Auth::Open if !layers.users().is_empty() => {
-            let problem = Problem::new(
-                "users of crema's own stand in the file, and nobody is asked for them",
-                "write auth = \"own\", or leave out [[user]]",
-            );
-            return Err(layers.refuse(&[key!(auth)], problem));
-        }
-        _ => {}
-    }
-    let Channel { enabled, publish, audit_stream, .. } = &config.channel;
-    if *publish && !enabled {
-        let problem = Problem::new(
-            "a channel that is not enabled cannot be published to",
-            "write enabled = true or publish = false",
-        );
-        return Err(layers.refuse(&[key!(channel.publish), key!(channel.enabled)], problem));
-    }
-    if audit_stream.is_some() && !publish {
-        let problem =
-            Problem::new("an audit stream keeps what is published, which is nothing", "write publish = true too");
-        return Err(layers.refuse(&[key!(channel.audit_stream), key!(channel.publish)], problem));
-    }
-    Ok(())
-}
-
-/// Whether connections to `node` would come back to `listen`. Only addresses are told; a name could stand for any.
-fn is_own(listen: &Listen, node: &Node) -> bool {
-    match (listen, node) {
-        (Listen::Unix(path), Node::Unix(node)) => path == node,
-        (Listen::Tcp(address), Node::Tcp { host, port }) if address.port() == *port => {
-            let node = if host == "localhost" { Ok(IpAddr::V4(Ipv4Addr::LOCALHOST)) } else { host.parse() };
-            node.is_ok_and(|node: IpAddr| node == address.ip() || (address.ip().is_unspecified() && node.is_loopback()))
-        }
-        _ => false,
-    }
 }
 
 /// `auto` is a thread a core, up to 256: beyond that, one should say so.
