@@ -315,7 +315,8 @@ fn contradictions_are_refused_where_they_were_made() {
     let mixed =
         load(&["--listen", "127.0.0.1:7000"], &[("CREMA_ADMIN", "127.0.0.1:7000")], "").expect_err("one address");
     assert!(mixed.starts_with("CREMA_ADMIN: "), "{mixed}");
-    let several = from_file("max_value = \"300MiB\"\nmax_upstream = 3\nthreads = 8\nauth = \"own\"").expect_err("three");
+    let several =
+        from_file("max_value = \"300MiB\"\nmax_upstream = 3\nthreads = 8\nauth = \"own\"").expect_err("three");
     for (line, key) in several.lines().zip([":1:13: max_value: ", ":2:16: max_upstream: ", ":4:8: auth: "]) {
         assert!(line.contains(key), "{several}");
     }
