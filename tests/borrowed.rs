@@ -367,3 +367,30 @@ fn a_write_that_redis_does_not_describe_to_its_user_is_seen_at_once() {
         assert_eq!(reader.cmd(&["GET", "k"]), last);
     }
 }
+
+/// A command about the server takes any connection, and what comes next may not go where that happens to be.
+#[test]
+fn what_follows_a_command_about_the_server_runs_in_the_sessions_database() {
+    let redis = Redis::start();
+    let crema = one_worker(&redis);
+    let go_elsewhere = || {
+        let mut other = crema.client();
+        other.cmd(&["SELECT", "2"]);
+        other.cmd(&["GET", "none"]); // on a lane, so the connection is back in the pool
+    };
+    for follows in [&["MULTI"][..], &["WATCH", "none"], &["CLIENT", "NO-TOUCH", "ON"], &["SUBSCRIBE", "c"]] {
+        let mut client = crema.client();
+        client.cmd(&["HELLO", "3"]);
+        client.cmd(&["SELECT", "1"]);
+        client.cmd(&["GET", "none"]);
+        go_elsewhere();
+        client.cmd(&["FUNCTION", "STATS"]);
+        client.cmd(follows);
+        client.cmd(&["SET", "k", "v"]);
+        if follows[0] == "MULTI" {
+            assert_eq!(client.cmd(&["EXEC"]), array([ok()]));
+        }
+        assert_eq!(in_database(&redis, "1", "k"), bulk("v"), "after {follows:?}");
+        redis.client().cmd(&["FLUSHALL"]);
+    }
+}

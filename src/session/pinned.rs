@@ -121,6 +121,9 @@ impl Session {
 
     /// Has a private connection from here on, at least until the present purpose is over.
     pub(super) async fn borrow(&mut self, line: &mut Line) -> Result<(), Close> {
+        if self.private.is_some() && self.anywhere {
+            self.end_loan(line).await?; // it may be in another database
+        }
         if self.private.is_none() {
             let mut lent = self.lend(line, Setting::Database).await?;
             if !lent.prepared().await {
