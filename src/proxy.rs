@@ -10,6 +10,7 @@ mod clients;
 mod cork;
 mod each;
 mod fencing;
+mod finding;
 mod foreign;
 mod gate;
 mod heirs;
@@ -39,9 +40,13 @@ pub use reads::Standing;
 pub use replies::{End, Place, Replies};
 pub use worker::{LANE_NAME, Shared, Worker};
 
+use each::KeyLookups;
+use finding::{Finding, Miss};
+use worker::RuleIndex;
+
 use crate::cache::{Coin, Lookup, Query, Sampler};
 use crate::clock::Time;
-use crate::command::{Caching, Effect, Spec};
+use crate::command::{Caching, Effect, Route, Spec};
 use crate::invalidation::Fill;
 use crate::metrics::{Outcome, Path};
 use crate::resp::{Request, Resp};
@@ -54,8 +59,10 @@ pub enum Taken {
     /// It was, and its reply has a place.
     Yes,
     /// Not yet: L1 has an answer, which might be behind what was done before. [`Caller::hear`] decides between calling again,
-    /// with the same `now`, and [`lead`].
+    /// with the same `now`, and sending it.
     Unheard(Unheard),
+    /// Not yet: it is to go on another lane than what the session sent before, which is to be answered first.
+    Unanswered,
 }
 
 /// L1 has an answer, and may give it once the ear has been answered what was sent at this moment or later: before, it might not
@@ -65,134 +72,151 @@ pub struct Unheard(pub Time);
 
 /// Takes up one command that the table allows on a lane. `now` was read after the request's last byte.
 pub fn call(worker: &Rc<Worker>, caller: &mut Caller, spec: &'static Spec, request: Request<'_>, now: Time) -> Taken {
+    if !caller.turn(spec.route == Route::ScriptLane) {
+        return Taken::Unanswered;
+    }
     match spec.effect {
-        Effect::Read if spec.keeps(request) => {
-            if let Err(unheard) = read(worker, caller, spec, request, now) {
-                return Taken::Unheard(unheard);
-            }
-        }
+        Effect::Read if spec.keeps(request) => return read(worker, caller, spec, request, now),
         Effect::Read | Effect::None => caller.forward(worker, spec, request, now),
         Effect::Write | Effect::Opaque => caller.write(worker, spec, request, now),
     }
     Taken::Yes
 }
 
-/// A read that L1 may answer: hit, wait or lead. With [`Unheard`], nothing was done.
-fn read(
-    worker: &Rc<Worker>,
-    caller: &mut Caller,
-    spec: &'static Spec,
-    request: Request<'_>,
-    now: Time,
-) -> Result<(), Unheard> {
+/// A read that L1 may answer: hit, wait or lead.
+fn read(worker: &Rc<Worker>, caller: &mut Caller, spec: &'static Spec, request: Request<'_>, now: Time) -> Taken {
     if let Some(each) = spec.each() {
-        match each::hit(worker, caller, each, request, now)? {
-            Outcome::Hit => worker.stats.count(spec.class, Outcome::Hit),
-            missed => each::send(worker, caller, spec, each, request, missed, now),
+        let keys = KeyLookups::of(worker, caller, each, request);
+        match keys.find(worker, caller, now) {
+            Finding::Hit => worker.stats.count(spec.class, Outcome::Hit),
+            Finding::Unheard(unheard) => return Taken::Unheard(unheard),
+            Finding::Miss(miss) => keys.send(worker, caller, spec, miss, now),
         }
-        return Ok(());
+        return Taken::Yes;
     }
     let query = caller.who.query(&worker.shared.l1, spec, request);
-    match look(worker, caller, spec, request, &query, now)? {
-        (Outcome::Hit, _) => worker.stats.count(spec.class, Outcome::Hit),
-        // Behind an unanswered write or read of its own, a session gets what Redis says then, not what others are told now.
-        (missed, hot) => {
-            let joins = !matches!(missed, Outcome::BehindWrite | Outcome::BehindRead);
-            if !(joins && caller.join(worker, spec, &query, now)) {
-                caller.lead(worker, Tally::new(spec, missed), request, &query, hot, now);
-            }
-        }
+    let rule = worker.shared.rule_of(request.arg(1));
+    match find(worker, caller, spec, (&query, rule), now) {
+        Finding::Hit => worker.stats.count(spec.class, Outcome::Hit),
+        Finding::Unheard(unheard) => return Taken::Unheard(unheard),
+        Finding::Miss(miss) => send(worker, caller, (spec, miss), request, (&query, rule), now),
     }
-    Ok(())
+    Taken::Yes
 }
 
 /// Has Redis answer a read that L1 may not answer yet, though it could: by the same read under way, or by sending it.
 pub fn lead(worker: &Rc<Worker>, caller: &mut Caller, spec: &'static Spec, request: Request<'_>, now: Time) {
-    let missed = Outcome::BehindRead;
     if let Some(each) = spec.each() {
-        each::send(worker, caller, spec, each, request, missed, now);
+        KeyLookups::of(worker, caller, each, request).send(worker, caller, spec, Miss::BehindEar, now);
     } else {
         let query = caller.who.query(&worker.shared.l1, spec, request);
-        if !caller.join(worker, spec, &query, now) {
-            caller.lead(worker, Tally::new(spec, missed), request, &query, false, now);
-        }
+        let rule = worker.shared.rule_of(request.arg(1));
+        send(worker, caller, (spec, Miss::BehindEar), request, (&query, rule), now);
     }
+}
+
+/// Sends a read of one key, or has it wait for the same read under way.
+fn send(
+    worker: &Rc<Worker>,
+    caller: &mut Caller,
+    (spec, miss): (&'static Spec, Miss),
+    request: Request<'_>,
+    (query, rule): (&Query<'_>, RuleIndex),
+    now: Time,
+) {
+    if !(miss.joins() && caller.join(worker, spec, query, now)) {
+        caller.lead(worker, (spec, miss), request, (query, rule), now);
+    }
+}
+
+/// As [`call`], for a read that L1 may keep of a session that has a connection of its own, where what L1 does not answer is sent.
+pub fn call_at_home(
+    worker: &Rc<Worker>,
+    caller: &mut Caller,
+    home: &Lane<Pending>,
+    spec: &'static Spec,
+    request: Request<'_>,
+    now: Time,
+) -> Taken {
+    let (finding, fills) = match spec.each() {
+        Some(each) => {
+            let keys = KeyLookups::of(worker, caller, each, request);
+            let finding = keys.find(worker, caller, now);
+            (finding, if finding.is_miss() { keys.fills(worker, caller, now) } else { Vec::new() })
+        }
+        None => {
+            let query = caller.who.query(&worker.shared.l1, spec, request);
+            let rule = worker.shared.rule_of(request.arg(1));
+            let finding = find(worker, caller, spec, (&query, rule), now);
+            (finding, if finding.is_miss() { fills(worker, caller, request, (&query, rule)) } else { Vec::new() })
+        }
+    };
+    match finding {
+        Finding::Hit => worker.stats.count(spec.class, Outcome::Hit),
+        Finding::Unheard(unheard) => return Taken::Unheard(unheard),
+        Finding::Miss(_) => caller.read_on(worker, home, spec, request, fills, now),
+    }
+    Taken::Yes
 }
 
 /// Sends a read that L1 may keep on a connection of the session's own: nobody joins it, and what it reads is promoted as ever.
-pub fn read_on(
+pub fn send_home(
     worker: &Rc<Worker>,
     caller: &mut Caller,
-    lane: &Lane<Pending>,
+    home: &Lane<Pending>,
     spec: &'static Spec,
     request: Request<'_>,
     now: Time,
-) -> Place {
-    let shared = &worker.shared;
+) {
     let fills = match spec.each() {
-        Some(each) => each::fills(worker, caller, each, request, now),
-        None if shared.l1.is_on() => {
-            let query = caller.who.query(&shared.l1, spec, request);
-            let rule = shared.rule(request.arg(1));
-            let promotion = shared.promote(rule);
-            let promoted = worker.toss(promotion.one_in, false, &query) == Coin::Promote;
-            let fill = || Fill::new(request, &query, caller.who.db, shared.ceiling(rule), promotion.max_value);
-            promoted.then(fill).into_iter().collect()
+        Some(each) => KeyLookups::of(worker, caller, each, request).fills(worker, caller, now),
+        None => {
+            let query = caller.who.query(&worker.shared.l1, spec, request);
+            fills(worker, caller, request, (&query, worker.shared.rule_of(request.arg(1))))
         }
-        None => Vec::new(),
     };
-    caller.read_on(worker, lane, spec, request, fills, now)
+    caller.read_on(worker, home, spec, request, fills, now);
 }
 
-/// Answers from L1 where it may: the outcome is [`Outcome::Hit`], or why not, and nothing was answered then.
-pub fn hit(
-    worker: &Rc<Worker>,
-    caller: &mut Caller,
-    spec: &'static Spec,
-    request: Request<'_>,
-    now: Time,
-) -> Result<Outcome, Unheard> {
-    if let Some(each) = spec.each() {
-        return each::hit(worker, caller, each, request, now);
+/// What is to be asked for once a read of one key is answered that nobody can join.
+fn fills(worker: &Worker, caller: &Caller, request: Request<'_>, (query, rule): (&Query<'_>, RuleIndex)) -> Vec<Fill> {
+    let shared = &worker.shared;
+    if !shared.l1.is_on() {
+        return Vec::new();
     }
-    let query = caller.who.query(&worker.shared.l1, spec, request);
-    look(worker, caller, spec, request, &query, now).map(|(outcome, _)| outcome)
+    let promotion = shared.promote(rule);
+    let promoted = worker.toss(promotion.one_in, false, query) == Coin::Promote;
+    let fill = || Fill::new(request, query, caller.who.db, shared.ceiling(rule), promotion.max_value);
+    promoted.then(fill).into_iter().collect()
 }
 
-/// As [`hit`] for one key, and whether what was missed had been hit so often that it should be filled anew at once.
-fn look(
-    worker: &Worker,
-    caller: &Caller,
-    spec: &Spec,
-    request: Request<'_>,
-    query: &Query<'_>,
-    now: Time,
-) -> Result<(Outcome, bool), Unheard> {
+/// What L1 has for a read of one key, with its rule; where that is the answer, it has been given.
+fn find(worker: &Worker, caller: &Caller, spec: &Spec, (query, rule): (&Query<'_>, RuleIndex), now: Time) -> Finding {
     let l1 = &worker.shared.l1;
     // Before all else: where L1 is switched off there are still flights to join, and they may be older than the write.
     if caller.replies.behind_write() {
-        return Ok((Outcome::BehindWrite, false));
+        return Finding::Miss(Miss::BehindWrite);
     }
-    if !l1.is_on() || worker.shared.is_kept_away(request.arg(1)) {
-        return Ok((Outcome::Disabled, false));
+    if !l1.is_on() || worker.shared.is_kept_away(rule) {
+        return Finding::Miss(Miss::Disabled);
     }
     if spec.cache == Caching::Resp3 && caller.resp == Resp::V2 {
-        return Ok((Outcome::OtherVersion, false));
+        return Finding::Miss(Miss::OtherVersion);
     }
     let fresh = &caller.who.ear.freshness;
     match caller.standing(l1, query.slot, now) {
         Standing::Heard => {}
-        Standing::Unanswered => return Ok((Outcome::BehindRead, false)),
+        Standing::Unanswered => return Finding::Miss(Miss::BehindRead),
         Standing::Unheard(due) if l1.holds(query, &caller.who.ear, now) => {
             l1.unfenced.ask();
-            return Err(Unheard(due));
+            return Finding::Unheard(Unheard(due));
         }
-        Standing::Unheard(_) => return Ok((if fresh.held(now) { Outcome::Lead } else { Outcome::Blind }, false)),
+        Standing::Unheard(_) => return Finding::Miss(if fresh.held(now) { Miss::Absent } else { Miss::Blind }),
     }
     let looked = answer(worker, caller, |touches, out| {
         l1.store.lookup(query, caller.resp, &l1.stamps, fresh, now, touches, out)
     });
-    Ok((outcome(looked), looked == Lookup::Hot))
+    looked.into()
 }
 
 /// Answers the next command from L1, where `look` finds and appends the reply.
@@ -210,12 +234,4 @@ fn answer(worker: &Worker, caller: &Caller, look: impl FnOnce(&mut Sampler, &mut
         }
     }
     looked
-}
-
-fn outcome(looked: Lookup) -> Outcome {
-    match looked {
-        Lookup::Hit => Outcome::Hit,
-        Lookup::Blind => Outcome::Blind,
-        _ => Outcome::Lead,
-    }
 }

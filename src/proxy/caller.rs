@@ -16,13 +16,14 @@ use tokio::sync::oneshot;
 use tokio::time::{sleep, timeout};
 
 use super::Unheard;
+use super::finding::Miss;
 use super::marks::Marks;
 use super::pending::{Pending, Reader, Tally, Ticket, Work};
 use super::proof::Share;
 use super::reads::Standing;
 use super::replies::{Place, Replies};
 use super::step::{Step, step};
-use super::worker::{Track, Worker};
+use super::worker::{RuleIndex, Track, Worker};
 use crate::cache::{Identity, Query, Slot};
 use crate::clock::Time;
 use crate::command::{Effect, Route, Spec, Verb};
@@ -270,26 +271,24 @@ impl Caller {
         joined
     }
 
-    /// Sends a read that others may join and that may be promoted; `hot`: that should be, whatever the coin says.
-    pub fn lead(
+    /// Sends a read that others may join and that may be promoted; one that was [`Miss::Hot`] should be, whatever the coin says.
+    pub(super) fn lead(
         &mut self,
         worker: &Rc<Worker>,
-        tally: Tally,
+        (spec, miss): (&Spec, Miss),
         request: Request<'_>,
-        query: &Query<'_>,
-        hot: bool,
+        (query, rule): (&Query<'_>, RuleIndex),
         now: Time,
     ) {
         let place = self.replies.reserve();
         self.note_reads(place, iter::once(Some(query.slot)));
-        let ticket = self.ticket(worker, place, tally);
+        let ticket = self.ticket(worker, place, Tally::new(spec, miss.outcome()));
         match self.track(worker, now) {
             Ok(track) => {
                 self.sent = Some(place);
-                let one_in = worker.shared.promote(worker.shared.rule(request.arg(1))).one_in;
-                let coin = worker.toss(one_in, hot, query);
+                let coin = worker.toss(worker.shared.promote(rule).one_in, miss == Miss::Hot, query);
                 let reader = Reader::new(Rc::clone(&self.who), self.resp, self.scripts);
-                Pending::lead(worker, track, (ticket, Vec::new()), (reader, coin), (request.raw(), query), now);
+                Pending::lead(worker, track, (ticket, Vec::new()), (reader, rule, coin), (request.raw(), query), now);
             }
             Err(error) => ticket.refuse(worker, &error, Sent::No),
         }
@@ -454,7 +453,7 @@ impl Caller {
         request: Request<'_>,
         fills: Vec<Fill>,
         now: Time,
-    ) -> Place {
+    ) {
         debug_assert!(!self.is_on_lane(), "a session changes connections only when all that it sent has been answered");
         self.track = None;
         let place = self.replies.reserve();
@@ -462,7 +461,6 @@ impl Caller {
         let ticket = self.ticket(worker, place, Tally::new(spec, Outcome::Pinned));
         let work = Work::Read(Reader::once(Rc::clone(&self.who), self.resp), fills);
         put(lane, request.raw(), Pending::new(worker, ticket, work, None), now);
-        place
     }
 
     /// Sends a command on a private connection, to be answered as `work` says.

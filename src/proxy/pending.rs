@@ -16,7 +16,7 @@ use super::caller::Who;
 use super::marks::Marks;
 use super::replies::{End, Place, Replies};
 use super::step::{Begun, Told};
-use super::worker::{Shared, Track, Worker};
+use super::worker::{RuleIndex, Shared, Track, Worker};
 use crate::cache::{Coin, FlightRef, Query};
 use crate::clock::Time;
 use crate::command::{self, Class, Effect, Spec};
@@ -158,6 +158,8 @@ pub struct Lead {
     flight: Option<FlightRef>,
     joined: Vec<Ticket>,
     size: u64,
+    /// The rule of its key.
+    rule: RuleIndex,
     coin: Coin,
     failed: bool,
 }
@@ -206,7 +208,7 @@ impl Pending {
         worker: &Rc<Worker>,
         track: Rc<Track>,
         (first, joined): (Ticket, Vec<Ticket>),
-        (reader, coin): (Reader, Coin),
+        (reader, rule, coin): (Reader, RuleIndex, Coin),
         (command, query): (&[u8], &Query<'_>),
         now: Time,
     ) {
@@ -215,7 +217,7 @@ impl Pending {
         let flight = track.flights.borrow_mut().lead(query, l1.stamps.load(query.slot), l1.opaque(), now);
         let sampled = worker.stats.sample().map(|since| (Path::Miss, since));
         let lane = Rc::clone(&track.lane);
-        let lead = Lead { reader, track, flight: Some(flight), joined, size: 0, coin, failed: false };
+        let lead = Lead { reader, track, flight: Some(flight), joined, size: 0, rule, coin, failed: false };
         send(&lane, command, Self::new(worker, first, Work::Lead(lead), sampled), now);
     }
 
@@ -294,14 +296,13 @@ impl Pending {
         let Shared { l1, .. } = &*worker.shared;
         let who = &lead.reader.who;
         let promoted = read_again(l1, who, command, |request, query| {
-            let rule = worker.shared.rule(request.arg(1));
-            let max_value = worker.shared.promote(rule).max_value;
+            let max_value = worker.shared.promote(lead.rule).max_value;
             if lead.failed {
                 Err(DropReason::ErrorReply)
             } else if lead.size > max_value {
                 Err(DropReason::TooLarge)
             } else {
-                let fill = Fill::new(request, query, who.db, worker.shared.ceiling(rule), max_value);
+                let fill = Fill::new(request, query, who.db, worker.shared.ceiling(lead.rule), max_value);
                 l1.promote(&who.ear, fill.expecting(lead.size))
             }
         });
@@ -510,7 +511,7 @@ impl Pending {
             return;
         }
         self.worker.stats.retried_reads.add(again.len() as u64);
-        let Lead { mut reader, coin, .. } = lead;
+        let Lead { mut reader, rule, coin, .. } = lead;
         reader.again = true;
         let first = again.remove(0);
         let now = Time::now();
@@ -518,7 +519,7 @@ impl Pending {
             Ok(track) => {
                 let who = Rc::clone(&reader.who);
                 let sent = read_again(&self.worker.shared.l1, &who, command, |_, query| {
-                    Self::lead(&self.worker, track, (first, again), (reader, coin), (command, query), now);
+                    Self::lead(&self.worker, track, (first, again), (reader, rule, coin), (command, query), now);
                 });
                 debug_assert!(sent.is_some(), "what was sent can be read");
             }

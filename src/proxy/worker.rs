@@ -70,6 +70,10 @@ pub struct Shared {
     pub login: Option<Arc<Login>>,
 }
 
+/// Which of the configuration's rules is for a key: its number, or one that no rule has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RuleIndex(u32);
+
 /// How a lead's key is promoted.
 #[derive(Clone, Copy, Debug)]
 pub struct Promotion {
@@ -86,23 +90,30 @@ impl Shared {
         Limits { bulk: self.longest_argument.load(Ordering::Relaxed), ..limits }
     }
 
-    /// The first rule that matches `key`.
-    pub fn rule(&self, key: &[u8]) -> Option<&Rule> {
-        self.config.rules.iter().find(|rule| rule.pattern.matches(key))
+    /// Which rule is for `key`: the first that matches. Looked up once for each key of a request.
+    pub fn rule_of(&self, key: &[u8]) -> RuleIndex {
+        let first = self.config.rules.iter().position(|rule| rule.pattern.matches(key));
+        RuleIndex(first.and_then(|at| u32::try_from(at).ok()).unwrap_or(u32::MAX))
     }
 
-    /// Whether a rule says that `key` is never promoted, so that L1 need not be asked for it.
-    pub fn is_kept_away(&self, key: &[u8]) -> bool {
-        self.rule(key).is_some_and(|rule| rule.promote == Some(Promote::Never))
+    /// The rule itself, where there is one.
+    pub fn rule(&self, index: RuleIndex) -> Option<&Rule> {
+        self.config.rules.get(index.0 as usize)
     }
 
-    /// The longest stay in L1 that a rule, or its absence, allows.
-    pub fn ceiling(&self, rule: Option<&Rule>) -> Option<Duration> {
-        rule.and_then(|rule| rule.ceiling).or(self.config.ceiling)
+    /// Whether the rule says that its keys are never promoted, so that L1 need not be asked for them.
+    pub fn is_kept_away(&self, index: RuleIndex) -> bool {
+        self.rule(index).is_some_and(|rule| rule.promote == Some(Promote::Never))
     }
 
-    /// What a rule, or its absence, says about promotion.
-    pub fn promote(&self, rule: Option<&Rule>) -> Promotion {
+    /// The longest stay in L1 that the rule, or its absence, allows.
+    pub fn ceiling(&self, index: RuleIndex) -> Option<Duration> {
+        self.rule(index).and_then(|rule| rule.ceiling).or(self.config.ceiling)
+    }
+
+    /// What the rule, or its absence, says about promotion.
+    pub fn promote(&self, index: RuleIndex) -> Promotion {
+        let rule = self.rule(index);
         let one_in = match rule.and_then(|rule| rule.promote) {
             Some(Promote::Never) => 0,
             Some(Promote::OneIn(one_in)) => one_in,

@@ -114,7 +114,7 @@ impl Session {
         for kept in kept {
             let mut spans: Vec<Span> = Vec::new();
             let Some(read) = Request::parse_canonical(&kept.request, &mut spans) else { continue };
-            let rule = shared.rule(read.arg(1));
+            let rule = shared.rule_of(read.arg(1));
             let rest = if read.argc() > 2 { read.tail(2) } else { &[] };
             let query = Query::new(&shared.l1.stamps, kept.identity, kept.command, read.arg(1), read.tail(1), rest);
             let fill = Fill::new(read, &query, kept.db, shared.ceiling(rule), shared.promote(rule).max_value);
@@ -170,7 +170,7 @@ impl Session {
         let spec = known.unwrap_or_else(command::unknown);
         let keys: Vec<String> = spec.keys(asked).map(quoted).collect();
         let keeps = known.is_some() && spec.keeps(asked);
-        let rule = if keeps { shared.rule(asked.arg(1)) } else { None };
+        let rule = if keeps { shared.rule(shared.rule_of(asked.arg(1))) } else { None };
         let held = if keeps { self.held(spec, asked) } else { Vec::new() };
         let first = held.iter().flatten().min().copied();
         let in_l1 = match (held.len(), held.iter().flatten().count()) {

@@ -75,29 +75,38 @@ impl Session {
             }
         }
         if on_lane && !self.crowded && self.rides(now) {
-            let scripts = spec.route == Route::ScriptLane;
-            if !self.caller.turn(scripts) {
-                line.answered(self).await?;
-                self.caller.turn(scripts);
-            }
-            return self.call(line, spec, request).await;
+            let now = Time::now();
+            let taken = proxy::call(&self.worker, &mut self.caller, spec, request, now);
+            return self.call(line, spec, request, taken, now).await;
         }
         self.pinned(line, spec, request).await
     }
 
-    /// Takes up a command that may go on a lane. A read that L1 can answer once the ear has answered a fence waits for that,
-    /// which takes no longer than to ask Redis; where it does, the read is sent.
-    async fn call(&mut self, line: &mut Line, spec: &'static Spec, request: Request<'_>) -> Result<(), Close> {
-        let now = Time::now();
+    /// Goes on with a command for a lane that was tried at `now`. A read that L1 can answer once the ear has answered a fence waits
+    /// for that, which takes no longer than to ask Redis; where it does, the read is sent.
+    pub(super) async fn call(
+        &mut self,
+        line: &mut Line,
+        spec: &'static Spec,
+        request: Request<'_>,
+        mut taken: Taken,
+        now: Time,
+    ) -> Result<(), Close> {
         let mut waits = 0;
-        while let Taken::Unheard(unheard) = proxy::call(&self.worker, &mut self.caller, spec, request, now) {
-            if waits == HEARINGS || !line.while_writing(self, self.caller.hear(&self.worker, unheard)).await {
-                proxy::lead(&self.worker, &mut self.caller, spec, request, Time::now());
-                break;
+        loop {
+            match taken {
+                Taken::Yes => return Ok(()),
+                Taken::Unanswered => line.answered(self).await?,
+                Taken::Unheard(unheard) => {
+                    if waits == HEARINGS || !line.while_writing(self, self.caller.hear(&self.worker, unheard)).await {
+                        proxy::lead(&self.worker, &mut self.caller, spec, request, Time::now());
+                        return Ok(());
+                    }
+                    waits += 1;
+                }
             }
-            waits += 1;
+            taken = proxy::call(&self.worker, &mut self.caller, spec, request, now);
         }
-        Ok(())
     }
 
     /// Verbs that mean the same to a session whose connection crema does not follow.

@@ -24,7 +24,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use crate::clock::Time;
-use crate::command::{self, Class, Effect, Route, Spec};
+use crate::command::{self, Class, Effect, Spec};
 use crate::error::{Error, Sent};
 use crate::metrics::{Failure, Outcome};
 use crate::proxy::{self, Caller, End, Lent, Owner, Replies, Taken, Transaction, Worker};
@@ -212,8 +212,13 @@ impl Session {
                     if self.ahead > 0 && !parser.is_canonical() {
                         return Err(Close::Now); // what has gone ahead was not as it must be
                     }
-                    if !self.quick(request, now) {
-                        // In a box of its own: what waits rarely shall not make every idle session larger.
+                    // In a box of its own: what waits rarely shall not make every idle session larger.
+                    if let Some((spec, taken)) = self.quick(request, now) {
+                        if taken != Taken::Yes {
+                            Box::pin(self.call(line, spec, request, taken, now)).await?;
+                            now = Time::now();
+                        }
+                    } else {
                         Box::pin(self.command(line, request, now)).await?;
                         if std::mem::take(&mut self.ahead) > 0 && self.loan_is_over() {
                             self.owner.bind(false);
@@ -233,28 +238,25 @@ impl Session {
         Ok(())
     }
 
-    /// The common case: a command that may go on a lane.
-    fn quick(&mut self, request: Request<'_>, now: Time) -> bool {
+    /// The common case: a command that may go on a lane, and whether it was taken up there.
+    fn quick(&mut self, request: Request<'_>, now: Time) -> Option<(&'static Spec, Taken)> {
         let plain = self.admitted && !self.crowded && !self.silent && !self.skip_next;
         if !plain || !self.rides(now) || self.caller.who.is_doubted() {
-            return false;
+            return None;
         }
-        let Some(spec) = command::lookup(request) else { return false };
+        let spec = command::lookup(request)?;
         if !spec.on_lane(request)
             || !spec.arity_ok(request.argc())
             || request.raw().len() > LARGE_REQUEST
             || self.worker.shared.l1.is_paused(now)
         {
-            return false;
+            return None;
         }
         if spec.effect != Effect::Read && self.worker.holds_writes() || self.worker.shared.node.generation.is_several()
         {
-            return false;
+            return None;
         }
-        if !self.caller.turn(spec.route == Route::ScriptLane) {
-            return false;
-        }
-        proxy::call(&self.worker, &mut self.caller, spec, request, now) == Taken::Yes
+        Some((spec, proxy::call(&self.worker, &mut self.caller, spec, request, now)))
     }
 
     /// Whether the client should be answered before more is read from it.

@@ -3,6 +3,9 @@
 //! Any change of connection, either way, waits until the session's earlier commands are answered: so order is kept without
 //! anybody comparing two connections.
 
+use std::rc::Rc;
+use std::time::Duration;
+
 use super::local::HEARINGS;
 use super::wire::{Input, Line};
 use super::{Close, KEPT_BACK, Session, Stay, foreign};
@@ -10,10 +13,9 @@ use crate::clock::Time;
 use crate::command::{self, Effect, Route, Spec, Verb};
 use crate::error::Sent;
 use crate::metrics::Outcome;
-use crate::proxy::{self, Lent, Role, Setting, Work};
+use crate::proxy::{self, Lent, Pending, Role, Setting, Taken, Work};
 use crate::resp::{Parser, Request};
-use crate::upstream::Mode;
-use std::time::Duration;
+use crate::upstream::{Lane, Mode};
 
 /// A home on which nothing was sent for so long takes the next command, whatever it is: Redis is to know that its client lives
 /// (`timeout`), and `CLIENT LIST` about when it last said something.
@@ -217,28 +219,36 @@ impl Session {
         let alone = self.ahead == 0 && self.transaction.is_none() && !self.watching && !self.crowded;
         let kept = alone && self.stay == Stay::Home && spec.keeps(request);
         let idle = self.private.as_ref().is_some_and(|lent| lent.lane().idle_for(now) >= ASIDE);
-        if kept && !idle {
-            let mut outcome = proxy::hit(&self.worker, &mut self.caller, spec, request, now);
-            for _ in 0..HEARINGS {
-                let Err(unheard) = outcome else { break };
-                let fence = self.caller.hear(&self.worker, unheard);
-                if !line.while_writing(self, fence).await {
-                    break;
-                }
-                outcome = proxy::hit(&self.worker, &mut self.caller, spec, request, now);
-            }
-            if outcome == Ok(Outcome::Hit) {
-                self.worker.stats.count(spec.class, Outcome::Hit);
-                return Ok(());
-            }
-        }
         match &self.private {
             Some(lent) if kept => {
-                proxy::read_on(&self.worker, &mut self.caller, lent.lane(), spec, request, now);
+                let home = Rc::clone(lent.lane());
+                self.call_at_home(line, &home, spec, request, idle).await;
             }
             _ => self.send_private(spec, request, now),
         }
         Ok(())
+    }
+
+    /// A read that L1 may keep: out of L1, as on a lane, or over the session's home; where that was `idle`, in any case.
+    async fn call_at_home(
+        &mut self,
+        line: &mut Line,
+        home: &Lane<Pending>,
+        spec: &'static Spec,
+        request: Request<'_>,
+        idle: bool,
+    ) {
+        let now = Time::now();
+        let mut waits = 0;
+        while !idle {
+            let taken = proxy::call_at_home(&self.worker, &mut self.caller, home, spec, request, now);
+            let Taken::Unheard(unheard) = taken else { return };
+            if waits == HEARINGS || !line.while_writing(self, self.caller.hear(&self.worker, unheard)).await {
+                break;
+            }
+            waits += 1;
+        }
+        proxy::send_home(&self.worker, &mut self.caller, home, spec, request, Time::now());
     }
 
     /// `MULTI`, `EXEC`, `DISCARD`, `WATCH`, `UNWATCH`.
