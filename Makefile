@@ -2,6 +2,7 @@
 # make test   everything that has to hold, Redis's own suite included, in about a quarter of an hour; installs what it needs
 # make check  the part of it that needs no server: format, lints, documentation, licences and advisories
 # make tcl    Redis's own test suite, through crema; make tcl JOBS=4 for more of it at once
+# make orderings  stamps and leases in every order that the memory model allows (loom)
 # make fmt    format the sources
 # make fuzz   the same bytes to Redis and through crema, at random, for SECONDS; a difference is cut down and shown
 # make compat redis-py's own test suite through crema, and job queues: BullMQ, RQ, Celery; or only the PARTS that are named; and
@@ -12,7 +13,7 @@ SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .ONESHELL:
 .DELETE_ON_ERROR:
-.PHONY: run test check tcl fmt bench instructions fuzz compat interop need-redis need-tcl need-cc need-valgrind need-faketime need-outage
+.PHONY: run test check tcl fmt bench instructions fuzz compat interop orderings need-redis need-tcl need-cc need-valgrind need-faketime need-outage
 
 # Where `make run` listens. Another choice: make run PORT=6390 ADMIN=9390
 PORT := 6380
@@ -100,6 +101,7 @@ test: check need-redis need-tcl need-cc need-valgrind need-faketime need-outage 
 	tests/tcl/run --newer --binary $(TEST_BIN) --jobs 2 --units $(NEWER_UNITS) || failed+=" the suite of a later Redis"
 	tests/compat/run --binary $(TEST_BIN) redis-py-commands bullmq || failed+=" compat"
 	tests/outage/run --binary $(TEST_BIN) --cases 1 reset || failed+=" outage"
+	$(MAKE) --no-print-directory orderings || failed+=" orderings"
 	cargo bench --locked --bench side_by_side -- instructions || failed+=" instructions"
 	if cargo nextest --version >/dev/null 2>&1; then
 		cargo nextest run --locked || failed+=" tests"
@@ -144,6 +146,10 @@ compat: need-redis need-tcl need-cc need-outage $(CLIENTS)/node.txt $(COMPAT)/py
 # The application of tests/interop.rs: a crate of its own, for what it needs is not to weigh on crema's build.
 interop:
 	cargo build --locked --quiet --manifest-path tests/interop/Cargo.toml --target-dir target/interop
+
+# A crate of its own, for crema's build needs no loom.
+orderings:
+	cargo run --locked --quiet --manifest-path tests/orderings/Cargo.toml --target-dir target/orderings
 
 need-redis:
 	@if ! command -v redis-server >/dev/null || ! command -v redis-cli >/dev/null; then

@@ -31,6 +31,7 @@
 //! Reading order: [`stamp`], [`lease`], [`key`], [`store`], [`flight`], [`arrivals`], [`promotion`].
 
 pub mod arrivals;
+mod atomic;
 mod ballast;
 mod doorkeeper;
 mod entry;

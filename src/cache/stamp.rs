@@ -15,9 +15,10 @@
 //! its own clients, `invalidation` for the pushes of Redis, `store` and `flight` compare them.
 
 use std::hash::{BuildHasher, Hasher};
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use ahash::RandomState;
+
+use super::atomic::{AtomicU64, Ordering};
 
 /// Low bits of a slot: the writes under way.
 const COUNT_BITS: u32 = 24;
