@@ -5,6 +5,7 @@
 # make orderings  stamps and leases in every order that the memory model allows (loom)
 # make fmt    format the sources
 # make fuzz   the same bytes to Redis and through crema, at random, for SECONDS; a difference is cut down and shown
+# make long   what has to hold for long as well: the same for so many REPLIES
 # make compat redis-py's own test suite through crema, and job queues: BullMQ, RQ, Celery; or only the PARTS that are named; and
 #             the test suite of a later Redis, which is built for that, like `make tcl`; and programs while Redis is away
 # make bench  crema beside Redis, Valkey, twemproxy and HAProxy, and BullMQ through them, in about half an hour; QUICK=1: a few minutes
@@ -13,7 +14,7 @@ SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .ONESHELL:
 .DELETE_ON_ERROR:
-.PHONY: run test check tcl fmt bench instructions fuzz compat interop orderings need-redis need-tcl need-cc need-valgrind need-faketime need-outage
+.PHONY: run test check tcl fmt bench instructions fuzz long compat interop orderings need-redis need-tcl need-cc need-valgrind need-faketime need-outage
 
 # Where `make run` listens. Another choice: make run PORT=6390 ADMIN=9390
 PORT := 6380
@@ -22,6 +23,8 @@ ADMIN := 9380
 JOBS := 2
 # How long `make fuzz` goes on.
 SECONDS := 600
+# How many replies `make long` compares.
+REPLIES := 2000000
 # What `make compat` runs, of what tests/compat/run knows; nothing named is all.
 PARTS :=
 # What `make test` runs of a later Redis's suite.
@@ -136,6 +139,10 @@ instructions: need-redis need-valgrind
 
 fuzz: need-redis
 	CREMA_FUZZ_SECONDS=$(SECONDS) cargo test --locked --test fuzz -- --nocapture
+
+# With seeds of its own each time, unless CREMA_SEED says where to begin.
+long: need-redis $(CLIENTS)/python.txt
+	CREMA_FUZZ_REPLIES=$(REPLIES) cargo test --locked --test fuzz -- --nocapture
 
 compat: need-redis need-tcl need-cc need-outage $(CLIENTS)/node.txt $(COMPAT)/python.txt $(COMPAT)/node.txt
 	cargo build --release --locked

@@ -1,7 +1,9 @@
 //! A long differential fuzz: two equal servers, one asked directly and one through crema, and every reply compared.
 //!
-//! `CREMA_FUZZ_SECONDS` says for how long (60 unless told; `make fuzz SECONDS=600`), `CREMA_SEED` which episode comes first. An
-//! episode is a script for several sessions ([`script`]) in words of [`grammar`] and tests/transparency. In turn: sessions
+//! `CREMA_FUZZ_SECONDS` says for how long (60 unless told; `make fuzz SECONDS=600`), or `CREMA_FUZZ_REPLIES` for how many replies
+//! (`make long`), `CREMA_SEED` which episode comes first.
+//!
+//! An episode is a script for several sessions ([`script`]) in words of [`grammar`] and tests/transparency. In turn: sessions
 //! that act one at a time and may do anything; as many at once, each in databases of its own; as many at once in one
 //! database, each with keys of its own and all with keys that are only read. What cannot be equal, ids and times and the
 //! order of hash tables, is blotted out by position. The servers are now Redis, now Valkey, and crema hears of changes now by
@@ -35,13 +37,15 @@ const AT_ONCE: u32 = 8;
 #[test]
 fn no_reply_differs() {
     let time = Duration::from_secs(number_from_env("CREMA_FUZZ_SECONDS").unwrap_or(60));
+    let enough = number_from_env("CREMA_FUZZ_REPLIES");
     let first = number_from_env("CREMA_SEED").unwrap_or_else(|| u64::from(rand::random::<u32>()));
     let (mut setting, author) = (Setting::of(first), Author::new());
     let mut stage = Stage::new(setting);
-    eprintln!("fuzz: CREMA_SEED={first}, {} shapes of commands, for {time:?}", author.vocabulary());
+    let long = enough.map_or_else(|| format!("for {time:?}"), |enough| format!("until {enough} replies"));
+    eprintln!("fuzz: CREMA_SEED={first}, {} shapes of commands, {long}", author.vocabulary());
     let (started, mut told) = (Instant::now(), Instant::now());
     let (mut replies, mut episodes, mut hits) = ([0; 3], 0, 0);
-    while started.elapsed() < time {
+    while enough.map_or(started.elapsed() < time, |enough| replies.iter().sum::<u64>() < enough) {
         let seed = first.wrapping_add(episodes);
         if Setting::of(seed) != setting {
             setting = Setting::of(seed);

@@ -39,6 +39,8 @@ pub(crate) enum Act {
     Listen(Vec<Shape>),
     /// Leaves, and comes back in this protocol.
     Renew(u8),
+    /// Sends these in one piece and closes its sending side with that, reads to the end, and comes back in this protocol.
+    Close(Vec<Shape>, u8),
     /// Another says these to the servers themselves, past crema.
     Beside(Vec<Shape>),
     /// Lets time pass: what was given so long to live is gone.
@@ -68,6 +70,9 @@ pub(crate) enum Reach {
 /// How long a key lives that is to be gone when it is read again.
 pub(crate) const MORTAL: Duration = Duration::from_millis(500);
 
+/// Words in a shape that may wait at the server, which ends a wait whose client has closed its side: at once, or when the time is over.
+const WAITING: [&str; 5] = ["BLPOP", "BRPOP", "BLM", "BZ", "BLOCK"];
+
 /// Words in a shape that is felt outside of its database, or leaves its database.
 const FAR: [&str; 9] = ["SELECT", "SWAPDB", "FLUSHALL", "FUNCTION", "FCALL", "PUBSUB", "RESET", "SCRIPT", "CONFIG"];
 
@@ -89,7 +94,6 @@ struct Speaker {
 
 impl Author {
     pub(crate) fn new() -> Author {
-        let says = |shape: &Shape, word: &str| shape.bytes.windows(word.len()).any(|at| at == word.as_bytes());
         let all = [2, 3].map(shapes);
         let is_near = |shape: &Shape| !FAR.iter().any(|word| says(shape, word));
         let near = all.clone().map(|shapes| shapes.into_iter().filter(is_near).collect());
@@ -173,6 +177,17 @@ impl Author {
                     said.push(self.grammar.writes.choose(rng).expect("there are many").fill(&plan.realm, rng));
                 }
                 turns.push(Turn { who, act: Act::Beside(said) });
+            }
+            37..=48 => {
+                let said = (0..rng.random_range(1..=30)).map(|_| self.say(plan, &mut all[who], rng));
+                let mut said: Vec<_> = said.filter(|shape| !WAITING.iter().any(|word| says(shape, word))).collect();
+                if rng.random_bool(0.1) {
+                    said.push(one(pack(&["QUIT"])));
+                }
+                let version = rng.random_range(2..=3);
+                all[who] = Speaker { version, in_transaction: false, ..all[who] };
+                turns.push(Turn { who, act: Act::Close(said, version) });
+                turns.push(Self::enter(plan, who));
             }
             _ => {
                 let most = rng.random_range(1..=60);
@@ -269,6 +284,10 @@ impl Author {
     }
 }
 
+fn says(shape: &Shape, word: &str) -> bool {
+    shape.bytes.windows(word.len()).any(|at| at == word.as_bytes())
+}
+
 fn select(database: u32) -> Shape {
     one(pack(&["SELECT", &database.to_string()]))
 }
@@ -286,6 +305,10 @@ impl Display for Script {
             match act {
                 Act::Say(said) => writeln!(out, "{}", spell(said)),
                 Act::Listen(said) => writeln!(out, "{} | PING, and reads up to its answer", spell(said)),
+                Act::Close(said, version) => {
+                    versions[*who] = *version;
+                    writeln!(out, "{}; closes its side, reads to the end, and comes back in RESP{version}", spell(said))
+                }
                 Act::Renew(version) => {
                     versions[*who] = *version;
                     writeln!(out, "leaves, and comes back in RESP{version}")

@@ -64,7 +64,7 @@ pub(crate) fn shrink(stage: &Stage, script: &Script, seed: u64) -> Option<Shrunk
 
 fn said(turn: &mut Turn) -> Option<&mut Vec<super::shapes::Shape>> {
     match &mut turn.act {
-        Act::Say(said) | Act::Listen(said) | Act::Beside(said) => Some(said),
+        Act::Say(said) | Act::Listen(said) | Act::Close(said, _) | Act::Beside(said) => Some(said),
         _ => None,
     }
 }

@@ -1,6 +1,7 @@
 //! Where scripts are run: a server, and a crema in front of an equal one. Every reply of the one is held against the other's.
 
-use std::io;
+use std::io::{self, ErrorKind};
+use std::net::Shutdown;
 use std::time::{Duration, Instant};
 
 use rand::SeedableRng;
@@ -12,6 +13,10 @@ use super::common::{Client, Crema, Redis, pack};
 use super::grammar::KEYS;
 use super::script::{Act, MORTAL, Script};
 use super::shapes::Shape;
+
+/// Of replies that are more than so many bytes Redis may lose the rest, where their client has closed its side (7.0,
+/// `NET_MAX_WRITES_PER_EVENT`): it ends the connection before it writes again.
+const WRITTEN_AT_ONCE: usize = 60_000;
 
 /// How long a reply may take.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -137,6 +142,9 @@ impl Stage {
                 Act::Renew(version) => {
                     pairs[acted.who].end().inspect(|_| pairs[acted.who] = enter(acted.who, *version))
                 }
+                Act::Close(said, version) => {
+                    pairs[acted.who].close(said).inspect(|_| pairs[acted.who] = enter(acted.who, *version))
+                }
                 Act::Beside(said) => self.beside(said),
                 Act::Pass(time) => {
                     std::thread::sleep(*time);
@@ -244,6 +252,36 @@ impl Pair {
         }
     }
 
+    /// Requests and the end of the client's side in one piece: all of it is answered, and then the connection ends.
+    fn close(&mut self, said: &[Shape]) -> Result<u64, String> {
+        let bytes: Vec<u8> = said.iter().flat_map(|shape| &shape.bytes).copied().collect();
+        for client in [&mut self.one, &mut self.other] {
+            // A server that has had enough shows it in its answer.
+            let _ = client.try_send(&bytes);
+            client.shutdown(Shutdown::Write);
+        }
+        let (mut replies, mut read) = (0, 0);
+        for (shape, differs) in said.iter().flat_map(|shape| shape.differs.iter().map(move |differs| (shape, *differs)))
+        {
+            let want = self.one.try_reply();
+            if has_ended(&want) {
+                break;
+            }
+            let got = self.other.try_reply();
+            same(&want, &got, differs)
+                .map_err(|text| format!("reply {replies} of one who closes, to {}\n{text}", shown(&shape.bytes)))?;
+            read += want.map_or(0, |reply| reply.len());
+            replies += 1;
+        }
+        let (want, got) = (self.one.rest(), self.other.rest());
+        if want.as_ref().is_ok_and(|rest| read + rest.len() > WRITTEN_AT_ONCE) && got.is_ok() {
+            return Ok(replies);
+        }
+        same(&want, &got, Differs::Nothing)
+            .map_err(|text| format!("what came after {replies} replies and before the end\n{text}"))?;
+        Ok(replies)
+    }
+
     /// Whether there is nothing left to read on either side.
     fn end(&mut self) -> Result<u64, String> {
         let last = pack(&["ECHO", "the end"]);
@@ -251,6 +289,10 @@ impl Pair {
         let (want, got) = (self.one.try_reply(), self.other.try_reply());
         same(&want, &got, Differs::Nothing).map(|()| 1)
     }
+}
+
+fn has_ended(reply: &io::Result<Vec<u8>>) -> bool {
+    reply.as_ref().is_err_and(|error| matches!(error.kind(), ErrorKind::UnexpectedEof | ErrorKind::ConnectionReset))
 }
 
 fn same(want: &io::Result<Vec<u8>>, got: &io::Result<Vec<u8>>, differs: Differs) -> Result<(), String> {
