@@ -19,7 +19,7 @@ use tokio::io::AsyncWriteExt;
 use tokio::net::TcpListener;
 use tokio::runtime;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -36,7 +36,7 @@ use crate::metrics::Metrics;
 use crate::proxy::{Clients, Gate, Shared};
 use crate::resp::{Limits, Resp, encode};
 use crate::server::{Listener, Workers, accept};
-use crate::upstream::{Connection, Login, Node, Service, Target, connect, keep_watch, read_reply};
+use crate::upstream::{Connection, Login, Node, Service, Target, Topology, connect, keep_watch, read_reply};
 
 /// Every so many looks at the upstream, one a second, is on a new connection.
 const ANEW: u32 = 5;
@@ -107,7 +107,7 @@ async fn serve(mut config: Config) -> Result<ExitCode, Error> {
     let coherence = &app.shared.config.coherence;
     info!("coherence by {}: {}", coherence.as_str(), coherence.promise());
     tasks.spawn({
-        let (node, stop) = (Arc::clone(&app.shared.node), stop_rest.clone());
+        let (node, stop) = (app.front(), stop_rest.clone());
         async move { _ = stop.run_until_cancelled(keep_watch(node)).await }
     });
     tasks.spawn(Arc::clone(&app).watch(stop_rest.clone()));
@@ -204,6 +204,8 @@ struct App {
     shared: Arc<Shared>,
     metrics: Metrics,
     started: Instant,
+    /// Which nodes there are. Workers follow it.
+    topology: watch::Sender<Arc<Topology>>,
     upstream: Mutex<Result<String, String>>,
     login: Option<Arc<Login>>,
     /// It was told to stop.
@@ -249,6 +251,7 @@ impl App {
         });
         let counts = Arc::clone(&metrics.stats);
         let l1 = L1::new(terms, Arc::clone(&node), login.clone(), fleet, counts, control, stop.clone());
+        let topology = watch::Sender::new(Arc::new(Topology::single(Arc::clone(&node))));
         let of_turns = Arc::downgrade(&l1);
         node.generation.on_turn(move |several| {
             if let Some(l1) = of_turns.upgrade() {
@@ -266,7 +269,7 @@ impl App {
         let own_login = login.clone();
         let shared = Arc::new(Shared {
             config,
-            node,
+            topology: topology.subscribe(),
             l1,
             stats,
             clients: Clients::default(),
@@ -276,7 +279,13 @@ impl App {
             login: own_login,
         });
         let upstream = Mutex::new(Err("the upstream has not answered yet".to_owned()));
-        Arc::new(Self { shared, metrics, started: Instant::now(), upstream, login, draining: AtomicBool::new(false) })
+        let draining = AtomicBool::new(false);
+        Arc::new(Self { shared, metrics, started: Instant::now(), topology, upstream, login, draining })
+    }
+
+    /// The node that serves what names no key.
+    fn front(&self) -> Arc<Node> {
+        Arc::clone(self.topology.borrow().front())
     }
 
     /// Looks at the upstream once a second, and lets Moka do what it put off.
@@ -286,10 +295,11 @@ impl App {
         let mut kept = None;
         let (mut looks, mut silent): (u32, Option<Instant>) = (0, None);
         loop {
+            let node = self.front();
             let doubted = async {
                 tokio::select! {
                     _ = second.tick() => false,
-                    () = self.shared.node.generation.doubted() => true,
+                    () = node.generation.doubted() => true,
                 }
             };
             let Some(doubted) = stop.run_until_cancelled(doubted).await else { return };
@@ -304,7 +314,7 @@ impl App {
             self.shared.l1.store.run_pending();
             self.shared.l1.reclaim(Time::now());
             log::tell_folded(false);
-            let within = self.shared.node.connect_timeout + PROMPT;
+            let within = node.connect_timeout + PROMPT;
             let Some(state) = stop.run_until_cancelled(timeout(within, self.look(&mut kept))).await else { return };
             let state = if let Ok(state) = state {
                 silent = None;
@@ -313,14 +323,14 @@ impl App {
                 // It accepts and is silent: it may have been told to pause.
                 kept = None;
                 let since = *silent.get_or_insert_with(Instant::now);
-                if since.elapsed() < self.shared.node.handshake_timeout {
+                if since.elapsed() < node.handshake_timeout {
                     continue;
                 }
                 Err(format!("the upstream has said nothing for {:?}; is it stopped or paused?", since.elapsed()))
             };
             let mut known = self.upstream.lock().unwrap_or_else(PoisonError::into_inner);
             match (&*known, &state) {
-                (Err(_), Ok(server)) => info!(upstream = %self.shared.node.address, "ready: {server} answers"),
+                (Err(_), Ok(server)) => info!(upstream = %node.address, "ready: {server} answers"),
                 (Ok(_), Err(trouble)) => warn!("not ready: {trouble}"),
                 (Err(old), Err(trouble)) if old != trouble => warn!("not ready: {trouble}"),
                 _ => {}
@@ -331,7 +341,7 @@ impl App {
 
     /// One look, on a connection kept for it: what the upstream calls itself, or what is wrong.
     async fn look(&self, kept: &mut Option<(Connection, String)>) -> Result<String, String> {
-        let node = &self.shared.node;
+        let node = &self.front();
         let advice = |error: &Error| format!("{error}; is it running, and is `upstream` right?");
         let service = node.signs.service();
         if service != Service::Good {
@@ -401,7 +411,7 @@ impl App {
             return;
         }
         let config = ChannelConfig {
-            node: Arc::clone(&self.shared.node),
+            node: self.front(),
             login: self.login.clone(),
             channel: settings.name.clone(),
             origin_id: self.shared.origin_id.clone(),
@@ -460,7 +470,8 @@ fn name(info: &[u8]) -> String {
 
 impl Source for App {
     fn snapshot(&self) -> Snapshot {
-        let Shared { config, l1, node, .. } = &*self.shared;
+        let Shared { config, l1, .. } = &*self.shared;
+        let node = self.front();
         let upstream = self.upstream.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let now = Time::now();
         let ears = l1.ears().into_iter().map(|(user, ear)| {

@@ -14,35 +14,45 @@ mod finding;
 mod foreign;
 mod gate;
 mod heirs;
+mod lanes;
 mod logins;
 mod marks;
 mod pending;
+mod pools;
 mod private;
 mod proof;
 mod pulse;
 mod reads;
 mod replies;
 mod room;
+mod shared;
+mod station;
 mod step;
+mod trouble;
+mod who;
 mod worker;
 
 use std::rc::Rc;
 
-pub use caller::{Caller, Role, Who};
+pub use caller::{Caller, Role};
 pub use clients::{Clients, Filter, Member};
 pub use foreign::{Account, Foreign, Nature};
 pub use gate::Gate;
+pub use lanes::LANE_NAME;
 pub use marks::Transaction;
 pub use pending::{Pending, Tally, Work};
 pub use private::{Lent, Owner, Setting};
 pub use proof::Share;
 pub use reads::Standing;
 pub use replies::{End, Place, Replies};
-pub use worker::{LANE_NAME, Shared, Worker};
+pub use shared::Shared;
+pub use station::Station;
+pub use who::Who;
+pub use worker::Worker;
 
 use each::KeyLookups;
 use finding::{Finding, Miss};
-use worker::RuleIndex;
+use shared::RuleIndex;
 
 use crate::cache::{Coin, Lookup, Query, Sampler};
 use crate::clock::Time;

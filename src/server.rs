@@ -292,7 +292,7 @@ fn tcp(address: SocketAddr) -> io::Result<TcpListener> {
 /// Accepts until `stop`. While the upstream is away, and clients are to see that, it is closed, so that they are refused as by a
 /// Redis that is down. Cancel safe.
 pub async fn accept(mut listener: Listener, workers: Arc<Workers>, stop: CancellationToken) {
-    let mut presence = workers.shared.node.presence.follow();
+    let mut presence = workers.shared.front().presence.follow();
     let refuses = workers.shared.config.upstream_down == UpstreamDown::Close;
     let accepting = async {
         loop {
@@ -346,11 +346,11 @@ fn work(
         Err(error) => return error!(%error, "a worker cannot start"),
     };
     runtime.block_on(async {
-        let (tenant, mut asked) = shared.node.budget.join();
-        let worker = Worker::new(Arc::clone(shared), Arc::clone(stats), tenant);
+        let worker = Worker::new(Arc::clone(shared), Arc::clone(stats));
+        let mut topology = shared.topology.clone();
         let sessions = Sessions::default();
         let ends = Arc::clone(&sessions.ends);
-        let mut presence = shared.node.presence.follow();
+        let mut presence = shared.front().presence.follow();
         let closes = shared.config.upstream_down == UpstreamDown::Close;
         let mut second = interval(Duration::from_secs(1));
         second.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -368,7 +368,7 @@ fn work(
                 _ = pulse.tick() => worker.feel(Time::now()),
                 _ = second.tick() => worker.sweep(Time::now()),
                 away = left(&mut presence), if closes => if away { sessions.cut() },
-                Some(ask) = asked.recv() => drop(ask.send(worker.make_room(Time::now()))), // who asked may have gone
+                Ok(()) = topology.changed() => worker.adopt(Arc::clone(&topology.borrow_and_update())),
             }
         }
         worker.drain();

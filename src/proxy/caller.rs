@@ -9,7 +9,6 @@ use std::borrow::Cow;
 use std::cell::Cell;
 use std::iter;
 use std::rc::Rc;
-use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::oneshot;
@@ -17,21 +16,23 @@ use tokio::time::{sleep, timeout};
 
 use super::Unheard;
 use super::finding::Miss;
+use super::lanes::Track;
 use super::marks::Marks;
 use super::pending::{Pending, Reader, Tally, Ticket, Work};
-use super::proof::Share;
 use super::reads::Standing;
 use super::replies::{Place, Replies};
+use super::shared::RuleIndex;
 use super::step::{Step, step};
-use super::worker::{RuleIndex, Track, Worker};
-use crate::cache::{Identity, Query, Slot};
+use super::who::Who;
+use super::worker::Worker;
+use crate::cache::{Query, Slot};
 use crate::clock::Time;
 use crate::command::{Effect, Route, Spec, Verb};
 use crate::error::{Error, Sent};
-use crate::invalidation::{Ear, Fill, L1, Seat};
+use crate::invalidation::{Fill, L1};
 use crate::metrics::{Outcome, Path};
 use crate::resp::{Request, Resp, encode};
-use crate::upstream::{Lane, Login};
+use crate::upstream::Lane;
 
 /// How much later than a command another connection is asked, to see whether it is passed by.
 const MOMENT: Duration = Duration::from_millis(100);
@@ -39,83 +40,6 @@ const MOMENT: Duration = Duration::from_millis(100);
 const WORTH: Duration = Duration::from_millis(5);
 /// No read takes less at Redis.
 const QUICKEST: Duration = Duration::from_micros(50);
-
-/// An identity with what is needed to act for it.
-pub struct Who {
-    /// The login under which the session acts; none for Redis's default user.
-    pub login: Option<Arc<Login>>,
-    /// The session's share in that login, where the client itself proved it to Redis.
-    pub proof: Option<Rc<Share>>,
-    /// The database selected.
-    pub db: u32,
-    /// The login under which it was selected, where that is known: the user may lack the right.
-    pub entrant: Option<Arc<Login>>,
-    /// The number of user and database.
-    pub identity: Identity,
-    /// The user's ear.
-    pub ear: Arc<Ear>,
-    _seat: Seat,
-}
-
-impl Who {
-    /// The identity of a login, none or one that the configuration gives, in database `db`.
-    pub fn new(l1: &L1, login: Option<Arc<Login>>, db: u32) -> Rc<Self> {
-        let who = Self::make(l1, login, None, (db, None));
-        if let Some(login) = &who.login {
-            who.ear.trust(login);
-        }
-        Rc::new(who)
-    }
-
-    /// The identity of a login that a client has just proved, in the database where it was `before`.
-    pub fn proved(l1: &L1, proof: Rc<Share>, before: &Self) -> Rc<Self> {
-        let place = (before.db, before.entrant.clone());
-        let who = Self::make(l1, Some(Arc::clone(proof.login())), Some(proof), place);
-        if let Some(login) = &who.login {
-            who.ear.trust(login);
-        }
-        Rc::new(who)
-    }
-
-    /// The same user in another database.
-    pub fn in_db(&self, l1: &L1, db: u32) -> Rc<Self> {
-        Rc::new(Self::make(l1, self.login.clone(), self.proof.clone(), (db, self.credentials())))
-    }
-
-    fn make(
-        l1: &L1,
-        login: Option<Arc<Login>>,
-        proof: Option<Rc<Share>>,
-        (db, entrant): (u32, Option<Arc<Login>>),
-    ) -> Self {
-        let user = login.as_ref().map_or(&b""[..], |login| &login.user);
-        let seat = l1.seat(user);
-        let identity = l1.identities.intern(user, db);
-        Self { identity, ear: Arc::clone(seat.ear()), _seat: seat, login, proof, db, entrant }
-    }
-
-    /// What connections for this session are made with. A user has one set of rights however it was proved, and passwords
-    /// change while sessions stay: so it is the newest login that anybody proved.
-    pub fn credentials(&self) -> Option<Arc<Login>> {
-        self.login.as_ref().map(|own| self.ear.login().unwrap_or_else(|| Arc::clone(own)))
-    }
-
-    /// The user's name; empty for Redis's default user, unproved.
-    fn user(&self) -> &[u8] {
-        self.login.as_ref().map_or(&[], |login| &login.user)
-    }
-
-    /// Whether Redis may have ended what this session proved, which must be asked before the session goes on.
-    pub fn is_doubted(&self) -> bool {
-        self.proof.as_ref().is_some_and(|proof| proof.is_doubted())
-    }
-
-    /// Describes a read of one key for L1 and the flights.
-    pub fn query<'a>(&self, l1: &L1, spec: &Spec, request: Request<'a>) -> Query<'a> {
-        let rest = if request.argc() > 2 { request.tail(2) } else { &[] };
-        Query::new(&l1.stamps, self.identity, spec.id, request.arg(1), request.tail(1), rest)
-    }
-}
 
 /// See the module's head.
 pub struct Caller {
@@ -228,7 +152,7 @@ impl Caller {
         if ear.heard_up_to() >= since {
             return true;
         }
-        let (fence, miss) = (ear.fence_time(now), worker.miss_time(&self.who, self.resp));
+        let (fence, miss) = (ear.fence_time(now), worker.front().lanes.round_trip(self.who.identity, self.resp));
         let worth = miss.saturating_mul(2).max(WORTH);
         let mut left = ear.freshness.lease_left(now);
         if fence <= worth {
@@ -361,7 +285,7 @@ impl Caller {
         {
             return Ok(Rc::clone(track));
         }
-        let track = worker.track(&self.who, self.resp, self.scripts, now)?;
+        let track = worker.front().track(&self.who, self.resp, self.scripts, now)?;
         self.came = self.replies.last_answer();
         self.track = Some(Rc::clone(&track));
         Ok(track)
@@ -390,7 +314,7 @@ impl Caller {
             let mut question = Vec::new();
             encode::own_command(&mut question, &[b"PING"]);
             let now = Time::now();
-            let Ok(track) = worker.track(&who, resp, false, now) else { return };
+            let Ok(track) = worker.front().track(&who, resp, false, now) else { return };
             track.send(&question, Pending::own(&worker, Work::Capture(Vec::new(), told)), now);
             let _ = reply.await; // where it is lost, so is the other connection
         }

@@ -13,8 +13,9 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
+use super::lanes::Track;
 use super::pending::Pending;
-use super::worker::Worker;
+use super::station::Station;
 use crate::clock::Time;
 use crate::config::Auth;
 use crate::error::Error;
@@ -78,6 +79,11 @@ impl Heirs {
         !self.refused.borrow().is_empty() && self.refusal(self.login_of(lane).as_ref(), now).is_some()
     }
 
+    /// Whether this connection was made by a login that is known.
+    fn knows(&self, lane: &Rc<Lane<Pending>>) -> bool {
+        self.made.borrow().iter().any(|made| made.lane.as_ptr() == Rc::as_ptr(lane))
+    }
+
     /// With what login this connection was made.
     fn login_of(&self, lane: &Rc<Lane<Pending>>) -> Option<Arc<Login>> {
         let made = self.made.borrow();
@@ -98,7 +104,7 @@ impl Heirs {
     }
 }
 
-impl Worker {
+impl Station {
     /// A connection for `lane`: a new one, or where Redis refuses the login one that was idle.
     pub(super) async fn connection(
         &self,
@@ -171,13 +177,12 @@ impl Worker {
                 }
             }
         }
-        let lanes = self.lanes.borrow();
-        let made = |lane: &Rc<Lane<Pending>>| {
-            self.heirs.made.borrow().iter().any(|made| made.lane.as_ptr() == Rc::as_ptr(lane))
-        };
-        let of_user =
-            |track: &&Rc<super::worker::Track>| *track.user == *user && track.lane.is_open() && made(&track.lane);
-        let mut tracks: Vec<_> = lanes.values().flatten().filter(of_user).collect();
+        let mut tracks: Vec<Rc<Track>> = Vec::new();
+        self.lanes.each(|track, _| {
+            if *track.user == *user && track.lane.is_open() && self.heirs.knows(&track.lane) {
+                tracks.push(Rc::clone(track));
+            }
+        });
         if lane.is_private() && tracks.len() < 2 {
             return None;
         }

@@ -1,7 +1,7 @@
 //! The connections on which clients log in, where they have none of their own.
 //!
 //! Each carries one login at a time: from 7.2 on Redis gives no reply to one that it refuses while it has another reply to
-//! send, and the next reply would be taken for the answer. Belongs to a worker.
+//! send, and the next reply would be taken for the answer. Belongs to a `Station`.
 
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -11,15 +11,15 @@ use tokio::sync::{Semaphore, oneshot};
 use tokio::time::timeout;
 
 use super::pending::{Pending, Work};
-use super::worker::Worker;
+use super::station::Station;
 use crate::clock::Time;
 use crate::error::Error;
 use crate::upstream::Lane;
 
-/// Logins that a worker has under way at once; others wait for their turn.
+/// Logins that a station has under way at once; others wait for their turn.
 const AT_ONCE: usize = 4;
 
-/// What a worker has for logins.
+/// What a station has for logins.
 pub(super) struct Logins {
     turns: Semaphore,
     free: RefCell<Vec<Rc<Lane<Pending>>>>,
@@ -62,7 +62,7 @@ impl Drop for Turn<'_> {
     }
 }
 
-impl Worker {
+impl Station {
     /// Redis's reply to `AUTH`, or to `HELLO` with a login. Asked once more where the connection breaks meanwhile: it is
     /// whoever logged in last, and ends with that user.
     pub async fn log_in(self: &Rc<Self>, command: &[u8]) -> Result<Vec<u8>, Error> {
@@ -84,7 +84,7 @@ impl Worker {
         let mut turn = Turn { logins: &self.logins, lane, answered: false };
         turn.lane.ready().await?;
         let (told, reply) = oneshot::channel();
-        if turn.lane.send(command, Pending::own(self, Work::Capture(Vec::new(), told)), now).is_ok() {
+        if turn.lane.send(command, Pending::own(&self.worker(), Work::Capture(Vec::new(), told)), now).is_ok() {
             let limit = self.shared.config.response_timeout.unwrap_or(Duration::MAX);
             match timeout(limit, reply).await {
                 Ok(Ok(reply)) => {

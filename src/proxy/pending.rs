@@ -12,11 +12,13 @@ use std::time::Instant;
 
 use tokio::sync::oneshot;
 
-use super::caller::Who;
+use super::lanes::Track;
 use super::marks::Marks;
 use super::replies::{End, Place, Replies};
+use super::shared::{RuleIndex, Shared};
 use super::step::{Begun, Told};
-use super::worker::{RuleIndex, Shared, Track, Worker};
+use super::who::Who;
+use super::worker::Worker;
 use crate::cache::{Coin, FlightRef, Query};
 use crate::clock::Time;
 use crate::command::{self, Class, Effect, Spec};
@@ -317,7 +319,7 @@ impl Pending {
 fn written(worker: &Rc<Worker>, ticket: Option<&Ticket>, marks: &mut Marks, kind: u8) -> bool {
     let l1 = &worker.shared.l1;
     if kind != b'-' {
-        worker.shared.node.signs.mends(Service::ReadOnly);
+        worker.took_write();
     }
     if let (Some(debt), Some(ticket)) = (marks.end(l1, kind == b'-'), ticket) {
         l1.opaque_answered();
@@ -334,8 +336,9 @@ fn written(worker: &Rc<Worker>, ticket: Option<&Ticket>, marks: &mut Marks, kind
 /// An error that tells of more than its own command.
 fn note_refusal(worker: &Worker, reply: &[u8]) {
     if reply.starts_with(b"-READONLY") {
-        worker.shared.node.signs.serves(Service::ReadOnly);
-        worker.shared.node.generation.doubt();
+        let node = &worker.front().node;
+        node.signs.serves(Service::ReadOnly);
+        node.generation.doubt();
     }
 }
 
@@ -483,7 +486,7 @@ impl Pending {
         let (worker, now) = (Rc::clone(&self.worker), Time::now());
         worker.stats.retried_reads.add(1);
         reader.again = true;
-        match worker.track(&reader.who, reader.resp, reader.script, now) {
+        match worker.front().track(&reader.who, reader.resp, reader.script, now) {
             Ok(track) => {
                 let Some(ticket) = self.ticket.take() else { return };
                 track.send(command, Self::new(&worker, ticket, Work::Read(reader, fills), self.sampled), now);
@@ -515,7 +518,7 @@ impl Pending {
         reader.again = true;
         let first = again.remove(0);
         let now = Time::now();
-        match self.worker.track(&reader.who, reader.resp, reader.script, now) {
+        match self.worker.front().track(&reader.who, reader.resp, reader.script, now) {
             Ok(track) => {
                 let who = Rc::clone(&reader.who);
                 let sent = read_again(&self.worker.shared.l1, &who, command, |_, query| {

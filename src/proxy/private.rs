@@ -1,48 +1,27 @@
-//! Private connections: in a worker's pool, or lent to a session.
+//! Private connections that are lent to a session, for a moment or for life.
 //!
-//! One that comes back to the pool is as it was lent but for protocol version and database, which are remembered and set
-//! when it is lent again; and a check goes ahead of whatever is sent on it next. One that was changed otherwise is closed
-//! with its session. It bears no name, in the pool and lent, so that no client sees a name that it did not give, and nothing has
+//! One that was changed otherwise than in protocol version and database is closed with its session; any other goes back to the
+//! pool (`pools`). It bears no name, in the pool and lent, so that no client sees a name that it did not give, and nothing has
 //! to be undone.
 
 use std::cell::Cell;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::Duration;
 
 use tokio::sync::oneshot;
 use tracing::debug;
 
-use super::caller::Who;
 use super::pending::{Pending, Work};
+use super::pools::Spare;
 use super::replies::{End, Replies};
-use super::worker::{Worker, user};
+use super::station::Station;
+use super::who::Who;
 use crate::clock::Time;
 use crate::error::Error;
-use crate::invalidation::{Ear, L1};
+use crate::invalidation::L1;
 use crate::resp::{Resp, encode};
-use crate::upstream::{Lane, Login, OutOfBand, Settled};
-
-/// A private connection in the pool, or lent.
-pub(super) struct Spare {
-    /// The connection.
-    pub lane: Rc<Lane<Pending>>,
-    resp: Resp,
-    db: u32,
-}
-
-impl Spare {
-    /// A new connection of the pool.
-    pub(super) fn new(lane: Rc<Lane<Pending>>, db: u32) -> Self {
-        Self { lane, resp: Resp::V2, db }
-    }
-
-    /// The version and the database that it is in.
-    pub(super) fn was(&self) -> (Resp, u32) {
-        (self.resp, self.db)
-    }
-}
+use crate::upstream::{Lane, OutOfBand, Settled};
 
 /// Where a private connection is to be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,86 +34,9 @@ pub enum Setting {
     Anywhere,
 }
 
-/// A user's private connections that nobody has. One is kept warm; where it is lent, another is made when a session needs one,
-/// or when the pool stood empty for a while: loans are mostly over at once, and one connection then serves them all.
-#[derive(Default)]
-pub(super) struct Pool {
-    /// Whose they are.
-    pub(super) login: Option<Arc<Login>>,
-    pub(super) spares: Vec<Spare>,
-    /// The user's ear, which knows whether there are several sessions.
-    pub(super) ear: Option<Arc<Ear>>,
-    lent: usize,
-    /// How often in a row [`Worker::sweep`] found it short.
-    short: u32,
-}
-
-impl Pool {
-    /// One that is open, for a session, in its database if there is such a one; with `None` the session is to be given a new one.
-    pub(super) fn lend(&mut self, fresh: bool, db: u32) -> Option<Spare> {
-        self.lent += 1;
-        self.spares.retain(|spare| spare.lane.is_open());
-        if fresh {
-            return None;
-        }
-        let there = self.spares.iter().rposition(|spare| spare.db == db);
-        there.map(|at| self.spares.remove(at)).or_else(|| self.spares.pop())
-    }
-
-    /// One whose connection is made, for whoever goes on with it.
-    pub(super) fn take_made(&mut self) -> Option<Spare> {
-        let made = self.spares.iter().rposition(|spare| spare.lane.is_made())?;
-        Some(self.spares.remove(made))
-    }
-
-    /// How many there are to be: a second one where there are sessions that may need one at once, and their login may be refused
-    /// by then.
-    fn wanted(&self) -> usize {
-        if self.login.is_some() && self.ear.as_ref().is_some_and(|ear| ear.is_shared()) { 2 } else { 1 }
-    }
-
-    /// Whether one should be made.
-    pub(super) fn is_short(&self) -> bool {
-        self.spares.is_empty() || self.spares.len() + self.lent < self.wanted()
-    }
-
-    /// Closes what has been idle for longer than `idle` but for those that are to be there, if `keep` says so, and checks what was
-    /// not for longer than `check`. True where one should be made: somebody has one on loan or may need one, or `proved` says so.
-    pub(super) fn sweep(&mut self, (idle, check): (Duration, Duration), keep: bool, proved: bool, now: Time) -> bool {
-        self.spares.retain(|spare| spare.lane.is_open());
-        let keep = if keep { self.wanted() } else { 0 };
-        let mut kept = self.spares.len();
-        for spare in &self.spares {
-            if kept > keep && spare.lane.idle_for(now) > idle {
-                spare.lane.close();
-                kept -= 1;
-            } else if spare.lane.checked_for(now) > check {
-                spare.lane.verify(now);
-            }
-        }
-        let is_short = kept == 0 || kept + self.lent < keep;
-        self.short = if is_short { self.short.saturating_add(1) } else { 0 };
-        (self.lent > 0 || proved || keep > 1) && self.short == 2
-    }
-
-    /// Whether there is one, in the pool or on loan.
-    pub(super) fn is_used(&self) -> bool {
-        self.lent > 0 || !self.spares.is_empty()
-    }
-
-    /// A session has done with one; it comes back, or has ended.
-    fn returned(&mut self, spare: Option<Spare>) {
-        self.lent -= 1;
-        if let Some(spare) = spare {
-            self.short = 0;
-            self.spares.push(spare);
-        }
-    }
-}
-
 /// A private connection while a session has it. Dropped without [`Lent::give_back`], it is closed.
 pub struct Lent {
-    worker: Rc<Worker>,
+    station: Rc<Station>,
     spare: Option<Spare>,
     who: Rc<Who>,
     home: Option<Settled>,
@@ -147,13 +49,29 @@ fn name(who: &Who) -> String {
     who.login.as_ref().map_or_else(|| "default".to_owned(), |login| String::from_utf8_lossy(&login.user).into_owned())
 }
 
+impl Station {
+    /// Lends a private connection. What is sent on it waits until it is made; nothing here waits.
+    pub fn lend(self: &Rc<Self>, who: &Rc<Who>, resp: Resp, place: Setting, owner: Rc<Owner>, now: Time) -> Lent {
+        let spare = {
+            let mut pools = self.pools.borrow_mut();
+            let pool = pools.entry(who.user().to_vec()).or_default();
+            pool.login = who.credentials();
+            pool.lend(place == Setting::Fresh, who.db)
+        };
+        let own = if place == Setting::Anywhere { 0 } else { who.db };
+        let spare = spare.unwrap_or_else(|| self.spare(who.credentials(), own, self.entrants(who), now));
+        spare.lane.lend(Some(owner));
+        Lent::new(self, spare, who, resp, place, now)
+    }
+}
+
 impl Lent {
-    pub(super) fn new(worker: &Rc<Worker>, spare: Spare, who: &Rc<Who>, resp: Resp, place: Setting, now: Time) -> Self {
-        worker.stats.pinned.add(1);
+    fn new(station: &Rc<Station>, spare: Spare, who: &Rc<Who>, resp: Resp, place: Setting, now: Time) -> Self {
+        station.stats.pinned.add(1);
         debug!(user = name(who), db = who.db, "a session borrows a connection");
-        let (worker, who) = (Rc::clone(worker), Rc::clone(who));
+        let (station, who) = (Rc::clone(station), Rc::clone(who));
         let db = if place == Setting::Anywhere { spare.db } else { who.db };
-        let mut lent = Self { worker, spare: Some(spare), who, home: None, preamble: None };
+        let mut lent = Self { station, spare: Some(spare), who, home: None, preamble: None };
         lent.set(resp, db, now);
         lent
     }
@@ -204,12 +122,12 @@ impl Lent {
         let mut raw = Vec::new();
         encode::own_command(&mut raw, command);
         // Where it cannot be sent the lane has ended, and so will the session be told.
-        let _ = self.lane().send(&raw, Pending::own(&self.worker, Work::Ignore), now);
+        let _ = self.lane().send(&raw, Pending::own(&self.station.worker(), Work::Ignore), now);
     }
 
     /// Sends a command whose reply `work` takes.
     pub fn ask(&self, command: &[u8], work: Work, now: Time) {
-        let _ = self.lane().send(command, Pending::own(&self.worker, work), now);
+        let _ = self.lane().send(command, Pending::own(&self.station.worker(), work), now);
     }
 
     /// The session itself changed its version and database.
@@ -222,10 +140,10 @@ impl Lent {
     /// It stays with the session for life. Fails where too many do.
     pub fn settle(&mut self) -> Result<(), Error> {
         if self.home.is_none() {
-            self.home = Some(self.worker.shared.node.budget.settle()?);
+            self.home = Some(self.station.node.budget.settle()?);
             debug!(user = name(&self.who), "a session keeps a connection for life");
-            self.worker.stats.pinned.sub(1);
-            self.worker.stats.homes.add(1);
+            self.station.stats.pinned.sub(1);
+            self.station.stats.homes.add(1);
         }
         Ok(())
     }
@@ -244,13 +162,13 @@ impl Lent {
     }
 
     fn returned(&self, spare: Option<Spare>) {
-        let stats = &self.worker.stats;
+        let stats = &self.station.stats;
         if self.home.is_some() {
             stats.homes.sub(1);
         } else {
             stats.pinned.sub(1);
         }
-        if let Some(pool) = self.worker.pools.borrow_mut().get_mut(&user(&self.who)) {
+        if let Some(pool) = self.station.pools.borrow_mut().get_mut(self.who.user()) {
             pool.returned(spare);
         }
     }

@@ -16,6 +16,7 @@ use std::time::Duration;
 use tokio::time::sleep;
 
 use super::replies::{End, Replies};
+use super::station::Station;
 use super::worker::Worker;
 use crate::clock::Time;
 use crate::error::Error;
@@ -110,15 +111,15 @@ impl Proofs {
 impl Worker {
     /// Redis has accepted `login` from the session behind `replies`.
     pub fn prove(&self, login: Login, replies: &Rc<Replies>) -> Rc<Share> {
-        self.heirs.accept(&login);
+        self.stations().iter().for_each(|station| station.heirs.accept(&login));
         self.proofs.join(login, replies)
     }
 
-    /// A connection of this user, or the try to make one, has ended with `error`, and not by crema's doing.
-    pub(super) fn ended(self: &Rc<Self>, login: &Login, error: &Error) {
+    /// A connection of this user at `station`, or the try to make one, has ended with `error`, and not by crema's doing.
+    pub(super) fn ended(self: &Rc<Self>, station: &Station, login: &Login, error: &Error) {
         let refused = matches!(error, Error::LoginRefused { .. });
         // With a connection left, the next that is lost will tell; with none, nothing would.
-        if error.is_cut() || refused && !self.heirs.has(|other| other.user == login.user) {
+        if error.is_cut() || refused && !station.heirs.has(|other| other.user == login.user) {
             self.doubt(&login.user);
         }
     }
@@ -152,18 +153,19 @@ impl Worker {
     pub async fn verify(self: &Rc<Self>, proof: &Rc<Proof>) -> Result<bool, Error> {
         let mut question = Vec::new();
         encode::own_command(&mut question, &[b"AUTH", &proof.login.user, &proof.login.password]);
-        let reply = self.log_in(&question).await?;
+        let front = self.front();
+        let reply = front.log_in(&question).await?;
         match reply.first() {
             Some(b'+') => {
                 proof.doubted.set(false);
                 // The connection that was lost may have been the last whose end would tell that the user is gone.
-                self.heirs.accept(&proof.login);
-                self.warm_up(proof.login.user.to_vec(), Some(Arc::clone(&proof.login)), (0, Vec::new()), Time::now());
+                front.heirs.accept(&proof.login);
+                front.warm_up(&proof.login.user, Some(Arc::clone(&proof.login)), (0, Vec::new()), Time::now());
             }
             Some(b'-') if reply.starts_with(b"-WRONGPASS") || reply.starts_with(b"-NOAUTH") => {
                 // Redis ends all connections of a user who is no more, and that takes a moment to arrive.
                 sleep(AFTERMATH).await;
-                if self.heirs.has(|login| *login == *proof.login) {
+                if self.stations().iter().any(|station| station.heirs.has(|login| *login == *proof.login)) {
                     proof.doubted.set(false);
                     return Ok(true);
                 }
@@ -171,7 +173,7 @@ impl Worker {
                 return Ok(false);
             }
             _ => {
-                let node = Arc::clone(&self.shared.node.address);
+                let node = Arc::clone(&front.node.address);
                 return Err(Error::Refused { node, reply: reply.into() });
             }
         }

@@ -7,10 +7,10 @@
 //! `CLIENT LIST`: `qbuf`, `obl`, `oll`, flag `b`). Before its sessions are told, Redis is made to end it, so that nothing that
 //! was given up can still be carried out. Where nothing can be proved, `response_timeout` stands.
 //!
-//! [`Worker::feel`] is called every [`STALL`]; what asks is a task of the worker's.
+//! [`Station::feel`] is called every [`STALL`]; what asks is a task of the worker's.
 
 use std::cell::{Cell, RefCell};
-use std::rc::{Rc, Weak};
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,11 +19,11 @@ use tokio::time::{sleep, timeout};
 use tracing::{debug, warn};
 
 use super::pending::Pending;
-use super::worker::Worker;
+use super::station::Station;
 use crate::clock::Time;
 use crate::error::Error;
 use crate::resp::{Resp, encode};
-use crate::upstream::{ANOTHER, Connection, Lane, STALL, Target, connect, read_reply};
+use crate::upstream::{Connection, Lane, STALL, Target, connect, read_reply};
 
 /// A lane that is stalled for so long is looked into.
 const SUSPECT: Duration = Duration::from_millis(800);
@@ -42,11 +42,9 @@ const SELDOM: u32 = 8;
 /// Lanes that are looked into at once.
 const AT_ONCE: usize = 64;
 
-/// What a worker keeps of it.
+/// What a station keeps of it.
 #[derive(Default)]
 pub(super) struct Pulse {
-    /// Some lane is stalled with a write at its head.
-    holds_writes: Cell<bool>,
     /// The generation at the last look.
     generation: Cell<u64>,
     looks: Cell<u32>,
@@ -67,19 +65,14 @@ enum Kind {
     Scripts,
 }
 
-impl Worker {
-    /// Whether Redis seems to hold writes back: they go on connections of their own then, or they would hold up reads.
-    pub fn holds_writes(&self) -> bool {
-        self.pulse.holds_writes.get()
-    }
-
+impl Station {
     /// Looks at all lanes: ends those that lead to another server than the present one, asks for a pulse where one is missed,
-    /// and has looked into what stays silent beside it.
-    pub fn feel(self: &Rc<Self>, now: Time) {
+    /// and has looked into what stays silent beside it. Whether Redis seems to hold writes back.
+    pub(super) fn feel(self: &Rc<Self>, now: Time) -> bool {
         let pulse = &self.pulse;
-        let generation = self.shared.node.generation.number();
+        let generation = self.node.generation.number();
         if pulse.generation.replace(generation) != generation {
-            self.leave_former();
+            self.leave(Lane::is_stale);
         }
         let (mut missed, mut holds_writes, mut suspects) = (false, false, Vec::new());
         let mut look = |lane: &Rc<Lane<Pending>>, kind| {
@@ -94,53 +87,40 @@ impl Worker {
             }
             holds_writes |= kind == Kind::Plain && lane.is_stalled(now) && lane.writes();
         };
-        for ((.., scripts), tracks) in &*self.lanes.borrow() {
-            let kind = if *scripts { Kind::Scripts } else { Kind::Plain };
-            for track in tracks {
-                look(&track.lane, kind);
-            }
-        }
+        self.lanes.each(|track, scripts| look(&track.lane, if scripts { Kind::Scripts } else { Kind::Plain }));
         let looks = pulse.looks.replace(pulse.looks.get().wrapping_add(1));
         if looks.is_multiple_of(SELDOM) {
-            self.private.borrow().iter().filter_map(Weak::upgrade).for_each(|lane| look(&lane, Kind::Private));
+            self.privates().iter().for_each(|lane| look(lane, Kind::Private));
             pulse.kept.borrow_mut().take_if(|(_, asked)| now.saturating_since(*asked) > KEPT);
         }
-        pulse.holds_writes.set(holds_writes);
         if missed && !pulse.asking.replace(true) {
-            let worker = Rc::clone(self);
+            let station = Rc::clone(self);
             self.tasks.spawn_local(async move {
-                worker.ask_pulse().await;
-                worker.pulse.asking.set(false);
+                station.ask_pulse().await;
+                station.pulse.asking.set(false);
             });
         }
         if !suspects.is_empty() && !pulse.proving.replace(true) {
-            let worker = Rc::clone(self);
+            let station = Rc::clone(self);
             self.tasks.spawn_local(async move {
-                if let Err(error) = worker.look_into(suspects).await {
+                if let Err(error) = station.look_into(suspects).await {
                     debug!(%error, "it could not be found out whether a silent connection is dead");
                     sleep(REST).await;
                 }
-                worker.pulse.proving.set(false);
+                station.pulse.proving.set(false);
             });
         }
-    }
-
-    /// Another server has taken the address: what waits on lanes to the former one is told, and no spare of it is lent.
-    fn leave_former(&self) {
-        let lanes: Vec<_> = self.lanes.borrow().values().flatten().map(|track| Rc::clone(&track.lane)).collect();
-        lanes.into_iter().filter(|lane| lane.is_stale()).for_each(|lane| lane.lose(ANOTHER));
-        let private: Vec<_> = self.private.borrow().iter().filter_map(Weak::upgrade).collect();
-        private.into_iter().filter(|lane| lane.is_stale() && !lane.is_lent()).for_each(|lane| lane.lose(ANOTHER));
+        holds_writes
     }
 
     fn target(&self) -> Target {
-        let node = Arc::clone(&self.shared.node);
+        let node = Arc::clone(&self.node);
         Target { login: node.login.clone(), node, db: 0, resp: Resp::V2, name: "crema-pulse" }
     }
 
     /// Has the node say something: on the connection kept for it, else on a new one, whose handshake is pulse enough.
     async fn ask_pulse(&self) {
-        let node = &self.shared.node;
+        let node = &self.node;
         let kept = self.pulse.kept.borrow_mut().take();
         if let Some((mut connection, _)) = kept
             && connection.generation == node.generation.number()
@@ -158,7 +138,7 @@ impl Worker {
 
     /// Gives up those of the silent lanes that are dead. Fails, and decides nothing, where that cannot be asked.
     async fn look_into(&self, silent: Vec<Silent>) -> Result<(), Error> {
-        let lost = |why: &str| Error::Lost { node: Arc::clone(&self.shared.node.address), why: why.into() };
+        let lost = |why: &str| Error::Lost { node: Arc::clone(&self.node.address), why: why.into() };
         let mut connection =
             timeout(ANSWER, connect(&self.target())).await.map_err(|_| lost("no answer to a new connection"))??;
         let first = self.known(&mut connection, &silent).await?;
@@ -171,7 +151,7 @@ impl Worker {
             let now = Time::now();
             let waits = lane.waiting_since() == *since && lane.waited(now) > LOOKS_APART;
             let dead = second == Known::Gone || *kind != Kind::Scripts && first.is_idle() && second.is_idle();
-            if !waits || !dead || lane.is_stale() || connection.generation != self.shared.node.generation.number() {
+            if !waits || !dead || lane.is_stale() || connection.generation != self.node.generation.number() {
                 continue;
             }
             let Some(id) = lane.id() else { continue };
@@ -195,13 +175,13 @@ impl Worker {
         command.extend(ids.iter().map(String::as_bytes));
         let reply = self.answer(connection, &command).await?;
         if reply.first() != Some(&b'$') {
-            return Err(Error::Refused { node: Arc::clone(&self.shared.node.address), reply: reply.into() });
+            return Err(Error::Refused { node: Arc::clone(&self.node.address), reply: reply.into() });
         }
         Ok(ids.iter().map(|id| Known::read(&reply, id)).collect())
     }
 
     async fn answer(&self, connection: &mut Connection, command: &[&[u8]]) -> Result<Vec<u8>, Error> {
-        let lost = |why: &str| Error::Lost { node: Arc::clone(&self.shared.node.address), why: why.into() };
+        let lost = |why: &str| Error::Lost { node: Arc::clone(&self.node.address), why: why.into() };
         let reply = timeout(ANSWER, ask(connection, command)).await.map_err(|_| lost("no answer"))?;
         reply.map_err(|error| lost(&error.to_string()))
     }

@@ -1,4 +1,4 @@
-//! The connection of a worker that makes room for another one's.
+//! The connection of a worker to a node that makes room for another one's.
 //!
 //! What no session has for itself may go: a lane, and one that is kept to be lent, each once all on it is answered. First what
 //! nobody holds to, then what nobody uses, in each case what has been idle for longest; last what could not be made anew.
@@ -9,14 +9,9 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use super::pending::Pending;
-use super::worker::{Track, Worker};
+use super::station::Station;
 use crate::clock::Time;
 use crate::upstream::{Lane, STALL};
-
-/// A lane that no session used for so long is closed, unless it is the last of a user who is here.
-const LANE_IDLE: Duration = Duration::from_secs(60);
-/// One to which no session holds any more, for they have left or are in another database, is closed sooner.
-const LANE_LEFT: Duration = Duration::from_secs(10);
 
 /// How much a connection would be missed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -31,7 +26,7 @@ enum Worth {
     Much,
 }
 
-impl Worker {
+impl Station {
     /// Closes the connection that is needed least. False: all are in use.
     pub fn make_room(&self, now: Time) -> bool {
         let least = self.least_needed(now);
@@ -49,33 +44,26 @@ impl Worker {
     }
 
     fn least_needed(&self, now: Time) -> Option<(Rc<Lane<Pending>>, Duration)> {
-        let (lanes, pools) = (self.lanes.borrow(), self.pools.borrow());
-        let lanes = lanes.values().flatten().map(|track| {
+        let mut all = Vec::new();
+        self.lanes.each(|track, _| {
             let worth = match (Rc::strong_count(track), track.lane.is_quiet()) {
                 (_, false) => Worth::Busy,
                 (1, true) => Worth::Little,
                 (_, true) => Worth::Some,
             };
-            (&track.lane, worth)
+            all.push((Rc::clone(&track.lane), worth));
         });
-        let spares = pools.values().flat_map(|pool| {
+        for pool in self.pools.borrow().values() {
             let worth = if pool.spares.len() > 1 { Worth::Little } else { Worth::Some };
-            pool.spares.iter().map(move |spare| (&spare.lane, worth))
-        });
-        let soon = lanes.chain(spares).filter(|(lane, _)| lane.is_made() && lane.waited(now) <= STALL);
+            all.extend(pool.spares.iter().map(|spare| (Rc::clone(&spare.lane), worth)));
+        }
+        let soon = all.into_iter().filter(|(lane, _)| lane.is_made() && lane.waited(now) <= STALL);
         let judged = soon.map(|(lane, worth)| {
-            let worth = if self.heirs.is_precious(lane, now) { Worth::Much } else { worth };
-            (lane, worth, lane.idle_for(now))
+            let worth = if self.heirs.is_precious(&lane, now) { Worth::Much } else { worth };
+            let idle = lane.idle_for(now);
+            (lane, worth, idle)
         });
         let (lane, _, idle) = judged.min_by_key(|&(_, worth, idle)| (worth, Reverse(idle)))?;
-        Some((Rc::clone(lane), idle))
+        Some((lane, idle))
     }
-}
-
-/// Whether a quiet lane is closed, where its user has so many on this worker: by a session that holds to it, the last is kept,
-/// for Redis may have come to refuse the login.
-pub(super) fn is_over(track: &Rc<Track>, lanes: usize, now: Time) -> bool {
-    let held = Rc::strong_count(track) > 1;
-    let idle = track.lane.idle_for(now);
-    if held { idle > LANE_IDLE && lanes > 1 } else { idle > LANE_LEFT }
 }

@@ -60,7 +60,7 @@ impl Session {
         {
             return self.verb(line, verb, spec, request).await;
         }
-        if self.worker.shared.node.generation.is_several() {
+        if self.worker.is_several() {
             self.keep(line, Stay::Tainted).await?; // one connection leads to one server
         }
         let on_lane = spec.on_lane(request) || wrong && spec.route != Route::LaneUnlessBlocking || plain;

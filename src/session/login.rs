@@ -41,7 +41,8 @@ impl Session {
 
     /// None: the client may act without a login; else what it is told.
     async fn shut(&self) -> Result<Option<Vec<u8>>, Error> {
-        let Shared { config, l1, gate, node, .. } = &*self.worker.shared;
+        let Shared { config, l1, gate, .. } = &*self.worker.shared;
+        let node = &self.worker.shared.front();
         match config.auth {
             Auth::Upstream => gate.shut(node, l1).await,
             Auth::Own(_) => Ok(Some(own::NO_AUTH.to_vec())),
@@ -78,7 +79,8 @@ impl Session {
     /// What a client without a login hears of a command that does not exist, is malformed, or is HELLO: Redis looks at that
     /// before it asks for a login, and words it in its own way.
     async fn words_for(&self, verb: Option<Verb>, request: Request<'_>, otherwise: Vec<u8>) -> Vec<u8> {
-        let Shared { config, gate, node, .. } = &*self.worker.shared;
+        let Shared { config, gate, .. } = &*self.worker.shared;
+        let node = &self.worker.shared.front();
         if config.auth != Auth::Upstream {
             return if verb == Some(Verb::Hello) { own::NO_AUTH_FOR_HELLO.to_vec() } else { otherwise };
         }
@@ -184,7 +186,7 @@ impl Session {
                 Err(refusal) => refusal,
             },
             _ if self.has_home() => self.ask(line, spec, request).await?,
-            _ => match self.worker.log_in(request.raw()).await {
+            _ => match self.worker.front().log_in(request.raw()).await {
                 Ok(reply) => {
                     self.asked(spec, Outcome::Forwarded);
                     reply
@@ -210,7 +212,7 @@ impl Session {
         (self.admitted, self.strict) = (true, false);
         let proof = self.worker.prove(login, &self.caller.replies);
         let who = Who::proved(&self.worker.shared.l1, proof, &self.caller.who);
-        self.worker.warm(&who, Time::now());
+        self.worker.front().warm(&who, Time::now());
         self.caller.become_(who, self.caller.resp);
     }
 
@@ -276,7 +278,7 @@ impl Session {
     async fn try_login(&mut self, request: Request<'_>, login: Login) -> bool {
         let mut hello = Vec::new();
         encode::command(&mut hello, &[request.arg(0), request.arg(1), b"AUTH", &login.user, &login.password]);
-        match self.worker.log_in(&hello).await {
+        match self.worker.front().log_in(&hello).await {
             Ok(reply) if !reply.starts_with(b"-") => {
                 self.logged_in(login);
                 true

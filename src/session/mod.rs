@@ -21,7 +21,6 @@ mod wire;
 
 use std::cell::Cell;
 use std::rc::Rc;
-use std::sync::Arc;
 
 use crate::clock::Time;
 use crate::command::{self, Class, Effect, Spec};
@@ -199,7 +198,7 @@ impl Session {
                     break;
                 }
                 Ok(Parsed::Unclear(quirk)) => {
-                    let node = Arc::clone(&self.worker.shared.node);
+                    let node = self.worker.shared.front();
                     let has = Box::pin(wire.line.while_writing(self, node.has(quirk))).await;
                     grammar = grammar.with(quirk, has);
                     now = Time::now();
@@ -252,8 +251,7 @@ impl Session {
         {
             return None;
         }
-        if spec.effect != Effect::Read && self.worker.holds_writes() || self.worker.shared.node.generation.is_several()
-        {
+        if spec.effect != Effect::Read && self.worker.holds_writes() || self.worker.is_several() {
             return None;
         }
         Some((spec, proxy::call(&self.worker, &mut self.caller, spec, request, now)))

@@ -140,7 +140,7 @@ impl Session {
         line.answered(self).await?;
         (self.stay, self.anywhere) = (Stay::Loan, place == Setting::Anywhere);
         let owner = self.owner.clone();
-        Ok(self.worker.lend(&self.caller.who, self.caller.resp, place, owner, Time::now()))
+        Ok(self.worker.front().lend(&self.caller.who, self.caller.resp, place, owner, Time::now()))
     }
 
     /// Has a private connection for life.

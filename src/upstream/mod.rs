@@ -12,6 +12,7 @@ mod messages;
 mod presence;
 mod quirks;
 mod signs;
+mod topology;
 
 use std::fmt;
 use std::sync::Arc;
@@ -25,6 +26,7 @@ pub use generation::Generation;
 pub use lane::{ANOTHER, Lane, Mode, OutOfBand, STALL, Waiter};
 pub use presence::{Presence, State, keep_watch};
 pub use signs::{Service, Signs};
+pub use topology::Topology;
 
 use crate::clock::Time;
 use crate::config::Node as Endpoint;

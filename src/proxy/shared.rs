@@ -1,0 +1,133 @@
+//! What the workers of a process share: settings, the topology, L1, counters; and what the settings say of a key.
+//!
+//! Made once by `app`; read by every worker and never changed but for what its parts change inside.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use tokio::sync::watch;
+
+use super::clients::Clients;
+use super::gate::Gate;
+use crate::config::{Config, Promote, Rule};
+use crate::invalidation::L1;
+use crate::metrics::Stats;
+use crate::resp::Limits;
+use crate::upstream::{Login, Node, Topology};
+
+/// What all workers share.
+pub struct Shared {
+    /// All settings.
+    pub config: Config,
+    /// Which nodes there are and which serves what, now and as it changes.
+    pub topology: watch::Receiver<Arc<Topology>>,
+    /// The cache.
+    pub l1: Arc<L1>,
+    /// The process's counters.
+    pub stats: Arc<Stats>,
+    /// All clients, for those who end some of them.
+    pub clients: Clients,
+    /// Who may come in without a password.
+    pub gate: Gate,
+    /// The upstream's `proto-max-bulk-len`: the longest argument that a client may send, in bytes.
+    pub longest_argument: AtomicU64,
+    /// This process's name on the fleet's channel.
+    pub origin_id: String,
+    /// The credentials of the upstream URL.
+    pub login: Option<Arc<Login>>,
+}
+
+/// Which of the configuration's rules is for a key: its number, or one that no rule has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RuleIndex(u32);
+
+/// How a lead's key is promoted.
+#[derive(Clone, Copy, Debug)]
+pub struct Promotion {
+    /// With probability 1 in so many; 0: never.
+    pub one_in: u32,
+    /// And only up to this many bytes of reply.
+    pub max_value: u64,
+}
+
+impl Shared {
+    /// The node that serves what names no key.
+    pub fn front(&self) -> Arc<Node> {
+        Arc::clone(self.topology.borrow().front())
+    }
+
+    /// What a client may send, `strict` before it has logged in where it must.
+    pub fn limits(&self, strict: bool) -> Limits {
+        let limits = if strict { Limits::unauthenticated() } else { Limits::authenticated() };
+        Limits { bulk: self.longest_argument.load(Ordering::Relaxed), ..limits }
+    }
+
+    /// Which rule is for `key`: the first that matches. Looked up once for each key of a request.
+    pub fn rule_of(&self, key: &[u8]) -> RuleIndex {
+        let first = self.config.rules.iter().position(|rule| rule.pattern.matches(key));
+        RuleIndex(first.and_then(|at| u32::try_from(at).ok()).unwrap_or(u32::MAX))
+    }
+
+    /// The rule itself, where there is one.
+    pub fn rule(&self, index: RuleIndex) -> Option<&Rule> {
+        self.config.rules.get(index.0 as usize)
+    }
+
+    /// Whether the rule says that its keys are never promoted, so that L1 need not be asked for them.
+    pub fn is_kept_away(&self, index: RuleIndex) -> bool {
+        self.rule(index).is_some_and(|rule| rule.promote == Some(Promote::Never))
+    }
+
+    /// The longest stay in L1 that the rule, or its absence, allows.
+    pub fn ceiling(&self, index: RuleIndex) -> Option<Duration> {
+        self.rule(index).and_then(|rule| rule.ceiling).or(self.config.ceiling)
+    }
+
+    /// What the rule, or its absence, says about promotion.
+    pub fn promote(&self, index: RuleIndex) -> Promotion {
+        let rule = self.rule(index);
+        let one_in = match rule.and_then(|rule| rule.promote) {
+            Some(Promote::Never) => 0,
+            Some(Promote::OneIn(one_in)) => one_in,
+            None => self.config.promote,
+        };
+        Promotion { one_in, max_value: rule.and_then(|rule| rule.max_value).unwrap_or(self.config.max_value) }
+    }
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use tokio::runtime::Handle;
+    use tokio_util::sync::CancellationToken;
+
+    use super::*;
+    use crate::config::Node as Endpoint;
+    use crate::invalidation::{Means, Terms};
+
+    /// A node that refuses connections.
+    pub(in crate::proxy) fn node() -> Arc<Node> {
+        let endpoint = Endpoint::Tcp { host: "127.0.0.1".into(), port: 1 };
+        Arc::new(Node::new(endpoint, 100, Duration::from_secs(1)))
+    }
+
+    /// What the workers of a process with no L1 share.
+    pub(in crate::proxy) fn shared(topology: watch::Receiver<Arc<Topology>>) -> Arc<Shared> {
+        let second = Duration::from_secs(1);
+        let (max_value, l1_size, means, max_ears) = (1, 0, Means::Tracking, 1);
+        let terms = Terms { max_staleness: second, acl_recheck: second, max_value, l1_size, means, max_ears };
+        let (node, stats, stop) = (Arc::clone(topology.borrow().front()), Arc::default(), CancellationToken::new());
+        let l1 = L1::new(terms, node, None, None, Arc::clone(&stats), Handle::current(), stop);
+        Arc::new(Shared {
+            config: Config::default(),
+            topology,
+            l1,
+            stats,
+            clients: Clients::default(),
+            gate: Gate::default(),
+            longest_argument: AtomicU64::new(Limits::authenticated().bulk),
+            origin_id: String::new(),
+            login: None,
+        })
+    }
+}

@@ -1,0 +1,90 @@
+//! Who a session is: a login, a database, and what L1 has for the two.
+//!
+//! Made when a session begins, logs in or selects, never changed, and lent to whatever the session has under way.
+
+use std::rc::Rc;
+use std::sync::Arc;
+
+use super::proof::Share;
+use crate::cache::{Identity, Query};
+use crate::command::Spec;
+use crate::invalidation::{Ear, L1, Seat};
+use crate::resp::Request;
+use crate::upstream::Login;
+
+/// An identity with what is needed to act for it.
+pub struct Who {
+    /// The login under which the session acts; none for Redis's default user.
+    pub login: Option<Arc<Login>>,
+    /// The session's share in that login, where the client itself proved it to Redis.
+    pub proof: Option<Rc<Share>>,
+    /// The database selected.
+    pub db: u32,
+    /// The login under which it was selected, where that is known: the user may lack the right.
+    pub entrant: Option<Arc<Login>>,
+    /// The number of user and database.
+    pub identity: Identity,
+    /// The user's ear.
+    pub ear: Arc<Ear>,
+    _seat: Seat,
+}
+
+impl Who {
+    /// The identity of a login, none or one that the configuration gives, in database `db`.
+    pub fn new(l1: &L1, login: Option<Arc<Login>>, db: u32) -> Rc<Self> {
+        let who = Self::make(l1, login, None, (db, None));
+        if let Some(login) = &who.login {
+            who.ear.trust(login);
+        }
+        Rc::new(who)
+    }
+
+    /// The identity of a login that a client has just proved, in the database where it was `before`.
+    pub fn proved(l1: &L1, proof: Rc<Share>, before: &Self) -> Rc<Self> {
+        let place = (before.db, before.entrant.clone());
+        let who = Self::make(l1, Some(Arc::clone(proof.login())), Some(proof), place);
+        if let Some(login) = &who.login {
+            who.ear.trust(login);
+        }
+        Rc::new(who)
+    }
+
+    /// The same user in another database.
+    pub fn in_db(&self, l1: &L1, db: u32) -> Rc<Self> {
+        Rc::new(Self::make(l1, self.login.clone(), self.proof.clone(), (db, self.credentials())))
+    }
+
+    fn make(
+        l1: &L1,
+        login: Option<Arc<Login>>,
+        proof: Option<Rc<Share>>,
+        (db, entrant): (u32, Option<Arc<Login>>),
+    ) -> Self {
+        let user = login.as_ref().map_or(&b""[..], |login| &login.user);
+        let seat = l1.seat(user);
+        let identity = l1.identities.intern(user, db);
+        Self { identity, ear: Arc::clone(seat.ear()), _seat: seat, login, proof, db, entrant }
+    }
+
+    /// What connections for this session are made with. A user has one set of rights however it was proved, and passwords
+    /// change while sessions stay: so it is the newest login that anybody proved.
+    pub fn credentials(&self) -> Option<Arc<Login>> {
+        self.login.as_ref().map(|own| self.ear.login().unwrap_or_else(|| Arc::clone(own)))
+    }
+
+    /// The user's name; empty for Redis's default user, unproved.
+    pub(super) fn user(&self) -> &[u8] {
+        self.login.as_ref().map_or(&[], |login| &login.user)
+    }
+
+    /// Whether Redis may have ended what this session proved, which must be asked before the session goes on.
+    pub fn is_doubted(&self) -> bool {
+        self.proof.as_ref().is_some_and(|proof| proof.is_doubted())
+    }
+
+    /// Describes a read of one key for L1 and the flights.
+    pub fn query<'a>(&self, l1: &L1, spec: &Spec, request: Request<'a>) -> Query<'a> {
+        let rest = if request.argc() > 2 { request.tail(2) } else { &[] };
+        Query::new(&l1.stamps, self.identity, spec.id, request.arg(1), request.tail(1), rest)
+    }
+}

@@ -1,0 +1,96 @@
+//! Which node serves a request: the map of the upstream, in versions.
+//!
+//! Owned by the control thread, which publishes each version whole; workers and sessions read the one that they have and take up the
+//! next between two commands. A version is never changed. With a single node nothing of a request is looked at.
+
+use std::iter;
+use std::sync::Arc;
+
+use super::Node;
+use crate::command::Spec;
+use crate::resp::Request;
+
+/// One version of the map.
+#[derive(Debug)]
+pub struct Topology {
+    version: u64,
+    shape: Shape,
+}
+
+/// What there is behind the address.
+#[derive(Debug)]
+enum Shape {
+    /// One node, which serves all.
+    Single(Arc<Node>),
+}
+
+impl Topology {
+    /// The first version: one node serves all.
+    pub fn single(node: Arc<Node>) -> Self {
+        Self { version: 1, shape: Shape::Single(node) }
+    }
+
+    /// The version after this one: another node serves all.
+    #[must_use]
+    pub fn moved_to(&self, node: Arc<Node>) -> Self {
+        Self { version: self.version + 1, shape: Shape::Single(node) }
+    }
+
+    /// Its number; each version has a higher one than those before it.
+    pub fn version(&self) -> u64 {
+        self.version
+    }
+
+    /// The node that serves what names no key.
+    pub fn front(&self) -> &Arc<Node> {
+        match &self.shape {
+            Shape::Single(node) => node,
+        }
+    }
+
+    /// The node that serves this request.
+    pub fn serving(&self, _: &Spec, _: Request<'_>) -> &Arc<Node> {
+        match &self.shape {
+            Shape::Single(node) => node,
+        }
+    }
+
+    /// All nodes, the front first.
+    pub fn nodes(&self) -> impl Iterator<Item = &Arc<Node>> {
+        match &self.shape {
+            Shape::Single(node) => iter::once(node),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::command::lookup;
+    use crate::config::Node as Endpoint;
+    use crate::resp::{Span, encode};
+
+    fn node(port: u16) -> Arc<Node> {
+        let endpoint = Endpoint::Tcp { host: "127.0.0.1".into(), port };
+        Arc::new(Node::new(endpoint, 1, Duration::from_secs(1)))
+    }
+
+    #[test]
+    fn a_single_node_serves_all_and_another_is_another_version() {
+        let (one, other) = (node(1), node(2));
+        let first = Topology::single(Arc::clone(&one));
+        let second = first.moved_to(Arc::clone(&other));
+        assert!(second.version() > first.version());
+        let (mut raw, mut spans) = (Vec::new(), Vec::<Span>::new());
+        encode::command(&mut raw, &[b"GET", b"k"]);
+        let request = Request::parse_canonical(&raw, &mut spans).expect("canonical");
+        let spec = lookup(request).expect("a row");
+        for (topology, node) in [(&first, &one), (&second, &other)] {
+            assert!(Arc::ptr_eq(topology.front(), node));
+            assert!(Arc::ptr_eq(topology.serving(spec, request), node));
+            assert!(topology.nodes().all(|known| Arc::ptr_eq(known, node)));
+        }
+    }
+}
