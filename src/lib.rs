@@ -18,7 +18,7 @@
 //!
 //! Imports run downward only, and a test holds them to it:
 //! `main → app → server, admin → session → proxy → invalidation → cache, upstream → metrics, log → command, config → clock, error,
-//! socket, buffer → resp`.
+//! net → resp`.
 //!
 //! # Reading order
 //!
@@ -26,7 +26,6 @@
 
 pub mod admin;
 pub mod app;
-pub mod buffer;
 pub mod cache;
 pub mod clock;
 pub mod command;
@@ -35,9 +34,9 @@ pub mod error;
 pub mod invalidation;
 pub mod log;
 pub mod metrics;
+pub mod net;
 pub mod proxy;
 pub mod resp;
 pub mod server;
 pub mod session;
-pub mod socket;
 pub mod upstream;

@@ -28,9 +28,9 @@ use crate::clock::Time;
 use crate::config::{Listen, UpstreamDown};
 use crate::error::Error;
 use crate::metrics::WorkerStats;
+use crate::net::Socket;
 use crate::proxy::{End, Replies, Shared, Worker};
 use crate::session;
-use crate::socket::Socket;
 use crate::upstream::{STALL, State as Presence};
 
 /// The pause after `accept` failed, which it does for want of file descriptors.

@@ -20,11 +20,11 @@ use tokio::io::AsyncWrite;
 
 use super::clients::Member;
 use super::reads::{Reads, Standing};
-use crate::buffer;
 use crate::cache::Slot;
 use crate::clock::Time;
 use crate::metrics::Counter;
-use crate::socket::Socket;
+use crate::net::Socket;
+use crate::net::buffer;
 
 /// Bytes unwritten above which a session takes no more commands and large replies are read no further from a lane.
 const HIGH_WATER: usize = 1 << 20;

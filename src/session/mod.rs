@@ -26,9 +26,9 @@ use crate::clock::Time;
 use crate::command::{self, Class, Effect, Spec};
 use crate::error::{Error, Sent};
 use crate::metrics::{Failure, Outcome};
+use crate::net::Socket;
 use crate::proxy::{self, Caller, End, Lent, Owner, Replies, Taken, Transaction, Worker};
 use crate::resp::{Grammar, Limits, Parsed, Parser, ProtocolError, Request};
-use crate::socket::Socket;
 
 use wire::{Event, Wire};
 

@@ -12,10 +12,10 @@ use tokio_util::io::poll_read_buf;
 use tracing::{debug, info, warn};
 
 use super::{Close, End, Session};
-use crate::buffer;
 use crate::clock::Time;
+use crate::net::Socket;
+use crate::net::buffer;
 use crate::proxy::Replies;
-use crate::socket::Socket;
 
 /// Bytes asked for at a time.
 const READ: usize = 16 << 10;

@@ -19,8 +19,8 @@ use super::{Login, Node, Permit, Purpose, Target};
 use crate::clock::Time;
 use crate::config::Node as Endpoint;
 use crate::error::{Error, is_full, is_passing};
+use crate::net::Socket;
 use crate::resp::{Resp, Split, Splitter, encode};
-use crate::socket::Socket;
 
 /// A connection on which the handshake is over. Nothing is in flight on it.
 #[derive(Debug)]

@@ -24,8 +24,8 @@ use super::messages::{Message, classify, is_monitor_line};
 use super::{Connection, Node, Service};
 use crate::clock::Time;
 use crate::error::{Error, Sent};
+use crate::net::Socket;
 use crate::resp::{Split, Splitter, encode};
-use crate::socket::Socket;
 
 /// A lane whose head waits longer takes no more commands, and a reply is read no slower for a slow session after it.
 pub const STALL: Duration = Duration::from_millis(50);

@@ -1,7 +1,6 @@
 //! One byte stream, TCP or Unix: what a client speaks over and what an upstream node is reached by.
 //!
-//! Owns the socket options (no Nagle delay, keep-alive as long as Redis's own default of 300 s). Knows no protocol.
-//! Called by `server` for accepted clients and by `upstream` for connections to a node.
+//! Owns the socket options (no Nagle delay, keep-alive as long as Redis's own default of 300 s).
 
 use std::io;
 use std::pin::{Pin, pin};

@@ -1,0 +1,8 @@
+//! Byte streams: the sockets of clients and of upstream nodes behind one type, and the buffers that their bytes lie in.
+//!
+//! Knows no protocol. Called by `server` for accepted clients, by `session` and by `upstream`.
+
+pub mod buffer;
+mod socket;
+
+pub use socket::Socket;
