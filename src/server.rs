@@ -414,7 +414,8 @@ impl Sessions {
         worker.stats.sessions_total.add(1);
         let limit = usize::try_from(worker.shared.config.output_limit).unwrap_or(usize::MAX);
         let peer = socket.as_ref().map_or_else(|_| String::new(), Socket::peer);
-        let replies = Rc::new(Replies::new(limit, worker.shared.clients.join(peer, &self.ends)));
+        let replies =
+            Rc::new(Replies::new(limit, worker.shared.clients.join(peer, &self.ends), Arc::clone(&worker.stats)));
         self.open.borrow_mut().insert(number, Rc::clone(&replies));
         match socket {
             Ok(socket) => {

@@ -34,13 +34,13 @@ pub struct Flights<W> {
 }
 
 /// A read under way, to be kept beside its request in the lane's queue and landed when its reply begins or its lane is lost.
-#[derive(Debug)]
+#[derive(Debug, PartialEq, Eq)]
 #[must_use = "a flight that never lands keeps its waiters for ever"]
 pub struct FlightRef(u32);
 
 impl FlightRef {
-    /// Of a read that nobody may join: there is no flight.
-    const NONE: Self = Self(u32::MAX);
+    /// Of a read that nobody may join, or that has landed: there is no flight.
+    pub const NONE: Self = Self(u32::MAX);
 }
 
 #[derive(Debug)]

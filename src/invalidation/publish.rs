@@ -184,11 +184,6 @@ impl Publisher {
         self.writes
     }
 
-    /// A place for the news of a write, where writes are told.
-    pub fn news(&self) -> Option<Box<News>> {
-        self.writes.then(Box::default)
-    }
-
     /// Tells what a write did. Never waits.
     pub fn tell(&self, news: News) {
         self.stats.published(Publication::Unnamed, news.unnamed);

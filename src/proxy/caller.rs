@@ -16,21 +16,22 @@ use tokio::time::{sleep, timeout};
 
 use super::Unheard;
 use super::finding::Miss;
+use super::in_flight::{Pending, Reader, Work};
 use super::lanes::Track;
-use super::marks::Marks;
-use super::pending::{Pending, Reader, Tally, Ticket, Work};
+use super::notified_write::{NoticeForm, notify};
 use super::reads::Standing;
+use super::recipient::{Recipient, Tally};
 use super::replies::{Place, Replies};
 use super::shared::RuleIndex;
-use super::step::{Step, step};
 use super::who::Who;
 use super::worker::Worker;
+use super::write_guard::WriteGuard;
 use crate::cache::{Query, Slot};
 use crate::clock::Time;
 use crate::command::{Effect, Route, Spec, Verb};
 use crate::error::{Error, Sent};
 use crate::invalidation::{Fill, L1};
-use crate::metrics::{Outcome, Path};
+use crate::metrics::Outcome;
 use crate::resp::{Request, Resp, encode};
 use crate::upstream::Lane;
 
@@ -183,16 +184,16 @@ impl Caller {
         }
         let since = now.minus(l1.terms.max_staleness).max(self.came).max(l1.arrivals.last(query.slot));
         let place = self.replies.next();
-        let ticket = Ticket { to: Rc::clone(&self.replies), place, tally: Tally::new(spec, Outcome::Joined) };
-        let joined = flights.join(query, &l1.stamps, l1.opaque(), since, ticket).is_ok();
-        if joined {
-            drop(flights);
-            worker.stats.waiting.add(1);
-            self.replies.reserve();
-            self.note_reads(place, iter::once(Some(query.slot)));
-            self.sent = Some(place);
+        let recipient = Recipient::new(&self.replies, place, Tally::new(spec, Outcome::Joined));
+        if let Err(recipient) = flights.join(query, &l1.stamps, l1.opaque(), since, recipient) {
+            recipient.withdraw();
+            return false;
         }
-        joined
+        drop(flights);
+        self.replies.reserve();
+        self.note_reads(place, iter::once(Some(query.slot)));
+        self.sent = Some(place);
+        true
     }
 
     /// Sends a read that others may join and that may be promoted; one that was [`Miss::Hot`] should be, whatever the coin says.
@@ -206,22 +207,16 @@ impl Caller {
     ) {
         let place = self.replies.reserve();
         self.note_reads(place, iter::once(Some(query.slot)));
-        let ticket = self.ticket(worker, place, Tally::new(spec, miss.outcome()));
+        let recipient = Recipient::new(&self.replies, place, Tally::new(spec, miss.outcome()));
         match self.track(worker, now) {
             Ok(track) => {
                 self.sent = Some(place);
                 let coin = worker.toss(worker.shared.promote(rule).one_in, miss == Miss::Hot, query);
                 let reader = Reader::new(Rc::clone(&self.who), self.resp, self.scripts);
-                Pending::lead(worker, track, (ticket, Vec::new()), (reader, rule, coin), (request.raw(), query), now);
+                Pending::lead(worker, track, (recipient, None), (reader, rule, coin), (request.raw(), query), now);
             }
-            Err(error) => ticket.refuse(worker, &error, Sent::No),
+            Err(error) => recipient.refuse(worker, &error, Sent::No),
         }
-    }
-
-    /// What awaits the reply to a command that is sent now.
-    fn ticket(&self, worker: &Worker, place: Place, tally: Tally) -> Ticket {
-        worker.stats.waiting.add(1);
-        Ticket { to: Rc::clone(&self.replies), place, tally }
     }
 
     /// Sends a command that changes no key, on the lane.
@@ -229,8 +224,8 @@ impl Caller {
         if spec.effect == Effect::Read {
             return self.read(worker, Tally::new(spec, Outcome::NotCached), (spec, request), Vec::new(), now);
         }
-        let ticket = self.ticket(worker, self.replies.reserve(), Tally::new(spec, Outcome::Forwarded));
-        self.send(worker, request.raw(), ticket, Work::Pass, now);
+        let tally = Tally::new(spec, Outcome::Forwarded);
+        self.send(worker, request.raw(), (self.replies.reserve(), tally), Work::Pass, now);
     }
 
     /// Sends a read that nobody joins; `fills` are asked for once it is answered.
@@ -245,8 +240,7 @@ impl Caller {
         let place = self.replies.reserve();
         self.note_reads(place, slots_read(&worker.shared.l1, spec, request));
         let reader = Reader::new(Rc::clone(&self.who), self.resp, self.scripts);
-        let ticket = self.ticket(worker, place, tally);
-        self.send(worker, request.raw(), ticket, Work::Read(reader, fills), now);
+        self.send(worker, request.raw(), (place, tally), Work::Read(reader, fills), now);
     }
 
     /// Sends a command that changes keys, known or not, on the lane.
@@ -255,19 +249,19 @@ impl Caller {
         self.replies.wrote(place);
         self.note_any_read(place, spec, request);
         let l1 = &worker.shared.l1;
-        let marks = Marks::begin(l1, spec, request);
         let outcome = if spec.effect == Effect::Opaque { Outcome::Opaque } else { Outcome::Write };
-        let ticket = self.ticket(worker, place, Tally::new(spec, outcome));
+        let tally = Tally::new(spec, outcome);
+        let guard = WriteGuard::begin(worker, spec, request);
         if l1.notices().is_none() {
-            return self.send(worker, request.raw(), ticket, Work::Write(marks), now);
+            return self.send(worker, request.raw(), (place, tally), Work::Write(guard), now);
         }
-        let (command, work) = step(l1, marks, Step::of(l1, spec, request), request.raw());
-        self.send(worker, &command, ticket, work, now);
+        let (command, work) = notify(l1, guard, NoticeForm::of(l1, spec, request), request.raw());
+        self.send(worker, &command, (place, tally), work, now);
     }
 
-    fn send(&mut self, worker: &Rc<Worker>, command: &[u8], ticket: Ticket, work: Work, now: Time) {
-        let place = ticket.place;
-        let pending = Pending::new(worker, ticket, work, worker.stats.sample().map(|since| (Path::Miss, since)));
+    fn send(&mut self, worker: &Rc<Worker>, command: &[u8], (place, tally): (Place, Tally), work: Work, now: Time) {
+        let recipient = Recipient::new(&self.replies, place, tally);
+        let pending = Pending::new(worker, recipient, work, worker.stats.sample());
         match self.track(worker, now) {
             Ok(track) => {
                 self.sent = Some(place);
@@ -340,30 +334,33 @@ impl Caller {
             }
             Effect::Write | Effect::Opaque => {
                 self.note_any_read(place, spec, request);
-                let l1 = &worker.shared.l1;
                 let queued = matches!(role, Role::Queued);
-                Some(if queued { Marks::queued(l1, spec, request) } else { Marks::begin(l1, spec, request) })
+                Some(if queued {
+                    WriteGuard::begin_queued(worker, spec, request)
+                } else {
+                    WriteGuard::begin(worker, spec, request)
+                })
             }
             Effect::None => None,
         };
         let (marks, extra, kind) = match role {
-            Role::Alone => (marks, None, Step::of(&worker.shared.l1, spec, request)),
-            Role::Apart | Role::Queued => (marks, None, Step::Pair),
-            Role::Exec(extra) => (marks, extra, Step::Exec),
+            Role::Alone => (marks, None, NoticeForm::of(&worker.shared.l1, spec, request)),
+            Role::Apart | Role::Queued => (marks, None, NoticeForm::Pair),
+            Role::Exec(extra) => (marks, extra, NoticeForm::Exec),
         };
         let (command, work) = match (marks, extra) {
             (None, None) => (Cow::Borrowed(request.raw()), Work::Pass),
             (marks, extra) => {
                 self.replies.wrote(place);
-                let mut all = marks.unwrap_or_default();
-                all.add(extra.unwrap_or_default());
-                step(&worker.shared.l1, all, kind, request.raw())
+                let mut all = marks.unwrap_or_else(|| WriteGuard::unmarked(worker));
+                extra.into_iter().for_each(|extra| all.add(extra));
+                notify(&worker.shared.l1, all, kind, request.raw())
             }
         };
         // What a command does that the table does not know, nobody can say: it may wait.
         let patient = spec.blocking(request) || matches!(spec.route, Route::Taint | Route::Session(Verb::Wait));
-        let ticket = self.ticket(worker, place, Tally::new(spec, Outcome::Pinned));
-        put(lane, &command, Pending::new(worker, ticket, work, None).patient(patient), now);
+        let recipient = Recipient::new(&self.replies, place, Tally::new(spec, Outcome::Pinned));
+        put(lane, &command, Pending::new(worker, recipient, work, None).patient(patient), now);
         place
     }
 
@@ -382,9 +379,9 @@ impl Caller {
         self.track = None;
         let place = self.replies.reserve();
         self.note_reads(place, slots_read(&worker.shared.l1, spec, request));
-        let ticket = self.ticket(worker, place, Tally::new(spec, Outcome::Pinned));
+        let recipient = Recipient::new(&self.replies, place, Tally::new(spec, Outcome::Pinned));
         let work = Work::Read(Reader::once(Rc::clone(&self.who), self.resp), fills);
-        put(lane, request.raw(), Pending::new(worker, ticket, work, None), now);
+        put(lane, request.raw(), Pending::new(worker, recipient, work, None), now);
     }
 
     /// Sends a command on a private connection, to be answered as `work` says.
@@ -396,8 +393,8 @@ impl Caller {
         work: Work,
         now: Time,
     ) {
-        let ticket = self.ticket(worker, self.replies.reserve(), Tally::new(spec, Outcome::Pinned));
-        put(lane, request.raw(), Pending::new(worker, ticket, work, None), now);
+        let recipient = Recipient::new(&self.replies, self.replies.reserve(), Tally::new(spec, Outcome::Pinned));
+        put(lane, request.raw(), Pending::new(worker, recipient, work, None), now);
     }
 }
 
@@ -417,7 +414,7 @@ pub enum Role {
     /// It is queued: what it does is done when `EXEC` is.
     Queued,
     /// It is `EXEC`, which does what these marks are of.
-    Exec(Option<Marks>),
+    Exec(Option<WriteGuard>),
 }
 
 /// The stamps' slots of the keys that a request names.

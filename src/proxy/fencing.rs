@@ -10,7 +10,7 @@ use std::rc::Rc;
 
 use tokio::time::timeout;
 
-use super::pending::Ticket;
+use super::recipient::Recipient;
 use super::replies::{Place, Replies};
 use super::worker::Worker;
 use crate::clock::Time;
@@ -32,13 +32,13 @@ pub(super) struct Fencing {
 
 impl Worker {
     /// To be called when the answer to an opaque write is here, before any of it is passed on. True where it is held in the place
-    /// of `ticket` until a fence is back.
-    pub(super) fn answered_opaque(self: &Rc<Self>, ticket: &Ticket) -> bool {
+    /// of `recipient` until a fence is back.
+    pub(super) fn answered_opaque(self: &Rc<Self>, recipient: &Recipient) -> bool {
         let (l1, fencing) = (&self.shared.l1, &self.fencing);
         let held = fencing.holding.get() > 0 && l1.must_fence();
         if held {
-            ticket.to.hold(ticket.place);
-            fencing.held.borrow_mut().push((Rc::clone(&ticket.to), ticket.place));
+            recipient.replies().hold(recipient.place());
+            fencing.held.borrow_mut().push((Rc::clone(recipient.replies()), recipient.place()));
         } else {
             l1.unfenced.add(Time::now());
             if !l1.unfenced.is_asked() {
@@ -52,11 +52,12 @@ impl Worker {
         held
     }
 
-    /// Holds the reply in the place of `ticket` until the fleet has been told, which need not wait for a fence: everything that was
+    /// Holds the reply in the place of `recipient` until the fleet has been told, which need not wait for a fence: everything that was
     /// filled before is forgotten. Where the fleet cannot be told for long, it goes out before.
-    pub(super) fn hold_until_settled(self: &Rc<Self>, ticket: &Ticket, debt: Debt) {
-        ticket.to.hold(ticket.place);
-        let (replies, place, limit) = (Rc::clone(&ticket.to), ticket.place, self.shared.config.connect_timeout);
+    pub(super) fn hold_until_settled(self: &Rc<Self>, recipient: &Recipient, debt: Debt) {
+        recipient.replies().hold(recipient.place());
+        let (replies, place, limit) =
+            (Rc::clone(recipient.replies()), recipient.place(), self.shared.config.connect_timeout);
         self.tasks.spawn_local(async move {
             let _ = timeout(limit, debt.settled()).await;
             replies.release(place);

@@ -13,8 +13,8 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
+use super::in_flight::Pending;
 use super::lanes::Track;
-use super::pending::Pending;
 use super::station::Station;
 use crate::clock::Time;
 use crate::config::Auth;

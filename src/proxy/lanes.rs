@@ -9,7 +9,8 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::pending::{Pending, Ticket};
+use super::in_flight::Pending;
+use super::recipient::Recipient;
 use super::station::Station;
 use super::who::Who;
 use crate::cache::{Flights, Identity};
@@ -35,7 +36,7 @@ pub struct Track {
     /// The connection.
     pub lane: Rc<Lane<Pending>>,
     /// Reads under way on it.
-    pub flights: RefCell<Flights<Ticket>>,
+    pub flights: RefCell<Flights<Recipient>>,
     /// Whose it is; empty: Redis's default user's, unproved.
     pub(super) user: Box<[u8]>,
     resp: Resp,

@@ -10,7 +10,7 @@ use std::time::Duration;
 use tokio::sync::{Semaphore, oneshot};
 use tokio::time::timeout;
 
-use super::pending::{Pending, Work};
+use super::in_flight::{Pending, Work};
 use super::station::Station;
 use crate::clock::Time;
 use crate::error::Error;

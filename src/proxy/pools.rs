@@ -9,8 +9,8 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::in_flight::Pending;
 use super::lanes::CHECK;
-use super::pending::Pending;
 use super::station::Station;
 use super::who::Who;
 use crate::clock::Time;

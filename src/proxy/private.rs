@@ -12,7 +12,7 @@ use std::task::{Context, Poll};
 use tokio::sync::oneshot;
 use tracing::debug;
 
-use super::pending::{Pending, Work};
+use super::in_flight::{Pending, Work};
 use super::pools::Spare;
 use super::replies::{End, Replies};
 use super::station::Station;

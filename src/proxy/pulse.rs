@@ -18,7 +18,7 @@ use tokio::io::AsyncWriteExt;
 use tokio::time::{sleep, timeout};
 use tracing::{debug, warn};
 
-use super::pending::Pending;
+use super::in_flight::Pending;
 use super::station::Station;
 use crate::clock::Time;
 use crate::error::Error;

@@ -22,9 +22,8 @@ use super::clients::Member;
 use super::reads::{Reads, Standing};
 use crate::cache::Slot;
 use crate::clock::Time;
-use crate::metrics::Counter;
-use crate::net::Socket;
-use crate::net::buffer;
+use crate::metrics::{Counter, WorkerStats};
+use crate::net::{Socket, buffer};
 
 /// Bytes unwritten above which a session takes no more commands and large replies are read no further from a lane.
 const HIGH_WATER: usize = 1 << 20;
@@ -50,6 +49,7 @@ pub struct Replies {
     /// [`Worker::cork`](super::Worker::cork) looks after what is not written yet.
     pub(super) corked: Cell<bool>,
     member: Arc<Member>,
+    stats: Arc<WorkerStats>,
 }
 
 #[derive(Default)]
@@ -123,8 +123,8 @@ pub enum End {
 }
 
 impl Replies {
-    /// For a client, as it is on the list of all, for which at most `limit` bytes may wait.
-    pub fn new(limit: usize, member: Arc<Member>) -> Self {
+    /// For a client of the worker with these counters, as it is on the list of all, for which at most `limit` bytes may wait.
+    pub fn new(limit: usize, member: Arc<Member>, stats: Arc<WorkerStats>) -> Self {
         Self {
             inner: RefCell::default(),
             limit,
@@ -133,7 +133,13 @@ impl Replies {
             last_answer: Cell::new(Time::ZERO),
             corked: Cell::new(false),
             member,
+            stats,
         }
+    }
+
+    /// The counters of its worker.
+    pub(super) fn stats(&self) -> &WorkerStats {
+        &self.stats
     }
 
     /// The client on the list of all.

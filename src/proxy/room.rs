@@ -8,7 +8,7 @@ use std::cmp::Reverse;
 use std::rc::Rc;
 use std::time::Duration;
 
-use super::pending::Pending;
+use super::in_flight::Pending;
 use super::station::Station;
 use crate::clock::Time;
 use crate::upstream::{Lane, STALL};

@@ -13,9 +13,9 @@ use tokio_util::task::TaskTracker;
 use tracing::{debug, warn};
 
 use super::heirs::Heirs;
+use super::in_flight::Pending;
 use super::lanes::Lanes;
 use super::logins::Logins;
-use super::pending::Pending;
 use super::pools::{Pools, SPARE_IDLE};
 use super::pulse::Pulse;
 use super::shared::Shared;

@@ -12,7 +12,7 @@ use tokio_util::task::TaskTracker;
 use super::cork::Corks;
 use super::fencing::Fencing;
 use super::foreign::Foreign;
-use super::pending::{Pending, Work};
+use super::in_flight::{Pending, Work};
 use super::proof::Proofs;
 use super::shared::Shared;
 use super::station::Station;

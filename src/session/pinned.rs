@@ -283,7 +283,7 @@ impl Session {
                 let mut transaction = self.transaction.take();
                 let watched = self.watching && transaction.is_some();
                 self.watching &= transaction.is_none(); // where it ends no transaction it is an error, and ends no watch either
-                let marks = transaction.as_mut().map(|transaction| transaction.begin(&self.worker.shared.l1));
+                let marks = transaction.as_mut().map(|transaction| transaction.begin(&self.worker));
                 let Some(lent) = &self.private else { unreachable!("checked above") };
                 let place = self.caller.send_on(&self.worker, lent.lane(), spec, request, Role::Exec(marks), now);
                 if let Some(transaction) = transaction {

@@ -54,7 +54,7 @@ pub trait Waiter: 'static {
     fn piece(&mut self, kind: u8, bytes: &[u8], end: Option<Time>);
 
     /// The reply is whole. `command` is what it answers, on a shared lane. Must not send on this lane.
-    fn over(&mut self, command: &[u8]);
+    fn over(self, command: &[u8]);
 
     /// Whether the next reply is for this waiter, too. Asked when one is over, and before [`over`](Self::over), which is
     /// called for the last.
@@ -858,7 +858,7 @@ impl<W: Waiter> Lane<W> {
         if self.private {
             self.take_effect();
         }
-        if let Expect::Reply(waiter) = &mut entry.expect {
+        if let Expect::Reply(waiter) = entry.expect {
             waiter.over(self.inner.borrow().command(entry.start));
         }
         Ok(())

@@ -6,13 +6,13 @@
 //! piece, and its reply waits for that of the `PUBLISH`. Redis mostly runs such two without a break as well. But a connection
 //! may be lost between them, and then everyone is told to forget everything. Of Redis's replies the client gets
 //! the one that it would have got: what Redis said when it refused to queue the write, or its part of the reply to `EXEC`.
-//! [`Told`] knows which bytes these are, however the replies are cut. Called by `caller`, which sends, and `pending`, which
+//! [`NotifiedReplies`] knows which bytes these are, however the replies are cut. Called by `caller`, which sends, and `in_flight`, which
 //! is answered.
 
 use std::borrow::Cow;
 
-use super::marks::Marks;
-use super::pending::Work;
+use super::in_flight::Work;
+use super::write_guard::WriteGuard;
 use crate::command::Spec;
 use crate::invalidation::L1;
 use crate::resp::{Request, Split, Splitter, encode};
@@ -22,7 +22,7 @@ const DISCARDED: &[u8] = b"-EXECABORT Transaction discarded because of: ";
 
 /// How a write and its notice go together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Step {
+pub(super) enum NoticeForm {
     /// In a transaction of crema's own.
     Whole,
     /// One right behind the other.
@@ -40,52 +40,60 @@ enum Part {
     Exec,
 }
 
-impl Step {
+impl NoticeForm {
     /// How this write goes where nothing else is under way on its connection.
     pub(super) fn of(l1: &L1, spec: &Spec, request: Request<'_>) -> Self {
         match l1.notices() {
-            Some(notices) if spec.fits_transaction(request, notices.is_full()) => Step::Whole,
-            _ => Step::Pair,
+            Some(notices) if spec.fits_transaction(request, notices.is_full()) => NoticeForm::Whole,
+            _ => NoticeForm::Pair,
         }
     }
 
     const fn parts(self) -> &'static [Part] {
         match self {
-            Step::Whole => &[Part::Multi, Part::Write, Part::Publish, Part::Exec],
-            Step::Pair => &[Part::Write, Part::Publish],
-            Step::Exec => &[Part::Publish, Part::Exec],
+            NoticeForm::Whole => &[Part::Multi, Part::Write, Part::Publish, Part::Exec],
+            NoticeForm::Pair => &[Part::Write, Part::Publish],
+            NoticeForm::Exec => &[Part::Publish, Part::Exec],
         }
     }
 }
 
 /// What is sent for the write `command`, and what awaits its reply.
-pub(super) fn step<'a>(l1: &L1, mut marks: Marks, step: Step, command: &'a [u8]) -> (Cow<'a, [u8]>, Work) {
-    let (Some(notices), Some(notice)) = (l1.notices(), marks.take_notice()) else {
-        return (Cow::Borrowed(command), Work::Write(marks));
+pub(super) fn notify<'a>(l1: &L1, mut guard: WriteGuard, form: NoticeForm, command: &'a [u8]) -> (Cow<'a, [u8]>, Work) {
+    let (Some(notices), Some(notice)) = (l1.notices(), guard.take_notice()) else {
+        return (Cow::Borrowed(command), Work::Write(guard));
     };
     let mut out = Vec::with_capacity(command.len() + 256);
-    for part in step.parts() {
+    for part in form.parts() {
         match part {
             Part::Multi => encode::own_command(&mut out, &[b"MULTI"]),
             Part::Publish => notices.write(&notice, &mut out),
-            Part::Exec if step == Step::Whole => encode::own_command(&mut out, &[b"EXEC"]),
+            Part::Exec if form == NoticeForm::Whole => encode::own_command(&mut out, &[b"EXEC"]),
             Part::Write | Part::Exec => out.extend_from_slice(command),
         }
     }
-    (Cow::Owned(out), Work::Told(Box::new(Told::new(marks, step))))
+    let replies = NotifiedReplies::new(form, guard.opaque);
+    (Cow::Owned(out), Work::NotifiedWrite(Box::new(NotifiedWrite { guard, replies })))
 }
 
 /// A write whose notice goes with it, until all replies are in.
-pub struct Told {
+pub struct NotifiedWrite {
     /// The write's stamps; ended once that is so.
-    pub(super) marks: Marks,
-    step: Step,
+    pub(super) guard: WriteGuard,
+    pub(super) replies: NotifiedReplies,
+}
+
+/// The replies to a write and its notice: which bytes of them are the client's, and what they say of the two. No I/O.
+pub(super) struct NotifiedReplies {
+    form: NoticeForm,
+    /// The write may change keys that it does not name, refused or not.
+    opaque: bool,
     /// Replies that are over.
     over: usize,
     /// `MULTI` was accepted.
     queues: bool,
     /// The client's reply has begun.
-    pub(super) begun: Option<Begun>,
+    pub(super) begun: Option<FirstByte>,
     /// The write may have been done, and the notice was refused.
     pub(super) untold: bool,
     /// What Redis said to `PUBLISH` in a transaction that it did not do because of that.
@@ -94,12 +102,12 @@ pub struct Told {
     failure: Vec<u8>,
     /// Redis had no memory to queue the write.
     pub(super) full: bool,
-    array: Array,
+    array: ExecReply,
 }
 
 /// How the client's reply has begun.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Begun {
+pub(super) struct FirstByte {
     /// Its first byte.
     pub(super) kind: u8,
     /// It is not the last of the replies: it is held until that is in.
@@ -108,23 +116,23 @@ pub(super) struct Begun {
 
 /// The part of a reply's piece that is the client's.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(super) struct Share<'a> {
+pub(super) struct ClientPart<'a> {
     /// Comes first, and mostly is nothing.
     pub(super) head: Vec<u8>,
     pub(super) body: &'a [u8],
 }
 
-impl<'a> Share<'a> {
+impl<'a> ClientPart<'a> {
     fn all(body: &'a [u8]) -> Self {
         Self { head: Vec::new(), body }
     }
 }
 
-impl Told {
-    fn new(marks: Marks, step: Step) -> Self {
+impl NotifiedReplies {
+    fn new(form: NoticeForm, opaque: bool) -> Self {
         Self {
-            marks,
-            step,
+            form,
+            opaque,
             over: 0,
             queues: false,
             begun: None,
@@ -132,44 +140,44 @@ impl Told {
             refusal: Vec::new(),
             failure: Vec::new(),
             full: false,
-            array: Array::default(),
+            array: ExecReply::default(),
         }
     }
 
     /// Whether the reply under way is the last: Redis has done all.
     fn is_last(&self) -> bool {
-        self.over + 1 >= self.step.parts().len()
+        self.over + 1 >= self.form.parts().len()
     }
 
     /// Whether all replies are in.
     pub(super) fn is_over(&self) -> bool {
-        self.over >= self.step.parts().len()
+        self.over >= self.form.parts().len()
     }
 
     /// Whether a connection that is lost may have taken the write alone: without a transaction, or where none was granted.
     pub(super) fn may_be_alone(&self) -> bool {
-        match self.step {
-            Step::Whole => !self.queues,
-            Step::Pair => true,
-            Step::Exec => false,
+        match self.form {
+            NoticeForm::Whole => !self.queues,
+            NoticeForm::Pair => true,
+            NoticeForm::Exec => false,
         }
     }
 
     /// Takes the next piece of the replies, of which `kind` is the type byte; `end` with the last of each.
-    pub(super) fn piece<'a>(&mut self, kind: u8, bytes: &'a [u8], end: bool) -> Share<'a> {
+    pub(super) fn piece<'a>(&mut self, kind: u8, bytes: &'a [u8], end: bool) -> ClientPart<'a> {
         let refused = kind == b'-';
-        let share = match self.step.parts().get(self.over) {
+        let share = match self.form.parts().get(self.over) {
             Some(Part::Multi) => {
                 self.queues = !refused;
-                Share::default()
+                ClientPart::default()
             }
-            Some(Part::Write) if self.queues && !refused => Share::default(),
+            Some(Part::Write) if self.queues && !refused => ClientPart::default(),
             Some(Part::Write) => {
                 self.full |= bytes.starts_with(b"-OOM");
-                Share::all(bytes)
+                ClientPart::all(bytes)
             }
             Some(Part::Publish) => {
-                let done = self.begun.is_some_and(|begun| begun.kind != b'-' || self.marks.opaque);
+                let done = self.begun.is_some_and(|begun| begun.kind != b'-' || self.opaque);
                 self.untold |= refused && done;
                 if refused && self.begun.is_none() {
                     self.refusal.extend_from_slice(bytes);
@@ -177,30 +185,30 @@ impl Told {
                 if end && !self.refusal.starts_with(b"-NOPERM") {
                     self.refusal.clear(); // then it was the server's trouble, and not the notice's
                 }
-                Share::default()
+                ClientPart::default()
             }
             // The write was answered before: refused, or done where there is no MULTI.
-            Some(Part::Exec) if self.begun.is_some() && !self.array.begun => Share::default(),
+            Some(Part::Exec) if self.begun.is_some() && !self.array.begun => ClientPart::default(),
             Some(Part::Exec) if refused => {
                 self.failure.extend_from_slice(bytes);
-                Share { head: if end { self.failed() } else { Vec::new() }, body: b"" }
+                ClientPart { head: if end { self.failed() } else { Vec::new() }, body: b"" }
             }
-            Some(Part::Exec) if kind == b'*' => self.array.without_last(bytes, self.step == Step::Exec),
+            Some(Part::Exec) if kind == b'*' => self.array.without_last(bytes, self.form == NoticeForm::Exec),
             Some(Part::Exec) => {
                 self.array.begun = true;
-                Share::all(bytes)
+                ClientPart::all(bytes)
             }
-            None => Share::default(),
+            None => ClientPart::default(),
         };
         if let (None, Some(&kind)) = (self.begun, share.head.first().or(share.body.first())) {
-            self.begun = Some(Begun { kind, early: !self.is_last() });
+            self.begun = Some(FirstByte { kind, early: !self.is_last() });
         }
         self.over += usize::from(end);
         share
     }
 }
 
-impl Told {
+impl NotifiedReplies {
     /// What the client is told where `EXEC` was an error.
     fn failed(&mut self) -> Vec<u8> {
         if !self.refusal.is_empty() {
@@ -208,7 +216,7 @@ impl Told {
         }
         match self.failure.strip_prefix(DISCARDED) {
             // The transaction is crema's, and so the client knows of none.
-            Some(why) if self.step == Step::Whole => [b"-", why].concat(),
+            Some(why) if self.form == NoticeForm::Whole => [b"-", why].concat(),
             _ => std::mem::take(&mut self.failure),
         }
     }
@@ -216,7 +224,7 @@ impl Told {
 
 /// The reply to `EXEC`, whose last element is that of the `PUBLISH`.
 #[derive(Default)]
-struct Array {
+struct ExecReply {
     begun: bool,
     header: Vec<u8>,
     /// Elements before the last that have not ended.
@@ -224,10 +232,10 @@ struct Array {
     splitter: Splitter,
 }
 
-impl Array {
+impl ExecReply {
     /// Of the next piece, what belongs to elements before the last; and in front of them, where it is asked for, a header for
     /// so many.
-    fn without_last<'a>(&mut self, bytes: &'a [u8], headed: bool) -> Share<'a> {
+    fn without_last<'a>(&mut self, bytes: &'a [u8], headed: bool) -> ClientPart<'a> {
         self.begun = true;
         let mut rest = bytes;
         let mut head = Vec::new();
@@ -259,7 +267,7 @@ impl Array {
                 Ok(Split::More) | Err(_) => len = rest.len(),
             }
         }
-        Share { head, body: &rest[..len] }
+        ClientPart { head, body: &rest[..len] }
     }
 }
 
@@ -268,25 +276,25 @@ mod tests {
     use super::*;
 
     /// What the client gets of these replies, cut everywhere; and whether the write was done untold.
-    fn client(step: Step, replies: &[&str]) -> (String, bool) {
+    fn client(form: NoticeForm, replies: &[&str]) -> (String, bool) {
         let mut results: Vec<(String, bool)> = Vec::new();
         let longest = replies.iter().map(|reply| reply.len()).max().unwrap_or(1);
         for size in 1..=longest {
-            let mut told = Told::new(Marks::default(), step);
+            let mut split = NotifiedReplies::new(form, false);
             let mut got = Vec::new();
             for reply in replies {
                 let reply = reply.as_bytes();
-                assert!(!told.is_over());
+                assert!(!split.is_over());
                 let mut pieces = reply.chunks(size).peekable();
                 while let Some(piece) = pieces.next() {
-                    let share = told.piece(reply[0], piece, pieces.peek().is_none());
+                    let share = split.piece(reply[0], piece, pieces.peek().is_none());
                     got.extend_from_slice(&share.head);
                     got.extend_from_slice(share.body);
                 }
             }
-            assert!(told.is_over());
-            assert_eq!(told.begun.map(|begun| begun.kind), got.first().copied());
-            results.push((String::from_utf8(got).expect("text"), told.untold));
+            assert!(split.is_over());
+            assert_eq!(split.begun.map(|begun| begun.kind), got.first().copied());
+            results.push((String::from_utf8(got).expect("text"), split.untold));
         }
         results.dedup();
         assert_eq!(results.len(), 1, "however it is cut: {results:?}");
@@ -304,39 +312,47 @@ mod tests {
             ["+OK\r\n", "$5\r\na\r\nbc\r\n", "-WRONGTYPE no\r\n", "*2\r\n:1\r\n*1\r\n$-1\r\n", "_\r\n", "*-1\r\n"]
         {
             let exec = format!("*2\r\n{reply}:3\r\n");
-            assert_eq!(client(Step::Whole, &[OK, QUEUED, QUEUED, &exec]), (reply.to_owned(), false));
-            assert_eq!(client(Step::Pair, &[reply, ":0\r\n"]), (reply.to_owned(), false));
+            assert_eq!(client(NoticeForm::Whole, &[OK, QUEUED, QUEUED, &exec]), (reply.to_owned(), false));
+            assert_eq!(client(NoticeForm::Pair, &[reply, ":0\r\n"]), (reply.to_owned(), false));
         }
     }
 
     #[test]
     fn a_write_that_redis_does_not_queue_is_answered_by_that() {
         let refused = "-ERR wrong number of arguments for 'set' command\r\n";
-        assert_eq!(client(Step::Whole, &[OK, refused, QUEUED, ABORT]), (refused.to_owned(), false));
+        assert_eq!(client(NoticeForm::Whole, &[OK, refused, QUEUED, ABORT]), (refused.to_owned(), false));
     }
 
     #[test]
     fn a_transaction_that_the_client_knows_nothing_of_is_not_told_of() {
         let why = "READONLY You can't write against a read only replica.\r\n";
         let abort = format!("{}{why}", String::from_utf8_lossy(DISCARDED));
-        assert_eq!(client(Step::Whole, &[OK, QUEUED, QUEUED, &abort]), (format!("-{why}"), false));
-        assert_eq!(client(Step::Exec, &[QUEUED, &abort]), (abort.clone(), false));
+        assert_eq!(client(NoticeForm::Whole, &[OK, QUEUED, QUEUED, &abort]), (format!("-{why}"), false));
+        assert_eq!(client(NoticeForm::Exec, &[QUEUED, &abort]), (abort.clone(), false));
     }
 
     #[test]
     fn a_write_whose_notice_is_refused_is_not_done_and_told_why() {
-        assert_eq!(client(Step::Whole, &[OK, QUEUED, NOPERM, ABORT]), (NOPERM.to_owned(), false));
-        assert_eq!(client(Step::Exec, &[NOPERM, ABORT]), (NOPERM.to_owned(), false));
+        assert_eq!(client(NoticeForm::Whole, &[OK, QUEUED, NOPERM, ABORT]), (NOPERM.to_owned(), false));
+        assert_eq!(client(NoticeForm::Exec, &[NOPERM, ABORT]), (NOPERM.to_owned(), false));
         let full = "-OOM command not allowed when used memory > 'maxmemory'.\r\n";
-        assert_eq!(client(Step::Exec, &[full, ABORT]), (ABORT.to_owned(), false), "as the client's own commands were");
-        assert_eq!(client(Step::Pair, &["+OK\r\n", NOPERM]), ("+OK\r\n".to_owned(), true), "done, so told otherwise");
+        assert_eq!(
+            client(NoticeForm::Exec, &[full, ABORT]),
+            (ABORT.to_owned(), false),
+            "as the client's own commands were"
+        );
+        assert_eq!(
+            client(NoticeForm::Pair, &["+OK\r\n", NOPERM]),
+            ("+OK\r\n".to_owned(), true),
+            "done, so told otherwise"
+        );
     }
 
     #[test]
     fn where_there_is_no_multi_the_two_are_a_pair() {
         let no_exec = "-ERR EXEC without MULTI\r\n";
-        assert_eq!(client(Step::Whole, &[NOPERM, ":7\r\n", ":1\r\n", no_exec]), (":7\r\n".to_owned(), false));
-        assert_eq!(client(Step::Whole, &[NOPERM, ":7\r\n", NOPERM, no_exec]), (":7\r\n".to_owned(), true));
+        assert_eq!(client(NoticeForm::Whole, &[NOPERM, ":7\r\n", ":1\r\n", no_exec]), (":7\r\n".to_owned(), false));
+        assert_eq!(client(NoticeForm::Whole, &[NOPERM, ":7\r\n", NOPERM, no_exec]), (":7\r\n".to_owned(), true));
     }
 
     #[test]
@@ -349,7 +365,7 @@ mod tests {
             ("_\r\n", "_\r\n"),
             (ABORT, ABORT),
         ] {
-            assert_eq!(client(Step::Exec, &[QUEUED, redis]), (mine.to_owned(), false));
+            assert_eq!(client(NoticeForm::Exec, &[QUEUED, redis]), (mine.to_owned(), false));
         }
     }
 }

@@ -1,0 +1,205 @@
+//! What a write does to stamps: they change when it is sent and when it is answered, and once more around `EXEC`.
+//!
+//! A [`WriteGuard`] is made before the first byte of the write can leave, and ended when its answer is here, before the client
+//! learns of it. Dropped otherwise the write is lost: it may have been done, or may yet be. So no slot stays under way for ever.
+//! Made by `caller` and `session`, when they send; held by what awaits the reply.
+
+use std::rc::Rc;
+
+use smallvec::SmallVec;
+
+use super::caller;
+use super::worker::Worker;
+use crate::cache::Slot;
+use crate::command::{Alters, Effect, Spec};
+use crate::invalidation::{Change, Debt, L1, News, Notice, Publisher};
+use crate::resp::Request;
+
+/// Of more keys than this each is marked once, however often it is named: a stamp counts writes only up to a point.
+const REPEATED: usize = 64;
+
+/// The stamps of a write under way, and what the fleet is told when it is done. See the module's head.
+#[must_use = "dropped, the write counts as lost"]
+pub struct WriteGuard {
+    worker: Rc<Worker>,
+    slots: SmallVec<[Slot; 4]>,
+    rest: Option<Box<Rest>>,
+    /// It may change keys that it does not name.
+    pub(super) opaque: bool,
+    /// It is told of with the `EXEC` of its transaction, if there is one after all.
+    pub(super) queued: bool,
+    /// It may change keys of which Redis tells nobody.
+    pub(super) secret: bool,
+}
+
+/// What few writes have. It lies apart so that what awaits a reply is small: it is moved with every request.
+#[derive(Default)]
+struct Rest {
+    change: Option<Change>,
+    news: Option<News>,
+}
+
+impl WriteGuard {
+    /// A write is about to be sent.
+    pub fn begin(worker: &Rc<Worker>, spec: &Spec, request: Request<'_>) -> Self {
+        let l1 = &worker.shared.l1;
+        let alters = spec.alters(request);
+        let mut guard = Self::mark(worker, spec, request, alters);
+        if alters.any() {
+            guard.rest().change = Some(Change::begin(l1, alters));
+        }
+        if wants_news(l1) {
+            note(guard.rest().news.get_or_insert_default(), l1, spec, request);
+        }
+        guard
+    }
+
+    /// The same for a write that is only queued: there is nothing to tell yet.
+    pub fn begin_queued(worker: &Rc<Worker>, spec: &Spec, request: Request<'_>) -> Self {
+        let mut guard = Self::mark(worker, spec, request, spec.alters(request));
+        guard.queued = true;
+        guard
+    }
+
+    fn mark(worker: &Rc<Worker>, spec: &Spec, request: Request<'_>, alters: Alters) -> Self {
+        let l1 = &worker.shared.l1;
+        let mut slots: SmallVec<[Slot; 4]> = caller::slots(l1, spec, request).collect();
+        if slots.len() > REPEATED {
+            slots.sort_unstable();
+            slots.dedup();
+        }
+        slots.iter().for_each(|&slot| l1.stamps.begin(slot));
+        let (opaque, secret) = (spec.effect == Effect::Opaque, alters.keys);
+        Self { worker: Rc::clone(worker), slots, rest: None, opaque, queued: false, secret }
+    }
+
+    /// Of a write of which nothing is known but that there is one.
+    pub fn unmarked(worker: &Rc<Worker>) -> Self {
+        let worker = Rc::clone(worker);
+        Self { worker, slots: SmallVec::new(), rest: None, opaque: false, queued: false, secret: false }
+    }
+
+    fn rest(&mut self) -> &mut Rest {
+        self.rest.get_or_insert_default()
+    }
+
+    /// What goes with it in one step, where the channel carries coherence and there is something to tell.
+    pub(super) fn take_notice(&mut self) -> Option<Notice> {
+        let notice = std::mem::take(&mut self.rest.as_mut()?.news.as_mut()?.notice);
+        (!notice.is_empty()).then_some(notice)
+    }
+
+    /// Joins two writes that one reply answers.
+    pub fn add(&mut self, mut other: Self) {
+        self.slots.append(&mut other.slots);
+        self.opaque |= other.opaque;
+        self.secret |= other.secret;
+        let Some(more) = other.rest.take() else { return };
+        let rest = self.rest();
+        rest.change = rest.change.take().or(more.change);
+        match (&mut rest.news, more.news) {
+            (Some(news), Some(more)) => news.add(more),
+            (news, more) => *news = news.take().or(more),
+        }
+    }
+
+    /// It was answered. `refused`: nothing was written. What comes back is settled before its client learns of it.
+    pub(super) fn end(&mut self, refused: bool) -> Option<Debt> {
+        let l1 = &self.worker.shared.l1;
+        let Some(rest) = self.rest.take() else {
+            self.slots.drain(..).for_each(|slot| l1.stamps.end(slot));
+            return None;
+        };
+        let debt = rest.change.and_then(|change| change.answered(refused));
+        self.slots.drain(..).for_each(|slot| l1.stamps.end(slot));
+        if let (Some(news), Some(fleet), false) = (rest.news, &l1.fleet, refused) {
+            fleet.tell(news);
+        }
+        debt
+    }
+}
+
+impl Drop for WriteGuard {
+    /// Its connection was lost: it may have been written, or may yet be.
+    fn drop(&mut self) {
+        if let Some(rest) = &mut self.rest {
+            drop(rest.change.take());
+        }
+        if !self.slots.is_empty() || self.rest.is_some() {
+            let none = self.end(false);
+            debug_assert!(none.is_none(), "the change is gone");
+        }
+    }
+}
+
+/// Whether the fleet is told of writes.
+fn wants_news(l1: &L1) -> bool {
+    l1.fleet.as_ref().is_some_and(|fleet| fleet.tells_writes() || l1.notices().is_some())
+}
+
+/// Notes which keys a write changes.
+fn note(news: &mut News, l1: &L1, spec: &Spec, request: Request<'_>) {
+    if l1.notices().is_some() {
+        news.notice.add(spec, request);
+    }
+    if l1.fleet.as_ref().is_some_and(Publisher::tells_writes) {
+        if spec.flushes() {
+            news.flushed();
+        }
+        spec.keys(request).for_each(|key| news.key(key));
+    }
+}
+
+/// What a session's `MULTI` has queued so far.
+#[derive(Debug, Default)]
+pub struct Transaction {
+    slots: Vec<Slot>,
+    /// Of the keys that are only read.
+    reads: Vec<Option<Slot>>,
+    opaque: bool,
+    alters: Alters,
+    news: Option<Box<News>>,
+}
+
+impl Transaction {
+    /// A write was queued.
+    pub fn queue(&mut self, l1: &L1, spec: &Spec, request: Request<'_>) {
+        self.slots.extend(caller::slots(l1, spec, request));
+        self.reads.extend(spec.reads_unnamed(request).then_some(None));
+        self.opaque |= spec.effect == Effect::Opaque;
+        if wants_news(l1) {
+            note(self.news.get_or_insert_default(), l1, spec, request);
+        }
+    }
+
+    /// What was queued may change this.
+    pub fn queue_change(&mut self, alters: Alters) {
+        self.alters = self.alters.and(alters);
+    }
+
+    /// A read was queued.
+    pub fn queue_read(&mut self, l1: &L1, spec: &Spec, request: Request<'_>) {
+        self.reads.extend(caller::slots_read(l1, spec, request));
+    }
+
+    /// The keys that `EXEC` reads; `None` is any key.
+    pub fn reads(&self) -> &[Option<Slot>] {
+        &self.reads
+    }
+
+    /// `EXEC` is about to be sent: the keys are marked once more.
+    pub fn begin(&mut self, worker: &Rc<Worker>) -> WriteGuard {
+        let l1 = &worker.shared.l1;
+        if self.slots.len() > REPEATED {
+            self.slots.sort_unstable();
+            self.slots.dedup();
+        }
+        self.slots.iter().for_each(|&slot| l1.stamps.begin(slot));
+        let change = self.alters.any().then(|| Change::begin(l1, self.alters));
+        let news = self.news.take().map(|news| *news);
+        let rest = (change.is_some() || news.is_some()).then(|| Box::new(Rest { change, news }));
+        let slots = self.slots.iter().copied().collect();
+        let (worker, opaque, secret) = (Rc::clone(worker), self.opaque, self.alters.keys);
+        WriteGuard { worker, slots, rest, opaque, queued: false, secret }
+    }
+}
