@@ -29,8 +29,8 @@ use crate::admin::{self, EarStatus, L1Status, Settings, Snapshot, Source, Upstre
 use crate::clock::Time;
 use crate::config::{Auth, Coherence, Config};
 use crate::error::Error;
-use crate::invalidation::channel::{self, ChannelConfig, Heard};
-use crate::invalidation::{Fleet, L1, Means, Notices, Publisher, State, Terms};
+use crate::invalidation::channel::{self, ChannelConfig};
+use crate::invalidation::{EarState, Fleet, Heard, L1, L1Terms, Means, Notices, Publisher};
 use crate::log;
 use crate::metrics::Metrics;
 use crate::proxy::{Clients, Gate, Shared};
@@ -216,7 +216,7 @@ impl App {
     fn new(config: Config, stop: &CancellationToken) -> Arc<Self> {
         let metrics = Metrics::new(config.threads.get());
         let origin_id = format!("crema-{:016x}", rand::random::<u64>());
-        let terms = Terms {
+        let terms = L1Terms {
             max_staleness: config.max_staleness,
             acl_recheck: config.acl_recheck,
             max_value: config.largest_value(),
@@ -477,14 +477,14 @@ impl Source for App {
         let ears = l1.ears().into_iter().map(|(user, ear)| {
             let left = ear.freshness.lease_left(now);
             let trouble = match ear.state() {
-                State::Away(trouble) => Some(trouble),
-                State::Refused(refusal) => Some(format!("no L1 for this user: it {}", refusal.about())),
-                State::Idle | State::Listening(_) => None,
+                EarState::Away(trouble) => Some(trouble),
+                EarState::Refused(refusal) => Some(format!("no L1 for this user: it {}", refusal.about())),
+                EarState::Idle | EarState::Listening(_) => None,
             };
             EarStatus {
                 user: String::from_utf8_lossy(&user).into_owned(),
                 node: node.address.to_string(),
-                connected: matches!(ear.state(), State::Listening(_)),
+                connected: matches!(ear.state(), EarState::Listening(_)),
                 lease_ms_left: (!left.is_zero()).then(|| u64::try_from(left.as_millis()).unwrap_or(u64::MAX)),
                 epoch: ear.freshness.epoch().number(),
                 reconnects: ear.reconnects(),

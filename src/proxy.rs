@@ -220,7 +220,7 @@ fn find(worker: &Worker, caller: &Caller, spec: &Spec, (query, rule): (&Query<'_
         Standing::Heard => {}
         Standing::Unanswered => return Finding::Miss(Miss::BehindRead),
         Standing::Unheard(due) if l1.holds(query, &caller.who.ear, now) => {
-            l1.unfenced.ask();
+            l1.opaque_writes.ask();
             return Finding::Unheard(Unheard(due));
         }
         Standing::Unheard(_) => return Finding::Miss(if fresh.held(now) { Miss::Absent } else { Miss::Blind }),
@@ -240,7 +240,7 @@ fn answer(worker: &Worker, caller: &Caller, look: impl FnOnce(&mut Sampler, &mut
         (looked.is_hit(), looked)
     });
     if looked.is_hit() {
-        worker.shared.l1.unfenced.ask();
+        worker.shared.l1.opaque_writes.ask();
         if let Some(since) = sampled {
             worker.stats.record(Path::Hit, since);
         }

@@ -7,12 +7,12 @@
 //! before they send such a command, on any thread.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use tokio::time::sleep;
 
+use super::l1::L1;
 use super::publish::{Debt, Publisher};
-use super::{L1, Pause};
+use super::silence::Pause;
 use crate::clock::Time;
 use crate::command::Alters;
 use crate::metrics::EpochReason;
@@ -31,8 +31,8 @@ impl Change {
     /// What may change this is about to be sent.
     pub fn begin(l1: &Arc<L1>, alters: Alters) -> Self {
         if alters.keys {
-            l1.swaps.fetch_add(1, Ordering::AcqRel);
-            l1.lock().values().for_each(|ear| ear.freshness.end());
+            l1.silence.begin_swap();
+            l1.end_leases();
         }
         let pause = alters.pause.map(|span| l1.pause(Time::now().plus(span)));
         Self { l1: Some(Arc::clone(l1)), alters, pause }
@@ -44,11 +44,11 @@ impl Change {
     pub fn answered(mut self, refused: bool) -> Option<Debt> {
         let l1 = self.l1.take()?;
         if refused {
-            self.pause.take().into_iter().for_each(|pause| l1.call_off(pause));
+            self.pause.take().into_iter().for_each(|pause| l1.silence.call_off(pause));
         } else {
             self.forget(&l1);
             if self.alters.unpause {
-                l1.unpause();
+                l1.silence.unpause();
             }
             // It began no later than now.
             self.pause = self.alters.pause.map(|span| l1.pause(Time::now().plus(span)));
@@ -68,9 +68,9 @@ impl Change {
             l1.forget_all(EpochReason::SwapDb);
         }
         if self.alters.role {
-            l1.lock().values().for_each(|ear| ear.freshness.end());
+            l1.end_leases();
             l1.forget_all(EpochReason::Role);
-            l1.lock().values().for_each(|ear| ear.nudge());
+            l1.nudge();
         }
     }
 
@@ -84,8 +84,8 @@ impl Change {
 
     /// Leases begin again with the next fence, which is asked for at once.
     fn end(&self, l1: &L1) {
-        if self.alters.keys && l1.swaps.fetch_sub(1, Ordering::AcqRel) == 1 {
-            l1.lock().values().for_each(|ear| ear.nudge());
+        if self.alters.keys && l1.silence.end_swap() {
+            l1.nudge();
         }
     }
 }
@@ -100,13 +100,5 @@ impl Drop for Change {
             later.lose(&l1);
             later.end(&l1);
         });
-    }
-}
-
-impl L1 {
-    /// Whether no lease may begin. Asked after one was renewed, which is then ended: whoever begins a swap counts it first and
-    /// ends leases second.
-    pub(super) fn is_swapping(&self) -> bool {
-        self.swaps.load(Ordering::Acquire) > 0
     }
 }

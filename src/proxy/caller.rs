@@ -119,7 +119,7 @@ impl Caller {
     /// stand to what L1 knows.
     pub fn standing(&self, l1: &L1, slot: Slot, now: Time) -> Standing {
         let heard = self.who.ear.heard_up_to();
-        let due = l1.unfenced.due(now);
+        let due = l1.opaque_writes.due(now);
         match self.replies.standing(slot, heard) {
             Standing::Heard if due <= heard => Standing::Heard,
             Standing::Heard => Standing::Unheard(due),

@@ -74,7 +74,7 @@ impl<'a> KeyLookups<'a> {
         if let Some(due) = due {
             return match self.queries.iter().all(|query| l1.holds(query, ear, now)) {
                 true => {
-                    l1.unfenced.ask();
+                    l1.opaque_writes.ask();
                     Finding::Unheard(Unheard(due))
                 }
                 false if fresh.held(now) => Finding::Miss(Miss::Absent),

@@ -40,8 +40,8 @@ impl Worker {
             recipient.replies().hold(recipient.place());
             fencing.held.borrow_mut().push((Rc::clone(recipient.replies()), recipient.place()));
         } else {
-            l1.unfenced.add(Time::now());
-            if !l1.unfenced.is_asked() {
+            l1.opaque_writes.add(Time::now());
+            if !l1.opaque_writes.is_asked() {
                 return false;
             }
         }
@@ -68,10 +68,10 @@ impl Worker {
         let (l1, fencing) = (&self.shared.l1, &self.fencing);
         while fencing.wanted.replace(false) {
             let held = fencing.held.take();
-            l1.unfenced.start_over();
+            l1.opaque_writes.start_over();
             l1.fence().await;
             let holding = fencing.holding.get();
-            let goes_on = l1.unfenced.is_busy() || holding > 0 && l1.unfenced.is_asked();
+            let goes_on = l1.opaque_writes.is_busy() || holding > 0 && l1.opaque_writes.is_asked();
             fencing.holding.set(if goes_on { PATIENCE } else { holding.saturating_sub(1) });
             for (to, place) in &held {
                 to.release(*place);

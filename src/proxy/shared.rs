@@ -103,7 +103,7 @@ pub(super) mod tests {
 
     use super::*;
     use crate::config::Node as Endpoint;
-    use crate::invalidation::{Means, Terms};
+    use crate::invalidation::{L1Terms, Means};
 
     /// A node that refuses connections.
     pub(in crate::proxy) fn node() -> Arc<Node> {
@@ -115,7 +115,7 @@ pub(super) mod tests {
     pub(in crate::proxy) fn shared(topology: watch::Receiver<Arc<Topology>>) -> Arc<Shared> {
         let second = Duration::from_secs(1);
         let (max_value, l1_size, means, max_ears) = (1, 0, Means::Tracking, 1);
-        let terms = Terms { max_staleness: second, acl_recheck: second, max_value, l1_size, means, max_ears };
+        let terms = L1Terms { max_staleness: second, acl_recheck: second, max_value, l1_size, means, max_ears };
         let (node, stats, stop) = (Arc::clone(topology.borrow().front()), Arc::default(), CancellationToken::new());
         let l1 = L1::new(terms, node, None, None, Arc::clone(&stats), Handle::current(), stop);
         Arc::new(Shared {

@@ -10,7 +10,7 @@ use crate::clock::Time;
 use crate::command::{self, Effect, Route, Spec, Verb};
 use crate::config::Promote;
 use crate::invalidation::Fill;
-use crate::invalidation::channel::Forget;
+use crate::invalidation::Forget;
 use crate::invalidation::message::Message;
 use crate::metrics::Failure;
 use crate::resp::{Request, Span, encode};

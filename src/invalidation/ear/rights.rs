@@ -2,7 +2,7 @@
 //!
 //! `ACL GETUSER` of the user is compared twice in every `acl_recheck`; a difference empties the user's part of L1, and a lease
 //! never lasts longer than `acl_recheck` after the last comparison. It is asked on the user's own ear where the user may ask
-//! that, else by the user of the upstream URL, over one connection for all ears ([`steward`]). Where neither may, entries
+//! that, else by the user of the upstream URL, over one connection for all ears (`steward`). Where neither may, entries
 //! live for `acl_recheck` at most, and the lease is not bound.
 //!
 //! It is asked behind every fill as well. Without that, a right that is given and taken away again between two comparisons
@@ -11,25 +11,16 @@
 //! the user is shown no more than what Redis had shown it.) A user who might do everything before can be given nothing, and
 //! is not asked about behind fills: the answer costs Redis as much as some fifty reads.
 
-use std::convert::Infallible;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use tokio::io::AsyncWriteExt;
-use tokio::time::{sleep, timeout};
-use tracing::{debug, warn};
-
 use super::frames::fields;
-use super::{Ear, L1};
 use crate::clock::Time;
-use crate::error::{Error, is_passing};
-use crate::metrics::EpochReason;
-use crate::resp::{Resp, encode};
-use crate::upstream::{Backoff, Connection, Target, connect, read_reply};
+use crate::error::is_passing;
 
 /// Who tells what a user may do.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-enum Source {
+enum RightsSource {
     /// The user itself, on its ear.
     #[default]
     Ear,
@@ -39,13 +30,13 @@ enum Source {
     Nobody,
 }
 
-/// The rights of an ear's user.
+/// The rights of an ear's user. Shared by the ear and the steward.
 #[derive(Debug, Default)]
-pub(super) struct Rights(Mutex<Known>);
+pub struct Rights(Mutex<KnownRights>);
 
 #[derive(Debug, Default)]
-struct Known {
-    source: Source,
+struct KnownRights {
+    source: RightsSource,
     /// The last answer, and when it was asked for.
     answer: Option<(Box<[u8]>, Time)>,
     /// Whether by that answer the user may run every command on every key.
@@ -54,29 +45,20 @@ struct Known {
     due: bool,
 }
 
-/// What the rights allow L1.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Standing {
-    /// They were as the entries need them at this moment.
-    KnownAt(Time),
-    /// It is not known yet, or nobody may ask: only what dies soon may enter.
-    Unknown,
-}
-
 impl Rights {
     /// A new connection of the ear: it is asked first.
     pub(super) fn start(&self) {
-        *self.lock() = Known::default();
+        *self.lock() = KnownRights::default();
     }
 
-    /// How it stands.
-    pub(super) fn standing(&self) -> Standing {
-        self.lock().answer.as_ref().map_or(Standing::Unknown, |&(_, asked)| Standing::KnownAt(asked))
+    /// When they were as the entries need them. `None`: that is not known yet, or nobody may ask, and only what dies soon may enter.
+    pub(super) fn known_at(&self) -> Option<Time> {
+        self.lock().answer.as_ref().map(|&(_, asked)| asked)
     }
 
     /// Whether the ear is to ask.
     pub(super) fn asks_itself(&self) -> bool {
-        self.lock().source == Source::Ear
+        self.lock().source == RightsSource::Ear
     }
 
     /// Whether nothing could be given to the user since the last answer: it may do all there is.
@@ -88,14 +70,40 @@ impl Rights {
     pub(super) fn filled(&self) -> bool {
         let mut known = self.lock();
         known.due = true;
-        known.source == Source::Steward
+        known.source == RightsSource::Steward
     }
 
     /// Whether the steward is to ask now.
-    fn wants_steward(&self, now: Time, every: Duration) -> bool {
+    pub(super) fn wants_steward(&self, now: Time, every: Duration) -> bool {
         let mut known = self.lock();
         let old = known.answer.as_ref().is_none_or(|(_, asked)| now.saturating_since(*asked) >= every);
-        known.source == Source::Steward && (std::mem::take(&mut known.due) || old)
+        known.source == RightsSource::Steward && (std::mem::take(&mut known.due) || old)
+    }
+
+    /// What Redis answered the ear to `ACL GETUSER`, asked for at `asked`. True where the user's entries must go. Nothing was filled
+    /// before its first answer was asked for.
+    pub(super) fn hear_on_ear(&self, reply: &[u8], asked: Time) -> bool {
+        self.hear(RightsSource::Ear, reply, asked, true)
+    }
+
+    /// The same of what Redis answered the steward.
+    pub(super) fn hear_from_steward(&self, reply: &[u8], asked: Time) -> bool {
+        self.hear(RightsSource::Steward, reply, asked, false)
+    }
+
+    /// The steward is refused all questions, or its login. True where the user's entries must go.
+    pub(super) fn lose_steward(&self) -> bool {
+        self.refused(RightsSource::Steward)
+    }
+
+    fn hear(&self, from: RightsSource, reply: &[u8], asked: Time, first: bool) -> bool {
+        if is_passing(reply) {
+            false // it is asked again, and what it said last time holds for as long as it would have
+        } else if reply.first() == Some(&b'-') {
+            self.refused(from)
+        } else {
+            self.heard(reply, asked, first)
+        }
     }
 
     /// An answer to `ACL GETUSER`, asked for at `asked`. True where the user's entries must go: the rights differ, or they
@@ -114,17 +122,17 @@ impl Rights {
     }
 
     /// `from` was refused the question; another may ask. True where the user's entries must go.
-    fn refused(&self, from: Source) -> bool {
+    fn refused(&self, from: RightsSource) -> bool {
         let mut known = self.lock();
         if known.source != from {
             return false;
         }
-        known.source = if from == Source::Ear { Source::Steward } else { Source::Nobody };
+        known.source = if from == RightsSource::Ear { RightsSource::Steward } else { RightsSource::Nobody };
         known.all = false;
         known.answer.take().is_some()
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, Known> {
+    fn lock(&self) -> MutexGuard<'_, KnownRights> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -142,83 +150,49 @@ fn allows_all(reply: &[u8]) -> bool {
     }) && [&b"commands"[..], b"keys"].iter().all(|name| told.contains_key(*name))
 }
 
-impl Ear {
-    /// The ear's own answer. Nothing was filled before its first one was asked for.
-    pub(super) fn told_rights(&self, l1: &Arc<L1>, reply: &[u8], asked: Time) {
-        let changed = if is_passing(reply) {
-            false // it is asked again, and what it said last time holds for as long as it would have
-        } else if reply.first() == Some(&b'-') {
-            self.rights.refused(Source::Ear)
-        } else {
-            self.rights.heard(reply, asked, true)
-        };
-        self.act(l1, changed);
-        if !self.rights.asks_itself() {
-            l1.start_steward();
-        }
-    }
-
-    fn act(&self, l1: &L1, changed: bool) {
-        if changed {
-            self.freshness.bump();
-            l1.stats.epoch(EpochReason::Rights);
-        }
-    }
+/// How it stands with asking after the rights on the ear itself.
+#[derive(Debug)]
+pub(super) struct RightsPoll {
+    asked: Time,
+    awaited: bool,
+    /// A fill was sent that a comparison is to follow.
+    due: bool,
 }
 
-/// Asks for the users that may not ask themselves; never returns.
-pub(super) async fn steward(l1: Arc<L1>) {
-    let mut backoff = Backoff::default();
-    let mut told = false;
-    loop {
-        let Err(error) = ask_for_others(&l1, &mut backoff).await;
-        if std::mem::replace(&mut told, true) {
-            debug!(%error, "still no asking after the rights of users");
-        } else {
-            warn!(%error, "cannot ask after the rights of users who may not ask themselves");
-        }
-        if matches!(error, Error::Refused { .. } | Error::LoginRefused { .. }) && !error.is_passing() {
-            for (_, ear) in l1.ears() {
-                ear.act(&l1, ear.rights.refused(Source::Steward));
-            }
-        }
-        sleep(backoff.wait()).await;
+impl RightsPoll {
+    /// Of a new connection.
+    pub(super) fn new(now: Time) -> Self {
+        Self { asked: now, awaited: false, due: false }
     }
-}
 
-async fn ask_for_others(l1: &L1, backoff: &mut Backoff) -> Result<Infallible, Error> {
-    let node = Arc::clone(&l1.node);
-    let target =
-        Target { node: Arc::clone(&node), login: l1.steward.clone(), db: 0, resp: Resp::V3, name: "crema-rights" };
-    let Connection { mut socket, permit: _permit, .. } = connect(&target).await?;
-    let lost = |why: &str| Error::Lost { node: Arc::clone(&node.address), why: why.into() };
-    let mut buffer = Vec::new();
-    loop {
-        for (user, ear) in l1.ears() {
-            let asked = Time::now();
-            if !ear.rights.wants_steward(asked, l1.terms.acl_recheck / 2) {
-                continue;
-            }
-            let mut question = Vec::new();
-            encode::own_command(&mut question, &[b"ACL", b"GETUSER", &user]);
-            let exchange = async {
-                socket.write_all(&question).await?;
-                read_reply(&mut socket, &mut buffer).await
-            };
-            let reply = timeout(node.connect_timeout, exchange).await.map_err(|_| lost("no answer to ACL GETUSER"))?;
-            let reply = reply.map_err(|error| lost(&error.to_string()))?;
-            backoff.reset();
-            let changed = if is_passing(&reply) {
-                false
-            } else if reply.first() == Some(&b'-') {
-                ear.rights.refused(Source::Steward)
-            } else {
-                ear.rights.heard(&reply, asked, false)
-            };
-            ear.act(l1, changed);
-        }
-        // Early where something was filled.
-        let _ = timeout(l1.terms.acl_recheck / 4, l1.filled_for_others.notified()).await;
+    /// It is asked `now`.
+    pub(super) fn ask(&mut self, now: Time) {
+        *self = Self { asked: now, awaited: true, due: false };
+    }
+
+    /// That was answered.
+    pub(super) fn answered(&mut self) {
+        self.awaited = false;
+    }
+
+    /// The answer told nothing: what it was to follow is followed by the next.
+    pub(super) fn answered_with_nothing(&mut self) {
+        self.due = true;
+    }
+
+    /// A fill is sent that may have been read under rights which are taken away again.
+    pub(super) fn follow(&mut self) {
+        self.due = true;
+    }
+
+    /// Whether it is to be asked behind the fills that were sent: one question at a time follows however many.
+    pub(super) fn is_due(&self) -> bool {
+        self.due && !self.awaited
+    }
+
+    /// Whether the last question is so old.
+    pub(super) fn is_older(&self, than: Duration, now: Time) -> bool {
+        now.saturating_since(self.asked) >= than
     }
 }
 
@@ -233,10 +207,10 @@ mod tests {
     #[test]
     fn only_a_difference_empties() {
         let rights = Rights::default();
-        assert_eq!(rights.standing(), Standing::Unknown);
+        assert_eq!(rights.known_at(), None);
         assert!(!rights.heard(b"all", at(1), true), "nothing was read before");
         assert!(!rights.heard(b"all", at(2), true));
-        assert_eq!(rights.standing(), Standing::KnownAt(at(2)));
+        assert_eq!(rights.known_at(), Some(at(2)));
         assert!(rights.heard(b"less", at(3), true));
         assert!(!rights.heard(b"less", at(4), true));
     }
@@ -266,12 +240,45 @@ mod tests {
     #[test]
     fn who_asks_for_another_may_come_late() {
         let rights = Rights::default();
-        assert!(!rights.refused(Source::Ear));
+        assert!(!rights.refused(RightsSource::Ear));
         assert!(!rights.asks_itself());
         assert!(rights.heard(b"all", at(5), false), "what was read before this answer was read under unknown rights");
         assert!(!rights.heard(b"all", at(6), false));
-        assert!(!rights.refused(Source::Ear), "it was not the ear that was asked");
-        assert!(rights.refused(Source::Steward));
-        assert_eq!(rights.standing(), Standing::Unknown);
+        assert!(!rights.refused(RightsSource::Ear), "it was not the ear that was asked");
+        assert!(rights.refused(RightsSource::Steward));
+        assert_eq!(rights.known_at(), None);
+    }
+    #[test]
+    fn what_passes_by_itself_changes_nothing_and_a_refusal_hands_the_question_on() {
+        let rights = Rights::default();
+        assert!(!rights.hear_on_ear(b"all", at(1)));
+        assert!(!rights.hear_on_ear(b"-BUSY a script runs\r\n", at(2)));
+        assert_eq!(rights.known_at(), Some(at(1)));
+        assert!(rights.hear_on_ear(b"-NOPERM no\r\n", at(3)), "what was known is known no more");
+        assert!(!rights.asks_itself() && rights.filled());
+        assert!(rights.wants_steward(at(4), Duration::from_secs(1)));
+        assert!(rights.hear_from_steward(b"all", at(4)), "what was filled before was read under unknown rights");
+        assert!(!rights.wants_steward(at(5), Duration::from_secs(1)), "nothing was filled since");
+        assert!(rights.lose_steward());
+        assert!(!rights.wants_steward(at(6), Duration::ZERO), "nobody asks");
+    }
+
+    #[test]
+    fn one_question_follows_however_many_fills() {
+        let mut poll = RightsPoll::new(at(0));
+        assert!(!poll.is_due());
+        poll.follow();
+        assert!(poll.is_due());
+        poll.ask(at(10));
+        poll.follow();
+        assert!(!poll.is_due(), "one at a time");
+        poll.answered();
+        assert!(poll.is_due(), "the fill left behind the question");
+        poll.ask(at(20));
+        poll.answered();
+        assert!(!poll.is_due());
+        poll.answered_with_nothing();
+        assert!(poll.is_due(), "it was no answer");
+        assert!(poll.is_older(Duration::from_nanos(5), at(25)) && !poll.is_older(Duration::from_nanos(6), at(25)));
     }
 }

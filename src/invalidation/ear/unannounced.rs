@@ -1,4 +1,4 @@
-//! What Redis tells nobody, and so is asked ahead of the fences: what its clock shows, and how often it swapped databases.
+//! What Redis announces to nobody, and so is asked ahead of the fences: what its clock shows, and how often it swapped databases.
 //!
 //! Times to live come from Redis in its own time, and are counted down in ours. Where its clock is set forward, keys are gone for it
 //! that L1 still holds. A `SWAPDB` that another program sends, or a script runs, exchanges all keys, and is pushed to nobody. Both
@@ -12,7 +12,6 @@
 
 use std::time::Duration;
 
-use super::hearing::{Awaited, Hearing};
 use crate::clock::Time;
 use crate::error::is_passing;
 use crate::metrics::EpochReason;
@@ -24,24 +23,26 @@ const SLACK: i128 = 5_000_000;
 
 /// One of the questions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Question {
+pub(super) enum Probe {
     /// `TIME`.
     Clock,
     /// `LATENCY HISTOGRAM`.
     Swaps,
 }
 
-impl Question {
+impl Probe {
     const ALL: [Self; 2] = [Self::Clock, Self::Swaps];
 
-    const fn command(self) -> &'static [&'static [u8]] {
+    /// What is sent.
+    pub(super) const fn command(self) -> &'static [&'static [u8]] {
         match self {
             Self::Clock => &[b"TIME"],
             Self::Swaps => &[b"LATENCY", b"HISTOGRAM", b"hello", b"swapdb"],
         }
     }
 
-    const fn what(self) -> &'static str {
+    /// The question, and what goes unnoticed without it.
+    pub(super) const fn about(self) -> &'static str {
         match self {
             Self::Clock => "TIME: keys may be served past their time where the clock of Redis is set forward",
             Self::Swaps => "LATENCY HISTOGRAM: a SWAPDB that no crema sends goes unnoticed",
@@ -51,14 +52,51 @@ impl Question {
 
 /// What one connection of an ear knows of it.
 #[derive(Debug, Default)]
-pub(super) struct Untold {
+pub(super) struct Unannounced {
     asked: Option<Time>,
     refused: [bool; 2],
-    clock: Clock,
-    swaps: Swaps,
+    clock: ServerClock,
+    swaps: SwapCount,
 }
 
-impl Untold {
+/// What an answer shows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum ProbeFinding {
+    /// Nothing has happened.
+    Nothing,
+    /// It is not to be asked again.
+    Refused,
+    /// What was filled before counts no more.
+    Changed(EpochReason),
+}
+
+impl Unannounced {
+    /// What is to be asked ahead of a fence that is sent `now`, where the last time was longer ago than `every`.
+    pub(super) fn due(&mut self, now: Time, every: Duration) -> impl Iterator<Item = Probe> + use<> {
+        let due = self.asked.is_none_or(|asked| now.saturating_since(asked) >= every);
+        if due {
+            self.asked = Some(now);
+        }
+        let refused = self.refused;
+        Probe::ALL.into_iter().filter(move |&probe| due && !refused[probe as usize])
+    }
+
+    /// The answer to what was asked at `sent` and is here at `now`.
+    pub(super) fn hear(&mut self, probe: Probe, reply: &[u8], sent: Time, now: Time) -> ProbeFinding {
+        if reply.starts_with(b"-") {
+            if is_passing(reply) {
+                return ProbeFinding::Nothing;
+            }
+            self.refused[probe as usize] = true;
+            return ProbeFinding::Refused;
+        }
+        match probe {
+            Probe::Clock if self.clock.shows(reply, sent, now) => ProbeFinding::Changed(EpochReason::Clock),
+            Probe::Swaps if self.swaps.shows(reply) => ProbeFinding::Changed(EpochReason::SwapDb),
+            Probe::Clock | Probe::Swaps => ProbeFinding::Nothing,
+        }
+    }
+
     /// Until when a fence that was sent at `sent` shows that L1 is right: no later than from what was asked last.
     pub(super) fn bound(&self, sent: Time) -> Time {
         let asks = self.refused.contains(&false);
@@ -66,47 +104,11 @@ impl Untold {
     }
 }
 
-impl Hearing<'_> {
-    /// To be called before a fence is sent.
-    pub(super) fn ask_untold(&mut self, now: Time) {
-        let every = self.l1.terms.max_staleness / 8;
-        if self.untold.asked.is_some_and(|asked| now.saturating_since(asked) < every) {
-            return;
-        }
-        self.untold.asked = Some(now);
-        for question in Question::ALL {
-            if !self.untold.refused[question as usize] {
-                self.send(question.command(), Awaited::Untold(question), now);
-            }
-        }
-    }
-
-    /// The answer to what was asked at `sent`.
-    pub(super) fn hear_untold(&mut self, question: Question, reply: &[u8], sent: Time) {
-        if reply.starts_with(b"-") {
-            if !is_passing(reply) {
-                self.untold.refused[question as usize] = true;
-                let user = String::from_utf8_lossy(self.user());
-                tracing::info!(%user, "the ear goes without {}", question.what());
-            }
-            return;
-        }
-        let reason = match question {
-            Question::Clock if self.untold.clock.shows(reply, sent, Time::now()) => EpochReason::Clock,
-            Question::Swaps if self.untold.swaps.shows(reply) => EpochReason::SwapDb,
-            _ => return,
-        };
-        self.ear.freshness.bump();
-        self.l1.opaque_answered();
-        self.l1.stats.epoch(reason);
-    }
-}
-
 /// How far Redis's clock is ahead of ours, at most: in nanoseconds, at that moment of ours.
 #[derive(Debug, Default)]
-struct Clock(Option<(i128, Time)>);
+struct ServerClock(Option<(i128, Time)>);
 
-impl Clock {
+impl ServerClock {
     /// The reply to `TIME`, which was sent and heard at these moments. True where the clock has been set forward since the last one.
     fn shows(&mut self, reply: &[u8], sent: Time, heard: Time) -> bool {
         let Some(shown) = nanoseconds(reply) else { return false };
@@ -133,9 +135,9 @@ fn nanoseconds(reply: &[u8]) -> Option<i128> {
 
 /// How often `HELLO` and `SWAPDB` were run.
 #[derive(Debug, Default)]
-struct Swaps(Option<(u64, u64)>);
+struct SwapCount(Option<(u64, u64)>);
 
-impl Swaps {
+impl SwapCount {
     /// The reply to `LATENCY HISTOGRAM`. True where databases were swapped since the last one. Where the fence between the two was not
     /// counted, nothing is known.
     fn shows(&mut self, reply: &[u8]) -> bool {
@@ -168,14 +170,14 @@ mod tests {
     }
 
     /// Redis's clock, that much ahead of ours, is asked at `sent`, shows its time after `there`, and is heard after `back` more.
-    fn ask(clock: &mut Clock, ahead: u64, (sent, there, back): (u64, u64, u64)) -> bool {
+    fn ask(clock: &mut ServerClock, ahead: u64, (sent, there, back): (u64, u64, u64)) -> bool {
         let shown = time(1_790_000_000_000_000_000 + ahead + sent + there);
         clock.shows(&shown, Time::from_nanos(sent), Time::from_nanos(sent + there + back))
     }
 
     #[test]
     fn a_step_forward_is_told_from_a_slow_link_and_from_drift() {
-        let mut clock = Clock::default();
+        let mut clock = ServerClock::default();
         assert!(!ask(&mut clock, 0, (1000 * MS, MS, MS)));
         assert!(!ask(&mut clock, 0, (1100 * MS, 90 * MS, 0)), "a slow way there");
         assert!(!ask(&mut clock, 0, (1200 * MS, 0, 90 * MS)), "a slow way back");
@@ -192,7 +194,7 @@ mod tests {
 
     #[test]
     fn a_step_back_is_none_and_the_next_one_forward_counts_from_there() {
-        let mut clock = Clock::default();
+        let mut clock = ServerClock::default();
         assert!(!ask(&mut clock, 50_000 * MS, (1000 * MS, MS, MS)));
         assert!(!ask(&mut clock, 10_000 * MS, (1100 * MS, MS, MS)));
         assert!(ask(&mut clock, 10_100 * MS, (1200 * MS, MS, MS)));
@@ -214,7 +216,7 @@ mod tests {
 
     #[test]
     fn a_swap_shows_in_the_count_where_redis_counts() {
-        let mut swaps = Swaps::default();
+        let mut swaps = SwapCount::default();
         assert!(!swaps.shows(&histogram(&[("hello", 1), ("swapdb", 3)])), "before anything was filled");
         assert!(!swaps.shows(&histogram(&[("hello", 2), ("swapdb", 3)])));
         assert!(swaps.shows(&histogram(&[("hello", 4), ("swapdb", 4)])));
@@ -222,7 +224,7 @@ mod tests {
         assert!(swaps.shows(&histogram(&[("hello", 1)])), "counted anew");
         assert!(!swaps.shows(&histogram(&[("hello", 2)])));
         assert!(swaps.shows(&histogram(&[("hello", 3), ("swapdb", 1)])), "the first there ever was");
-        let mut off = Swaps::default();
+        let mut off = SwapCount::default();
         assert!(!off.shows(&histogram(&[])) && !off.shows(&histogram(&[("hello", 7)])));
         assert!(!off.shows(&histogram(&[("hello", 7), ("swapdb", 1)])), "the fence between was not counted");
     }
@@ -230,9 +232,39 @@ mod tests {
     #[test]
     fn where_nothing_is_asked_the_fence_is_the_bound() {
         let (early, late) = (Time::from_nanos(1), Time::from_nanos(2));
-        let asked = |refused| Untold { asked: Some(early), refused, ..Untold::default() };
-        assert_eq!(Untold::default().bound(late), late);
+        let asked = |refused| Unannounced { asked: Some(early), refused, ..Unannounced::default() };
+        assert_eq!(Unannounced::default().bound(late), late);
         assert_eq!(asked([false, true]).bound(late), early);
         assert_eq!(asked([true, true]).bound(late), late);
+    }
+    #[test]
+    fn both_are_asked_now_and_then_until_one_is_refused() {
+        let mut unannounced = Unannounced::default();
+        let every = Duration::from_nanos(10);
+        let due =
+            |unannounced: &mut Unannounced, now| unannounced.due(Time::from_nanos(now), every).collect::<Vec<_>>();
+        assert_eq!(due(&mut unannounced, 100), Probe::ALL);
+        assert_eq!(due(&mut unannounced, 109), []);
+        assert_eq!(unannounced.bound(Time::from_nanos(109)), Time::from_nanos(100));
+        let at = Time::from_nanos(109);
+        assert_eq!(unannounced.hear(Probe::Clock, b"-BUSY a script runs\r\n", at, at), ProbeFinding::Nothing);
+        assert_eq!(unannounced.hear(Probe::Swaps, b"-NOPERM no\r\n", at, at), ProbeFinding::Refused);
+        assert_eq!(due(&mut unannounced, 110), [Probe::Clock]);
+    }
+
+    #[test]
+    fn what_an_answer_shows_is_told_by_its_reason() {
+        let mut unannounced = Unannounced::default();
+        let mut hear = |probe, reply: &[u8], at| {
+            let at = Time::from_nanos(at);
+            unannounced.hear(probe, reply, at, at)
+        };
+        assert_eq!(hear(Probe::Clock, &time(1000 * MS), 0), ProbeFinding::Nothing);
+        assert_eq!(hear(Probe::Clock, &time(9000 * MS), 10 * MS), ProbeFinding::Changed(EpochReason::Clock));
+        assert_eq!(hear(Probe::Swaps, &histogram(&[("hello", 1)]), 0), ProbeFinding::Nothing);
+        assert_eq!(
+            hear(Probe::Swaps, &histogram(&[("hello", 2), ("swapdb", 1)]), 0),
+            ProbeFinding::Changed(EpochReason::SwapDb)
+        );
     }
 }

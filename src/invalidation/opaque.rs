@@ -1,12 +1,13 @@
-//! Opaque writes whose replies did not wait for a fence: until one is back, L1 waits instead.
+//! Opaque writes, whose keys nobody knows: how many there were, and whether L1 has to wait for the ear to hear of them.
 //!
-//! What such a write changed nobody knows before the ear has heard it. So its moment is noted here before its reply goes out,
-//! and a request that comes later is answered from L1 only once the ear has been answered what was sent since ([`due`]).
-//! How much L1 is asked for is noted too: by that the workers decide who waits, the reply or L1.
+//! What such a write changed nobody knows before the ear has heard it. Where its reply does not wait for a fence, L1 waits instead:
+//! its moment is noted here before its reply goes out, and a request that comes later is answered from L1 only once the ear has been
+//! answered what was sent since ([`due`]). How much L1 is asked for is noted too: by that the workers decide who waits, the reply
+//! or L1.
 //!
 //! Every hit of every thread reads this, so a hit writes here only now and then: the first few after a fence was sent.
 //!
-//! [`due`]: Unfenced::due
+//! [`due`]: OpaqueWrites::due
 
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
@@ -18,14 +19,26 @@ const MANY: u32 = 4;
 /// See the module's head.
 #[derive(Debug, Default)]
 #[repr(align(128))] // two cache lines: their neighbour is prefetched along
-pub struct Unfenced {
-    /// When the last one was answered, in nanoseconds of [`Time`].
+pub struct OpaqueWrites {
+    /// When the last one was answered without a fence, in nanoseconds of [`Time`].
     last: AtomicU64,
+    /// How many were answered, with a fence or without.
+    answered: AtomicU64,
     /// Requests that L1 could answer since a fence was sent; no more than [`MANY`] are counted.
     asked: AtomicU32,
 }
 
-impl Unfenced {
+impl OpaqueWrites {
+    /// One has been answered, or something has happened that is like one: no flight that left before is joined any more.
+    pub fn count(&self) {
+        self.answered.fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// How many were counted. Worth comparing for equality.
+    pub fn answered(&self) -> u64 {
+        self.answered.load(Ordering::Acquire)
+    }
+
     /// The reply to an opaque write, which was here before `now`, is about to go out.
     pub fn add(&self, now: Time) {
         self.last.fetch_max(now.as_nanos(), Ordering::AcqRel);
@@ -68,26 +81,26 @@ mod tests {
 
     #[test]
     fn a_request_waits_for_what_was_acknowledged_before_it_and_for_nothing_later() {
-        let unfenced = Unfenced::default();
-        assert_eq!(unfenced.due(AT(9)), Time::ZERO);
-        unfenced.add(AT(5));
-        unfenced.add(AT(3));
-        assert_eq!(unfenced.due(AT(9)), AT(5), "the later one counts, in whichever order they were noted");
-        unfenced.add(AT(20));
-        assert_eq!(unfenced.due(AT(9)), AT(9), "or scripts without end would make it wait without end");
-        assert_eq!(unfenced.due(AT(21)), AT(20));
+        let writes = OpaqueWrites::default();
+        assert_eq!(writes.due(AT(9)), Time::ZERO);
+        writes.add(AT(5));
+        writes.add(AT(3));
+        assert_eq!(writes.due(AT(9)), AT(5), "the later one counts, in whichever order they were noted");
+        writes.add(AT(20));
+        assert_eq!(writes.due(AT(9)), AT(9), "or scripts without end would make it wait without end");
+        assert_eq!(writes.due(AT(21)), AT(20));
     }
 
     #[test]
     fn few_requests_are_told_from_many() {
-        let unfenced = Unfenced::default();
-        assert!(!unfenced.is_asked());
-        unfenced.ask();
-        assert!(unfenced.is_asked() && !unfenced.is_busy());
-        (0..100).for_each(|_| unfenced.ask());
-        assert!(unfenced.is_busy());
-        assert!(unfenced.asked.load(Ordering::Relaxed) <= MANY, "hits do not write for ever");
-        unfenced.start_over();
-        assert!(!unfenced.is_asked());
+        let writes = OpaqueWrites::default();
+        assert!(!writes.is_asked());
+        writes.ask();
+        assert!(writes.is_asked() && !writes.is_busy());
+        (0..100).for_each(|_| writes.ask());
+        assert!(writes.is_busy());
+        assert!(writes.asked.load(Ordering::Relaxed) <= MANY, "hits do not write for ever");
+        writes.start_over();
+        assert!(!writes.is_asked());
     }
 }

@@ -13,14 +13,14 @@ const NOT_PLAIN: [&str; 5] = ["write", "blocking", "random", "movablekeys", "non
 
 /// What `COMMAND INFO` told.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Survey {
+pub(super) struct ServerFeatures {
     /// Whether hash fields may have times to live of their own, which PTTL does not show.
     pub(super) field_ttls: bool,
     /// The rows of modules' commands that the server has, as the rows say.
     modules: Vec<u16>,
 }
 
-impl Survey {
+impl ServerFeatures {
     /// The question.
     pub(super) fn question() -> Vec<&'static [u8]> {
         let modules = module_rows().map(|row| row.name.as_bytes());
@@ -81,10 +81,10 @@ mod tests {
     #[test]
     fn a_server_that_knows_the_command_has_field_ttls_and_so_has_one_that_does_not_say() {
         let told = b"*1\r\n*6\r\n$8\r\nhpexpire\r\n:-6\r\n~1\r\n+write\r\n:1\r\n:1\r\n:1\r\n";
-        assert!(Survey::read(told).field_ttls);
-        assert!(!Survey::read(b"*1\r\n_\r\n").field_ttls);
+        assert!(ServerFeatures::read(told).field_ttls);
+        assert!(!ServerFeatures::read(b"*1\r\n_\r\n").field_ttls);
         for unclear in [&b"-NOPERM no\r\n"[..], b"-", b":1\r\n"] {
-            assert!(Survey::read(unclear).field_ttls);
+            assert!(ServerFeatures::read(unclear).field_ttls);
         }
     }
 
@@ -95,7 +95,7 @@ mod tests {
         let told = |flags: &str, keys: &str, rest: &str| {
             let entry = format!("${}\r\n{}\r\n:-1\r\n{flags}{keys}{rest}", row.name.len(), row.name);
             let elements = if rest.is_empty() { 6 } else { 8 + usize::from(rest == specs) };
-            Survey::read(format!("*2\r\n_\r\n*{elements}\r\n{entry}").as_bytes()).keeps(row)
+            ServerFeatures::read(format!("*2\r\n_\r\n*{elements}\r\n{entry}").as_bytes()).keeps(row)
         };
         let (read, one) = ("~2\r\n+readonly\r\n+module\r\n", ":1\r\n:1\r\n:1\r\n");
         assert!(told(read, one, "") && told(read, one, specs));
@@ -105,6 +105,6 @@ mod tests {
         assert!(!told(read, ":1\r\n:-1\r\n:1\r\n", ""));
         assert!(!told(read, ":0\r\n:0\r\n:0\r\n", ""));
         assert!(!told(read, one, "~0\r\n~1\r\n$23\r\nnondeterministic_output\r\n"));
-        assert!(!Survey::read(b"*2\r\n_\r\n_\r\n").keeps(row), "no such module");
+        assert!(!ServerFeatures::read(b"*2\r\n_\r\n_\r\n").keeps(row), "no such module");
     }
 }

@@ -1,0 +1,320 @@
+//! A user's ear as workers and operators see it: where fills and fences are asked for, and what the ear tells everybody.
+//!
+//! Waits for nothing. `task` takes what was asked for and does it.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::{Notify, mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
+
+use super::fences::FenceTimes;
+use super::fill::{Backlog, Fill};
+use super::rights::Rights;
+use crate::cache::Freshness;
+use crate::clock::Time;
+use crate::command::Caching;
+use crate::metrics::{DropReason, Refusal};
+use crate::upstream::Login;
+
+/// Fills that may wait for the ear; more are dropped and counted.
+const INBOX: usize = 4096;
+/// Bytes of requests that fills may hold, waiting or under way; what is beyond is dropped likewise.
+const HELD: usize = 16 << 20;
+/// Fences that may be asked for and not yet sent: each worker asks for one at a time.
+const FENCES: usize = 1024;
+/// A user's ear, as the workers see it.
+pub struct Ear {
+    /// The epoch and the lease that every hit of the user checks.
+    pub freshness: Freshness,
+    pub(super) fence_times: FenceTimes,
+    filled: AtomicBool,
+    /// Whether the server gives hash fields times to live, as far as it was asked.
+    field_ttls: AtomicBool,
+    pub(super) reconnects: AtomicU64,
+    /// What the last client that was this user proved: with it connections of this user are made.
+    login: Mutex<Option<Arc<Login>>>,
+    pub(super) rights: Rights,
+    state: Mutex<EarState>,
+    pub(super) refused: AtomicBool,
+    pub(super) retry: Notify,
+    pub(super) stop: CancellationToken,
+    /// Sessions that are this user, and when the last one left, in nanoseconds of [`Time`].
+    seats: AtomicUsize,
+    left: AtomicU64,
+    fills: mpsc::Sender<Fill>,
+    backlog: Arc<Backlog>,
+    fences: mpsc::Sender<Fence>,
+    inbox: Mutex<Option<Inbox>>,
+}
+
+/// Held by whoever is a user, so that the user's ear stays.
+pub struct Seat(Arc<Ear>);
+
+impl Seat {
+    pub(in super::super) fn take(ear: &Arc<Ear>) -> Self {
+        ear.seats.fetch_add(1, Ordering::AcqRel);
+        Self(Arc::clone(ear))
+    }
+
+    /// The user's ear.
+    pub fn ear(&self) -> &Arc<Ear> {
+        &self.0
+    }
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        self.0.left.store(Time::now().as_nanos(), Ordering::Relaxed);
+        self.0.seats.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+/// What an ear is doing, for people.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum EarState {
+    /// Nothing was ever promoted for this user.
+    Idle,
+    /// No connection, and why.
+    Away(String),
+    /// Listening, from this address.
+    Listening(String),
+    /// The user may not do what an ear needs, which this is.
+    Refused(Refusal),
+}
+
+/// Somebody waits for a reply to something that was sent at this moment or later.
+pub(super) type Fence = (Time, oneshot::Sender<()>);
+
+/// There are as many ears as there may be.
+#[derive(Debug)]
+pub(super) struct NoEar;
+
+/// What workers have asked of the ear.
+pub(super) struct Inbox {
+    pub(super) fills: mpsc::Receiver<Fill>,
+    pub(super) fences: mpsc::Receiver<Fence>,
+}
+
+impl Ear {
+    pub(in super::super) fn new(stop: CancellationToken) -> Arc<Self> {
+        let (fills, fill_inbox) = mpsc::channel(INBOX);
+        let (fences, fence_inbox) = mpsc::channel(FENCES);
+        Arc::new(Self {
+            freshness: Freshness::new(),
+            fence_times: FenceTimes::default(),
+            filled: AtomicBool::new(false),
+            field_ttls: AtomicBool::new(false),
+            reconnects: AtomicU64::new(0),
+            login: Mutex::default(),
+            rights: Rights::default(),
+            state: Mutex::new(EarState::Idle),
+            refused: AtomicBool::new(false),
+            retry: Notify::new(),
+            stop,
+            seats: AtomicUsize::new(0),
+            left: AtomicU64::new(0),
+            fills,
+            backlog: Backlog::new(HELD),
+            fences,
+            inbox: Mutex::new(Some(Inbox { fills: fill_inbox, fences: fence_inbox })),
+        })
+    }
+
+    /// What the ear is doing.
+    pub fn state(&self) -> EarState {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// How often the ear had to connect anew.
+    pub fn reconnects(&self) -> u64 {
+        self.reconnects.load(Ordering::Relaxed)
+    }
+
+    /// A client proved this login, or the configuration gives it: connections of this user are made with it from now on.
+    pub fn trust(&self, login: &Arc<Login>) {
+        let before = self.login.lock().unwrap_or_else(PoisonError::into_inner).replace(Arc::clone(login));
+        // A right that the user lacks comes with no login.
+        let news = before.as_ref() != Some(login) || self.state() == EarState::Refused(Refusal::Login);
+        if self.refused.load(Ordering::Acquire) && news {
+            self.try_again();
+        }
+    }
+
+    /// What connections of this user are to be made with: the newest login that was proved, for passwords change.
+    pub fn login(&self) -> Option<Arc<Login>> {
+        self.login.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Rights may have changed: a user that was refused is tried again at once.
+    pub(in super::super) fn try_again(&self) {
+        self.retry.notify_one();
+    }
+
+    /// How long nobody has been this user.
+    pub(in super::super) fn unused_for(&self, now: Time) -> Duration {
+        if self.seats.load(Ordering::Acquire) > 0 {
+            return Duration::ZERO;
+        }
+        now.saturating_since(Time::from_nanos(self.left.load(Ordering::Relaxed)))
+    }
+
+    /// Whether more than one session is this user.
+    pub fn is_shared(&self) -> bool {
+        self.seats.load(Ordering::Relaxed) > 1
+    }
+
+    /// Nobody is this user any more: the ear ends, and with it everything that it filled.
+    pub(in super::super) fn end(&self) {
+        self.freshness.end();
+        self.freshness.bump();
+        self.stop.cancel();
+    }
+
+    /// Whether it was ever asked to fill: before, L1 holds nothing of its user's.
+    pub fn has_filled(&self) -> bool {
+        self.filled.load(Ordering::Acquire)
+    }
+
+    /// Resolves after a reply to something sent at `since` or later; fails when the ear is lost meanwhile.
+    pub fn fence(&self, since: Time) -> oneshot::Receiver<()> {
+        let (told, fence) = oneshot::channel();
+        let _ = self.fences.try_send((since, told)); // without an ear the sender is dropped, which is an answer
+        fence
+    }
+
+    /// How long a fence takes.
+    pub fn fence_time(&self, now: Time) -> Duration {
+        self.fence_times.expected(now)
+    }
+
+    /// Up to when L1 knows of every change, as far as the user's sessions are concerned: for ever where it holds nothing.
+    pub fn heard_up_to(&self) -> Time {
+        if self.has_filled() { self.freshness.heard_up_to() } else { Time::NEVER }
+    }
+
+    /// Asks for a fence that nobody waits for, unless one is asked for already.
+    pub fn nudge(&self) {
+        if self.has_filled() && self.fence_times.nudge() {
+            drop(self.fence(Time::now()));
+        }
+    }
+
+    /// Has the ear fill, which must have been begun. Never waits; the error is why the promotion was dropped.
+    pub(super) fn fill(&self, mut fill: Fill) -> Result<(), DropReason> {
+        if fill.spec().cache == Caching::WholeHash && self.field_ttls.load(Ordering::Relaxed) {
+            return Err(DropReason::FieldTtls);
+        }
+        if !fill.take_share(&self.backlog) {
+            return Err(DropReason::EarBehind);
+        }
+        self.fills.try_send(fill).map_err(|_| DropReason::EarBehind)
+    }
+
+    /// Whether Redis refuses this user what an ear needs, as far as is known.
+    pub(super) fn is_refused(&self) -> bool {
+        self.refused.load(Ordering::Relaxed)
+    }
+
+    /// Takes what was asked of the ear, for whoever begins to listen: once, and only where `may` says so.
+    pub(super) fn begin(&self, may: impl FnOnce() -> bool) -> Result<Option<Inbox>, NoEar> {
+        let mut inbox = self.inbox.lock().unwrap_or_else(PoisonError::into_inner);
+        if inbox.is_some() && !may() {
+            return Err(NoEar);
+        }
+        self.filled.store(true, Ordering::Release);
+        Ok(inbox.take())
+    }
+
+    /// Whether the server gives hash fields times to live.
+    pub(super) fn set_field_ttls(&self, known: bool) {
+        self.field_ttls.store(known, Ordering::Relaxed);
+    }
+
+    pub(super) fn set_state(&self, state: EarState) {
+        *self.state.lock().unwrap_or_else(PoisonError::into_inner) = state;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::pin::pin;
+    use std::task::{Context, Waker};
+
+    use super::*;
+    use crate::cache::{Identities, Query, Stamps};
+    use crate::resp::{Request, encode};
+
+    fn ear() -> Arc<Ear> {
+        Ear::new(CancellationToken::new())
+    }
+
+    fn fill_of(bytes: usize) -> Fill {
+        let (mut raw, mut spans) = (Vec::new(), Vec::new());
+        encode::command(&mut raw, &[b"HGET", b"h", &vec![b'f'; bytes]]);
+        let request = Request::parse_canonical(&raw, &mut spans).expect("just written");
+        let (stamps, identity) = (Stamps::for_l1(0), Identities::default().intern(b"", 0));
+        let query = Query::new(&stamps, identity, 0, request.arg(1), request.tail(1), request.tail(2));
+        Fill::new(request, &query, 0, None, 1)
+    }
+
+    /// Nothing here listens, so the ear takes none up.
+    #[test]
+    fn what_waits_is_bounded_in_number_and_in_bytes() {
+        let (many, large) = (ear(), ear());
+        assert_eq!((0..INBOX + 9).filter(|_| many.fill(fill_of(1)).is_ok()).count(), INBOX);
+        let taken = (0..INBOX).take_while(|_| large.fill(fill_of(1 << 19)).is_ok()).count();
+        assert_eq!(taken, HELD / ((1 << 19) + 38));
+    }
+
+    #[test]
+    fn an_ear_begins_once_and_only_if_it_may() {
+        let ear = ear();
+        assert!(ear.begin(|| false).is_err());
+        assert!(!ear.has_filled());
+        assert!(matches!(ear.begin(|| true), Ok(Some(_))));
+        assert!(ear.has_filled());
+        assert!(matches!(ear.begin(|| panic!("it has begun")), Ok(None)));
+    }
+
+    #[test]
+    fn an_ear_that_has_filled_nothing_knows_all() {
+        let ear = ear();
+        assert_eq!(ear.heard_up_to(), Time::NEVER);
+        drop(ear.begin(|| true));
+        assert_eq!(ear.heard_up_to(), Time::ZERO);
+    }
+
+    #[test]
+    fn an_ear_stays_while_somebody_is_its_user() {
+        let ear = ear();
+        let (one, two) = (Seat::take(&ear), Seat::take(&ear));
+        assert!(ear.is_shared());
+        drop(one);
+        assert!(!ear.is_shared());
+        assert_eq!(ear.unused_for(Time::NEVER), Duration::ZERO);
+        drop(two);
+        assert!(ear.unused_for(Time::NEVER) > Duration::ZERO);
+    }
+
+    #[test]
+    fn a_newly_proved_login_has_a_refused_ear_try_again_and_a_known_one_does_not() {
+        let ear = ear();
+        let login = |password: &[u8]| Arc::new(Login { user: (*b"u").into(), password: password.into() });
+        let tries = |ear: &Ear| {
+            let mut told = pin!(ear.retry.notified());
+            told.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_ready()
+        };
+        ear.trust(&login(b"a"));
+        ear.refused.store(true, Ordering::Release);
+        ear.set_state(EarState::Refused(Refusal::Pttl));
+        ear.trust(&login(b"a"));
+        assert!(!tries(&ear), "a right that the user lacks comes with no login");
+        ear.trust(&login(b"b"));
+        assert!(tries(&ear));
+        ear.set_state(EarState::Refused(Refusal::Login));
+        ear.trust(&login(b"b"));
+        assert!(tries(&ear), "it may be accepted by now");
+    }
+}

@@ -1,0 +1,625 @@
+//! The ear's protocol on one connection, without I/O: what is sent, and what is made of each frame that comes.
+//!
+//! Bytes, fills, fences and time go in. Out come bytes ([`Protocol::take_unsent`]), what whoever runs it has to do
+//! ([`Effect`]), when it wants to be woken ([`Protocol::deadline`]), and at last why it ended ([`Ending`]). Stamps, entries, lease and
+//! epoch are memory that workers share, so they are changed in the very order of the frames; that order is what coherence rests
+//! on: a push that is heard before a reply happened before it (points 3 to 6 of the README). It opens no socket, starts no task and
+//! looks at no clock. Run by `task`, and by a simulation under `tests/`.
+//!
+//! A long file: what is sent, what is awaited and what each reply means are one protocol.
+
+use std::time::Duration;
+
+use tracing::{info, warn};
+
+use super::super::forget::{Forget, Heard, obey};
+use super::super::message::{Envelope, MAX_PAYLOAD};
+use super::super::opaque::OpaqueWrites;
+use super::super::silence::Silence;
+use super::super::terms::{L1Terms, Means};
+use super::dialogue::{Dialogue, Inquiry};
+use super::features::ServerFeatures;
+use super::fences::{FenceTimes, Fences};
+use super::fill::{Entering, Fill, FillWindow, Landing, PendingFill};
+use super::frames::{Frames, fields};
+use super::push::{self, Push};
+use super::rights::{Rights, RightsPoll};
+use super::touch::{HitKeys, TouchBatch, TouchStep, Touches};
+use super::unannounced::{Probe, ProbeFinding, Unannounced};
+use crate::cache::{Arrivals, Freshness, Stamps, Store};
+use crate::clock::Time;
+use crate::command::Caching;
+use crate::error::is_passing;
+use crate::metrics::{EpochReason, FillOutcome, Refusal, Stats};
+use crate::resp::Malformed;
+use crate::upstream::{Generation, STALL};
+
+/// Bytes that fills may bring where the ear has subscribed: Redis keeps no more than 32 MiB for a subscriber, by its default.
+const SUBSCRIBER: u64 = 16 << 20;
+/// After taking fills up the ear takes no more for so long: they are in no hurry, and one by one each would cost a worker a
+/// wake-up of this thread, and Redis a read and a write.
+const REST: Duration = Duration::from_millis(1);
+/// The same after taking up fewer than [`FEW`] where L1 is full: what comes in displaces about as much, and loses little by
+/// coming later.
+const LONG_REST: Duration = Duration::from_millis(4);
+const FEW: usize = 32;
+/// With nothing in L1 the ear is asked this seldom whether it still hears.
+const IDLE: Duration = Duration::from_secs(5);
+
+/// What an ear shares with workers and with other ears: memory, in which nothing waits.
+#[derive(Clone, Copy)]
+pub struct Surroundings<'a> {
+    /// What was configured.
+    pub terms: &'a L1Terms,
+    /// The stamps of all keys.
+    pub stamps: &'a Stamps,
+    /// The entries.
+    pub store: &'a Store,
+    /// When entries came in.
+    pub arrivals: &'a Arrivals,
+    /// The opaque writes of all workers.
+    pub opaque_writes: &'a OpaqueWrites,
+    /// What keeps leases from beginning.
+    pub silence: &'a Silence,
+    /// Which server stands behind the address.
+    pub generation: &'a Generation,
+    /// What is counted.
+    pub stats: &'a Stats,
+    /// The lease and the epoch of this ear.
+    pub freshness: &'a Freshness,
+    /// How long its fences take.
+    pub fence_times: &'a FenceTimes,
+    /// What its user may do.
+    pub rights: &'a Rights,
+    /// A server that is silent on all connections may have been told to pause: it is waited for so long.
+    pub patience: Duration,
+}
+
+/// What whoever runs the protocol has to do. `W` is whatever waits for a fence.
+#[derive(Debug)]
+pub enum Effect<W> {
+    /// Everything that Redis had said before is applied: this waits no more.
+    Fenced(W),
+    /// Whether the server gives hash fields times to live.
+    FieldTtls(bool),
+    /// These keys are to be collected, and then given to [`Protocol::collected`].
+    Collect(HitKeys),
+    /// The user may not ask after its own rights: somebody else is to.
+    AskSteward,
+    /// Something was filled for a user after whose rights somebody else asks.
+    RightsDue,
+    /// The server is no master: the address may lead elsewhere by now.
+    Doubt,
+}
+
+/// How a connection of the ear came to its end.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Ending {
+    /// What came cannot be understood, or nothing asked for it.
+    Broken(String),
+    /// Another server stands behind the address.
+    Turned,
+    /// No answer to a fence for so long.
+    Silent(Duration),
+    /// The user may not do this, as Redis said.
+    Refused(Refusal, Box<[u8]>),
+}
+
+impl From<Malformed> for Ending {
+    fn from(malformed: Malformed) -> Self {
+        Self::Broken(malformed.to_string())
+    }
+}
+
+/// One connection of the ear. See the module's head.
+#[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own, in any combination")]
+pub struct Protocol<'a, W> {
+    around: Surroundings<'a>,
+    user: Vec<u8>,
+    /// Of the server that it listens to.
+    generation: u64,
+    frames: Frames,
+    dialogue: Dialogue,
+    fences: Fences<W>,
+    window: FillWindow,
+    rights: RightsPoll,
+    /// What the server can do. Nothing is filled before it is known.
+    features: Option<ServerFeatures>,
+    touches: Touches,
+    unannounced: Unannounced,
+    /// When something came last.
+    heard: Time,
+    /// When it looks after what is due.
+    next_round: Time,
+    /// Whether it is certain that changes will be told of.
+    is_told: bool,
+    not_master: bool,
+    /// A lease was in force when it was last looked at.
+    leased: bool,
+    /// Whether the last fence was answered in a turn of Redis's event loop of its own; only broadcast mode asks.
+    in_turn: bool,
+    effects: Vec<Effect<W>>,
+}
+
+impl<'a, W> Protocol<'a, W> {
+    /// Of a connection that `user` has just made to a server of this generation. Nothing counts that was filled before.
+    pub fn new(around: Surroundings<'a>, user: &[u8], generation: u64, now: Time) -> Self {
+        around.freshness.bump();
+        around.rights.start();
+        let (max_value, most) = match &around.terms.means {
+            Means::Channel(_) => (around.terms.max_value.max(MAX_PAYLOAD as u64), SUBSCRIBER),
+            Means::Tracking | Means::Broadcast(_) => (around.terms.max_value, u64::MAX),
+        };
+        let mut protocol = Self {
+            around,
+            user: user.to_vec(),
+            generation,
+            frames: Frames::new(max_value),
+            dialogue: Dialogue::new(),
+            fences: Fences::new(),
+            window: FillWindow::new(most),
+            rights: RightsPoll::new(now),
+            features: None,
+            touches: Touches::new(now),
+            unannounced: Unannounced::default(),
+            heard: now,
+            next_round: now.plus(around.terms.round()),
+            is_told: false,
+            not_master: false,
+            leased: false,
+            in_turn: true,
+            effects: Vec::new(),
+        };
+        protocol.ask_to_be_told(now);
+        protocol.dialogue.ask(&[b"CLIENT", b"NO-EVICT", b"ON"], Inquiry::NoEvict, now);
+        protocol.ask_rights(now);
+        protocol.dialogue.ask(&ServerFeatures::question(), Inquiry::Features, now);
+        protocol.send_fence(now);
+        protocol
+    }
+
+    /// Moves the bytes that are to be sent to the end of `out`.
+    pub fn take_unsent(&mut self, out: &mut Vec<u8>) {
+        self.dialogue.take_unsent(out);
+    }
+
+    /// What is to be done, in the order in which it came up.
+    pub fn effects(&mut self) -> impl Iterator<Item = Effect<W>> + use<'_, 'a, W> {
+        self.effects.drain(..)
+    }
+
+    /// When [`wake`](Self::wake) is to be called at the latest. It changes with every call.
+    pub fn deadline(&self) -> Time {
+        self.next_round.min(self.window.wakes())
+    }
+
+    /// Whether it is certain that changes are told of: the connection has been of use.
+    pub fn is_told(&self) -> bool {
+        self.is_told
+    }
+
+    /// Whether a fill may be asked for now.
+    pub fn takes_fills(&self) -> bool {
+        self.features.is_some() && self.window.is_open()
+    }
+
+    /// These bytes have arrived by `now`, behind what the last call has left in `input`.
+    pub fn receive(&mut self, input: &mut Vec<u8>, now: Time) -> Result<(), Ending> {
+        self.heard = now;
+        self.check_generation()?;
+        let mut frames = std::mem::take(&mut self.frames);
+        let heard = frames.drain(input, |frame, whole| self.hear(frame, whole, now));
+        self.frames = frames;
+        heard
+    }
+
+    /// Asks for as many of these as may be under way, and rests.
+    pub fn fill(&mut self, mut fills: impl Iterator<Item = Fill>, now: Time) {
+        let mut taken = 0;
+        while self.takes_fills()
+            && let Some(fill) = fills.next()
+        {
+            taken += 1;
+            self.ask_fill(fill, now);
+        }
+        self.follow_fills(now);
+        let long = taken < FEW && self.around.store.is_full();
+        self.window.rest(now.plus(if long { LONG_REST } else { REST }));
+    }
+
+    /// `waiter` waits for the answer to something that was sent at `since` or later.
+    pub fn fence(&mut self, since: Time, waiter: W, now: Time) {
+        self.fences.wait(since, waiter);
+        if self.fences.is_wanted() {
+            self.send_fence(now);
+        }
+    }
+
+    /// What was hit is collected.
+    pub fn collected(&mut self, batches: Vec<TouchBatch>, now: Time) {
+        self.touches.collected(batches, now);
+    }
+
+    /// It is `now`. `pulse` is when the server last said something on any connection.
+    pub fn wake(&mut self, now: Time, pulse: Time) -> Result<(), Ending> {
+        self.window.wake(now);
+        if now < self.next_round {
+            return Ok(());
+        }
+        self.next_round = now.plus(self.around.terms.round());
+        self.look_at_lease(now);
+        self.check_generation()?;
+        let terms = self.around.terms;
+        if let Some(sent) = self.fences.sent() {
+            let silence = (terms.max_staleness * 4).max(Duration::from_secs(2));
+            // Who is silent everywhere may have been told to pause: it is not deaf here.
+            let speaks = pulse.saturating_since(sent) > STALL;
+            let silence = if speaks { silence } else { silence.max(self.around.patience) };
+            if now.saturating_since(sent) > silence {
+                return Err(Ending::Silent(silence));
+            }
+        } else if !self.around.store.is_empty() || now.saturating_since(self.heard) > IDLE {
+            self.send_fence(now);
+        }
+        if self.rights.is_older(terms.acl_recheck / 2, now) {
+            self.ask_rights(now);
+        }
+        self.touch(now);
+        Ok(())
+    }
+
+    /// The connection is lost, or given up: what happens from now on nobody hears.
+    pub fn disconnect(mut self, now: Time) {
+        self.around.freshness.end();
+        self.look_at_lease(now);
+        self.bump(EpochReason::EarLost);
+    }
+
+    /// One whole frame, in the order in which Redis sent it. `whole` is false where it was too large to be kept.
+    fn hear(&mut self, frame: &[u8], whole: bool, now: Time) -> Result<(), Ending> {
+        if frame.first() == Some(&b'>') {
+            let push = if whole { push::read(frame) } else { Push::Unreadable };
+            if push != Push::Subscribed {
+                self.hear_push(push);
+                return Ok(());
+            }
+        }
+        let Some((sent, inquiry)) = self.dialogue.answered() else {
+            return Err(Ending::Broken("a reply that nothing asked for: desynchronised".into()));
+        };
+        let is_turn = matches!(inquiry, Inquiry::Turn);
+        self.hear_reply(inquiry, (frame, whole), sent, now)?;
+        // In broadcast mode most replies show nothing of what was to be told before.
+        if !self.asks_for_turns() || is_turn && self.in_turn {
+            self.around.freshness.heard(sent);
+            self.effects.extend(self.fences.answered(sent).map(Effect::Fenced));
+        }
+        if self.in_turn && self.fences.is_wanted() {
+            self.send_fence(now);
+        }
+        Ok(())
+    }
+
+    fn hear_reply(
+        &mut self,
+        inquiry: Inquiry,
+        (frame, whole): (&[u8], bool),
+        sent: Time,
+        now: Time,
+    ) -> Result<(), Ending> {
+        let refused = frame.first() == Some(&b'-');
+        match inquiry {
+            Inquiry::NoEvict => {}
+            Inquiry::Database => self.dialogue.hear_select(refused),
+            Inquiry::Announcements if refused => {
+                let subscribes = self.around.terms.notices().is_some();
+                return Err(Ending::Refused(
+                    if subscribes { Refusal::Subscribe } else { Refusal::Tracking },
+                    frame.into(),
+                ));
+            }
+            Inquiry::Announcements => {
+                self.is_told = true;
+                info!(user = %self.user_name(), "invalidation connection is up; cache on for this user");
+            }
+            Inquiry::Rights => self.hear_rights(frame, sent, now),
+            Inquiry::Fence if is_forbidden(frame) => return Err(Ending::Refused(Refusal::Hello, frame.into())),
+            Inquiry::Fence => self.hear_fence(frame, sent, now),
+            Inquiry::Turn => self.in_turn = !refused,
+            Inquiry::Features => {
+                let features = ServerFeatures::read(frame);
+                self.effects.push(Effect::FieldTtls(features.field_ttls));
+                self.features = Some(features);
+            }
+            Inquiry::Memory => self.effects.extend(self.touches.hear_policy(frame).map(Effect::Collect)),
+            Inquiry::Touch => self.around.stats.touched.add(self.touches.hear_touched(frame)),
+            Inquiry::Unannounced(probe) => self.hear_unannounced(probe, frame, sent, now),
+            Inquiry::Ttl(_) if is_forbidden(frame) => return Err(Ending::Refused(Refusal::Pttl, frame.into())),
+            Inquiry::Ttl(mut pending) => {
+                pending.hear_ttl(frame, sent);
+                let next = if pending.of_fields() { Inquiry::FieldTtls(pending) } else { Inquiry::Value(pending) };
+                self.dialogue.goes_on(next, sent);
+            }
+            Inquiry::FieldTtls(mut pending) => {
+                pending.hear_ttl(frame, sent);
+                self.dialogue.goes_on(Inquiry::Value(pending), sent);
+            }
+            Inquiry::Value(pending) => {
+                let usable = whole && !refused && !self.dialogue.is_astray();
+                self.hear_value(*pending, usable.then_some(frame), sent, now);
+                self.follow_fills(now); // it may have been asked for again
+            }
+        }
+        Ok(())
+    }
+
+    fn hear_push(&mut self, push: Push<'_>) {
+        match push {
+            Push::Keys(keys) => {
+                let stamps = self.around.stamps;
+                let mut count = 0;
+                for key in keys {
+                    stamps.touch(stamps.slot(stamps.hash(key)));
+                    count += 1;
+                }
+                self.around.stats.invalidations.add(count);
+            }
+            Push::Flush | Push::Unreadable => {
+                self.around.stats.flushes.add(1);
+                self.bump(EpochReason::Flush);
+            }
+            Push::Message(payload) => self.hear_message(payload),
+            Push::Subscribed | Push::Other => {}
+        }
+    }
+
+    /// A message of the fleet's channel, where that carries coherence. What this process said itself is heeded like all
+    /// else, as Redis would tell of an own write: it is what remains of a write whose connection was lost. And what cannot be
+    /// read may have been about anything.
+    fn hear_message(&self, payload: &[u8]) {
+        let heard = match Envelope::parse(payload) {
+            Ok(Envelope { origin_id, message }) => {
+                let notices = self.around.terms.notices();
+                let own = notices.is_some_and(|notices| origin_id.as_deref() == Some(notices.origin_id()));
+                let heard = obey(message, self);
+                if own { Heard::OwnEcho } else { heard }
+            }
+            Err(malformed) => {
+                self.all();
+                Heard::nothing(&malformed)
+            }
+        };
+        self.around.stats.heard(heard.into());
+    }
+
+    /// A fence is back: everything acknowledged before `sent` has been heard. Only a master that says so renews.
+    fn hear_fence(&mut self, reply: &[u8], sent: Time, now: Time) {
+        let Surroundings { terms, freshness, silence, generation, stats, .. } = self.around;
+        self.look_at_lease(now);
+        self.fences.end();
+        self.around.fence_times.end(sent, now);
+        stats.fences.add(1);
+        // MISCONF is what a master says whose disk is full: it lives, and hears.
+        let master = reply.starts_with(b"-MISCONF")
+            || fields(reply).is_some_and(|told| told.get(&b"role"[..]).is_some_and(|role| role == b"master"));
+        if !master {
+            if !self.not_master {
+                warn!("the upstream is a replica, which tells of no changes; cache off, reads go to Redis");
+            }
+            freshness.end();
+            freshness.bump();
+            self.effects.push(Effect::Doubt);
+        } else if self.in_turn && !silence.is_paused(now) {
+            let until = self.unannounced.bound(sent).plus(terms.max_staleness);
+            // No longer than the user's rights are known to be what they were.
+            let known = self.around.rights.known_at();
+            freshness.renew(known.map_or(until, |asked| until.min(asked.plus(terms.acl_recheck))));
+            // Whoever turns changes the number first and ends leases second.
+            if silence.is_swapping() || self.is_turned() || generation.is_several() {
+                freshness.end();
+            }
+        }
+        self.not_master = !master;
+        self.look_at_lease(now);
+    }
+
+    fn hear_rights(&mut self, reply: &[u8], asked: Time, now: Time) {
+        self.rights.answered();
+        let rights = self.around.rights;
+        if rights.hear_on_ear(reply, asked) {
+            self.bump(EpochReason::Rights);
+        }
+        if !rights.asks_itself() {
+            self.effects.push(Effect::AskSteward);
+        }
+        self.follow_fills(now);
+        if is_passing(reply) {
+            self.rights.answered_with_nothing();
+        }
+    }
+
+    fn hear_unannounced(&mut self, probe: Probe, reply: &[u8], sent: Time, now: Time) {
+        match self.unannounced.hear(probe, reply, sent, now) {
+            ProbeFinding::Nothing => {}
+            ProbeFinding::Refused => {
+                info!(user = %self.user_name(), "invalidation connection goes without {}", probe.about());
+            }
+            ProbeFinding::Changed(reason) => {
+                self.around.opaque_writes.count();
+                self.bump(reason);
+            }
+        }
+    }
+
+    /// The value is here, which was asked for at `sent`: none where it was an error or too large.
+    fn hear_value(&mut self, pending: PendingFill, value: Option<&[u8]>, sent: Time, now: Time) {
+        let Surroundings { terms, stamps, store, arrivals, stats, freshness, rights, .. } = self.around;
+        self.window.leave(&pending.fill);
+        let present = (stamps.load(pending.fill.slot()), freshness.epoch());
+        let unknown_rights = rights.known_at().is_none().then_some(terms.acl_recheck);
+        match pending.land(value, present, unknown_rights, (sent, now)) {
+            Landing::Entry(Entering { fill, resp2, stamp, epoch, expires }) => {
+                arrivals.note(fill.slot(), now); // before anybody can find it
+                store.insert(&fill.query(), value.unwrap_or_default(), Some(&resp2), stamp, epoch, expires);
+                stats.fill(FillOutcome::Stored);
+                if rights.filled() {
+                    self.effects.push(Effect::RightsDue);
+                }
+            }
+            // Mostly the push of a write that was just answered: the second try finds the dust settled.
+            Landing::Changed(fill) => match fill.again() {
+                Some(fill) => {
+                    stats.fill(FillOutcome::Retried);
+                    self.ask_fill(fill, now);
+                }
+                None => stats.fill(FillOutcome::Doomed),
+            },
+            Landing::Expired => stats.fill(FillOutcome::Expired),
+            Landing::Refused => stats.fill(FillOutcome::Refused),
+        }
+    }
+
+    fn ask_fill(&mut self, fill: Fill, now: Time) {
+        let Surroundings { stamps, store, stats, freshness, .. } = self.around;
+        if self.window.contains(&fill) || store.contains_fresh(&fill.query(), stamps, freshness, now) {
+            return;
+        }
+        let cache = fill.spec().cache;
+        let field_ttls = self.features.as_ref().is_none_or(|features| features.field_ttls);
+        let kept = self.features.as_ref().is_some_and(|features| features.keeps(fill.spec()));
+        if !kept || cache == Caching::WholeHash && field_ttls {
+            return stats.fill(FillOutcome::Refused);
+        }
+        // Read before the request is sent: only what was asked for under a quiet stamp may enter L1.
+        let (stamp, epoch) = (stamps.load(fill.slot()), freshness.epoch());
+        if !stamp.quiet() || self.not_master {
+            return stats.fill(FillOutcome::Doomed);
+        }
+        if self.fences.sent().is_none() && !freshness.held(now) {
+            self.send_fence(now);
+        }
+        self.touches.fills_for(fill.identity(), fill.db());
+        self.window.enter(&fill);
+        if !self.around.rights.are_all() {
+            self.rights.follow();
+        }
+        let of_fields = cache == Caching::Fields && field_ttls;
+        self.dialogue.ask_fill(Box::new(PendingFill::new(fill, stamp, epoch, of_fields)), now);
+    }
+
+    /// Has rights compared behind the fills that were asked for.
+    fn follow_fills(&mut self, now: Time) {
+        if self.rights.is_due() {
+            self.ask_rights(now);
+        }
+    }
+
+    fn ask_rights(&mut self, now: Time) {
+        if self.around.rights.asks_itself() {
+            self.rights.ask(now);
+            self.dialogue.ask(&[b"ACL", b"GETUSER", &self.user], Inquiry::Rights, now);
+        }
+    }
+
+    /// Has Redis tell of changes to what is read here, in broadcast mode to all keys with certain prefixes; or has itself told by
+    /// those who write, on this same connection, which in RESP3 can read besides.
+    fn ask_to_be_told(&mut self, now: Time) {
+        let tracking: [&[u8]; 3] = [b"CLIENT", b"TRACKING", b"ON"];
+        let command: Vec<&[u8]> = match &self.around.terms.means {
+            Means::Tracking => tracking.to_vec(),
+            Means::Broadcast(prefixes) => {
+                let prefixes = prefixes.iter().flat_map(|prefix| [&b"PREFIX"[..], prefix]);
+                tracking.into_iter().chain([&b"BCAST"[..]]).chain(prefixes).collect()
+            }
+            Means::Channel(notices) => vec![b"SUBSCRIBE", notices.channel().as_bytes()],
+        };
+        self.dialogue.ask(&command, Inquiry::Announcements, now);
+    }
+
+    fn asks_for_turns(&self) -> bool {
+        matches!(self.around.terms.means, Means::Broadcast(_))
+    }
+
+    /// In broadcast mode Redis tells of changes at the end of each turn of its event loop. While a slow script runs, it
+    /// answers HELLO within one, before what it has yet to tell; PING it answers then with -BUSY, and so PING is the fence.
+    fn send_fence(&mut self, now: Time) {
+        self.fences.begin(now);
+        self.around.fence_times.begin(now);
+        for probe in self.unannounced.due(now, self.around.terms.max_staleness / 8) {
+            self.dialogue.ask(probe.command(), Inquiry::Unannounced(probe), now);
+        }
+        if self.asks_for_turns() {
+            self.dialogue.ask(&[b"PING"], Inquiry::Turn, now);
+        }
+        self.dialogue.ask(&[b"HELLO"], Inquiry::Fence, now);
+    }
+
+    fn touch(&mut self, now: Time) {
+        match self.touches.step(now, !self.around.store.is_empty()) {
+            TouchStep::Rest => {}
+            TouchStep::AskPolicy => self.dialogue.ask(&[b"INFO", b"memory"], Inquiry::Memory, now),
+            TouchStep::Send(batches) => {
+                for TouchBatch { db, keys } in batches {
+                    self.dialogue.select(db, now);
+                    let keys = keys.iter().map(|key| &**key);
+                    let command: Vec<&[u8]> = std::iter::once(&b"TOUCH"[..]).chain(keys).collect();
+                    self.dialogue.ask(&command, Inquiry::Touch, now);
+                }
+            }
+        }
+    }
+
+    /// Counts a lease that is over. Where L1 is empty nobody renews it, and nobody misses it.
+    fn look_at_lease(&mut self, now: Time) {
+        let held = self.around.freshness.held(now);
+        if self.leased && !held && !self.around.store.is_empty() {
+            self.around.stats.leases_lapsed.add(1);
+        }
+        self.leased = held;
+    }
+
+    /// No entry counts that was filled so far.
+    fn bump(&self, reason: EpochReason) {
+        self.around.freshness.bump();
+        self.around.stats.epoch(reason);
+    }
+
+    fn check_generation(&self) -> Result<(), Ending> {
+        if self.is_turned() { Err(Ending::Turned) } else { Ok(()) }
+    }
+
+    /// Whether another server has taken the place of the one that is listened to.
+    pub fn is_turned(&self) -> bool {
+        self.generation != self.around.generation.number()
+    }
+
+    fn user_name(&self) -> std::borrow::Cow<'_, str> {
+        String::from_utf8_lossy(&self.user)
+    }
+}
+
+/// What the fleet's channel names is forgotten for this ear's user; the other ears hear it themselves.
+impl<W> Forget for Protocol<'_, W> {
+    fn key(&self, key: &[u8]) {
+        let stamps = self.around.stamps;
+        stamps.touch(stamps.slot(stamps.hash(key)));
+        self.around.stats.invalidations.add(1);
+    }
+
+    fn pattern(&self, _: &[u8]) {
+        self.all();
+    }
+
+    fn all(&self) {
+        self.bump(EpochReason::Pattern);
+    }
+}
+
+/// Whether a command itself was refused, not one of its keys: the user may not run it, or the server has it no more.
+fn is_forbidden(reply: &[u8]) -> bool {
+    let says = |words: &[u8]| reply.windows(words.len()).any(|at| at == words);
+    reply.starts_with(b"-NOPERM") && says(b" run the ") || reply.starts_with(b"-ERR unknown command")
+}
+
+#[cfg(test)]
+mod tests;

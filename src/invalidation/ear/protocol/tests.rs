@@ -1,0 +1,669 @@
+//! Each transition of the protocol, without a server: what is asked is read from its bytes, and answered here.
+//!
+//! A long file: one test for each transition.
+
+use super::super::super::notice::Notices;
+use super::*;
+use crate::cache::{Identities, Identity, Query};
+use crate::command::lookup;
+use crate::resp::{Request, Span, encode};
+
+const OK: &str = "+OK\r\n";
+const ALL: &str = "%2\r\n$8\r\ncommands\r\n$5\r\n+@all\r\n$4\r\nkeys\r\n$2\r\n~*\r\n";
+const FEW_RIGHTS: &str = "%2\r\n$8\r\ncommands\r\n$5\r\n+@all\r\n$4\r\nkeys\r\n$3\r\n~a*\r\n";
+const FEATURES: &str = "*1\r\n_\r\n";
+const TIME: &str = "*2\r\n$10\r\n1790000000\r\n$1\r\n0\r\n";
+const LATENCY: &str = "%0\r\n";
+const MASTER: &str = "%1\r\n$4\r\nrole\r\n$6\r\nmaster\r\n";
+const REPLICA: &str = "%1\r\n$4\r\nrole\r\n$7\r\nreplica\r\n";
+const FLUSH: &str = ">2\r\n$10\r\ninvalidate\r\n_\r\n";
+const NOPERM: &str = "-NOPERM User u has no permissions to run the 'x' command\r\n";
+const NO_TTL: &str = ":-1\r\n";
+const VALUE: &str = "$1\r\nv\r\n";
+
+/// Later than any machine has been up, for the store compares with the real clock.
+const START: u64 = 1 << 60;
+const STALENESS: Duration = Duration::from_millis(400);
+const RECHECK: Duration = Duration::from_secs(4);
+
+/// All that an ear shares.
+struct Bench {
+    terms: L1Terms,
+    stamps: Stamps,
+    store: Store,
+    arrivals: Arrivals,
+    opaque_writes: OpaqueWrites,
+    silence: Silence,
+    generation: Generation,
+    stats: Stats,
+    freshness: Freshness,
+    fence_times: FenceTimes,
+    rights: Rights,
+    identity: Identity,
+}
+
+impl Bench {
+    fn new(means: Means) -> Self {
+        let l1_size = 1 << 20;
+        Self {
+            terms: L1Terms {
+                max_staleness: STALENESS,
+                acl_recheck: RECHECK,
+                max_value: 100,
+                l1_size,
+                means,
+                max_ears: 1,
+            },
+            stamps: Stamps::for_l1(0),
+            store: Store::new(l1_size),
+            arrivals: Arrivals::default(),
+            opaque_writes: OpaqueWrites::default(),
+            silence: Silence::default(),
+            generation: Generation::default(),
+            stats: Stats::default(),
+            freshness: Freshness::new(),
+            fence_times: FenceTimes::default(),
+            rights: Rights::default(),
+            identity: Identities::default().intern(b"", 0),
+        }
+    }
+
+    fn tracking() -> Self {
+        Self::new(Means::Tracking)
+    }
+
+    /// A new connection, at the start.
+    fn connect(&self) -> Line<'_> {
+        let around = Surroundings {
+            terms: &self.terms,
+            stamps: &self.stamps,
+            store: &self.store,
+            arrivals: &self.arrivals,
+            opaque_writes: &self.opaque_writes,
+            silence: &self.silence,
+            generation: &self.generation,
+            stats: &self.stats,
+            freshness: &self.freshness,
+            fence_times: &self.fence_times,
+            rights: &self.rights,
+            patience: Duration::from_secs(30),
+        };
+        let protocol = Protocol::new(around, b"u", self.generation.number(), at(0));
+        Line { bench: self, protocol, now: 0, input: Vec::new(), pulse: 0 }
+    }
+
+    /// One on which everything that is asked first has been answered at once.
+    fn ready(&self) -> Line<'_> {
+        let mut line = self.connect();
+        line.asked();
+        line.answer(&[OK, OK, ALL, FEATURES, TIME, LATENCY, MASTER]);
+        assert_eq!(line.effects(), ["FieldTtls(false)"]);
+        line
+    }
+
+    fn request(words: &[&[u8]]) -> Vec<u8> {
+        let mut raw = Vec::new();
+        encode::command(&mut raw, words);
+        raw
+    }
+
+    fn describe<R>(&self, words: &[&[u8]], then: impl FnOnce(Request<'_>, &Query<'_>) -> R) -> R {
+        let (raw, mut spans): (_, Vec<Span>) = (Self::request(words), Vec::new());
+        let request = Request::parse_canonical(&raw, &mut spans).expect("just written");
+        let row = lookup(request).expect("a row");
+        let rest = if request.argc() > 2 { request.tail(2) } else { &[] };
+        let query = Query::new(&self.stamps, self.identity, row.id, request.arg(1), request.tail(1), rest);
+        then(request, &query)
+    }
+
+    fn fill_in(&self, db: u32, words: &[&[u8]]) -> Fill {
+        self.describe(words, |request, query| Fill::new(request, query, db, None, 100))
+    }
+
+    fn get(&self, key: &str) -> Fill {
+        self.fill_in(0, &[b"GET", key.as_bytes()])
+    }
+
+    fn keeps(&self, key: &str, now: Time) -> bool {
+        self.describe(&[b"GET", key.as_bytes()], |_, query| {
+            self.store.contains_fresh(query, &self.stamps, &self.freshness, now)
+        })
+    }
+
+    fn slot(&self, key: &str) -> crate::cache::Slot {
+        self.stamps.slot(self.stamps.hash(key.as_bytes()))
+    }
+
+    fn lease_ms(&self) -> u128 {
+        self.freshness.lease_left(at(0)).as_millis()
+    }
+}
+
+fn at(ms: u64) -> Time {
+    Time::from_nanos(START + ms * 1_000_000)
+}
+
+/// A connection of the ear under test.
+struct Line<'a> {
+    bench: &'a Bench,
+    protocol: Protocol<'a, u32>,
+    now: u64,
+    pulse: u64,
+    input: Vec<u8>,
+}
+
+impl Line<'_> {
+    /// What was asked since the last call.
+    fn asked(&mut self) -> Vec<String> {
+        let mut out = Vec::new();
+        self.protocol.take_unsent(&mut out);
+        let text = String::from_utf8(out).expect("nothing here is not");
+        let mut words = text.split("\r\n");
+        let mut asked = Vec::new();
+        while let Some(count) = words.next().and_then(|header| header.strip_prefix('*')) {
+            let arguments: Vec<_> =
+                (0..count.parse().expect("a number")).map(|_| (words.next(), words.next()).1).collect();
+            let text: Vec<_> = arguments.into_iter().map(|word| word.expect("whole").to_uppercase()).collect();
+            asked.push(text.join(" "));
+        }
+        asked
+    }
+
+    fn receive(&mut self, text: &str) -> Result<(), Ending> {
+        self.input.extend_from_slice(text.as_bytes());
+        self.protocol.receive(&mut self.input, at(self.now))
+    }
+
+    fn answer(&mut self, replies: &[&str]) {
+        self.receive(&replies.concat()).expect("it goes on");
+    }
+
+    fn effects(&mut self) -> Vec<String> {
+        self.protocol.effects().map(|effect| format!("{effect:?}")).collect()
+    }
+
+    /// Time passes, and what is due is done.
+    fn pass(&mut self, ms: u64) -> Result<(), Ending> {
+        self.now += ms;
+        self.protocol.wake(at(self.now), at(self.pulse))
+    }
+
+    fn fill(&mut self, fill: Fill) {
+        self.protocol.wake(at(self.now), at(self.pulse)).expect("it goes on");
+        self.protocol.fill(std::iter::once(fill), at(self.now));
+        self.now += 2; // past the rest
+    }
+
+    fn push(&mut self, key: &str) {
+        self.answer(&[&format!(">2\r\n$10\r\ninvalidate\r\n*1\r\n${}\r\n{key}\r\n", key.len())]);
+    }
+
+    fn fills(&self, outcome: FillOutcome) -> u64 {
+        self.bench.stats.fills(outcome)
+    }
+}
+
+#[test]
+fn a_new_connection_asks_for_all_that_it_needs_and_nothing_older_counts() {
+    let bench = Bench::tracking();
+    let before = bench.freshness.epoch();
+    let mut line = bench.connect();
+    assert_ne!(bench.freshness.epoch(), before);
+    let asked = line.asked();
+    assert_eq!(asked[..3], ["CLIENT TRACKING ON", "CLIENT NO-EVICT ON", "ACL GETUSER U"]);
+    assert!(asked[3].starts_with("COMMAND INFO HPEXPIRE"));
+    assert_eq!(asked[4..], ["TIME", "LATENCY HISTOGRAM HELLO SWAPDB", "HELLO"]);
+    assert!(!line.protocol.takes_fills() && !line.protocol.is_told());
+    line.answer(&[OK, NOPERM]);
+    assert!(line.protocol.is_told(), "CLIENT NO-EVICT may be refused");
+    line.answer(&[ALL, FEATURES]);
+    assert!(line.protocol.takes_fills());
+    assert_eq!(bench.lease_ms(), 0);
+    line.now = 30;
+    line.answer(&[TIME, LATENCY, MASTER]);
+    assert_eq!(bench.lease_ms(), STALENESS.as_millis(), "from when it was asked, not from the answer");
+    assert_eq!(bench.freshness.heard_up_to(), at(0));
+}
+
+#[test]
+fn by_other_means_it_asks_for_those() {
+    let broadcast = Bench::new(Means::Broadcast(vec![(*b"a:").into(), (*b"b:").into()]));
+    assert_eq!(broadcast.connect().asked()[0], "CLIENT TRACKING ON BCAST PREFIX A: PREFIX B:");
+    let channel = Bench::new(Means::Channel(Notices::new("c".into(), "me".into())));
+    assert_eq!(channel.connect().asked()[0], "SUBSCRIBE C");
+}
+
+#[test]
+fn a_user_who_may_not_is_told_by_what() {
+    let refused = |refusal| Ending::Refused(refusal, NOPERM.as_bytes().into());
+    let bench = Bench::tracking();
+    assert_eq!(bench.connect().receive(NOPERM), Err(refused(Refusal::Tracking)));
+    let fence = [OK, OK, ALL, FEATURES, TIME, LATENCY, NOPERM].concat();
+    assert_eq!(bench.connect().receive(&fence), Err(refused(Refusal::Hello)));
+    let mut line = bench.ready();
+    line.fill(bench.get("k"));
+    assert_eq!(line.receive(NOPERM), Err(refused(Refusal::Pttl)));
+    let channel = Bench::new(Means::Channel(Notices::new("c".into(), "me".into())));
+    assert_eq!(channel.connect().receive(NOPERM), Err(refused(Refusal::Subscribe)));
+}
+
+#[test]
+fn what_cannot_be_understood_ends_the_connection() {
+    let bench = Bench::tracking();
+    let mut line = bench.ready();
+    assert!(matches!(line.receive("+OK\r\n"), Err(Ending::Broken(_))), "nothing asked for it");
+    assert!(matches!(bench.connect().receive("hello\r\n"), Err(Ending::Broken(_))));
+}
+
+#[test]
+fn only_a_master_renews() {
+    let bench = Bench::tracking();
+    let mut line = bench.ready();
+    assert_eq!(bench.lease_ms(), 400);
+    let fence = |line: &mut Line<'_>, at_ms, reply| {
+        line.now = at_ms;
+        line.protocol.fence(at(at_ms), 0, at(at_ms));
+        let asked = line.asked();
+        line.answer(&vec![TIME; usize::from(asked.iter().any(|asked| asked == "TIME"))]);
+        line.answer(&vec![LATENCY; usize::from(asked.iter().any(|asked| asked.starts_with("LATENCY")))]);
+        line.answer(&[reply]);
+    };
+    fence(&mut line, 100, MASTER);
+    assert_eq!(bench.lease_ms(), 500);
+    let epoch = bench.freshness.epoch();
+    line.effects();
+    fence(&mut line, 200, REPLICA);
+    assert_eq!(bench.lease_ms(), 0, "it is taken back");
+    assert_ne!(bench.freshness.epoch(), epoch);
+    assert_eq!(line.effects(), ["Fenced(0)", "Doubt"]);
+    line.fill(bench.get("k"));
+    assert_eq!((line.fills(FillOutcome::Doomed), line.asked().len()), (1, 0), "a replica tells of no change");
+    fence(&mut line, 300, "-MISCONF disk full\r\n");
+    assert_eq!(bench.lease_ms(), 700, "a master whose disk is full lives and hears");
+    fence(&mut line, 400, "-ERR odd\r\n");
+    assert_eq!(bench.lease_ms(), 0);
+}
+
+#[test]
+fn no_lease_begins_while_something_silences_it() {
+    let lease_after = |disturb: &dyn Fn(&Bench)| {
+        let bench = Bench::tracking();
+        let mut line = bench.connect();
+        line.answer(&[OK, OK, ALL, FEATURES, TIME, LATENCY]);
+        disturb(&bench);
+        let _ = line.receive(MASTER);
+        bench.lease_ms()
+    };
+    assert_eq!(lease_after(&|_| {}), 400);
+    assert_eq!(lease_after(&|bench| drop(bench.silence.pause(at(1)))), 0);
+    assert_eq!(lease_after(&|bench| bench.silence.begin_swap()), 0);
+    let turn = |bench: &Bench| {
+        bench.generation.of(b"a", at(0), at(0));
+        bench.generation.of(b"b", at(1), at(1));
+    };
+    assert_eq!(lease_after(&turn), 0);
+    let several = Bench::tracking();
+    for n in 0..9 {
+        several.generation.of(if n % 2 == 0 { b"a" } else { b"b" }, at(n), at(n));
+    }
+    several.ready();
+    assert_eq!(several.lease_ms(), 0);
+}
+
+#[test]
+fn a_lease_lasts_no_longer_than_rights_and_the_last_probe_allow() {
+    let bench = Bench { terms: L1Terms { acl_recheck: STALENESS / 2, ..Bench::tracking().terms }, ..Bench::tracking() };
+    bench.ready();
+    assert_eq!(bench.lease_ms(), 200, "rights");
+    let bench = Bench::tracking();
+    let mut line = bench.ready();
+    // 20 ms later no probe is due, so this fence shows less than it would.
+    line.now = 20;
+    line.protocol.fence(at(20), 1, at(20));
+    assert_eq!(line.asked(), ["HELLO"]);
+    line.answer(&[MASTER]);
+    assert_eq!(bench.lease_ms(), 400);
+    assert_eq!(bench.freshness.heard_up_to(), at(20));
+}
+
+#[test]
+fn a_fill_enters_under_what_it_was_asked_under() {
+    let bench = Bench::tracking();
+    let mut line = bench.ready();
+    line.fill(bench.get("k"));
+    assert_eq!(line.asked(), ["PTTL K", "GET K"]);
+    assert!(!line.protocol.takes_fills(), "it rests");
+    assert_eq!(line.protocol.deadline(), at(1));
+    line.fill(bench.get("k"));
+    assert_eq!(line.asked().len(), 0, "the same is under way");
+    line.answer(&[":50\r\n", VALUE]);
+    assert!(bench.keeps("k", at(49)));
+    assert!(!bench.keeps("k", at(50)), "its time runs from the question");
+    assert_eq!(bench.arrivals.last(bench.slot("k")), at(4));
+    line.fill(bench.get("k"));
+    assert_eq!(line.asked().len(), 0, "it is there");
+    line.push("k");
+    assert!(!bench.keeps("k", at(5)));
+}
+
+#[test]
+fn a_key_that_changes_under_way_is_read_once_more_and_no_more() {
+    let bench = Bench::tracking();
+    let mut line = bench.ready();
+    line.fill(bench.get("k"));
+    line.asked();
+    line.push("k");
+    line.answer(&[NO_TTL, VALUE]);
+    assert_eq!((line.asked(), line.fills(FillOutcome::Retried)), (vec!["PTTL K".into(), "GET K".into()], 1));
+    line.answer(&[FLUSH, NO_TTL, VALUE]);
+    assert_eq!((line.asked().len(), line.fills(FillOutcome::Doomed)), (0, 1));
+    assert!(!bench.keeps("k", at(5)));
+}
+
+#[test]
+fn nothing_is_asked_for_while_a_write_is_under_way() {
+    let bench = Bench::tracking();
+    let mut line = bench.ready();
+    bench.stamps.begin(bench.slot("k"));
+    line.fill(bench.get("k"));
+    assert_eq!((line.asked().len(), line.fills(FillOutcome::Doomed)), (0, 1));
+    bench.stamps.end(bench.slot("k"));
+    line.fill(bench.get("k"));
+    bench.stamps.begin(bench.slot("k"));
+    line.answer(&[NO_TTL, VALUE]);
+    assert_eq!(line.fills(FillOutcome::Doomed), 2, "nor is it tried again under one");
+    bench.stamps.end(bench.slot("k"));
+    assert!(!bench.keeps("k", at(5)));
+}
+
+#[test]
+fn errors_and_what_is_too_large_or_of_another_database_do_not_enter() {
+    let bench = Bench::tracking();
+    let mut line = bench.ready();
+    let large = format!("${}\r\n{}\r\n", 200, "x".repeat(200));
+    for replies in [[NO_TTL, "-WRONGTYPE no\r\n"], ["-ERR no\r\n", VALUE], [NO_TTL, &large]] {
+        let before = line.fills(FillOutcome::Refused);
+        line.fill(bench.get("k"));
+        line.answer(&replies);
+        assert_eq!(line.fills(FillOutcome::Refused), before + 1);
+    }
+    line.asked();
+    line.fill(bench.fill_in(3, &[b"GET", b"k"]));
+    assert_eq!(line.asked(), ["SELECT 3", "PTTL K", "GET K"]);
+    line.answer(&[NOPERM, NO_TTL, VALUE]);
+    assert_eq!(line.fills(FillOutcome::Refused), 4, "it was read in database 0");
+    line.fill(bench.fill_in(3, &[b"GET", b"k"]));
+    assert_eq!(line.asked()[0], "SELECT 3", "it is asked again");
+    line.answer(&[OK, NO_TTL, VALUE]);
+    assert!(bench.keeps("k", at(20)));
+}
+
+#[test]
+fn hash_fields_are_asked_for_their_own_time_where_the_server_gives_them_one() {
+    let bench = Bench::tracking();
+    let mut line = bench.connect();
+    line.asked();
+    let features = "*1\r\n*6\r\n$8\r\nhpexpire\r\n:-6\r\n~1\r\n+write\r\n:1\r\n:1\r\n:1\r\n";
+    line.answer(&[OK, OK, ALL, features, TIME, LATENCY, MASTER]);
+    assert_eq!(line.effects(), ["FieldTtls(true)"]);
+    line.fill(bench.fill_in(0, &[b"HGET", b"h", b"f"]));
+    assert_eq!(line.asked(), ["PTTL H", "HPTTL H FIELDS 1 F", "HGET H F"]);
+    line.answer(&[NO_TTL, "*1\r\n:0\r\n", VALUE]);
+    assert_eq!(line.fills(FillOutcome::Expired), 1);
+    line.fill(bench.fill_in(0, &[b"HGETALL", b"h"]));
+    assert_eq!((line.asked().len(), line.fills(FillOutcome::Refused)), (0, 1), "which does not show them");
+}
+
+#[test]
+fn rights_are_compared_behind_fills_and_a_difference_empties() {
+    let bench = Bench::tracking();
+    let mut line = bench.connect();
+    line.asked();
+    line.answer(&[OK, OK, FEW_RIGHTS, FEATURES, TIME, LATENCY, MASTER]);
+    line.fill(bench.get("a"));
+    assert_eq!(line.asked(), ["PTTL A", "GET A", "ACL GETUSER U"]);
+    line.fill(bench.get("ab"));
+    assert_eq!(line.asked(), ["PTTL AB", "GET AB"], "one question is under way");
+    line.answer(&[NO_TTL, VALUE, FEW_RIGHTS]);
+    assert_eq!(line.asked(), ["ACL GETUSER U"], "and the next follows it");
+    line.answer(&[NO_TTL, VALUE]);
+    assert!(bench.keeps("a", at(10)) && bench.keeps("ab", at(10)));
+    line.answer(&["-BUSY a script runs\r\n"]);
+    assert!(bench.keeps("a", at(10)), "that tells nothing");
+    line.pass(RECHECK.as_millis() as u64 / 2).expect("it goes on");
+    assert!(line.asked().iter().any(|asked| asked == "ACL GETUSER U"));
+    let epoch = bench.freshness.epoch();
+    line.answer(&[TIME, LATENCY, MASTER, ALL]);
+    assert_ne!(bench.freshness.epoch(), epoch);
+    line.fill(bench.get("a"));
+    assert_eq!(line.asked(), ["PTTL A", "GET A"], "who may do everything can be given nothing");
+}
+
+#[test]
+fn where_the_user_may_not_ask_after_its_rights_the_steward_does() {
+    let bench = Bench::tracking();
+    let mut line = bench.connect();
+    line.asked();
+    line.answer(&[OK, OK, NOPERM, FEATURES, TIME, LATENCY, MASTER]);
+    assert_eq!(line.effects(), ["AskSteward", "FieldTtls(false)"]);
+    line.fill(bench.get("k"));
+    assert_eq!(line.asked(), ["PTTL K", "GET K"]);
+    line.answer(&[NO_TTL, VALUE]);
+    assert_eq!(line.effects(), ["RightsDue"]);
+    bench.freshness.renew(Time::NEVER);
+    assert!(
+        bench.keeps("k", at(3999)) && !bench.keeps("k", at(4000)),
+        "under unknown rights only what dies soon enters"
+    );
+}
+
+#[test]
+fn pushes_change_stamps_and_what_names_no_key_ends_the_epoch() {
+    let bench = Bench::tracking();
+    let mut line = bench.ready();
+    let (slot, other) = (bench.slot("k"), bench.slot("other"));
+    let (stamp, spared, epoch) = (bench.stamps.load(slot), bench.stamps.load(other), bench.freshness.epoch());
+    line.push("k");
+    assert!(bench.stamps.load(slot) != stamp && bench.stamps.load(other) == spared);
+    assert_eq!((bench.freshness.epoch(), bench.stats.invalidations.get()), (epoch, 1));
+    for push in [FLUSH, ">2\r\n$10\r\ninvalidate\r\n:1\r\n"] {
+        let epoch = bench.freshness.epoch();
+        line.answer(&[push]);
+        assert_ne!(bench.freshness.epoch(), epoch);
+    }
+    let epoch = bench.freshness.epoch();
+    line.answer(&[">2\r\n$4\r\nodds\r\n_\r\n"]);
+    assert_eq!((bench.freshness.epoch(), bench.stats.flushes.get()), (epoch, 2));
+    let long = ["x"; 200 << 10].concat();
+    line.answer(&[&format!(">2\r\n$10\r\ninvalidate\r\n*1\r\n${}\r\n{}", long.len(), &long[..100 << 10])]);
+    line.answer(&[&long[100 << 10..], "\r\n"]);
+    assert_ne!(bench.freshness.epoch(), epoch, "nobody has read whose key that is");
+}
+
+#[test]
+fn where_the_channel_tells_its_messages_are_pushes() {
+    let bench = Bench::new(Means::Channel(Notices::new("c".into(), "me".into())));
+    let mut line = bench.connect();
+    let subscribed = ">3\r\n$9\r\nsubscribe\r\n$1\r\nc\r\n:1\r\n";
+    line.answer(&[subscribed, OK, ALL, FEATURES, TIME, LATENCY, MASTER]);
+    assert!(line.protocol.is_told());
+    let mut say = |payload: &str| {
+        let before = (bench.stamps.load(bench.slot("k")), bench.freshness.epoch());
+        line.answer(&[&format!(">3\r\n$7\r\nmessage\r\n$1\r\nc\r\n${}\r\n{payload}\r\n", payload.len())]);
+        (bench.stamps.load(bench.slot("k")) != before.0, bench.freshness.epoch() != before.1)
+    };
+    assert_eq!(say(r#"{"origin_id":"me","type":"Forget","keys":["k"]}"#), (true, false), "its own as well");
+    assert_eq!(say(r#"{"type":"Remove","key":"other"}"#), (false, false));
+    assert_eq!(say(r#"{"type":"ForgetAll"}"#), (false, true));
+    assert_eq!(say(r#"{"type":"RemovePattern","pattern":"k*"}"#), (false, true));
+    assert_eq!(say("nonsense"), (false, true), "it may have been about anything");
+}
+
+#[test]
+fn who_waits_for_a_fence_is_told_when_something_sent_later_is_answered() {
+    let bench = Bench::tracking();
+    let mut line = bench.ready();
+    line.now = 10;
+    line.protocol.fence(at(10), 1, at(10));
+    assert_eq!(line.asked(), ["HELLO"]);
+    line.now = 20;
+    line.protocol.fence(at(20), 2, at(20));
+    assert_eq!(line.asked().len(), 0, "one is under way");
+    assert_eq!(bench.fence_times.expected(at(30)), Duration::from_millis(20));
+    line.answer(&[MASTER]);
+    assert_eq!((line.effects(), line.asked()), (vec!["Fenced(1)".to_owned()], vec!["HELLO".to_owned()]));
+    line.fill(bench.get("k"));
+    line.answer(&[MASTER]);
+    assert_eq!(line.effects(), ["Fenced(2)"]);
+    line.now = 40;
+    line.protocol.fence(at(40), 3, at(40));
+    line.asked();
+    line.fill(bench.get("other"));
+    line.answer(&[NO_TTL, VALUE]);
+    assert_eq!(line.effects().len(), 0, "that was sent before");
+}
+
+#[test]
+fn in_broadcast_mode_only_a_turn_of_its_own_shows_anything() {
+    let bench = Bench::new(Means::Broadcast(Vec::new()));
+    let mut line = bench.connect();
+    assert_eq!(line.asked()[6..], ["PING", "HELLO"]);
+    line.protocol.fence(at(0), 1, at(0));
+    line.answer(&[OK, OK, ALL, FEATURES, TIME, LATENCY]);
+    assert_eq!((bench.freshness.heard_up_to(), line.effects()), (Time::ZERO, vec!["FieldTtls(false)".to_owned()]));
+    line.answer(&["-BUSY a script runs\r\n", MASTER]);
+    assert_eq!((bench.lease_ms(), line.effects().len()), (0, 0));
+    line.pass(100).expect("it goes on");
+    assert_eq!(line.asked().len(), 0, "there is nothing to renew a lease for");
+    line.fill(bench.get("k"));
+    assert_eq!(line.asked(), ["TIME", "LATENCY HISTOGRAM HELLO SWAPDB", "PING", "HELLO", "PTTL K", "GET K"]);
+    line.answer(&[TIME, LATENCY, "+PONG\r\n", MASTER]);
+    assert_eq!((bench.lease_ms(), bench.freshness.heard_up_to()), (500, at(100)));
+    assert_eq!(line.effects(), ["Fenced(1)"]);
+}
+
+#[test]
+fn fences_go_out_each_round_while_there_is_something_to_vouch_for() {
+    let bench = Bench::tracking();
+    let mut line = bench.ready();
+    for _ in 0..50 {
+        line.pass(100).expect("it goes on");
+        assert!(!line.asked().iter().any(|asked| asked == "HELLO"), "L1 is empty");
+        if line.now == 2000 || line.now == 4000 {
+            line.answer(&[ALL]); // which counts as heard
+        }
+    }
+    line.now = 9_000;
+    line.pass(1).expect("it goes on");
+    assert!(line.asked().ends_with(&["HELLO".into(), "ACL GETUSER U".into()]), "it is asked whether it still hears");
+    line.answer(&[TIME, LATENCY, MASTER, ALL]);
+    line.fill(bench.get("k"));
+    assert_eq!(line.asked(), ["HELLO", "PTTL K", "GET K"], "the rights had not been compared for too long for a lease");
+    line.answer(&[MASTER, NO_TTL, VALUE]);
+    line.pass(97).expect("it goes on");
+    assert_eq!(line.protocol.deadline(), at(9_101));
+    line.pass(1).expect("it goes on");
+    assert_eq!(line.asked(), ["TIME", "LATENCY HISTOGRAM HELLO SWAPDB", "HELLO"]);
+    let lapsed = bench.stats.leases_lapsed.get();
+    line.pass(400).expect("it goes on");
+    assert_eq!(bench.stats.leases_lapsed.get(), lapsed + 1);
+}
+
+#[test]
+fn silence_ends_it_sooner_where_the_server_speaks_elsewhere() {
+    let bench = Bench::tracking();
+    let mut line = bench.connect();
+    line.pulse = 1000;
+    assert_eq!(line.pass(2000), Ok(()));
+    assert_eq!(line.pass(100), Err(Ending::Silent(Duration::from_secs(2))));
+    let mut paused = bench.connect();
+    assert_eq!(paused.pass(30_000), Ok(()), "it may have been told to pause");
+    assert_eq!(paused.pass(100), Err(Ending::Silent(Duration::from_secs(30))));
+}
+
+#[test]
+fn another_server_at_the_address_ends_it() {
+    let bench = Bench::tracking();
+    bench.generation.of(b"a", at(0), at(0));
+    let mut line = bench.ready();
+    bench.generation.of(b"b", at(1), at(1));
+    assert_eq!(line.receive(MASTER), Err(Ending::Turned));
+    assert_eq!(line.pass(100), Err(Ending::Turned));
+}
+
+#[test]
+fn what_redis_announces_to_nobody_ends_the_epoch_and_joining() {
+    let bench = Bench::tracking();
+    let mut line = bench.ready();
+    let (epoch, writes) = (bench.freshness.epoch(), bench.opaque_writes.answered());
+    line.now = 100;
+    line.protocol.fence(at(100), 0, at(100));
+    let later = "*2\r\n$10\r\n1790000060\r\n$1\r\n0\r\n";
+    line.answer(&[later, LATENCY, MASTER]);
+    assert_ne!(bench.freshness.epoch(), epoch);
+    assert_ne!(bench.opaque_writes.answered(), writes);
+    assert_eq!(bench.stats.epochs(EpochReason::Clock), 1);
+    line.asked();
+    line.now = 200;
+    line.protocol.fence(at(200), 0, at(200));
+    line.answer(&[NOPERM, LATENCY, MASTER]);
+    line.asked();
+    line.now = 300;
+    line.protocol.fence(at(300), 0, at(300));
+    assert_eq!(line.asked(), ["LATENCY HISTOGRAM HELLO SWAPDB", "HELLO"], "it goes without");
+}
+
+#[test]
+fn keys_that_were_hit_are_touched_where_redis_evicts_by_use() {
+    let bench = Bench::tracking();
+    let mut line = bench.ready();
+    line.fill(bench.get("k"));
+    line.answer(&[NO_TTL, VALUE]);
+    line.now = 10_100;
+    line.pass(0).expect("it goes on");
+    assert_eq!(line.asked().last().map(String::as_str), Some("INFO MEMORY"));
+    line.effects();
+    let memory = "=57\r\ntxt:# Memory\r\nmaxmemory:1\r\nmaxmemory_policy:allkeys-lru\r\n\r\n";
+    line.answer(&[TIME, LATENCY, MASTER, ALL, memory]);
+    let Some(Effect::Collect(keys)) = line.protocol.effects().next() else { panic!("they are to be collected") };
+    assert_eq!(keys.collect(&bench.store), [], "nothing was hit");
+    let batches = vec![TouchBatch { db: 5, keys: vec![(*b"k").into()] }];
+    line.protocol.collected(batches, at(line.now));
+    line.pass(100).expect("it goes on");
+    assert!(line.asked().ends_with(&["SELECT 5".into(), "TOUCH K".into()]));
+    line.answer(&[TIME, LATENCY, MASTER, OK, ":1\r\n"]);
+    assert_eq!(bench.stats.touched.get(), 1);
+}
+
+#[test]
+fn a_lost_connection_ends_lease_and_epoch() {
+    let bench = Bench::tracking();
+    let mut line = bench.ready();
+    line.fill(bench.get("k"));
+    line.answer(&[NO_TTL, VALUE]);
+    line.protocol.fence(at(3), 7, at(3));
+    let epoch = bench.freshness.epoch();
+    line.protocol.disconnect(at(4));
+    assert_eq!((bench.lease_ms(), bench.stats.leases_lapsed.get()), (0, 1));
+    assert_ne!(bench.freshness.epoch(), epoch);
+    assert_eq!(bench.stats.epochs(EpochReason::EarLost), 1);
+}
+
+#[test]
+fn however_the_bytes_are_cut_the_outcome_is_the_same() {
+    let replies = [OK, OK, ALL, FEATURES, TIME, LATENCY, MASTER, FLUSH, NO_TTL, VALUE].concat();
+    for cut in 0..=replies.len() {
+        let bench = Bench::tracking();
+        let mut line = bench.connect();
+        // The features have to be here before a fill is taken.
+        let first = [OK, OK, ALL, FEATURES].concat().len();
+        line.receive(&replies[..cut.min(first)]).expect("it goes on");
+        line.receive(&replies[cut.min(first)..first]).expect("it goes on");
+        line.fill(bench.get("k"));
+        let cut = cut.max(first);
+        line.receive(&replies[first..cut]).expect("it goes on");
+        line.receive(&replies[cut..]).expect("it goes on");
+        assert!(line.input.is_empty());
+        assert_eq!((bench.lease_ms(), line.fills(FillOutcome::Retried)), (400, 1), "cut at {cut}");
+    }
+}

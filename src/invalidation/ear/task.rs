@@ -1,0 +1,270 @@
+//! Keeps an ear listening: connects, moves bytes between the socket and the protocol, sleeps until its deadline, and connects anew.
+//!
+//! One task for each user's ear, on the control thread. Begun when L1 is first asked to fill for the user, ended by the ear's
+//! token. It decides nothing of what L1 may answer: that is `protocol`'s.
+
+use std::future::pending;
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::sync::oneshot;
+use tokio::time::{Instant, sleep};
+use tracing::{debug, warn};
+
+use super::super::l1::L1;
+use super::super::terms::Means;
+use super::fill::Fill;
+use super::handle::{Ear, EarState, Inbox, NoEar};
+use super::protocol::{Effect, Ending, Protocol, Surroundings};
+use super::touch::{HitKeys, TouchBatch};
+use crate::clock::Time;
+use crate::error::Error;
+use crate::metrics::{DropReason, Refusal};
+use crate::resp::Resp;
+use crate::upstream::{ANOTHER, Backoff, Connection, Target, connect};
+
+/// A user that may not do what an ear needs is tried again after this long, or when an ACL command goes through this
+/// process: rights can change.
+const REFUSED: Duration = Duration::from_secs(60);
+
+impl L1 {
+    /// Asks `ear` to fill L1, which then begins to listen. Never waits; the error is why the promotion was dropped.
+    pub fn promote(self: &Arc<Self>, ear: &Arc<Ear>, fill: Fill) -> Result<(), DropReason> {
+        if let Means::Broadcast(prefixes) = &self.terms.means
+            && !prefixes.is_empty()
+            && !prefixes.iter().any(|prefix| fill.key().starts_with(prefix))
+        {
+            return Err(DropReason::NoPrefix);
+        }
+        if ear.is_refused() {
+            return Err(DropReason::Refused);
+        }
+        if !ear.has_filled() {
+            let begun = ear.begin(|| self.may_listen()).map_err(|NoEar| DropReason::NoEar)?;
+            if let Some(inbox) = begun {
+                self.start_ear(ear, inbox);
+            }
+        }
+        ear.fill(fill)
+    }
+
+    fn start_ear(self: &Arc<Self>, ear: &Arc<Ear>, inbox: Inbox) {
+        let (ear, l1) = (Arc::clone(ear), Arc::clone(self));
+        self.control.spawn(async move {
+            ear.stop.run_until_cancelled(listen(&ear, &l1, inbox)).await;
+            l1.listens_no_more();
+        });
+    }
+}
+
+/// Why there is no connection now.
+enum Outage {
+    /// It broke, or could not be made.
+    Lost(Error),
+    /// The user may not do this.
+    Refused(Refusal, Error),
+}
+
+/// Never returns.
+async fn listen(ear: &Ear, l1: &Arc<L1>, mut inbox: Inbox) {
+    let mut backoff = Backoff::default();
+    loop {
+        let target =
+            Target { node: Arc::clone(&l1.node), login: ear.login(), db: 0, resp: Resp::V3, name: "crema-ear" };
+        let outage = match connect(&target).await {
+            Ok(connection) => {
+                ear.set_state(EarState::Listening(connection.socket.local()));
+                let user = target.login.as_ref().map_or(&b"default"[..], |login| &login.user);
+                let mut protocol = Protocol::new(surroundings(ear, l1), user, connection.generation, Time::now());
+                let outage = run(&mut protocol, connection, (ear, l1), &mut inbox, &mut backoff).await;
+                protocol.disconnect(Time::now());
+                outage
+            }
+            Err(error @ (Error::Refused { .. } | Error::LoginRefused { .. })) if !error.is_passing() => {
+                Outage::Refused(Refusal::Login, error)
+            }
+            Err(error) => Outage::Lost(error),
+        };
+        ear.reconnects.fetch_add(1, Ordering::Relaxed);
+        l1.stats.ear_reconnects.add(1);
+        let wait = note_outage(outage, (ear, l1), &target, &mut backoff);
+        // What was asked of the lost ear is dropped: promotions are optional, and a fence that fails is answered by that.
+        let drain = async {
+            loop {
+                tokio::select! {
+                    Some(_) = inbox.fills.recv() => {}
+                    Some(_) = inbox.fences.recv() => {}
+                    else => pending::<()>().await,
+                }
+            }
+        };
+        tokio::select! {
+            () = sleep(wait) => {}
+            () = ear.retry.notified() => {}
+            () = drain => {}
+        }
+        ear.refused.store(false, Ordering::Relaxed);
+    }
+}
+
+/// Tells operators, and how long to wait before the next try.
+fn note_outage(outage: Outage, (ear, l1): (&Ear, &L1), target: &Target, backoff: &mut Backoff) -> Duration {
+    let user = target.login.as_ref().map_or("default".into(), |login| String::from_utf8_lossy(&login.user));
+    match outage {
+        Outage::Lost(error) => {
+            let wait = backoff.wait();
+            debug!(%user, ?wait, "the invalidation connection is tried again after a while");
+            warn!(%user, %error, "invalidation connection lost; cache off for this user, reads go to Redis");
+            ear.set_state(EarState::Away(error.to_string()));
+            wait
+        }
+        Outage::Refused(refusal, error) => {
+            warn!(%user, %error, "cache off for this user, reads go to Redis: it {}", refusal.about());
+            l1.stats.refused(refusal);
+            ear.set_state(EarState::Refused(refusal));
+            ear.refused.store(true, Ordering::Release);
+            // Somebody may have proved a newer password meanwhile, and found nobody to tell.
+            if ear.login() == target.login { REFUSED } else { Duration::ZERO }
+        }
+    }
+}
+
+fn surroundings<'a>(ear: &'a Ear, l1: &'a L1) -> Surroundings<'a> {
+    Surroundings {
+        terms: &l1.terms,
+        stamps: &l1.stamps,
+        store: &l1.store,
+        arrivals: &l1.arrivals,
+        opaque_writes: &l1.opaque_writes,
+        silence: &l1.silence,
+        generation: &l1.node.generation,
+        stats: &l1.stats,
+        freshness: &ear.freshness,
+        fence_times: &ear.fence_times,
+        rights: &ear.rights,
+        patience: l1.node.handshake_timeout,
+    }
+}
+
+/// Runs the protocol on a connection until that ends.
+async fn run(
+    protocol: &mut Protocol<'_, oneshot::Sender<()>>,
+    connection: Connection,
+    (ear, l1): (&Ear, &Arc<L1>),
+    inbox: &mut Inbox,
+    backoff: &mut Backoff,
+) -> Outage {
+    let Connection { socket, permit: _permit, .. } = connection;
+    let (mut read, mut write) = tokio::io::split(socket);
+    let (mut input, mut out) = (Vec::new(), Vec::new());
+    let mut collecting = None;
+    let (mut alarm, mut deadline) = (pin!(sleep(Duration::ZERO)), Time::ZERO);
+    let lost = |why: &str| Outage::Lost(Error::Lost { node: Arc::clone(&l1.node.address), why: why.into() });
+    loop {
+        protocol.take_unsent(&mut out);
+        if protocol.deadline() != deadline {
+            deadline = protocol.deadline();
+            alarm.as_mut().reset(Instant::now() + deadline.saturating_since(Time::now()));
+        }
+        let went = tokio::select! {
+            read = read.read_buf(&mut input) => match read {
+                Ok(0) => return lost("closed by the upstream"),
+                Ok(_) => receive(protocol, &mut input, l1, backoff),
+                Err(error) => return lost(&error.to_string()),
+            },
+            written = write.write(&out), if !out.is_empty() => match written {
+                Ok(n) => {
+                    out.drain(..n);
+                    Ok(())
+                }
+                Err(error) => return lost(&error.to_string()),
+            },
+            Some((since, waiter)) = inbox.fences.recv() => {
+                protocol.fence(since, waiter, Time::now());
+                Ok(())
+            }
+            Some(first) = inbox.fills.recv(), if protocol.takes_fills() => {
+                let others = std::iter::from_fn(|| inbox.fills.try_recv().ok());
+                protocol.fill(std::iter::once(first).chain(others), Time::now());
+                Ok(())
+            }
+            batches = collected(&mut collecting) => {
+                collecting = None;
+                protocol.collected(batches, Time::now());
+                Ok(())
+            }
+            () = &mut alarm => {
+                deadline = Time::ZERO; // it is to be set anew
+                protocol.wake(Time::now(), l1.node.last_heard())
+            }
+        };
+        for effect in protocol.effects() {
+            act(effect, (ear, l1), &mut collecting);
+        }
+        if let Err(ending) = went {
+            return outage(ending, l1);
+        }
+    }
+}
+
+fn receive<W>(
+    protocol: &mut Protocol<'_, W>,
+    input: &mut Vec<u8>,
+    l1: &L1,
+    backoff: &mut Backoff,
+) -> Result<(), Ending> {
+    let now = Time::now();
+    if !protocol.is_turned() {
+        l1.node.heard(now);
+    }
+    protocol.receive(input, now)?;
+    if protocol.is_told() {
+        backoff.reset();
+    }
+    Ok(())
+}
+
+type Collecting = Option<oneshot::Receiver<Vec<TouchBatch>>>;
+
+/// Never returns where nothing is being collected. Cancel safe.
+async fn collected(collecting: &mut Collecting) -> Vec<TouchBatch> {
+    match collecting {
+        Some(collecting) => collecting.await.unwrap_or_default(),
+        None => pending().await,
+    }
+}
+
+fn act(effect: Effect<oneshot::Sender<()>>, (ear, l1): (&Ear, &Arc<L1>), collecting: &mut Collecting) {
+    match effect {
+        Effect::Fenced(waiter) => drop(waiter.send(())), // who asked may have left
+        Effect::FieldTtls(known) => ear.set_field_ttls(known),
+        Effect::Collect(keys) => *collecting = Some(collect(keys, l1)),
+        Effect::AskSteward => l1.start_steward(),
+        Effect::RightsDue => l1.filled_for_others.notify_one(),
+        Effect::Doubt => l1.node.generation.doubt(),
+    }
+}
+
+/// There can be millions of entries, and the ear must not wait. If it is lost meanwhile, nobody listens.
+fn collect(keys: HitKeys, l1: &Arc<L1>) -> oneshot::Receiver<Vec<TouchBatch>> {
+    let (told, collected) = oneshot::channel();
+    let of = Arc::clone(l1);
+    l1.control.spawn_blocking(move || drop(told.send(keys.collect(&of.store))));
+    collected
+}
+
+fn outage(ending: Ending, l1: &L1) -> Outage {
+    let node = Arc::clone(&l1.node.address);
+    match ending {
+        Ending::Broken(why) => Outage::Lost(Error::Lost { node, why: why.into() }),
+        Ending::Turned => Outage::Lost(Error::Lost { node, why: ANOTHER.into() }),
+        Ending::Silent(after) => Outage::Lost(Error::Timeout { node, after }),
+        Ending::Refused(refusal, reply) => {
+            let error = Error::Refused { node, reply: reply.into() };
+            if error.is_passing() { Outage::Lost(error) } else { Outage::Refused(refusal, error) }
+        }
+    }
+}

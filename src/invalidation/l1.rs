@@ -1,0 +1,355 @@
+//! L1: the entries with all that keeps them honest, the ears by user, and what a write or an operator has to say to all of them.
+//!
+//! Shared by all workers, which promote keys and ask for fences here from their own threads. It starts no task: `ear::task` begins
+//! an ear when it is first asked to fill.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, Once, PoisonError};
+use std::thread;
+use std::time::Duration;
+
+use tokio::runtime::Handle;
+use tokio::sync::{Notify, oneshot};
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+
+use super::ear::{Ear, EarState, Seat};
+use super::forget::Forget;
+use super::notice::Notices;
+use super::opaque::OpaqueWrites;
+use super::publish::Publisher;
+use super::silence::{Pause, Silence};
+use super::terms::L1Terms;
+use crate::cache::{Arrivals, Identities, Identity, Query, Stamps, Store};
+use crate::clock::Time;
+use crate::command::{Spec, by_id};
+use crate::metrics::{EpochReason, Stats};
+use crate::resp::encode;
+use crate::upstream::{Login, Node};
+
+/// The ear of a user whom nobody has been for so long is given up, with all that it filled.
+const UNUSED: Duration = Duration::from_secs(60);
+
+/// The process's L1. Shared by all workers and ears.
+pub struct L1 {
+    /// The stamps of all keys.
+    pub stamps: Stamps,
+    /// The entries.
+    pub store: Store,
+    /// When entries came in.
+    pub arrivals: Arrivals,
+    /// The numbers of users and databases.
+    pub identities: Identities,
+    /// What was configured.
+    pub terms: L1Terms,
+    /// The way to tell the fleet; none where the channel is switched off.
+    pub fleet: Option<Publisher>,
+    /// The opaque writes of all workers.
+    pub opaque_writes: OpaqueWrites,
+    pub(super) silence: Silence,
+    pub(super) node: Arc<Node>,
+    pub(super) stats: Arc<Stats>,
+    /// Commands that may change rights, counted when they are sent and when they are answered.
+    rights: AtomicU64,
+    ears: Mutex<HashMap<Box<[u8]>, Arc<Ear>>>,
+    listening: AtomicUsize,
+    /// Who asks after the rights of users that may not ask themselves: the user of the upstream URL.
+    pub(super) steward: Option<Arc<Login>>,
+    pub(super) stewarded: Once,
+    pub(super) filled_for_others: Notify,
+    /// Held by who looks at every entry.
+    looking: tokio::sync::Mutex<()>,
+    pub(super) control: Handle,
+    pub(super) stop: CancellationToken,
+}
+
+impl L1 {
+    /// An empty L1 whose ears will listen to `node`, on the runtime of `control`, until `stop`.
+    pub fn new(
+        terms: L1Terms,
+        node: Arc<Node>,
+        steward: Option<Arc<Login>>,
+        fleet: Option<Publisher>,
+        stats: Arc<Stats>,
+        control: Handle,
+        stop: CancellationToken,
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            stamps: Stamps::for_l1(terms.l1_size),
+            store: Store::counted(terms.l1_size, Arc::clone(&stats.evictions)),
+            arrivals: Arrivals::default(),
+            identities: Identities::default(),
+            terms,
+            fleet,
+            opaque_writes: OpaqueWrites::default(),
+            silence: Silence::default(),
+            node,
+            stats,
+            rights: AtomicU64::new(0),
+            ears: Mutex::default(),
+            listening: AtomicUsize::new(0),
+            steward,
+            stewarded: Once::new(),
+            filled_for_others: Notify::new(),
+            looking: tokio::sync::Mutex::default(),
+            control,
+            stop,
+        })
+    }
+
+    /// Whether anything may be kept at all.
+    pub fn is_on(&self) -> bool {
+        self.terms.l1_size > 0
+    }
+
+    /// Is this user from now on (empty: Redis's default user, unproved), and so has the user's ear, which connects when it is
+    /// first asked to fill. The ear stays for as long as the seat is held, and a little longer.
+    pub fn seat(&self, user: &[u8]) -> Seat {
+        let mut ears = self.lock();
+        if let Some(ear) = ears.get(user) {
+            return Seat::take(ear);
+        }
+        let ear = Ear::new(self.stop.child_token());
+        ears.insert(user.into(), Arc::clone(&ear));
+        Seat::take(&ear)
+    }
+
+    /// Gives up the ears of users whom nobody has been for a while. To be called now and then.
+    pub fn reclaim(&self, now: Time) {
+        self.lock().retain(|user, ear| {
+            let used = ear.unused_for(now) < UNUSED;
+            if !used {
+                ear.end();
+                self.identities.forget(user);
+            }
+            used
+        });
+    }
+
+    /// Counts one more user whose ear listens, if there may be one more.
+    pub(super) fn may_listen(&self) -> bool {
+        let most = self.terms.max_ears;
+        let count = |listening| (listening < most).then_some(listening + 1);
+        self.listening.fetch_update(Ordering::AcqRel, Ordering::Acquire, count).is_ok()
+    }
+
+    pub(super) fn listens_no_more(&self) {
+        self.listening.fetch_sub(1, Ordering::AcqRel);
+    }
+
+    /// How a write tells the fleet of itself, where it must.
+    pub fn notices(&self) -> Option<&Notices> {
+        self.terms.notices()
+    }
+
+    /// A write may have been done of which nobody tells: the fleet is to forget everything, and here it is forgotten at once.
+    pub fn owe_all(&self) {
+        self.forget_all(EpochReason::Untold);
+        if let Some(fleet) = &self.fleet {
+            drop(fleet.owe());
+        }
+    }
+
+    /// All ears by the names of their users.
+    pub fn ears(&self) -> Vec<(Box<[u8]>, Arc<Ear>)> {
+        let name = |user: &[u8]| if user.is_empty() { (*b"default").into() } else { user.into() };
+        self.lock().iter().map(|(user, ear)| (name(user), Arc::clone(ear))).collect()
+    }
+
+    /// What is in L1 of any of `keys`, each given as an argument with its header. Looks at every entry there is, so it does
+    /// on a thread of its own, one call at a time.
+    pub async fn kept(self: &Arc<Self>, keys: Vec<Vec<u8>>) -> Vec<Kept> {
+        let _one = self.looking.lock().await;
+        let (found, answer) = oneshot::channel();
+        let l1 = Arc::clone(self);
+        let look = move || {
+            let of_these = |tail: &[u8]| keys.iter().any(|key| tail.starts_with(key));
+            drop(found.send(l1.store.find(of_these)));
+        };
+        let thread = thread::Builder::new().name("look".into()).spawn(look);
+        let found = if thread.is_ok() { answer.await.unwrap_or_default() } else { Vec::new() };
+        let known = |(identity, command, tail): (Identity, u16, Box<[u8]>)| {
+            let (user, db) = self.identities.of(identity)?;
+            let ear = Arc::clone(self.lock().get(&user)?);
+            Some(Kept { ear, db, identity, command, request: whole_request(by_id(command), &tail) })
+        };
+        found.into_iter().filter_map(known).collect()
+    }
+
+    /// Where the ears listen from, as Redis prints addresses.
+    pub fn ear_addresses(&self) -> Vec<String> {
+        let address = |ear: &Arc<Ear>| match ear.state() {
+            EarState::Listening(address) => Some(address),
+            _ => None,
+        };
+        self.lock().values().filter_map(address).collect()
+    }
+
+    /// Opaque writes answered so far.
+    pub fn opaque(&self) -> u64 {
+        self.opaque_writes.answered()
+    }
+
+    /// An opaque write has been answered: no flight that left before is joined any more.
+    pub fn opaque_answered(&self) {
+        self.opaque_writes.count();
+    }
+
+    /// Whether an opaque write has to be followed by a [`fence`](Self::fence): some ear was asked to fill.
+    pub fn must_fence(&self) -> bool {
+        self.lock().values().any(|ear| ear.has_filled())
+    }
+
+    /// Returns once everything that Redis had acknowledged before the call is applied to L1: after a fence on every ear that
+    /// ever filled. An ear whose fence is not back when its lease ends has its epoch bumped instead, so this takes
+    /// `max_staleness` at the longest. Cancel safe: a fence asked for stays harmless.
+    pub async fn fence(&self) {
+        let ears: Vec<_> = self.lock().values().filter(|ear| ear.has_filled()).cloned().collect();
+        let since = Time::now();
+        let asked: Vec<_> = ears.iter().map(|ear| (ear, ear.fence(since))).collect();
+        for (ear, fence) in asked {
+            let lease = ear.freshness.lease_left(Time::now());
+            let left = if self.silence.is_swapping() { self.terms.max_staleness } else { lease };
+            if !matches!(timeout(left, fence).await, Ok(Ok(()))) {
+                ear.freshness.bump();
+                self.stats.epoch(EpochReason::FenceLate);
+            }
+        }
+    }
+
+    /// Something has happened of which Redis tells nobody ([`Change`]). No entry filled so far counts any more, and no flight
+    /// that left before is joined: it may read in a database that has another name by now.
+    pub(super) fn forget_all(&self, reason: EpochReason) {
+        if reason == EpochReason::Rights {
+            self.rights.fetch_add(1, Ordering::AcqRel);
+        }
+        self.opaque_answered();
+        self.bump(reason);
+        if reason == EpochReason::Rights {
+            // Users that were refused what an ear needs may now have it.
+            self.lock().values().for_each(|ear| ear.try_again());
+        }
+    }
+
+    /// Another server has taken the upstream's place, or several have: nothing counts that was read from the last.
+    pub fn turn(&self) {
+        self.opaque_answered();
+        self.end_leases();
+        self.bump(EpochReason::Turn);
+    }
+
+    /// Changes whenever rights may have changed through this process.
+    pub fn rights_version(&self) -> u64 {
+        self.rights.load(Ordering::Acquire)
+    }
+
+    /// `CLIENT PAUSE` until then is being sent: leases end, and none begins before the pause is over.
+    pub(super) fn pause(&self, until: Time) -> Pause {
+        let pause = self.silence.pause(until);
+        self.end_leases();
+        pause
+    }
+
+    /// Whether a `CLIENT PAUSE` is in force as far as this process knows.
+    pub fn is_paused(&self, now: Time) -> bool {
+        self.silence.is_paused(now)
+    }
+
+    /// No ear vouches for anything until its next fence is back.
+    pub(super) fn end_leases(&self) {
+        self.lock().values().for_each(|ear| ear.freshness.end());
+    }
+
+    /// Has every ear that has filled ask Redis at once whether it hears.
+    pub(super) fn nudge(&self) {
+        self.lock().values().for_each(|ear| ear.nudge());
+    }
+
+    /// Whether L1 would answer `query` for a session of this ear's user.
+    pub fn holds(&self, query: &Query<'_>, ear: &Ear, now: Time) -> bool {
+        self.store.contains_fresh(query, &self.stamps, &ear.freshness, now)
+    }
+
+    fn bump(&self, reason: EpochReason) {
+        self.lock().values().for_each(|ear| ear.freshness.bump());
+        self.stats.epoch(reason);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<Box<[u8]>, Arc<Ear>>> {
+        self.ears.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A reply that L1 keeps, by what it answers.
+pub struct Kept {
+    /// On which it is read.
+    pub ear: Arc<Ear>,
+    /// The database.
+    pub db: u32,
+    /// User and database.
+    pub identity: Identity,
+    /// The row's number.
+    pub command: u16,
+    /// The whole request.
+    pub request: Vec<u8>,
+}
+
+/// The request whose arguments are `tail`.
+fn whole_request(spec: &Spec, tail: &[u8]) -> Vec<u8> {
+    let mut arguments = 0;
+    let mut rest = tail;
+    while let Some(end) = rest.iter().position(|&byte| byte == b'\n') {
+        let digits = rest[1..end].iter().take_while(|byte| byte.is_ascii_digit());
+        let len = digits.fold(0_usize, |len, digit| len * 10 + usize::from(digit - b'0'));
+        rest = rest.get(end + 1 + len + 2..).unwrap_or_default();
+        arguments += 1;
+    }
+    let mut request = Vec::with_capacity(tail.len() + 32);
+    encode::array_header(&mut request, 1 + arguments);
+    encode::bulk(&mut request, spec.name.as_bytes());
+    request.extend_from_slice(tail);
+    request
+}
+
+/// What the fleet's channel says makes L1 forget, never remember.
+impl Forget for L1 {
+    fn key(&self, key: &[u8]) {
+        self.stamps.touch(self.stamps.slot(self.stamps.hash(key)));
+    }
+
+    fn pattern(&self, _: &[u8]) {
+        self.bump(EpochReason::Pattern);
+    }
+
+    fn all(&self) {
+        self.bump(EpochReason::Pattern);
+    }
+
+    fn missed(&self) {
+        self.opaque_answered();
+        self.bump(EpochReason::Channel);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::terms::Means;
+    use super::*;
+    use crate::config::Node as Endpoint;
+
+    #[tokio::test]
+    async fn a_swap_of_databases_ends_the_joining_of_flights() {
+        let endpoint = Endpoint::Tcp { host: "127.0.0.1".into(), port: 1 };
+        let node = Arc::new(Node::new(endpoint, 1, Duration::from_secs(1)));
+        let second = Duration::from_secs(1);
+        let (max_staleness, acl_recheck) = (second, second);
+        let means = Means::Tracking;
+        let terms = L1Terms { max_staleness, acl_recheck, max_value: 1, l1_size: 0, means, max_ears: 1 };
+        let (stats, stop) = (Arc::new(Stats::default()), CancellationToken::new());
+        let l1 = L1::new(terms, node, None, None, stats, Handle::current(), stop);
+        let before = l1.opaque();
+        l1.forget_all(EpochReason::SwapDb);
+        assert_ne!(l1.opaque(), before, "what left before reads in a database that has another name now");
+    }
+}

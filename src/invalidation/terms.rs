@@ -1,0 +1,48 @@
+//! What L1 and its ears must know of the configuration.
+
+use std::time::Duration;
+
+use super::notice::Notices;
+
+/// What the ears must know of the configuration.
+#[derive(Debug)]
+pub struct L1Terms {
+    /// No answer of L1 is older than this.
+    pub max_staleness: Duration,
+    /// How often a user's rights are compared.
+    pub acl_recheck: Duration,
+    /// Largest reply that enters L1 under any rule, in bytes: the ear keeps none that is larger.
+    pub max_value: u64,
+    /// Memory for L1 in bytes; 0: there is none.
+    pub l1_size: u64,
+    /// By what means L1 hears of changes.
+    pub means: Means,
+    /// Users that may have an ear at once; the reads of others are not kept.
+    pub max_ears: usize,
+}
+
+/// By what means L1 hears of changes.
+#[derive(Debug)]
+pub enum Means {
+    /// Redis tells of changes to what was read.
+    Tracking,
+    /// Redis tells of changes to all keys with these prefixes; none: to all keys.
+    Broadcast(Vec<Box<[u8]>>),
+    /// Those who write tell of it, with notices on the fleet's channel.
+    Channel(Notices),
+}
+
+impl L1Terms {
+    /// How often an ear looks after what is due.
+    pub(super) fn round(&self) -> Duration {
+        self.max_staleness.min(self.acl_recheck) / 4
+    }
+
+    /// How a write tells the fleet of itself, where it must.
+    pub fn notices(&self) -> Option<&Notices> {
+        match &self.means {
+            Means::Channel(notices) => Some(notices),
+            Means::Tracking | Means::Broadcast(_) => None,
+        }
+    }
+}
