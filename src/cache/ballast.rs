@@ -6,7 +6,7 @@
 //! fit, which weigh nothing, and for a moment one that weighs all that is left. They are in Moka alone, never in the index.
 //! Used by [`store`](super::store) alone.
 
-use super::store::{Policy, Ticket};
+use super::policy::{Policy, Ticket};
 
 /// See the module's head. A few entries with each insertion into L1, so that none takes long.
 #[derive(Default)]

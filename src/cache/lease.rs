@@ -8,7 +8,7 @@
 //! the lease first and the stamp after. So a hit that profits from a renewal also sees every change that the renewal vouches
 //! for. Nothing here may look at the clock: whoever asks brings the time, read after the request was.
 
-use std::sync::atomic;
+use std::sync::atomic::AtomicU64 as PlainU64;
 use std::time::Duration;
 
 use super::atomic::{AtomicU64, Ordering};
@@ -16,7 +16,7 @@ use crate::clock::Time;
 
 /// Epochs are drawn from one count for the whole process: no two ears, and no two lives of one, ever share a value, so an
 /// entry can be compared with whichever ear now speaks for its user.
-static NEXT_EPOCH: atomic::AtomicU64 = atomic::AtomicU64::new(1);
+static NEXT_EPOCH: PlainU64 = PlainU64::new(1);
 
 /// The epoch in which an entry was asked for. Worth comparing for equality, and for nothing else.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -36,9 +36,12 @@ mod ballast;
 mod doorkeeper;
 mod entry;
 pub mod flight;
+mod index;
 pub mod key;
 pub mod lease;
+mod policy;
 pub mod promotion;
+mod sampler;
 pub mod stamp;
 pub mod store;
 
@@ -47,8 +50,9 @@ pub use flight::{FlightRef, Flights};
 pub use key::{Identities, Identity, Query};
 pub use lease::{Epoch, Freshness};
 pub use promotion::{Coin, Promoter};
+pub use sampler::Sampler;
 pub use stamp::{KeyHash, Slot, Stamp, Stamps};
-pub use store::{Lookup, Sampler, Store};
+pub use store::{Lookup, Store};
 
 #[cfg(test)]
 mod tests {

@@ -83,7 +83,7 @@ impl<'a> KeyLookups<'a> {
         }
         let most = worker.shared.config.max_value;
         let looked = super::answer(worker, caller, |touches, out| {
-            l1.store.lookup_all(&self.queries, most, caller.resp, &l1.stamps, fresh, now, touches, out)
+            l1.store.lookup_all(&self.queries, most, caller.resp, &l1.stamps, |_| fresh, now, touches, out)
         });
         looked.into()
     }

@@ -1,0 +1,41 @@
+//! Which hits and misses Moka is told of: as few as keep its frequencies true.
+
+use rand::rngs::SmallRng;
+use rand::{Rng, SeedableRng};
+
+/// Decides for one worker which hits and misses Moka is told of.
+#[derive(Debug)]
+pub struct Sampler {
+    rng: SmallRng,
+}
+
+impl Default for Sampler {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Sampler {
+    /// Seeded from the system.
+    pub fn new() -> Self {
+        Self { rng: SmallRng::from_rng(&mut rand::rng()) }
+    }
+
+    /// At random, since a count would fall into step with clients that read the same keys in turn.
+    pub(super) fn one_in(&mut self, n: u32) -> bool {
+        self.rng.random::<u32>() < u32::MAX / n
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_in_so_many_is_about_that() {
+        let mut sampler = Sampler { rng: SmallRng::seed_from_u64(7) };
+        let taken = (0..100_000).filter(|_| sampler.one_in(32)).count();
+        assert!((2_800..3_500).contains(&taken), "{taken} of 100000");
+        assert!((0..1000).all(|_| sampler.one_in(1)));
+    }
+}
