@@ -2,48 +2,46 @@
 //!
 //! Listeners first, so that a taken port is told before anything else happens; then the workers, the admin port, the fleet's
 //! channel, and a look at the upstream every second. Redis need not be there: crema starts, says that it is not ready, and
-//! refuses clients, or answers with an error, until it is. At the end: no new clients, sessions drain, then everything else stops.
-//!
-//! A long file: what is started in order ends in order, and one look at the upstream says what is there.
+//! refuses clients, or answers with an error, until it is. [`Running::end`] is the whole order in which it ends.
 
 mod descriptors;
+mod lookout;
+mod signals;
+mod status;
 
-use std::io;
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use tokio::io::AsyncWriteExt;
 use tokio::net::TcpListener;
 use tokio::runtime;
-use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{oneshot, watch};
-use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
+use tokio::time::{MissedTickBehavior, interval, sleep};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{error, info, warn};
 
-use crate::admin::{self, EarStatus, L1Status, Settings, Snapshot, Source, UpstreamStatus};
+use crate::admin::{self, Source};
 use crate::clock::Time;
 use crate::config::{Auth, Coherence, Config};
+use crate::control::Control;
 use crate::error::Error;
 use crate::invalidation::channel::{self, ChannelConfig};
-use crate::invalidation::{EarState, Fleet, Heard, L1, L1Terms, Means, Notices, Publisher};
+use crate::invalidation::{Fleet, Heard, L1, L1Terms, Means, Notices, Publisher};
 use crate::log;
 use crate::metrics::Metrics;
 use crate::proxy::{Clients, Gate, Shared};
-use crate::resp::{Limits, Resp, encode};
+use crate::resp::Limits;
 use crate::server::{Listener, Workers, accept};
-use crate::upstream::{Connection, Login, Node, Service, Target, Topology, connect, keep_watch, read_reply};
+use crate::upstream::{Login, Node, Topology, keep_watch};
 
-/// Every so many looks at the upstream, one a second, is on a new connection.
-const ANEW: u32 = 5;
-/// The connection kept for looking may take so long to answer before a new one is made.
-const PROMPT: Duration = Duration::from_secs(1);
-/// Between a sign that the address may lead elsewhere and the look at it.
-const DOUBT: Duration = Duration::from_millis(200);
+use lookout::{Found, Lookout};
+use signals::Signals;
+
+/// The tasks beside the workers may take so long to end.
+const LAST_WORDS: Duration = Duration::from_secs(2);
 
 /// Runs until SIGTERM or SIGINT. Exits with 0 after a clean end, with 1 where it could not start, and with 128 and the signal's
 /// number where a second one ended it at once.
@@ -65,63 +63,27 @@ pub fn run(config: Config) -> ExitCode {
 }
 
 async fn serve(mut config: Config) -> Result<ExitCode, Error> {
-    let failed = |source| Error::Listen { setting: "signals", address: "the process".into(), source: Arc::new(source) };
-    let mut signals = Signals::new().map_err(failed)?;
+    let mut signals = Signals::new().map_err(|source| failed("signals", "the process", source))?;
     info!(pid = std::process::id(), "crema {} starts", env!("CARGO_PKG_VERSION"));
     descriptors::fit(&mut config);
     let settings = config.to_string();
     info!("settings: {}", settings.lines().map(str::trim).collect::<Vec<_>>().join("; "));
-    let mut listeners = Vec::new();
-    for listen in &config.listen {
-        listeners.push(Listener::bind(listen).await?);
-    }
-    let admin = match config.admin {
-        Some(address) => Some(TcpListener::bind(address).await.map_err(|source| Error::Listen {
-            setting: "admin",
-            address: address.to_string(),
-            source: Arc::new(source),
-        })?),
-        None => None,
-    };
-
-    let (stop_sessions, stop_rest) = (CancellationToken::new(), CancellationToken::new());
-    let app = App::new(config, &stop_rest);
-    let started =
-        |source| Error::Listen { setting: "threads", address: "worker threads".into(), source: Arc::new(source) };
-    let workers = Arc::new(Workers::start(&app.shared, &app.metrics.workers, &stop_sessions).map_err(started)?);
-
-    let tasks = TaskTracker::new();
-    for listener in listeners {
-        info!("listening on {}{}", listener.address(), listener.note());
-        tasks.spawn(accept(listener, Arc::clone(&workers), stop_sessions.clone()));
-    }
-    if let Some(listener) = admin {
-        if let Ok(address) = listener.local_addr() {
-            info!("admin on http://{address}/");
-        }
-        tasks.spawn(admin::serve(listener, Arc::clone(&app) as Arc<dyn Source>, stop_rest.clone()));
-    }
-    if app.shared.config.auth == Auth::Open {
-        warn!("auth is open: clients without a password have all the rights of the user in `upstream`");
-    }
-    let coherence = &app.shared.config.coherence;
-    info!("coherence by {}: {}", coherence.as_str(), coherence.promise());
-    tasks.spawn({
-        let (node, stop) = (app.front(), stop_rest.clone());
-        async move { _ = stop.run_until_cancelled(keep_watch(node)).await }
-    });
-    tasks.spawn(Arc::clone(&app).watch(stop_rest.clone()));
-    tasks.spawn(Arc::clone(&app).listen(stop_rest.clone()));
-    tasks.close();
-
+    let running = Running::start(config).await?;
     tokio::select! {
         _ = signals.stop() => {}
         // Its clients are gone, and what they had under way: who supervises the process starts a sound one.
-        number = workers.fallen() => return Err(Error::Worker { number }),
+        number = running.workers.fallen() => return Err(Error::Worker { number }),
     }
-    app.draining.store(true, Ordering::Relaxed);
+    let app = Arc::clone(&running.app);
     tokio::select! {
-        () = drain(&app, workers, (&stop_sessions, &stop_rest), &tasks) => Ok(ExitCode::SUCCESS),
+        left = running.end() => {
+            if left > 0 {
+                warn!(tasks = left, "stopped, though not all was over");
+            } else {
+                info!("stopped");
+            }
+            Ok(ExitCode::SUCCESS)
+        }
         signal = signals.stop() => {
             let left = app.metrics.level(|worker| &worker.sessions);
             warn!(sessions = left, "ended at once by a second signal");
@@ -130,72 +92,83 @@ async fn serve(mut config: Config) -> Result<ExitCode, Error> {
     }
 }
 
-/// Ends all in order: a load balancer has time to notice, clients to finish; then the rest stops.
-async fn drain(
-    app: &App,
-    workers: Arc<Workers>,
-    (stop_sessions, stop_rest): (&CancellationToken, &CancellationToken),
-    tasks: &TaskTracker,
-) {
-    let Config { drain_delay, drain_timeout, .. } = app.shared.config;
-    if !drain_delay.is_zero() {
-        info!("stopping: not ready any more, and clients are served for {drain_delay:?} yet");
-        sleep(drain_delay).await;
-    }
-    info!("stopping: no new clients, open sessions have {drain_timeout:?} to finish");
-    stop_sessions.cancel();
-    // Joining blocks, and the workers may need this runtime while they drain: a thread of its own waits for them.
-    let (over, joined) = oneshot::channel::<()>();
-    let thread = thread::Builder::new().name("join".into()).spawn(move || {
-        // The acceptors give up their hold on the workers, then this is the last one.
-        let mut workers = workers;
-        while let Err(shared) = Arc::try_unwrap(workers).map(Workers::join) {
-            workers = shared;
-            thread::sleep(Duration::from_millis(1));
+fn failed(setting: &'static str, address: &str, source: std::io::Error) -> Error {
+    Error::Listen { setting, address: address.to_owned(), source: Arc::new(source) }
+}
+
+/// What has been started and is to end.
+struct Running {
+    app: Arc<App>,
+    workers: Workers,
+    /// Those who accept clients.
+    acceptors: TaskTracker,
+    /// Acceptors and sessions are to end.
+    stop_sessions: CancellationToken,
+    /// All else, which sessions may need until they have.
+    control: Control,
+}
+
+impl Running {
+    /// Starts all that there is, or nothing.
+    async fn start(config: Config) -> Result<Self, Error> {
+        let mut listeners = Vec::new();
+        for listen in &config.listen {
+            listeners.push(Listener::bind(listen).await?);
         }
-        drop(over);
-    });
-    if thread.is_ok() {
-        let _ = joined.await;
-    }
-    stop_rest.cancel();
-    let _ = timeout(Duration::from_secs(2), tasks.wait()).await;
-    info!("stopped");
-}
-
-/// The signals that mean something to crema, and those that would kill it where nobody listened.
-struct Signals {
-    term: Signal,
-    int: Signal,
-    hup: Signal,
-    usr1: Signal,
-    usr2: Signal,
-}
-
-impl Signals {
-    fn new() -> io::Result<Self> {
-        Ok(Self {
-            term: signal(SignalKind::terminate())?,
-            int: signal(SignalKind::interrupt())?,
-            hup: signal(SignalKind::hangup())?,
-            usr1: signal(SignalKind::user_defined1())?,
-            usr2: signal(SignalKind::user_defined2())?,
-        })
-    }
-
-    /// Waits for a signal to stop, and gives its number. Cancel safe.
-    async fn stop(&mut self) -> u8 {
-        loop {
-            tokio::select! {
-                _ = self.term.recv() => return 15,
-                _ = self.int.recv() => return 2,
-                _ = self.hup.recv() => {
-                    info!("SIGHUP: settings are read at start alone, and a later version will read them anew; restart crema for that");
-                }
-                _ = self.usr1.recv() => info!("SIGUSR1 means nothing to crema"),
-                _ = self.usr2.recv() => info!("SIGUSR2 means nothing to crema"),
+        let admin = match config.admin {
+            Some(address) => {
+                let listener = TcpListener::bind(address).await;
+                Some(listener.map_err(|source| failed("admin", &address.to_string(), source))?)
             }
+            None => None,
+        };
+        let (stop_sessions, control, acceptors) = (CancellationToken::new(), Control::here(), TaskTracker::new());
+        let app = App::new(config, &control);
+        let workers = Workers::start(&app.shared, &app.metrics.workers, &stop_sessions)
+            .map_err(|source| failed("threads", "worker threads", source))?;
+        for listener in listeners {
+            info!("listening on {}{}", listener.address(), listener.note());
+            acceptors.spawn(accept(listener, workers.doors(), stop_sessions.clone()));
         }
+        if let Some(listener) = admin {
+            if let Ok(address) = listener.local_addr() {
+                info!("admin on http://{address}/");
+            }
+            let source = Arc::clone(&app) as Arc<dyn Source>;
+            control.spawn_ending(|stop| admin::serve(listener, source, stop));
+        }
+        app.tell_promises();
+        app.watch_over(&control);
+        Ok(Self { app, workers, acceptors, stop_sessions, control })
+    }
+
+    /// Ends all in order: a load balancer has time to notice, clients to finish; then the rest stops. How many tasks did not.
+    async fn end(self) -> usize {
+        let Self { app, workers, acceptors, stop_sessions, control } = self;
+        let Config { drain_delay, drain_timeout, .. } = app.shared.config;
+        app.draining.store(true, Ordering::Relaxed);
+        if !drain_delay.is_zero() {
+            info!("stopping: not ready any more, and clients are served for {drain_delay:?} yet");
+            sleep(drain_delay).await;
+        }
+        info!("stopping: no new clients, open sessions have {drain_timeout:?} to finish");
+        stop_sessions.cancel();
+        acceptors.close();
+        acceptors.wait().await;
+        joined(workers).await;
+        control.stop(LAST_WORDS).await
+    }
+}
+
+/// Waits for the workers. Joining blocks, and they may need this runtime while they drain, so a thread of its own does it.
+async fn joined(workers: Workers) {
+    let (over, joined) = oneshot::channel::<()>();
+    let join = move || {
+        workers.join();
+        drop(over);
+    };
+    if thread::Builder::new().name("join".into()).spawn(join).is_ok() {
+        let _ = joined.await; // what is dropped tells as well
     }
 }
 
@@ -206,81 +179,38 @@ struct App {
     started: Instant,
     /// Which nodes there are. Workers follow it.
     topology: watch::Sender<Arc<Topology>>,
-    upstream: Mutex<Result<String, String>>,
-    login: Option<Arc<Login>>,
+    lookout: Lookout,
     /// It was told to stop.
     draining: AtomicBool,
 }
 
 impl App {
-    fn new(config: Config, stop: &CancellationToken) -> Arc<Self> {
+    fn new(config: Config, control: &Control) -> Arc<Self> {
         let metrics = Metrics::new(config.threads.get());
         let origin_id = format!("crema-{:016x}", rand::random::<u64>());
-        let terms = L1Terms {
-            max_staleness: config.max_staleness,
-            acl_recheck: config.acl_recheck,
-            max_value: config.largest_value(),
-            l1_size: config.l1_size,
-            means: match &config.coherence {
-                Coherence::Tracking => Means::Tracking,
-                Coherence::Broadcast(prefixes) => {
-                    Means::Broadcast(prefixes.iter().map(|prefix| prefix.as_bytes().into()).collect())
-                }
-                Coherence::Channel => Means::Channel(Notices::new(config.channel.name.clone(), origin_id.clone())),
-            },
-            max_ears: (config.max_upstream / 4).max(1),
-        };
-        let login = config.upstream.password.as_ref().map(|password| {
-            let user = config.upstream.user.as_deref().unwrap_or("default");
-            Arc::new(Login { user: user.as_bytes().into(), password: password.expose().as_bytes().into() })
-        });
+        let login = own_login(&config);
         let node = Node::new(config.upstream.node.clone(), config.max_upstream, config.connect_timeout);
         let node = Arc::new(node.known_by(login.clone(), config.response_timeout));
-        let control = runtime::Handle::current();
-        let channel = &config.channel;
-        let fleet = channel.enabled.then(|| {
-            let fleet = Fleet {
-                node: Arc::clone(&node),
-                login: login.clone(),
-                channel: channel.name.clone(),
-                audit_stream: channel.audit_stream.clone(),
-                origin_id: origin_id.clone(),
-                writes: channel.publish,
-            };
-            Publisher::start(fleet, Arc::clone(&metrics.stats), stop.clone())
-        });
-        let counts = Arc::clone(&metrics.stats);
-        let l1 = L1::new(terms, Arc::clone(&node), login.clone(), fleet, counts, control, stop.clone());
         let topology = watch::Sender::new(Arc::new(Topology::single(Arc::clone(&node))));
-        let of_turns = Arc::downgrade(&l1);
-        node.generation.on_turn(move |several| {
-            if let Some(l1) = of_turns.upgrade() {
-                l1.turn();
-            }
-            if several {
-                warn!("several servers answer at the upstream's address in turn: nothing is kept in memory or shared, each client has a connection of its own");
-            } else {
-                info!("another server answers at the upstream's address: connections to the former one are given up, and memory is empty");
-            }
-        });
-        let stats = Arc::clone(&metrics.stats);
-        let longest_argument = AtomicU64::new(Limits::authenticated().bulk);
-        let gate = Gate::default();
-        let own_login = login.clone();
+        let fleet =
+            fleet(&config, &node, &origin_id).map(|fleet| Publisher::start(fleet, Arc::clone(&metrics.stats), control));
+        let (terms, stats) = (terms(&config, &origin_id), Arc::clone(&metrics.stats));
+        let l1 = L1::new(terms, Arc::clone(&node), login.clone(), fleet, stats, control.clone());
+        tell_turns(&node, &l1);
+        let lookout = Lookout::new(node, l1.notices().is_some());
         let shared = Arc::new(Shared {
             config,
             topology: topology.subscribe(),
             l1,
-            stats,
+            stats: Arc::clone(&metrics.stats),
             clients: Clients::default(),
-            gate,
-            longest_argument,
+            gate: Gate::default(),
+            longest_argument: AtomicU64::new(Limits::authenticated().bulk),
             origin_id,
-            login: own_login,
+            login,
         });
-        let upstream = Mutex::new(Err("the upstream has not answered yet".to_owned()));
-        let draining = AtomicBool::new(false);
-        Arc::new(Self { shared, metrics, started: Instant::now(), topology, upstream, login, draining })
+        let (started, draining) = (Instant::now(), AtomicBool::new(false));
+        Arc::new(Self { shared, metrics, started, topology, lookout, draining })
     }
 
     /// The node that serves what names no key.
@@ -288,132 +218,54 @@ impl App {
         Arc::clone(self.topology.borrow().front())
     }
 
-    /// Looks at the upstream once a second, and lets Moka do what it put off.
-    async fn watch(self: Arc<Self>, stop: CancellationToken) {
+    /// What an operator should know that the settings promise, or do not.
+    fn tell_promises(&self) {
+        if self.shared.config.auth == Auth::Open {
+            warn!("auth is open: clients without a password have all the rights of the user in `upstream`");
+        }
+        let coherence = &self.shared.config.coherence;
+        info!("coherence by {}: {}", coherence.as_str(), coherence.promise());
+    }
+
+    /// Starts what looks after the upstream, L1 and the fleet's channel.
+    fn watch_over(self: &Arc<Self>, control: &Control) {
+        control.spawn(keep_watch(self.front()));
+        let app = Arc::clone(self);
+        control.spawn(async move { app.lookout.watch(|found| app.heed(found)).await });
+        control.spawn(Arc::clone(self).keep_house());
+        if self.shared.config.channel.enabled && self.shared.l1.notices().is_none() {
+            let app = Arc::clone(self);
+            control.spawn_ending(|stop| async move { app.listen(stop).await });
+        }
+    }
+
+    /// Goes by what a look at the upstream found.
+    fn heed(&self, found: Found) {
+        if let Some(limit) = found.longest_argument {
+            self.shared.longest_argument.store(limit, Ordering::Relaxed);
+        }
+        if let (Some(full), Some(notices)) = (found.is_full, self.shared.l1.notices()) {
+            notices.set_full(full);
+        }
+    }
+
+    /// Lets Moka do what it put off, once a second, and lets go of what nobody is any more.
+    async fn keep_house(self: Arc<Self>) {
         let mut second = interval(Duration::from_secs(1));
         second.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut kept = None;
-        let (mut looks, mut silent): (u32, Option<Instant>) = (0, None);
         loop {
-            let node = self.front();
-            let doubted = async {
-                tokio::select! {
-                    _ = second.tick() => false,
-                    () = node.generation.doubted() => true,
-                }
-            };
-            let Some(doubted) = stop.run_until_cancelled(doubted).await else { return };
-            if doubted {
-                sleep(DOUBT).await; // a server in doubt is doubted by all who ask it
-            }
-            looks = looks.wrapping_add(1);
-            // Only a new connection shows where the address leads now.
-            if doubted || looks.is_multiple_of(ANEW) {
-                kept = None;
-            }
+            second.tick().await;
             self.shared.l1.store.run_pending();
             self.shared.l1.reclaim(Time::now());
             log::tell_folded(false);
-            let within = node.connect_timeout + PROMPT;
-            let Some(state) = stop.run_until_cancelled(timeout(within, self.look(&mut kept))).await else { return };
-            let state = if let Ok(state) = state {
-                silent = None;
-                state
-            } else {
-                // It accepts and is silent: it may have been told to pause.
-                kept = None;
-                let since = *silent.get_or_insert_with(Instant::now);
-                if since.elapsed() < node.handshake_timeout {
-                    continue;
-                }
-                Err(format!("the upstream has said nothing for {:?}; is it stopped or paused?", since.elapsed()))
-            };
-            let mut known = self.upstream.lock().unwrap_or_else(PoisonError::into_inner);
-            match (&*known, &state) {
-                (Err(_), Ok(server)) => info!(upstream = %node.address, "ready: {server} answers"),
-                (Ok(_), Err(trouble)) => warn!("not ready: {trouble}"),
-                (Err(old), Err(trouble)) if old != trouble => warn!("not ready: {trouble}"),
-                _ => {}
-            }
-            *known = state;
         }
     }
 
-    /// One look, on a connection kept for it: what the upstream calls itself, or what is wrong.
-    async fn look(&self, kept: &mut Option<(Connection, String)>) -> Result<String, String> {
-        let node = &self.front();
-        let advice = |error: &Error| format!("{error}; is it running, and is `upstream` right?");
-        let service = node.signs.service();
-        if service != Service::Good {
-            *kept = None; // a connection made before may lead to another server, or nowhere
-        }
-        // One that lies silent says nothing of others.
-        if let Some((connection, _)) = kept
-            && !matches!(timeout(PROMPT, ask(connection, &[b"PING"], node)).await, Ok(Ok(_)))
-        {
-            *kept = None;
-        }
-        if kept.is_none() {
-            let target = Target {
-                node: Arc::clone(node),
-                login: self.login.clone(),
-                db: 0,
-                resp: Resp::V2,
-                name: "crema-check",
-            };
-            let mut connection = connect(&target).await.map_err(|error| advice(&error))?;
-            let server = ask(&mut connection, &[b"INFO", b"server"], node).await.map_err(|error| advice(&error))?;
-            *kept = Some((connection, name(&server)));
-        }
-        let Some((connection, server)) = kept else { unreachable!("just made") };
-        match ask(connection, &[b"PING"], node).await {
-            Ok(reply) if reply.starts_with(b"-LOADING") || reply.starts_with(b"-MASTERDOWN") => {
-                Err(format!("the upstream answers {}", String::from_utf8_lossy(&reply).trim()))
-            }
-            Ok(_) => {
-                // Where it may not be asked for, the default stays.
-                if let Ok(reply) = ask(connection, &[b"CONFIG", b"GET", b"proto-max-bulk-len"], node).await
-                    && let Some(limit) = last_number(&reply)
-                {
-                    self.shared.longest_argument.store(limit, Ordering::Relaxed);
-                }
-                if let Some(notices) = self.shared.l1.notices()
-                    && let Ok(full) = is_full(connection, node).await
-                {
-                    notices.set_full(full);
-                }
-                match service {
-                    Service::Good => Ok(server.clone()),
-                    // Whoever is there now answers. That it takes writes it has to say.
-                    Service::Silent => {
-                        node.signs.mends(service);
-                        Err("the upstream left commands without an answer for response_timeout".to_owned())
-                    }
-                    Service::ReadOnly => {
-                        if ask(connection, &[b"HELLO"], node).await.is_ok_and(|reply| is_master(&reply)) {
-                            node.signs.mends(service);
-                        }
-                        Err("the upstream refuses writes with READONLY: it is a replica; is `upstream` right?"
-                            .to_owned())
-                    }
-                }
-            }
-            Err(error) => {
-                *kept = None;
-                Err(advice(&error))
-            }
-        }
-    }
-
-    async fn listen(self: Arc<Self>, stop: CancellationToken) {
-        let settings = &self.shared.config.channel;
-        if !settings.enabled || self.shared.l1.notices().is_some() {
-            return;
-        }
+    async fn listen(&self, stop: CancellationToken) {
         let config = ChannelConfig {
             node: self.front(),
-            login: self.login.clone(),
-            channel: settings.name.clone(),
+            login: self.shared.login.clone(),
+            channel: self.shared.config.channel.name.clone(),
             origin_id: self.shared.origin_id.clone(),
         };
         let stats = Arc::clone(&self.shared.stats);
@@ -422,101 +274,101 @@ impl App {
     }
 }
 
-async fn ask(connection: &mut Connection, command: &[&[u8]], node: &Node) -> Result<Vec<u8>, Error> {
-    let mut request = Vec::new();
-    encode::own_command(&mut request, command);
-    let lost = |why: &str| Error::Lost { node: Arc::clone(&node.address), why: why.into() };
-    let exchange = async {
-        connection.socket.write_all(&request).await?;
-        read_reply(&mut connection.socket, &mut Vec::new()).await
-    };
-    match timeout(node.connect_timeout, exchange).await {
-        Ok(Ok(reply)) => Ok(reply),
-        Ok(Err(error)) => Err(lost(&error.to_string())),
-        Err(_) => Err(Error::Timeout { node: Arc::clone(&node.address), after: node.connect_timeout }),
-    }
+/// The credentials of the upstream URL.
+fn own_login(config: &Config) -> Option<Arc<Login>> {
+    let password = config.upstream.password.as_ref()?;
+    let user = config.upstream.user.as_deref().unwrap_or("default");
+    Some(Arc::new(Login { user: user.as_bytes().into(), password: password.expose().as_bytes().into() }))
 }
 
-/// Whether the upstream has no memory left: then it puts nothing into a transaction, not even a PING.
-async fn is_full(connection: &mut Connection, node: &Node) -> Result<bool, Error> {
-    let mut said = Vec::new();
-    for command in ["MULTI", "PING", "DISCARD"] {
-        said.push(ask(connection, &[command.as_bytes()], node).await?);
-    }
-    Ok(said[1].starts_with(b"-OOM"))
-}
-
-/// Whether the reply to `HELLO`, an array of names and values or a map, says that the server is a master.
-fn is_master(reply: &[u8]) -> bool {
-    let says = b"$4\r\nrole\r\n$6\r\nmaster\r\n";
-    reply.windows(says.len()).any(|part| part == says)
-}
-
-/// The number on the last line of a reply: the value in an answer to `CONFIG GET` of one number.
-fn last_number(reply: &[u8]) -> Option<u64> {
-    std::str::from_utf8(reply).ok()?.lines().last()?.parse().ok()
-}
-
-/// `redis 7.0.15` or `valkey 9.0.1`, from `INFO server`.
-fn name(info: &[u8]) -> String {
-    let info = String::from_utf8_lossy(info);
-    let value = |key: &str| info.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(':'));
-    match (value("valkey_version"), value("redis_version")) {
-        (Some(version), _) => format!("valkey {version}"),
-        (None, Some(version)) => format!("redis {version}"),
-        (None, None) => "a server that does not give its version".to_owned(),
-    }
-}
-
-impl Source for App {
-    fn snapshot(&self) -> Snapshot {
-        let Shared { config, l1, .. } = &*self.shared;
-        let node = self.front();
-        let upstream = self.upstream.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let now = Time::now();
-        let ears = l1.ears().into_iter().map(|(user, ear)| {
-            let left = ear.freshness.lease_left(now);
-            let trouble = match ear.state() {
-                EarState::Away(trouble) => Some(trouble),
-                EarState::Refused(refusal) => Some(format!("no L1 for this user: it {}", refusal.about())),
-                EarState::Idle | EarState::Listening(_) => None,
-            };
-            EarStatus {
-                user: String::from_utf8_lossy(&user).into_owned(),
-                node: node.address.to_string(),
-                connected: matches!(ear.state(), EarState::Listening(_)),
-                lease_ms_left: (!left.is_zero()).then(|| u64::try_from(left.as_millis()).unwrap_or(u64::MAX)),
-                epoch: ear.freshness.epoch().number(),
-                reconnects: ear.reconnects(),
-                trouble,
+/// What L1 must know of the settings.
+fn terms(config: &Config, origin_id: &str) -> L1Terms {
+    L1Terms {
+        max_staleness: config.max_staleness,
+        acl_recheck: config.acl_recheck,
+        max_value: config.largest_value(),
+        l1_size: config.l1_size,
+        means: match &config.coherence {
+            Coherence::Tracking => Means::Tracking,
+            Coherence::Broadcast(prefixes) => {
+                Means::Broadcast(prefixes.iter().map(|prefix| prefix.as_bytes().into()).collect())
             }
-        });
-        Snapshot {
-            ready: if self.draining.load(Ordering::Relaxed) {
-                Err("crema was told to stop".to_owned())
-            } else {
-                upstream.clone().map(drop)
-            },
-            uptime: self.started.elapsed(),
-            upstream: UpstreamStatus {
-                address: config.upstream.to_string(),
-                up: upstream.is_ok(),
-                server: upstream.clone().ok(),
-                trouble: upstream.err(),
-            },
-            ears: ears.collect(),
-            l1: L1Status { entries: l1.store.len() as u64, bytes: l1.store.bytes(), capacity: config.l1_size },
-            settings: Settings {
-                promote: config.promote,
-                max_staleness_ms: u64::try_from(config.max_staleness.as_millis()).unwrap_or(u64::MAX),
-                coherence: config.coherence.as_str(),
-                promise: config.coherence.promise(),
-                class_seconds: config.ceiling.map(|ceiling| ceiling.as_secs()),
-            },
+            Coherence::Channel => Means::Channel(Notices::new(config.channel.name.clone(), origin_id.to_owned())),
+        },
+        max_ears: (config.max_upstream / 4).max(1),
+    }
+}
+
+/// Where the fleet is told, unless the channel is switched off.
+fn fleet(config: &Config, node: &Arc<Node>, origin_id: &str) -> Option<Fleet> {
+    let channel = &config.channel;
+    channel.enabled.then(|| Fleet {
+        node: Arc::clone(node),
+        login: node.login.clone(),
+        channel: channel.name.clone(),
+        audit_stream: channel.audit_stream.clone(),
+        origin_id: origin_id.to_owned(),
+        writes: channel.publish,
+    })
+}
+
+/// Has L1 and the operator told when another server answers at the node's address.
+fn tell_turns(node: &Node, l1: &Arc<L1>) {
+    let l1 = Arc::downgrade(l1);
+    node.generation.on_turn(move |several| {
+        if let Some(l1) = l1.upgrade() {
+            l1.turn();
         }
+        if several {
+            warn!("several servers answer at the upstream's address in turn: nothing is kept in memory or shared, each client has a connection of its own");
+        } else {
+            info!("another server answers at the upstream's address: connections to the former one are given up, and memory is empty");
+        }
+    });
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpStream;
+    use tokio::runtime::Handle;
+
+    use super::*;
+    use crate::config::{Listen, Node as Endpoint};
+
+    /// A process with a client, an admin port, and a fleet's channel, whose Redis does not answer.
+    async fn running() -> (Running, std::net::TcpListener, TcpStream) {
+        let here = |port| std::net::SocketAddr::from(([127, 0, 0, 1], port));
+        let redis = std::net::TcpListener::bind(here(0)).expect("a free port");
+        let free =
+            std::net::TcpListener::bind(here(0)).and_then(|listener| listener.local_addr()).expect("a free port");
+        let mut config = Config::default();
+        let port = redis.local_addr().expect("it listens").port();
+        config.upstream.node = Endpoint::Tcp { host: "127.0.0.1".into(), port };
+        config.listen = vec![Listen::Tcp(free)];
+        config.admin = Some(here(0));
+        config.drain_timeout = Duration::from_millis(1);
+        config.upstream_down = crate::config::UpstreamDown::Error;
+        let running = Running::start(config).await.expect("all is free");
+        let client = TcpStream::connect(free).await.expect("it listens");
+        (running, redis, client)
     }
 
-    fn metrics(&self) -> &Metrics {
-        &self.metrics
+    #[tokio::test]
+    async fn after_the_end_no_task_is_alive() {
+        let (running, _redis, mut client) = running().await;
+        client.write_all(b"*1\r\n$4\r\nPING\r\n").await.expect("it is open");
+        while running.app.metrics.level(|worker| &worker.sessions) == 0 {
+            sleep(Duration::from_millis(1)).await;
+        }
+        assert!(Handle::current().metrics().num_alive_tasks() > 0);
+        let app = Arc::clone(&running.app);
+        assert_eq!(running.end().await, 0);
+        assert_eq!(Handle::current().metrics().num_alive_tasks(), 0);
+        assert_eq!(app.metrics.level(|worker| &worker.sessions), 0);
+        assert!(app.snapshot().ready.is_err());
+        assert_eq!(Arc::strong_count(&app.shared), 1, "no worker, session or lane is left");
+        let mut rest = Vec::new();
+        client.read_to_end(&mut rest).await.ok(); // closed or reset
     }
 }

@@ -30,6 +30,7 @@ pub mod cache;
 pub mod clock;
 pub mod command;
 pub mod config;
+pub mod control;
 pub mod error;
 pub mod invalidation;
 pub mod log;

@@ -42,12 +42,17 @@ enum Client {
     Unix(std::os::unix::net::UnixStream),
 }
 
-/// The workers, and how many clients each has.
+/// The workers' threads.
 pub struct Workers {
-    shared: Arc<Shared>,
-    doors: Vec<Door>,
+    doors: Arc<Doors>,
     threads: Vec<thread::JoinHandle<()>>,
     fallen: watch::Receiver<Option<usize>>,
+}
+
+/// The way to the workers, and how many clients each has.
+pub struct Doors {
+    shared: Arc<Shared>,
+    of_workers: Vec<Door>,
 }
 
 struct Door {
@@ -56,44 +61,24 @@ struct Door {
 }
 
 impl Workers {
-    /// Starts a thread for each of `stats`. They serve until [`join`](Self::join) is called after `stop`.
+    /// Starts a thread for each of `stats`. They serve until `stop`, and for as long as sessions have then.
     pub fn start(shared: &Arc<Shared>, stats: &[Arc<WorkerStats>], stop: &CancellationToken) -> io::Result<Self> {
         let (fall, fallen) = watch::channel(None);
-        let mut workers = Self { shared: Arc::clone(shared), doors: Vec::new(), threads: Vec::new(), fallen };
+        let (mut of_workers, mut threads) = (Vec::new(), Vec::new());
         for (number, stats) in stats.iter().enumerate() {
             let (clients, door) = mpsc::channel(shared.config.max_clients);
             let count = Arc::new(AtomicUsize::new(0));
-            workers.doors.push(Door { clients, count: Arc::clone(&count) });
+            of_workers.push(Door { clients, count: Arc::clone(&count) });
             let (shared, stats, stop) = (Arc::clone(shared), Arc::clone(stats), stop.clone());
             let post = Post { number, stop: stop.clone(), fall: fall.clone() };
-            workers.threads.push(post.man(move || work(&shared, &stats, door, &count, &stop))?);
+            threads.push(post.man(move || work(&shared, &stats, door, &count, &stop))?);
         }
-        Ok(workers)
+        Ok(Self { doors: Arc::new(Doors { shared: Arc::clone(shared), of_workers }), threads, fallen })
     }
 
-    /// Hands a client over, or turns it away where there are `max_clients` already.
-    fn welcome(&self, mut client: Client) {
-        let load = |door: &Door| door.count.load(Ordering::Relaxed);
-        let clients: usize = self.doors.iter().map(load).sum();
-        if clients >= self.shared.config.max_clients {
-            self.shared.stats.sessions_refused.add(1);
-            warn!(
-                max_clients = self.shared.config.max_clients,
-                "a client was refused: as many are connected as may be"
-            );
-            let refusal = b"-ERR max number of clients reached\r\n";
-            // As in Redis, no more than one try: the client is owed nothing.
-            let _ = match &mut client {
-                Client::Tcp(stream) => stream.write(refusal),
-                Client::Unix(stream) => stream.write(refusal),
-            };
-            return;
-        }
-        let door = self.doors.iter().min_by_key(|door| load(door)).expect("there is at least one worker");
-        door.count.fetch_add(1, Ordering::Relaxed);
-        if door.clients.try_send(client).is_err() {
-            door.count.fetch_sub(1, Ordering::Relaxed);
-        }
+    /// The way to them, for those who accept clients.
+    pub fn doors(&self) -> Arc<Doors> {
+        Arc::clone(&self.doors)
     }
 
     /// Waits until a worker has ended that was not told to, and says which. Such a one has the fewest clients, and would be
@@ -112,6 +97,33 @@ impl Workers {
             if thread.join().is_err() {
                 error!("a worker thread panicked");
             }
+        }
+    }
+}
+
+impl Doors {
+    /// Hands a client over, or turns it away where there are `max_clients` already.
+    fn welcome(&self, mut client: Client) {
+        let load = |door: &Door| door.count.load(Ordering::Relaxed);
+        let clients: usize = self.of_workers.iter().map(load).sum();
+        if clients >= self.shared.config.max_clients {
+            self.shared.stats.sessions_refused.add(1);
+            warn!(
+                max_clients = self.shared.config.max_clients,
+                "a client was refused: as many are connected as may be"
+            );
+            let refusal = b"-ERR max number of clients reached\r\n";
+            // As in Redis, no more than one try: the client is owed nothing.
+            let _ = match &mut client {
+                Client::Tcp(stream) => stream.write(refusal),
+                Client::Unix(stream) => stream.write(refusal),
+            };
+            return;
+        }
+        let door = self.of_workers.iter().min_by_key(|door| load(door)).expect("there is at least one worker");
+        door.count.fetch_add(1, Ordering::Relaxed);
+        if door.clients.try_send(client).is_err() {
+            door.count.fetch_sub(1, Ordering::Relaxed);
         }
     }
 }
@@ -291,9 +303,9 @@ fn tcp(address: SocketAddr) -> io::Result<TcpListener> {
 
 /// Accepts until `stop`. While the upstream is away, and clients are to see that, it is closed, so that they are refused as by a
 /// Redis that is down. Cancel safe.
-pub async fn accept(mut listener: Listener, workers: Arc<Workers>, stop: CancellationToken) {
-    let mut presence = workers.shared.front().presence.follow();
-    let refuses = workers.shared.config.upstream_down == UpstreamDown::Close;
+pub async fn accept(mut listener: Listener, doors: Arc<Doors>, stop: CancellationToken) {
+    let mut presence = doors.shared.front().presence.follow();
+    let refuses = doors.shared.config.upstream_down == UpstreamDown::Close;
     let accepting = async {
         loop {
             if refuses {
@@ -308,7 +320,7 @@ pub async fn accept(mut listener: Listener, workers: Arc<Workers>, stop: Cancell
             tokio::select! {
                 biased;
                 () = away => {}
-                () = welcome_all(&listener, &workers) => {}
+                () = welcome_all(&listener, &doors) => {}
             }
             let closed = listener.close();
             info!("the upstream is away: new clients are refused at {} until it is back", closed.listen);
@@ -321,10 +333,10 @@ pub async fn accept(mut listener: Listener, workers: Arc<Workers>, stop: Cancell
 }
 
 /// Hands over every client that connects; never returns.
-async fn welcome_all(listener: &Listener, workers: &Workers) {
+async fn welcome_all(listener: &Listener, doors: &Doors) {
     loop {
         match listener.accept().await {
-            Ok(client) => workers.welcome(client),
+            Ok(client) => doors.welcome(client),
             Err(error) => {
                 warn!(%error, "cannot accept a client; trying again (are there enough file descriptors?)");
                 sleep(ACCEPT_PAUSE).await;

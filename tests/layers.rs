@@ -20,7 +20,7 @@ const LAYERS: &[&[&str]] = &[
     &["cache", "upstream"],
     &["metrics", "log"], // metrics count by the class that a command's row names
     &["command", "config"],
-    &["clock", "error", "net"],
+    &["clock", "control", "error", "net"],
     &["resp"],
 ];
 

@@ -95,7 +95,8 @@ impl Drop for Change {
         let Some(l1) = self.l1.take() else { return };
         self.lose(&l1);
         let later = Self { l1: None, alters: self.alters, pause: None };
-        l1.control.clone().spawn(async move {
+        let control = l1.control.clone();
+        control.spawn(async move {
             sleep(l1.terms.max_staleness).await;
             later.lose(&l1);
             later.end(&l1);

@@ -9,10 +9,8 @@ use std::sync::{Arc, Mutex, MutexGuard, Once, PoisonError};
 use std::thread;
 use std::time::Duration;
 
-use tokio::runtime::Handle;
 use tokio::sync::{Notify, oneshot};
 use tokio::time::timeout;
-use tokio_util::sync::CancellationToken;
 
 use super::ear::{Ear, EarState, Seat};
 use super::forget::Forget;
@@ -24,6 +22,7 @@ use super::terms::L1Terms;
 use crate::cache::{Arrivals, Identities, Identity, Query, Stamps, Store};
 use crate::clock::Time;
 use crate::command::{Spec, by_id};
+use crate::control::Control;
 use crate::metrics::{EpochReason, Stats};
 use crate::resp::encode;
 use crate::upstream::{Login, Node};
@@ -60,20 +59,18 @@ pub struct L1 {
     pub(super) filled_for_others: Notify,
     /// Held by who looks at every entry.
     looking: tokio::sync::Mutex<()>,
-    pub(super) control: Handle,
-    pub(super) stop: CancellationToken,
+    pub(super) control: Control,
 }
 
 impl L1 {
-    /// An empty L1 whose ears will listen to `node`, on the runtime of `control`, until `stop`.
+    /// An empty L1 whose ears will listen to `node`, as tasks of `control`.
     pub fn new(
         terms: L1Terms,
         node: Arc<Node>,
         steward: Option<Arc<Login>>,
         fleet: Option<Publisher>,
         stats: Arc<Stats>,
-        control: Handle,
-        stop: CancellationToken,
+        control: Control,
     ) -> Arc<Self> {
         Arc::new(Self {
             stamps: Stamps::for_l1(terms.l1_size),
@@ -94,7 +91,6 @@ impl L1 {
             filled_for_others: Notify::new(),
             looking: tokio::sync::Mutex::default(),
             control,
-            stop,
         })
     }
 
@@ -110,7 +106,7 @@ impl L1 {
         if let Some(ear) = ears.get(user) {
             return Seat::take(ear);
         }
-        let ear = Ear::new(self.stop.child_token());
+        let ear = Ear::new(self.control.child_token());
         ears.insert(user.into(), Arc::clone(&ear));
         Seat::take(&ear)
     }
@@ -346,8 +342,7 @@ mod tests {
         let (max_staleness, acl_recheck) = (second, second);
         let means = Means::Tracking;
         let terms = L1Terms { max_staleness, acl_recheck, max_value: 1, l1_size: 0, means, max_ears: 1 };
-        let (stats, stop) = (Arc::new(Stats::default()), CancellationToken::new());
-        let l1 = L1::new(terms, node, None, None, stats, Handle::current(), stop);
+        let l1 = L1::new(terms, node, None, None, Arc::new(Stats::default()), Control::here());
         let before = l1.opaque();
         l1.forget_all(EpochReason::SwapDb);
         assert_ne!(l1.opaque(), before, "what left before reads in a database that has another name now");

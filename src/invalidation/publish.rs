@@ -13,11 +13,11 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio::io::AsyncWriteExt;
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::time::{sleep, timeout};
-use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
 use super::message::{Envelope, Message};
 use super::notice::Notice;
+use crate::control::Control;
 use crate::error::Error;
 use crate::metrics::{Publication, Stats};
 use crate::resp::{Resp, encode};
@@ -166,16 +166,14 @@ struct Outgoing {
 }
 
 impl Publisher {
-    /// Starts to publish on the present runtime, until `stop`.
-    pub fn start(fleet: Fleet, stats: Arc<Stats>, stop: CancellationToken) -> Self {
+    /// Starts to publish, as a task of `control`.
+    pub fn start(fleet: Fleet, stats: Arc<Stats>, control: &Control) -> Self {
         let (queue, outgoing) = mpsc::channel(QUEUE);
         let (origin_id, writes) = (fleet.origin_id.clone(), fleet.writes);
         let debts = Debts { owed: AtomicU64::new(0), tried: watch::Sender::new(0), unpaid: Notify::new() };
         let (counts, debts) = (Arc::clone(&stats), Arc::new(debts));
         let owed = Arc::clone(&debts);
-        tokio::spawn(async move {
-            stop.run_until_cancelled(publish(&fleet, outgoing, &owed, &counts)).await;
-        });
+        control.spawn(async move { publish(&fleet, outgoing, &owed, &counts).await });
         Self { queue, debts, origin_id, writes, stats }
     }
 

@@ -22,10 +22,7 @@ impl L1 {
     pub(super) fn start_steward(self: &Arc<Self>) {
         self.stewarded.call_once(|| {
             let l1 = Arc::clone(self);
-            self.control.spawn(async move {
-                let stop = l1.stop.clone();
-                stop.run_until_cancelled(ask_on(l1)).await;
-            });
+            self.control.spawn(ask_on(l1));
         });
     }
 }

@@ -1,0 +1,234 @@
+//! A look at a node once a second: whether it answers, what it calls itself, and what of it crema goes by.
+//!
+//! On a connection that is kept for it, and made anew now and then, for only a new one shows where the address leads by now. What is
+//! found is what `/readyz` and the dashboard say. One task of the control thread a node, started by `app`.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::io::AsyncWriteExt;
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
+use tracing::{info, warn};
+
+use crate::error::Error;
+use crate::resp::{Resp, encode};
+use crate::upstream::{Connection, Node, Service, Target, connect, read_reply};
+
+/// Every so many looks, one a second, is on a new connection.
+const ANEW: u32 = 5;
+/// The connection kept for looking may take so long to answer before a new one is made.
+const PROMPT: Duration = Duration::from_secs(1);
+/// Between a sign that the address may lead elsewhere and the look at it.
+const DOUBT: Duration = Duration::from_millis(200);
+
+/// See the module's head.
+pub(super) struct Lookout {
+    node: Arc<Node>,
+    /// Whether it is looked for memory to be full, which takes three more questions.
+    asks_memory: bool,
+    known: Mutex<Result<String, String>>,
+}
+
+/// What a look found of which crema takes notice; none where it may not be asked for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Found {
+    /// The server's `proto-max-bulk-len`.
+    pub(super) longest_argument: Option<u64>,
+    /// Whether it has no memory left.
+    pub(super) is_full: Option<bool>,
+}
+
+/// The connection kept for looking, and what the server calls itself.
+struct Kept {
+    connection: Connection,
+    server: String,
+}
+
+impl Lookout {
+    pub(super) fn new(node: Arc<Node>, asks_memory: bool) -> Self {
+        Self { node, asks_memory, known: Mutex::new(Err("the upstream has not answered yet".to_owned())) }
+    }
+
+    /// What the server calls itself, or what is wrong.
+    pub(super) fn known(&self) -> Result<String, String> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Looks once a second, and tells what was found; never returns. Cancel safe.
+    pub(super) async fn watch(&self, found: impl Fn(Found)) {
+        let mut second = interval(Duration::from_secs(1));
+        second.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut kept = None;
+        let (mut looks, mut silent): (u32, Option<Instant>) = (0, None);
+        loop {
+            let doubted = tokio::select! {
+                _ = second.tick() => false,
+                () = self.node.generation.doubted() => true,
+            };
+            if doubted {
+                sleep(DOUBT).await; // a server in doubt is doubted by all who ask it
+            }
+            looks = looks.wrapping_add(1);
+            // Only a new connection shows where the address leads now.
+            if doubted || looks.is_multiple_of(ANEW) {
+                kept = None;
+            }
+            let within = self.node.connect_timeout + PROMPT;
+            let state = if let Ok(state) = timeout(within, self.look(&mut kept, &found)).await {
+                silent = None;
+                state
+            } else {
+                // It accepts and is silent: it may have been told to pause.
+                kept = None;
+                let since = *silent.get_or_insert_with(Instant::now);
+                if since.elapsed() < self.node.handshake_timeout {
+                    continue;
+                }
+                Err(format!("the upstream has said nothing for {:?}; is it stopped or paused?", since.elapsed()))
+            };
+            self.learn(state);
+        }
+    }
+
+    /// One look: what the server calls itself, or what is wrong.
+    async fn look(&self, kept: &mut Option<Kept>, found: &impl Fn(Found)) -> Result<String, String> {
+        let service = self.node.signs.service();
+        // A connection made before may lead to another server, or nowhere; and one that lies silent says nothing of others.
+        let mut looking = kept.take().filter(|_| service == Service::Good);
+        if let Some(known) = &mut looking
+            && !self.answers(known).await
+        {
+            looking = None;
+        }
+        let mut looking = match looking {
+            Some(known) => known,
+            None => self.connect().await.map_err(|error| advice(&error))?,
+        };
+        let reply = self.ask(&mut looking, &[b"PING"]).await.map_err(|error| advice(&error))?;
+        if reply.starts_with(b"-LOADING") || reply.starts_with(b"-MASTERDOWN") {
+            *kept = Some(looking);
+            return Err(format!("the upstream answers {}", String::from_utf8_lossy(&reply).trim()));
+        }
+        found(self.find(&mut looking).await);
+        let state = self.judge(&mut looking, service).await;
+        *kept = Some(looking);
+        state
+    }
+
+    async fn answers(&self, known: &mut Kept) -> bool {
+        matches!(timeout(PROMPT, self.ask(known, &[b"PING"])).await, Ok(Ok(_)))
+    }
+
+    async fn connect(&self) -> Result<Kept, Error> {
+        let (node, login) = (Arc::clone(&self.node), self.node.login.clone());
+        let connection = connect(&Target { node, login, db: 0, resp: Resp::V2, name: "crema-check" }).await?;
+        let mut made = Kept { connection, server: String::new() };
+        made.server = name(&self.ask(&mut made, &[b"INFO", b"server"]).await?);
+        Ok(made)
+    }
+
+    async fn find(&self, looking: &mut Kept) -> Found {
+        let mut found = Found::default();
+        if let Ok(reply) = self.ask(looking, &[b"CONFIG", b"GET", b"proto-max-bulk-len"]).await {
+            found.longest_argument = last_number(&reply);
+        }
+        if self.asks_memory {
+            found.is_full = self.is_full(looking).await.ok();
+        }
+        found
+    }
+
+    /// Whether it serves clients, of which it was seen that it did not where `service` is not good.
+    async fn judge(&self, looking: &mut Kept, service: Service) -> Result<String, String> {
+        match service {
+            Service::Good => Ok(looking.server.clone()),
+            // Whoever is there now answers. That it takes writes it has to say.
+            Service::Silent => {
+                self.node.signs.mends(service);
+                Err("the upstream left commands without an answer for response_timeout".to_owned())
+            }
+            Service::ReadOnly => {
+                if self.ask(looking, &[b"HELLO"]).await.is_ok_and(|reply| is_master(&reply)) {
+                    self.node.signs.mends(service);
+                }
+                Err("the upstream refuses writes with READONLY: it is a replica; is `upstream` right?".to_owned())
+            }
+        }
+    }
+
+    /// Whether the upstream has no memory left: then it puts nothing into a transaction, not even a PING.
+    async fn is_full(&self, looking: &mut Kept) -> Result<bool, Error> {
+        self.ask(looking, &[b"MULTI"]).await?;
+        let queued = self.ask(looking, &[b"PING"]).await?;
+        self.ask(looking, &[b"DISCARD"]).await?;
+        Ok(queued.starts_with(b"-OOM"))
+    }
+
+    async fn ask(&self, looking: &mut Kept, command: &[&[u8]]) -> Result<Vec<u8>, Error> {
+        let (node, socket) = (&self.node, &mut looking.connection.socket);
+        let mut request = Vec::new();
+        encode::own_command(&mut request, command);
+        let exchange = async {
+            socket.write_all(&request).await?;
+            read_reply(socket, &mut Vec::new()).await
+        };
+        match timeout(node.connect_timeout, exchange).await {
+            Ok(Ok(reply)) => Ok(reply),
+            Ok(Err(error)) => Err(Error::Lost { node: Arc::clone(&node.address), why: error.to_string().into() }),
+            Err(_) => Err(Error::Timeout { node: Arc::clone(&node.address), after: node.connect_timeout }),
+        }
+    }
+
+    fn learn(&self, state: Result<String, String>) {
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        match (&*known, &state) {
+            (Err(_), Ok(server)) => info!(upstream = %self.node.address, "ready: {server} answers"),
+            (Ok(_), Err(trouble)) => warn!("not ready: {trouble}"),
+            (Err(old), Err(trouble)) if old != trouble => warn!("not ready: {trouble}"),
+            _ => {}
+        }
+        *known = state;
+    }
+}
+
+fn advice(error: &Error) -> String {
+    format!("{error}; is it running, and is `upstream` right?")
+}
+
+/// Whether the reply to `HELLO`, an array of names and values or a map, says that the server is a master.
+fn is_master(reply: &[u8]) -> bool {
+    let says = b"$4\r\nrole\r\n$6\r\nmaster\r\n";
+    reply.windows(says.len()).any(|part| part == says)
+}
+
+/// The number on the last line of a reply: the value in an answer to `CONFIG GET` of one number.
+fn last_number(reply: &[u8]) -> Option<u64> {
+    std::str::from_utf8(reply).ok()?.lines().last()?.parse().ok()
+}
+
+/// `redis 7.0.15` or `valkey 9.0.1`, from `INFO server`.
+fn name(info: &[u8]) -> String {
+    let info = String::from_utf8_lossy(info);
+    let value = |key: &str| info.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(':'));
+    match (value("valkey_version"), value("redis_version")) {
+        (Some(version), _) => format!("valkey {version}"),
+        (None, Some(version)) => format!("redis {version}"),
+        (None, None) => "a server that does not give its version".to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_server_says_of_itself_is_read() {
+        assert_eq!(name(b"$60\r\n# Server\r\nredis_version:7.0.15\r\nredis_mode:standalone\r\n\r\n"), "redis 7.0.15");
+        assert_eq!(name(b"$60\r\nredis_version:7.2.4\r\nvalkey_version:9.1.2\r\n\r\n"), "valkey 9.1.2");
+        assert_eq!(name(b"-NOPERM no\r\n"), "a server that does not give its version");
+        assert_eq!(last_number(b"*2\r\n$18\r\nproto-max-bulk-len\r\n$9\r\n536870912\r\n"), Some(536_870_912));
+        assert_eq!(last_number(b"-NOPERM no\r\n"), None);
+        assert!(is_master(b"*4\r\n$4\r\nrole\r\n$6\r\nmaster\r\n$7\r\nmodules\r\n*0\r\n"));
+        assert!(!is_master(b"*2\r\n$4\r\nrole\r\n$7\r\nreplica\r\n"));
+    }
+}

@@ -1,0 +1,63 @@
+//! What the admin port tells of the process: where each figure comes from.
+
+use std::sync::atomic::Ordering;
+
+use super::App;
+use crate::admin::{EarStatus, L1Status, Settings, Snapshot, Source, UpstreamStatus};
+use crate::clock::Time;
+use crate::invalidation::EarState;
+use crate::metrics::Metrics;
+use crate::proxy::Shared;
+
+impl Source for App {
+    fn snapshot(&self) -> Snapshot {
+        let Shared { config, l1, .. } = &*self.shared;
+        let node = self.front();
+        let upstream = self.lookout.known();
+        let now = Time::now();
+        let ears = l1.ears().into_iter().map(|(user, ear)| {
+            let left = ear.freshness.lease_left(now);
+            let trouble = match ear.state() {
+                EarState::Away(trouble) => Some(trouble),
+                EarState::Refused(refusal) => Some(format!("no L1 for this user: it {}", refusal.about())),
+                EarState::Idle | EarState::Listening(_) => None,
+            };
+            EarStatus {
+                user: String::from_utf8_lossy(&user).into_owned(),
+                node: node.address.to_string(),
+                connected: matches!(ear.state(), EarState::Listening(_)),
+                lease_ms_left: (!left.is_zero()).then(|| u64::try_from(left.as_millis()).unwrap_or(u64::MAX)),
+                epoch: ear.freshness.epoch().number(),
+                reconnects: ear.reconnects(),
+                trouble,
+            }
+        });
+        Snapshot {
+            ready: if self.draining.load(Ordering::Relaxed) {
+                Err("crema was told to stop".to_owned())
+            } else {
+                upstream.clone().map(drop)
+            },
+            uptime: self.started.elapsed(),
+            upstream: UpstreamStatus {
+                address: config.upstream.to_string(),
+                up: upstream.is_ok(),
+                server: upstream.clone().ok(),
+                trouble: upstream.err(),
+            },
+            ears: ears.collect(),
+            l1: L1Status { entries: l1.store.len() as u64, bytes: l1.store.bytes(), capacity: config.l1_size },
+            settings: Settings {
+                promote: config.promote,
+                max_staleness_ms: u64::try_from(config.max_staleness.as_millis()).unwrap_or(u64::MAX),
+                coherence: config.coherence.as_str(),
+                promise: config.coherence.promise(),
+                class_seconds: config.ceiling.map(|ceiling| ceiling.as_secs()),
+            },
+        }
+    }
+
+    fn metrics(&self) -> &Metrics {
+        &self.metrics
+    }
+}
