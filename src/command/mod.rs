@@ -59,6 +59,11 @@ pub fn fits(arity: i16, argc: usize) -> bool {
     if arity < 0 { argc >= bound } else { argc == bound }
 }
 
+/// Whether it is a subcommand of `CREMA`, be there one of that name or not.
+pub fn is_own(req: Request<'_>) -> bool {
+    index::find(None, req.arg(0)).is_some_and(Spec::is_own)
+}
+
 /// Whether the command is known to have subcommands, so that its second argument belongs to its name.
 pub fn is_container(req: Request<'_>) -> bool {
     req.argc() > 1 && has_subcommands(req)
@@ -122,6 +127,20 @@ impl Spec {
             Effect::Read if self.keys == KeySpec::None || self.class == Class::Script => true,
             Effect::Read | Effect::Write => self.keys == KeySpec::Sort && keys::has_patterns(req),
             Effect::Opaque | Effect::None => false,
+        }
+    }
+
+    /// Whether it is `CREMA` or a subcommand of it.
+    pub fn is_own(&self) -> bool {
+        self.name == "crema" || self.name.starts_with("crema|")
+    }
+
+    /// Whether `req` brings a user and a password.
+    pub fn gives_login(&self, req: Request<'_>) -> bool {
+        match self.route {
+            Route::Session(Verb::Auth) => self.arity_ok(req.argc()),
+            Route::Session(Verb::Hello) => req.args().any(|arg| arg.eq_ignore_ascii_case(b"AUTH")),
+            _ => false,
         }
     }
 

@@ -53,19 +53,14 @@ impl Session {
         self.answer(|out| out.extend_from_slice(&reply));
     }
 
-    /// Whether the request is a `CREMA` that means nothing. It has been answered then.
-    pub(super) fn mistakes(&self, known: Option<&Spec>, request: Request<'_>) -> bool {
+    /// A `CREMA` that means nothing.
+    pub(super) fn mistake(&self, known: Option<&Spec>, request: Request<'_>) {
         let wrong = match known {
-            Some(spec) if spec.arity_ok(request.argc()) || !is_own(spec.name) => return false,
             Some(spec) => format!("wrong number of arguments for '{}' command", spec.name),
-            None if request.arg(0).eq_ignore_ascii_case(b"crema") => {
-                format!("unknown subcommand '{}'", String::from_utf8_lossy(request.arg(1)))
-            }
-            None => return false,
+            None => format!("unknown subcommand '{}'", String::from_utf8_lossy(request.arg(1))),
         };
         self.fails(Failure::Command);
         self.answer(|out| encode::error(out, &format!("ERR {wrong}. Try CREMA HELP.")));
-        true
     }
 
     async fn invalidate(&self, request: Request<'_>, reply: &mut Vec<u8>) {
@@ -249,11 +244,6 @@ impl Session {
             encode::bulk(reply, value.as_bytes());
         }
     }
-}
-
-/// Whether it is the name of `CREMA` or of a subcommand of it.
-fn is_own(name: &str) -> bool {
-    name == "crema" || name.starts_with("crema|")
 }
 
 /// A key as it stands, or in quotes as redis-cli writes it where it would not be plain where it ends.

@@ -9,8 +9,9 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
+use super::link::Stay;
 use super::wire::Line;
-use super::{Close, Session, Stay};
+use super::{Close, Session};
 use crate::clock::Time;
 use crate::command::{self, Route, Spec};
 use crate::proxy::{Account, Nature, Work};
@@ -45,18 +46,20 @@ impl Session {
     }
 
     async fn send_foreign(&mut self, line: &mut Line, nature: Nature, request: Request<'_>) -> Result<(), Close> {
-        if nature.may_taint() || nature != Nature::Unknown && self.transaction.is_some() && nature != Nature::Reads {
-            self.keep(line, Stay::Tainted).await?;
+        let queued = self.link.open().is_some();
+        let taints = nature.may_taint() || queued && !matches!(nature, Nature::Unknown | Nature::Reads);
+        let lane = if taints {
+            self.keep(line, Stay::Tainted).await?
         } else {
             self.renew_loan(line).await?;
-            self.borrow(line).await?;
-        }
+            self.borrow(line).await?
+        };
         let spec = match nature {
             Nature::Secret | Nature::Unsaid => command::unknown(),
             Nature::Writes | Nature::Anything => command::unknown_told(),
             Nature::Reads | Nature::Unknown => command::unknown_read(),
         };
-        self.send_private(spec, request, Time::now());
+        self.send(&lane, spec, request, Time::now());
         Ok(())
     }
 

@@ -5,18 +5,16 @@
 
 use std::rc::Rc;
 
-use tokio::sync::oneshot;
-
+use super::link::{BeforeLogin, Stay};
 use super::names::is_valid;
 use super::wire::Line;
-use super::{Close, Session, Stay, own};
+use super::{Admission, Close, Session, passwords};
 use crate::clock::Time;
 use crate::command::{Route, Spec, Verb};
 use crate::config::Auth;
 use crate::error::{Error, Sent};
-use crate::invalidation::Change;
 use crate::metrics::{Failure, Outcome};
-use crate::proxy::{End, Shared, Who, Work, Worker};
+use crate::proxy::{Shared, Who, Worker};
 use crate::resp::{Request, Resp, encode};
 use crate::upstream::Login;
 
@@ -35,8 +33,11 @@ impl Session {
     /// Asks whether the client may come in as it is. Redis knows that when it accepts a client; crema when it first speaks.
     pub(super) async fn knock(&mut self) {
         let shut = self.shut().await;
-        self.admitted = matches!(shut, Ok(None));
-        self.strict = matches!(shut, Ok(Some(_)));
+        self.admission = match shut {
+            Ok(None) => Admission::Open,
+            Ok(Some(_)) => Admission::Shut,
+            Err(_) => Admission::Unknown,
+        };
     }
 
     /// None: the client may act without a login; else what it is told.
@@ -45,7 +46,7 @@ impl Session {
         let node = &self.worker.shared.front();
         match config.auth {
             Auth::Upstream => gate.shut(node, l1).await,
-            Auth::Own(_) => Ok(Some(own::NO_AUTH.to_vec())),
+            Auth::Own(_) => Ok(Some(passwords::NO_AUTH.to_vec())),
             Auth::Open => Ok(None),
         }
     }
@@ -56,16 +57,16 @@ impl Session {
             Route::Session(verb) => Some(verb),
             _ => None,
         });
-        let with_login = spec.is_some_and(|spec| gives_login(spec, request));
+        let with_login = spec.is_some_and(|spec| spec.gives_login(request));
         if with_login || matches!(verb, Some(Verb::Quit | Verb::Reset)) {
             return true;
         }
         match self.shut().await {
-            Ok(None) => (self.admitted, self.strict) = (true, false),
+            Ok(None) => self.admission = Admission::Open,
             Ok(Some(reply)) => {
                 let plain = spec.is_some_and(|spec| spec.arity_ok(request.argc())) && verb != Some(Verb::Hello);
                 let reply = if plain { reply } else { self.words_for(verb, request, reply).await };
-                if matches!(self.worker.shared.config.auth, Auth::Own(_)) {
+                if self.keeps_passwords() {
                     self.fails(Failure::Login);
                 }
                 self.answer(|out| out.extend_from_slice(&reply));
@@ -73,7 +74,7 @@ impl Session {
             }
             Err(error) => self.refuse(&error, Sent::No),
         }
-        self.admitted
+        self.admission == Admission::Open
     }
 
     /// What a client without a login hears of a command that does not exist, is malformed, or is HELLO: Redis looks at that
@@ -82,7 +83,7 @@ impl Session {
         let Shared { config, gate, .. } = &*self.worker.shared;
         let node = &self.worker.shared.front();
         if config.auth != Auth::Upstream {
-            return if verb == Some(Verb::Hello) { own::NO_AUTH_FOR_HELLO.to_vec() } else { otherwise };
+            return if verb == Some(Verb::Hello) { passwords::NO_AUTH_FOR_HELLO.to_vec() } else { otherwise };
         }
         match gate.words(node, request.raw()).await {
             Ok(words) if words.first() == Some(&b'-') => words,
@@ -104,69 +105,6 @@ impl Session {
         }
     }
 
-    /// Sends a command over the private connection and takes its reply, which is passed on to nobody.
-    pub(super) async fn ask(
-        &mut self,
-        line: &mut Line,
-        spec: &'static Spec,
-        request: Request<'_>,
-    ) -> Result<Vec<u8>, Close> {
-        self.be_alone(line).await?;
-        self.asked(spec, Outcome::Pinned);
-        self.capture(request.raw()).await
-    }
-
-    /// The same for what may change rights, or the server's role.
-    pub(super) async fn ask_for_change(
-        &mut self,
-        line: &mut Line,
-        spec: &'static Spec,
-        request: Request<'_>,
-    ) -> Result<Vec<u8>, Close> {
-        self.be_alone(line).await?;
-        self.asked(spec, Outcome::Pinned);
-        let change = Change::begin(&self.worker.shared.l1, spec.alters(request));
-        match self.try_capture(request.raw()).await {
-            Ok(reply) => {
-                let none = change.answered(reply.starts_with(b"-"));
-                debug_assert!(none.is_none(), "it changes no key");
-                Ok(reply)
-            }
-            Err(error) => self.told_of_loss(&error),
-        }
-    }
-
-    /// All is answered, and a private connection is there for what comes next.
-    async fn be_alone(&mut self, line: &mut Line) -> Result<(), Close> {
-        line.answered(self).await?;
-        self.renew_loan(line).await?;
-        self.borrow(line).await
-    }
-
-    /// The reply to a command on the private connection, which must be there, or the error of its loss; where the client is to
-    /// be told nothing of that, the session ends.
-    pub(super) async fn capture(&self, command: &[u8]) -> Result<Vec<u8>, Close> {
-        match self.try_capture(command).await {
-            Ok(reply) => Ok(reply),
-            Err(error) => self.told_of_loss(&error),
-        }
-    }
-
-    fn told_of_loss(&self, error: &Error) -> Result<Vec<u8>, Close> {
-        let replies = &self.caller.replies;
-        error.reply(error.sent(), self.worker.shared.config.upstream_down).ok_or_else(|| {
-            replies.cut(replies.next(), End::Away);
-            Close::Gently
-        })
-    }
-
-    async fn try_capture(&self, command: &[u8]) -> Result<Vec<u8>, Error> {
-        let Some(lent) = &self.private else { unreachable!("only called after borrow or keep") };
-        let (told, reply) = oneshot::channel();
-        lent.ask(command, Work::Capture(Vec::new(), told), Time::now());
-        reply.await.map_err(|_| lent.lane().lost_error())
-    }
-
     pub(super) async fn auth(
         &mut self,
         line: &mut Line,
@@ -180,12 +118,12 @@ impl Session {
             _ => None, // more arguments than AUTH takes: a syntax error in Redis's own words
         };
         self.keep_watches(line).await?;
-        let reply = match (&self.worker.shared.config.auth, &login) {
-            (Auth::Own(_), Some(login)) => match self.log_in_here(login).await? {
+        let reply = match &login {
+            Some(login) if self.keeps_passwords() => match self.log_in_here(login).await? {
                 Ok(()) => b"+OK\r\n".to_vec(),
                 Err(refusal) => refusal,
             },
-            _ if self.has_home() => self.ask(line, spec, request).await?,
+            _ if self.link.is_for_life() => self.ask(line, spec, request).await?,
             _ => match self.worker.front().log_in(request.raw()).await {
                 Ok(reply) => {
                     self.asked(spec, Outcome::Forwarded);
@@ -199,7 +137,7 @@ impl Session {
         };
         if let Some(login) = login
             && reply.starts_with(b"+")
-            && !matches!(self.worker.shared.config.auth, Auth::Own(_))
+            && !self.keeps_passwords()
         {
             self.logged_in(login);
         }
@@ -209,7 +147,7 @@ impl Session {
 
     /// The session is this user from here on: Redis has said so, on the private connection where one is in use.
     fn logged_in(&mut self, login: Login) {
-        (self.admitted, self.strict) = (true, false);
+        self.admission = Admission::Open;
         let proof = self.worker.prove(login, &self.caller.replies);
         let who = Who::proved(&self.worker.shared.l1, proof, &self.caller.who);
         self.worker.front().warm(&who, Time::now());
@@ -219,13 +157,12 @@ impl Session {
     /// Before the user or the protocol of a session changes: a connection that watches keys for it changes along, and is no
     /// longer one of the pool's.
     async fn keep_watches(&mut self, line: &mut Line) -> Result<(), Close> {
-        if self.loan_is_over() {
-            self.end_loan(line).await
-        } else if self.private.is_some() {
-            self.keep(line, Stay::Home).await
-        } else {
-            Ok(())
+        match self.link.before_login() {
+            BeforeLogin::Nothing => {}
+            BeforeLogin::GiveBack if !self.crowded => self.end_loan(line).await?,
+            BeforeLogin::GiveBack | BeforeLogin::Keep => drop(self.keep(line, Stay::Home).await?),
         }
+        Ok(())
     }
 
     pub(super) async fn hello(
@@ -239,11 +176,7 @@ impl Session {
             Ok(hello) => hello,
             // No number, or the wrong one: Redis's own words, from whichever connection, for it changes none.
             Err(Mistake::Version) => {
-                let now = Time::now();
-                match &self.private {
-                    Some(_) => self.send_private(spec, request, now),
-                    None => self.caller.forward(&self.worker, spec, request, now),
-                }
+                self.forward(spec, request);
                 return Ok(());
             }
             Err(mistake) => {
@@ -252,9 +185,9 @@ impl Session {
             }
         };
         self.keep_watches(line).await?;
-        let own = matches!(self.worker.shared.config.auth, Auth::Own(_));
+        let own = self.keeps_passwords();
         if let Some((user, password)) = hello.login
-            && (own || !self.has_home())
+            && (own || !self.link.is_for_life())
         {
             let login = Login { user: user.into(), password: password.into() };
             if own {
@@ -266,7 +199,7 @@ impl Session {
                 return Ok(());
             }
         }
-        if self.has_home() {
+        if self.link.is_for_life() {
             self.hello_on_private(line, spec, request, &hello).await?;
         } else {
             self.hello_on_lane(line, spec, request, &hello).await?;
@@ -302,7 +235,7 @@ impl Session {
         request: Request<'_>,
         hello: &Hello<'_>,
     ) -> Result<(), Close> {
-        let own = matches!(self.worker.shared.config.auth, Auth::Own(_));
+        let own = self.keeps_passwords();
         let mut raw = Vec::new();
         let mut spans = Vec::new();
         let request = if own && hello.login.is_some() {
@@ -321,10 +254,10 @@ impl Session {
             if let Some(name) = hello.name {
                 let kept = self.keeps_name(name);
                 self.set_name(if kept { name } else { b"" });
-                self.named = !kept && !name.is_empty();
+                self.link.set_named(!kept && !name.is_empty());
             }
             self.caller.become_(Rc::clone(&self.caller.who), hello.resp);
-            if let Some(lent) = &mut self.private {
+            if let Some(lent) = self.link.conn_mut() {
                 lent.is_now(hello.resp, self.caller.who.db);
             }
         }
@@ -345,8 +278,8 @@ impl Session {
                 self.set_name(name);
             } else if !name.is_empty() {
                 self.keep(line, Stay::Home).await?;
-                self.named = true;
-                if let Some(lent) = &self.private {
+                self.link.set_named(true);
+                if let Some(lent) = self.link.conn() {
                     lent.tell(&[b"CLIENT", b"SETNAME", name], Time::now());
                 }
             }
@@ -356,11 +289,7 @@ impl Session {
         encode::command(&mut plain, &[request.arg(0)]);
         let mut spans = Vec::new();
         if let Some(plain) = Request::parse_canonical(&plain, &mut spans) {
-            let now = Time::now();
-            match &self.private {
-                Some(_) => self.send_private(spec, plain, now),
-                None => self.caller.forward(&self.worker, spec, plain, now),
-            }
+            self.forward(spec, plain);
         }
         Ok(())
     }
@@ -378,7 +307,7 @@ impl Session {
         if let Some(db) = db
             && reply.starts_with(b"+")
         {
-            if let Some(lent) = &mut self.private {
+            if let Some(lent) = self.link.conn_mut() {
                 lent.is_now(self.caller.resp, db);
             }
             let who = self.caller.who.in_db(&self.worker.shared.l1, db);
@@ -387,15 +316,6 @@ impl Session {
         }
         self.answer(|out| out.extend_from_slice(&reply));
         Ok(())
-    }
-}
-
-/// Whether the command brings a user and a password.
-pub(super) fn gives_login(spec: &Spec, request: Request<'_>) -> bool {
-    match spec.route {
-        Route::Session(Verb::Auth) => spec.arity_ok(request.argc()),
-        Route::Session(Verb::Hello) => request.args().any(|arg| arg.eq_ignore_ascii_case(b"AUTH")),
-        _ => false,
     }
 }
 

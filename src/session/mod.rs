@@ -1,8 +1,8 @@
 //! One client connection: read, take up each command, answer in order.
 //!
-//! [`serve`] is the life of a session on one screen. What may go on a lane goes to [`crate::proxy::call`] at once, without
-//! waiting for anything; all else, what the session keeps itself (`local`, `names`) and what needs a connection of its own
-//! (`pinned`), goes through `Session::command`. A session never reads while it has too much unanswered or unwritten, so
+//! [`serve`] is the life of a session on one screen. What is done with a command is decided once (`decision`). What may go on a
+//! lane goes to [`crate::proxy::call`] at once, without waiting for anything; all else, what the session keeps itself (`client`,
+//! `login`, `names`) and what needs a connection of its own (`link`, `pinned`), goes through `Session::command`. A session never reads while it has too much unanswered or unwritten, so
 //! its memory is bounded by what one request and the output limit allow. Where that is because its client asks on and reads
 //! nothing, it goes on with a private connection, and Redis keeps the replies, within limits of its own, as it would without
 //! a proxy. Started by `server`, one task a client.
@@ -10,30 +10,35 @@
 //! A client that closes its side, or is gone, has still sent what was read: all of it is carried out, and answered as long as
 //! somebody takes the answers. Only where Redis has a command of it wait does it end there, as Redis ends it.
 
+mod ahead;
+mod client;
 mod crema;
+mod decision;
+mod dispatch;
 mod foreign;
-mod local;
+mod link;
 mod login;
 mod names;
-mod own;
+mod passwords;
 mod pinned;
+mod transaction;
 mod wire;
 
 use std::cell::Cell;
 use std::rc::Rc;
 
 use crate::clock::Time;
-use crate::command::{self, Class, Effect, Spec};
+use crate::command::{self, Class, Spec};
 use crate::error::{Error, Sent};
 use crate::metrics::{Failure, Outcome};
 use crate::net::Socket;
-use crate::proxy::{self, Caller, End, Lent, Owner, Replies, Taken, Transaction, Worker};
+use crate::proxy::{self, Caller, End, Lent, Owner, Replies, Taken, Worker};
 use crate::resp::{Grammar, Limits, Parsed, Parser, ProtocolError, Request};
 
+use decision::{Asked, Decision, Facts};
+use link::Link;
 use wire::{Event, Wire};
 
-/// Of a request that is not whole yet, no more than this is kept back from Redis.
-const KEPT_BACK: usize = 128 << 10;
 /// Larger requests borrow a private connection: others must not wait behind their bytes.
 const LARGE_REQUEST: usize = 1 << 20;
 /// Commands of one session that may be unanswered before it reads no further.
@@ -87,53 +92,91 @@ pub async fn serve(worker: Rc<Worker>, socket: Socket, replies: Rc<Replies>) {
 }
 
 /// What a session knows about its client.
-#[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own, in any combination")]
 struct Session {
     worker: Rc<Worker>,
     caller: Caller,
     owner: Rc<Owner>,
-    /// Whether it may act at all: it proved a login, or the gate is open.
-    admitted: bool,
-    /// Redis wants a login of it: until then it may send little.
-    strict: bool,
-    private: Option<Lent>,
-    stay: Stay,
-    transaction: Option<Transaction>,
-    watching: bool,
-    skip_next: bool,
-    silent: bool,
-    raw: bool,
-    /// The private connection is borrowed for one command, and may be in another database.
-    anywhere: bool,
+    admission: Admission,
+    link: Link<Lent>,
+    answers: Answers,
     /// The client reads nothing and asks on: a private connection answers, read no faster than the client reads.
     crowded: bool,
-    /// Bytes of the request under way that were sent ahead of the rest.
-    ahead: usize,
     /// What the command under way counts as, where it is answered here.
     tally: Cell<(Class, Result<Outcome, Failure>)>,
     /// What the client calls itself, where crema keeps that.
     name: Option<Box<[u8]>>,
-    /// Its reads are not to touch keys: they go over the connection on which it said so.
-    no_touch: bool,
-    /// Redis keeps its name, and sees all that it sends under it.
-    named: bool,
-    /// Whether the connection that is its own has been told name and library.
-    introduced: bool,
-    /// A name was queued in the transaction: the connection will know that one.
-    renamed: bool,
-    /// `CLIENT SETINFO` as the client sent it, to be told to a home connection too.
+    /// `CLIENT SETINFO` as the client sent it, to be told to a connection of its own too.
     info: Vec<Box<[u8]>>,
 }
 
-/// How long a private connection is kept.
+/// Whether the client may act.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Stay {
-    /// Until what it was borrowed for is over.
-    Loan,
-    /// For life, for what is about a connection; all else goes on a lane where nothing on this one is unanswered.
-    Home,
-    /// For life, and everything goes over it: it holds state that crema does not follow.
-    Tainted,
+enum Admission {
+    /// Nobody knows yet.
+    Unknown,
+    /// It must log in first. Until then it may send little.
+    Shut,
+    /// It may: it proved a login, or none is wanted.
+    Open,
+}
+
+/// What the client said of answers with `CLIENT REPLY`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Answers {
+    /// It wants them.
+    On,
+    /// It wants none.
+    Off,
+    /// It does not want the next one.
+    Skip,
+}
+
+/// A session at one moment, as it decides on a command.
+struct Moment<'a> {
+    session: &'a Session,
+    now: Time,
+}
+
+impl Facts for Moment<'_> {
+    fn is_admitted(&self) -> bool {
+        self.session.admission == Admission::Open
+    }
+
+    fn is_doubted(&self) -> bool {
+        self.session.caller.who.is_doubted()
+    }
+
+    fn keeps_passwords(&self) -> bool {
+        self.session.keeps_passwords()
+    }
+
+    fn is_several(&self) -> bool {
+        self.session.worker.is_several()
+    }
+
+    fn holds_writes(&self) -> bool {
+        self.session.worker.shared.l1.is_paused(self.now) || self.session.worker.holds_writes()
+    }
+
+    fn is_crowded(&self) -> bool {
+        self.session.crowded
+    }
+
+    fn is_in_transaction(&self) -> bool {
+        self.session.link.open().is_some()
+    }
+
+    fn is_followed(&self) -> bool {
+        self.session.link.is_followed()
+    }
+
+    fn rides(&self) -> bool {
+        self.session.rides(self.now)
+    }
+
+    fn has_done_with_loan(&self) -> bool {
+        self.session.has_done_with_loan()
+    }
 }
 
 impl Session {
@@ -144,31 +187,19 @@ impl Session {
             caller: Caller::new(replies, who),
             worker,
             owner,
-            admitted: false,
-            strict: false,
-            private: None,
-            stay: Stay::Loan,
-            transaction: None,
-            watching: false,
-            skip_next: false,
-            silent: false,
-            raw: false,
-            anywhere: false,
+            admission: Admission::Unknown,
+            link: Link::Shared,
+            answers: Answers::On,
             crowded: false,
-            ahead: 0,
             tally: Cell::new((Class::Connection, Ok(Outcome::Session))),
             name: None,
-            no_touch: false,
-            named: false,
-            introduced: false,
-            renamed: false,
             info: Vec::new(),
         }
     }
 
     /// Takes up every whole request that was read.
     async fn commands(&mut self, wire: &mut Wire, parser: &mut Parser) -> Result<(), Close> {
-        if !self.admitted {
+        if self.admission != Admission::Open {
             Box::pin(self.knock()).await;
         }
         self.crowded &= !self.caller.replies.is_settled() || self.caller.replies.is_full();
@@ -184,12 +215,12 @@ impl Session {
                 }
                 left = STRIDE;
             }
-            if self.raw {
-                self.relay(wire.input.rest());
+            if let Link::Replica(lent) = &self.link {
+                lent.lane().send_raw(wire.input.rest());
                 wire.input.clear();
                 break;
             }
-            let limits = Limits { grammar, ..self.worker.shared.limits(self.strict) };
+            let limits = Limits { grammar, ..self.worker.shared.limits(self.admission == Admission::Shut) };
             let consumed = match parser.parse(wire.input.rest(), &limits) {
                 Ok(Parsed::Incomplete) => {
                     let Wire { input, line, .. } = &mut *wire;
@@ -208,21 +239,24 @@ impl Session {
                 Ok(Parsed::Request { consumed }) => {
                     let Wire { input, line, .. } = &mut *wire;
                     let request = parser.request(input.rest());
-                    if self.ahead > 0 && !parser.is_canonical() {
+                    if self.link.ahead() > 0 && !parser.is_canonical() {
                         return Err(Close::Now); // what has gone ahead was not as it must be
                     }
+                    let known = command::lookup(request);
+                    let decision = self.decide(known, request, Asked::Nothing, now);
                     // In a box of its own: what waits rarely shall not make every idle session larger.
-                    if let Some((spec, taken)) = self.quick(request, now) {
-                        if taken != Taken::Yes {
-                            Box::pin(self.call(line, spec, request, taken, now)).await?;
+                    match decision {
+                        Decision::Lane(spec) if self.answers != Answers::Skip => {
+                            let taken = proxy::call(&self.worker, &mut self.caller, spec, request, now);
+                            if taken != Taken::Yes {
+                                Box::pin(self.on_lane(line, spec, request, taken, now)).await?;
+                                now = Time::now();
+                            }
+                        }
+                        _ => {
+                            Box::pin(self.command(line, known, request, decision)).await?;
                             now = Time::now();
                         }
-                    } else {
-                        Box::pin(self.command(line, request, now)).await?;
-                        if std::mem::take(&mut self.ahead) > 0 && self.loan_is_over() {
-                            self.owner.bind(false);
-                        }
-                        now = Time::now();
                     }
                     consumed
                 }
@@ -237,24 +271,9 @@ impl Session {
         Ok(())
     }
 
-    /// The common case: a command that may go on a lane, and whether it was taken up there.
-    fn quick(&mut self, request: Request<'_>, now: Time) -> Option<(&'static Spec, Taken)> {
-        let plain = self.admitted && !self.crowded && !self.silent && !self.skip_next;
-        if !plain || !self.rides(now) || self.caller.who.is_doubted() {
-            return None;
-        }
-        let spec = command::lookup(request)?;
-        if !spec.on_lane(request)
-            || !spec.arity_ok(request.argc())
-            || request.raw().len() > LARGE_REQUEST
-            || self.worker.shared.l1.is_paused(now)
-        {
-            return None;
-        }
-        if spec.effect != Effect::Read && self.worker.holds_writes() || self.worker.is_several() {
-            return None;
-        }
-        Some((spec, proxy::call(&self.worker, &mut self.caller, spec, request, now)))
+    /// What is done with a command now.
+    fn decide(&self, known: Option<&'static Spec>, request: Request<'_>, asked: Asked, now: Time) -> Decision {
+        decision::decide(&Moment { session: self, now }, known, request, asked)
     }
 
     /// Whether the client should be answered before more is read from it.
@@ -280,17 +299,20 @@ impl Session {
     /// Whether nothing but its client keeps it from going on, and a connection of its own could answer instead.
     fn is_unread(&self, now: Time) -> bool {
         let replies = &self.caller.replies;
-        let own = self.private.is_some() && !self.caller.is_on_lane();
-        let ready = if own { !self.anywhere } else { replies.is_settled() };
+        let ready = match &self.link {
+            Link::Errand(_) if !self.caller.is_on_lane() => false,
+            link if !link.is_shared() && !self.caller.is_on_lane() => true,
+            _ => replies.is_settled(),
+        };
         let waits = !self.crowded && replies.is_full() && replies.unanswered() < UNANSWERED;
-        self.admitted && ready && waits && !self.is_behind(now)
+        self.admission == Admission::Open && ready && waits && !self.is_behind(now)
     }
 
     /// Whether its connection has not yet taken what was sent on it, or not answered much of that.
     fn is_behind(&self, now: Time) -> bool {
         let window = self.worker.shared.config.lane_window;
         let settled = self.caller.replies.is_settled();
-        let private = self.private.as_ref().map(Lent::lane);
+        let private = self.link.conn().map(Lent::lane);
         private.is_some_and(|lane| lane.is_behind() || lane.in_flight() > window && !settled)
             || self.caller.must_wait(now)
     }
@@ -298,13 +320,13 @@ impl Session {
     /// Since when its connection has awaited the reply to a command that Redis may have put to wait: a client that leaves
     /// ends that wait.
     fn waits_since(&self, now: Time) -> Option<Time> {
-        let lent = self.private.as_ref()?;
+        let lent = self.link.conn()?;
         lent.lane().waits_since(self.worker.shared.l1.is_paused(now))
     }
 
     /// Passes on to Redis that the client has closed its side, behind all that it sent.
     fn leave(&self, now: Time) {
-        if let Some(lent) = &self.private {
+        if let Some(lent) = self.link.conn() {
             lent.lane().leave(now);
         }
     }

@@ -7,8 +7,9 @@
 
 use tokio::sync::oneshot;
 
+use super::link::Stay;
 use super::wire::Line;
-use super::{Close, Session, Stay};
+use super::{Close, Session};
 use crate::clock::Time;
 use crate::command::Spec;
 use crate::config::ClientNames;
@@ -39,16 +40,16 @@ impl Session {
         let name = request.arg(2);
         if !self.keeps_name(name) {
             self.set_name(b"");
-            if name.is_empty() && self.private.is_none() {
+            if name.is_empty() && self.link.is_shared() {
                 self.answer(|out| encode::simple(out, "OK"));
                 return Ok(());
             }
-            self.keep(line, Stay::Home).await?;
-            self.named = !name.is_empty();
-            self.send_private(spec, request, Time::now());
+            let lane = self.keep(line, Stay::Home).await?;
+            self.link.set_named(!name.is_empty());
+            self.send(&lane, spec, request, Time::now());
             return Ok(());
         }
-        let reply = if self.has_home() {
+        let reply = if self.link.is_for_life() {
             self.ask(line, spec, request).await?
         } else {
             let (mut own, mut command) = (Vec::new(), request.raw());
@@ -60,7 +61,7 @@ impl Session {
         };
         if reply.starts_with(b"+") {
             self.set_name(name);
-            self.named = false;
+            self.link.set_named(false);
         }
         self.answer(|out| out.extend_from_slice(&reply));
         Ok(())
@@ -73,7 +74,7 @@ impl Session {
         spec: &'static Spec,
         request: Request<'_>,
     ) -> Result<(), Close> {
-        if self.has_home() {
+        if self.link.is_for_life() {
             return self.pinned(line, spec, request).await;
         }
         let mut own = Vec::new();
@@ -96,28 +97,23 @@ impl Session {
         request: Request<'_>,
     ) -> Result<(), Close> {
         let (mut echo, mut spans) = (Vec::new(), Vec::new());
-        let name = self.name.as_deref().filter(|_| !self.has_home());
+        let name = self.name.as_deref().filter(|_| !self.link.is_for_life());
         encode::own_command(&mut echo, &[b"ECHO", name.unwrap_or_default()]);
         match Request::parse_canonical(&echo, &mut spans) {
             Some(echo) if name.is_some() => {
-                self.borrow(line).await?;
-                self.send_private(spec, echo, Time::now());
+                let lane = self.borrow(line).await?;
+                self.send(&lane, spec, echo, Time::now());
                 Ok(())
             }
             _ => self.pinned(line, spec, request).await,
         }
     }
 
-    /// Tells a connection that has become the client's own who that is.
-    pub(super) fn introduce(&mut self, now: Time) {
-        let Some(lent) = &mut self.private else { return };
-        if self.introduced || self.stay == Stay::Loan {
-            return;
-        }
-        self.introduced = true;
+    /// Tells a connection that has become the client's own who that is; its name, where it does not know a later one.
+    pub(super) fn introduce(&mut self, now: Time, named: bool) {
+        let Some(lent) = self.link.introduce() else { return };
         self.info.iter().for_each(|info| lent.prepare(info, now));
-        let renamed = std::mem::take(&mut self.renamed);
-        if let Some(name) = self.name.as_ref().filter(|_| !renamed) {
+        if let Some(name) = self.name.as_ref().filter(|_| named) {
             let mut own = Vec::new();
             encode::own_command(&mut own, &[b"CLIENT", b"SETNAME", name]);
             lent.prepare(&own, now);

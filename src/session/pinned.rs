@@ -1,35 +1,50 @@
 //! Private connections: borrowed for a transaction or a slow command, kept as a home, or given over for good.
 //!
-//! Any change of connection, either way, waits until the session's earlier commands are answered: so order is kept without
-//! anybody comparing two connections.
+//! Does for the link (`link`) what its changes need. Any change of connection, either way, waits until the session's earlier
+//! commands are answered: so order is kept without anybody comparing two connections. Whoever is to send something on a private
+//! connection is given its lane by whatever has seen to it that there is one.
 
 use std::rc::Rc;
 use std::time::Duration;
 
-use super::local::HEARINGS;
-use super::wire::{Input, Line};
-use super::{Close, KEPT_BACK, Session, Stay, foreign};
+use tokio::sync::oneshot;
+
+use super::dispatch::HEARINGS;
+use super::link::{Link, Stay};
+use super::wire::Line;
+use super::{Close, Session};
 use crate::clock::Time;
-use crate::command::{self, Effect, Route, Spec, Verb};
-use crate::error::Sent;
+use crate::command::{Effect, Route, Spec};
+use crate::error::{Error, Sent};
+use crate::invalidation::Change;
 use crate::metrics::Outcome;
-use crate::proxy::{self, Lent, Pending, Role, Setting, Taken, Work};
-use crate::resp::{Parser, Request};
-use crate::upstream::{Lane, Mode};
+use crate::proxy::{self, End, Lent, Pending, Role, Setting, Taken, Work};
+use crate::resp::Request;
+use crate::upstream::Lane;
 
 /// A home on which nothing was sent for so long takes the next command, whatever it is: Redis is to know that its client lives
 /// (`timeout`), and `CLIENT LIST` about when it last said something.
 const ASIDE: Duration = Duration::from_secs(10);
 
+/// The lane of a session's private connection.
+pub(super) type OwnLane = Rc<Lane<Pending>>;
+
 impl Session {
+    /// Changes the link. Whether the session ends with its connection follows from what the link is then.
+    pub(super) fn change<R>(&mut self, how: impl FnOnce(&mut Link<Lent>) -> R) -> R {
+        let result = how(&mut self.link);
+        self.owner.bind(self.link.is_bound());
+        result
+    }
+
     /// Whether what may go on a lane does. A session with a home goes from one to the other when all that it sent is answered; in
     /// a transaction, or where the connection means something to every command, it stays.
     pub(super) fn rides(&self, now: Time) -> bool {
-        let Some(lent) = &self.private else { return true };
-        let stays =
-            self.stay != Stay::Home || self.transaction.is_some() || self.watching || self.no_touch || self.named;
-        let settled = || self.caller.replies.is_settled() && lent.lane().idle_for(now) < ASIDE;
-        !stays && self.ahead == 0 && (self.caller.is_on_lane() || settled())
+        if self.link.is_shared() {
+            return true;
+        }
+        let settled = |home: &Lent| self.caller.replies.is_settled() && home.lane().idle_for(now) < ASIDE;
+        self.link.leaves_home().is_some_and(|home| self.caller.is_on_lane() || settled(home))
     }
 
     /// All that was sent on a lane is answered, so the private connection may be used.
@@ -38,156 +53,120 @@ impl Session {
     }
 
     /// Whether the private connection is only borrowed and what it was borrowed for is over.
-    pub(super) fn loan_is_over(&self) -> bool {
-        self.private.is_some()
-            && self.stay == Stay::Loan
-            && self.transaction.is_none()
-            && !self.watching
-            && !self.crowded
-            && self.ahead == 0
+    pub(super) fn has_done_with_loan(&self) -> bool {
+        self.link.is_over() && !self.crowded
     }
 
     /// A borrowed connection that is done with serves the next command that needs one, too.
     pub(super) async fn renew_loan(&mut self, line: &mut Line) -> Result<(), Close> {
-        if self.loan_is_over() {
-            if self.anywhere {
-                return self.end_loan(line).await;
+        if self.has_done_with_loan() {
+            if let Link::Errand(_) = self.link {
+                return self.end_loan(line).await; // it may be in another database
             }
-            self.owner.bind(false);
+            self.change(Link::renew);
         }
         Ok(())
-    }
-
-    /// Of a request that is not whole and already large, sends what is there on a private connection: it is Redis that
-    /// decides how much of its clients' unfinished requests it holds.
-    pub(super) async fn send_ahead(&mut self, line: &mut Line, parser: &Parser, bytes: &[u8]) -> Result<(), Close> {
-        if self.ahead == 0 {
-            // Where the channel carries coherence something comes before each write, and its keys must be known.
-            if bytes.len() < KEPT_BACK || !self.admitted || self.worker.shared.l1.notices().is_some() {
-                return Ok(());
-            }
-            let Some((begun, next)) = parser.unfinished(bytes) else { return Ok(()) };
-            let nameless = begun.argc() == 0;
-            if nameless && next <= foreign::LONGEST || begun.argc() == 1 && command::has_subcommands(begun) {
-                return Ok(()); // its name is not known yet
-            }
-            match command::lookup(begun).map(|spec| spec.route) {
-                Some(Route::Home | Route::Taint) if self.transaction.is_some() => {
-                    self.keep(line, Stay::Tainted).await?;
-                }
-                Some(Route::Blocking) if self.transaction.is_none() => self.keep(line, Stay::Home).await?,
-                Some(Route::Home) => self.keep(line, Stay::Home).await?,
-                Some(Route::Taint) => self.keep(line, Stay::Tainted).await?,
-                Some(Route::Lane | Route::LaneIfOne | Route::ScriptLane | Route::Borrow | Route::Blocking) => {
-                    self.borrow(line).await?;
-                }
-                // So long a name is no command's.
-                None if nameless || begun.arg(0).len() > foreign::LONGEST => self.borrow(line).await?,
-                _ => return Ok(()),
-            }
-            self.owner.bind(true);
-        }
-        if let Some(lent) = &self.private {
-            lent.lane().send_ahead(&bytes[self.ahead..]);
-            self.ahead = bytes.len();
-        }
-        Ok(())
-    }
-
-    /// Of what was sent ahead, forgets what is there of the argument under way, if nobody asks for it again: a key must be
-    /// known, a large value flows through.
-    pub(super) fn let_go(&mut self, parser: &mut Parser, input: &mut Input) {
-        let bytes = input.rest();
-        let Some(lent) = self.private.as_ref().filter(|_| self.ahead == bytes.len()) else { return };
-        let Some((begun, _)) = parser.unfinished(bytes) else { return };
-        let spec = command::lookup(begun).unwrap_or(command::unknown());
-        let at = begun.argc();
-        if at == 0 || spec.keys.concerns(at, parser.announced()) {
-            return;
-        }
-        let Some(end) = parser.cut(bytes.len()) else { return };
-        lent.lane().forget_ahead(self.ahead - end);
-        self.ahead = end;
-        input.truncate(end);
     }
 
     /// Gives a borrowed connection back once all on it is answered.
     pub(super) async fn end_loan(&mut self, line: &mut Line) -> Result<(), Close> {
         line.answered(self).await?;
-        if let Some(lent) = self.private.take() {
-            self.owner.bind(false);
+        if let Some(lent) = self.change(Link::end_loan) {
             lent.give_back(Time::now());
         }
         Ok(())
     }
 
+    /// The private connection, where there is one.
+    pub(super) fn own_lane(&self) -> Option<OwnLane> {
+        self.link.conn().map(|lent| Rc::clone(lent.lane()))
+    }
+
     /// Has a private connection from here on, at least until the present purpose is over.
-    pub(super) async fn borrow(&mut self, line: &mut Line) -> Result<(), Close> {
-        if self.private.is_some() && self.anywhere {
+    pub(super) async fn borrow(&mut self, line: &mut Line) -> Result<OwnLane, Close> {
+        if let Link::Errand(_) = self.link {
             self.end_loan(line).await?; // it may be in another database
         }
-        if self.private.is_none() {
-            let mut lent = self.lend(line, Setting::Database).await?;
-            if !lent.prepared().await {
-                lent = self.lend(line, Setting::Fresh).await?; // its handshake says why not, or does better
+        let lane = match self.own_lane() {
+            Some(lane) => lane,
+            None => {
+                let mut lent = self.lend(line, Setting::Database).await?;
+                if !lent.prepared().await {
+                    lent = self.lend(line, Setting::Fresh).await?; // its handshake says why not, or does better
+                }
+                let lane = Rc::clone(lent.lane());
+                self.change(|link| *link = Link::borrowed(lent));
+                lane
             }
-            self.private = Some(lent);
+        };
+        self.leave_lane(line).await?;
+        Ok(lane)
+    }
+
+    /// The same for a command about the server, which takes any connection.
+    async fn borrow_anywhere(&mut self, line: &mut Line) -> Result<OwnLane, Close> {
+        if !self.link.is_shared() {
+            return self.borrow(line).await;
         }
-        self.leave_lane(line).await
+        let lent = self.lend(line, Setting::Anywhere).await?;
+        let lane = Rc::clone(lent.lane());
+        self.change(|link| *link = Link::Errand(Box::new(lent)));
+        Ok(lane)
     }
 
     async fn lend(&mut self, line: &mut Line, place: Setting) -> Result<Lent, Close> {
         line.answered(self).await?;
-        (self.stay, self.anywhere) = (Stay::Loan, place == Setting::Anywhere);
         let owner = self.owner.clone();
         Ok(self.worker.front().lend(&self.caller.who, self.caller.resp, place, owner, Time::now()))
     }
 
     /// Has a private connection for life.
-    pub(super) async fn keep(&mut self, line: &mut Line, stay: Stay) -> Result<(), Close> {
-        self.borrow(line).await?;
-        let now = Time::now();
-        if let Some(lent) = &mut self.private
-            && self.stay == Stay::Loan
+    pub(super) async fn keep(&mut self, line: &mut Line, stay: Stay) -> Result<OwnLane, Close> {
+        let lane = self.borrow(line).await?;
+        if !self.link.is_for_life()
+            && let Some(lent) = self.link.conn_mut()
+            && let Err(full) = lent.settle()
         {
-            if let Err(full) = lent.settle() {
-                self.refuse(&full, Sent::No);
-                return Err(Close::Gently);
-            }
-            self.introduced = false;
+            self.refuse(&full, Sent::No);
+            return Err(Close::Gently);
         }
-        if self.stay != Stay::Tainted {
-            self.stay = stay;
+        self.change(|link| link.keep(stay));
+        self.introduce(Time::now(), true);
+        if self.link.open().is_none()
+            && let Some(lent) = self.link.conn_mut()
+        {
+            let _ = lent.prepared().await; // or CLIENT LIST would show what is still to be read from it
         }
-        // A queue is the client's alone.
-        if self.transaction.is_none() {
-            self.introduce(now);
-            if let Some(lent) = &mut self.private {
-                let _ = lent.prepared().await; // or CLIENT LIST would show what is still to be read from it
-            }
-        }
-        self.owner.bind(true);
-        Ok(())
+        Ok(lane)
     }
 
-    /// Sends a command over the private connection, which must be there.
-    pub(super) fn send_private(&mut self, spec: &Spec, request: Request<'_>, now: Time) {
+    /// Sends a command over the private connection.
+    pub(super) fn send(&mut self, lane: &OwnLane, spec: &Spec, request: Request<'_>, now: Time) {
         let l1 = &self.worker.shared.l1;
-        let Some(lent) = &self.private else { unreachable!("only called after borrow or keep") };
-        if let Some(transaction) = &mut self.transaction {
-            match spec.effect {
-                Effect::Write | Effect::Opaque => transaction.queue(l1, spec, request),
-                Effect::Read => transaction.queue_read(l1, spec, request),
-                Effect::None => {}
+        let apart = self.link.is_watching() || !self.link.is_followed();
+        let role = match self.link.open_mut() {
+            Some(open) => {
+                match spec.effect {
+                    Effect::Write | Effect::Opaque => open.queue.queue(l1, spec, request),
+                    Effect::Read => open.queue.queue_read(l1, spec, request),
+                    Effect::None => {}
+                }
+                open.queue.queue_change(spec.alters(request));
+                Role::Queued
             }
-            transaction.queue_change(spec.alters(request));
-        }
-        let role = match self.transaction {
-            Some(_) => Role::Queued,
-            None if self.watching || self.stay == Stay::Tainted => Role::Apart,
+            None if apart => Role::Apart,
             None => Role::Alone,
         };
-        self.caller.send_on(&self.worker, lent.lane(), spec, request, role, now);
+        self.caller.send_on(&self.worker, lane, spec, request, role, now);
+    }
+
+    /// Sends a command that changes no connection, over whichever the session has.
+    pub(super) fn forward(&mut self, spec: &Spec, request: Request<'_>) {
+        let now = Time::now();
+        match self.own_lane() {
+            Some(lane) => self.send(&lane, spec, request, now),
+            None => self.caller.forward(&self.worker, spec, request, now),
+        }
     }
 
     /// A command of a session that has a private connection, or needs one for it.
@@ -197,50 +176,37 @@ impl Session {
         spec: &'static Spec,
         request: Request<'_>,
     ) -> Result<(), Close> {
-        let blocking = self.transaction.is_none() && spec.blocking(request);
-        match spec.route {
-            Route::Home => self.keep(line, Stay::Home).await?,
-            Route::Taint => self.keep(line, Stay::Tainted).await?,
-            Route::BorrowAnywhere if self.private.is_none() => {
-                self.private = Some(self.lend(line, Setting::Anywhere).await?);
-            }
-            _ if blocking => self.keep(line, Stay::Home).await?,
-            _ => self.borrow(line).await?,
+        if self.has_done_with_loan() && spec.route == Route::BorrowAnywhere {
+            self.end_loan(line).await?;
         }
-        let taints = match spec.route {
+        self.renew_loan(line).await?;
+        let queued = self.link.open().is_some();
+        let changes = match spec.route {
             Route::Home | Route::Taint => true,
             Route::Session(verb) => verb.changes_connection(),
             _ => false,
         };
-        if self.transaction.is_some() && taints {
-            self.keep(line, Stay::Tainted).await?; // what it will do when EXEC comes is not followed
-        }
-        let now = Time::now();
-        let alone = self.ahead == 0 && self.transaction.is_none() && !self.watching && !self.crowded;
-        let kept = alone && self.stay == Stay::Home && spec.keeps(request);
-        let idle = self.private.as_ref().is_some_and(|lent| lent.lane().idle_for(now) >= ASIDE);
-        match &self.private {
-            Some(lent) if kept => {
-                let home = Rc::clone(lent.lane());
-                self.call_at_home(line, &home, spec, request, idle).await;
-            }
-            _ => self.send_private(spec, request, now),
+        let lane = match spec.route {
+            _ if queued && changes => self.keep(line, Stay::Tainted).await?, // what it will do when EXEC comes is not followed
+            Route::Taint => self.keep(line, Stay::Tainted).await?,
+            Route::Home => self.keep(line, Stay::Home).await?,
+            Route::BorrowAnywhere => self.borrow_anywhere(line).await?,
+            _ if !queued && spec.blocking(request) => self.keep(line, Stay::Home).await?,
+            _ => self.borrow(line).await?,
+        };
+        if self.link.free_home().is_some() && !self.crowded && spec.keeps(request) {
+            self.call_at_home(line, &lane, spec, request).await;
+        } else {
+            self.send(&lane, spec, request, Time::now());
         }
         Ok(())
     }
 
-    /// A read that L1 may keep: out of L1, as on a lane, or over the session's home; where that was `idle`, in any case.
-    async fn call_at_home(
-        &mut self,
-        line: &mut Line,
-        home: &Lane<Pending>,
-        spec: &'static Spec,
-        request: Request<'_>,
-        idle: bool,
-    ) {
+    /// A read that L1 may keep: out of L1, as on a lane, or over the session's home; where that was idle for long, in any case.
+    async fn call_at_home(&mut self, line: &mut Line, home: &OwnLane, spec: &'static Spec, request: Request<'_>) {
         let now = Time::now();
         let mut waits = 0;
-        while !idle {
+        while home.idle_for(now) < ASIDE {
             let taken = proxy::call_at_home(&self.worker, &mut self.caller, home, spec, request, now);
             let Taken::Unheard(unheard) = taken else { return };
             if waits == HEARINGS || !line.while_writing(self, self.caller.hear(&self.worker, unheard)).await {
@@ -250,104 +216,69 @@ impl Session {
         }
         proxy::send_home(&self.worker, &mut self.caller, home, spec, request, Time::now());
     }
+}
 
-    /// `MULTI`, `EXEC`, `DISCARD`, `WATCH`, `UNWATCH`.
-    pub(super) async fn transact(
+impl Session {
+    /// Sends a command over the private connection and takes its reply, which is passed on to nobody.
+    pub(super) async fn ask(
         &mut self,
         line: &mut Line,
-        verb: Verb,
-        spec: &Spec,
+        spec: &'static Spec,
         request: Request<'_>,
-    ) -> Result<(), Close> {
-        if matches!(verb, Verb::Multi | Verb::Watch) {
-            self.borrow(line).await?;
-            self.owner.bind(true);
-        }
-        self.leave_lane(line).await?;
-        let now = Time::now();
-        if self.private.is_none() {
-            // Outside of a transaction these fail or do nothing, and leave nothing behind.
-            self.caller.forward(&self.worker, spec, request, now);
-            return Ok(());
-        }
-        match verb {
-            Verb::Multi => {
-                self.transaction.get_or_insert_default();
-                self.send_private(spec, request, now);
-            }
-            Verb::Watch => {
-                self.watching |= self.transaction.is_none();
-                self.send_private(spec, request, now);
-            }
-            Verb::Exec => {
-                let mut transaction = self.transaction.take();
-                let watched = self.watching && transaction.is_some();
-                self.watching &= transaction.is_none(); // where it ends no transaction it is an error, and ends no watch either
-                let marks = transaction.as_mut().map(|transaction| transaction.begin(&self.worker));
-                let Some(lent) = &self.private else { unreachable!("checked above") };
-                let place = self.caller.send_on(&self.worker, lent.lane(), spec, request, Role::Exec(marks), now);
-                if let Some(transaction) = transaction {
-                    // That it fails tells that a watched key has changed.
-                    let watched = watched.then_some(None);
-                    self.caller.note_reads(place, transaction.reads().iter().copied().chain(watched));
-                }
-                self.introduce(now);
-            }
-            Verb::Discard => {
-                self.renamed = false;
-                self.watching &= self.transaction.take().is_none();
-                self.send_private(spec, request, now);
-                self.introduce(now);
-            }
-            _ => {
-                self.watching &= self.transaction.is_some(); // there it is queued
-                self.send_private(spec, request, now);
-            }
-        }
-        Ok(())
+    ) -> Result<Vec<u8>, Close> {
+        let lane = self.be_alone(line).await?;
+        self.asked(spec, Outcome::Pinned);
+        self.capture(&lane, request.raw()).await
     }
 
-    /// Commands after which the connection speaks otherwise: subscriptions, `MONITOR`, `SYNC`.
-    pub(super) async fn stream(
+    /// The same for what may change rights, or the server's role.
+    pub(super) async fn ask_for_change(
         &mut self,
         line: &mut Line,
-        verb: Verb,
-        spec: &Spec,
+        spec: &'static Spec,
         request: Request<'_>,
-    ) -> Result<(), Close> {
-        self.keep(line, Stay::Tainted).await?;
-        if verb == Verb::Monitor && self.transaction.is_none() {
-            line.answered(self).await?;
-            if let Some(lent) = &self.private
-                && lent.lane().mode() == Mode::Monitor
-            {
-                lent.lane().send_raw(request.raw()); // Redis answers the first alone
-                self.asked(spec, Outcome::Pinned);
-                self.count();
-                return Ok(());
+    ) -> Result<Vec<u8>, Close> {
+        let lane = self.be_alone(line).await?;
+        self.asked(spec, Outcome::Pinned);
+        let change = Change::begin(&self.worker.shared.l1, spec.alters(request));
+        match self.try_capture(&lane, request.raw()).await {
+            Ok(reply) => {
+                let none = change.answered(reply.starts_with(b"-"));
+                debug_assert!(none.is_none(), "it changes no key");
+                Ok(reply)
             }
+            Err(error) => self.told_of_loss(&error),
         }
-        let now = Time::now();
-        let Some(lent) = &self.private else { unreachable!("kept above") };
-        let (mode, work) = match verb {
-            // In a transaction it is queued, unless MULTI was refused: then it is confirmed all the same.
-            Verb::Subscribe => (Mode::Subscribed, Work::Confirm(request.argc().saturating_sub(1).max(1))),
-            Verb::Monitor => (Mode::Monitor, Work::Pass),
-            _ => (Mode::Opening, Work::Pass),
-        };
-        lent.lane().set_mode(mode);
-        self.caller.send_work_on(&self.worker, lent.lane(), (spec, request), work, now);
-        if mode == Mode::Opening {
-            line.answered(self).await?; // with an error, or by the first byte of a stream
-            self.raw = self.private.as_ref().is_some_and(|lent| lent.lane().mode() == Mode::Raw);
-        }
-        Ok(())
     }
 
-    /// A replica's bytes, once the connection is a replication stream.
-    pub(super) fn relay(&self, bytes: &[u8]) {
-        if let Some(lent) = &self.private {
-            lent.lane().send_raw(bytes);
+    /// All is answered, and a private connection is there for what comes next.
+    async fn be_alone(&mut self, line: &mut Line) -> Result<OwnLane, Close> {
+        line.answered(self).await?;
+        self.renew_loan(line).await?;
+        self.borrow(line).await
+    }
+
+    /// The reply to a command on a private connection, or the error of its loss; where the client is to be told nothing of that,
+    /// the session ends.
+    pub(super) async fn capture(&self, lane: &OwnLane, command: &[u8]) -> Result<Vec<u8>, Close> {
+        match self.try_capture(lane, command).await {
+            Ok(reply) => Ok(reply),
+            Err(error) => self.told_of_loss(&error),
         }
+    }
+
+    fn told_of_loss(&self, error: &Error) -> Result<Vec<u8>, Close> {
+        let replies = &self.caller.replies;
+        error.reply(error.sent(), self.worker.shared.config.upstream_down).ok_or_else(|| {
+            replies.cut(replies.next(), End::Away);
+            Close::Gently
+        })
+    }
+
+    async fn try_capture(&self, lane: &OwnLane, command: &[u8]) -> Result<Vec<u8>, Error> {
+        let (told, reply) = oneshot::channel();
+        // Where it cannot be sent, nobody is left to tell.
+        drop(lane.send(command, Pending::own(&self.worker, Work::Capture(Vec::new(), told)), Time::now()));
+        reply.await.map_err(|_| lane.lost_error())
     }
 }

@@ -167,7 +167,7 @@ impl Wire {
             }
             return self.line.poll_abandoned(cx, session).map(|()| Event::Eof);
         }
-        if session.worker.is_draining() && self.is_empty() && replies.is_settled() && session.transaction.is_none() {
+        if session.worker.is_draining() && self.is_empty() && replies.is_settled() && session.link.open().is_none() {
             return Poll::Ready(Event::Drained);
         }
         match self.poll_read(cx) {
@@ -181,7 +181,7 @@ impl Wire {
                     self.input.compact();
                 }
                 match &mut self.idle {
-                    Some(idle) if replies.is_settled() && session.private.is_none() => {
+                    Some(idle) if replies.is_settled() && session.link.is_shared() => {
                         idle.as_mut().poll(cx).map(|()| Event::Idle)
                     }
                     _ => Poll::Pending,

@@ -4,13 +4,11 @@
 
 use std::sync::Arc;
 
-use super::login::gives_login;
-use super::{Close, Session, Stay};
-use crate::command::Spec;
+use super::{Admission, Close, Session};
 use crate::config::{Auth, User};
 use crate::metrics::Failure;
 use crate::proxy::Who;
-use crate::resp::{Request, encode};
+use crate::resp::encode;
 use crate::upstream::Login;
 
 pub(super) const NO_AUTH: &[u8] = b"-NOAUTH Authentication required.\r\n";
@@ -24,8 +22,7 @@ impl Session {
     /// back. A private connection that stays with the session becomes that user's first.
     pub(super) async fn log_in_here(&mut self, given: &Login) -> Result<Result<(), Vec<u8>>, Close> {
         let shared = Arc::clone(&self.worker.shared);
-        let Auth::Own(users) = &shared.config.auth else { unreachable!("asked with auth = \"own\" alone") };
-        let Some(user) = find(users, given) else {
+        let Some(user) = find(self.passwords(), given) else {
             self.fails(Failure::Login);
             return Ok(Err(WRONG_PASS.to_vec()));
         };
@@ -36,35 +33,44 @@ impl Session {
             }
             None => shared.login.clone(),
         };
-        if self.private.is_some() && login != self.caller.who.login {
+        if let Some(lane) = self.own_lane()
+            && login != self.caller.who.login
+        {
             let Some(login) = &login else {
                 self.fails(Failure::Login);
                 return Ok(Err(cannot()));
             };
             let mut auth = Vec::new();
             encode::own_command(&mut auth, &[b"AUTH", &login.user, &login.password]);
-            let reply = self.capture(&auth).await?;
+            let reply = self.capture(&lane, &auth).await?;
             if !reply.starts_with(b"+") {
                 return Ok(Err(reply));
             }
         }
-        (self.admitted, self.strict) = (true, false);
+        self.admission = Admission::Open;
         let who = Who::new(&shared.l1, login, self.caller.who.db);
         self.caller.become_(who, self.caller.resp);
         Ok(Ok(()))
     }
 
-    /// Whether the command is a login that crema cannot carry out, because what it would mean on this connection is Redis's
-    /// to say, whose passwords are others. It has been answered then.
-    pub(super) fn must_not_log_in(&self, spec: &Spec, request: Request<'_>) -> bool {
-        let apart = self.transaction.is_some() || self.private.is_some() && self.stay == Stay::Tainted;
-        if !apart || !matches!(self.worker.shared.config.auth, Auth::Own(_)) || !gives_login(spec, request) {
-            return false;
+    /// The users whose passwords are crema's own: none, unless all are.
+    fn passwords(&self) -> &[User] {
+        match &self.worker.shared.config.auth {
+            Auth::Own(users) => users,
+            Auth::Upstream | Auth::Open => &[],
         }
-        let cannot = cannot();
+    }
+
+    /// Passwords are crema's own.
+    pub(super) fn keeps_passwords(&self) -> bool {
+        matches!(self.worker.shared.config.auth, Auth::Own(_))
+    }
+
+    /// A login that crema cannot carry out, because what it would mean on this connection is Redis's to say, whose passwords are
+    /// others.
+    pub(super) fn refuse_login(&self) {
         self.fails(Failure::Login);
-        self.answer(|out| out.extend_from_slice(&cannot));
-        true
+        self.answer(|out| out.extend_from_slice(&cannot()));
     }
 }
 

@@ -1,0 +1,65 @@
+//! Large requests that are not whole yet: what is there of them goes to Redis, which decides how much it holds for its clients.
+
+use super::link::Stay;
+use super::wire::{Input, Line};
+use super::{Admission, Close, Session, foreign};
+use crate::command::{self, Route};
+use crate::resp::Parser;
+
+/// Of a request that is not whole yet, no more than this is kept back from Redis.
+const KEPT_BACK: usize = 128 << 10;
+
+impl Session {
+    /// Of a request that is not whole and already large, sends what is there on a private connection: it is Redis that
+    /// decides how much of its clients' unfinished requests it holds.
+    pub(super) async fn send_ahead(&mut self, line: &mut Line, parser: &Parser, bytes: &[u8]) -> Result<(), Close> {
+        if self.link.ahead() == 0 {
+            // Where the channel carries coherence something comes before each write, and its keys must be known.
+            if bytes.len() < KEPT_BACK || self.admission != Admission::Open || self.worker.shared.l1.notices().is_some()
+            {
+                return Ok(());
+            }
+            let Some((begun, next)) = parser.unfinished(bytes) else { return Ok(()) };
+            let nameless = begun.argc() == 0;
+            if nameless && next <= foreign::LONGEST || begun.argc() == 1 && command::has_subcommands(begun) {
+                return Ok(()); // its name is not known yet
+            }
+            let queued = self.link.open().is_some();
+            match command::lookup(begun).map(|spec| spec.route) {
+                Some(Route::Taint) => self.keep(line, Stay::Tainted).await?,
+                Some(Route::Home) if queued => self.keep(line, Stay::Tainted).await?,
+                Some(Route::Home) => self.keep(line, Stay::Home).await?,
+                Some(Route::Blocking) if !queued => self.keep(line, Stay::Home).await?,
+                Some(Route::Lane | Route::LaneIfOne | Route::ScriptLane | Route::Borrow | Route::Blocking) => {
+                    self.borrow(line).await?
+                }
+                // So long a name is no command's.
+                None if nameless || begun.arg(0).len() > foreign::LONGEST => self.borrow(line).await?,
+                _ => return Ok(()),
+            };
+        }
+        if let Some(lent) = self.link.conn() {
+            lent.lane().send_ahead(&bytes[self.link.ahead()..]);
+            self.change(|link| link.send_ahead(bytes.len()));
+        }
+        Ok(())
+    }
+
+    /// Of what was sent ahead, forgets what is there of the argument under way, if nobody asks for it again: a key must be
+    /// known, a large value flows through.
+    pub(super) fn let_go(&mut self, parser: &mut Parser, input: &mut Input) {
+        let bytes = input.rest();
+        let ahead = self.link.ahead();
+        let Some(lent) = self.link.conn().filter(|_| ahead == bytes.len()) else { return };
+        let Some((begun, _)) = parser.unfinished(bytes) else { return };
+        let spec = command::lookup(begun).unwrap_or(command::unknown());
+        let at = begun.argc();
+        if at == 0 || spec.keys.concerns(at, parser.announced()) {
+            return;
+        }
+        let Some(end) = parser.cut(bytes.len()) else { return };
+        lent.lane().forget_ahead(ahead - end);
+        self.change(|link| link.send_ahead(end));
+        input.truncate(end);
+    }
+}

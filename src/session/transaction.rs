@@ -1,0 +1,123 @@
+//! What changes what a private connection does with the commands that follow: transactions and watches, subscriptions,
+//! `MONITOR`, `SYNC`.
+
+use super::link::{Link, Stay};
+use super::pinned::OwnLane;
+use super::wire::Line;
+use super::{Close, Session};
+use crate::clock::Time;
+use crate::command::{Spec, Verb};
+use crate::metrics::Outcome;
+use crate::proxy::{Role, Work};
+use crate::resp::Request;
+use crate::upstream::Mode;
+
+impl Session {
+    /// `MULTI`, `EXEC`, `DISCARD`, `WATCH`, `UNWATCH`.
+    pub(super) async fn transact(
+        &mut self,
+        line: &mut Line,
+        verb: Verb,
+        spec: &Spec,
+        request: Request<'_>,
+    ) -> Result<(), Close> {
+        let lane = match verb {
+            Verb::Multi | Verb::Watch => Some(self.borrow(line).await?),
+            _ => {
+                self.leave_lane(line).await?;
+                self.own_lane()
+            }
+        };
+        let now = Time::now();
+        let Some(lane) = lane else {
+            // Outside of a transaction these fail or do nothing, and leave nothing behind.
+            self.caller.forward(&self.worker, spec, request, now);
+            return Ok(());
+        };
+        match verb {
+            Verb::Multi => self.change(Link::multi),
+            Verb::Watch => self.change(Link::watch),
+            Verb::Unwatch => self.change(Link::unwatch),
+            Verb::Exec => {
+                self.exec(&lane, spec, request);
+                return Ok(());
+            }
+            _ => self.change(Link::discard),
+        }
+        self.send(&lane, spec, request, now);
+        if verb == Verb::Discard {
+            self.introduce(now, true);
+        }
+        Ok(())
+    }
+
+    fn exec(&mut self, lane: &OwnLane, spec: &Spec, request: Request<'_>) {
+        let now = Time::now();
+        let mut ended = self.change(Link::exec);
+        let marks = ended.as_mut().map(|ended| ended.queue.begin(&self.worker));
+        let place = self.caller.send_on(&self.worker, lane, spec, request, Role::Exec(marks), now);
+        let renamed = ended.as_ref().is_some_and(|ended| ended.renames);
+        if let Some(ended) = ended {
+            // That it fails tells that a watched key has changed.
+            let watched = ended.watched.then_some(None);
+            self.caller.note_reads(place, ended.queue.reads().iter().copied().chain(watched));
+        }
+        self.introduce(now, !renamed);
+    }
+
+    /// A command in a transaction of which the session knows what it would mean outside of one.
+    pub(super) async fn queue(
+        &mut self,
+        line: &mut Line,
+        verb: Verb,
+        spec: &'static Spec,
+        request: Request<'_>,
+    ) -> Result<(), Close> {
+        match verb {
+            Verb::ClientReply => self.queue_reply(line, spec, request).await,
+            Verb::ClientGetName => self.queue_get_name(line, spec, request).await,
+            _ => {
+                if let (Verb::ClientSetName, Some(open)) = (verb, self.link.open_mut()) {
+                    open.renames = true;
+                }
+                self.pinned(line, spec, request).await
+            }
+        }
+    }
+
+    /// Commands after which the connection speaks otherwise: subscriptions, `MONITOR`, `SYNC`.
+    pub(super) async fn stream(
+        &mut self,
+        line: &mut Line,
+        verb: Verb,
+        spec: &Spec,
+        request: Request<'_>,
+    ) -> Result<(), Close> {
+        let stay = if verb == Verb::Sync { Stay::Tainted } else { Stay::Stream };
+        let lane = self.keep(line, stay).await?;
+        if verb == Verb::Monitor && self.link.open().is_none() {
+            line.answered(self).await?;
+            if lane.mode() == Mode::Monitor {
+                lane.send_raw(request.raw()); // Redis answers the first alone
+                self.asked(spec, Outcome::Pinned);
+                self.count();
+                return Ok(());
+            }
+        }
+        let (mode, work) = match verb {
+            // In a transaction it is queued, unless MULTI was refused: then it is confirmed all the same.
+            Verb::Subscribe => (Mode::Subscribed, Work::Confirm(request.argc().saturating_sub(1).max(1))),
+            Verb::Monitor => (Mode::Monitor, Work::Pass),
+            _ => (Mode::Opening, Work::Pass),
+        };
+        lane.set_mode(mode);
+        self.caller.send_work_on(&self.worker, &lane, (spec, request), work, Time::now());
+        if mode == Mode::Opening {
+            line.answered(self).await?; // with an error, or by the first byte of a stream
+            if lane.mode() == Mode::Raw {
+                self.change(Link::replicate);
+            }
+        }
+        Ok(())
+    }
+}
