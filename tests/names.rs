@@ -219,3 +219,35 @@ fn a_name_that_was_queued_in_a_transaction_is_the_last() {
         assert_eq!(client.cmd(&["CLIENT", "GETNAME"]), bulk("queued"));
     }
 }
+
+/// Of a transaction that is not carried out nothing is left, a name included.
+#[test]
+fn a_name_that_was_queued_for_nothing_leaves_the_one_before() {
+    let redis = Redis::start();
+    let crema = Crema::start(&redis);
+    let mut other = redis.client();
+    // Named in vain: the transaction is refused, finds a watched key changed, or the name is none.
+    for (name, spoilt) in [("a", "NOSUCH"), ("", "NOSUCH"), ("a", "WATCH"), ("", "WATCH"), ("no name", "")] {
+        for (hello, mut client) in [("2", redis.client()), ("2", crema.client()), ("3", crema.client())] {
+            client.cmd(&["HELLO", hello]);
+            assert_eq!(client.cmd(&["CLIENT", "SETNAME", "first"]), ok());
+            client.cmd(&["WATCH", "w"]);
+            if spoilt == "WATCH" {
+                other.cmd(&["INCR", "w"]);
+            }
+            let mut commands = vec![vec!["MULTI"], vec!["CLIENT", "SETNAME", name], vec!["SET", "k", "v"]];
+            if spoilt == "NOSUCH" {
+                commands.push(vec!["NOSUCH"]);
+            }
+            commands.extend([vec!["EXEC"], vec!["CLIENT", "GETNAME"]]);
+            let commands: Vec<&[&str]> = commands.iter().map(Vec::as_slice).collect();
+            let replies = client.pipeline(&commands);
+            assert_eq!(replies.last(), Some(&bulk("first")), "{name:?}, {spoilt}, RESP{hello}: {replies:?}");
+            assert!(client.cmd(&["CLIENT", "INFO"]).text().contains(" name=first "));
+        }
+    }
+    let mut client = crema.client();
+    client.cmd(&["CLIENT", "SETNAME", "first"]);
+    let replies = client.pipeline(&[&["MULTI"][..], &["CLIENT", "SETNAME", ""], &["EXEC"], &["CLIENT", "GETNAME"]]);
+    assert_eq!(replies[3], Value::Nil);
+}

@@ -96,15 +96,20 @@ impl Deref for Chunk {
 }
 
 #[derive(Default)]
-#[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own, in any combination")]
 struct Reply {
     bytes: Vec<u8>,
     done: bool,
-    held: bool,
-    /// It is held only until what follows it on the same connection is here.
-    early: bool,
     silent: bool,
+    /// Why nothing of it goes out: [`HELD`], [`EARLY`], [`LOOKED_AT`].
+    holds: u8,
 }
+
+/// Something else has to be here first.
+const HELD: u8 = 1;
+/// That follows on the same connection.
+const EARLY: u8 = 2;
+/// The session looks at how the reply begins.
+const LOOKED_AT: u8 = 4;
 
 /// Why a session must end though its client said nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -174,7 +179,7 @@ impl Replies {
             return result;
         }
         // Answers in a row that wait for the same earlier one share its neighbour's bytes: what is one behind the other leaves so.
-        let row = inner.slots.back_mut().filter(|last| last.done && !last.held && !inner.silent);
+        let row = inner.slots.back_mut().filter(|last| last.done && last.holds == 0 && !inner.silent);
         let shared = row.is_some();
         let mut own = Vec::new();
         let bytes = row.map_or(&mut own, |last| &mut last.bytes);
@@ -212,7 +217,7 @@ impl Replies {
         let Some(slot) = inner.slots.get_mut(at) else { return };
         slot.done |= end.is_some();
         if !slot.silent {
-            if at == 0 && !slot.held {
+            if at == 0 && slot.holds == 0 {
                 inner.push(bytes);
             } else {
                 slot.bytes.extend_from_slice(bytes);
@@ -243,18 +248,44 @@ impl Replies {
 
     /// Nothing of the reply at `place` goes out before [`release`](Self::release).
     pub fn hold(&self, place: Place) {
-        self.slot(place, |slot| slot.held = true);
+        self.slot(place, |slot| slot.holds |= HELD);
     }
 
     /// As [`hold`](Self::hold), until what follows the reply on its own connection is here: that must be read, however much of the
     /// reply waits.
     pub fn hold_early(&self, place: Place) {
-        self.slot(place, |slot| (slot.held, slot.early) = (true, true));
+        self.slot(place, |slot| slot.holds |= HELD | EARLY);
     }
 
     /// Ends what [`hold`](Self::hold) began.
     pub fn release(&self, place: Place) {
-        self.slot(place, |slot| slot.held = false);
+        self.end_hold(place, HELD | EARLY);
+    }
+
+    /// Nothing of the reply at `place` goes out before the session has [seen](Self::first_bytes) how it begins.
+    pub fn look_at(&self, place: Place) {
+        self.slot(place, |slot| slot.holds |= LOOKED_AT);
+    }
+
+    /// The first two bytes of a reply that is [looked at](Self::look_at), or none of one that there will not be. None as long as they
+    /// are not here.
+    pub fn first_bytes(&self, place: Place) -> Option<Vec<u8>> {
+        let first = {
+            let inner = self.inner.borrow();
+            let slot = place.checked_sub(inner.head).and_then(|at| inner.slots.get(at as usize));
+            let over = inner.ended.is_some() || inner.is_cut(place);
+            match slot.filter(|_| !over) {
+                Some(slot) if slot.bytes.len() < 2 && !slot.done => return None,
+                Some(slot) => slot.bytes.iter().take(2).copied().collect(),
+                None => Vec::new(),
+            }
+        };
+        self.end_hold(place, LOOKED_AT);
+        Some(first)
+    }
+
+    fn end_hold(&self, place: Place, why: u8) {
+        self.slot(place, |slot| slot.holds &= !why);
         let inner = &mut *self.inner.borrow_mut();
         inner.settle();
         if inner.has_room() {
@@ -265,7 +296,7 @@ impl Replies {
 
     /// Whether the next reply is there and only [held](Self::hold).
     pub fn is_held(&self) -> bool {
-        self.inner.borrow().slots.front().is_some_and(|slot| slot.held && slot.done)
+        self.inner.borrow().slots.front().is_some_and(|slot| slot.holds != 0 && slot.done)
     }
 
     fn slot(&self, place: Place, change: impl FnOnce(&mut Reply)) {
@@ -282,7 +313,7 @@ impl Replies {
             return;
         }
         let behind = match inner.slots.iter().position(|slot| !slot.done) {
-            Some(0) if !inner.slots[0].held => None,
+            Some(0) if inner.slots[0].holds == 0 => None,
             Some(at) => inner.slots.get_mut(at),
             None => inner.slots.back_mut(),
         };
@@ -478,7 +509,7 @@ impl Inner {
     /// Whether more can be taken from a lane: little waits for the client, or all of it waits behind the reply that comes next.
     fn has_room(&self) -> bool {
         let written = self.cursor == self.out.len() && self.chunked == 0;
-        let awaited = self.slots.front().is_some_and(|head| !head.done && (!head.held || head.early));
+        let awaited = self.slots.front().is_some_and(|head| !head.done && head.holds & (HELD | EARLY) != HELD);
         self.buffered() <= HIGH_WATER || written && awaited
     }
 
@@ -508,7 +539,7 @@ impl Inner {
 
     /// Appends to the output without a copy, where the reply at `place` goes there and is too long for the buffer.
     fn share(&mut self, place: Place, bytes: &Rc<[u8]>) -> bool {
-        let passes = self.slots.front().is_some_and(|reply| !reply.held && !reply.silent);
+        let passes = self.slots.front().is_some_and(|reply| reply.holds == 0 && !reply.silent);
         if place != self.head || !passes || self.ended.is_some() || self.fits(bytes.len()) {
             return false;
         }
@@ -545,7 +576,7 @@ impl Inner {
                 self.ended.get_or_insert(why);
                 return self.wake_room();
             }
-            if slot.held {
+            if slot.holds != 0 {
                 return;
             }
             let bytes = std::mem::take(&mut slot.bytes);

@@ -376,6 +376,15 @@ impl<C> Link<C> {
         Some(&mut kept.own.conn)
     }
 
+    /// The connection is the client's own and has not been told who that is.
+    pub(super) fn awaits_introduction(&self) -> bool {
+        match self {
+            Self::Home(home) => !home.kept.introduced,
+            Self::Tainted(kept) | Self::Stream(kept) => !kept.introduced,
+            _ => false,
+        }
+    }
+
     /// `RESET`: whoever keeps a connection for life keeps it where `keeps` says so, as good as new. Else it is let go.
     pub(super) fn reset(&mut self, keeps: bool) -> Option<C> {
         if !keeps || !self.is_for_life() {
@@ -613,16 +622,17 @@ mod tests {
 
     #[test]
     fn a_kept_connection_is_told_once_who_it_is_for() {
-        assert_eq!(loan().introduce(), None, "a borrowed one bears no name");
+        assert!(loan().introduce().is_none() && !loan().awaits_introduction(), "a borrowed one bears no name");
         for stay in [Stay::Home, Stay::Tainted, Stay::Stream] {
             let mut link = kept(stay);
             assert_eq!(link.introduce(), Some(&mut 7));
-            assert_eq!(link.introduce(), None);
+            assert!(link.introduce().is_none() && !link.awaits_introduction());
             let mut link = with(loan(), |link| {
                 link.multi();
                 link.keep(stay);
             });
             assert_eq!(link.introduce(), None, "a queue is the client's alone");
+            assert!(link.awaits_introduction());
             drop(link.exec());
             assert_eq!(link.introduce(), Some(&mut 7));
         }

@@ -1,14 +1,18 @@
 //! What changes what a private connection does with the commands that follow: transactions and watches, subscriptions,
 //! `MONITOR`, `SYNC`.
 
+use std::future::poll_fn;
+use std::task::Poll;
+
 use super::link::{Link, Stay};
+use super::names::is_valid;
 use super::pinned::OwnLane;
 use super::wire::Line;
 use super::{Close, Session};
 use crate::clock::Time;
 use crate::command::{Spec, Verb};
 use crate::metrics::Outcome;
-use crate::proxy::{Role, Work};
+use crate::proxy::{Place, Role, Work};
 use crate::resp::Request;
 use crate::upstream::Mode;
 
@@ -39,7 +43,7 @@ impl Session {
             Verb::Watch => self.change(Link::watch),
             Verb::Unwatch => self.change(Link::unwatch),
             Verb::Exec => {
-                self.exec(&lane, spec, request);
+                self.exec(line, &lane, spec, request).await;
                 return Ok(());
             }
             _ => self.change(Link::discard),
@@ -51,7 +55,7 @@ impl Session {
         Ok(())
     }
 
-    fn exec(&mut self, lane: &OwnLane, spec: &Spec, request: Request<'_>) {
+    async fn exec(&mut self, line: &mut Line, lane: &OwnLane, spec: &Spec, request: Request<'_>) {
         let now = Time::now();
         let mut ended = self.change(Link::exec);
         let marks = ended.as_mut().map(|ended| ended.queue.begin(&self.worker));
@@ -62,7 +66,24 @@ impl Session {
             let watched = ended.watched.then_some(None);
             self.caller.note_reads(place, ended.queue.reads().iter().copied().chain(watched));
         }
-        self.introduce(now, !renamed);
+        // Who bears another name from here on is not told the former; unless nothing came of that.
+        let keeps_name = !renamed || self.link.awaits_introduction() && !self.is_done(line, place).await;
+        self.introduce(Time::now(), keeps_name);
+    }
+
+    /// Whether the transaction that ends with the command at `place` is carried out, once Redis says so.
+    async fn is_done(&self, line: &mut Line, place: Place) -> bool {
+        let replies = &self.caller.replies;
+        replies.look_at(place);
+        let first = poll_fn(|cx| {
+            replies.register(cx);
+            replies.first_bytes(place).map_or(Poll::Pending, Poll::Ready)
+        });
+        match line.while_writing(self, first).await.as_slice() {
+            [b'*', elements @ ..] => elements != b"-",
+            [] => true, // nobody knows
+            _ => false, // an error, or null
+        }
     }
 
     /// A command in a transaction of which the session knows what it would mean outside of one.
@@ -78,7 +99,7 @@ impl Session {
             Verb::ClientGetName => self.queue_get_name(line, spec, request).await,
             _ => {
                 if let (Verb::ClientSetName, Some(open)) = (verb, self.link.open_mut()) {
-                    open.renames = true;
+                    open.renames |= is_valid(request.arg(2)); // of others Redis takes none
                 }
                 self.pinned(line, spec, request).await
             }
