@@ -49,11 +49,16 @@ pub fn may_change_untold(name: &[u8]) -> bool {
 
 impl Spec {
     /// What `req` can change of which Redis tells no tracked connection.
+    #[inline]
     pub fn alters(&self, req: Request<'_>) -> Alters {
         // Nearly every write is none of these.
         if !matches!(self.route, Route::Session(_)) && !matches!(self.keys, KeySpec::Unknown) {
             return Alters::default();
         }
+        self.alters_by(req)
+    }
+
+    fn alters_by(&self, req: Request<'_>) -> Alters {
         let untold = match self.keys {
             KeySpec::Unknown => self.class != Class::Server || keys::loads_keys(req),
             _ => self.swaps(),

@@ -233,7 +233,7 @@ impl Pending {
         }
     }
 
-    fn promote(worker: &Worker, lead: &Lead, command: &[u8]) {
+    fn promote<'a>(worker: &Worker, lead: &Lead, command: impl FnOnce() -> &'a [u8]) {
         let wanted = match lead.coin {
             Coin::Never => false,
             Coin::IfJoined | Coin::Knock => lead.joined.is_some(),
@@ -244,7 +244,7 @@ impl Pending {
         }
         let Shared { l1, .. } = &*worker.shared;
         let who = &lead.reader.who;
-        let promoted = read_again(l1, who, command, |request, query| {
+        let promoted = read_again(l1, who, command(), |request, query| {
             let max_value = worker.shared.promote(lead.rule).max_value;
             let size = u64::from(lead.size);
             if lead.failed {
@@ -334,7 +334,7 @@ impl Waiter for Pending {
         }
     }
 
-    fn over(mut self, command: &[u8]) {
+    fn over<'a>(mut self, command: impl FnOnce() -> &'a [u8]) {
         if let Some(recipient) = &mut self.recipient {
             recipient.finish();
         }

@@ -47,7 +47,7 @@ pub struct Track {
 impl Track {
     /// Whether another command may be put on it.
     pub fn takes_more(&self, now: Time) -> bool {
-        self.lane.in_flight() < self.window && !self.lane.is_stalled(now)
+        self.lane.takes_more(self.window, now)
     }
 
     /// The version and the database that it is in.

@@ -579,17 +579,17 @@ impl Inner {
             if slot.holds != 0 {
                 return;
             }
-            let bytes = std::mem::take(&mut slot.bytes);
-            self.waiting -= bytes.len();
             let done = slot.done;
-            if done {
-                self.slots.pop_front();
-                self.head += 1;
+            if !slot.bytes.is_empty() {
+                let bytes = std::mem::take(&mut slot.bytes);
+                self.waiting -= bytes.len();
+                self.push(&bytes);
             }
-            self.push(&bytes);
             if !done {
                 return;
             }
+            self.slots.pop_front();
+            self.head += 1;
         }
     }
 

@@ -63,7 +63,8 @@ impl WriteGuard {
 
     fn mark(worker: &Rc<Worker>, spec: &Spec, request: Request<'_>, alters: Alters) -> Self {
         let l1 = &worker.shared.l1;
-        let mut slots: SmallVec<[Slot; 4]> = caller::slots(l1, spec, request).collect();
+        let mut slots = SmallVec::new();
+        caller::slots(l1, spec, request).for_each(|slot| slots.push(slot));
         if slots.len() > REPEATED {
             slots.sort_unstable();
             slots.dedup();

@@ -13,6 +13,33 @@ pub(super) enum Message {
     Published,
 }
 
+/// What a subscriber's connection is known to be.
+#[derive(Debug, Default)]
+pub(super) struct Subscriptions {
+    /// Subscriptions to channels and patterns, and to shard channels.
+    left: [u64; 2],
+    /// It speaks RESP3: messages are pushes, and an array is a reply whatever it looks like.
+    pushes: bool,
+}
+
+impl Subscriptions {
+    /// A confirmation that was awaited: so many are left of its kind.
+    pub(super) fn confirmed(&mut self, shard: bool, left: u64, push: bool) {
+        self.are_left(shard, left);
+        self.pushes = push;
+    }
+
+    /// So many are left.
+    pub(super) fn are_left(&mut self, shard: bool, left: u64) {
+        self.left[usize::from(shard)] = left;
+    }
+
+    /// Whether what looks like a message is one, rather than a reply: `quiet` where no reply is awaited.
+    pub(super) fn may_say(&self, kind: u8, quiet: bool) -> bool {
+        kind == b'>' || !self.pushes && (quiet || self.left != [0, 0])
+    }
+}
+
 /// Looks at a whole array or push. `None`: it is an ordinary reply.
 pub(super) fn classify(reply: &[u8]) -> Option<Message> {
     let push = reply.first() == Some(&b'>');

@@ -5,14 +5,18 @@
 
 mod backoff;
 mod budget;
+mod carrier;
 mod connect;
 mod generation;
 mod lane;
 mod messages;
+mod outgoing;
+mod pipeline;
 mod presence;
 mod quirks;
 mod signs;
 mod topology;
+mod waiter;
 
 use std::fmt;
 use std::sync::Arc;
@@ -23,10 +27,12 @@ pub use backoff::Backoff;
 pub use budget::{Ask, Budget, Permit, Purpose, Settled, Tenant};
 pub use connect::{Connection, adapt, connect, connect_by, connect_unproved, read_reply};
 pub use generation::Generation;
-pub use lane::{ANOTHER, Lane, Mode, OutOfBand, STALL, Waiter};
+pub use lane::Lane;
+pub use pipeline::{ANOTHER, Mode, STALL};
 pub use presence::{Presence, State, keep_watch};
 pub use signs::{Service, Signs};
 pub use topology::Topology;
+pub use waiter::{OutOfBand, Waiter};
 
 use crate::clock::Time;
 use crate::config::Node as Endpoint;

@@ -1,0 +1,143 @@
+//! A pipeline to be tried: its waiters note what they are told.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::task::{Context, Poll};
+
+use super::{Pipeline, Unasked};
+use crate::clock::Time;
+use crate::error::{Error, Sent};
+use crate::upstream::waiter::Waiter;
+
+pub(super) const AT: fn(u64) -> Time = |millis| Time::from_nanos((1 << 40) + millis * 1_000_000);
+
+/// What became of one command, as it was told.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Told {
+    pub(super) pieces: Vec<u8>,
+    pub(super) kind: u8,
+    pub(super) ended: Option<Time>,
+    pub(super) over: Option<Vec<u8>>,
+    pub(super) lost: Option<(Sent, Vec<u8>)>,
+}
+
+/// A waiter that notes what it is told.
+pub(super) struct Probe {
+    told: Rc<RefCell<Told>>,
+    pub(super) replies: usize,
+    pub(super) confirmations: usize,
+    pub(super) patient: bool,
+    pub(super) own: bool,
+    pub(super) writes: bool,
+}
+
+impl Probe {
+    pub(super) fn new() -> (Self, Rc<RefCell<Told>>) {
+        let told = Rc::new(RefCell::default());
+        let probe =
+            Self { told: Rc::clone(&told), replies: 1, confirmations: 0, patient: false, own: false, writes: false };
+        (probe, told)
+    }
+}
+
+impl Waiter for Probe {
+    fn piece(&mut self, kind: u8, bytes: &[u8], end: Option<Time>) {
+        let told = &mut *self.told.borrow_mut();
+        assert_eq!(told.over, None, "nothing comes behind the end");
+        told.kind = kind;
+        told.pieces.extend_from_slice(bytes);
+        told.ended = end;
+        self.replies -= usize::from(end.is_some());
+    }
+
+    fn over<'a>(self, command: impl FnOnce() -> &'a [u8]) {
+        self.told.borrow_mut().over = Some(command().to_vec());
+    }
+
+    fn awaits_more(&self) -> bool {
+        self.replies > 0
+    }
+
+    fn poll_room(&mut self, _: &mut Context<'_>) -> Poll<()> {
+        Poll::Ready(())
+    }
+
+    fn confirms(&self) -> bool {
+        self.confirmations > 0
+    }
+
+    fn confirm(&mut self, bytes: &[u8]) -> bool {
+        self.confirmations -= 1;
+        self.told.borrow_mut().pieces.extend_from_slice(bytes);
+        self.confirmations == 0
+    }
+
+    fn is_own(&self) -> bool {
+        self.own
+    }
+
+    fn is_patient(&self) -> bool {
+        self.patient
+    }
+
+    fn writes(&self) -> bool {
+        self.writes
+    }
+
+    fn lost(self, _: &Error, sent: Sent, command: &[u8]) {
+        self.told.borrow_mut().lost = Some((sent, command.to_vec()));
+    }
+}
+
+/// A pipeline with what it said unasked.
+pub(super) struct Bench {
+    pub(super) pipeline: Pipeline<Probe>,
+    pub(super) unasked: Vec<String>,
+}
+
+impl Bench {
+    pub(super) fn new(private: bool) -> Self {
+        let mut pipeline = Pipeline::new("node:1".into(), private, AT(0));
+        pipeline.open(AT(0));
+        Self { pipeline, unasked: Vec::new() }
+    }
+
+    pub(super) fn send(&mut self, command: &str, now: Time) -> Rc<RefCell<Told>> {
+        self.send_with(command, now, |_| {})
+    }
+
+    pub(super) fn send_with(&mut self, command: &str, now: Time, change: impl FnOnce(&mut Probe)) -> Rc<RefCell<Told>> {
+        let (mut probe, told) = Probe::new();
+        change(&mut probe);
+        assert!(self.pipeline.send(command.as_bytes(), probe, now).is_ok());
+        told
+    }
+
+    /// Writes all that may be, and returns it.
+    pub(super) fn write(&mut self) -> String {
+        let bytes = self.pipeline.to_write().to_vec();
+        self.pipeline.wrote(bytes.len());
+        self.pipeline.written();
+        String::from_utf8(bytes).expect("text")
+    }
+
+    pub(super) fn receive(&mut self, bytes: &str, now: Time) -> Result<(), Error> {
+        let unasked = &mut self.unasked;
+        self.pipeline.receive(bytes.as_bytes(), false, now, &mut |said| match said {
+            Unasked::Message(bytes) => unasked.push(format!("message {}", String::from_utf8_lossy(bytes))),
+            Unasked::MonitorLine(line) => unasked.push(format!("line {}", String::from_utf8_lossy(line))),
+        })
+    }
+
+    pub(super) fn lose(&mut self) {
+        let error = self.pipeline.lost("gone");
+        self.pipeline.lose(&error).expect("it had not ended").tell(&error);
+        assert!(self.pipeline.lose(&error).is_none(), "nobody is told twice");
+    }
+}
+
+pub(super) fn whole(pieces: &str, at: Time, command: &str) -> Told {
+    let kind = pieces.as_bytes()[0];
+    let (pieces, over) = (pieces.as_bytes().to_vec(), Some(command.as_bytes().to_vec()));
+    Told { pieces, kind, ended: Some(at), over, lost: None }
+}
