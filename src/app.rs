@@ -195,7 +195,7 @@ impl App {
         let fleet =
             fleet(&config, &node, &origin_id).map(|fleet| Publisher::start(fleet, Arc::clone(&metrics.stats), control));
         let (terms, stats) = (terms(&config, &origin_id), Arc::clone(&metrics.stats));
-        let l1 = L1::new(terms, Arc::clone(&node), login.clone(), fleet, stats, control.clone());
+        let l1 = L1::new(terms, fleet, stats, control.clone());
         tell_turns(&node, &l1);
         let lookout = Lookout::new(node, l1.notices().is_some());
         let shared = Arc::new(Shared {

@@ -12,7 +12,6 @@ use crate::proxy::Shared;
 impl Source for App {
     fn snapshot(&self) -> Snapshot {
         let Shared { config, l1, .. } = &*self.shared;
-        let node = self.front();
         let upstream = self.lookout.known();
         let now = Time::now();
         let ears = l1.ears().into_iter().map(|(user, ear)| {
@@ -24,7 +23,7 @@ impl Source for App {
             };
             EarStatus {
                 user: String::from_utf8_lossy(&user).into_owned(),
-                node: node.address.to_string(),
+                node: ear.node().address.to_string(),
                 connected: matches!(ear.state(), EarState::Listening(_)),
                 lease_ms_left: (!left.is_zero()).then(|| u64::try_from(left.as_millis()).unwrap_or(u64::MAX)),
                 epoch: ear.freshness.epoch().number(),

@@ -1,31 +1,32 @@
-//! L1: the entries with all that keeps them honest, the ears by user, and what a write or an operator has to say to all of them.
+//! L1: the entries with all that keeps them honest, the users with their ears, and what a write or an operator has to say to all of them.
 //!
 //! Shared by all workers, which promote keys and ask for fences here from their own threads. It starts no task: `ear::task` begins
 //! an ear when it is first asked to fill.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, Once, PoisonError};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
 
-use tokio::sync::{Notify, oneshot};
+use tokio::sync::oneshot;
 use tokio::time::timeout;
 
-use super::ear::{Ear, EarState, Seat};
+use super::ear::{Ear, EarGroup, EarState};
 use super::forget::Forget;
 use super::notice::Notices;
 use super::opaque::OpaqueWrites;
 use super::publish::Publisher;
 use super::silence::{Pause, Silence};
 use super::terms::L1Terms;
+use super::user::{Seat, User};
 use crate::cache::{Arrivals, Identities, Identity, Query, Stamps, Store};
 use crate::clock::Time;
 use crate::command::{Spec, by_id};
 use crate::control::Control;
 use crate::metrics::{EpochReason, Stats};
 use crate::resp::encode;
-use crate::upstream::{Login, Node};
+use crate::upstream::Node;
 
 /// The ear of a user whom nobody has been for so long is given up, with all that it filled.
 const UNUSED: Duration = Duration::from_secs(60);
@@ -47,31 +48,20 @@ pub struct L1 {
     /// The opaque writes of all workers.
     pub opaque_writes: OpaqueWrites,
     pub(super) silence: Silence,
-    pub(super) node: Arc<Node>,
     pub(super) stats: Arc<Stats>,
     /// Commands that may change rights, counted when they are sent and when they are answered.
     rights: AtomicU64,
-    ears: Mutex<HashMap<Box<[u8]>, Arc<Ear>>>,
-    listening: AtomicUsize,
-    /// Who asks after the rights of users that may not ask themselves: the user of the upstream URL.
-    pub(super) steward: Option<Arc<Login>>,
-    pub(super) stewarded: Once,
-    pub(super) filled_for_others: Notify,
+    users: Mutex<HashMap<Box<[u8]>, Arc<User>>>,
+    /// The ears by node.
+    groups: Mutex<Vec<Arc<EarGroup>>>,
     /// Held by who looks at every entry.
     looking: tokio::sync::Mutex<()>,
     pub(super) control: Control,
 }
 
 impl L1 {
-    /// An empty L1 whose ears will listen to `node`, as tasks of `control`.
-    pub fn new(
-        terms: L1Terms,
-        node: Arc<Node>,
-        steward: Option<Arc<Login>>,
-        fleet: Option<Publisher>,
-        stats: Arc<Stats>,
-        control: Control,
-    ) -> Arc<Self> {
+    /// An empty L1 whose ears will be tasks of `control`.
+    pub fn new(terms: L1Terms, fleet: Option<Publisher>, stats: Arc<Stats>, control: Control) -> Arc<Self> {
         Arc::new(Self {
             stamps: Stamps::for_l1(terms.l1_size),
             store: Store::counted(terms.l1_size, Arc::clone(&stats.evictions)),
@@ -81,14 +71,10 @@ impl L1 {
             fleet,
             opaque_writes: OpaqueWrites::default(),
             silence: Silence::default(),
-            node,
             stats,
             rights: AtomicU64::new(0),
-            ears: Mutex::default(),
-            listening: AtomicUsize::new(0),
-            steward,
-            stewarded: Once::new(),
-            filled_for_others: Notify::new(),
+            users: Mutex::default(),
+            groups: Mutex::default(),
             looking: tokio::sync::Mutex::default(),
             control,
         })
@@ -99,39 +85,46 @@ impl L1 {
         self.terms.l1_size > 0
     }
 
-    /// Is this user from now on (empty: Redis's default user, unproved), and so has the user's ear, which connects when it is
-    /// first asked to fill. The ear stays for as long as the seat is held, and a little longer.
+    /// Is this user from now on (empty: Redis's default user, unproved). The user's ears stay for as long as the seat is held, and a
+    /// little longer.
     pub fn seat(&self, user: &[u8]) -> Seat {
-        let mut ears = self.lock();
-        if let Some(ear) = ears.get(user) {
-            return Seat::take(ear);
+        let mut users = self.lock();
+        if let Some(user) = users.get(user) {
+            return Seat::take(user);
         }
-        let ear = Ear::new(self.control.child_token());
-        ears.insert(user.into(), Arc::clone(&ear));
-        Seat::take(&ear)
+        let new = User::new(self.control.child_token());
+        users.insert(user.into(), Arc::clone(&new));
+        Seat::take(&new)
     }
 
-    /// Gives up the ears of users whom nobody has been for a while. To be called now and then.
+    /// The ear of a user at `node`, which connects when it is first asked to fill.
+    pub fn ear(&self, user: &User, node: &Arc<Node>) -> Arc<Ear> {
+        let mut groups = self.groups.lock().unwrap_or_else(PoisonError::into_inner);
+        let group = groups.iter().find(|group| Arc::ptr_eq(&group.node, node)).cloned().unwrap_or_else(|| {
+            let new = Arc::new(EarGroup::new(Arc::clone(node)));
+            groups.push(Arc::clone(&new));
+            new
+        });
+        drop(groups);
+        user.ear(&group)
+    }
+
+    /// The node has left the topology: so do all ears there, with what they filled.
+    pub fn leave(&self, node: &Arc<Node>) {
+        self.groups.lock().unwrap_or_else(PoisonError::into_inner).retain(|group| !Arc::ptr_eq(&group.node, node));
+        self.lock().values().for_each(|user| user.leave(node));
+    }
+
+    /// Gives up users whom nobody has been for a while. To be called now and then.
     pub fn reclaim(&self, now: Time) {
-        self.lock().retain(|user, ear| {
-            let used = ear.unused_for(now) < UNUSED;
+        self.lock().retain(|name, user| {
+            let used = user.unused_for(now) < UNUSED;
             if !used {
-                ear.end();
-                self.identities.forget(user);
+                user.end();
+                self.identities.forget(name);
             }
             used
         });
-    }
-
-    /// Counts one more user whose ear listens, if there may be one more.
-    pub(super) fn may_listen(&self) -> bool {
-        let most = self.terms.max_ears;
-        let count = |listening| (listening < most).then_some(listening + 1);
-        self.listening.fetch_update(Ordering::AcqRel, Ordering::Acquire, count).is_ok()
-    }
-
-    pub(super) fn listens_no_more(&self) {
-        self.listening.fetch_sub(1, Ordering::AcqRel);
     }
 
     /// How a write tells the fleet of itself, where it must.
@@ -150,7 +143,18 @@ impl L1 {
     /// All ears by the names of their users.
     pub fn ears(&self) -> Vec<(Box<[u8]>, Arc<Ear>)> {
         let name = |user: &[u8]| if user.is_empty() { (*b"default").into() } else { user.into() };
-        self.lock().iter().map(|(user, ear)| (name(user), Arc::clone(ear))).collect()
+        let users = self.lock();
+        users.iter().flat_map(|(user, of)| of.ears().into_iter().map(move |ear| (name(user), ear))).collect()
+    }
+
+    /// Those at one node.
+    pub(super) fn ears_at(&self, node: &Arc<Node>) -> Vec<(Box<[u8]>, Arc<Ear>)> {
+        self.ears().into_iter().filter(|(_, ear)| Arc::ptr_eq(ear.node(), node)).collect()
+    }
+
+    /// Shows `look` each ear there is. It must not ask for one.
+    fn each_ear(&self, mut look: impl FnMut(&Arc<Ear>)) {
+        self.lock().values().for_each(|user| user.each_ear(&mut look));
     }
 
     /// What is in L1 of any of `keys`, each given as an argument with its header. Looks at every entry there is, so it does
@@ -167,7 +171,7 @@ impl L1 {
         let found = if thread.is_ok() { answer.await.unwrap_or_default() } else { Vec::new() };
         let known = |(identity, command, tail): (Identity, u16, Box<[u8]>)| {
             let (user, db) = self.identities.of(identity)?;
-            let ear = Arc::clone(self.lock().get(&user)?);
+            let ear = self.lock().get(&user)?.ears().into_iter().next()?;
             Some(Kept { ear, db, identity, command, request: whole_request(by_id(command), &tail) })
         };
         found.into_iter().filter_map(known).collect()
@@ -175,11 +179,13 @@ impl L1 {
 
     /// Where the ears listen from, as Redis prints addresses.
     pub fn ear_addresses(&self) -> Vec<String> {
-        let address = |ear: &Arc<Ear>| match ear.state() {
-            EarState::Listening(address) => Some(address),
-            _ => None,
-        };
-        self.lock().values().filter_map(address).collect()
+        let mut addresses = Vec::new();
+        self.each_ear(|ear| {
+            if let EarState::Listening(address) = ear.state() {
+                addresses.push(address);
+            }
+        });
+        addresses
     }
 
     /// Opaque writes answered so far.
@@ -194,14 +200,19 @@ impl L1 {
 
     /// Whether an opaque write has to be followed by a [`fence`](Self::fence): some ear was asked to fill.
     pub fn must_fence(&self) -> bool {
-        self.lock().values().any(|ear| ear.has_filled())
+        self.lock().values().any(|user| {
+            let mut filled = false;
+            user.each_ear(|ear| filled |= ear.has_filled());
+            filled
+        })
     }
 
     /// Returns once everything that Redis had acknowledged before the call is applied to L1: after a fence on every ear that
     /// ever filled. An ear whose fence is not back when its lease ends has its epoch bumped instead, so this takes
     /// `max_staleness` at the longest. Cancel safe: a fence asked for stays harmless.
     pub async fn fence(&self) {
-        let ears: Vec<_> = self.lock().values().filter(|ear| ear.has_filled()).cloned().collect();
+        let mut ears = Vec::new();
+        self.each_ear(|ear| ears.extend(ear.has_filled().then(|| Arc::clone(ear))));
         let since = Time::now();
         let asked: Vec<_> = ears.iter().map(|ear| (ear, ear.fence(since))).collect();
         for (ear, fence) in asked {
@@ -224,7 +235,7 @@ impl L1 {
         self.bump(reason);
         if reason == EpochReason::Rights {
             // Users that were refused what an ear needs may now have it.
-            self.lock().values().for_each(|ear| ear.try_again());
+            self.each_ear(|ear| ear.try_again());
         }
     }
 
@@ -254,12 +265,12 @@ impl L1 {
 
     /// No ear vouches for anything until its next fence is back.
     pub(super) fn end_leases(&self) {
-        self.lock().values().for_each(|ear| ear.freshness.end());
+        self.each_ear(|ear| ear.freshness.end());
     }
 
     /// Has every ear that has filled ask Redis at once whether it hears.
     pub(super) fn nudge(&self) {
-        self.lock().values().for_each(|ear| ear.nudge());
+        self.each_ear(|ear| ear.nudge());
     }
 
     /// Whether L1 would answer `query` for a session of this ear's user.
@@ -268,12 +279,12 @@ impl L1 {
     }
 
     fn bump(&self, reason: EpochReason) {
-        self.lock().values().for_each(|ear| ear.freshness.bump());
+        self.each_ear(|ear| ear.freshness.bump());
         self.stats.epoch(reason);
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<Box<[u8]>, Arc<Ear>>> {
-        self.ears.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, HashMap<Box<[u8]>, Arc<User>>> {
+        self.users.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -332,17 +343,14 @@ impl Forget for L1 {
 mod tests {
     use super::super::terms::Means;
     use super::*;
-    use crate::config::Node as Endpoint;
 
     #[tokio::test]
     async fn a_swap_of_databases_ends_the_joining_of_flights() {
-        let endpoint = Endpoint::Tcp { host: "127.0.0.1".into(), port: 1 };
-        let node = Arc::new(Node::new(endpoint, 1, Duration::from_secs(1)));
         let second = Duration::from_secs(1);
         let (max_staleness, acl_recheck) = (second, second);
         let means = Means::Tracking;
         let terms = L1Terms { max_staleness, acl_recheck, max_value: 1, l1_size: 0, means, max_ears: 1 };
-        let l1 = L1::new(terms, node, None, None, Arc::new(Stats::default()), Control::here());
+        let l1 = L1::new(terms, None, Arc::new(Stats::default()), Control::here());
         let before = l1.opaque();
         l1.forget_all(EpochReason::SwapDb);
         assert_ne!(l1.opaque(), before, "what left before reads in a database that has another name now");

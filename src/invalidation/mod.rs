@@ -18,9 +18,10 @@ mod opaque;
 mod publish;
 mod silence;
 mod terms;
+mod user;
 
 pub use change::Change;
-pub use ear::{Ear, EarState, Fill, Seat};
+pub use ear::{Ear, EarState, Fill};
 pub use forget::{Forget, Heard};
 pub use l1::{Kept, L1};
 pub use notice::{Notice, Notices};
@@ -28,3 +29,4 @@ pub use opaque::OpaqueWrites;
 pub use publish::{Debt, Fleet, News, Publisher};
 pub use silence::{Pause, Silence};
 pub use terms::{L1Terms, Means};
+pub use user::{Seat, User};

@@ -9,6 +9,7 @@ use std::borrow::Cow;
 use std::cell::Cell;
 use std::iter;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::oneshot;
@@ -279,7 +280,11 @@ impl Caller {
         {
             return Ok(Rc::clone(track));
         }
-        let track = worker.front().track(&self.who, self.resp, self.scripts, now)?;
+        let station = worker.front();
+        if !Arc::ptr_eq(self.who.ear.node(), &station.node) {
+            self.who = self.who.moved(&station); // another node serves by now: nothing that was filled from the last counts
+        }
+        let track = station.track(&self.who, self.resp, self.scripts, now)?;
         self.came = self.replies.last_answer();
         self.track = Some(Rc::clone(&track));
         Ok(track)

@@ -14,7 +14,7 @@ use super::lanes::CHECK;
 use super::station::Station;
 use super::who::Who;
 use crate::clock::Time;
-use crate::invalidation::Ear;
+use crate::invalidation::User;
 use crate::resp::Resp;
 use crate::upstream::{Lane, Login, Target};
 
@@ -51,8 +51,8 @@ pub(super) struct Pool {
     /// Whose they are.
     pub(super) login: Option<Arc<Login>>,
     pub(super) spares: Vec<Spare>,
-    /// The user's ear, which knows whether there are several sessions.
-    pub(super) ear: Option<Arc<Ear>>,
+    /// The user, of whom there may be several sessions.
+    pub(super) of: Option<Arc<User>>,
     lent: usize,
     /// How often in a row [`Station::sweep`] found it short.
     short: u32,
@@ -79,7 +79,7 @@ impl Pool {
     /// How many there are to be: a second one where there are sessions that may need one at once, and their login may be refused
     /// by then.
     fn wanted(&self) -> usize {
-        if self.login.is_some() && self.ear.as_ref().is_some_and(|ear| ear.is_shared()) { 2 } else { 1 }
+        if self.login.is_some() && self.of.as_ref().is_some_and(|user| user.is_shared()) { 2 } else { 1 }
     }
 
     /// Whether one should be made.
@@ -125,7 +125,7 @@ impl Station {
     /// Keeps one private connection ready for each user, so that borrowing one costs no round trip, and so that Redis has
     /// one to end should it delete the user.
     pub fn warm(self: &Rc<Self>, who: &Rc<Who>, now: Time) {
-        self.pools.borrow_mut().entry(who.user().to_vec()).or_default().ear = Some(Arc::clone(&who.ear));
+        self.pools.borrow_mut().entry(who.user().to_vec()).or_default().of = Some(Arc::clone(who.seat.user()));
         self.warm_up(who.user(), who.credentials(), (who.db, self.entrants(who)), now);
     }
 

@@ -114,8 +114,8 @@ pub(super) mod tests {
         let second = Duration::from_secs(1);
         let (max_value, l1_size, means, max_ears) = (1, 0, Means::Tracking, 1);
         let terms = L1Terms { max_staleness: second, acl_recheck: second, max_value, l1_size, means, max_ears };
-        let (node, stats) = (Arc::clone(topology.borrow().front()), Arc::default());
-        let l1 = L1::new(terms, node, None, None, Arc::clone(&stats), Control::here());
+        let stats = Arc::default();
+        let l1 = L1::new(terms, None, Arc::clone(&stats), Control::here());
         Arc::new(Shared {
             config: Config::default(),
             topology,

@@ -6,6 +6,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use super::proof::Share;
+use super::station::Station;
 use crate::cache::{Identity, Query};
 use crate::command::Spec;
 use crate::invalidation::{Ear, L1, Seat};
@@ -24,52 +25,57 @@ pub struct Who {
     pub entrant: Option<Arc<Login>>,
     /// The number of user and database.
     pub identity: Identity,
-    /// The user's ear.
+    /// The user's ear at the node that serves the session.
     pub ear: Arc<Ear>,
-    _seat: Seat,
+    pub(super) seat: Seat,
 }
 
 impl Who {
     /// The identity of a login, none or one that the configuration gives, in database `db`.
-    pub fn new(l1: &L1, login: Option<Arc<Login>>, db: u32) -> Rc<Self> {
-        let who = Self::make(l1, login, None, (db, None));
+    pub fn new(at: &Station, login: Option<Arc<Login>>, db: u32) -> Rc<Self> {
+        let who = Self::make(at, login, None, (db, None));
         if let Some(login) = &who.login {
-            who.ear.trust(login);
+            who.seat.user().trust(login);
         }
         Rc::new(who)
     }
 
     /// The identity of a login that a client has just proved, in the database where it was `before`.
-    pub fn proved(l1: &L1, proof: Rc<Share>, before: &Self) -> Rc<Self> {
+    pub fn proved(at: &Station, proof: Rc<Share>, before: &Self) -> Rc<Self> {
         let place = (before.db, before.entrant.clone());
-        let who = Self::make(l1, Some(Arc::clone(proof.login())), Some(proof), place);
+        let who = Self::make(at, Some(Arc::clone(proof.login())), Some(proof), place);
         if let Some(login) = &who.login {
-            who.ear.trust(login);
+            who.seat.user().trust(login);
         }
         Rc::new(who)
     }
 
     /// The same user in another database.
-    pub fn in_db(&self, l1: &L1, db: u32) -> Rc<Self> {
-        Rc::new(Self::make(l1, self.login.clone(), self.proof.clone(), (db, self.credentials())))
+    pub fn in_db(&self, at: &Station, db: u32) -> Rc<Self> {
+        Rc::new(Self::make(at, self.login.clone(), self.proof.clone(), (db, self.credentials())))
+    }
+
+    /// The same at another node.
+    pub(super) fn moved(&self, at: &Station) -> Rc<Self> {
+        Rc::new(Self::make(at, self.login.clone(), self.proof.clone(), (self.db, self.entrant.clone())))
     }
 
     fn make(
-        l1: &L1,
+        at: &Station,
         login: Option<Arc<Login>>,
         proof: Option<Rc<Share>>,
         (db, entrant): (u32, Option<Arc<Login>>),
     ) -> Self {
         let user = login.as_ref().map_or(&b""[..], |login| &login.user);
-        let seat = l1.seat(user);
-        let identity = l1.identities.intern(user, db);
-        Self { identity, ear: Arc::clone(seat.ear()), _seat: seat, login, proof, db, entrant }
+        let l1 = &at.shared.l1;
+        let (seat, identity) = (l1.seat(user), l1.identities.intern(user, db));
+        Self { identity, ear: l1.ear(seat.user(), &at.node), seat, login, proof, db, entrant }
     }
 
     /// What connections for this session are made with. A user has one set of rights however it was proved, and passwords
     /// change while sessions stay: so it is the newest login that anybody proved.
     pub fn credentials(&self) -> Option<Arc<Login>> {
-        self.login.as_ref().map(|own| self.ear.login().unwrap_or_else(|| Arc::clone(own)))
+        self.login.as_ref().map(|own| self.seat.user().login().unwrap_or_else(|| Arc::clone(own)))
     }
 
     /// The user's name; empty for Redis's default user, unproved.

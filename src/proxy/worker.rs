@@ -99,6 +99,7 @@ impl Worker {
         let left: Vec<_> = left.collect();
         *self.map.borrow_mut() = Map { topology, stations };
         for station in left {
+            self.shared.l1.leave(&station.node);
             station.leave(|_| true);
             station.close();
         }
@@ -121,8 +122,9 @@ impl Worker {
 
     /// Sends a command of crema's own as the user of the upstream URL; `work` takes its reply.
     pub fn ask(self: &Rc<Self>, command: &[u8], work: Work, now: Time) {
-        let who = Who::new(&self.shared.l1, self.shared.login.clone(), self.shared.config.upstream.db);
-        if let Ok(track) = self.front().track(&who, Resp::V2, false, now) {
+        let front = self.front();
+        let who = Who::new(&front, self.shared.login.clone(), self.shared.config.upstream.db);
+        if let Ok(track) = front.track(&who, Resp::V2, false, now) {
             track.send(command, Pending::own(self, work), now);
         }
     }
@@ -220,8 +222,8 @@ mod tests {
             let (one, other) = (node(), node());
             let topologies = watch::Sender::new(Arc::new(Topology::single(Arc::clone(&one))));
             let worker = Worker::new(shared(topologies.subscribe()), Arc::default());
-            let who = Who::new(&worker.shared.l1, None, 0);
             let first = worker.front();
+            let who = Who::new(&first, None, 0);
             assert!(Arc::ptr_eq(&first.node, &one));
             let track = first.track(&who, Resp::V2, false, Time::now()).expect("a lane that is being made");
             assert!(track.lane.is_open());
@@ -230,10 +232,13 @@ mod tests {
             worker.adopt(same);
             assert!(Rc::ptr_eq(&worker.front(), &first), "a node that stays keeps its station");
 
-            let moved = Arc::new(topologies.borrow().moved_to(Arc::clone(&other)));
+            topologies.send_modify(|topology| *topology = Arc::new(topology.moved_to(Arc::clone(&other))));
+            let moved = Arc::clone(&topologies.borrow());
             worker.adopt(moved);
             assert!(Arc::ptr_eq(&worker.front().node, &other));
             assert!(!track.lane.is_open(), "nothing more is sent to a node that left");
+            assert!(Arc::ptr_eq(who.ear.node(), &one));
+            assert!(Arc::ptr_eq(who.moved(&worker.front()).ear.node(), &other));
 
             drop(first);
             worker.close();

@@ -48,7 +48,7 @@ impl Session {
             }
         }
         self.admission = Admission::Open;
-        let who = Who::new(&shared.l1, login, self.caller.who.db);
+        let who = Who::new(&self.worker.front(), login, self.caller.who.db);
         self.caller.become_(who, self.caller.resp);
         Ok(Ok(()))
     }

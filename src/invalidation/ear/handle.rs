@@ -2,21 +2,23 @@
 //!
 //! Waits for nothing. `task` takes what was asked for and does it.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::{Notify, mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
+use super::super::user::NewestLogin;
 use super::fences::FenceTimes;
 use super::fill::{Backlog, Fill};
+use super::group::EarGroup;
 use super::rights::Rights;
 use crate::cache::Freshness;
 use crate::clock::Time;
 use crate::command::Caching;
 use crate::metrics::{DropReason, Refusal};
-use crate::upstream::Login;
+use crate::upstream::Node;
 
 /// Fills that may wait for the ear; more are dropped and counted.
 const INBOX: usize = 4096;
@@ -24,8 +26,11 @@ const INBOX: usize = 4096;
 const HELD: usize = 16 << 20;
 /// Fences that may be asked for and not yet sent: each worker asks for one at a time.
 const FENCES: usize = 1024;
-/// A user's ear, as the workers see it.
+
+/// A user's ear at one node, as the workers see it.
 pub struct Ear {
+    /// Where it listens, with others.
+    pub(in super::super) group: Arc<EarGroup>,
     /// The epoch and the lease that every hit of the user checks.
     pub freshness: Freshness,
     pub(super) fence_times: FenceTimes,
@@ -33,42 +38,17 @@ pub struct Ear {
     /// Whether the server gives hash fields times to live, as far as it was asked.
     field_ttls: AtomicBool,
     pub(super) reconnects: AtomicU64,
-    /// What the last client that was this user proved: with it connections of this user are made.
-    login: Mutex<Option<Arc<Login>>>,
+    /// With what it connects.
+    pub(in super::super) login: Arc<NewestLogin>,
     pub(super) rights: Rights,
     state: Mutex<EarState>,
     pub(super) refused: AtomicBool,
     pub(super) retry: Notify,
     pub(super) stop: CancellationToken,
-    /// Sessions that are this user, and when the last one left, in nanoseconds of [`Time`].
-    seats: AtomicUsize,
-    left: AtomicU64,
     fills: mpsc::Sender<Fill>,
     backlog: Arc<Backlog>,
     fences: mpsc::Sender<Fence>,
     inbox: Mutex<Option<Inbox>>,
-}
-
-/// Held by whoever is a user, so that the user's ear stays.
-pub struct Seat(Arc<Ear>);
-
-impl Seat {
-    pub(in super::super) fn take(ear: &Arc<Ear>) -> Self {
-        ear.seats.fetch_add(1, Ordering::AcqRel);
-        Self(Arc::clone(ear))
-    }
-
-    /// The user's ear.
-    pub fn ear(&self) -> &Arc<Ear> {
-        &self.0
-    }
-}
-
-impl Drop for Seat {
-    fn drop(&mut self) {
-        self.0.left.store(Time::now().as_nanos(), Ordering::Relaxed);
-        self.0.seats.fetch_sub(1, Ordering::AcqRel);
-    }
 }
 
 /// What an ear is doing, for people.
@@ -98,28 +78,32 @@ pub(super) struct Inbox {
 }
 
 impl Ear {
-    pub(in super::super) fn new(stop: CancellationToken) -> Arc<Self> {
+    pub(in super::super) fn new(group: Arc<EarGroup>, login: Arc<NewestLogin>, stop: CancellationToken) -> Arc<Self> {
         let (fills, fill_inbox) = mpsc::channel(INBOX);
         let (fences, fence_inbox) = mpsc::channel(FENCES);
         Arc::new(Self {
+            group,
             freshness: Freshness::new(),
             fence_times: FenceTimes::default(),
             filled: AtomicBool::new(false),
             field_ttls: AtomicBool::new(false),
             reconnects: AtomicU64::new(0),
-            login: Mutex::default(),
+            login,
             rights: Rights::default(),
             state: Mutex::new(EarState::Idle),
             refused: AtomicBool::new(false),
             retry: Notify::new(),
             stop,
-            seats: AtomicUsize::new(0),
-            left: AtomicU64::new(0),
             fills,
             backlog: Backlog::new(HELD),
             fences,
             inbox: Mutex::new(Some(Inbox { fills: fill_inbox, fences: fence_inbox })),
         })
+    }
+
+    /// The node on which it reads, and of whose changes it hears.
+    pub fn node(&self) -> &Arc<Node> {
+        &self.group.node
     }
 
     /// What the ear is doing.
@@ -132,37 +116,18 @@ impl Ear {
         self.reconnects.load(Ordering::Relaxed)
     }
 
-    /// A client proved this login, or the configuration gives it: connections of this user are made with it from now on.
-    pub fn trust(&self, login: &Arc<Login>) {
-        let before = self.login.lock().unwrap_or_else(PoisonError::into_inner).replace(Arc::clone(login));
+    /// The user's login was proved, and `is_new` or is the one that was known: a user that Redis refused may be accepted by now.
+    pub(in super::super) fn note_login(&self, is_new: bool) {
         // A right that the user lacks comes with no login.
-        let news = before.as_ref() != Some(login) || self.state() == EarState::Refused(Refusal::Login);
+        let news = is_new || self.state() == EarState::Refused(Refusal::Login);
         if self.refused.load(Ordering::Acquire) && news {
             self.try_again();
         }
     }
 
-    /// What connections of this user are to be made with: the newest login that was proved, for passwords change.
-    pub fn login(&self) -> Option<Arc<Login>> {
-        self.login.lock().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
     /// Rights may have changed: a user that was refused is tried again at once.
     pub(in super::super) fn try_again(&self) {
         self.retry.notify_one();
-    }
-
-    /// How long nobody has been this user.
-    pub(in super::super) fn unused_for(&self, now: Time) -> Duration {
-        if self.seats.load(Ordering::Acquire) > 0 {
-            return Duration::ZERO;
-        }
-        now.saturating_since(Time::from_nanos(self.left.load(Ordering::Relaxed)))
-    }
-
-    /// Whether more than one session is this user.
-    pub fn is_shared(&self) -> bool {
-        self.seats.load(Ordering::Relaxed) > 1
     }
 
     /// Nobody is this user any more: the ear ends, and with it everything that it filled.
@@ -244,10 +209,13 @@ mod tests {
 
     use super::*;
     use crate::cache::{Identities, Query, Stamps};
+    use crate::config::Node as Endpoint;
     use crate::resp::{Request, encode};
 
     fn ear() -> Arc<Ear> {
-        Ear::new(CancellationToken::new())
+        let endpoint = Endpoint::Tcp { host: "127.0.0.1".into(), port: 1 };
+        let group = Arc::new(EarGroup::new(Arc::new(Node::new(endpoint, 1, Duration::from_secs(1)))));
+        Ear::new(group, Arc::default(), CancellationToken::new())
     }
 
     fn fill_of(bytes: usize) -> Fill {
@@ -287,34 +255,20 @@ mod tests {
     }
 
     #[test]
-    fn an_ear_stays_while_somebody_is_its_user() {
-        let ear = ear();
-        let (one, two) = (Seat::take(&ear), Seat::take(&ear));
-        assert!(ear.is_shared());
-        drop(one);
-        assert!(!ear.is_shared());
-        assert_eq!(ear.unused_for(Time::NEVER), Duration::ZERO);
-        drop(two);
-        assert!(ear.unused_for(Time::NEVER) > Duration::ZERO);
-    }
-
-    #[test]
     fn a_newly_proved_login_has_a_refused_ear_try_again_and_a_known_one_does_not() {
         let ear = ear();
-        let login = |password: &[u8]| Arc::new(Login { user: (*b"u").into(), password: password.into() });
         let tries = |ear: &Ear| {
             let mut told = pin!(ear.retry.notified());
             told.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_ready()
         };
-        ear.trust(&login(b"a"));
         ear.refused.store(true, Ordering::Release);
         ear.set_state(EarState::Refused(Refusal::Pttl));
-        ear.trust(&login(b"a"));
+        ear.note_login(false);
         assert!(!tries(&ear), "a right that the user lacks comes with no login");
-        ear.trust(&login(b"b"));
+        ear.note_login(true);
         assert!(tries(&ear));
         ear.set_state(EarState::Refused(Refusal::Login));
-        ear.trust(&login(b"b"));
+        ear.note_login(false);
         assert!(tries(&ear), "it may be accepted by now");
     }
 }

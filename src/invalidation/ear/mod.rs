@@ -18,6 +18,7 @@ mod features;
 mod fences;
 mod fill;
 mod frames;
+mod group;
 mod handle;
 mod protocol;
 mod push;
@@ -29,7 +30,8 @@ mod unannounced;
 
 pub use fences::FenceTimes;
 pub use fill::Fill;
-pub use handle::{Ear, EarState, Seat};
+pub use group::EarGroup;
+pub use handle::{Ear, EarState};
 pub use protocol::{Effect, Ending, Protocol, Surroundings};
 pub use rights::Rights;
 pub use touch::{HitKeys, TouchBatch};

@@ -10,6 +10,7 @@ use tokio::time::{sleep, timeout};
 use tracing::{debug, warn};
 
 use super::super::l1::L1;
+use super::group::EarGroup;
 use super::handle::Ear;
 use crate::clock::Time;
 use crate::error::Error;
@@ -18,28 +19,28 @@ use crate::resp::{Resp, encode};
 use crate::upstream::{Backoff, Connection, Target, connect, read_reply};
 
 impl L1 {
-    /// Has the steward ask from now on.
-    pub(super) fn start_steward(self: &Arc<Self>) {
-        self.stewarded.call_once(|| {
-            let l1 = Arc::clone(self);
-            self.control.spawn(ask_on(l1));
+    /// Has the steward ask from now on at the node of `group`.
+    pub(super) fn start_steward(self: &Arc<Self>, group: &Arc<EarGroup>) {
+        group.stewarded.call_once(|| {
+            let (l1, group) = (Arc::clone(self), Arc::clone(group));
+            self.control.spawn(ask_on(l1, group));
         });
     }
 }
 
 /// Never returns.
-async fn ask_on(l1: Arc<L1>) {
+async fn ask_on(l1: Arc<L1>, group: Arc<EarGroup>) {
     let mut backoff = Backoff::default();
     let mut told = false;
     loop {
-        let Err(error) = ask(&l1, &mut backoff).await;
+        let Err(error) = ask(&l1, &group, &mut backoff).await;
         if std::mem::replace(&mut told, true) {
             debug!(%error, "still cannot ask after the rights of users who may not ask themselves");
         } else {
             warn!(%error, "cannot ask after the rights of users who may not ask themselves");
         }
         if matches!(error, Error::Refused { .. } | Error::LoginRefused { .. }) && !error.is_passing() {
-            for (_, ear) in l1.ears() {
+            for (_, ear) in l1.ears_at(&group.node) {
                 act(&l1, &ear, ear.rights.lose_steward());
             }
         }
@@ -47,15 +48,15 @@ async fn ask_on(l1: Arc<L1>) {
     }
 }
 
-async fn ask(l1: &L1, backoff: &mut Backoff) -> Result<Infallible, Error> {
-    let node = Arc::clone(&l1.node);
+async fn ask(l1: &L1, group: &EarGroup, backoff: &mut Backoff) -> Result<Infallible, Error> {
+    let node = &group.node;
     let target =
-        Target { node: Arc::clone(&node), login: l1.steward.clone(), db: 0, resp: Resp::V3, name: "crema-rights" };
+        Target { node: Arc::clone(node), login: node.login.clone(), db: 0, resp: Resp::V3, name: "crema-rights" };
     let Connection { mut socket, permit: _permit, .. } = connect(&target).await?;
     let lost = |why: &str| Error::Lost { node: Arc::clone(&node.address), why: why.into() };
     let mut buffer = Vec::new();
     loop {
-        for (user, ear) in l1.ears() {
+        for (user, ear) in l1.ears_at(node) {
             let asked = Time::now();
             if !ear.rights.wants_steward(asked, l1.terms.acl_recheck / 2) {
                 continue;
@@ -72,7 +73,7 @@ async fn ask(l1: &L1, backoff: &mut Backoff) -> Result<Infallible, Error> {
             act(l1, &ear, ear.rights.hear_from_steward(&reply, asked));
         }
         // Early where something was filled.
-        let _ = timeout(l1.terms.acl_recheck / 4, l1.filled_for_others.notified()).await;
+        let _ = timeout(l1.terms.acl_recheck / 4, group.rights_due.notified()).await;
     }
 }
 

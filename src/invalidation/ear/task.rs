@@ -24,7 +24,7 @@ use crate::clock::Time;
 use crate::error::Error;
 use crate::metrics::{DropReason, Refusal};
 use crate::resp::Resp;
-use crate::upstream::{ANOTHER, Backoff, Connection, Target, connect};
+use crate::upstream::{ANOTHER, Backoff, Connection, Node, Target, connect};
 
 /// A user that may not do what an ear needs is tried again after this long, or when an ACL command goes through this
 /// process: rights can change.
@@ -43,7 +43,7 @@ impl L1 {
             return Err(DropReason::Refused);
         }
         if !ear.has_filled() {
-            let begun = ear.begin(|| self.may_listen()).map_err(|NoEar| DropReason::NoEar)?;
+            let begun = ear.begin(|| ear.group.join(self.terms.max_ears)).map_err(|NoEar| DropReason::NoEar)?;
             if let Some(inbox) = begun {
                 self.start_ear(ear, inbox);
             }
@@ -55,7 +55,7 @@ impl L1 {
         let (ear, l1) = (Arc::clone(ear), Arc::clone(self));
         self.control.spawn(async move {
             ear.stop.run_until_cancelled(listen(&ear, &l1, inbox)).await;
-            l1.listens_no_more();
+            ear.group.leave();
         });
     }
 }
@@ -73,7 +73,7 @@ async fn listen(ear: &Ear, l1: &Arc<L1>, mut inbox: Inbox) {
     let mut backoff = Backoff::default();
     loop {
         let target =
-            Target { node: Arc::clone(&l1.node), login: ear.login(), db: 0, resp: Resp::V3, name: "crema-ear" };
+            Target { node: Arc::clone(ear.node()), login: ear.login.get(), db: 0, resp: Resp::V3, name: "crema-ear" };
         let outage = match connect(&target).await {
             Ok(connection) => {
                 ear.set_state(EarState::Listening(connection.socket.local()));
@@ -127,7 +127,7 @@ fn note_outage(outage: Outage, (ear, l1): (&Ear, &L1), target: &Target, backoff:
             ear.set_state(EarState::Refused(refusal));
             ear.refused.store(true, Ordering::Release);
             // Somebody may have proved a newer password meanwhile, and found nobody to tell.
-            if ear.login() == target.login { REFUSED } else { Duration::ZERO }
+            if ear.login.get() == target.login { REFUSED } else { Duration::ZERO }
         }
     }
 }
@@ -140,12 +140,12 @@ fn surroundings<'a>(ear: &'a Ear, l1: &'a L1) -> Surroundings<'a> {
         arrivals: &l1.arrivals,
         opaque_writes: &l1.opaque_writes,
         silence: &l1.silence,
-        generation: &l1.node.generation,
+        generation: &ear.node().generation,
         stats: &l1.stats,
         freshness: &ear.freshness,
         fence_times: &ear.fence_times,
         rights: &ear.rights,
-        patience: l1.node.handshake_timeout,
+        patience: ear.node().handshake_timeout,
     }
 }
 
@@ -162,7 +162,7 @@ async fn run(
     let (mut input, mut out) = (Vec::new(), Vec::new());
     let mut collecting = None;
     let (mut alarm, mut deadline) = (pin!(sleep(Duration::ZERO)), Time::ZERO);
-    let lost = |why: &str| Outage::Lost(Error::Lost { node: Arc::clone(&l1.node.address), why: why.into() });
+    let lost = |why: &str| Outage::Lost(Error::Lost { node: Arc::clone(&ear.node().address), why: why.into() });
     loop {
         protocol.take_unsent(&mut out);
         if protocol.deadline() != deadline {
@@ -172,7 +172,7 @@ async fn run(
         let went = tokio::select! {
             read = read.read_buf(&mut input) => match read {
                 Ok(0) => return lost("closed by the upstream"),
-                Ok(_) => receive(protocol, &mut input, l1, backoff),
+                Ok(_) => receive(protocol, &mut input, ear.node(), backoff),
                 Err(error) => return lost(&error.to_string()),
             },
             written = write.write(&out), if !out.is_empty() => match written {
@@ -198,14 +198,14 @@ async fn run(
             }
             () = &mut alarm => {
                 deadline = Time::ZERO; // it is to be set anew
-                protocol.wake(Time::now(), l1.node.last_heard())
+                protocol.wake(Time::now(), ear.node().last_heard())
             }
         };
         for effect in protocol.effects() {
             act(effect, (ear, l1), &mut collecting);
         }
         if let Err(ending) = went {
-            return outage(ending, l1);
+            return outage(ending, ear.node());
         }
     }
 }
@@ -213,12 +213,12 @@ async fn run(
 fn receive<W>(
     protocol: &mut Protocol<'_, W>,
     input: &mut Vec<u8>,
-    l1: &L1,
+    node: &Node,
     backoff: &mut Backoff,
 ) -> Result<(), Ending> {
     let now = Time::now();
     if !protocol.is_turned() {
-        l1.node.heard(now);
+        node.heard(now);
     }
     protocol.receive(input, now)?;
     if protocol.is_told() {
@@ -242,9 +242,9 @@ fn act(effect: Effect<oneshot::Sender<()>>, (ear, l1): (&Ear, &Arc<L1>), collect
         Effect::Fenced(waiter) => drop(waiter.send(())), // who asked may have left
         Effect::FieldTtls(known) => ear.set_field_ttls(known),
         Effect::Collect(keys) => *collecting = Some(collect(keys, l1)),
-        Effect::AskSteward => l1.start_steward(),
-        Effect::RightsDue => l1.filled_for_others.notify_one(),
-        Effect::Doubt => l1.node.generation.doubt(),
+        Effect::AskSteward => l1.start_steward(&ear.group),
+        Effect::RightsDue => ear.group.rights_due.notify_one(),
+        Effect::Doubt => ear.node().generation.doubt(),
     }
 }
 
@@ -256,8 +256,8 @@ fn collect(keys: HitKeys, l1: &Arc<L1>) -> oneshot::Receiver<Vec<TouchBatch>> {
     collected
 }
 
-fn outage(ending: Ending, l1: &L1) -> Outage {
-    let node = Arc::clone(&l1.node.address);
+fn outage(ending: Ending, node: &Node) -> Outage {
+    let node = Arc::clone(&node.address);
     match ending {
         Ending::Broken(why) => Outage::Lost(Error::Lost { node, why: why.into() }),
         Ending::Turned => Outage::Lost(Error::Lost { node, why: ANOTHER.into() }),
