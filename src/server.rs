@@ -302,25 +302,26 @@ fn tcp(address: SocketAddr) -> io::Result<TcpListener> {
 }
 
 /// Accepts until `stop`. While the upstream is away, and clients are to see that, it is closed, so that they are refused as by a
-/// Redis that is down. Cancel safe.
+/// Redis that is down; one that is back at once is waited for. Cancel safe.
 pub async fn accept(mut listener: Listener, doors: Arc<Doors>, stop: CancellationToken) {
     let mut presence = doors.shared.front().presence.follow();
     let refuses = doors.shared.config.upstream_down == UpstreamDown::Close;
     let accepting = async {
         loop {
-            if refuses {
-                // Who connects before anything is known waits for a moment.
-                let _ = presence.wait_for(|known| *known != Presence::Unknown).await;
-            }
-            let away = async {
-                if !refuses || presence.wait_for(|known| *known == Presence::Away).await.is_err() {
+            let trouble = async {
+                if !refuses || presence.wait_for(|known| *known != Presence::There).await.is_err() {
                     pending::<()>().await;
                 }
             };
             tokio::select! {
                 biased;
-                () = away => {}
+                () = trouble => {}
                 () = welcome_all(&listener, &doors) => {}
+            }
+            // Who connects before it is known whether the upstream is away waits for a moment.
+            let known = presence.wait_for(|known| matches!(known, Presence::There | Presence::Away)).await;
+            if known.is_ok_and(|known| *known == Presence::There) {
+                continue;
             }
             let closed = listener.close();
             info!("the upstream is away: new clients are refused at {} until it is back", closed.listen);
@@ -379,7 +380,7 @@ fn work(
                 () = ends.notified() => sessions.end(),
                 _ = pulse.tick() => worker.feel(Time::now()),
                 _ = second.tick() => worker.sweep(Time::now()),
-                away = left(&mut presence), if closes => if away { sessions.cut() },
+                gone = left(&mut presence), if closes => if gone { sessions.cut() },
                 Ok(()) = topology.changed() => worker.adopt(Arc::clone(&topology.borrow_and_update())),
             }
         }
@@ -395,10 +396,10 @@ fn work(
     });
 }
 
-/// Whether what has become known of the upstream is that it is away. Cancel safe.
+/// Whether what has become known of the upstream is that it takes no connections. Cancel safe.
 async fn left(presence: &mut watch::Receiver<Presence>) -> bool {
     match presence.changed().await {
-        Ok(()) => *presence.borrow_and_update() == Presence::Away,
+        Ok(()) => matches!(*presence.borrow_and_update(), Presence::Missed | Presence::Away),
         Err(_) => pending().await,
     }
 }

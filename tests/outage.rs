@@ -9,7 +9,7 @@ use std::io::{ErrorKind, Read, Write};
 use std::net::Shutdown;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use common::link::Way;
 use common::{AT_LAST, Client, Crema, Link, Redis, Value, bulk, eventually, int, ok, pack, simple};
@@ -260,4 +260,69 @@ fn a_link_that_is_cut_closes_nobody_and_one_that_is_down_refuses() {
     eventually("new clients are refused", || Client::try_connect(crema.addr()).is_err());
     link.up();
     eventually("clients are let in", || Client::try_connect(crema.addr()).is_ok());
+}
+
+/// Who comes in the first moment waits with his command: a Redis that is back at once was away for nobody who came meanwhile.
+#[test]
+fn who_comes_in_the_first_moment_of_an_outage_waits_for_what_becomes_of_it() {
+    let redis = Redis::start();
+    let link = Link::to(redis.addr());
+    let crema = Crema::over(link.addr()).start();
+    if crema.is_direct() {
+        return;
+    }
+    // The moment is short, and the machine may stand still for longer.
+    let is_served = |round| {
+        eventually("clients are let in", || {
+            let answer = Client::try_connect(crema.addr()).and_then(|mut client| client.try_cmd(&["SET", "k", "v"]));
+            answer.is_ok_and(|answer| answer == ok())
+        });
+        let mut witness = crema.client();
+        assert_eq!(witness.cmd(&["SET", "k", "v"]), ok());
+        std::thread::sleep(Duration::from_millis(100)); // what was just seen to be there is not doubted
+        link.down();
+        witness.send_cmd(&["INCR", "n"]);
+        assert_eq!(witness.rest().expect("an end"), b"", "round {round}");
+        std::thread::sleep(Duration::from_millis(20)); // until it is known that no one is there
+        let Ok(mut client) = Client::try_connect(crema.addr()) else { return false };
+        client.send_cmd(&["INCR", "n"]);
+        std::thread::sleep(Duration::from_millis(10)); // long enough for one who is not waited with to be told
+        link.up();
+        client.try_value().is_ok_and(|answer| !answer.is_error())
+    };
+    assert!((0..40).any(is_served), "in none of forty outages of 30 ms");
+    // Where it is not back, nobody waits for long.
+    link.down();
+    eventually("new clients are refused", || Client::try_connect(crema.addr()).is_err());
+}
+
+/// The ear, which tries at longer and longer intervals, does not sleep on when Redis is back.
+#[test]
+fn l1_takes_part_at_once_after_a_long_outage() {
+    let redis = Redis::start();
+    let link = Link::to(redis.addr());
+    let crema = Crema::over(link.addr()).log("crema=debug").start();
+    if crema.is_direct() {
+        return;
+    }
+    let pauses = || {
+        crema
+            .log()
+            .lines()
+            .filter(|line| line.contains("the invalidation connection is tried again") && line.contains("wait=1."))
+            .count()
+    };
+    crema.warm(&["GET", "k"]);
+    // It pauses for a second or more each time; a machine that stands still may need as long for the rest.
+    let is_prompt = |_| {
+        let before = pauses();
+        link.down();
+        eventually("its pauses are long", || pauses() > before);
+        link.up();
+        let back = Instant::now();
+        eventually("clients are let in", || Client::try_connect(crema.addr()).is_ok());
+        crema.warm(&["GET", "k"]);
+        back.elapsed() < Duration::from_millis(700)
+    };
+    assert!((0..4).any(is_prompt), "not once in four outages");
 }

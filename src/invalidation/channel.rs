@@ -70,9 +70,10 @@ pub async fn listen(
     let channel = config.channel.as_str();
     let upstream = &*config.node.address;
     let keep_listening = async {
-        let mut backoff = Backoff::default();
+        let (mut backoff, mut returns) = (Backoff::default(), config.node.presence.returns());
         let mut told = false;
         loop {
+            returns.tries();
             // What was published while no link was up is lost, for Pub/Sub keeps nothing: that databases were swapped, of which
             // Redis tells nobody, or that the table behind a cached page has changed. So everything is forgotten.
             let mut since = None;
@@ -92,7 +93,10 @@ pub async fn listen(
             } else {
                 debug!(channel, upstream, %lost, "still not listening to the fleet's channel");
             }
-            sleep(backoff.wait()).await;
+            tokio::select! {
+                () = sleep(backoff.wait()) => {}
+                () = returns.back() => backoff.reset(),
+            }
         }
     };
     stop.run_until_cancelled(keep_listening).await;

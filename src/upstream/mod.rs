@@ -29,7 +29,7 @@ pub use connect::{Connection, adapt, connect, connect_by, connect_unproved, read
 pub use generation::Generation;
 pub use lane::Lane;
 pub use pipeline::{ANOTHER, Mode, STALL};
-pub use presence::{Presence, State, keep_watch};
+pub use presence::{Presence, Returns, State, keep_watch};
 pub use signs::{Service, Signs};
 pub use topology::Topology;
 pub use waiter::{OutOfBand, Waiter};

@@ -2,24 +2,33 @@
 //!
 //! One task, [`keep_watch`], finds out: it tries when somebody has had trouble with the node ([`Presence::doubt`]), and while the node
 //! is away again and again, at a bounded rate, so that nobody else need try. Who accepts a connection and is silent is there:
-//! paused or busy, or of a silent link, which is told otherwise. Followed by `server`, which refuses clients meanwhile.
+//! paused or busy, or of a silent link, which is told otherwise. Followed by `server`, which refuses clients meanwhile, and by those
+//! who keep a connection of their own ([`Returns`]).
 
+use std::future::pending;
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
+use rand::Rng;
 use tokio::io::AsyncWriteExt;
 use tokio::sync::{Notify, watch};
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
+use super::Node;
 use super::connect::{dial, read_reply};
-use super::{Backoff, Node};
 use crate::clock::Time;
 use crate::error::is_about_us;
 use crate::resp::encode;
 
-/// The pauses between two tries: a server that is back at once is not missed for long, one that stays away is not knocked up.
-const PAUSES: [Duration; 2] = [Duration::from_millis(10), Duration::from_millis(100)];
+/// The shortest and the longest pause between two tries. A tenth of the time that the node has been away lies between: one that is
+/// back is not missed for longer than it was away, one that stays away is not knocked up.
+const PAUSES: [Duration; 2] = [Duration::from_millis(5), Duration::from_millis(100)];
+/// A node that takes no connection for so long is away. One that is back sooner was missed, and clients wait for it. Short, for
+/// who has waited in vain loses what it sent meanwhile, and would have kept it had it been refused.
+const HOLD: Duration = Duration::from_millis(50);
+/// A node that was found there is not doubted for so long.
+const REST: Duration = Duration::from_millis(20);
 /// So many connections in a row must end at once before the node is held to be away: the first may have been one of those that
 /// somebody cut.
 const ENDS: u32 = 3;
@@ -33,7 +42,9 @@ pub enum State {
     Unknown,
     /// The node accepts connections.
     There,
-    /// It does not.
+    /// It takes none, since a moment. It may be back in another.
+    Missed,
+    /// It has not for some time.
     Away,
 }
 
@@ -61,39 +72,75 @@ impl Presence {
         self.state.subscribe()
     }
 
+    /// For who makes a connection anew whenever it is lost.
+    pub fn returns(&self) -> Returns {
+        Returns { state: self.follow(), was_there: false }
+    }
+
     fn set(&self, state: State) {
         self.state.send_if_modified(|known| std::mem::replace(known, state) != state);
+    }
+}
+
+/// Tells who has failed to connect when it is worth another try, whatever their backoff says.
+#[derive(Debug)]
+pub struct Returns {
+    state: watch::Receiver<State>,
+    was_there: bool,
+}
+
+impl Returns {
+    /// A try begins.
+    pub fn tries(&mut self) {
+        self.was_there = *self.state.borrow_and_update() == State::There;
+    }
+
+    /// Waits until the node is there, having been away since the last try began. Cancel safe.
+    pub async fn back(&mut self) {
+        let state = &mut self.state;
+        if self.was_there && state.wait_for(|known| *known != State::There).await.is_err()
+            || state.wait_for(|known| *known == State::There).await.is_err()
+        {
+            pending::<()>().await;
+        }
     }
 }
 
 /// Finds out whether the node is there; never returns. One task a node runs this. Cancel safe.
 pub async fn keep_watch(node: Arc<Node>) {
     let presence = &node.presence;
-    let mut ended = 0;
-    let mut backoff = Backoff::between(PAUSES[0], PAUSES[1]);
+    let (mut ended, mut missed) = (0, None);
     loop {
-        let began = Time::now();
-        let probe = probe(&node).await;
-        ended = if matches!(probe, Err(Failure::Ended)) { ended + 1 } else { 0 };
-        let state = match probe {
-            Ok(()) => Some(State::There),
-            // Where others hear it, it is there, whatever keeps it from taking another connection.
-            Err(Failure::Refused(error)) if is_about_us(&error) || node.last_heard() > began => Some(State::There),
-            Err(Failure::Ended) if node.last_heard() > began => Some(State::There),
-            Err(Failure::Ended) if ended < ENDS => None,
-            Err(_) => Some(State::Away),
-        };
-        if let Some(state) = state {
-            presence.set(state);
-        }
-        if state == Some(State::There) {
-            backoff.reset();
-            sleep(PAUSES[1]).await; // however many doubt it
-            presence.doubted.notified().await;
-        } else {
-            sleep(backoff.wait()).await;
+        let (began, since) = (Time::now(), Instant::now());
+        match probe(&node).await {
+            Err(failure) if !shows_presence(&failure, &node, began) => {
+                ended = if matches!(failure, Failure::Ended) { ended + 1 } else { 0 };
+                let away = missed.get_or_insert(since).elapsed();
+                let sure = !(1..ENDS).contains(&ended);
+                if sure {
+                    presence.set(if away >= HOLD { State::Away } else { State::Missed });
+                }
+                sleep(pause(away)).await;
+            }
+            _ => {
+                (ended, missed) = (0, None);
+                presence.set(State::There);
+                sleep(REST).await; // however many doubt it
+                presence.doubted.notified().await;
+            }
         }
     }
+}
+
+/// Before the next try to reach a node that has been away for so long.
+fn pause(away: Duration) -> Duration {
+    (away / 10).clamp(PAUSES[0], PAUSES[1]).mul_f64(rand::rng().random_range(0.5..=1.0))
+}
+
+/// Whether a node that failed so, in a try begun then, is there for all that.
+fn shows_presence(failure: &Failure, node: &Node, began: Time) -> bool {
+    // Where others hear it, it is there, whatever keeps it from taking another connection.
+    node.last_heard() > began || matches!(failure, Failure::Refused(error) if is_about_us(error))
 }
 
 /// Why a probe got no answer.
@@ -121,4 +168,52 @@ async fn probe(node: &Node) -> Result<(), Failure> {
         node.heard(Time::now());
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::pin::pin;
+    use std::task::{Context, Poll, Waker};
+
+    use super::*;
+
+    fn is_ready(future: impl Future) -> bool {
+        matches!(pin!(future).poll(&mut Context::from_waker(Waker::noop())), Poll::Ready(_))
+    }
+
+    #[test]
+    fn who_has_failed_is_told_when_the_node_is_back_and_not_that_it_was_there_all_the_time() {
+        let presence = Presence::default();
+        let mut returns = presence.returns();
+        for away in [State::Unknown, State::Missed, State::Away] {
+            presence.set(away);
+            returns.tries();
+            assert!(!is_ready(returns.back()), "{away:?}");
+            presence.set(State::There);
+            assert!(is_ready(returns.back()), "{away:?}");
+        }
+        // A try that fails though the node is there is left to the backoff.
+        returns.tries();
+        assert!(!is_ready(returns.back()));
+        presence.set(State::Missed);
+        assert!(!is_ready(returns.back()));
+        presence.set(State::Away);
+        assert!(!is_ready(returns.back()));
+        presence.set(State::There);
+        assert!(is_ready(returns.back()));
+        // It came back between the failure and the question.
+        presence.set(State::Away);
+        returns.tries();
+        presence.set(State::There);
+        assert!(is_ready(returns.back()));
+    }
+
+    #[test]
+    fn a_node_is_tried_after_a_tenth_of_the_time_that_it_was_away() {
+        for (away, most) in [(0, 5), (50, 5), (400, 40), (1_000, 100), (60_000, 100)] {
+            let pause = pause(Duration::from_millis(away));
+            let most = Duration::from_millis(most);
+            assert!((most / 2..=most).contains(&pause), "{pause:?} after {away} ms");
+        }
+    }
 }

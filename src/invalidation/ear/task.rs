@@ -70,8 +70,9 @@ enum Outage {
 
 /// Never returns.
 async fn listen(ear: &Ear, l1: &Arc<L1>, mut inbox: Inbox) {
-    let mut backoff = Backoff::default();
+    let (mut backoff, mut returns) = (Backoff::default(), ear.node().presence.returns());
     loop {
+        returns.tries();
         let target =
             Target { node: Arc::clone(ear.node()), login: ear.login.get(), db: 0, resp: Resp::V3, name: "crema-ear" };
         let outage = match connect(&target).await {
@@ -103,6 +104,7 @@ async fn listen(ear: &Ear, l1: &Arc<L1>, mut inbox: Inbox) {
         };
         tokio::select! {
             () = sleep(wait) => {}
+            () = returns.back() => backoff.reset(),
             () = ear.retry.notified() => {}
             () = drain => {}
         }
