@@ -36,8 +36,6 @@ use crate::metrics::Outcome;
 use crate::resp::{Request, Resp, encode};
 use crate::upstream::Lane;
 
-/// How much later than a command another connection is asked, to see whether it is passed by.
-const MOMENT: Duration = Duration::from_millis(100);
 /// A hit may wait for a fence for so long, or for twice of what Redis would take: the next ones are the quicker for it.
 const WORTH: Duration = Duration::from_millis(5);
 /// No read takes less at Redis.
@@ -303,19 +301,22 @@ impl Caller {
         }
     }
 
-    /// Returns when what was sent so far on a private connection would be answered unless Redis has it wait: a moment later
-    /// something was asked on another connection, and that is answered, or cannot be asked.
-    pub fn overtaken(&self, worker: &Rc<Worker>) -> impl Future<Output = ()> + use<> {
+    /// Returns when what was sent so far on a private connection would be answered unless Redis has it wait: a `moment` later
+    /// something was asked on another connection, and once more when that was answered, for Redis looks at all connections in one
+    /// turn, in any order. Or that cannot be asked.
+    pub fn overtaken(&self, worker: &Rc<Worker>, moment: Duration) -> impl Future<Output = ()> + use<> {
         let (worker, who, resp) = (Rc::clone(worker), Rc::clone(&self.who), self.resp);
         async move {
-            sleep(MOMENT).await;
-            let (told, reply) = oneshot::channel();
             let mut question = Vec::new();
             encode::own_command(&mut question, &[b"PING"]);
-            let now = Time::now();
-            let Ok(track) = worker.front().track(&who, resp, false, now) else { return };
-            track.send(&question, Pending::own(&worker, Work::Capture(Vec::new(), told)), now);
-            let _ = reply.await; // where it is lost, so is the other connection
+            sleep(moment).await;
+            for _ in 0..2 {
+                let (told, reply) = oneshot::channel();
+                let now = Time::now();
+                let Ok(track) = worker.front().track(&who, resp, false, now) else { return };
+                track.send(&question, Pending::own(&worker, Work::Capture(Vec::new(), told)), now);
+                let _ = reply.await; // where it is lost, so is the other connection
+            }
         }
     }
 

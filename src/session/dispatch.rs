@@ -168,6 +168,7 @@ impl Session {
         if let Some(lent) = self.link.conn() {
             lent.tell(&[b"PING"], now);
         }
+        self.note_wait();
         self.send(&lane, spec, request, now);
         Ok(())
     }

@@ -4,9 +4,10 @@
 //! the old state for the new one. What must be done for a change (lend a connection, wait for answers, send something) is done
 //! by `pinned`; `C` is the private connection, of which nothing is known here but that the link holds it.
 
+use std::collections::VecDeque;
 use std::mem;
 
-use crate::proxy::Transaction;
+use crate::proxy::{Place, Transaction};
 
 /// What a session's commands go on.
 #[derive(Debug, Default)]
@@ -72,6 +73,8 @@ struct Private<C> {
     watching: bool,
     /// Bytes of the request under way that were sent ahead of the rest.
     ahead: usize,
+    /// The places of commands that Redis has wait unless it can answer them at once; some may have been answered.
+    waits: VecDeque<Place>,
 }
 
 /// A transaction that the client has begun and not ended.
@@ -105,7 +108,7 @@ pub(super) enum BeforeLogin {
 
 impl<C> Private<C> {
     fn new(conn: C) -> Self {
-        Self { conn, open: None, watching: false, ahead: 0 }
+        Self { conn, open: None, watching: false, ahead: 0, waits: VecDeque::new() }
     }
 
     /// Nothing on it is under way that another command could disturb.
@@ -231,6 +234,11 @@ impl<C> Link<C> {
         self.own().map_or(0, |own| own.ahead)
     }
 
+    /// The command at `place` is one that Redis has wait unless it can answer it at once.
+    pub(super) fn waits_at(&self, place: Place) -> bool {
+        self.own().is_some_and(|own| own.waits.contains(&place))
+    }
+
     /// What is to be done before user or version of its session change.
     pub(super) fn before_login(&self) -> BeforeLogin {
         match self {
@@ -347,6 +355,14 @@ impl<C> Link<C> {
             self.renew();
         }
         ahead > 0
+    }
+
+    /// A command that Redis may have wait is sent at `place`; all before `head` are answered.
+    pub(super) fn note_wait(&mut self, place: Place, head: Place) {
+        if let Some(own) = self.own_mut() {
+            own.waits.retain(|&wait| wait >= head);
+            own.waits.push_back(place);
+        }
     }
 
     fn bind(&mut self) {
@@ -618,6 +634,20 @@ mod tests {
             link.send_ahead(5);
         });
         assert!(link.end_ahead() && link.is_bound(), "the transaction goes on");
+    }
+
+    #[test]
+    fn it_is_known_which_commands_wait() {
+        let mut link = kept(Stay::Home);
+        link.note_wait(3, 3);
+        link.note_wait(5, 3);
+        assert_eq!([2, 3, 4, 5].map(|place| link.waits_at(place)), [false, true, false, true]);
+        link.keep(Stay::Tainted);
+        link.note_wait(8, 4);
+        assert_eq!([3, 5, 8].map(|place| link.waits_at(place)), [false, true, true], "what is answered is forgotten");
+        let mut link = Numbered::Shared;
+        link.note_wait(0, 0);
+        assert!(!link.waits_at(0));
     }
 
     #[test]

@@ -131,6 +131,15 @@ enum Answers {
     Skip,
 }
 
+/// A command that Redis may have put to wait.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Wait {
+    /// Since when its reply has been awaited.
+    since: Time,
+    /// It is known for that: Redis answers it at once, or has it wait.
+    sure: bool,
+}
+
 /// A session at one moment, as it decides on a command.
 struct Moment<'a> {
     session: &'a Session,
@@ -317,11 +326,11 @@ impl Session {
             || self.caller.must_wait(now)
     }
 
-    /// Since when its connection has awaited the reply to a command that Redis may have put to wait: a client that leaves
-    /// ends that wait.
-    fn waits_since(&self, now: Time) -> Option<Time> {
+    /// The command that its connection awaits the reply to, if Redis may have put it to wait: a client that leaves ends that.
+    fn awaited(&self, now: Time) -> Option<Wait> {
         let lent = self.link.conn()?;
-        lent.lane().waits_since(self.worker.shared.l1.is_paused(now))
+        let since = lent.lane().waits_since(self.worker.shared.l1.is_paused(now))?;
+        Some(Wait { since, sure: self.link.waits_at(self.caller.replies.head()) })
     }
 
     /// Passes on to Redis that the client has closed its side, behind all that it sent.

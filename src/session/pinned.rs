@@ -140,6 +140,12 @@ impl Session {
         Ok(lane)
     }
 
+    /// What is sent next over the private connection is a command that Redis has wait unless it can answer it at once.
+    pub(super) fn note_wait(&mut self) {
+        let replies = &self.caller.replies;
+        self.link.note_wait(replies.next(), replies.head());
+    }
+
     /// Sends a command over the private connection.
     pub(super) fn send(&mut self, lane: &OwnLane, spec: &Spec, request: Request<'_>, now: Time) {
         let l1 = &self.worker.shared.l1;
@@ -194,6 +200,9 @@ impl Session {
             _ if !queued && spec.blocking(request) => self.keep(line, Stay::Home).await?,
             _ => self.borrow(line).await?,
         };
+        if !queued && spec.blocking(request) {
+            self.note_wait();
+        }
         if self.link.free_home().is_some() && !self.crowded && spec.keeps(request) {
             self.call_at_home(line, &lane, spec, request).await;
         } else {

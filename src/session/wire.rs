@@ -11,7 +11,7 @@ use tokio::time::{Sleep, sleep, timeout};
 use tokio_util::io::poll_read_buf;
 use tracing::{debug, info, warn};
 
-use super::{Close, End, Session};
+use super::{Close, End, Session, Wait};
 use crate::clock::Time;
 use crate::net::Socket;
 use crate::net::buffer;
@@ -23,8 +23,14 @@ const READ: usize = 16 << 10;
 const AHEAD: usize = 64 << 10;
 /// A client that has not taken a byte of what waits for it for so long is not merely slow.
 const UNREAD: Duration = Duration::from_millis(100);
-/// A command of a client that has left may take so long before it is taken for one that Redis has wait.
+/// A command of a client that has left may take so long before it is taken for one that Redis has wait,
 const AT_ONCE: Duration = Duration::from_millis(50);
+/// and so long if it is known for that.
+const AT_ONCE_IF_SURE: Duration = Duration::from_millis(1);
+/// How much later than a command another connection is asked, to see whether it is passed by,
+const MOMENT: Duration = Duration::from_millis(100);
+/// and how much if it is known to wait.
+const MOMENT_IF_SURE: Duration = Duration::from_millis(1);
 /// How often it is looked whether a client has left of whom no more can be read.
 const LOOK: Duration = Duration::from_millis(100);
 /// How long a client that is being closed may take nothing of what is left for it.
@@ -74,9 +80,9 @@ pub(super) struct Line {
     doubt: Option<Doubt>,
 }
 
-/// A question whether Redis has the command wait that has awaited its reply since then.
+/// A question whether Redis has this command wait.
 struct Doubt {
-    since: Time,
+    of: Wait,
     over: Pin<Box<dyn Future<Output = ()>>>,
 }
 
@@ -249,12 +255,13 @@ impl Wire {
 /// write it might not write to the end.
 fn poll_leave(cx: &mut Context<'_>, session: &Session, timer: &mut Option<Pin<Box<Sleep>>>) {
     let now = Time::now();
-    let Some(since) = session.waits_since(now) else { return };
-    let waited = now.saturating_since(since);
-    if waited >= AT_ONCE {
+    let Some(wait) = session.awaited(now) else { return };
+    let waited = now.saturating_since(wait.since);
+    let at_once = if wait.sure { AT_ONCE_IF_SURE } else { AT_ONCE };
+    if waited >= at_once {
         return session.leave(now);
     }
-    let timer = timer.insert(Box::pin(sleep(AT_ONCE.saturating_sub(waited))));
+    let timer = timer.insert(Box::pin(sleep(at_once.saturating_sub(waited))));
     if timer.as_mut().poll(cx).is_ready() {
         cx.waker().wake_by_ref();
     }
@@ -294,14 +301,16 @@ impl Line {
     /// Ready once the client has left and Redis has its command wait, so that nothing behind that is carried out. A reply can
     /// be under way still: what is asked later on another connection is answered first.
     fn poll_abandoned(&mut self, cx: &mut Context<'_>, session: &Session) -> Poll<()> {
-        let Some(since) = session.waits_since(Time::now()) else {
+        let Some(wait) = session.awaited(Time::now()) else {
             self.doubt = None;
             return Poll::Pending;
         };
         ready!(self.poll_left(cx));
-        let doubt = self.doubt.take_if(|doubt| doubt.since == since);
-        let mut doubt =
-            doubt.unwrap_or_else(|| Doubt { since, over: Box::pin(session.caller.overtaken(&session.worker)) });
+        let doubt = self.doubt.take_if(|doubt| doubt.of == wait);
+        let mut doubt = doubt.unwrap_or_else(|| {
+            let moment = if wait.sure { MOMENT_IF_SURE } else { MOMENT };
+            Doubt { of: wait, over: Box::pin(session.caller.overtaken(&session.worker, moment)) }
+        });
         let over = doubt.over.as_mut().poll(cx);
         self.doubt = Some(doubt);
         over
