@@ -29,7 +29,7 @@ use crate::config::{Auth, Coherence, Config};
 use crate::control::Control;
 use crate::error::Error;
 use crate::invalidation::channel::{self, ChannelConfig};
-use crate::invalidation::{Fleet, Heard, L1, L1Terms, Means, Notices, Publisher};
+use crate::invalidation::{CoherenceMode, Fleet, Heard, L1, L1Terms, Notices, Publisher};
 use crate::log;
 use crate::metrics::Metrics;
 use crate::proxy::{Clients, Gate, Shared};
@@ -37,7 +37,7 @@ use crate::resp::Limits;
 use crate::server::{Listener, Workers, accept};
 use crate::upstream::{Login, Node, Topology, keep_watch};
 
-use lookout::{Found, Lookout};
+use lookout::Lookout;
 use signals::Signals;
 
 /// The tasks beside the workers may take so long to end.
@@ -197,7 +197,7 @@ impl App {
         let (terms, stats) = (terms(&config, &origin_id), Arc::clone(&metrics.stats));
         let l1 = L1::new(terms, fleet, stats, control.clone());
         tell_turns(&node, &l1);
-        let lookout = Lookout::new(node, l1.notices().is_some());
+        let lookout = Lookout::new(node, l1.mode().writes_tell());
         let shared = Arc::new(Shared {
             config,
             topology: topology.subscribe(),
@@ -231,21 +231,13 @@ impl App {
     fn watch_over(self: &Arc<Self>, control: &Control) {
         control.spawn(keep_watch(self.front()));
         let app = Arc::clone(self);
-        control.spawn(async move { app.lookout.watch(|found| app.heed(found)).await });
+        control.spawn(async move {
+            app.lookout.watch(|limit| app.shared.longest_argument.store(limit, Ordering::Relaxed)).await;
+        });
         control.spawn(Arc::clone(self).keep_house());
-        if self.shared.config.channel.enabled && self.shared.l1.notices().is_none() {
+        if self.shared.config.channel.enabled && !self.shared.l1.mode().writes_tell() {
             let app = Arc::clone(self);
             control.spawn_ending(|stop| async move { app.listen(stop).await });
-        }
-    }
-
-    /// Goes by what a look at the upstream found.
-    fn heed(&self, found: Found) {
-        if let Some(limit) = found.longest_argument {
-            self.shared.longest_argument.store(limit, Ordering::Relaxed);
-        }
-        if let (Some(full), Some(notices)) = (found.is_full, self.shared.l1.notices()) {
-            notices.set_full(full);
         }
     }
 
@@ -288,12 +280,14 @@ fn terms(config: &Config, origin_id: &str) -> L1Terms {
         acl_recheck: config.acl_recheck,
         max_value: config.largest_value(),
         l1_size: config.l1_size,
-        means: match &config.coherence {
-            Coherence::Tracking => Means::Tracking,
+        mode: match &config.coherence {
+            Coherence::Tracking => CoherenceMode::Tracking,
             Coherence::Broadcast(prefixes) => {
-                Means::Broadcast(prefixes.iter().map(|prefix| prefix.as_bytes().into()).collect())
+                CoherenceMode::Broadcast(prefixes.iter().map(|prefix| prefix.as_bytes().into()).collect())
             }
-            Coherence::Channel => Means::Channel(Notices::new(config.channel.name.clone(), origin_id.to_owned())),
+            Coherence::Channel => {
+                CoherenceMode::Channel(Notices::new(config.channel.name.clone(), origin_id.to_owned()))
+            }
         },
         max_ears: (config.max_upstream / 4).max(1),
     }

@@ -29,17 +29,8 @@ pub(super) struct Lookout {
     known: Mutex<Result<String, String>>,
 }
 
-/// What a look found of which crema takes notice; none where it may not be asked for.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Found {
-    /// The server's `proto-max-bulk-len`.
-    pub(super) longest_argument: Option<u64>,
-    /// Whether it has no memory left.
-    pub(super) is_full: Option<bool>,
-}
-
 /// The connection kept for looking, and what the server calls itself.
-struct Kept {
+struct Looking {
     connection: Connection,
     server: String,
 }
@@ -54,8 +45,8 @@ impl Lookout {
         self.known.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Looks once a second, and tells what was found; never returns. Cancel safe.
-    pub(super) async fn watch(&self, found: impl Fn(Found)) {
+    /// Looks once a second, and tells the server's `proto-max-bulk-len` where it may be asked for; never returns. Cancel safe.
+    pub(super) async fn watch(&self, longest_argument: impl Fn(u64)) {
         let mut second = interval(Duration::from_secs(1));
         second.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut kept = None;
@@ -74,7 +65,7 @@ impl Lookout {
                 kept = None;
             }
             let within = self.node.connect_timeout + PROMPT;
-            let state = if let Ok(state) = timeout(within, self.look(&mut kept, &found)).await {
+            let state = if let Ok(state) = timeout(within, self.look(&mut kept, &longest_argument)).await {
                 silent = None;
                 state
             } else {
@@ -91,7 +82,7 @@ impl Lookout {
     }
 
     /// One look: what the server calls itself, or what is wrong.
-    async fn look(&self, kept: &mut Option<Kept>, found: &impl Fn(Found)) -> Result<String, String> {
+    async fn look(&self, kept: &mut Option<Looking>, longest_argument: &impl Fn(u64)) -> Result<String, String> {
         let service = self.node.signs.service();
         // A connection made before may lead to another server, or nowhere; and one that lies silent says nothing of others.
         let mut looking = kept.take().filter(|_| service == Service::Good);
@@ -109,37 +100,33 @@ impl Lookout {
             *kept = Some(looking);
             return Err(format!("the upstream answers {}", String::from_utf8_lossy(&reply).trim()));
         }
-        found(self.find(&mut looking).await);
+        if let Ok(reply) = self.ask(&mut looking, &[b"CONFIG", b"GET", b"proto-max-bulk-len"]).await {
+            last_number(&reply).into_iter().for_each(longest_argument);
+        }
+        if self.asks_memory
+            && let Ok(full) = self.is_full(&mut looking).await
+        {
+            self.node.signs.set_full(full);
+        }
         let state = self.judge(&mut looking, service).await;
         *kept = Some(looking);
         state
     }
 
-    async fn answers(&self, known: &mut Kept) -> bool {
+    async fn answers(&self, known: &mut Looking) -> bool {
         matches!(timeout(PROMPT, self.ask(known, &[b"PING"])).await, Ok(Ok(_)))
     }
 
-    async fn connect(&self) -> Result<Kept, Error> {
+    async fn connect(&self) -> Result<Looking, Error> {
         let (node, login) = (Arc::clone(&self.node), self.node.login.clone());
         let connection = connect(&Target { node, login, db: 0, resp: Resp::V2, name: "crema-check" }).await?;
-        let mut made = Kept { connection, server: String::new() };
+        let mut made = Looking { connection, server: String::new() };
         made.server = name(&self.ask(&mut made, &[b"INFO", b"server"]).await?);
         Ok(made)
     }
 
-    async fn find(&self, looking: &mut Kept) -> Found {
-        let mut found = Found::default();
-        if let Ok(reply) = self.ask(looking, &[b"CONFIG", b"GET", b"proto-max-bulk-len"]).await {
-            found.longest_argument = last_number(&reply);
-        }
-        if self.asks_memory {
-            found.is_full = self.is_full(looking).await.ok();
-        }
-        found
-    }
-
     /// Whether it serves clients, of which it was seen that it did not where `service` is not good.
-    async fn judge(&self, looking: &mut Kept, service: Service) -> Result<String, String> {
+    async fn judge(&self, looking: &mut Looking, service: Service) -> Result<String, String> {
         match service {
             Service::Good => Ok(looking.server.clone()),
             // Whoever is there now answers. That it takes writes it has to say.
@@ -157,14 +144,14 @@ impl Lookout {
     }
 
     /// Whether the upstream has no memory left: then it puts nothing into a transaction, not even a PING.
-    async fn is_full(&self, looking: &mut Kept) -> Result<bool, Error> {
+    async fn is_full(&self, looking: &mut Looking) -> Result<bool, Error> {
         self.ask(looking, &[b"MULTI"]).await?;
         let queued = self.ask(looking, &[b"PING"]).await?;
         self.ask(looking, &[b"DISCARD"]).await?;
         Ok(queued.starts_with(b"-OOM"))
     }
 
-    async fn ask(&self, looking: &mut Kept, command: &[&[u8]]) -> Result<Vec<u8>, Error> {
+    async fn ask(&self, looking: &mut Looking, command: &[&[u8]]) -> Result<Vec<u8>, Error> {
         let (node, socket) = (&self.node, &mut looking.connection.socket);
         let mut request = Vec::new();
         encode::own_command(&mut request, command);

@@ -54,7 +54,7 @@ impl Change {
             self.pause = self.alters.pause.map(|span| l1.pause(Time::now().plus(span)));
         }
         // Where writes are told in one step with themselves, so was this.
-        let owed = !refused && self.alters.keys && l1.notices().is_none();
+        let owed = !refused && self.alters.keys && !l1.mode().writes_tell();
         let debt = owed.then(|| l1.fleet.as_ref().map(Publisher::owe)).flatten();
         self.end(&l1);
         debt

@@ -14,7 +14,7 @@ use tokio::time::timeout;
 
 use super::ear::{Ear, EarGroup, EarState};
 use super::forget::Forget;
-use super::notice::Notices;
+use super::mode::CoherenceMode;
 use super::opaque::OpaqueWrites;
 use super::publish::Publisher;
 use super::silence::{Pause, Silence};
@@ -127,9 +127,9 @@ impl L1 {
         });
     }
 
-    /// How a write tells the fleet of itself, where it must.
-    pub fn notices(&self) -> Option<&Notices> {
-        self.terms.notices()
+    /// By what means it hears of changes.
+    pub fn mode(&self) -> &CoherenceMode {
+        &self.terms.mode
     }
 
     /// A write may have been done of which nobody tells: the fleet is to forget everything, and here it is forgotten at once.
@@ -341,15 +341,14 @@ impl Forget for L1 {
 
 #[cfg(test)]
 mod tests {
-    use super::super::terms::Means;
     use super::*;
 
     #[tokio::test]
     async fn a_swap_of_databases_ends_the_joining_of_flights() {
         let second = Duration::from_secs(1);
         let (max_staleness, acl_recheck) = (second, second);
-        let means = Means::Tracking;
-        let terms = L1Terms { max_staleness, acl_recheck, max_value: 1, l1_size: 0, means, max_ears: 1 };
+        let mode = CoherenceMode::Tracking;
+        let terms = L1Terms { max_staleness, acl_recheck, max_value: 1, l1_size: 0, mode, max_ears: 1 };
         let l1 = L1::new(terms, None, Arc::new(Stats::default()), Control::here());
         let before = l1.opaque();
         l1.forget_all(EpochReason::SwapDb);

@@ -5,8 +5,6 @@
 //! it. `proxy` puts the two together; here is only what is said. Unlike `publish`, which tells applications once a write
 //! is done, it says nothing that multi-tier-cache understands, for that deletes in Redis what it hears removed.
 
-use std::sync::atomic::{AtomicBool, Ordering};
-
 use super::message::{Bytes, Envelope, MAX_PAYLOAD, Message};
 use crate::command::{Effect, Spec};
 use crate::resp::{Request, encode};
@@ -16,7 +14,6 @@ use crate::resp::{Request, encode};
 pub struct Notices {
     channel: String,
     origin_id: String,
-    full: AtomicBool,
 }
 
 /// What one write changes, as far as it names that.
@@ -31,17 +28,7 @@ pub struct Notice {
 impl Notices {
     /// On this channel, in the name of this process.
     pub fn new(channel: String, origin_id: String) -> Self {
-        Self { channel, origin_id, full: AtomicBool::new(false) }
-    }
-
-    /// Whether Redis has no memory left, as far as is known: then it queues nothing.
-    pub fn is_full(&self) -> bool {
-        self.full.load(Ordering::Relaxed)
-    }
-
-    /// It has none left, or has some again.
-    pub fn set_full(&self, full: bool) {
-        self.full.store(full, Ordering::Relaxed);
+        Self { channel, origin_id }
     }
 
     /// The channel's name.

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::notice::Notices;
+use super::mode::CoherenceMode;
 
 /// What the ears must know of the configuration.
 #[derive(Debug)]
@@ -16,33 +16,14 @@ pub struct L1Terms {
     /// Memory for L1 in bytes; 0: there is none.
     pub l1_size: u64,
     /// By what means L1 hears of changes.
-    pub means: Means,
+    pub mode: CoherenceMode,
     /// Users that may have an ear at once; the reads of others are not kept.
     pub max_ears: usize,
-}
-
-/// By what means L1 hears of changes.
-#[derive(Debug)]
-pub enum Means {
-    /// Redis tells of changes to what was read.
-    Tracking,
-    /// Redis tells of changes to all keys with these prefixes; none: to all keys.
-    Broadcast(Vec<Box<[u8]>>),
-    /// Those who write tell of it, with notices on the fleet's channel.
-    Channel(Notices),
 }
 
 impl L1Terms {
     /// How often an ear looks after what is due.
     pub(super) fn round(&self) -> Duration {
         self.max_staleness.min(self.acl_recheck) / 4
-    }
-
-    /// How a write tells the fleet of itself, where it must.
-    pub fn notices(&self) -> Option<&Notices> {
-        match &self.means {
-            Means::Channel(notices) => Some(notices),
-            Means::Tracking | Means::Broadcast(_) => None,
-        }
     }
 }

@@ -251,10 +251,10 @@ impl Caller {
         let outcome = if spec.effect == Effect::Opaque { Outcome::Opaque } else { Outcome::Write };
         let tally = Tally::new(spec, outcome);
         let guard = WriteGuard::begin(worker, spec, request);
-        if l1.notices().is_none() {
+        if !l1.mode().writes_tell() {
             return self.send(worker, request.raw(), (place, tally), Work::Write(guard), now);
         }
-        let (command, work) = notify(l1, guard, NoticeForm::of(l1, spec, request), request.raw());
+        let (command, work) = notify(l1, guard, NoticeForm::of(worker, spec, request), request.raw());
         self.send(worker, &command, (place, tally), work, now);
     }
 
@@ -350,7 +350,7 @@ impl Caller {
             Effect::None => None,
         };
         let (marks, extra, kind) = match role {
-            Role::Alone => (marks, None, NoticeForm::of(&worker.shared.l1, spec, request)),
+            Role::Alone => (marks, None, NoticeForm::of(worker, spec, request)),
             Role::Apart | Role::Queued => (marks, None, NoticeForm::Pair),
             Role::Exec(extra) => (marks, extra, NoticeForm::Exec),
         };

@@ -183,7 +183,7 @@ impl Pending {
                 // MULTI was refused: it has been done at once, and there will be no EXEC to tell of it.
                 let l1 = &self.worker.shared.l1;
                 let alone = guard.queued && kind != b'-' && !bytes.starts_with(QUEUED);
-                if alone && (guard.secret || l1.notices().is_some()) {
+                if alone && (guard.secret || l1.mode().writes_tell()) {
                     l1.owe_all();
                 }
                 written(&self.worker, self.recipient.as_ref(), guard, kind);
@@ -221,8 +221,8 @@ impl Pending {
             if replies.untold {
                 l1.owe_all();
             }
-            if let (true, Some(notices)) = (replies.full, l1.notices()) {
-                notices.set_full(true);
+            if replies.full {
+                self.worker.front().node.signs.set_full(true);
             }
             recipient.append(b"", end);
             if let Some(FirstByte { kind, early: true }) = replies.begun

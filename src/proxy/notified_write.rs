@@ -12,6 +12,7 @@
 use std::borrow::Cow;
 
 use super::in_flight::Work;
+use super::worker::Worker;
 use super::write_guard::WriteGuard;
 use crate::command::Spec;
 use crate::invalidation::L1;
@@ -42,11 +43,9 @@ enum Part {
 
 impl NoticeForm {
     /// How this write goes where nothing else is under way on its connection.
-    pub(super) fn of(l1: &L1, spec: &Spec, request: Request<'_>) -> Self {
-        match l1.notices() {
-            Some(notices) if spec.fits_transaction(request, notices.is_full()) => NoticeForm::Whole,
-            _ => NoticeForm::Pair,
-        }
+    pub(super) fn of(worker: &Worker, spec: &Spec, request: Request<'_>) -> Self {
+        let fits = || spec.fits_transaction(request, worker.front().node.signs.is_full());
+        if worker.shared.l1.mode().writes_tell() && fits() { NoticeForm::Whole } else { NoticeForm::Pair }
     }
 
     const fn parts(self) -> &'static [Part] {
@@ -60,7 +59,7 @@ impl NoticeForm {
 
 /// What is sent for the write `command`, and what awaits its reply.
 pub(super) fn notify<'a>(l1: &L1, mut guard: WriteGuard, form: NoticeForm, command: &'a [u8]) -> (Cow<'a, [u8]>, Work) {
-    let (Some(notices), Some(notice)) = (l1.notices(), guard.take_notice()) else {
+    let (Some(notices), Some(notice)) = (l1.mode().notices(), guard.take_notice()) else {
         return (Cow::Borrowed(command), Work::Write(guard));
     };
     let mut out = Vec::with_capacity(command.len() + 256);

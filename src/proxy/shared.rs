@@ -101,7 +101,7 @@ pub(super) mod tests {
     use super::*;
     use crate::config::Node as Endpoint;
     use crate::control::Control;
-    use crate::invalidation::{L1Terms, Means};
+    use crate::invalidation::{CoherenceMode, L1Terms};
 
     /// A node that refuses connections.
     pub(in crate::proxy) fn node() -> Arc<Node> {
@@ -112,8 +112,8 @@ pub(super) mod tests {
     /// What the workers of a process with no L1 share.
     pub(in crate::proxy) fn shared(topology: watch::Receiver<Arc<Topology>>) -> Arc<Shared> {
         let second = Duration::from_secs(1);
-        let (max_value, l1_size, means, max_ears) = (1, 0, Means::Tracking, 1);
-        let terms = L1Terms { max_staleness: second, acl_recheck: second, max_value, l1_size, means, max_ears };
+        let (max_value, l1_size, mode, max_ears) = (1, 0, CoherenceMode::Tracking, 1);
+        let terms = L1Terms { max_staleness: second, acl_recheck: second, max_value, l1_size, mode, max_ears };
         let stats = Arc::default();
         let l1 = L1::new(terms, None, Arc::clone(&stats), Control::here());
         Arc::new(Shared {

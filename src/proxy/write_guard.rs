@@ -135,12 +135,12 @@ impl Drop for WriteGuard {
 
 /// Whether the fleet is told of writes.
 fn wants_news(l1: &L1) -> bool {
-    l1.fleet.as_ref().is_some_and(|fleet| fleet.tells_writes() || l1.notices().is_some())
+    l1.fleet.as_ref().is_some_and(|fleet| fleet.tells_writes() || l1.mode().writes_tell())
 }
 
 /// Notes which keys a write changes.
 fn note(news: &mut News, l1: &L1, spec: &Spec, request: Request<'_>) {
-    if l1.notices().is_some() {
+    if l1.mode().writes_tell() {
         news.notice.add(spec, request);
     }
     if l1.fleet.as_ref().is_some_and(Publisher::tells_writes) {

@@ -15,7 +15,9 @@ impl Session {
     pub(super) async fn send_ahead(&mut self, line: &mut Line, parser: &Parser, bytes: &[u8]) -> Result<(), Close> {
         if self.link.ahead() == 0 {
             // Where the channel carries coherence something comes before each write, and its keys must be known.
-            if bytes.len() < KEPT_BACK || self.admission != Admission::Open || self.worker.shared.l1.notices().is_some()
+            if bytes.len() < KEPT_BACK
+                || self.admission != Admission::Open
+                || self.worker.shared.l1.mode().writes_tell()
             {
                 return Ok(());
             }

@@ -3,7 +3,7 @@
 //! Written by `proxy`, which reads replies and gives up what is silent. Read once a second by `app`, which says whether crema is
 //! ready.
 
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 
 /// How clients' commands are served.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,11 +20,12 @@ pub enum Service {
 #[derive(Debug)]
 pub struct Signs {
     service: AtomicU8,
+    full: AtomicBool,
 }
 
 impl Default for Signs {
     fn default() -> Self {
-        Self { service: AtomicU8::new(Service::Good as u8) }
+        Self { service: AtomicU8::new(Service::Good as u8), full: AtomicBool::new(false) }
     }
 }
 
@@ -32,6 +33,16 @@ impl Signs {
     /// A command was served so.
     pub fn serves(&self, service: Service) {
         self.service.store(service as u8, Ordering::Relaxed);
+    }
+
+    /// Whether the node has no memory left, as far as is known: then it queues nothing in a transaction.
+    pub fn is_full(&self) -> bool {
+        self.full.load(Ordering::Relaxed)
+    }
+
+    /// It has none left, or has some again.
+    pub fn set_full(&self, full: bool) {
+        self.full.store(full, Ordering::Relaxed);
     }
 
     /// What was seen of that last.

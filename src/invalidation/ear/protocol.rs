@@ -13,10 +13,10 @@ use std::time::Duration;
 use tracing::{info, warn};
 
 use super::super::forget::{Forget, Heard, obey};
-use super::super::message::{Envelope, MAX_PAYLOAD};
+use super::super::message::Envelope;
 use super::super::opaque::OpaqueWrites;
 use super::super::silence::Silence;
-use super::super::terms::{L1Terms, Means};
+use super::super::terms::L1Terms;
 use super::dialogue::{Dialogue, Inquiry};
 use super::features::ServerFeatures;
 use super::fences::{FenceTimes, Fences};
@@ -34,8 +34,6 @@ use crate::metrics::{EpochReason, FillOutcome, Refusal, Stats};
 use crate::resp::Malformed;
 use crate::upstream::{Generation, STALL};
 
-/// Bytes that fills may bring where the ear has subscribed: Redis keeps no more than 32 MiB for a subscriber, by its default.
-const SUBSCRIBER: u64 = 16 << 20;
 /// After taking fills up the ear takes no more for so long: they are in no hurry, and one by one each would cost a worker a
 /// wake-up of this thread, and Redis a read and a write.
 const REST: Duration = Duration::from_millis(1);
@@ -146,10 +144,7 @@ impl<'a, W> Protocol<'a, W> {
     pub fn new(around: Surroundings<'a>, user: &[u8], generation: u64, now: Time) -> Self {
         around.freshness.bump();
         around.rights.start();
-        let (max_value, most) = match &around.terms.means {
-            Means::Channel(_) => (around.terms.max_value.max(MAX_PAYLOAD as u64), SUBSCRIBER),
-            Means::Tracking | Means::Broadcast(_) => (around.terms.max_value, u64::MAX),
-        };
+        let (max_value, most) = around.terms.mode.ear_limits(around.terms.max_value);
         let mut protocol = Self {
             around,
             user: user.to_vec(),
@@ -312,11 +307,7 @@ impl<'a, W> Protocol<'a, W> {
             Inquiry::NoEvict => {}
             Inquiry::Database => self.dialogue.hear_select(refused),
             Inquiry::Announcements if refused => {
-                let subscribes = self.around.terms.notices().is_some();
-                return Err(Ending::Refused(
-                    if subscribes { Refusal::Subscribe } else { Refusal::Tracking },
-                    frame.into(),
-                ));
+                return Err(Ending::Refused(self.around.terms.mode.refusal(), frame.into()));
             }
             Inquiry::Announcements => {
                 self.is_told = true;
@@ -379,8 +370,7 @@ impl<'a, W> Protocol<'a, W> {
     fn hear_message(&self, payload: &[u8]) {
         let heard = match Envelope::parse(payload) {
             Ok(Envelope { origin_id, message }) => {
-                let notices = self.around.terms.notices();
-                let own = notices.is_some_and(|notices| origin_id.as_deref() == Some(notices.origin_id()));
+                let own = self.around.terms.mode.is_own(origin_id.as_deref());
                 let heard = obey(message, self);
                 if own { Heard::OwnEcho } else { heard }
             }
@@ -521,23 +511,12 @@ impl<'a, W> Protocol<'a, W> {
         }
     }
 
-    /// Has Redis tell of changes to what is read here, in broadcast mode to all keys with certain prefixes; or has itself told by
-    /// those who write, on this same connection, which in RESP3 can read besides.
     fn ask_to_be_told(&mut self, now: Time) {
-        let tracking: [&[u8]; 3] = [b"CLIENT", b"TRACKING", b"ON"];
-        let command: Vec<&[u8]> = match &self.around.terms.means {
-            Means::Tracking => tracking.to_vec(),
-            Means::Broadcast(prefixes) => {
-                let prefixes = prefixes.iter().flat_map(|prefix| [&b"PREFIX"[..], prefix]);
-                tracking.into_iter().chain([&b"BCAST"[..]]).chain(prefixes).collect()
-            }
-            Means::Channel(notices) => vec![b"SUBSCRIBE", notices.channel().as_bytes()],
-        };
-        self.dialogue.ask(&command, Inquiry::Announcements, now);
+        self.dialogue.ask(&self.around.terms.mode.announcements(), Inquiry::Announcements, now);
     }
 
     fn asks_for_turns(&self) -> bool {
-        matches!(self.around.terms.means, Means::Broadcast(_))
+        self.around.terms.mode.tells_in_turns()
     }
 
     /// In broadcast mode Redis tells of changes at the end of each turn of its event loop. While a slow script runs, it

@@ -15,7 +15,6 @@ use tokio::time::{Instant, sleep};
 use tracing::{debug, warn};
 
 use super::super::l1::L1;
-use super::super::terms::Means;
 use super::fill::Fill;
 use super::handle::{Ear, EarState, Inbox, NoEar};
 use super::protocol::{Effect, Ending, Protocol, Surroundings};
@@ -33,10 +32,7 @@ const REFUSED: Duration = Duration::from_secs(60);
 impl L1 {
     /// Asks `ear` to fill L1, which then begins to listen. Never waits; the error is why the promotion was dropped.
     pub fn promote(self: &Arc<Self>, ear: &Arc<Ear>, fill: Fill) -> Result<(), DropReason> {
-        if let Means::Broadcast(prefixes) = &self.terms.means
-            && !prefixes.is_empty()
-            && !prefixes.iter().any(|prefix| fill.key().starts_with(prefix))
-        {
+        if !self.mode().covers(fill.key()) {
             return Err(DropReason::NoPrefix);
         }
         if ear.is_refused() {

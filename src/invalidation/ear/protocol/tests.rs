@@ -2,6 +2,7 @@
 //!
 //! A long file: one test for each transition.
 
+use super::super::super::mode::CoherenceMode;
 use super::super::super::notice::Notices;
 use super::*;
 use crate::cache::{Identities, Identity, Query};
@@ -43,7 +44,7 @@ struct Bench {
 }
 
 impl Bench {
-    fn new(means: Means) -> Self {
+    fn new(mode: CoherenceMode) -> Self {
         let l1_size = 1 << 20;
         Self {
             terms: L1Terms {
@@ -51,7 +52,7 @@ impl Bench {
                 acl_recheck: RECHECK,
                 max_value: 100,
                 l1_size,
-                means,
+                mode,
                 max_ears: 1,
             },
             stamps: Stamps::for_l1(0),
@@ -69,7 +70,7 @@ impl Bench {
     }
 
     fn tracking() -> Self {
-        Self::new(Means::Tracking)
+        Self::new(CoherenceMode::Tracking)
     }
 
     /// A new connection, at the start.
@@ -227,9 +228,9 @@ fn a_new_connection_asks_for_all_that_it_needs_and_nothing_older_counts() {
 
 #[test]
 fn by_other_means_it_asks_for_those() {
-    let broadcast = Bench::new(Means::Broadcast(vec![(*b"a:").into(), (*b"b:").into()]));
+    let broadcast = Bench::new(CoherenceMode::Broadcast(vec![(*b"a:").into(), (*b"b:").into()]));
     assert_eq!(broadcast.connect().asked()[0], "CLIENT TRACKING ON BCAST PREFIX A: PREFIX B:");
-    let channel = Bench::new(Means::Channel(Notices::new("c".into(), "me".into())));
+    let channel = Bench::new(CoherenceMode::Channel(Notices::new("c".into(), "me".into())));
     assert_eq!(channel.connect().asked()[0], "SUBSCRIBE C");
 }
 
@@ -243,7 +244,7 @@ fn a_user_who_may_not_is_told_by_what() {
     let mut line = bench.ready();
     line.fill(bench.get("k"));
     assert_eq!(line.receive(NOPERM), Err(refused(Refusal::Pttl)));
-    let channel = Bench::new(Means::Channel(Notices::new("c".into(), "me".into())));
+    let channel = Bench::new(CoherenceMode::Channel(Notices::new("c".into(), "me".into())));
     assert_eq!(channel.connect().receive(NOPERM), Err(refused(Refusal::Subscribe)));
 }
 
@@ -482,7 +483,7 @@ fn pushes_change_stamps_and_what_names_no_key_ends_the_epoch() {
 
 #[test]
 fn where_the_channel_tells_its_messages_are_pushes() {
-    let bench = Bench::new(Means::Channel(Notices::new("c".into(), "me".into())));
+    let bench = Bench::new(CoherenceMode::Channel(Notices::new("c".into(), "me".into())));
     let mut line = bench.connect();
     let subscribed = ">3\r\n$9\r\nsubscribe\r\n$1\r\nc\r\n:1\r\n";
     line.answer(&[subscribed, OK, ALL, FEATURES, TIME, LATENCY, MASTER]);
@@ -525,7 +526,7 @@ fn who_waits_for_a_fence_is_told_when_something_sent_later_is_answered() {
 
 #[test]
 fn in_broadcast_mode_only_a_turn_of_its_own_shows_anything() {
-    let bench = Bench::new(Means::Broadcast(Vec::new()));
+    let bench = Bench::new(CoherenceMode::Broadcast(Vec::new()));
     let mut line = bench.connect();
     assert_eq!(line.asked()[6..], ["PING", "HELLO"]);
     line.protocol.fence(at(0), 1, at(0));
