@@ -3,7 +3,8 @@
 
 mod common;
 
-use std::net::{Shutdown, SocketAddr};
+use std::io::{Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -257,4 +258,25 @@ fn a_large_reply_reaches_a_client_that_has_closed_its_side() {
     assert!(got.len() > 60_000_000 && got.ends_with(b"x\r\n+OK\r\n"), "{} bytes", got.len());
     assert_eq!(redis.client().cmd(&["DEL", "t"]), int(1));
     assert_eq!(crema.client().cmd(&["SET", "t", "1"]), ok());
+}
+
+/// A connection that is closed with bytes unread is reset, and a reset can overtake what was said last.
+#[test]
+fn what_a_client_sends_behind_its_end_is_read_and_its_connection_not_reset() {
+    let redis = Redis::start();
+    let crema = Crema::start(&redis);
+    if crema.is_direct() {
+        return;
+    }
+    for (last, said) in [(pack(&["QUIT"]), "+PONG\r\n+OK\r\n"), (b"*x\r\n".to_vec(), "+PONG\r\n-ERR Protocol error")] {
+        for more in [100, 20_000, 400_000] {
+            let mut stream = TcpStream::connect(crema.addr()).expect("a listener");
+            stream.write_all(&[&pack(&["PING"])[..], &last].concat()).expect("room");
+            stream.write_all(&vec![b'x'; more]).expect("it is read");
+            stream.shutdown(Shutdown::Write).expect("not reset");
+            let mut got = Vec::new();
+            stream.read_to_end(&mut got).expect("an end, and no reset");
+            assert!(got.starts_with(said.as_bytes()), "{}", got.escape_ascii());
+        }
+    }
 }

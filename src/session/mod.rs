@@ -62,16 +62,16 @@ pub async fn serve(worker: Rc<Worker>, socket: Socket, replies: Rc<Replies>) {
     let mut wire = Wire::new(socket);
     let mut parser = Parser::new();
     let mut session = Session::new(worker, replies);
-    let close = loop {
+    let (close, midway) = loop {
         match wire.next(&mut session).await {
             Event::Bytes | Event::Resumed => {}
             Event::Unread => session.crowded = true,
-            Event::Eof | Event::Ended | Event::Drained | Event::Idle => break Close::Gently,
-            Event::Gone => break Close::Now,
+            Event::Eof | Event::Ended | Event::Drained | Event::Idle => break (Close::Gently, false),
+            Event::Gone => break (Close::Now, false),
         }
         match session.commands(&mut wire, &mut parser).await {
             Ok(()) => {}
-            Err(close) => break close,
+            Err(close) => break (close, true), // the client may have sent more behind this
         }
         if wire.is_empty() {
             parser.shrink();
@@ -83,7 +83,7 @@ pub async fn serve(worker: Rc<Worker>, socket: Socket, replies: Rc<Replies>) {
         Box::pin(async move {
             wire.finish(&session).await;
             drop(session); // what it holds at the upstream is of use to others
-            if cut {
+            if cut || midway {
                 wire.line.linger().await;
             }
         })

@@ -268,7 +268,7 @@ fn poll_leave(cx: &mut Context<'_>, session: &Session, timer: &mut Option<Pin<Bo
 }
 
 impl Line {
-    /// Takes leave of a client that was cut off in the midst of what it sends: it is told that nothing more comes, and what it
+    /// Takes leave of a client that is cut off in the midst of what it sends: it is told that nothing more comes, and what it
     /// still sends is thrown away. To close at once, with bytes unread, would be a reset, and a reset can overtake the last replies.
     pub(super) async fn linger(&mut self) {
         if self.eof || self.socket.shutdown().await.is_err() {
