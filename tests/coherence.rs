@@ -28,6 +28,8 @@ const STREAMS: [usize; 2] = [12, 13];
 /// Keys that everybody increments at once; Redis numbers their states.
 const COUNTERS: [usize; 3] = [14, 15, 16];
 const KEYS: usize = 17;
+/// A list of strings' numbers, by which `SORT` reads them.
+const SORTED: &str = "sorted";
 
 /// The first state of the counters after the n-th flush is n times this.
 const ROUND: u64 = 1_000_000_000;
@@ -426,7 +428,7 @@ impl<'a> World<'a> {
 
     fn read_step(&self, rng: &mut SmallRng) -> Step {
         let name = |key: usize| self.names[key].as_str();
-        match rng.random_range(0..11) {
+        match rng.random_range(0..12) {
             0 => Step::new(&["MGET", name(PAIR[0]), name(PAIR[1])]).reading("MGET", &PAIR),
             1 => {
                 let mut step = Step::new(&["GET", name(PAIR[0])]);
@@ -446,6 +448,13 @@ impl<'a> World<'a> {
             4 => {
                 let key = if rng.random_bool(0.5) { rng.random_range(0..2) } else { COUNTERS[0] };
                 Step::new(&["GET", name(key)]).in_transaction(1).reading("EXEC", &[key])
+            }
+            11 => {
+                // Keys that are not named: the elements of a list, each put into a pattern.
+                let command = if rng.random_bool(0.5) { "SORT" } else { "SORT_RO" };
+                let by = if rng.random_bool(0.5) { "nosort" } else { "string:*" };
+                let sorted = Step::new(&[command, SORTED, "BY", by, "GET", "#", "GET", "string:*", "ALPHA"]);
+                Step { by: "SORT", ..sorted }
             }
             5 | 6 => {
                 let key = *COUNTERS.choose(rng).expect("three");
@@ -476,6 +485,14 @@ impl<'a> World<'a> {
         }
         for &(key, order, becomes) in &step.writes {
             log.wrote(Write { key, order, becomes, begun: sent, acked: received, via });
+        }
+        if step.by == "SORT" {
+            for found in reply.items().chunks(2) {
+                let key = found[0].text().parse().expect("a number is in the list");
+                let seen = if found[1].is_nil() { Seen::ABSENT } else { Seen::value(found[1].text()) };
+                log.read(Read { key, by: step.by, seen, sent, received });
+            }
+            return;
         }
         let values = match &step.reads[..] {
             [] => return,
@@ -550,6 +567,7 @@ impl<'a> World<'a> {
     /// Gives the counters numbers that no earlier round had.
     fn seed_counters(&self, round: u64, log: &mut Log) {
         let (mut client, _, via) = self.connect_to_write(2);
+        client.cmd(&["RPUSH", SORTED, "0", "1", "2", "5"]);
         for key in COUNTERS {
             let (order, begun) = (round * ROUND, now());
             client.cmd(&["SET", &self.names[key], &order.to_string()]);

@@ -150,3 +150,39 @@ fn a_client_that_comes_while_redis_pauses_all_waits_for_it() {
     assert!(crema.is_ready());
     assert_eq!(crema.count("crema_ear_reconnects_total", &[]), reconnects, "the ear was paused, not lost");
 }
+
+/// A command that was given up, and that a network delivers afterwards, finds that Redis has ended its connection.
+#[test]
+fn what_was_given_up_is_not_carried_out_later() {
+    let redis = Redis::start();
+    let ways: [(&str, &[&[&str]]); 4] = [
+        // Nothing proves that such a lane is dead: the deadline ends it.
+        ("tracking", &[&["EVAL", "return redis.call('INCR', KEYS[1])", "1", "n"]]),
+        ("tracking", &[&["INCR", "n"]]),
+        ("tracking", &[&["MULTI"], &["INCR", "n"], &["EXEC"]]),
+        // Not in one step with its notice.
+        ("channel", &[&["WATCH", "w"], &["MULTI"], &["GET", "n"], &["EXEC"], &["INCR", "n"]]),
+    ];
+    for (coherence, way) in ways {
+        let link = Link::to(redis.addr());
+        let launch = Crema::over(link.addr()).flag("--threads", 1).flag("--coherence", coherence);
+        let crema = launch.flag("--response-timeout", "1s").start();
+        if crema.is_direct() {
+            return;
+        }
+        let mut client = patient(&crema);
+        client.pipeline(way);
+        let before = redis.client().cmd(&["GET", "n"]);
+        link.stick();
+        way.iter().for_each(|command| client.send_cmd(command));
+        let answer = client.rest().expect("it is closed, and told in time");
+        assert!(!answer.starts_with(b":"), "{way:?}: {}", answer.escape_ascii());
+        link.thaw();
+        std::thread::sleep(Duration::from_millis(300)); // what is delivered is carried out by then
+        assert_eq!(redis.client().cmd(&["GET", "n"]), before, "{way:?} was carried out after its client was told");
+        eventually("crema goes on", || {
+            let answer = Client::try_connect(crema.addr()).and_then(|mut client| client.try_cmd(&["SET", "k", "v"]));
+            answer.is_ok_and(|answer| answer == ok())
+        });
+    }
+}

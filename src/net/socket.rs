@@ -42,6 +42,13 @@ impl Socket {
         Self::tcp(stream)
     }
 
+    /// When it is dropped, what has not left yet is thrown away, and the other side is told by a reset.
+    pub fn reset_on_drop(&self) {
+        if let Self::Tcp(stream) = self {
+            let _ = SockRef::from(stream).set_linger(Some(Duration::ZERO)); // where it cannot be set the stream is gone
+        }
+    }
+
     /// The address of the other side as Redis prints one: `ip:port`, or `unix` for a Unix socket.
     pub fn peer(&self) -> String {
         match self {

@@ -5,7 +5,7 @@
 //! must be proved, for one is silent, too, while Redis pauses writes or a script runs. The proof is what Redis says of it on a
 //! new connection: that there is none of this id, or, twice and a second apart, that nothing of it is under way (Redis,
 //! `CLIENT LIST`: `qbuf`, `obl`, `oll`, flag `b`). Before its sessions are told, Redis is made to end it, so that nothing that
-//! was given up can still be carried out. Where nothing can be proved, `response_timeout` stands.
+//! was given up can still be carried out. Where nothing can be proved, `response_timeout` stands; the same holds then.
 //!
 //! [`Station::feel`] is called every [`STALL`]; what asks is a task of the worker's.
 
@@ -33,6 +33,8 @@ const LOOKS_APART: Duration = Duration::from_secs(1);
 const PROMPT: Duration = Duration::from_millis(200);
 /// A question on a new connection may take so long.
 const ANSWER: Duration = Duration::from_secs(2);
+/// Redis may take so long to end connections that were silent past the deadline.
+const BARRIER: Duration = Duration::from_secs(1);
 /// After a failure nobody asks for so long.
 const REST: Duration = Duration::from_millis(300);
 /// The connection is kept for so long after it was asked last.
@@ -50,6 +52,7 @@ pub(super) struct Pulse {
     looks: Cell<u32>,
     asking: Cell<bool>,
     proving: Cell<bool>,
+    giving_up: Cell<bool>,
     kept: RefCell<Option<(Connection, Time)>>,
 }
 
@@ -154,16 +157,47 @@ impl Station {
             if !waits || !dead || lane.is_stale() || connection.generation != self.node.generation.number() {
                 continue;
             }
-            let Some(id) = lane.id() else { continue };
-            let reply = self.answer(&mut connection, &[b"CLIENT", b"KILL", b"ID", id.to_string().as_bytes()]).await?;
-            if reply.starts_with(b"-NOPERM") {
-                debug!("the user in `upstream` may not run CLIENT KILL: what is on its way can still be carried out");
-            }
+            self.end(&mut connection, lane).await?;
             warn!(
                 waited = ?lane.waited(now),
                 "a connection to the upstream is dead: new ones are answered, and Redis has nothing under way on it; it is made anew"
             );
             lane.lose("silent while the upstream answers on others");
+        }
+        Ok(())
+    }
+
+    /// Gives up connections whose replies have been awaited longer than `after`. Before their clients are told, and L1 and the fleet
+    /// forget what they may have written, Redis is made to end them, where it can be asked: a command that a network delivers
+    /// later is not carried out.
+    pub(super) fn give_up(self: &Rc<Self>, late: Vec<Rc<Lane<Pending>>>, after: Duration) {
+        if self.pulse.giving_up.replace(true) {
+            return; // what is late still, the next sweep finds
+        }
+        let station = Rc::clone(self);
+        self.tasks.spawn_local(async move {
+            if !matches!(timeout(BARRIER, station.end_all(&late)).await, Ok(Ok(()))) {
+                debug!("connections are given up that Redis could not be made to end: what is on its way can still be carried out");
+            }
+            late.into_iter().filter(|lane| lane.waited(Time::now()) > after).for_each(|lane| lane.give_up(after));
+            station.pulse.giving_up.set(false);
+        });
+    }
+
+    async fn end_all(&self, lanes: &[Rc<Lane<Pending>>]) -> Result<(), Error> {
+        let mut connection = connect(&self.target()).await?;
+        for lane in lanes.iter().filter(|lane| !lane.is_stale()) {
+            self.end(&mut connection, lane).await?;
+        }
+        Ok(())
+    }
+
+    /// Has Redis end a connection. Where the user may not, it is left to the reset with which ours ends.
+    async fn end(&self, connection: &mut Connection, lane: &Lane<Pending>) -> Result<(), Error> {
+        let Some(id) = lane.id() else { return Ok(()) };
+        let reply = self.answer(connection, &[b"CLIENT", b"KILL", b"ID", id.to_string().as_bytes()]).await?;
+        if reply.starts_with(b"-NOPERM") {
+            debug!("the user in `upstream` may not run CLIENT KILL: what the network holds can still be carried out");
         }
         Ok(())
     }

@@ -158,9 +158,9 @@ impl Station {
         self.private.borrow_mut().retain(|lane| lane.upgrade().is_some_and(|lane| !lane.has_ended()));
         let late = |lane: &Rc<Lane<Pending>>| deadline.is_some_and(|deadline| lane.waited(now) > deadline);
         expired.extend(self.privates().into_iter().filter(late));
-        for lane in expired {
+        if !expired.is_empty() {
             self.node.signs.serves(Service::Silent);
-            lane.give_up(deadline.unwrap_or_default());
+            self.give_up(expired, deadline.unwrap_or_default());
         }
         self.sweep_pools(newest, now);
         self.tell_idleness(now);

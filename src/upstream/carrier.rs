@@ -42,6 +42,9 @@ impl<W: Waiter> Lane<W> {
                 self.opened(&connection, Time::now());
                 let mut patience = None;
                 let error = poll_fn(|cx| self.poll_drive(cx, &mut connection.socket, &mut patience)).await;
+                if self.was_given_up() {
+                    connection.socket.reset_on_drop();
+                }
                 if let Some(heir) = self.heir() {
                     let _ = heir.send(connection); // where nobody waits for it any more it is closed
                 }

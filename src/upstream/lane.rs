@@ -35,6 +35,8 @@ pub struct Lane<W> {
     told: Cell<bool>,
     /// The other side ended the connection.
     cut: Cell<bool>,
+    /// It was given up, and what was sent is not to be carried out.
+    given_up: Cell<bool>,
     local: RefCell<String>,
     /// The generation of the server that it leads to; none before it is made.
     generation: Cell<Option<u64>>,
@@ -64,6 +66,7 @@ impl<W: Waiter> Lane<W> {
             heir: Cell::default(),
             told: Cell::new(false),
             cut: Cell::new(false),
+            given_up: Cell::new(false),
             local: RefCell::default(),
             generation: Cell::default(),
             id: Cell::default(),
@@ -312,13 +315,15 @@ impl<W: Waiter> Lane<W> {
         Some(connection)
     }
 
-    /// Ends the connection because its head waited longer than `after`.
+    /// Ends the connection because its head waited longer than `after`. What was sent and has not left yet never does.
     pub fn give_up(&self, after: Duration) {
+        self.given_up.set(true);
         self.finish(&Error::Timeout { node: Arc::clone(&self.node.address), after });
     }
 
-    /// Ends the connection, for it leads nowhere; waiters are told.
+    /// Ends the connection, for it leads nowhere; waiters are told. What was sent and has not left yet never does.
     pub fn lose(&self, why: &str) {
+        self.given_up.set(true);
         let error = self.pipeline.borrow().lost(why);
         self.finish(&error);
     }
@@ -357,7 +362,12 @@ impl<W: Waiter> Lane<W> {
 
     /// Who is to get the connection when it ends here, if that end is one of ours.
     pub(super) fn heir(&self) -> Option<oneshot::Sender<Connection>> {
-        self.heir.take().filter(|_| !self.cut.get())
+        self.heir.take().filter(|_| !self.cut.get() && !self.given_up.get())
+    }
+
+    /// Whether what was sent and has not left yet is not to.
+    pub(super) fn was_given_up(&self) -> bool {
+        self.given_up.get()
     }
 
     /// Who has a private connection.

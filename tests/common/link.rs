@@ -48,6 +48,8 @@ struct State {
     accepted: u64,
     /// So many of them, the first ones, swallow what they are given.
     dead: u64,
+    /// So many keep what the proxy sends.
+    stuck: u64,
     /// Where those lead that are taken on now.
     target: Option<SocketAddr>,
 }
@@ -79,7 +81,7 @@ impl Link {
     }
 
     pub(crate) fn thaw(&self) {
-        self.shared.change(|state| state.held = [false; 2]);
+        self.shared.change(|state| (state.held, state.stuck) = ([false; 2], 0));
     }
 
     /// Makes requests arrive so much later; replies are not slowed, so this is the whole round trip's increase.
@@ -116,6 +118,12 @@ impl Link {
     /// Has the connections there are die in silence: they stay, and carry nothing any more. New ones are served.
     pub(crate) fn deaden(&self) {
         self.shared.change(|state| state.dead = state.accepted);
+    }
+
+    /// Has the connections there are keep what the proxy sends until [`Link::thaw`], which delivers it, whether the proxy is still
+    /// there or not. New ones are served.
+    pub(crate) fn stick(&self) {
+        self.shared.change(|state| state.stuck = state.accepted);
     }
 
     /// Has new connections lead elsewhere, as a service address after a failover.
@@ -228,7 +236,8 @@ impl Shared {
                 if state.ended || state.cuts != born {
                     return;
                 }
-                state = if state.held[way as usize] {
+                let stuck = way == Way::Requests && number <= state.stuck;
+                state = if state.held[way as usize] || stuck {
                     self.changed.wait(state).unwrap_or_else(PoisonError::into_inner)
                 } else if left.is_zero() {
                     break;
