@@ -20,9 +20,10 @@ use super::finding::Miss;
 use super::in_flight::{Pending, Reader, Work};
 use super::lanes::Track;
 use super::notified_write::{NoticeForm, notify};
-use super::reads::Standing;
+use super::read_history::Standing;
 use super::recipient::{Recipient, Tally};
-use super::replies::{Place, Replies};
+use super::replies::Replies;
+use super::reply_queue::ReplyPlace;
 use super::shared::RuleIndex;
 use super::who::Who;
 use super::worker::Worker;
@@ -53,9 +54,9 @@ pub struct Caller {
     /// Whether `track` is, or is to be, a lane for scripts.
     scripts: bool,
     /// The last script that went on it.
-    script: Option<Place>,
+    script: Option<ReplyPlace>,
     /// The last command that went on the lane.
-    sent: Option<Place>,
+    sent: Option<ReplyPlace>,
     /// The last answer that the session had before it came to its lane. What left on it earlier may be older than that.
     came: Time,
     /// What reads took that did not wait for a slow ear, since one last did.
@@ -95,7 +96,7 @@ impl Caller {
         let lost = self.track.as_ref().is_some_and(|track| !track.lane.is_open());
         if self.scripts != scripts || lost {
             let head = self.replies.head();
-            let unanswered = |place: Option<Place>| place.is_some_and(|place| place >= head);
+            let unanswered = |place: Option<ReplyPlace>| place.is_some_and(|place| place >= head);
             if !unanswered(self.sent) {
                 self.scripts = scripts;
                 self.track = None;
@@ -128,7 +129,7 @@ impl Caller {
     }
 
     /// Remembers that the command at `place` reads keys in `slots` from Redis; `None` among them is any key.
-    pub fn note_reads(&self, place: Place, slots: impl Iterator<Item = Option<Slot>>) {
+    pub fn note_reads(&self, place: ReplyPlace, slots: impl Iterator<Item = Option<Slot>>) {
         let heard = self.who.ear.heard_up_to();
         let many = slots.fold(false, |_, slot| self.replies.note_read(place, slot, heard));
         if many {
@@ -137,7 +138,7 @@ impl Caller {
     }
 
     /// The same of a write: what it changes itself is marked, and it may have read more.
-    fn note_any_read(&self, place: Place, spec: &Spec, request: Request<'_>) {
+    fn note_any_read(&self, place: ReplyPlace, spec: &Spec, request: Request<'_>) {
         if spec.reads_unnamed(request) {
             self.note_reads(place, iter::once(None));
         }
@@ -258,7 +259,14 @@ impl Caller {
         self.send(worker, &command, (place, tally), work, now);
     }
 
-    fn send(&mut self, worker: &Rc<Worker>, command: &[u8], (place, tally): (Place, Tally), work: Work, now: Time) {
+    fn send(
+        &mut self,
+        worker: &Rc<Worker>,
+        command: &[u8],
+        (place, tally): (ReplyPlace, Tally),
+        work: Work,
+        now: Time,
+    ) {
         let recipient = Recipient::new(&self.replies, place, tally);
         let pending = Pending::new(worker, recipient, work, worker.stats.sample());
         match self.track(worker, now) {
@@ -329,7 +337,7 @@ impl Caller {
         request: Request<'_>,
         role: Role,
         now: Time,
-    ) -> Place {
+    ) -> ReplyPlace {
         debug_assert!(!self.is_on_lane(), "a session changes connections only when all that it sent has been answered");
         self.track = None;
         let place = self.replies.reserve();

@@ -11,7 +11,7 @@ use smallvec::SmallVec;
 use super::Unheard;
 use super::caller::Caller;
 use super::finding::{Finding, Miss};
-use super::reads::Standing;
+use super::read_history::Standing;
 use super::recipient::Tally;
 use super::shared::RuleIndex;
 use super::worker::Worker;

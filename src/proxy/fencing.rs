@@ -11,7 +11,8 @@ use std::rc::Rc;
 use tokio::time::timeout;
 
 use super::recipient::Recipient;
-use super::replies::{Place, Replies};
+use super::replies::Replies;
+use super::reply_queue::ReplyPlace;
 use super::worker::Worker;
 use crate::clock::Time;
 use crate::invalidation::Debt;
@@ -25,7 +26,7 @@ const PATIENCE: u32 = 8;
 pub(super) struct Fencing {
     /// Scripts wait for so many more, or for [`PATIENCE`] from the last one on during which L1 was asked.
     holding: Cell<u32>,
-    held: RefCell<Vec<(Rc<Replies>, Place)>>,
+    held: RefCell<Vec<(Rc<Replies>, ReplyPlace)>>,
     wanted: Cell<bool>,
     under_way: Cell<bool>,
 }

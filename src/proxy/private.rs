@@ -14,7 +14,8 @@ use tracing::debug;
 
 use super::in_flight::{Pending, Work};
 use super::pools::Spare;
-use super::replies::{End, Replies};
+use super::replies::Replies;
+use super::reply_queue::End;
 use super::station::Station;
 use super::who::Who;
 use crate::clock::Time;

@@ -15,7 +15,8 @@ use std::time::Duration;
 
 use tokio::time::sleep;
 
-use super::replies::{End, Replies};
+use super::replies::Replies;
+use super::reply_queue::End;
 use super::station::Station;
 use super::worker::Worker;
 use crate::clock::Time;

@@ -6,7 +6,8 @@
 
 use std::rc::Rc;
 
-use super::replies::{End, Place, Replies};
+use super::replies::Replies;
+use super::reply_queue::{End, ReplyPlace};
 use super::worker::Worker;
 use crate::clock::Time;
 use crate::command::{Class, Effect, Spec};
@@ -17,7 +18,7 @@ use crate::metrics::{Failure, Outcome};
 #[must_use = "dropped, its session is cut off"]
 pub struct Recipient {
     to: Rc<Replies>,
-    place: Place,
+    place: ReplyPlace,
     tally: Tally,
     done: bool,
 }
@@ -39,7 +40,7 @@ impl Tally {
 
 impl Recipient {
     /// At `place` in the replies of a session.
-    pub(super) fn new(to: &Rc<Replies>, place: Place, tally: Tally) -> Self {
+    pub(super) fn new(to: &Rc<Replies>, place: ReplyPlace, tally: Tally) -> Self {
         to.stats().waiting.add(1);
         Self { to: Rc::clone(to), place, tally, done: false }
     }
@@ -50,7 +51,7 @@ impl Recipient {
     }
 
     /// Which of them is awaited.
-    pub(super) fn place(&self) -> Place {
+    pub(super) fn place(&self) -> ReplyPlace {
         self.place
     }
 

@@ -118,6 +118,23 @@ pub(super) fn decide(facts: &impl Facts, known: Option<&'static Spec>, request: 
     if facts.has_done_with_loan() { Decision::LaneAfterLoan(spec) } else { Decision::Private(spec) }
 }
 
+/// Whether nothing about a session without a connection of its own keeps its commands off lanes.
+pub(super) fn is_open_to_lanes(facts: &impl Facts) -> bool {
+    facts.is_admitted()
+        && !facts.is_doubted()
+        && !facts.is_several()
+        && !facts.holds_writes()
+        && !facts.is_crowded()
+        && is_plain(facts)
+}
+
+/// Whether `request`, of this row, goes on a lane where the session [is open to them](is_open_to_lanes): what [`decide`] says
+/// then, sooner.
+#[inline]
+pub(super) fn is_for_lane(spec: &Spec, request: Request<'_>) -> bool {
+    spec.arity_ok(request.argc()) && spec.on_lane(request) && request.raw().len() <= LARGE_REQUEST
+}
+
 /// No transaction is begun, and crema knows what each command means.
 fn is_plain(facts: &impl Facts) -> bool {
     facts.is_followed() && !facts.is_in_transaction()
@@ -208,7 +225,11 @@ mod tests {
         encode::command(&mut raw, &words);
         let request = Request::parse_canonical(&raw, &mut spans).expect("as it was made");
         let named = |kind: &str, spec: &Spec| format!("{kind} {}", spec.name);
-        match decide(&facts, command::lookup(request), request, asked) {
+        let known = command::lookup(request);
+        let sooner = known.filter(|spec| facts.rides && is_open_to_lanes(&facts) && is_for_lane(spec, request));
+        let decision = decide(&facts, known, request, asked);
+        assert!(sooner.is_none() || matches!(decision, Decision::Lane(_)), "{line}: both say the same");
+        match decision {
             Decision::Widen(spec) => named("widen", spec),
             Decision::Close(spec) => named("close", spec),
             Decision::Verb(verb, _) => format!("{verb:?}"),

@@ -7,7 +7,7 @@
 use std::collections::VecDeque;
 use std::mem;
 
-use crate::proxy::{Place, Transaction};
+use crate::proxy::{ReplyPlace, Transaction};
 
 /// What a session's commands go on.
 #[derive(Debug, Default)]
@@ -74,7 +74,7 @@ struct Private<C> {
     /// Bytes of the request under way that were sent ahead of the rest.
     ahead: usize,
     /// The places of commands that Redis has wait unless it can answer them at once; some may have been answered.
-    waits: VecDeque<Place>,
+    waits: VecDeque<ReplyPlace>,
 }
 
 /// A transaction that the client has begun and not ended.
@@ -235,7 +235,7 @@ impl<C> Link<C> {
     }
 
     /// The command at `place` is one that Redis has wait unless it can answer it at once.
-    pub(super) fn waits_at(&self, place: Place) -> bool {
+    pub(super) fn waits_at(&self, place: ReplyPlace) -> bool {
         self.own().is_some_and(|own| own.waits.contains(&place))
     }
 
@@ -358,7 +358,7 @@ impl<C> Link<C> {
     }
 
     /// A command that Redis may have wait is sent at `place`; all before `head` are answered.
-    pub(super) fn note_wait(&mut self, place: Place, head: Place) {
+    pub(super) fn note_wait(&mut self, place: ReplyPlace, head: ReplyPlace) {
         if let Some(own) = self.own_mut() {
             own.waits.retain(|&wait| wait >= head);
             own.waits.push_back(place);
@@ -424,6 +424,10 @@ impl<C> Link<C> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn at(place: u64) -> ReplyPlace {
+        ReplyPlace::at(place)
+    }
 
     /// A connection that only has a number.
     type Numbered = Link<u32>;
@@ -639,15 +643,19 @@ mod tests {
     #[test]
     fn it_is_known_which_commands_wait() {
         let mut link = kept(Stay::Home);
-        link.note_wait(3, 3);
-        link.note_wait(5, 3);
-        assert_eq!([2, 3, 4, 5].map(|place| link.waits_at(place)), [false, true, false, true]);
+        link.note_wait(at(3), at(3));
+        link.note_wait(at(5), at(3));
+        assert_eq!([2, 3, 4, 5].map(|place| link.waits_at(at(place))), [false, true, false, true]);
         link.keep(Stay::Tainted);
-        link.note_wait(8, 4);
-        assert_eq!([3, 5, 8].map(|place| link.waits_at(place)), [false, true, true], "what is answered is forgotten");
+        link.note_wait(at(8), at(4));
+        assert_eq!(
+            [3, 5, 8].map(|place| link.waits_at(at(place))),
+            [false, true, true],
+            "what is answered is forgotten"
+        );
         let mut link = Numbered::Shared;
-        link.note_wait(0, 0);
-        assert!(!link.waits_at(0));
+        link.note_wait(at(0), at(0));
+        assert!(!link.waits_at(at(0)));
     }
 
     #[test]

@@ -140,6 +140,14 @@ struct Wait {
     sure: bool,
 }
 
+/// A look at the session: what is worth knowing once, and not for each request of a pipeline.
+struct Look {
+    now: Time,
+    limits: Limits,
+    /// It has no connection of its own, and nothing keeps it off lanes: what goes on one, the command alone decides.
+    is_plain: bool,
+}
+
 /// A session at one moment, as it decides on a command.
 struct Moment<'a> {
     session: &'a Session,
@@ -212,25 +220,25 @@ impl Session {
             Box::pin(self.knock()).await;
         }
         self.crowded &= !self.caller.replies.is_settled() || self.caller.replies.is_full();
-        let mut now = Time::now(); // after the bytes were read: what a hit checks is true then
+        let mut look = self.look(Grammar::UNKNOWN); // after the bytes were read: what a hit checks is true then
         let mut left = STRIDE;
-        let mut grammar = Grammar::UNKNOWN;
         while !wire.input.rest().is_empty() && !self.caller.replies.has_cut() {
             left -= 1;
             if left == 0 {
-                if self.must_wait(now) {
+                if self.must_wait(look.now) {
                     wire.pause();
                     return Ok(());
                 }
                 left = STRIDE;
             }
-            if let Link::Replica(lent) = &self.link {
+            if !look.is_plain
+                && let Link::Replica(lent) = &self.link
+            {
                 lent.lane().send_raw(wire.input.rest());
                 wire.input.clear();
                 break;
             }
-            let limits = Limits { grammar, ..self.worker.shared.limits(self.admission == Admission::Shut) };
-            let consumed = match parser.parse(wire.input.rest(), &limits) {
+            let consumed = match parser.parse(wire.input.rest(), &look.limits) {
                 Ok(Parsed::Incomplete) => {
                     let Wire { input, line, .. } = &mut *wire;
                     self.send_ahead(line, parser, input.rest()).await?;
@@ -240,31 +248,33 @@ impl Session {
                 Ok(Parsed::Unclear(quirk)) => {
                     let node = self.worker.shared.front();
                     let has = Box::pin(wire.line.while_writing(self, node.has(quirk))).await;
-                    grammar = grammar.with(quirk, has);
-                    now = Time::now();
+                    look = self.look(look.limits.grammar.with(quirk, has));
                     continue;
                 }
                 Ok(Parsed::Empty { consumed }) => consumed,
                 Ok(Parsed::Request { consumed }) => {
                     let Wire { input, line, .. } = &mut *wire;
                     let request = parser.request(input.rest());
-                    if self.link.ahead() > 0 && !parser.is_canonical() {
+                    if !look.is_plain && self.link.ahead() > 0 && !parser.is_canonical() {
                         return Err(Close::Now); // what has gone ahead was not as it must be
                     }
                     let known = command::lookup(request);
-                    let decision = self.decide(known, request, Asked::Nothing, now);
+                    let decision = match known {
+                        Some(spec) if look.is_plain && decision::is_for_lane(spec, request) => Decision::Lane(spec),
+                        _ => self.decide(known, request, Asked::Nothing, look.now),
+                    };
                     // In a box of its own: what waits rarely shall not make every idle session larger.
                     match decision {
                         Decision::Lane(spec) if self.answers != Answers::Skip => {
-                            let taken = proxy::call(&self.worker, &mut self.caller, spec, request, now);
+                            let taken = proxy::call(&self.worker, &mut self.caller, spec, request, look.now);
                             if taken != Taken::Yes {
-                                Box::pin(self.on_lane(line, spec, request, taken, now)).await?;
-                                now = Time::now();
+                                Box::pin(self.on_lane(line, spec, request, taken, look.now)).await?;
+                                look = self.look(look.limits.grammar);
                             }
                         }
                         _ => {
                             Box::pin(self.command(line, known, request, decision)).await?;
-                            now = Time::now();
+                            look = self.look(look.limits.grammar);
                         }
                     }
                     consumed
@@ -274,10 +284,18 @@ impl Session {
             wire.input.consume(consumed);
         }
         wire.input.compact();
-        if self.must_wait(now) {
+        if self.must_wait(look.now) {
             wire.pause();
         }
         Ok(())
+    }
+
+    /// What holds for every request that is taken up before something is waited for.
+    fn look(&self, grammar: Grammar) -> Look {
+        let now = Time::now();
+        let limits = Limits { grammar, ..self.worker.shared.limits(self.admission == Admission::Shut) };
+        let is_plain = self.link.is_shared() && decision::is_open_to_lanes(&Moment { session: self, now });
+        Look { now, limits, is_plain }
     }
 
     /// What is done with a command now.

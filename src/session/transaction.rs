@@ -12,7 +12,7 @@ use super::{Close, Session};
 use crate::clock::Time;
 use crate::command::{Spec, Verb};
 use crate::metrics::Outcome;
-use crate::proxy::{Place, Role, Work};
+use crate::proxy::{ReplyPlace, Role, Work};
 use crate::resp::Request;
 use crate::upstream::Mode;
 
@@ -72,7 +72,7 @@ impl Session {
     }
 
     /// Whether the transaction that ends with the command at `place` is carried out, once Redis says so.
-    async fn is_done(&self, line: &mut Line, place: Place) -> bool {
+    async fn is_done(&self, line: &mut Line, place: ReplyPlace) -> bool {
         let replies = &self.caller.replies;
         replies.look_at(place);
         let first = poll_fn(|cx| {

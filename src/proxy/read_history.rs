@@ -7,7 +7,7 @@
 
 use std::collections::VecDeque;
 
-use super::replies::Place;
+use super::reply_queue::ReplyPlace;
 use crate::cache::Slot;
 use crate::clock::Time;
 
@@ -18,7 +18,7 @@ const MANY: usize = 64;
 /// Beyond so many, they are taken for a read of every key.
 const MOST: usize = 2048;
 
-/// Words of [`Reads::mostly`]: a pipeline has a few hundred reads in the log.
+/// Words of [`ReadHistory::mostly`]: a pipeline has a few hundred reads in the log.
 const WORDS: usize = 16;
 
 /// How a session's own reads, and what others have done, stand to what L1 knows of a key.
@@ -34,26 +34,26 @@ pub enum Standing {
 
 /// See the module's head.
 #[derive(Default)]
-pub(super) struct Reads {
+pub(super) struct ReadHistory {
     /// In the order of their places.
-    log: VecDeque<Read>,
+    log: VecDeque<PastRead>,
     /// A bit for every slot in `log`, and for some that have left it: most reads are of none of them.
     mostly: [u64; WORDS],
     /// How many have left `log` since `mostly` was made.
     left: usize,
 }
 
-struct Read {
-    place: Place,
+struct PastRead {
+    place: ReplyPlace,
     /// None: every key.
     slot: Option<Slot>,
     /// When its last byte was here; [`Time::NEVER`] before that.
     answered: Time,
 }
 
-impl Reads {
+impl ReadHistory {
     /// The command at `place` reads a key in `slot`, or any key. True where so many are kept that the ear should be asked.
-    pub(super) fn note(&mut self, place: Place, slot: Option<Slot>, heard: Time) -> bool {
+    pub(super) fn note(&mut self, place: ReplyPlace, slot: Option<Slot>, heard: Time) -> bool {
         if self.log.len() >= FEW {
             self.forget(heard);
         }
@@ -63,12 +63,12 @@ impl Reads {
             slot = None;
         }
         mark(&mut self.mostly, slot);
-        self.log.push_back(Read { place, slot, answered: Time::NEVER });
+        self.log.push_back(PastRead { place, slot, answered: Time::NEVER });
         self.log.len() >= MANY
     }
 
     /// The reply at `place` was whole at `when`.
-    pub(super) fn answered(&mut self, place: Place, when: Time) {
+    pub(super) fn answered(&mut self, place: ReplyPlace, when: Time) {
         let from = self.log.partition_point(|read| read.place < place);
         for read in self.log.range_mut(from..).take_while(|read| read.place == place) {
             read.answered = when;
@@ -116,7 +116,7 @@ fn mark(mostly: &mut [u64; WORDS], slot: Option<Slot>) {
     }
 }
 
-/// The place of a slot among the bits of [`Reads::mostly`].
+/// The place of a slot among the bits of [`ReadHistory::mostly`].
 fn bit(slot: Slot) -> (usize, u64) {
     let slot = slot.number();
     (slot as usize >> 6 & (WORDS - 1), 1 << (slot & 63))
@@ -136,12 +136,12 @@ mod tests {
 
     #[test]
     fn a_read_counts_until_the_ear_has_answered_what_was_sent_after_it() {
-        let ([a, b], mut reads) = (slots(), Reads::default());
+        let ([a, b], mut reads) = (slots(), ReadHistory::default());
         assert_eq!(reads.standing(a, AT(0)), Standing::Heard);
-        reads.note(7, Some(a), AT(0));
+        reads.note(ReplyPlace::at(7), Some(a), AT(0));
         assert_eq!(reads.standing(a, AT(1000)), Standing::Unanswered, "however much was heard");
         assert_eq!(reads.standing(b, AT(0)), Standing::Heard);
-        reads.answered(7, AT(50));
+        reads.answered(ReplyPlace::at(7), AT(50));
         assert_eq!(reads.standing(a, AT(49)), Standing::Unheard(AT(50)));
         assert_eq!(reads.standing(a, AT(50)), Standing::Heard);
         assert!(reads.log.is_empty());
@@ -149,28 +149,28 @@ mod tests {
 
     #[test]
     fn answers_may_come_in_any_order() {
-        let ([a, b], mut reads) = (slots(), Reads::default());
+        let ([a, b], mut reads) = (slots(), ReadHistory::default());
         for (place, slot) in [(0, a), (1, b), (1, a), (2, a)] {
-            reads.note(place, Some(slot), AT(0));
+            reads.note(ReplyPlace::at(place), Some(slot), AT(0));
         }
-        reads.answered(2, AT(10));
-        reads.answered(1, AT(20));
+        reads.answered(ReplyPlace::at(2), AT(10));
+        reads.answered(ReplyPlace::at(1), AT(20));
         assert_eq!(reads.standing(a, AT(30)), Standing::Unanswered);
         assert_eq!(reads.standing(b, AT(15)), Standing::Unheard(AT(20)));
         assert_eq!(reads.standing(b, AT(20)), Standing::Heard);
-        reads.answered(0, AT(25));
+        reads.answered(ReplyPlace::at(0), AT(25));
         assert_eq!(reads.standing(a, AT(24)), Standing::Unheard(AT(25)));
         assert_eq!(reads.standing(a, AT(25)), Standing::Heard);
     }
 
     #[test]
     fn what_has_left_is_not_looked_for_for_long() {
-        let (stamps, mut reads) = (Stamps::for_l1(0), Reads::default());
+        let (stamps, mut reads) = (Stamps::for_l1(0), ReadHistory::default());
         let slot = |n: u64| stamps.slot(stamps.hash(&n.to_be_bytes()));
         // As in pipelines, the log is never empty: the ear is always behind the last hundred reads.
         for n in 0..10_000 {
-            reads.note(n, Some(slot(n)), AT(n.saturating_sub(100)));
-            reads.answered(n, AT(n));
+            reads.note(ReplyPlace::at(n), Some(slot(n)), AT(n.saturating_sub(100)));
+            reads.answered(ReplyPlace::at(n), AT(n));
         }
         let recent: Vec<_> = (9_900..10_000).map(slot).collect();
         let none_of_them =
@@ -188,20 +188,20 @@ mod tests {
 
     #[test]
     fn a_read_of_every_key_is_one_of_each() {
-        let ([a, _], mut reads) = (slots(), Reads::default());
-        reads.note(3, None, AT(0));
+        let ([a, _], mut reads) = (slots(), ReadHistory::default());
+        reads.note(ReplyPlace::at(3), None, AT(0));
         assert_eq!(reads.standing(a, AT(9)), Standing::Unanswered);
-        reads.answered(3, AT(10));
+        reads.answered(ReplyPlace::at(3), AT(10));
         assert_eq!(reads.standing(a, AT(9)), Standing::Unheard(AT(10)));
     }
 
     #[test]
     fn memory_is_bounded_and_nothing_is_forgotten_for_it() {
-        let ([a, b], mut reads) = (slots(), Reads::default());
+        let ([a, b], mut reads) = (slots(), ReadHistory::default());
         let mut asked = 0;
         for place in 0..100_000 {
-            asked += u64::from(reads.note(place, Some(a), AT(0)));
-            reads.answered(place, AT(1 + place));
+            asked += u64::from(reads.note(ReplyPlace::at(place), Some(a), AT(0)));
+            reads.answered(ReplyPlace::at(place), AT(1 + place));
             assert!(reads.log.len() <= MOST);
         }
         assert!(asked > 90_000, "the ear is asked as long as it says nothing");

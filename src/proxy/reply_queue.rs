@@ -1,0 +1,168 @@
+//! The order of one session's replies: whose turn it is, what waits for its turn, and what nobody will answer.
+//!
+//! Bytes of the reply that comes next go to the output at once, those of a later one wait in their place. No I/O: [`Replies`]
+//! is the handle on it, which those hold who answer.
+//!
+//! [`Replies`]: super::Replies
+
+use std::collections::VecDeque;
+use std::rc::Rc;
+use std::task::Waker;
+
+use super::output::ClientOutput;
+
+/// Bytes unwritten above which a session takes no more commands and large replies are read no further from a lane.
+pub(super) const HIGH_WATER: usize = 1 << 20;
+
+/// A place in the order of a session's replies: of the first command, the second, and so on.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct ReplyPlace(u64);
+
+impl ReplyPlace {
+    /// How many places it is behind `head`; none where it is before that.
+    pub(super) fn behind(self, head: Self) -> Option<usize> {
+        self.0.checked_sub(head.0).map(|places| places as usize)
+    }
+
+    /// So many places further.
+    pub(super) fn plus(self, places: usize) -> Self {
+        Self(self.0 + places as u64)
+    }
+
+    #[cfg(test)]
+    pub(crate) fn at(place: u64) -> Self {
+        Self(place)
+    }
+}
+
+/// See the module's head.
+#[derive(Default)]
+pub(super) struct ReplyQueue {
+    /// What goes out: all that was before `head`, and of that what is there.
+    pub(super) output: ClientOutput,
+    pub(super) head: ReplyPlace,
+    pub(super) slots: VecDeque<QueuedReply>,
+    /// Bytes in `slots`.
+    pub(super) waiting: usize,
+    pub(super) silent: bool,
+    /// Nobody is there to take what comes out.
+    pub(super) deaf: bool,
+    /// The first command that will not be answered, and why: there the session ends.
+    pub(super) cut: Option<(ReplyPlace, End)>,
+    pub(super) ended: Option<End>,
+    pub(super) session: Option<Waker>,
+    pub(super) room: Vec<Waker>,
+}
+
+/// The reply to one command, until it can go out.
+#[derive(Default)]
+pub(super) struct QueuedReply {
+    pub(super) bytes: Vec<u8>,
+    pub(super) done: bool,
+    pub(super) silent: bool,
+    /// Why nothing of it goes out: [`HELD`], [`EARLY`], [`LOOKED_AT`].
+    pub(super) holds: u8,
+}
+
+/// Something else has to be here first.
+pub(super) const HELD: u8 = 1;
+/// That follows on the same connection.
+pub(super) const EARLY: u8 = 2;
+/// The session looks at how the reply begins.
+pub(super) const LOOKED_AT: u8 = 4;
+
+/// Why a session must end though its client said nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    /// The client reads too slowly: more than the output limit waits for it.
+    Slow,
+    /// The private connection that is the session's own for life has ended.
+    Upstream,
+    /// The upstream is away, or the connection to it broke under a command.
+    Away,
+    /// Redis no longer accepts what the client proved, and no connection is left on which it did: its user was deleted, or lost
+    /// its password.
+    LoggedOut,
+    /// A `CLIENT KILL` meant it.
+    Killed,
+}
+
+impl ReplyQueue {
+    pub(super) fn buffered(&self) -> usize {
+        self.output.len() + self.waiting
+    }
+
+    /// Whether more can be taken from a lane: little waits for the client, or all of it waits behind the reply that comes next.
+    pub(super) fn has_room(&self) -> bool {
+        let written = self.output.is_empty();
+        let awaited = self.slots.front().is_some_and(|head| !head.done && head.holds & (HELD | EARLY) != HELD);
+        self.buffered() <= HIGH_WATER || written && awaited
+    }
+
+    /// Appends to the output without a copy, where the reply at `place` goes there and is too long for the buffer.
+    pub(super) fn share(&mut self, place: ReplyPlace, bytes: &Rc<[u8]>) -> bool {
+        let passes = self.slots.front().is_some_and(|reply| reply.holds == 0 && !reply.silent);
+        place == self.head && passes && self.ended.is_none() && self.output.push_shared(bytes)
+    }
+
+    /// Whether the command at `place`, or one before it, will not be answered.
+    pub(super) fn is_cut(&self, place: ReplyPlace) -> bool {
+        self.cut.is_some_and(|(first, _)| first <= place)
+    }
+
+    /// Moves what is at the head, and may go, to the output.
+    pub(super) fn settle(&mut self) {
+        while let Some(slot) = self.slots.front_mut() {
+            if let Some((first, why)) = self.cut
+                && first == self.head
+            {
+                self.ended.get_or_insert(why);
+                return self.wake_room();
+            }
+            if slot.holds != 0 {
+                return;
+            }
+            let done = slot.done;
+            if !slot.bytes.is_empty() {
+                let bytes = std::mem::take(&mut slot.bytes);
+                self.waiting -= bytes.len();
+                self.output.push(&bytes);
+            }
+            if !done {
+                return;
+            }
+            self.slots.pop_front();
+            self.head = self.head.plus(1);
+        }
+    }
+
+    pub(super) fn bound(&mut self, limit: usize) {
+        if self.buffered() > limit && self.ended.is_none() {
+            self.ended = Some(End::Slow);
+            self.discard();
+            for slot in &mut self.slots {
+                slot.bytes = Vec::new();
+            }
+            self.waiting = 0;
+            self.wake_room();
+        }
+    }
+
+    /// Throws away what is to be written.
+    pub(super) fn discard(&mut self) {
+        self.output.discard();
+        if self.has_room() {
+            self.wake_room();
+        }
+    }
+
+    pub(super) fn wake(&mut self) {
+        if let Some(session) = self.session.take() {
+            session.wake();
+        }
+    }
+
+    pub(super) fn wake_room(&mut self) {
+        self.room.drain(..).for_each(Waker::wake);
+    }
+}
