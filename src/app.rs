@@ -32,6 +32,7 @@ use crate::invalidation::channel::{self, ChannelConfig};
 use crate::invalidation::{CoherenceMode, Fleet, Heard, L1, L1Terms, Notices, Publisher};
 use crate::log;
 use crate::metrics::Metrics;
+use crate::net::tls::{Acceptor, Dialer, FileError};
 use crate::proxy::{Clients, Gate, Shared};
 use crate::resp::Limits;
 use crate::server::{Listener, Workers, accept};
@@ -111,9 +112,12 @@ struct Running {
 impl Running {
     /// Starts all that there is, or nothing.
     async fn start(config: Config) -> Result<Self, Error> {
+        let bad = |setting| move |error: FileError| Error::Certificates { setting, why: error.to_string().into() };
+        let acceptor = config.tls.as_ref().map(Acceptor::new).transpose().map_err(bad("tls_cert"))?.map(Arc::new);
+        let dialer = config.upstream.tls.as_ref().map(Dialer::new).transpose().map_err(bad("upstream"))?;
         let mut listeners = Vec::new();
         for listen in &config.listen {
-            listeners.push(Listener::bind(listen).await?);
+            listeners.push(Listener::bind(listen, acceptor.as_ref()).await?);
         }
         let admin = match config.admin {
             Some(address) => {
@@ -123,7 +127,7 @@ impl Running {
             None => None,
         };
         let (stop_sessions, control, acceptors) = (CancellationToken::new(), Control::here(), TaskTracker::new());
-        let app = App::new(config, &control);
+        let app = App::new(config, dialer, acceptor, &control);
         let workers = Workers::start(&app.shared, &app.metrics.workers, &stop_sessions)
             .map_err(|source| failed("threads", "worker threads", source))?;
         for listener in listeners {
@@ -180,17 +184,19 @@ struct App {
     /// Which nodes there are. Workers follow it.
     topology: watch::Sender<Arc<Topology>>,
     lookout: Lookout,
+    /// What clients under TLS are shown.
+    acceptor: Option<Arc<Acceptor>>,
     /// It was told to stop.
     draining: AtomicBool,
 }
 
 impl App {
-    fn new(config: Config, control: &Control) -> Arc<Self> {
+    fn new(config: Config, dialer: Option<Dialer>, acceptor: Option<Arc<Acceptor>>, control: &Control) -> Arc<Self> {
         let metrics = Metrics::new(config.threads.get());
         let origin_id = format!("crema-{:016x}", rand::random::<u64>());
         let login = own_login(&config);
         let node = Node::new(config.upstream.node.clone(), config.max_upstream, config.connect_timeout);
-        let node = Arc::new(node.known_by(login.clone(), config.response_timeout));
+        let node = Arc::new(node.secured(dialer).known_by(login.clone(), config.response_timeout));
         let topology = watch::Sender::new(Arc::new(Topology::single(Arc::clone(&node))));
         let fleet =
             fleet(&config, &node, &origin_id).map(|fleet| Publisher::start(fleet, Arc::clone(&metrics.stats), control));
@@ -210,7 +216,7 @@ impl App {
             login,
         });
         let (started, draining) = (Instant::now(), AtomicBool::new(false));
-        Arc::new(Self { shared, metrics, started, topology, lookout, draining })
+        Arc::new(Self { shared, metrics, started, topology, lookout, acceptor, draining })
     }
 
     /// The node that serves what names no key.

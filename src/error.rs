@@ -89,6 +89,14 @@ pub enum Error {
         /// Which one, from 0.
         number: usize,
     },
+    /// Certificates that were good when the settings were read are not good any more.
+    #[error("{setting}: {why}")]
+    Certificates {
+        /// The setting that names them.
+        setting: &'static str,
+        /// What is wrong with which file.
+        why: Arc<str>,
+    },
     /// A socket that crema needs at start cannot be had.
     #[error("{setting}: cannot listen on {address}: {source}; {}", advice(.source))]
     Listen {

@@ -3,20 +3,19 @@
 //! A worker is a thread with a runtime of its own: what a session does stays on its thread, because waking another one costs
 //! more than the request. Accepting happens on the control thread. Called by `app`.
 
+mod listener;
+
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::future::pending;
 use std::io::{self, Write};
-use std::net::SocketAddr;
-use std::os::unix::fs::{FileTypeExt, MetadataExt};
-use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
+use tokio::net::{TcpStream, UnixStream};
 use tokio::runtime::{self, LocalOptions};
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
@@ -24,23 +23,20 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{debug, error, info, warn};
 
+use self::listener::Client;
+pub use self::listener::Listener;
+
 use crate::clock::Time;
-use crate::config::{Listen, UpstreamDown};
-use crate::error::Error;
+use crate::config::UpstreamDown;
 use crate::metrics::WorkerStats;
 use crate::net::Socket;
+use crate::net::tls::Acceptor;
 use crate::proxy::{End, Replies, Shared, Worker};
 use crate::session;
 use crate::upstream::{STALL, State as Presence};
 
 /// The pause after `accept` failed, which it does for want of file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-
-/// A socket on its way to a worker, not yet registered with any runtime.
-enum Client {
-    Tcp(std::net::TcpStream),
-    Unix(std::os::unix::net::UnixStream),
-}
 
 /// The workers' threads.
 pub struct Workers {
@@ -116,6 +112,7 @@ impl Doors {
             // As in Redis, no more than one try: the client is owed nothing.
             let _ = match &mut client {
                 Client::Tcp(stream) => stream.write(refusal),
+                Client::Tls(..) => Ok(0), // a handshake would be more than it is owed
                 Client::Unix(stream) => stream.write(refusal),
             };
             return;
@@ -152,153 +149,6 @@ impl Drop for Post {
             let _ = self.fall.send(Some(self.number)); // where nobody listens the process is ending
         }
     }
-}
-
-/// A socket that clients connect to.
-pub enum Listener {
-    /// TCP.
-    Tcp(TcpListener),
-    /// A Unix socket; its file is removed when dropped.
-    Unix(UnixListener, SocketFile),
-}
-
-impl Listener {
-    /// Binds. A Unix socket file that nobody listens on any more is replaced.
-    pub async fn bind(listen: &Listen) -> Result<Self, Error> {
-        let failed = |source: io::Error| {
-            let (setting, address) = ("listen", listen.to_string());
-            Error::Listen { setting, address, source: Arc::new(source) }
-        };
-        match listen {
-            Listen::Tcp(address) => Ok(Self::Tcp(tcp(*address).map_err(failed)?)),
-            Listen::Unix(path) => {
-                make_way(path).await.map_err(failed)?;
-                let listener = UnixListener::bind(path).map_err(failed)?;
-                Ok(Self::Unix(listener, SocketFile::at(path)))
-            }
-        }
-    }
-
-    /// Where it is, with the port that the system chose.
-    pub fn address(&self) -> String {
-        match self {
-            Self::Tcp(listener) => listener.local_addr().map_or_else(|_| "?".to_owned(), |address| address.to_string()),
-            Self::Unix(_, file) => file.path.display().to_string(),
-        }
-    }
-
-    /// What is not plain from the address: `[::]` takes no IPv4 here, as it would with other programs.
-    pub fn note(&self) -> &'static str {
-        match self {
-            Self::Tcp(listener) if listener.local_addr().is_ok_and(|at| at.is_ipv6() && at.ip().is_unspecified()) => {
-                " (IPv6 alone: for IPv4 listen on 0.0.0.0 too)"
-            }
-            _ => "",
-        }
-    }
-
-    /// Takes no more clients; those that have connected and were not accepted are refused.
-    fn close(self) -> Closed {
-        match self {
-            Self::Tcp(listener) => {
-                // Where the system chose the port, it is that one which clients know.
-                let address = listener.local_addr().expect("a listener has an address");
-                Closed { listen: Listen::Tcp(address), file: None }
-            }
-            Self::Unix(_, file) => Closed { listen: Listen::Unix(file.path.clone()), file: Some(file) },
-        }
-    }
-
-    async fn accept(&self) -> io::Result<Client> {
-        match self {
-            Self::Tcp(listener) => Ok(Client::Tcp(listener.accept().await?.0.into_std()?)),
-            Self::Unix(listener, ..) => Ok(Client::Unix(listener.accept().await?.0.into_std()?)),
-        }
-    }
-}
-
-/// A socket that clients cannot connect to for now. The file of a Unix socket stays where it is, with nobody behind it.
-struct Closed {
-    listen: Listen,
-    file: Option<SocketFile>,
-}
-
-impl Closed {
-    /// Listens again, at the same address and with the same rights. Another program can have taken the place meanwhile: then it
-    /// is tried again until it is free.
-    async fn reopen(self) -> Listener {
-        let rights =
-            self.file.as_ref().and_then(|file| std::fs::metadata(&file.path).ok()).map(|file| file.permissions());
-        let mut told = false;
-        loop {
-            match Listener::bind(&self.listen).await {
-                Ok(listener) => {
-                    if let (Some(file), Some(rights)) = (self.file, rights) {
-                        let _ = std::fs::set_permissions(&file.path, rights);
-                        std::mem::forget(file); // the new listener has one of its own
-                    }
-                    return listener;
-                }
-                Err(error) if !told => {
-                    warn!("{error}; trying again");
-                    told = true;
-                }
-                Err(_) => {}
-            }
-            sleep(ACCEPT_PAUSE).await;
-        }
-    }
-}
-
-/// The file of a Unix socket, removed when dropped, unless another stands there by then.
-pub struct SocketFile {
-    path: PathBuf,
-    bound: Option<(u64, u64)>,
-}
-
-impl SocketFile {
-    fn at(path: &Path) -> Self {
-        Self { path: path.to_owned(), bound: file(path) }
-    }
-}
-
-impl Drop for SocketFile {
-    fn drop(&mut self) {
-        if file(&self.path) == self.bound {
-            let _ = std::fs::remove_file(&self.path);
-        }
-    }
-}
-
-/// Removes the file of a socket on which nobody listens any more. Any other file is somebody's, and stays.
-async fn make_way(path: &Path) -> io::Result<()> {
-    let Ok(there) = std::fs::symlink_metadata(path) else { return Ok(()) };
-    if !there.file_type().is_socket() {
-        let why = "a file that is no socket stands there";
-        return Err(io::Error::new(io::ErrorKind::AlreadyExists, why));
-    }
-    match UnixStream::connect(path).await {
-        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => std::fs::remove_file(path),
-        _ => Ok(()), // somebody may listen: binding tells
-    }
-}
-
-/// Which file stands at a path.
-fn file(path: &Path) -> Option<(u64, u64)> {
-    let there = std::fs::symlink_metadata(path).ok()?;
-    Some((there.dev(), there.ino()))
-}
-
-fn tcp(address: SocketAddr) -> io::Result<TcpListener> {
-    let socket = socket2::Socket::new(socket2::Domain::for_address(address), socket2::Type::STREAM, None)?;
-    socket.set_reuse_address(true)?;
-    if address.is_ipv6() {
-        socket.set_only_v6(true)?;
-    }
-    socket.set_nonblocking(true)?;
-    socket.bind(&address.into())?;
-    socket.listen(1024)?;
-    TcpListener::from_std(socket.into())
 }
 
 /// Accepts until `stop`. While the upstream is away, and clients are to see that, it is closed, so that they are refused as by a
@@ -361,7 +211,7 @@ fn work(
     runtime.block_on(async {
         let worker = Worker::new(Arc::clone(shared), Arc::clone(stats));
         let mut topology = shared.topology.clone();
-        let sessions = Sessions::default();
+        let sessions = Sessions { stop: stop.clone(), ..Sessions::default() };
         let ends = Arc::clone(&sessions.ends);
         let mut presence = shared.front().presence.follow();
         let closes = shared.config.upstream_down == UpstreamDown::Close;
@@ -412,6 +262,8 @@ struct Sessions {
     next: RefCell<u64>,
     /// Some of them must end.
     ends: Arc<Notify>,
+    /// Who is not a session yet becomes none any more.
+    stop: CancellationToken,
 }
 
 impl Sessions {
@@ -419,9 +271,10 @@ impl Sessions {
         let number = self.next.replace_with(|&mut number| number + 1);
         let leave =
             Leave { number, open: Rc::clone(&self.open), count: Arc::clone(count), stats: Arc::clone(&worker.stats) };
-        let socket = match client {
-            Client::Tcp(stream) => TcpStream::from_std(stream).map(Socket::tcp),
-            Client::Unix(stream) => UnixStream::from_std(stream).map(Socket::Unix),
+        let (socket, acceptor) = match client {
+            Client::Tcp(stream) => (TcpStream::from_std(stream).map(Socket::tcp), None),
+            Client::Tls(stream, acceptor) => (TcpStream::from_std(stream).map(Socket::tcp), Some(acceptor)),
+            Client::Unix(stream) => (UnixStream::from_std(stream).map(Socket::Unix), None),
         };
         worker.stats.sessions.add(1);
         worker.stats.sessions_total.add(1);
@@ -435,6 +288,17 @@ impl Sessions {
                 let worker = Rc::clone(worker);
                 debug!(client = %socket.peer(), number, "a client has connected");
                 // Called within, or the task would hold the session twice: as it was given and as it runs.
+                if let Some(acceptor) = acceptor {
+                    let stop = self.stop.clone();
+                    self.tasks.spawn_local(async move {
+                        let _leave = leave;
+                        let welcomed = stop.run_until_cancelled(welcome(socket, &acceptor, &worker.stats)).await;
+                        if let Some(Some(socket)) = welcomed {
+                            session::serve(worker, socket, replies).await;
+                        }
+                    });
+                    return;
+                }
                 self.tasks.spawn_local(async move {
                     let _leave = leave;
                     session::serve(worker, socket, replies).await;
@@ -461,6 +325,20 @@ impl Sessions {
     fn wake(&self) {
         self.tasks.close();
         self.open.borrow().values().for_each(|replies| replies.wake());
+    }
+}
+
+/// Shakes hands with a client, in bounded time; none where that fails.
+async fn welcome(socket: Socket, acceptor: &Acceptor, stats: &WorkerStats) -> Option<Socket> {
+    let client = socket.peer();
+    let late = || Err(io::Error::new(io::ErrorKind::TimedOut, "its TLS handshake took too long"));
+    match timeout(Acceptor::PATIENCE, socket.welcome(acceptor)).await.unwrap_or_else(|_| late()) {
+        Ok(socket) => Some(socket),
+        Err(error) => {
+            stats.handshakes_failed.add(1);
+            warn!(%client, "client refused: {error}");
+            None
+        }
     }
 }
 

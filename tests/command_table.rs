@@ -7,7 +7,7 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use crema::command::{self, Class, Effect, Flags, KeySpec, Route, Spec};
+use crema::command::{self, Class, CommandFlags, Effect, KeySpec, Route, Spec};
 use crema::resp::{Limits, Parsed, Parser, encode};
 use tempfile::TempDir;
 
@@ -73,8 +73,9 @@ fn compare_rows(server: &Server) {
         let widened = spec.arity == -told.arity.abs() || told.arity < 0 && spec.arity == told.arity + 1;
         assert!(spec.arity == told.arity || widened, "{}: {} is {} here", told.name, spec.arity, told.arity);
         // What waits for replicas was flagged as blocking later; and one flag COMMAND keeps to itself.
-        let later = if spec.class == Class::Connection { spec.flags & Flags::BLOCKING } else { Flags::NONE };
-        let untold = spec.flags & Flags::MAY_REPLICATE;
+        let later =
+            if spec.class == Class::Connection { spec.flags & CommandFlags::BLOCKING } else { CommandFlags::NONE };
+        let untold = spec.flags & CommandFlags::MAY_REPLICATE;
         assert_eq!(spec.flags, told.flags | later | untold, "{}", told.name);
     }
 }
@@ -106,7 +107,7 @@ fn compare_all_keys(server: &Server) {
             assert!(keys > 0, "{}: no key was compared", told.name);
             assert!(!matches!(spec.keys, KeySpec::None | KeySpec::Unknown), "{}", told.name);
         }
-        let effect = (told.flags.contains(Flags::WRITE), told.has_keys, told.changes_keys, spec.effect);
+        let effect = (told.flags.contains(CommandFlags::WRITE), told.has_keys, told.changes_keys, spec.effect);
         let agrees = match effect {
             (true, true, _, effect) => effect == Effect::Write,
             // Functions are written and are no keys.
@@ -239,7 +240,7 @@ fn words(line: &str) -> Vec<Vec<u8>> {
 struct Told {
     name: String,
     arity: i16,
-    flags: Flags,
+    flags: CommandFlags,
     /// Whether its keys cannot be found by place alone.
     movable: bool,
     has_keys: bool,
@@ -253,13 +254,13 @@ impl Told {
     /// One entry of COMMAND's reply.
     fn new(entry: &[Reply]) -> Told {
         let names = entry[2].array().iter().map(|flag| match flag.text().as_str() {
-            "write" => Flags::WRITE,
-            "readonly" => Flags::READONLY,
-            "blocking" => Flags::BLOCKING,
-            "admin" => Flags::ADMIN,
-            "pubsub" => Flags::PUBSUB,
-            "denyoom" => Flags::DENYOOM,
-            _ => Flags::NONE,
+            "write" => CommandFlags::WRITE,
+            "readonly" => CommandFlags::READONLY,
+            "blocking" => CommandFlags::BLOCKING,
+            "admin" => CommandFlags::ADMIN,
+            "pubsub" => CommandFlags::PUBSUB,
+            "denyoom" => CommandFlags::DENYOOM,
+            _ => CommandFlags::NONE,
         });
         let specs: Vec<_> = entry[8].array().iter().map(Reply::map).collect();
         let flagged =
@@ -272,7 +273,7 @@ impl Told {
         Told {
             name: entry[0].text(),
             arity: i16::try_from(entry[1].integer()).expect("an arity is small"),
-            flags: names.fold(Flags::NONE, Flags::union),
+            flags: names.fold(CommandFlags::NONE, CommandFlags::union),
             movable: entry[2].array().iter().any(|flag| flag.text() == "movablekeys"),
             has_keys: specs.iter().any(|spec| !flagged(spec, "not_key")),
             changes_keys: specs.iter().any(|spec| ["RW", "OW", "RM"].iter().any(|flag| flagged(spec, flag))),

@@ -57,7 +57,7 @@ fn nothing_set_gives_the_documented_defaults() {
     let config = config::load_with(Flags::default(), BTreeMap::new()).expect("the defaults are good");
     assert_eq!(config.listen, [Listen::Tcp(address("127.0.0.1:6380"))]);
     assert_eq!(config.upstream.node, Node::Tcp { host: "127.0.0.1".to_owned(), port: 6379 });
-    assert_eq!((config.upstream.user.as_deref(), config.upstream.db, config.upstream.tls), (None, 0, false));
+    assert_eq!((config.upstream.user.as_deref(), config.upstream.db, config.upstream.tls.clone()), (None, 0, None));
     assert_eq!(config.admin, Some(address("127.0.0.1:9380")));
     assert!((1..=256).contains(&config.threads.get()));
     assert_eq!((config.promote, config.l1_size, config.max_value), (10, 256 * MIB, MIB));
@@ -447,7 +447,8 @@ fn no_password_is_ever_shown() {
     let texts = [
         "upstream = \"redis://app:hunter2@10.0.0.1:6379/x\"",
         "upstream = \"redis://app:hunter2@10.0.0.1:port\"",
-        "upstream = \"rediss://app:hunter2@10.0.0.1\"",
+        "upstream = \"rediss://app:hunter2@10.0.0.1?verify=maybe\"",
+        "upstream = \"rediss://app:hunter2@10.0.0.1?ca=/nonexistent\"",
         "upstream = \"app:hunter2@10.0.0.1\"",
         "upstream = [\"redis://app:hunter2@10.0.0.1\"]",
         "upstream = \"redis://app:hunter2@10.0.0.1",

@@ -6,6 +6,8 @@ mod common;
 use std::collections::{BTreeMap, BTreeSet};
 
 use common::link::Way;
+use common::redis::{free_port, loopback};
+use common::tls::Authority;
 use common::{AT_LAST, Client, Crema, Link, Redis, eventually, ok, pack};
 
 /// Requests that failed, by class, and errors by reason; only what is not zero.
@@ -172,6 +174,7 @@ fn moved(crema: &Crema) -> BTreeSet<String> {
 fn every_metric_moves() {
     let redis = Redis::with(&["--requirepass", "secret"]);
     let link = Link::to(redis.addr());
+    let (own, secure) = (Authority::of_tunnels().issue("numbers", &["127.0.0.1"]), loopback(free_port()));
     let crema = Crema::over(link.addr())
         .url(format!("redis://:secret@{}", link.addr()))
         .flag("--auth", "open")
@@ -179,6 +182,9 @@ fn every_metric_moves() {
         .flag("--max-clients", 12)
         .flag("--channel-publish", true)
         .flag("--response-timeout", "2s")
+        .flag("--tls-cert", own.cert.display())
+        .flag("--tls-key", own.key.display())
+        .also_under_tls(secure)
         .start();
     if crema.is_direct() {
         return;
@@ -226,6 +232,9 @@ fn every_metric_moves() {
         plain.cmd(&["GET", "hot"]);
         crema.count("crema_users_without_l1_total", &[]) > 0
     });
+    let mut no_tls = Client::connect(secure);
+    no_tls.send_cmd(&["PING"]);
+    eventually("its handshake fails", || crema.count("crema_tls_handshakes_failed_total", &[]) > 0);
     // As many clients as there may be, and one more.
     let many: Vec<_> = (0..12).map(|_| Client::try_connect(crema.addr())).collect();
     eventually("one is turned away", || crema.count("crema_sessions_refused_total", &[]) > 0);

@@ -19,6 +19,8 @@ pub struct Snapshot {
     pub ready: Result<(), String>,
     /// Since the start of the process.
     pub uptime: Duration,
+    /// When the first of crema's own certificates ends, in seconds since 1970.
+    pub certificate_expires: Option<i64>,
     /// The Redis side.
     pub upstream: UpstreamStatus,
     /// One for each ear there is.
@@ -95,6 +97,7 @@ impl Snapshot {
             ready: self.ready.is_ok(),
             upstream_up: self.upstream.up,
             uptime: self.uptime,
+            certificate_expires: self.certificate_expires,
             l1_entries: self.l1.entries,
             l1_bytes: self.l1.bytes,
             l1_capacity: self.l1.capacity,
@@ -253,6 +256,7 @@ pub(super) mod tests {
         Snapshot {
             ready: Ok(()),
             uptime: Duration::from_secs(61),
+            certificate_expires: None,
             upstream: UpstreamStatus {
                 address: "redis://10.0.0.1:6379".to_owned(),
                 up: true,

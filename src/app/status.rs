@@ -7,6 +7,7 @@ use crate::admin::{EarStatus, L1Status, Settings, Snapshot, Source, UpstreamStat
 use crate::clock::Time;
 use crate::invalidation::EarState;
 use crate::metrics::Metrics;
+use crate::net::tls::Dialer;
 use crate::proxy::Shared;
 
 impl Source for App {
@@ -14,6 +15,7 @@ impl Source for App {
         let Shared { config, l1, .. } = &*self.shared;
         let upstream = self.lookout.known();
         let now = Time::now();
+        let dialed = self.front().tls.as_ref().and_then(Dialer::expires);
         let ears = l1.ears().into_iter().map(|(user, ear)| {
             let left = ear.freshness.lease_left(now);
             let trouble = match ear.state() {
@@ -38,6 +40,7 @@ impl Source for App {
                 upstream.clone().map(drop)
             },
             uptime: self.started.elapsed(),
+            certificate_expires: self.acceptor.iter().filter_map(|tls| tls.expires()).chain(dialed).min(),
             upstream: UpstreamStatus {
                 address: config.upstream.to_string(),
                 up: upstream.is_ok(),

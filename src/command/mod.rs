@@ -7,18 +7,18 @@
 //! The session looks a request up once, as it takes it up, and decides by [`Route`]; the proxy goes by [`Effect`],
 //! [`Caching`] and [`Spec::keys`]; the metrics by [`Class`] and [`Spec::id`].
 
-use std::ops::{BitAnd, BitOr};
-
 use std::sync::LazyLock;
 
 use crate::resp::{Request, Twin};
 
 mod alters;
+mod flags;
 mod index;
 mod keys;
 mod table;
 
 pub use alters::{Alters, may_change_untold};
+pub use flags::CommandFlags;
 pub use keys::{KeySpec, Keys};
 
 /// The row of `req`'s command, upper and lower case alike; with a subcommand, the subcommand's row (`config|set`).
@@ -97,7 +97,7 @@ pub struct Spec {
     /// As in Redis: the exact number of arguments, names included, or, negative, the smallest. Where versions differ, the widest.
     pub arity: i16,
     /// What Redis says of the command, as far as crema asks.
-    pub flags: Flags,
+    pub flags: CommandFlags,
     /// Where its keys are. Shard channels count as keys here, since they hash to a slot as keys do.
     pub keys: KeySpec,
     /// What it does to keys.
@@ -174,7 +174,7 @@ impl Spec {
     /// Whether the write `req` is answered in a transaction as outside of one: it is on no connection of its own, or is a flush.
     /// In a transaction, a server that is `full` refuses all commands, those included that it takes otherwise.
     pub fn fits_transaction(&self, req: Request<'_>, full: bool) -> bool {
-        (self.on_lane(req) || self.flushes() || self.swaps()) && (!full || self.flags.contains(Flags::DENYOOM))
+        (self.on_lane(req) || self.flushes() || self.swaps()) && (!full || self.flags.contains(CommandFlags::DENYOOM))
     }
 
     /// Whether the command empties a whole database: a write to all keys, and not to some that cannot be known.
@@ -202,61 +202,6 @@ impl Spec {
     pub fn each(&self) -> Option<&'static Spec> {
         static GET: LazyLock<&'static Spec> = LazyLock::new(|| index::find(None, b"get").expect("a row of the table"));
         (self.cache == Caching::Each).then(|| *GET)
-    }
-}
-
-/// A set of Redis's command flags, those that crema asks about.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Flags(u16);
-
-impl Flags {
-    /// None of them.
-    pub const NONE: Flags = Flags(0);
-    /// May change the data set (functions count as data): refused by replicas, held back by CLIENT PAUSE WRITE.
-    pub const WRITE: Flags = Flags(1);
-    /// Reads keys and changes none.
-    pub const READONLY: Flags = Flags(1 << 1);
-    /// May make its connection wait.
-    pub const BLOCKING: Flags = Flags(1 << 2);
-    /// For the server's administrator.
-    pub const ADMIN: Flags = Flags(1 << 3);
-    /// Of Pub/Sub.
-    pub const PUBSUB: Flags = Flags(1 << 4);
-    /// Not flagged a write, and yet able to make one: held back by CLIENT PAUSE WRITE too.
-    pub const MAY_REPLICATE: Flags = Flags(1 << 5);
-    /// May need memory: refused by a server that has no more of it and may not evict.
-    pub const DENYOOM: Flags = Flags(1 << 6);
-
-    /// Whether all of `other` are set.
-    pub const fn contains(self, other: Flags) -> bool {
-        self.0 & other.0 == other.0
-    }
-
-    /// Whether any of `other` is set.
-    pub const fn intersects(self, other: Flags) -> bool {
-        self.0 & other.0 != 0
-    }
-
-    /// Both sets in one; `|` does the same outside of constants.
-    #[must_use]
-    pub const fn union(self, other: Flags) -> Flags {
-        Flags(self.0 | other.0)
-    }
-}
-
-impl BitAnd for Flags {
-    type Output = Flags;
-
-    fn bitand(self, other: Flags) -> Flags {
-        Flags(self.0 & other.0)
-    }
-}
-
-impl BitOr for Flags {
-    type Output = Flags;
-
-    fn bitor(self, other: Flags) -> Flags {
-        self.union(other)
     }
 }
 

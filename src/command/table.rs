@@ -32,7 +32,7 @@
 //!   `tests/reads.rs` has an example of each row and holds its reply against Redis's after every kind of write.
 
 use super::index::subcommand;
-use super::{Caching, Class, Effect, Flags, KeySpec, Route, Spec, Verb};
+use super::{Caching, Class, CommandFlags, Effect, KeySpec, Route, Spec, Verb};
 
 /// All rows. A container stands right above its subcommands; the row for unknown commands is the last.
 pub(super) static ROWS: [Spec; LIST.len()] = numbered();
@@ -77,20 +77,20 @@ macro_rules! table {
 
 #[rustfmt::skip]
 macro_rules! flags {
-    (o) => { Flags::NONE };
-    (r) => { Flags::READONLY };
-    (w) => { Flags::WRITE };
-    (a) => { Flags::ADMIN };
-    (p) => { Flags::PUBSUB };
-    (b) => { Flags::BLOCKING };
-    (m) => { Flags::MAY_REPLICATE };
+    (o) => { CommandFlags::NONE };
+    (r) => { CommandFlags::READONLY };
+    (w) => { CommandFlags::WRITE };
+    (a) => { CommandFlags::ADMIN };
+    (p) => { CommandFlags::PUBSUB };
+    (b) => { CommandFlags::BLOCKING };
+    (m) => { CommandFlags::MAY_REPLICATE };
     (rb) => { flags!(r).union(flags!(b)) };
     (rm) => { flags!(r).union(flags!(m)) };
     (wa) => { flags!(w).union(flags!(a)) };
     (wb) => { flags!(w).union(flags!(b)) };
-    (wd) => { flags!(w).union(Flags::DENYOOM) };
-    (wad) => { flags!(wa).union(Flags::DENYOOM) };
-    (wbd) => { flags!(wb).union(Flags::DENYOOM) };
+    (wd) => { flags!(w).union(CommandFlags::DENYOOM) };
+    (wad) => { flags!(wa).union(CommandFlags::DENYOOM) };
+    (wbd) => { flags!(wb).union(CommandFlags::DENYOOM) };
     (pm) => { flags!(p).union(flags!(m)) };
 }
 
@@ -596,11 +596,11 @@ mod tests {
             assert!(!matches!(row.keys, KeySpec::None | KeySpec::Unknown), "{}", row.name);
         }
         // Functions are written and are no keys.
-        for row in rows(|row| row.flags.contains(Flags::WRITE) && row.class != Class::Script) {
+        for row in rows(|row| row.flags.contains(CommandFlags::WRITE) && row.class != Class::Script) {
             assert!(matches!(row.effect, Effect::Write | Effect::Opaque), "{}", row.name);
         }
         // What may replicate and has a body of its own may write anything.
-        for row in rows(|row| row.flags.contains(Flags::MAY_REPLICATE) && row.class == Class::Script) {
+        for row in rows(|row| row.flags.contains(CommandFlags::MAY_REPLICATE) && row.class == Class::Script) {
             assert_eq!(row.effect, Effect::Opaque, "{}", row.name);
         }
     }
@@ -608,7 +608,7 @@ mod tests {
     #[test]
     fn only_plain_reads_of_one_key_may_be_cached() {
         for row in rows(Spec::cacheable) {
-            assert_eq!(row.flags, Flags::READONLY, "{}", row.name);
+            assert_eq!(row.flags, CommandFlags::READONLY, "{}", row.name);
             assert_eq!(row.effect, Effect::Read, "{}", row.name);
             assert!(row.keys == keys!(one) || matches!(row.cache, Caching::OneKey | Caching::Each), "{}", row.name);
             assert_eq!(row.route, Route::Lane, "{}", row.name);
@@ -617,12 +617,12 @@ mod tests {
 
     #[test]
     fn nothing_that_waits_or_subscribes_goes_on_a_lane() {
-        for row in rows(|row| row.flags.contains(Flags::BLOCKING)) {
+        for row in rows(|row| row.flags.contains(CommandFlags::BLOCKING)) {
             let apart = matches!(row.route, Route::Blocking | Route::LaneUnlessBlocking | Route::Session(Verb::Wait));
             assert!(apart, "{}", row.name);
         }
         for row in rows(|row| matches!(row.route, Route::Blocking | Route::LaneUnlessBlocking)) {
-            assert!(row.flags.contains(Flags::BLOCKING), "{}", row.name);
+            assert!(row.flags.contains(CommandFlags::BLOCKING), "{}", row.name);
         }
         for row in rows(|row| row.class == Class::Transaction) {
             assert!(matches!(row.route, Route::Session(_)), "{}", row.name);

@@ -4,10 +4,12 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use super::raw::{Key, Layers, key};
 use super::{Auth, Channel, Coherence, Config, Listen, Node, Problem, units};
+use crate::net::tls::{Acceptor, ClientCertificates, Dialer};
 
 /// Notes with `layers` whatever does not go together.
 pub(super) fn note_conflicts(config: &Config, layers: &Layers) {
-    let found = addresses(config).into_iter().chain(limits(config)).chain(coherence(config, layers));
+    let found = addresses(config).into_iter().chain(tls(config)).chain(limits(config));
+    let found = found.chain(coherence(config, layers));
     for Conflict(keys, problem) in found.chain(users(config, layers)).chain(channel(&config.channel)) {
         layers.note(layers.refuse(&keys, problem));
     }
@@ -41,12 +43,43 @@ fn addresses(config: &Config) -> Vec<Conflict> {
 fn is_own(listen: &Listen, node: &Node) -> bool {
     match (listen, node) {
         (Listen::Unix(path), Node::Unix(node)) => path == node,
-        (Listen::Tcp(address), Node::Tcp { host, port }) if address.port() == *port => {
+        (Listen::Tcp(address) | Listen::Tls(address), Node::Tcp { host, port }) if address.port() == *port => {
             let node = if host == "localhost" { Ok(IpAddr::V4(Ipv4Addr::LOCALHOST)) } else { host.parse() };
             node.is_ok_and(|node: IpAddr| node == address.ip() || (address.ip().is_unspecified() && node.is_loopback()))
         }
         _ => false,
     }
+}
+
+/// Files are read here, so that a wrong one is told before anything is started.
+fn tls(config: &Config) -> Vec<Conflict> {
+    let mut found = Vec::new();
+    if let Some(tls) = &config.upstream.tls
+        && let Err(error) = Dialer::new(tls)
+    {
+        let problem = Problem::new(error.to_string(), "give files that crema can read in the options of the URL");
+        found.push(Conflict(vec![key!(upstream)], problem));
+    }
+    let listen = config.listen.iter().find(|listen| matches!(listen, Listen::Tls(_)));
+    match (&config.tls, listen) {
+        (None, Some(listen)) => {
+            let wrong = format!("{listen} has no certificate to show");
+            let problem = Problem::new(wrong, "give the files tls_cert and tls_key");
+            found.push(Conflict(vec![key!(listen)], problem));
+        }
+        (Some(tls), _) => {
+            if tls.clients != ClientCertificates::None && tls.client_ca.is_none() {
+                let wrong = "it is not said who signs the certificates of clients";
+                let problem = Problem::new(wrong, "give the file tls_client_ca");
+                found.push(Conflict(vec![key!(tls_client_auth)], problem));
+            } else if let Err(error) = Acceptor::new(tls) {
+                let problem = Problem::new(error.to_string(), "give PEM files that crema can read");
+                found.push(Conflict(vec![key!(tls_cert), key!(tls_key)], problem));
+            }
+        }
+        (None, None) => {}
+    }
+    found
 }
 
 fn limits(config: &Config) -> Vec<Conflict> {

@@ -40,7 +40,7 @@ pub struct Flags {
 #[derive(Debug, Default, Args, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Settings {
-    /// Serve clients at IP:PORT or a socket path [default: 127.0.0.1:6380]
+    /// Serve clients at [tls://]IP:PORT or a path [default: 127.0.0.1:6380]
     #[arg(long, value_name = "ADDR,..")]
     #[serde(deserialize_with = "comma_separated")]
     pub(super) listen: Option<Given>,
@@ -104,6 +104,19 @@ pub struct Settings {
     /// Who keeps CLIENT SETNAME: upstream or virtual [default: virtual]
     #[arg(long, value_name = "WHO", help_heading = "Clients")]
     pub(super) client_names: Option<Given>,
+
+    /// The certificate shown under tls://, with its chain [default: off]
+    #[arg(long, value_name = "FILE", help_heading = "TLS")]
+    pub(super) tls_cert: Option<Given>,
+    /// Its private key [default: off]
+    #[arg(long, value_name = "FILE", help_heading = "TLS")]
+    pub(super) tls_key: Option<Given>,
+    /// Who signs certificates of clients [default: off]
+    #[arg(long, value_name = "FILE", help_heading = "TLS")]
+    pub(super) tls_client_ca: Option<Given>,
+    /// Must they show it: none, optional, required [default: none]
+    #[arg(long, value_name = "WHO", help_heading = "TLS")]
+    pub(super) tls_client_auth: Option<Given>,
 
     /// Connections to the upstream, of all kinds [default: 1000]
     #[arg(long, value_name = "N", help_heading = "Upstream")]

@@ -1,4 +1,4 @@
-//! Addresses that crema serves: `IP:PORT` or the path of a Unix socket.
+//! Addresses that crema serves: `IP:PORT`, `tls://IP:PORT`, or the path of a Unix socket.
 //!
 //! Pure text; the server binds them. Two addresses that could not both be bound are told apart here, before any is.
 
@@ -14,21 +14,30 @@ use super::url::SOCKET_PATH_BYTES;
 pub enum Listen {
     /// A TCP address; port 0 lets the system choose.
     Tcp(SocketAddr),
+    /// The same, for clients that speak TLS.
+    Tls(SocketAddr),
     /// The absolute path of a Unix socket.
     Unix(PathBuf),
 }
 
 impl Listen {
+    /// Where it is in the network.
+    pub fn address(&self) -> Option<SocketAddr> {
+        match self {
+            Self::Tcp(address) | Self::Tls(address) => Some(*address),
+            Self::Unix(_) => None,
+        }
+    }
+
     /// Whether binding both addresses would fail, or send one's clients to the other.
     pub(super) fn clashes(&self, other: &Self) -> bool {
         match (self, other) {
             (Self::Unix(path), Self::Unix(other)) => path == other,
-            (Self::Tcp(address), Self::Tcp(other)) => {
+            _ => self.address().zip(other.address()).is_some_and(|(address, other)| {
                 let any = address.ip().is_unspecified() || other.ip().is_unspecified();
                 let overlap = address.ip() == other.ip() || (any && address.is_ipv4() == other.is_ipv4());
                 address.port() == other.port() && address.port() != 0 && overlap
-            }
-            _ => false,
+            }),
         }
     }
 }
@@ -37,6 +46,7 @@ impl fmt::Display for Listen {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Tcp(address) => write!(f, "{address}"),
+            Self::Tls(address) => write!(f, "tls://{address}"),
             Self::Unix(path) => write!(f, "{}", path.display()),
         }
     }
@@ -67,7 +77,10 @@ fn address(text: &str) -> Result<Listen, Problem> {
         }
         return Ok(Listen::Unix(path.into()));
     }
-    socket(text).map(Listen::Tcp)
+    match text.strip_prefix("tls://") {
+        Some(address) => socket(address).map(Listen::Tls),
+        None => socket(text).map(Listen::Tcp),
+    }
 }
 
 /// Reads `IP:PORT`; names are refused, because a name can stand for several addresses.

@@ -20,6 +20,7 @@ use std::collections::BTreeMap;
 use std::env;
 use std::net::SocketAddr;
 use std::num::NonZeroUsize;
+use std::path::PathBuf;
 use std::thread;
 use std::time::Duration;
 
@@ -32,6 +33,7 @@ pub use self::summary::Sources;
 pub use self::url::{Node, Secret, Upstream};
 pub use self::user::User;
 pub use crate::error::UpstreamDown;
+use crate::net::tls::{AcceptorSettings, ClientCertificates, Credentials};
 
 use self::raw::{Layers, key};
 use self::units::{GIB, KIB, MIB, TIB};
@@ -43,6 +45,8 @@ pub struct Config {
     pub listen: Vec<Listen>,
     /// The Redis or Valkey behind.
     pub upstream: Upstream,
+    /// What clients of `tls://` are shown and asked for.
+    pub tls: Option<AcceptorSettings>,
     /// Where metrics, health, status and dashboard are served; `None` for nowhere.
     pub admin: Option<SocketAddr>,
     /// Worker threads, at most 1024.
@@ -244,6 +248,7 @@ fn read(layers: &Layers) -> Result<Config, ConfigError> {
     Ok(Config {
         listen: layers.read(key!(listen), "127.0.0.1:6380", listen::addresses)?,
         upstream: layers.read(key!(upstream), "redis://127.0.0.1:6379", str::parse)?,
+        tls: tls(layers)?,
         admin: layers.read(key!(admin), "127.0.0.1:9380", |text| or_off(text, listen::socket))?,
         threads: layers.read(key!(threads), "auto", threads)?,
         promote: layers.read(key!(promote), "10", |text| {
@@ -302,6 +307,32 @@ fn read(layers: &Layers) -> Result<Config, ConfigError> {
             _ => Err(Problem::unknown("log format", text, &["text", "json"])),
         })?,
     })
+}
+
+/// The files of `tls://` listeners, where a certificate and its key are given.
+fn tls(layers: &Layers) -> Result<Option<AcceptorSettings>, ConfigError> {
+    let file = |text: &str| or_off(text, |text| not_empty(text).map(PathBuf::from));
+    let cert = layers.read(key!(tls_cert), "off", file)?;
+    let key = layers.read(key!(tls_key), "off", file)?;
+    let client_ca = layers.read(key!(tls_client_ca), "off", file)?;
+    let clients = layers.read(key!(tls_client_auth), "none", |text| match text {
+        "none" => Ok(ClientCertificates::None),
+        "optional" => Ok(ClientCertificates::Optional),
+        "required" => Ok(ClientCertificates::Required),
+        _ => Err(Problem::unknown("demand for certificates", text, &["none", "optional", "required"])),
+    })?;
+    match (cert, key) {
+        (Some(cert), Some(key)) => Ok(Some(AcceptorSettings { own: Credentials { cert, key }, client_ca, clients })),
+        (None, None) if client_ca.is_none() && clients == ClientCertificates::None => Ok(None),
+        (None, None) => {
+            let problem = Problem::new("certificates are asked for under TLS alone", "give tls_cert and tls_key too");
+            Err(layers.refuse(&[key!(tls_client_ca), key!(tls_client_auth)], problem))
+        }
+        _ => {
+            let problem = Problem::new("a certificate is of no use without its key", "give both tls_cert and tls_key");
+            Err(layers.refuse(&[key!(tls_cert), key!(tls_key)], problem))
+        }
+    }
 }
 
 /// `auto` is a thread a core, up to 256: beyond that, one should say so.

@@ -1,4 +1,5 @@
-//! Upstream URLs: `redis://[user:password@]host[:port][/db]` and `unix:///path[?db=N]`.
+//! Upstream URLs: `redis://[user:password@]host[:port][/db]`, `rediss://` the same under TLS, with `?ca=&cert=&key=&sni=&verify=`,
+//! and `unix:///path[?db=N]`.
 //!
 //! Owns the password until a handshake asks for it: nothing here prints it, and no error quotes any part of a URL, because a
 //! mistyped one can have its password anywhere.
@@ -9,6 +10,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 
 use super::error::Problem;
+use crate::net::tls::{Credentials, DialerSettings, Verify};
 
 const DEFAULT_PORT: u16 = 6379;
 /// The longest path that fits `sockaddr_un` on Linux, its final NUL left off.
@@ -25,8 +27,8 @@ pub struct Upstream {
     pub password: Option<Secret>,
     /// The database that sessions begin in.
     pub db: u32,
-    /// Whether connections use TLS; never in this version.
-    pub tls: bool,
+    /// How connections use TLS, where they do.
+    pub tls: Option<DialerSettings>,
 }
 
 /// Where a server listens. `Display` is `host:port` (IPv6 in brackets) or the path.
@@ -81,10 +83,7 @@ impl FromStr for Upstream {
         match scheme.to_ascii_lowercase().as_str() {
             "redis" | "valkey" => tcp(rest),
             "unix" | "redis+unix" | "valkey+unix" => unix(rest),
-            "rediss" | "valkeys" => Err(Problem::new(
-                "TLS to the upstream is not supported in this version",
-                "write redis:// over a network that you trust, or through a TLS tunnel",
-            )),
+            "rediss" | "valkeys" => tls(rest),
             "redis+sentinel" | "redis-sentinel" => Err(Problem::new(
                 "Sentinel is not supported in this version",
                 "write redis://host:port of the master, or of an address that follows it",
@@ -100,10 +99,10 @@ impl FromStr for Upstream {
 
 impl fmt::Display for Upstream {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match (&self.node, self.tls) {
+        f.write_str(match (&self.node, &self.tls) {
             (Node::Unix(_), _) => "unix://",
-            (Node::Tcp { .. }, false) => "redis://",
-            (Node::Tcp { .. }, true) => "rediss://",
+            (Node::Tcp { .. }, None) => "redis://",
+            (Node::Tcp { .. }, Some(_)) => "rediss://",
         })?;
         let user = percent_encode(self.user.as_deref().unwrap_or_default());
         match &self.password {
@@ -115,7 +114,8 @@ impl fmt::Display for Upstream {
             (node, 0) => write!(f, "{node}"),
             (node @ Node::Tcp { .. }, db) => write!(f, "{node}/{db}"),
             (node @ Node::Unix(_), db) => write!(f, "{node}?db={db}"),
-        }
+        }?;
+        self.tls.as_ref().map_or(Ok(()), |tls| show_options(tls, f))
     }
 }
 
@@ -127,6 +127,69 @@ impl fmt::Display for Node {
             Self::Unix(path) => write!(f, "{}", path.display()),
         }
     }
+}
+
+/// [`tcp`] with the options of TLS behind it.
+fn tls(rest: &str) -> Result<Upstream, Problem> {
+    let (location, query) = split_before(rest, &['?']);
+    if query.contains('@') {
+        return Err(unescaped());
+    }
+    let unknown = || {
+        let right = "write ?ca=FILE, cert=FILE and key=FILE, sni=NAME, verify=full, chain or no, joined by &";
+        Problem::new("an option of the upstream URL is unknown, or has no such value", right)
+    };
+    let mut settings = DialerSettings::default();
+    let (mut cert, mut key) = (None, None);
+    for option in query.trim_start_matches('?').split('&').filter(|option| !option.is_empty()) {
+        let (name, value) = option.split_once('=').unwrap_or((option, ""));
+        let value = percent_decode(value)?;
+        if value.is_empty() {
+            return Err(unknown());
+        }
+        match name {
+            "ca" => settings.ca = Some(value.into()),
+            "cert" => cert = Some(value.into()),
+            "key" => key = Some(value.into()),
+            "sni" => settings.sni = Some(value),
+            "verify" => {
+                settings.verify = match value.as_str() {
+                    "full" => Verify::Full,
+                    "chain" => Verify::Chain,
+                    "no" => Verify::No,
+                    _ => return Err(unknown()),
+                }
+            }
+            _ => return Err(unknown()),
+        }
+    }
+    settings.own = match (cert, key) {
+        (Some(cert), Some(key)) => Some(Credentials { cert, key }),
+        (None, None) => None,
+        _ => return Err(Problem::new("cert and key of the upstream URL go together", "give both files, or neither")),
+    };
+    Ok(Upstream { tls: Some(settings), ..tcp(location)? })
+}
+
+/// The options of TLS that are not at their defaults, as [`tls`] reads them.
+fn show_options(tls: &DialerSettings, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    let path = |path: &PathBuf| percent_encode_path(&path.to_string_lossy());
+    let verify = match tls.verify {
+        Verify::Full => None,
+        Verify::Chain => Some("chain".to_owned()),
+        Verify::No => Some("no".to_owned()),
+    };
+    let own = tls.own.as_ref();
+    let options = [
+        ("ca", tls.ca.as_ref().map(path)),
+        ("cert", own.map(|own| path(&own.cert))),
+        ("key", own.map(|own| path(&own.key))),
+        ("sni", tls.sni.as_deref().map(percent_encode)),
+        ("verify", verify),
+    ];
+    let given = options.into_iter().filter_map(|(name, value)| Some(format!("{name}={}", value?)));
+    let given = given.collect::<Vec<_>>().join("&");
+    if given.is_empty() { Ok(()) } else { write!(f, "?{given}") }
 }
 
 fn tcp(rest: &str) -> Result<Upstream, Problem> {
@@ -147,7 +210,7 @@ fn tcp(rest: &str) -> Result<Upstream, Problem> {
         }
         path => read_database(path)?,
     };
-    Ok(Upstream { node, user, password, db, tls: false })
+    Ok(Upstream { node, user, password, db, tls: None })
 }
 
 fn unix(rest: &str) -> Result<Upstream, Problem> {
@@ -179,7 +242,7 @@ fn unix(rest: &str) -> Result<Upstream, Problem> {
             }
         },
     };
-    Ok(Upstream { node: Node::Unix(PathBuf::from(path)), user, password, db, tls: false })
+    Ok(Upstream { node: Node::Unix(PathBuf::from(path)), user, password, db, tls: None })
 }
 
 /// `user:password`, `:password` or nothing. A lone word is refused: redis-cli takes it for a password, most libraries for a user.
@@ -270,6 +333,11 @@ fn percent_encode(text: &str) -> String {
     text.bytes().map(encode).collect()
 }
 
+/// The same, with slashes as they are.
+fn percent_encode_path(text: &str) -> String {
+    text.split('/').map(percent_encode).collect::<Vec<_>>().join("/")
+}
+
 /// Splits before the first of `ends`, which stays with the second part.
 fn split_before<'a>(text: &'a str, ends: &[char]) -> (&'a str, &'a str) {
     text.split_at(text.find(ends).unwrap_or(text.len()))
@@ -311,7 +379,24 @@ mod tests {
         for (text, node, db) in good {
             let upstream = parse(text);
             assert_eq!((upstream.node, upstream.db), (node, db), "{text}");
-            assert_eq!((upstream.user, upstream.password, upstream.tls), (None, None, false), "{text}");
+            assert_eq!((upstream.user, upstream.password, upstream.tls), (None, None, None), "{text}");
+        }
+    }
+
+    #[test]
+    fn reads_the_options_of_tls_and_shows_them_again() {
+        let text = "rediss://:pw@cache:6380/2?ca=/etc/my%20ca.pem&cert=c.pem&key=k.pem&sni=other.example&verify=chain";
+        let upstream = parse(text);
+        let tls = upstream.tls.clone().expect("options of TLS");
+        assert_eq!((upstream.node.clone(), upstream.db), (host("cache", 6380), 2));
+        assert_eq!(tls.ca, Some("/etc/my ca.pem".into()));
+        assert_eq!(tls.own, Some(Credentials { cert: "c.pem".into(), key: "k.pem".into() }));
+        assert_eq!((tls.sni.as_deref(), tls.verify), (Some("other.example"), Verify::Chain));
+        assert_eq!(upstream.to_string(), text.replace(":pw@", ":***@"));
+        assert_eq!(parse("valkeys://cache").tls, Some(DialerSettings::default()));
+        assert_eq!(parse("rediss://cache/1").to_string(), "rediss://cache:6379/1");
+        for bad in ["?ca=", "?verify=maybe", "?cert=c.pem", "?tls=on", "?ca"] {
+            assert!(format!("rediss://cache{bad}").parse::<Upstream>().is_err(), "{bad}");
         }
     }
 
@@ -339,7 +424,7 @@ mod tests {
         let bad = [
             ("localhost:6379", "redis://host:6379"),
             ("http://hunter2@h", "unknown scheme"),
-            ("rediss://:hunter2@h", "TLS to the upstream is not supported"),
+            ("rediss://:hunter2@h?verify=maybe", "an option"),
             ("redis+sentinel://:hunter2@a,b/main", "Sentinel is not supported"),
             ("redis+cluster://:hunter2@a,b", "Cluster is not supported"),
             ("redis://hunter2@h", "could be a user or a password"),
@@ -367,6 +452,9 @@ mod tests {
             ("redis://h/1/2", "no usable database"),
             ("redis://h/1?timeout=5", "options"),
             ("redis://h?db=1", "redis://host:6379/3"),
+            ("rediss://h?hunter2", "an option"),
+            ("rediss://h?verify=hunter2", "an option"),
+            ("rediss://:hu?ca=nter2@h", "%3F"),
             ("unix://run/redis.sock", "not absolute"),
             ("unix://", "no possible socket"),
             ("unix:///", "no possible socket"),

@@ -93,6 +93,8 @@ pub struct WorkerStats {
     pub sessions: Gauge,
     /// Sessions ever taken on.
     pub sessions_total: Counter,
+    /// Clients that failed in their TLS handshake.
+    pub handshakes_failed: Counter,
     /// Lanes open now.
     pub lanes: Gauge,
     /// Lanes that broke, were desynchronised, or were closed by Redis while in use.

@@ -57,6 +57,11 @@ const COUNTERS: &[Row<ReadCounter>] = &[
         read: |m| m.stats.sessions_refused.get(),
     },
     Row {
+        name: "crema_tls_handshakes_failed_total",
+        about: "Client connections whose TLS handshake failed.",
+        read: |m| m.sum(|w| w.handshakes_failed.get()),
+    },
+    Row {
         name: "crema_slow_clients_total",
         about: "Sessions closed because their client did not read its replies.",
         read: |m| m.sum(|w| w.slow_clients.get()),
@@ -177,6 +182,11 @@ const GAUGES: &[Row<ReadGauge>] = &[
     Row { name: "crema_ready", about: "1 while crema can serve, else 0.", read: |_, l| l.ready.into() },
     Row { name: "crema_upstream_up", about: "1 while Redis answers, else 0.", read: |_, l| l.upstream_up.into() },
     Row { name: "crema_uptime_seconds", about: "Seconds since crema started.", read: |_, l| l.uptime.as_secs() },
+    Row {
+        name: "crema_tls_certificate_expires_seconds",
+        about: "When the first of crema's own certificates ends, in seconds since 1970; 0 where it shows none.",
+        read: |_, l| l.certificate_expires.map_or(0, |at| u64::try_from(at).unwrap_or(1)),
+    },
     Row { name: "crema_l1_entries", about: "Entries in L1.", read: |_, l| l.l1_entries },
     Row { name: "crema_l1_bytes", about: "Memory that the entries of L1 take.", read: |_, l| l.l1_bytes },
     Row {
@@ -244,6 +254,8 @@ pub struct Levels {
     pub upstream_up: bool,
     /// Since the start of the process.
     pub uptime: Duration,
+    /// When the first of crema's own certificates ends, in seconds since 1970.
+    pub certificate_expires: Option<i64>,
     /// Entries in L1.
     pub l1_entries: u64,
     /// Bytes that they take.

@@ -4,5 +4,6 @@
 
 pub mod buffer;
 mod socket;
+pub mod tls;
 
 pub use socket::Socket;

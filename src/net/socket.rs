@@ -1,4 +1,4 @@
-//! One byte stream, TCP or Unix: what a client speaks over and what an upstream node is reached by.
+//! One byte stream, TCP with or without TLS, or Unix: what a client speaks over and what an upstream node is reached by.
 //!
 //! Owns the socket options (no Nagle delay, keep-alive as long as Redis's own default of 300 s).
 
@@ -10,17 +10,23 @@ use std::time::Duration;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
+use tokio_rustls::TlsStream;
+
+use super::tls::{Acceptor, Dialer, explained};
 
 /// Bytes to the upstream that are not acknowledged for so long end their connection. Long enough for what a network gets over;
 /// a server that takes nothing in for so long is given up as well.
 #[cfg(target_os = "linux")]
 const UNACKNOWLEDGED: Duration = Duration::from_secs(30);
 
-/// A connected stream. Reading and writing are cancel safe, as those of tokio's own streams are.
+/// A connected stream. Reading and writing are cancel safe, as those of tokio's own streams are. What was written must be flushed
+/// or followed by reading: under TLS some of it can wait here. To be given bytes and take none of them is an error.
 #[derive(Debug)]
 pub enum Socket {
     /// TCP, with `TCP_NODELAY` and keep-alive set.
     Tcp(TcpStream),
+    /// TLS over such a one, after the handshake.
+    Tls(Box<TlsStream<TcpStream>>),
     /// A Unix domain socket.
     Unix(UnixStream),
 }
@@ -42,19 +48,42 @@ impl Socket {
         Self::tcp(stream)
     }
 
+    /// Shakes hands as a client of `host`. Of a Unix socket nothing is asked. Cancel safe: the connection is closed.
+    pub async fn secure(self, dialer: &Dialer, host: &str) -> io::Result<Self> {
+        match self {
+            Self::Tcp(stream) => Ok(Self::Tls(Box::new(dialer.connect(stream, host).await?))),
+            other => Ok(other),
+        }
+    }
+
+    /// Shakes hands as a server. Cancel safe: the connection is closed.
+    pub async fn welcome(self, acceptor: &Acceptor) -> io::Result<Self> {
+        match self {
+            Self::Tcp(stream) => Ok(Self::Tls(Box::new(acceptor.accept(stream).await?))),
+            other => Ok(other),
+        }
+    }
+
     /// When it is dropped, what has not left yet is thrown away, and the other side is told by a reset.
     pub fn reset_on_drop(&self) {
-        if let Self::Tcp(stream) = self {
+        if let Some(stream) = self.stream() {
             let _ = SockRef::from(stream).set_linger(Some(Duration::ZERO)); // where it cannot be set the stream is gone
+        }
+    }
+
+    /// The TCP stream below, where there is one.
+    fn stream(&self) -> Option<&TcpStream> {
+        match self {
+            Self::Tcp(stream) => Some(stream),
+            Self::Tls(stream) => Some(stream.get_ref().0),
+            Self::Unix(_) => None,
         }
     }
 
     /// The address of the other side as Redis prints one: `ip:port`, or `unix` for a Unix socket.
     pub fn peer(&self) -> String {
-        match self {
-            Self::Tcp(stream) => stream.peer_addr().map_or_else(|_| "?".to_owned(), |a| a.to_string()),
-            Self::Unix(_) => "unix".to_owned(),
-        }
+        let address = self.stream().map(TcpStream::peer_addr);
+        address.map_or("unix".to_owned(), |address| address.map_or("?".to_owned(), |address| address.to_string()))
     }
 
     /// Whether the other side has closed its sending side, or all, as far as is known. Bytes may still be unread.
@@ -62,6 +91,7 @@ impl Socket {
         let cx = &mut Context::from_waker(Waker::noop());
         let ready = match self {
             Self::Tcp(stream) => pin!(stream.ready(Interest::READABLE)).poll(cx),
+            Self::Tls(stream) => pin!(stream.get_ref().0.ready(Interest::READABLE)).poll(cx),
             Self::Unix(stream) => pin!(stream.ready(Interest::READABLE)).poll(cx),
         };
         matches!(ready, Poll::Ready(Ok(ready)) if ready.is_read_closed())
@@ -69,10 +99,8 @@ impl Socket {
 
     /// The address of this side, as the other side prints it in `CLIENT LIST` and `MONITOR`.
     pub fn local(&self) -> String {
-        match self {
-            Self::Tcp(stream) => stream.local_addr().map_or_else(|_| "?".to_owned(), |a| a.to_string()),
-            Self::Unix(_) => "unix".to_owned(),
-        }
+        let address = self.stream().map(TcpStream::local_addr);
+        address.map_or("unix".to_owned(), |address| address.map_or("?".to_owned(), |address| address.to_string()))
     }
 }
 
@@ -80,6 +108,11 @@ impl AsyncRead for Socket {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
             Self::Tcp(stream) => Pin::new(stream).poll_read(cx, buf),
+            Self::Tls(stream) => {
+                // An error shows when it is read.
+                let _ = Pin::new(&mut *stream).poll_flush(cx);
+                Pin::new(&mut *stream).poll_read(cx, buf).map_err(|error| explained(stream, error))
+            }
             Self::Unix(stream) => Pin::new(stream).poll_read(cx, buf),
         }
     }
@@ -87,19 +120,28 @@ impl AsyncRead for Socket {
 
 impl AsyncWrite for Socket {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        match self.get_mut() {
+        let written = match self.get_mut() {
             Self::Tcp(stream) => Pin::new(stream).poll_write(cx, buf),
+            Self::Tls(stream) => Pin::new(stream).poll_write(cx, buf),
             Self::Unix(stream) => Pin::new(stream).poll_write(cx, buf),
+        };
+        match written {
+            Poll::Ready(Ok(0)) if !buf.is_empty() => Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
+            written => written,
         }
     }
 
-    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(Ok(()))
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Tls(stream) => Pin::new(stream).poll_flush(cx),
+            Self::Tcp(_) | Self::Unix(_) => Poll::Ready(Ok(())), // what was written is the system's
+        }
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
             Self::Tcp(stream) => Pin::new(stream).poll_shutdown(cx),
+            Self::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
             Self::Unix(stream) => Pin::new(stream).poll_shutdown(cx),
         }
     }

@@ -402,7 +402,7 @@ impl Replies {
             }
         }
         queue.output.release();
-        Poll::Ready(Ok(()))
+        Pin::new(socket).poll_flush(cx)
     }
 }
 

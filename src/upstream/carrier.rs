@@ -99,6 +99,9 @@ impl<W: Waiter> Lane<W> {
                 Poll::Pending => break,
             }
         }
+        if let Poll::Ready(Err(error)) = Pin::new(&mut *socket).poll_flush(cx) {
+            return Poll::Ready(self.broken(&error.to_string()));
+        }
         if behind
             && !pipeline.is_behind()
             && let Some(owner) = self.owner()

@@ -105,17 +105,22 @@ fn late(node: &Node, after: Duration) -> Error {
 }
 
 async fn open(node: &Node) -> Result<Socket, Error> {
-    let opened =
-        timeout(node.connect_timeout, dial(&node.endpoint)).await.map_err(|_| late(node, node.connect_timeout))?;
+    let opened = timeout(node.connect_timeout, dial(node)).await.map_err(|_| late(node, node.connect_timeout))?;
     opened.map_err(|source| unreachable(node, source))
 }
 
-/// A stream to `endpoint`. Cancel safe.
-pub(super) async fn dial(endpoint: &Endpoint) -> io::Result<Socket> {
-    Ok(match endpoint {
-        Endpoint::Tcp { host, port } => Socket::upstream(TcpStream::connect((host.as_str(), *port)).await?),
-        Endpoint::Unix(path) => Socket::Unix(UnixStream::connect(path).await?),
-    })
+/// A stream to the node, TLS included where it speaks that. A name is looked up each time. Cancel safe.
+pub(super) async fn dial(node: &Node) -> io::Result<Socket> {
+    match &node.endpoint {
+        Endpoint::Tcp { host, port } => {
+            let socket = Socket::upstream(TcpStream::connect((host.as_str(), *port)).await?);
+            match &node.tls {
+                Some(tls) => socket.secure(tls, host).await,
+                None => Ok(socket),
+            }
+        }
+        Endpoint::Unix(path) => Ok(Socket::Unix(UnixStream::connect(path).await?)),
+    }
 }
 
 fn unreachable(node: &Node, source: io::Error) -> Error {

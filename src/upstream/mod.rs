@@ -36,6 +36,7 @@ pub use waiter::{OutOfBand, Waiter};
 
 use crate::clock::Time;
 use crate::config::Node as Endpoint;
+use crate::net::tls::Dialer;
 use crate::resp::Resp;
 
 /// One server of the upstream, with the limits that every connection to it shares.
@@ -43,6 +44,8 @@ use crate::resp::Resp;
 pub struct Node {
     /// Where it is.
     pub endpoint: Endpoint,
+    /// How it is spoken to under TLS, where it is.
+    pub tls: Option<Dialer>,
     /// The same for people and for error texts, without credentials.
     pub address: Arc<str>,
     /// Longest wait for a connection.
@@ -69,6 +72,7 @@ impl Node {
         let address = endpoint.to_string().into();
         Self {
             endpoint,
+            tls: None,
             address,
             connect_timeout,
             handshake_timeout: connect_timeout,
@@ -80,6 +84,12 @@ impl Node {
             heard: AtomicU64::new(0),
             quirks: quirks::Quirks::default(),
         }
+    }
+
+    /// The same node, spoken to under TLS.
+    #[must_use]
+    pub fn secured(self, tls: Option<Dialer>) -> Self {
+        Self { tls, ..self }
     }
 
     /// The same node, to which handshakes may take so long, none: as long as they like; and at which `login` asks what it is.

@@ -97,10 +97,13 @@ impl Returns {
 
     /// Waits until the node is there, having been away since the last try began. Cancel safe.
     pub async fn back(&mut self) {
-        let state = &mut self.state;
-        if self.was_there && state.wait_for(|known| *known != State::There).await.is_err()
-            || state.wait_for(|known| *known == State::There).await.is_err()
-        {
+        if self.was_there {
+            if self.state.wait_for(|known| *known != State::There).await.is_err() {
+                pending::<()>().await;
+            }
+            self.was_there = false; // so that who asks once more does not miss it
+        }
+        if self.state.wait_for(|known| *known == State::There).await.is_err() {
             pending::<()>().await;
         }
     }
@@ -153,7 +156,7 @@ enum Failure {
 
 /// Whether the node takes a connection and does not end it at once. Whatever it says shows that it is there, an error as well.
 async fn probe(node: &Node) -> Result<(), Failure> {
-    let mut socket = match timeout(node.connect_timeout, dial(&node.endpoint)).await {
+    let mut socket = match timeout(node.connect_timeout, dial(node)).await {
         Ok(socket) => socket.map_err(Failure::Refused)?,
         Err(_) => return Err(Failure::Refused(io::ErrorKind::TimedOut.into())),
     };

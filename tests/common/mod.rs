@@ -4,10 +4,11 @@
 //! between proxy and Redis, and a RESP client written anew, so that a mistake in the proxy's codec cannot hide in the
 //! test of it. Knows the proxy from outside only: its flags, its sockets and its admin pages.
 //!
-//! Reading order: [`redis`], [`proxy`], [`link`], [`client`] (over [`value`]), [`differs`], [`judge`].
+//! Reading order: [`redis`], [`proxy`], [`link`], [`tls`], [`client`] (over [`value`]), [`differs`], [`judge`].
 //!
 //! With `CREMA_TEST_DIRECT=1` the [`Crema`] launcher hands out the address of the server itself. Whatever fails then is
 //! a fault of the test, not of the proxy; what cannot be asked of a bare Redis asks [`Crema::is_direct`] first. With
+//! `CREMA_TEST_TLS=1` every proxy speaks TLS on both sides, and what the tests see of it is carried through. With
 //! `CREMA_TEST_COHERENCE=channel` every proxy hears of changes that way: what fails then should be about changes made past it.
 #![allow(dead_code)] // every test file takes its own part of it
 #![allow(unused_imports)]
@@ -18,6 +19,7 @@ pub(crate) mod judge;
 pub(crate) mod link;
 pub(crate) mod proxy;
 pub(crate) mod redis;
+pub(crate) mod tls;
 pub(crate) mod value;
 
 use std::sync::{Mutex, MutexGuard, PoisonError};

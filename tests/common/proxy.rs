@@ -12,6 +12,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use super::redis::{Redis, free_port, loopback};
+use super::tls::{Authority, Tunnel, client_side};
 use super::{AT_LAST, Client, MAX_STALENESS, Value, WORKERS, eventually};
 
 /// A proxy, or with `CREMA_TEST_DIRECT=1` the bare server in its place.
@@ -19,6 +20,8 @@ pub(crate) struct Crema {
     addr: SocketAddr,
     admin: SocketAddr,
     process: Option<Process>,
+    /// What carries clients to it, and it to its upstream.
+    tunnels: Vec<Tunnel>,
 }
 
 struct Process {
@@ -32,7 +35,7 @@ pub(crate) struct Launch {
     upstream: SocketAddr,
     url: String,
     flags: Vec<(String, String)>,
-    also_at: Option<PathBuf>,
+    also_at: Option<String>,
     log: Option<&'static str>,
     await_ready: bool,
     open_files: Option<u32>,
@@ -60,7 +63,13 @@ impl Launch {
 
     /// Listens on a Unix socket as well.
     pub(crate) fn also_at(mut self, path: &Path) -> Launch {
-        self.also_at = Some(path.to_owned());
+        self.also_at = Some(path.display().to_string());
+        self
+    }
+
+    /// Listens under TLS as well.
+    pub(crate) fn also_under_tls(mut self, addr: SocketAddr) -> Launch {
+        self.also_at = Some(format!("tls://{addr}"));
         self
     }
 
@@ -78,7 +87,7 @@ impl Launch {
 
     pub(crate) fn start(self) -> Crema {
         if std::env::var_os("CREMA_TEST_DIRECT").is_some() {
-            return Crema { addr: self.upstream, admin: self.upstream, process: None };
+            return Crema { addr: self.upstream, admin: self.upstream, process: None, tunnels: Vec::new() };
         }
         for _ in 0..3 {
             if let Some(crema) = self.try_start() {
@@ -99,8 +108,22 @@ impl Launch {
             }
             None => Command::new(env!("CARGO_BIN_EXE_crema")),
         };
-        let also = self.also_at.as_ref().map_or_else(String::new, |path| format!(",{}", path.display()));
-        command.args(["--listen", &format!("{addr}{also}"), "--admin", &admin.to_string(), "--upstream", &self.url]);
+        let also = self.also_at.as_ref().map_or_else(String::new, |also| format!(",{also}"));
+        // Where the URL names something else than the address of a server, that is what the test is about.
+        let plain =
+            self.url.strip_prefix("redis://").and_then(|rest| Some((rest, rest.find(&self.upstream.to_string())?)));
+        let is_secure = std::env::var_os("CREMA_TEST_TLS").is_some() && plain.is_some();
+        let (mut scheme, mut url, mut tunnels) = ("", self.url.clone(), Vec::new());
+        if let (true, Some((rest, _))) = (is_secure, plain) {
+            let authority = Authority::of_tunnels();
+            let own = authority.issue(&format!("tunnel-{}", addr.port()), &["127.0.0.1"]);
+            let tunnel = Tunnel::out_to(self.upstream, &own);
+            let rest = rest.replace(&self.upstream.to_string(), &tunnel.addr().to_string());
+            (scheme, url) = ("tls://", format!("rediss://{rest}?ca={}", authority.ca().display()));
+            command.arg("--tls-cert").arg(&own.cert).arg("--tls-key").arg(&own.key);
+            tunnels.push(tunnel);
+        }
+        command.args(["--listen", &format!("{scheme}{addr}{also}"), "--admin", &admin.to_string(), "--upstream", &url]);
         command.args(self.flags.iter().flat_map(|(name, value)| [name, value]));
         // The tests' own knobs look like its variables.
         for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("CREMA_")) {
@@ -125,8 +148,8 @@ impl Launch {
                 }
             }
         }));
-        let mut crema = Crema { addr, admin, process: Some(Process { child, log, reader }) };
-        let listening = format!("listening on {addr}");
+        let mut crema = Crema { addr, admin, process: Some(Process { child, log, reader }), tunnels };
+        let listening = format!("listening on {scheme}{addr}");
         let deadline = Instant::now() + AT_LAST;
         while !(crema.has_logged(&listening) && (!self.await_ready || crema.is_ready())) {
             if let Some(status) = crema.exit_status() {
@@ -137,6 +160,11 @@ impl Launch {
             }
             assert!(Instant::now() < deadline, "crema is not ready (waited for {listening:?} and /readyz)");
             std::thread::sleep(Duration::from_millis(3));
+        }
+        if is_secure {
+            let tunnel = Tunnel::into(addr, client_side(&Authority::of_tunnels().ca(), None));
+            crema.addr = tunnel.addr();
+            crema.tunnels.push(tunnel);
         }
         Some(crema)
     }

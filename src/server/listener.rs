@@ -1,0 +1,193 @@
+//! Sockets that clients connect to: bound, closed while nobody shall connect, and opened again.
+
+use std::io;
+use std::net::SocketAddr;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::net::{TcpListener, UnixListener, UnixStream};
+use tokio::time::sleep;
+use tracing::warn;
+
+use crate::config::Listen;
+use crate::error::Error;
+use crate::net::tls::Acceptor;
+
+/// Between two tries to take a place that another program has.
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// A socket on its way to a worker, not yet registered with any runtime.
+pub(super) enum Client {
+    Tcp(std::net::TcpStream),
+    /// What shakes hands with it, before it is a session.
+    Tls(std::net::TcpStream, Arc<Acceptor>),
+    Unix(std::os::unix::net::UnixStream),
+}
+
+/// A socket that clients connect to.
+pub enum Listener {
+    /// TCP.
+    Tcp(TcpListener),
+    /// TCP, under TLS.
+    Tls(TcpListener, Arc<Acceptor>),
+    /// A Unix socket; its file is removed when dropped.
+    Unix(UnixListener, SocketFile),
+}
+
+impl Listener {
+    /// Binds; `acceptor` is there where an address is to be under TLS. A Unix socket file that nobody listens on any more is
+    /// replaced.
+    pub async fn bind(listen: &Listen, acceptor: Option<&Arc<Acceptor>>) -> Result<Self, Error> {
+        let failed = |source: io::Error| {
+            let (setting, address) = ("listen", listen.to_string());
+            Error::Listen { setting, address, source: Arc::new(source) }
+        };
+        match listen {
+            Listen::Tcp(address) => Ok(Self::Tcp(tcp(*address).map_err(failed)?)),
+            Listen::Tls(address) => {
+                let acceptor = acceptor.expect("settings with a listener under TLS have a certificate for it");
+                Ok(Self::Tls(tcp(*address).map_err(failed)?, Arc::clone(acceptor)))
+            }
+            Listen::Unix(path) => {
+                make_way(path).await.map_err(failed)?;
+                let listener = UnixListener::bind(path).map_err(failed)?;
+                Ok(Self::Unix(listener, SocketFile::at(path)))
+            }
+        }
+    }
+
+    /// Where it is, with the port that the system chose.
+    pub fn address(&self) -> String {
+        let shown = |listener: &TcpListener| listener.local_addr().map_or_else(|_| "?".to_owned(), |at| at.to_string());
+        match self {
+            Self::Tcp(listener) => shown(listener),
+            Self::Tls(listener, _) => format!("tls://{}", shown(listener)),
+            Self::Unix(_, file) => file.path.display().to_string(),
+        }
+    }
+
+    /// What is not plain from the address: `[::]` takes no IPv4 here, as it would with other programs.
+    pub fn note(&self) -> &'static str {
+        match self {
+            Self::Tcp(listener) | Self::Tls(listener, _)
+                if listener.local_addr().is_ok_and(|at| at.is_ipv6() && at.ip().is_unspecified()) =>
+            {
+                " (IPv6 alone: for IPv4 listen on 0.0.0.0 too)"
+            }
+            _ => "",
+        }
+    }
+
+    /// Takes no more clients; those that have connected and were not accepted are refused.
+    pub(super) fn close(self) -> Closed {
+        match self {
+            Self::Tcp(listener) => {
+                // Where the system chose the port, it is that one which clients know.
+                let address = listener.local_addr().expect("a listener has an address");
+                Closed { listen: Listen::Tcp(address), acceptor: None, file: None }
+            }
+            Self::Tls(listener, acceptor) => {
+                let address = listener.local_addr().expect("a listener has an address");
+                Closed { listen: Listen::Tls(address), acceptor: Some(acceptor), file: None }
+            }
+            Self::Unix(_, file) => Closed { listen: Listen::Unix(file.path.clone()), acceptor: None, file: Some(file) },
+        }
+    }
+
+    pub(super) async fn accept(&self) -> io::Result<Client> {
+        match self {
+            Self::Tcp(listener) => Ok(Client::Tcp(listener.accept().await?.0.into_std()?)),
+            Self::Tls(listener, acceptor) => {
+                Ok(Client::Tls(listener.accept().await?.0.into_std()?, Arc::clone(acceptor)))
+            }
+            Self::Unix(listener, ..) => Ok(Client::Unix(listener.accept().await?.0.into_std()?)),
+        }
+    }
+}
+
+/// A socket that clients cannot connect to for now. The file of a Unix socket stays where it is, with nobody behind it.
+pub(super) struct Closed {
+    pub(super) listen: Listen,
+    acceptor: Option<Arc<Acceptor>>,
+    file: Option<SocketFile>,
+}
+
+impl Closed {
+    /// Listens again, at the same address and with the same rights. Another program can have taken the place meanwhile: then it
+    /// is tried again until it is free.
+    pub(super) async fn reopen(self) -> Listener {
+        let rights =
+            self.file.as_ref().and_then(|file| std::fs::metadata(&file.path).ok()).map(|file| file.permissions());
+        let mut told = false;
+        loop {
+            match Listener::bind(&self.listen, self.acceptor.as_ref()).await {
+                Ok(listener) => {
+                    if let (Some(file), Some(rights)) = (self.file, rights) {
+                        let _ = std::fs::set_permissions(&file.path, rights);
+                        std::mem::forget(file); // the new listener has one of its own
+                    }
+                    return listener;
+                }
+                Err(error) if !told => {
+                    warn!("{error}; trying again");
+                    told = true;
+                }
+                Err(_) => {}
+            }
+            sleep(PAUSE).await;
+        }
+    }
+}
+
+/// The file of a Unix socket, removed when dropped, unless another stands there by then.
+pub struct SocketFile {
+    path: PathBuf,
+    bound: Option<(u64, u64)>,
+}
+
+impl SocketFile {
+    fn at(path: &Path) -> Self {
+        Self { path: path.to_owned(), bound: file(path) }
+    }
+}
+
+impl Drop for SocketFile {
+    fn drop(&mut self) {
+        if file(&self.path) == self.bound {
+            let _ = std::fs::remove_file(&self.path);
+        }
+    }
+}
+
+/// Removes the file of a socket on which nobody listens any more. Any other file is somebody's, and stays.
+async fn make_way(path: &Path) -> io::Result<()> {
+    let Ok(there) = std::fs::symlink_metadata(path) else { return Ok(()) };
+    if !there.file_type().is_socket() {
+        let why = "a file that is no socket stands there";
+        return Err(io::Error::new(io::ErrorKind::AlreadyExists, why));
+    }
+    match UnixStream::connect(path).await {
+        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => std::fs::remove_file(path),
+        _ => Ok(()), // somebody may listen: binding tells
+    }
+}
+
+/// Which file stands at a path.
+fn file(path: &Path) -> Option<(u64, u64)> {
+    let there = std::fs::symlink_metadata(path).ok()?;
+    Some((there.dev(), there.ino()))
+}
+
+fn tcp(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = socket2::Socket::new(socket2::Domain::for_address(address), socket2::Type::STREAM, None)?;
+    socket.set_reuse_address(true)?;
+    if address.is_ipv6() {
+        socket.set_only_v6(true)?;
+    }
+    socket.set_nonblocking(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(1024)?;
+    TcpListener::from_std(socket.into())
+}

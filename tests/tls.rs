@@ -1,0 +1,230 @@
+//! TLS on both sides, against a Redis that speaks it: what is carried is the same, what must be refused is refused, and what is
+//! said about it names the way out.
+
+mod common;
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::path::Path;
+use std::process::Command;
+
+use common::redis::{free_port, loopback};
+use common::tls::{Authority, Issued, Tunnel, client_side};
+use common::{AT_LAST, Client, Crema, Redis, bulk, eventually, ok};
+
+/// A Redis that speaks TLS as well, at the second address.
+fn secure_redis(authority: &Authority, own: &Issued, more: &[&str]) -> (Redis, SocketAddr) {
+    let port = free_port();
+    let (cert, key, ca) = (path(&own.cert), path(&own.key), path(&authority.ca()));
+    let port_text = port.to_string();
+    let mut args = vec!["--tls-port", &port_text, "--tls-cert-file", &cert, "--tls-key-file", &key];
+    args.extend(["--tls-ca-cert-file", &ca]);
+    if more.is_empty() {
+        args.extend(["--tls-auth-clients", "no"]);
+    }
+    args.extend(more);
+    (Redis::with(&args), loopback(port))
+}
+
+fn path(path: &Path) -> String {
+    path.display().to_string()
+}
+
+/// A crema that speaks TLS on both sides, and where.
+fn secure_crema(upstream: &str, own: &Issued, more: &[(&str, String)]) -> (Crema, SocketAddr) {
+    let addr = loopback(free_port());
+    let mut launch = Crema::over(addr).url(upstream.to_owned()).flag("--tls-cert", path(&own.cert));
+    launch = launch.flag("--tls-key", path(&own.key));
+    for (flag, value) in more {
+        launch = launch.flag(flag, value);
+    }
+    (launch.also_under_tls(addr).start(), addr)
+}
+
+/// A session over TLS, with what carries it.
+fn through(addr: SocketAddr, ca: &Path, own: Option<&Issued>) -> (Client, Tunnel) {
+    let tunnel = Tunnel::into(addr, client_side(ca, own));
+    (Client::connect(tunnel.addr()), tunnel)
+}
+
+#[test]
+fn hits_misses_writes_and_large_values_pass_through_tls_on_both_sides() {
+    let authority = Authority::new();
+    let own = authority.issue("server", &["127.0.0.1", "localhost"]);
+    let (redis, tls) = secure_redis(&authority, &own, &[]);
+    let url = format!("rediss://localhost:{}/?ca={}", tls.port(), path(&authority.ca()));
+    let (crema, addr) = secure_crema(&url, &own, &[]);
+    let (mut client, _tunnel) = through(addr, &authority.ca(), None);
+    assert_eq!(client.cmd(&["SET", "k", "v"]), ok());
+    eventually("hits are answered", || {
+        assert_eq!(client.cmd(&["GET", "k"]), bulk("v"));
+        crema.count("crema_requests_total", &[("outcome", "hit")]) > 0
+    });
+    let large = "x".repeat(5 << 20);
+    assert_eq!(client.cmd(&["SET", "large", &large]), ok());
+    assert_eq!(client.cmd(&["GET", "large"]), bulk(&large));
+    assert_eq!(redis.client().cmd(&["STRLEN", "large"]), common::int(5 << 20));
+    // Many requests in one record, and one request in many.
+    let requests: Vec<u8> = (0..2_000).flat_map(|n| common::pack(&["SET", &format!("k{n}"), "v"])).collect();
+    client.send(&requests);
+    (0..2_000).for_each(|_| assert_eq!(client.value(), ok()));
+    for byte in common::pack(&["GET", "k1999"]) {
+        client.send(&[byte]);
+    }
+    assert_eq!(client.value(), bulk("v"));
+    let expires = crema.metric("crema_tls_certificate_expires_seconds", &[]);
+    assert!(expires > 4e9, "{expires}"); // rcgen's certificates end in the year 4096
+}
+
+#[test]
+fn a_plain_listener_stands_beside_one_under_tls() {
+    let authority = Authority::new();
+    let own = authority.issue("server", &["127.0.0.1"]);
+    let redis = Redis::start();
+    let (crema, addr) = secure_crema(&format!("redis://{}", redis.addr()), &own, &[]);
+    let (mut secure, _tunnel) = through(addr, &authority.ca(), None);
+    assert_eq!(secure.cmd(&["SET", "k", "v"]), ok());
+    assert_eq!(crema.client().cmd(&["GET", "k"]), bulk("v"));
+}
+
+/// A server that answers whatever it is sent with an error in plain text. (Redis does where a line ends in it.)
+fn refusing() -> SocketAddr {
+    let listener = TcpListener::bind(loopback(0)).expect("a loopback port");
+    let addr = listener.local_addr().expect("a bound listener");
+    std::thread::spawn(move || {
+        for mut client in listener.incoming().map_while(Result::ok) {
+            let _ = client.read(&mut [0; 1024]);
+            let _ = client.write_all(b"-ERR unknown command\r\n");
+        }
+    });
+    addr
+}
+
+/// What crema says of an upstream that it cannot trust, or that does not trust it.
+#[test]
+fn an_upstream_that_is_not_right_is_told_with_the_way_out() {
+    let (authority, stranger) = (Authority::new(), Authority::new());
+    let own = authority.issue("server", &["127.0.0.1"]);
+    let other = authority.issue("other", &["elsewhere.example"]);
+    let old = authority.issue_expired("old", &["127.0.0.1"]);
+    let foreign = stranger.issue("foreign", &["127.0.0.1"]);
+    let (ca, strange) = (path(&authority.ca()), path(&stranger.ca()));
+    let (_redis, tls) = secure_redis(&authority, &own, &[]);
+    let plain = refusing();
+    let (_named, at_other) = secure_redis(&authority, &other, &[]);
+    let (_old, at_old) = secure_redis(&authority, &old, &[]);
+    let (_strict, at_strict) = secure_redis(&authority, &own, &["--tls-auth-clients", "yes"]);
+    let cases = [
+        (tls, format!("?ca={strange}"), "no authority that is known here signed the server's certificate"),
+        (at_other, format!("?ca={ca}"), "the server's certificate is for another name"),
+        (at_old, format!("?ca={ca}"), "the server's certificate has expired"),
+        (at_strict, format!("?ca={ca}"), "?cert=FILE&key=FILE"),
+        (
+            at_strict,
+            format!("?ca={ca}&cert={}&key={}", path(&foreign.cert), path(&foreign.key)),
+            "the server refused the handshake",
+        ),
+        (plain, format!("?ca={ca}"), "the server does not speak TLS there"),
+    ];
+    for (at, options, said) in cases {
+        let crema = Crema::over(at).url(format!("rediss://{at}{options}")).without_waiting().start();
+        eventually(said, || crema.has_logged(said));
+    }
+    let good = [
+        (at_other, format!("?ca={ca}&sni=elsewhere.example")),
+        (at_other, format!("?ca={ca}&verify=chain")),
+        (at_old, "?verify=no".to_owned()),
+        (at_strict, format!("?ca={ca}&cert={}&key={}", path(&own.cert), path(&own.key))),
+    ];
+    for (at, options) in good {
+        let crema = Crema::over(at).url(format!("rediss://{at}{options}")).start();
+        assert_eq!(crema.client().cmd(&["SET", "k", "v"]), ok(), "{options}");
+    }
+}
+
+#[test]
+fn clients_show_certificates_where_they_must() {
+    let (authority, stranger) = (Authority::new(), Authority::new());
+    let own = authority.issue("server", &["127.0.0.1"]);
+    let (known, foreign) = (authority.issue("known", &["client"]), stranger.issue("foreign", &["client"]));
+    let redis = Redis::start();
+    let demand = |whether: &str| {
+        let more = [("--tls-client-ca", path(&authority.ca())), ("--tls-client-auth", whether.to_owned())];
+        secure_crema(&format!("redis://{}", redis.addr()), &own, &more)
+    };
+    let served = |addr, own| {
+        let (mut client, _tunnel) = through(addr, &authority.ca(), own);
+        client.try_cmd(&["PING"]).is_ok()
+    };
+    for (whether, without, of_a_stranger) in
+        [("required", false, false), ("optional", true, false), ("none", true, true)]
+    {
+        let (crema, addr) = demand(whether);
+        assert!(served(addr, Some(&known)), "{whether}");
+        assert_eq!(served(addr, None), without, "{whether}");
+        assert_eq!(served(addr, Some(&foreign)), of_a_stranger, "{whether}");
+        let failed = 2 - u64::from(without) - u64::from(of_a_stranger);
+        eventually("each failure is counted", || crema.count("crema_tls_handshakes_failed_total", &[]) == failed);
+    }
+}
+
+#[test]
+fn who_does_not_shake_hands_is_closed() {
+    let authority = Authority::new();
+    let own = authority.issue("server", &["127.0.0.1"]);
+    let redis = Redis::start();
+    let (crema, addr) = secure_crema(&format!("redis://{}", redis.addr()), &own, &[]);
+    let mut plain = TcpStream::connect(addr).expect("it listens");
+    plain.set_read_timeout(Some(AT_LAST)).expect("a timeout");
+    plain.write_all(b"PING\r\n").expect("written");
+    let _ = plain.read_to_end(&mut Vec::new()); // an alert, and the end
+    eventually("it is told why", || crema.has_logged("it does not speak TLS"));
+    let mut silent = TcpStream::connect(addr).expect("it listens");
+    silent.set_read_timeout(Some(AT_LAST)).expect("a timeout");
+    silent.write_all(&[22, 3, 1]).expect("the beginning of a handshake");
+    assert_eq!(silent.read(&mut [0; 16]).expect("closed, not silent for ever"), 0);
+    eventually("it is told why", || crema.has_logged("its TLS handshake took too long"));
+    let (mut client, _tunnel) = through(addr, &authority.ca(), None);
+    assert_eq!(client.cmd(&["SET", "k", "v"]), ok());
+}
+
+#[test]
+fn certificates_are_exchanged_without_a_restart_and_a_bad_file_changes_nothing() {
+    let (authority, successor) = (Authority::new(), Authority::new());
+    let own = authority.issue("server", &["127.0.0.1"]);
+    let redis = Redis::start();
+    let (crema, addr) = secure_crema(&format!("redis://{}", redis.addr()), &own, &[]);
+    let (mut before, _tunnel) = through(addr, &authority.ca(), None);
+    assert_eq!(before.cmd(&["SET", "k", "v"]), ok());
+    std::fs::write(&own.cert, "not a certificate").expect("our own directory");
+    eventually("the bad file is told", || {
+        let (mut client, _tunnel) = through(addr, &authority.ca(), None);
+        assert_eq!(client.cmd(&["GET", "k"]), bulk("v"));
+        crema.has_logged("certificates have changed and cannot be used")
+    });
+    let new = successor.issue("server", &["127.0.0.1"]);
+    std::fs::copy(&new.key, &own.key).expect("our own directory");
+    std::fs::copy(&new.cert, &own.cert).expect("our own directory");
+    eventually("the new one is shown", || {
+        let (mut client, _tunnel) = through(addr, &successor.ca(), None);
+        client.try_cmd(&["GET", "k"]).is_ok_and(|value| value == bulk("v"))
+    });
+    assert_eq!(before.cmd(&["GET", "k"]), bulk("v"), "who was there stays");
+}
+
+#[test]
+fn redis_cli_is_served_under_tls() {
+    let authority = Authority::new();
+    let own = authority.issue("server", &["127.0.0.1"]);
+    let redis = Redis::start();
+    let (_crema, addr) = secure_crema(&format!("redis://{}", redis.addr()), &own, &[]);
+    let cli = |words: &[&str]| {
+        let port = addr.port().to_string();
+        let mut command = Command::new("redis-cli");
+        command.args(["-p", &port, "--tls", "--cacert"]).arg(authority.ca()).args(words);
+        let output = command.output().expect("redis-cli is there");
+        String::from_utf8(output.stdout).expect("text").trim().to_owned()
+    };
+    assert_eq!(cli(&["SET", "k", "v"]), "OK");
+    assert_eq!(cli(&["GET", "k"]), "v");
+}
