@@ -1,18 +1,24 @@
 //! Large requests that are not whole yet: what is there of them goes to Redis, which decides how much it holds for its clients.
 
+use super::input::Input;
 use super::link::Stay;
-use super::wire::{Input, Line};
+use super::wire::ClientLine;
 use super::{Admission, Close, Session, foreign};
 use crate::command::{self, Route};
 use crate::resp::Parser;
 
 /// Of a request that is not whole yet, no more than this is kept back from Redis.
-const KEPT_BACK: usize = 128 << 10;
+pub(super) const KEPT_BACK: usize = 128 << 10;
 
 impl Session {
     /// Of a request that is not whole and already large, sends what is there on a private connection: it is Redis that
     /// decides how much of its clients' unfinished requests it holds.
-    pub(super) async fn send_ahead(&mut self, line: &mut Line, parser: &Parser, bytes: &[u8]) -> Result<(), Close> {
+    pub(super) async fn send_ahead(
+        &mut self,
+        line: &mut ClientLine,
+        parser: &Parser,
+        bytes: &[u8],
+    ) -> Result<(), Close> {
         if self.link.ahead() == 0 {
             // Where the channel carries coherence something comes before each write, and its keys must be known.
             if bytes.len() < KEPT_BACK

@@ -1,7 +1,7 @@
 //! What `CLIENT` says about the client itself and crema follows: its library, whether it wants answers, whom it ends.
 
 use super::link::Stay;
-use super::wire::Line;
+use super::wire::ClientLine;
 use super::{Answers, Close, Session};
 use crate::clock::Time;
 use crate::command::Spec;
@@ -12,7 +12,7 @@ impl Session {
     /// The library's name and version. They are of no consequence, so lanes may show those of the last client that told.
     pub(super) async fn set_info(
         &mut self,
-        line: &mut Line,
+        line: &mut ClientLine,
         spec: &'static Spec,
         request: Request<'_>,
     ) -> Result<(), Close> {
@@ -35,7 +35,7 @@ impl Session {
     /// `CLIENT REPLY`. Redis answers every command all the same; what the client does not want ends here.
     pub(super) async fn client_reply(
         &mut self,
-        line: &mut Line,
+        line: &mut ClientLine,
         spec: &Spec,
         request: Request<'_>,
     ) -> Result<(), Close> {
@@ -82,7 +82,7 @@ impl Session {
     /// where that ends: something that it refuses is queued in their place.
     pub(super) async fn queue_reply(
         &mut self,
-        line: &mut Line,
+        line: &mut ClientLine,
         spec: &'static Spec,
         request: Request<'_>,
     ) -> Result<(), Close> {
@@ -101,7 +101,7 @@ impl Session {
     /// `CLIENT NO-TOUCH`.
     pub(super) async fn no_touch(
         &mut self,
-        line: &mut Line,
+        line: &mut ClientLine,
         spec: &'static Spec,
         request: Request<'_>,
     ) -> Result<(), Close> {
@@ -114,7 +114,7 @@ impl Session {
     /// are more of.
     pub(super) async fn kill(
         &mut self,
-        line: &mut Line,
+        line: &mut ClientLine,
         spec: &'static Spec,
         request: Request<'_>,
     ) -> Result<(), Close> {

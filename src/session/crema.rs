@@ -8,7 +8,7 @@ use super::Session;
 use crate::cache::Query;
 use crate::clock::Time;
 use crate::command::{self, Effect, Route, Spec, Verb};
-use crate::config::Promote;
+use crate::config::{Promote, Rule};
 use crate::invalidation::Fill;
 use crate::invalidation::Forget;
 use crate::invalidation::message::Message;
@@ -173,36 +173,6 @@ impl Session {
             (1, _) => "yes".to_owned(),
             (all, some) => format!("{some} of {all}"),
         };
-        let cacheable = if known.is_none() {
-            "no: it is not in the table of commands"
-        } else if !shared.l1.is_on() {
-            "no: l1_size is 0"
-        } else if !spec.cacheable() {
-            match spec.effect {
-                Effect::Read => "no: its reply may differ though its key does not, or it reads more than one key",
-                Effect::Write | Effect::Opaque => "no: it writes",
-                Effect::None => "no: it reads no key",
-            }
-        } else if !keeps {
-            "no: not with these arguments"
-        } else if rule.is_some_and(|rule| rule.promote == Some(Promote::Never)) {
-            "no: a rule says never"
-        } else {
-            "yes"
-        };
-        let connection = match spec.route {
-            _ if spec.on_lane(asked) => "shared",
-            Route::Session(_) => "answered for the session",
-            Route::Close => "closed",
-            Route::Blocking | Route::LaneUnlessBlocking | Route::Taint | Route::Home => "the client's own, for life",
-            Route::Borrow | Route::BorrowAnywhere | Route::Lane | Route::ScriptLane | Route::LaneIfOne => "borrowed",
-        };
-        let effect = match spec.effect {
-            Effect::Read => "read",
-            Effect::Write => "write",
-            Effect::Opaque => "write to unknown keys",
-            Effect::None => "none",
-        };
         let left = |expires: Time| match expires {
             Time::NEVER => "-1".to_owned(),
             expires => millis(expires.saturating_since(Time::now())).to_string(),
@@ -210,15 +180,34 @@ impl Session {
         let fields = [
             ("command", if known.is_some() { spec.name.to_owned() } else { "unknown".to_owned() }),
             ("class", spec.class.as_str().to_owned()),
-            ("effect", effect.to_owned()),
-            ("connection", connection.to_owned()),
+            ("effect", effect(spec).to_owned()),
+            ("connection", connection(spec, asked).to_owned()),
             ("keys", keys.join(" ")),
-            ("cacheable", cacheable.to_owned()),
+            ("cacheable", self.cacheable(known, asked, rule).to_owned()),
             ("in_l1", in_l1),
             ("ttl_ms_left", first.map_or_else(String::new, left)),
             ("rule", rule.map_or_else(String::new, |rule| rule.pattern.to_string())),
         ];
         self.map(&fields, reply);
+    }
+
+    /// Whether a command's reply may be kept in L1, and if not, why.
+    fn cacheable(&self, known: Option<&Spec>, asked: Request<'_>, rule: Option<&Rule>) -> &'static str {
+        let Some(spec) = known else { return "no: it is not in the table of commands" };
+        if !self.worker.shared.l1.is_on() {
+            return "no: l1_size is 0";
+        }
+        if !spec.cacheable() {
+            return match spec.effect {
+                Effect::Read => "no: its reply may differ though its key does not, or it reads more than one key",
+                Effect::Write | Effect::Opaque => "no: it writes",
+                Effect::None => "no: it reads no key",
+            };
+        }
+        if !spec.keeps(asked) {
+            return "no: not with these arguments";
+        }
+        if rule.is_some_and(|rule| rule.promote == Some(Promote::Never)) { "no: a rule says never" } else { "yes" }
     }
 
     /// Until when L1 may answer a read, where it can; of a read of many keys, each.
@@ -243,6 +232,26 @@ impl Session {
             encode::bulk(reply, name.as_bytes());
             encode::bulk(reply, value.as_bytes());
         }
+    }
+}
+
+/// Which connection a command goes on.
+fn connection(spec: &Spec, asked: Request<'_>) -> &'static str {
+    match spec.route {
+        _ if spec.on_lane(asked) => "shared",
+        Route::Session(_) => "answered for the session",
+        Route::Close => "closed",
+        Route::Blocking | Route::LaneUnlessBlocking | Route::Taint | Route::Home => "the client's own, for life",
+        Route::Borrow | Route::BorrowAnywhere | Route::Lane | Route::ScriptLane | Route::LaneIfOne => "borrowed",
+    }
+}
+
+fn effect(spec: &Spec) -> &'static str {
+    match spec.effect {
+        Effect::Read => "read",
+        Effect::Write => "write",
+        Effect::Opaque => "write to unknown keys",
+        Effect::None => "none",
     }
 }
 

@@ -38,7 +38,7 @@ pub(super) enum Decision {
 
 /// What has been asked about a command, in this order. What was asked once is not asked again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Asked {
+pub(super) enum Inquiry {
     Nothing,
     Admission,
     Proof,
@@ -70,8 +70,13 @@ pub(super) trait Facts {
 }
 
 /// What is done with `request`, whose row is `known`.
-pub(super) fn decide(facts: &impl Facts, known: Option<&'static Spec>, request: Request<'_>, asked: Asked) -> Decision {
-    if asked < Asked::Admission && !facts.is_admitted() {
+pub(super) fn decide(
+    facts: &impl Facts,
+    known: Option<&'static Spec>,
+    request: Request<'_>,
+    asked: Inquiry,
+) -> Decision {
+    if asked < Inquiry::Admission && !facts.is_admitted() {
         return Decision::Admit;
     }
     let Some(spec) = known else {
@@ -85,13 +90,13 @@ pub(super) fn decide(facts: &impl Facts, known: Option<&'static Spec>, request: 
     if spec.route == Route::Close {
         return Decision::Close(spec);
     }
-    if asked < Asked::Proof && facts.is_doubted() {
+    if asked < Inquiry::Proof && facts.is_doubted() {
         return Decision::Prove;
     }
     if !is_plain(facts) && spec.gives_login(request) && facts.keeps_passwords() {
         return Decision::NoLogin;
     }
-    if wrong && asked < Asked::Arguments {
+    if wrong && asked < Inquiry::Arguments {
         return Decision::Widen(spec);
     }
     // What cannot change a right is a command like another.
@@ -219,7 +224,7 @@ mod tests {
         }
     }
 
-    fn after(facts: Described, line: &str, asked: Asked) -> String {
+    fn after(facts: Described, line: &str, asked: Inquiry) -> String {
         let (mut raw, mut spans) = (Vec::new(), Vec::new());
         let words: Vec<&[u8]> = line.split(' ').map(str::as_bytes).collect();
         encode::command(&mut raw, &words);
@@ -242,7 +247,7 @@ mod tests {
     }
 
     fn what(facts: Described, line: &str) -> String {
-        after(facts, line, Asked::Nothing)
+        after(facts, line, Inquiry::Nothing)
     }
 
     #[test]
@@ -274,18 +279,18 @@ mod tests {
     fn each_question_is_asked_once_and_in_its_turn() {
         let stranger = Described { admitted: false, doubted: true, ..PLAIN };
         assert_eq!(what(stranger, "GET"), "Admit");
-        assert_eq!(after(stranger, "GET", Asked::Admission), "Prove");
-        assert_eq!(after(stranger, "GET", Asked::Proof), "widen get");
-        assert_eq!(after(stranger, "GET", Asked::Arguments), "lane get", "for the error in Redis's own words");
-        assert_eq!(after(stranger, "AUTH x", Asked::Admission), "Prove");
-        assert_eq!(after(stranger, "AUTH x", Asked::Proof), "Auth");
+        assert_eq!(after(stranger, "GET", Inquiry::Admission), "Prove");
+        assert_eq!(after(stranger, "GET", Inquiry::Proof), "widen get");
+        assert_eq!(after(stranger, "GET", Inquiry::Arguments), "lane get", "for the error in Redis's own words");
+        assert_eq!(after(stranger, "AUTH x", Inquiry::Admission), "Prove");
+        assert_eq!(after(stranger, "AUTH x", Inquiry::Proof), "Auth");
         assert_eq!(what(stranger, "NOSUCH"), "Admit");
-        assert_eq!(after(stranger, "NOSUCH", Asked::Admission), "Foreign");
+        assert_eq!(after(stranger, "NOSUCH", Inquiry::Admission), "Foreign");
     }
 
     #[test]
     fn a_malformed_command_that_may_wait_rides_no_lane() {
-        assert_eq!(after(PLAIN, "XREAD BLOCK 0", Asked::Arguments), "private xread");
+        assert_eq!(after(PLAIN, "XREAD BLOCK 0", Inquiry::Arguments), "private xread");
     }
 
     #[test]

@@ -3,9 +3,9 @@
 //! Called by the session's loop for every command that does not go on a lane at once. Waits for whatever a command has to wait
 //! for. What the session does itself is in the files named after it; which of them, is said here.
 
-use super::decision::{Asked, Decision};
+use super::decision::{Decision, Inquiry};
 use super::link::Stay;
-use super::wire::Line;
+use super::wire::ClientLine;
 use super::{Admission, Answers, Close, Session};
 use crate::clock::Time;
 use crate::command::{Class, Spec, Verb};
@@ -23,7 +23,7 @@ impl Session {
     /// Carries out what was decided on a command, waiting for whatever it needs to wait for.
     pub(super) async fn command(
         &mut self,
-        line: &mut Line,
+        line: &mut ClientLine,
         known: Option<&'static Spec>,
         request: Request<'_>,
         decision: Decision,
@@ -43,16 +43,16 @@ impl Session {
 
     async fn carry_out(
         &mut self,
-        line: &mut Line,
+        line: &mut ClientLine,
         known: Option<&'static Spec>,
         request: Request<'_>,
         mut decision: Decision,
     ) -> Result<(), Close> {
         loop {
             let asked = match decision {
-                Decision::Admit if self.admit(known, request).await => Asked::Admission,
-                Decision::Prove if self.is_still_itself().await? => Asked::Proof,
-                Decision::Widen(spec) if !self.widened(line, spec, request).await? => Asked::Arguments,
+                Decision::Admit if self.admit(known, request).await => Inquiry::Admission,
+                Decision::Prove if self.is_still_itself().await? => Inquiry::Proof,
+                Decision::Widen(spec) if !self.widened(line, spec, request).await? => Inquiry::Arguments,
                 Decision::Admit | Decision::Prove | Decision::Widen(_) => return Ok(()), // it has been answered, or sent
                 Decision::Mistake => {
                     self.mistake(known, request);
@@ -83,7 +83,12 @@ impl Session {
         }
     }
 
-    async fn try_lane(&mut self, line: &mut Line, spec: &'static Spec, request: Request<'_>) -> Result<(), Close> {
+    async fn try_lane(
+        &mut self,
+        line: &mut ClientLine,
+        spec: &'static Spec,
+        request: Request<'_>,
+    ) -> Result<(), Close> {
         let now = Time::now();
         let taken = proxy::call(&self.worker, &mut self.caller, spec, request, now);
         self.on_lane(line, spec, request, taken, now).await
@@ -93,7 +98,7 @@ impl Session {
     /// for that, which takes no longer than to ask Redis; where it does, the read is sent.
     pub(super) async fn on_lane(
         &mut self,
-        line: &mut Line,
+        line: &mut ClientLine,
         spec: &'static Spec,
         request: Request<'_>,
         mut taken: Taken,
@@ -118,7 +123,7 @@ impl Session {
 
     async fn verb(
         &mut self,
-        line: &mut Line,
+        line: &mut ClientLine,
         verb: Verb,
         spec: &'static Spec,
         request: Request<'_>,
@@ -162,7 +167,7 @@ impl Session {
     }
 
     /// `WAIT` answers for the writes of its own connection; PING makes all that was replicated its own.
-    async fn wait(&mut self, line: &mut Line, spec: &'static Spec, request: Request<'_>) -> Result<(), Close> {
+    async fn wait(&mut self, line: &mut ClientLine, spec: &'static Spec, request: Request<'_>) -> Result<(), Close> {
         let lane = self.borrow(line).await?;
         let now = Time::now();
         if let Some(lent) = self.link.conn() {
@@ -174,7 +179,7 @@ impl Session {
     }
 
     /// `RESET`. A connection that the client knows as its own stays that, and Redis resets it; others are let go.
-    async fn reset(&mut self, line: &mut Line, spec: &Spec, request: Request<'_>) -> Result<(), Close> {
+    async fn reset(&mut self, line: &mut ClientLine, spec: &Spec, request: Request<'_>) -> Result<(), Close> {
         line.answered(self).await?;
         if self.answers == Answers::Off {
             self.answers = Answers::On;

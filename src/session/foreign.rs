@@ -10,7 +10,7 @@ use tokio::sync::oneshot;
 use tokio::time::timeout;
 
 use super::link::Stay;
-use super::wire::Line;
+use super::wire::ClientLine;
 use super::{Close, Session};
 use crate::clock::Time;
 use crate::command::{self, Route, Spec};
@@ -24,14 +24,19 @@ pub(super) const LONGEST: usize = 128;
 
 impl Session {
     /// A command that is not in the table.
-    pub(super) async fn foreign(&mut self, line: &mut Line, request: Request<'_>) -> Result<(), Close> {
+    pub(super) async fn foreign(&mut self, line: &mut ClientLine, request: Request<'_>) -> Result<(), Close> {
         let nature = self.account(line, request).await?.unwrap_or(Account::NONE).nature;
         self.send_foreign(line, nature, request).await
     }
 
     /// A command that the table knows with another number of arguments: whether the server takes it all the same, and it has
     /// been sent then. Where the server does not say, it may.
-    pub(super) async fn widened(&mut self, line: &mut Line, spec: &Spec, request: Request<'_>) -> Result<bool, Close> {
+    pub(super) async fn widened(
+        &mut self,
+        line: &mut ClientLine,
+        spec: &Spec,
+        request: Request<'_>,
+    ) -> Result<bool, Close> {
         let nature = match self.account(line, request).await? {
             Some(account) if !account.takes(request.argc()) => return Ok(false),
             Some(account) => account.nature,
@@ -45,7 +50,7 @@ impl Session {
         Ok(true)
     }
 
-    async fn send_foreign(&mut self, line: &mut Line, nature: Nature, request: Request<'_>) -> Result<(), Close> {
+    async fn send_foreign(&mut self, line: &mut ClientLine, nature: Nature, request: Request<'_>) -> Result<(), Close> {
         let queued = self.link.open().is_some();
         let taints = nature.may_taint() || queued && !matches!(nature, Nature::Unknown | Nature::Reads);
         let lane = if taints {
@@ -64,7 +69,7 @@ impl Session {
     }
 
     /// What Redis says of the command; none where it says nothing.
-    async fn account(&mut self, line: &mut Line, request: Request<'_>) -> Result<Option<Account>, Close> {
+    async fn account(&mut self, line: &mut ClientLine, request: Request<'_>) -> Result<Option<Account>, Close> {
         let mut name = request.arg(0).to_ascii_lowercase();
         if command::is_container(request) {
             name.push(b'|');

@@ -22,9 +22,9 @@ pub(super) enum Link<C> {
     /// A connection for life, for what is about a connection. All else goes on a lane where nothing on this one is unanswered.
     Home(Box<Home<C>>),
     /// A connection for life on which everything goes: it holds state that crema does not follow.
-    Tainted(Box<Kept<C>>),
+    Tainted(Box<OwnedConnection<C>>),
     /// The same, and Redis says more on it than replies: the client subscribed, or monitors.
-    Stream(Box<Kept<C>>),
+    Stream(Box<OwnedConnection<C>>),
     /// The same, and neither side speaks the protocol any more: the client is a replica.
     Replica(Box<C>),
 }
@@ -43,7 +43,7 @@ pub(super) enum Stay {
 /// See [`Link::Loan`].
 #[derive(Debug)]
 pub(super) struct Loan<C> {
-    own: Private<C>,
+    own: PrivateConnection<C>,
     /// There was state on it since it was lent or renewed, so that the session ends with the connection.
     bound: bool,
 }
@@ -51,7 +51,7 @@ pub(super) struct Loan<C> {
 /// See [`Link::Home`].
 #[derive(Debug)]
 pub(super) struct Home<C> {
-    kept: Kept<C>,
+    kept: OwnedConnection<C>,
     /// Reads are not to touch keys: they go over the connection on which the client said so.
     no_touch: bool,
     /// Redis keeps the client's name, and sees all that it sends under it.
@@ -60,16 +60,16 @@ pub(super) struct Home<C> {
 
 /// A connection that stays with its session for life.
 #[derive(Debug)]
-pub(super) struct Kept<C> {
-    own: Private<C>,
+pub(super) struct OwnedConnection<C> {
+    own: PrivateConnection<C>,
     /// It has been told the client's name and library.
     introduced: bool,
 }
 
 #[derive(Debug)]
-struct Private<C> {
+struct PrivateConnection<C> {
     conn: C,
-    open: Option<Open>,
+    open: Option<OpenTransaction>,
     watching: bool,
     /// Bytes of the request under way that were sent ahead of the rest.
     ahead: usize,
@@ -79,7 +79,7 @@ struct Private<C> {
 
 /// A transaction that the client has begun and not ended.
 #[derive(Debug, Default)]
-pub(super) struct Open {
+pub(super) struct OpenTransaction {
     /// What it has queued.
     pub(super) queue: Transaction,
     /// A name for the client is in the queue: the connection will know that one.
@@ -88,7 +88,7 @@ pub(super) struct Open {
 
 /// A transaction that `EXEC` ends.
 #[derive(Debug)]
-pub(super) struct Ended {
+pub(super) struct EndedTransaction {
     pub(super) queue: Transaction,
     pub(super) renames: bool,
     /// Whether it fails where a watched key has changed.
@@ -106,7 +106,7 @@ pub(super) enum BeforeLogin {
     Keep,
 }
 
-impl<C> Private<C> {
+impl<C> PrivateConnection<C> {
     fn new(conn: C) -> Self {
         Self { conn, open: None, watching: false, ahead: 0, waits: VecDeque::new() }
     }
@@ -120,10 +120,10 @@ impl<C> Private<C> {
 impl<C> Link<C> {
     /// A connection has been borrowed.
     pub(super) fn borrowed(conn: C) -> Self {
-        Self::Loan(Box::new(Loan { own: Private::new(conn), bound: false }))
+        Self::Loan(Box::new(Loan { own: PrivateConnection::new(conn), bound: false }))
     }
 
-    fn own(&self) -> Option<&Private<C>> {
+    fn own(&self) -> Option<&PrivateConnection<C>> {
         match self {
             Self::Shared | Self::Errand(_) | Self::Replica(_) => None,
             Self::Loan(loan) => Some(&loan.own),
@@ -132,7 +132,7 @@ impl<C> Link<C> {
         }
     }
 
-    fn own_mut(&mut self) -> Option<&mut Private<C>> {
+    fn own_mut(&mut self) -> Option<&mut PrivateConnection<C>> {
         match self {
             Self::Shared | Self::Errand(_) | Self::Replica(_) => None,
             Self::Loan(loan) => Some(&mut loan.own),
@@ -141,7 +141,7 @@ impl<C> Link<C> {
         }
     }
 
-    fn kept_mut(&mut self) -> Option<&mut Kept<C>> {
+    fn kept_mut(&mut self) -> Option<&mut OwnedConnection<C>> {
         match self {
             Self::Home(home) => Some(&mut home.kept),
             Self::Tainted(kept) | Self::Stream(kept) => Some(kept),
@@ -215,12 +215,12 @@ impl<C> Link<C> {
     }
 
     /// The transaction that the client has begun.
-    pub(super) fn open(&self) -> Option<&Open> {
+    pub(super) fn open(&self) -> Option<&OpenTransaction> {
         self.own()?.open.as_ref()
     }
 
     /// The same, to be changed.
-    pub(super) fn open_mut(&mut self) -> Option<&mut Open> {
+    pub(super) fn open_mut(&mut self) -> Option<&mut OpenTransaction> {
         self.own_mut()?.open.as_mut()
     }
 
@@ -279,10 +279,10 @@ impl<C> Link<C> {
 
     /// A loan is kept for life, or a kept connection is given over to more. Nothing leads back but [`reset`](Self::reset).
     pub(super) fn keep(&mut self, stay: Stay) {
-        let kept = |own| Box::new(Kept { own, introduced: false });
+        let kept = |own| Box::new(OwnedConnection { own, introduced: false });
         *self = match (mem::take(self), stay) {
             (Self::Loan(loan), Stay::Home) => {
-                let kept = Kept { own: loan.own, introduced: false };
+                let kept = OwnedConnection { own: loan.own, introduced: false };
                 Self::Home(Box::new(Home { kept, no_touch: false, named: false }))
             }
             (Self::Loan(loan), Stay::Tainted) => Self::Tainted(kept(loan.own)),
@@ -327,10 +327,10 @@ impl<C> Link<C> {
 
     /// `EXEC` is to be sent: the transaction that it ends, and the watch with it. Where it ends none it is an error, and ends no
     /// watch either.
-    pub(super) fn exec(&mut self) -> Option<Ended> {
+    pub(super) fn exec(&mut self) -> Option<EndedTransaction> {
         let own = self.own_mut()?;
-        let Open { queue, renames } = own.open.take()?;
-        Some(Ended { queue, renames, watched: mem::take(&mut own.watching) })
+        let OpenTransaction { queue, renames } = own.open.take()?;
+        Some(EndedTransaction { queue, renames, watched: mem::take(&mut own.watching) })
     }
 
     /// `DISCARD` was sent.

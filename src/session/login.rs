@@ -7,7 +7,7 @@ use std::rc::Rc;
 
 use super::link::{BeforeLogin, Stay};
 use super::names::is_valid;
-use super::wire::Line;
+use super::wire::ClientLine;
 use super::{Admission, Close, Session, passwords};
 use crate::clock::Time;
 use crate::command::{Route, Spec, Verb};
@@ -107,7 +107,7 @@ impl Session {
 
     pub(super) async fn auth(
         &mut self,
-        line: &mut Line,
+        line: &mut ClientLine,
         spec: &'static Spec,
         request: Request<'_>,
     ) -> Result<(), Close> {
@@ -156,7 +156,7 @@ impl Session {
 
     /// Before the user or the protocol of a session changes: a connection that watches keys for it changes along, and is no
     /// longer one of the pool's.
-    async fn keep_watches(&mut self, line: &mut Line) -> Result<(), Close> {
+    async fn keep_watches(&mut self, line: &mut ClientLine) -> Result<(), Close> {
         match self.link.before_login() {
             BeforeLogin::Nothing => {}
             BeforeLogin::GiveBack if !self.crowded => self.end_loan(line).await?,
@@ -167,7 +167,7 @@ impl Session {
 
     pub(super) async fn hello(
         &mut self,
-        line: &mut Line,
+        line: &mut ClientLine,
         spec: &'static Spec,
         request: Request<'_>,
     ) -> Result<(), Close> {
@@ -230,7 +230,7 @@ impl Session {
     /// HELLO of a session whose connection is its own at present: Redis answers for that one.
     async fn hello_on_private(
         &mut self,
-        line: &mut Line,
+        line: &mut ClientLine,
         spec: &'static Spec,
         request: Request<'_>,
         hello: &Hello<'_>,
@@ -267,7 +267,7 @@ impl Session {
 
     async fn hello_on_lane(
         &mut self,
-        line: &mut Line,
+        line: &mut ClientLine,
         spec: &'static Spec,
         request: Request<'_>,
         hello: &Hello<'_>,
@@ -297,7 +297,7 @@ impl Session {
     /// Redis decides each time: a user may have lost the right, whoever is in that database already.
     pub(super) async fn select(
         &mut self,
-        line: &mut Line,
+        line: &mut ClientLine,
         spec: &'static Spec,
         request: Request<'_>,
     ) -> Result<(), Close> {

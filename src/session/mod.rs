@@ -16,12 +16,14 @@ mod crema;
 mod decision;
 mod dispatch;
 mod foreign;
+mod input;
 mod link;
 mod login;
 mod names;
 mod passwords;
 mod pinned;
 mod transaction;
+mod wait;
 mod wire;
 
 use std::cell::Cell;
@@ -35,9 +37,11 @@ use crate::net::Socket;
 use crate::proxy::{self, Caller, End, Lent, Owner, Replies, Taken, Worker};
 use crate::resp::{Grammar, Limits, Parsed, Parser, ProtocolError, Request};
 
-use decision::{Asked, Decision, Facts};
+use ahead::KEPT_BACK;
+use decision::{Decision, Facts, Inquiry};
 use link::Link;
-use wire::{Event, Wire};
+use wait::Wait;
+use wire::{ClientLine, Event, Wire};
 
 /// Larger requests borrow a private connection: others must not wait behind their bytes.
 const LARGE_REQUEST: usize = 1 << 20;
@@ -131,21 +135,20 @@ enum Answers {
     Skip,
 }
 
-/// A command that Redis may have put to wait.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Wait {
-    /// Since when its reply has been awaited.
-    since: Time,
-    /// It is known for that: Redis answers it at once, or has it wait.
-    sure: bool,
-}
-
 /// A look at the session: what is worth knowing once, and not for each request of a pipeline.
 struct Look {
     now: Time,
     limits: Limits,
     /// It has no connection of its own, and nothing keeps it off lanes: what goes on one, the command alone decides.
     is_plain: bool,
+}
+
+/// A command that was not done with at once.
+enum Unfinished {
+    /// It was tried on a lane.
+    OnLane(&'static Spec, Taken),
+    /// It is decided, and nothing was done.
+    Decided(Option<&'static Spec>, Decision),
 }
 
 /// A session at one moment, as it decides on a command.
@@ -241,8 +244,10 @@ impl Session {
             let consumed = match parser.parse(wire.input.rest(), &look.limits) {
                 Ok(Parsed::Incomplete) => {
                     let Wire { input, line, .. } = &mut *wire;
-                    self.send_ahead(line, parser, input.rest()).await?;
-                    self.let_go(parser, input);
+                    if self.link.ahead() > 0 || input.rest().len() >= KEPT_BACK {
+                        Box::pin(self.send_ahead(line, parser, input.rest())).await?;
+                        self.let_go(parser, input);
+                    }
                     break;
                 }
                 Ok(Parsed::Unclear(quirk)) => {
@@ -258,24 +263,10 @@ impl Session {
                     if !look.is_plain && self.link.ahead() > 0 && !parser.is_canonical() {
                         return Err(Close::Now); // what has gone ahead was not as it must be
                     }
-                    let known = command::lookup(request);
-                    let decision = match known {
-                        Some(spec) if look.is_plain && decision::is_for_lane(spec, request) => Decision::Lane(spec),
-                        _ => self.decide(known, request, Asked::Nothing, look.now),
-                    };
-                    // In a box of its own: what waits rarely shall not make every idle session larger.
-                    match decision {
-                        Decision::Lane(spec) if self.answers != Answers::Skip => {
-                            let taken = proxy::call(&self.worker, &mut self.caller, spec, request, look.now);
-                            if taken != Taken::Yes {
-                                Box::pin(self.on_lane(line, spec, request, taken, look.now)).await?;
-                                look = self.look(look.limits.grammar);
-                            }
-                        }
-                        _ => {
-                            Box::pin(self.command(line, known, request, decision)).await?;
-                            look = self.look(look.limits.grammar);
-                        }
+                    if let Some(rest) = self.take_up(request, &look) {
+                        // In a box of its own: what waits rarely shall not make every idle session larger.
+                        Box::pin(self.go_on(line, request, rest, look.now)).await?;
+                        look = self.look(look.limits.grammar);
                     }
                     consumed
                 }
@@ -290,6 +281,37 @@ impl Session {
         Ok(())
     }
 
+    /// Takes up a command as far as nothing has to be waited for, which mostly is all of it; else what is left to do.
+    #[inline]
+    fn take_up(&mut self, request: Request<'_>, look: &Look) -> Option<Unfinished> {
+        let known = command::lookup(request);
+        let decision = match known {
+            Some(spec) if look.is_plain && decision::is_for_lane(spec, request) => Decision::Lane(spec),
+            _ => self.decide(known, request, Inquiry::Nothing, look.now),
+        };
+        match decision {
+            Decision::Lane(spec) if self.answers != Answers::Skip => {
+                let taken = proxy::call(&self.worker, &mut self.caller, spec, request, look.now);
+                (taken != Taken::Yes).then_some(Unfinished::OnLane(spec, taken))
+            }
+            _ => Some(Unfinished::Decided(known, decision)),
+        }
+    }
+
+    /// Does what is left to do of a command that was taken up at `now`.
+    async fn go_on(
+        &mut self,
+        line: &mut ClientLine,
+        request: Request<'_>,
+        rest: Unfinished,
+        now: Time,
+    ) -> Result<(), Close> {
+        match rest {
+            Unfinished::OnLane(spec, taken) => self.on_lane(line, spec, request, taken, now).await,
+            Unfinished::Decided(known, decision) => self.command(line, known, request, decision).await,
+        }
+    }
+
     /// What holds for every request that is taken up before something is waited for.
     fn look(&self, grammar: Grammar) -> Look {
         let now = Time::now();
@@ -299,7 +321,7 @@ impl Session {
     }
 
     /// What is done with a command now.
-    fn decide(&self, known: Option<&'static Spec>, request: Request<'_>, asked: Asked, now: Time) -> Decision {
+    fn decide(&self, known: Option<&'static Spec>, request: Request<'_>, asked: Inquiry, now: Time) -> Decision {
         decision::decide(&Moment { session: self, now }, known, request, asked)
     }
 

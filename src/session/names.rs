@@ -8,7 +8,7 @@
 use tokio::sync::oneshot;
 
 use super::link::Stay;
-use super::wire::Line;
+use super::wire::ClientLine;
 use super::{Close, Session};
 use crate::clock::Time;
 use crate::command::Spec;
@@ -33,7 +33,7 @@ impl Session {
     /// `CLIENT SETNAME`.
     pub(super) async fn client_set_name(
         &mut self,
-        line: &mut Line,
+        line: &mut ClientLine,
         spec: &'static Spec,
         request: Request<'_>,
     ) -> Result<(), Close> {
@@ -70,7 +70,7 @@ impl Session {
     /// `CLIENT GETNAME`. A connection of the client's own knows the name.
     pub(super) async fn client_get_name(
         &mut self,
-        line: &mut Line,
+        line: &mut ClientLine,
         spec: &'static Spec,
         request: Request<'_>,
     ) -> Result<(), Close> {
@@ -92,7 +92,7 @@ impl Session {
     /// The same in a transaction, on a connection that knows no name: `ECHO` is answered in the same bytes.
     pub(super) async fn queue_get_name(
         &mut self,
-        line: &mut Line,
+        line: &mut ClientLine,
         spec: &'static Spec,
         request: Request<'_>,
     ) -> Result<(), Close> {
@@ -121,7 +121,7 @@ impl Session {
     }
 
     /// What Redis says to `command` on a lane; nothing where the lane was lost. All that was sent before is answered then.
-    async fn ask_lane(&mut self, line: &mut Line, command: &[u8]) -> Result<Option<Vec<u8>>, Close> {
+    async fn ask_lane(&mut self, line: &mut ClientLine, command: &[u8]) -> Result<Option<Vec<u8>>, Close> {
         line.answered(self).await?;
         let (told, reply) = oneshot::channel();
         self.caller.ask(&self.worker, command, Work::Capture(Vec::new(), told), Time::now());

@@ -11,7 +11,7 @@ use tokio::sync::oneshot;
 
 use super::dispatch::HEARINGS;
 use super::link::{Link, Stay};
-use super::wire::Line;
+use super::wire::ClientLine;
 use super::{Close, Session};
 use crate::clock::Time;
 use crate::command::{Effect, Route, Spec};
@@ -48,7 +48,7 @@ impl Session {
     }
 
     /// All that was sent on a lane is answered, so the private connection may be used.
-    pub(super) async fn leave_lane(&mut self, line: &mut Line) -> Result<(), Close> {
+    pub(super) async fn leave_lane(&mut self, line: &mut ClientLine) -> Result<(), Close> {
         if self.caller.is_on_lane() { line.answered(self).await } else { Ok(()) }
     }
 
@@ -58,7 +58,7 @@ impl Session {
     }
 
     /// A borrowed connection that is done with serves the next command that needs one, too.
-    pub(super) async fn renew_loan(&mut self, line: &mut Line) -> Result<(), Close> {
+    pub(super) async fn renew_loan(&mut self, line: &mut ClientLine) -> Result<(), Close> {
         if self.has_done_with_loan() {
             if let Link::Errand(_) = self.link {
                 return self.end_loan(line).await; // it may be in another database
@@ -69,7 +69,7 @@ impl Session {
     }
 
     /// Gives a borrowed connection back once all on it is answered.
-    pub(super) async fn end_loan(&mut self, line: &mut Line) -> Result<(), Close> {
+    pub(super) async fn end_loan(&mut self, line: &mut ClientLine) -> Result<(), Close> {
         line.answered(self).await?;
         if let Some(lent) = self.change(Link::end_loan) {
             lent.give_back(Time::now());
@@ -83,7 +83,7 @@ impl Session {
     }
 
     /// Has a private connection from here on, at least until the present purpose is over.
-    pub(super) async fn borrow(&mut self, line: &mut Line) -> Result<OwnLane, Close> {
+    pub(super) async fn borrow(&mut self, line: &mut ClientLine) -> Result<OwnLane, Close> {
         if let Link::Errand(_) = self.link {
             self.end_loan(line).await?; // it may be in another database
         }
@@ -104,7 +104,7 @@ impl Session {
     }
 
     /// The same for a command about the server, which takes any connection.
-    async fn borrow_anywhere(&mut self, line: &mut Line) -> Result<OwnLane, Close> {
+    async fn borrow_anywhere(&mut self, line: &mut ClientLine) -> Result<OwnLane, Close> {
         if !self.link.is_shared() {
             return self.borrow(line).await;
         }
@@ -114,14 +114,14 @@ impl Session {
         Ok(lane)
     }
 
-    async fn lend(&mut self, line: &mut Line, place: Setting) -> Result<Lent, Close> {
+    async fn lend(&mut self, line: &mut ClientLine, place: Setting) -> Result<Lent, Close> {
         line.answered(self).await?;
         let owner = self.owner.clone();
         Ok(self.worker.front().lend(&self.caller.who, self.caller.resp, place, owner, Time::now()))
     }
 
     /// Has a private connection for life.
-    pub(super) async fn keep(&mut self, line: &mut Line, stay: Stay) -> Result<OwnLane, Close> {
+    pub(super) async fn keep(&mut self, line: &mut ClientLine, stay: Stay) -> Result<OwnLane, Close> {
         let lane = self.borrow(line).await?;
         if !self.link.is_for_life()
             && let Some(lent) = self.link.conn_mut()
@@ -178,7 +178,7 @@ impl Session {
     /// A command of a session that has a private connection, or needs one for it.
     pub(super) async fn pinned(
         &mut self,
-        line: &mut Line,
+        line: &mut ClientLine,
         spec: &'static Spec,
         request: Request<'_>,
     ) -> Result<(), Close> {
@@ -212,7 +212,7 @@ impl Session {
     }
 
     /// A read that L1 may keep: out of L1, as on a lane, or over the session's home; where that was idle for long, in any case.
-    async fn call_at_home(&mut self, line: &mut Line, home: &OwnLane, spec: &'static Spec, request: Request<'_>) {
+    async fn call_at_home(&mut self, line: &mut ClientLine, home: &OwnLane, spec: &'static Spec, request: Request<'_>) {
         let now = Time::now();
         let mut waits = 0;
         while home.idle_for(now) < ASIDE {
@@ -231,7 +231,7 @@ impl Session {
     /// Sends a command over the private connection and takes its reply, which is passed on to nobody.
     pub(super) async fn ask(
         &mut self,
-        line: &mut Line,
+        line: &mut ClientLine,
         spec: &'static Spec,
         request: Request<'_>,
     ) -> Result<Vec<u8>, Close> {
@@ -243,7 +243,7 @@ impl Session {
     /// The same for what may change rights, or the server's role.
     pub(super) async fn ask_for_change(
         &mut self,
-        line: &mut Line,
+        line: &mut ClientLine,
         spec: &'static Spec,
         request: Request<'_>,
     ) -> Result<Vec<u8>, Close> {
@@ -261,7 +261,7 @@ impl Session {
     }
 
     /// All is answered, and a private connection is there for what comes next.
-    async fn be_alone(&mut self, line: &mut Line) -> Result<OwnLane, Close> {
+    async fn be_alone(&mut self, line: &mut ClientLine) -> Result<OwnLane, Close> {
         line.answered(self).await?;
         self.renew_loan(line).await?;
         self.borrow(line).await

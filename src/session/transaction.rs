@@ -7,7 +7,7 @@ use std::task::Poll;
 use super::link::{Link, Stay};
 use super::names::is_valid;
 use super::pinned::OwnLane;
-use super::wire::Line;
+use super::wire::ClientLine;
 use super::{Close, Session};
 use crate::clock::Time;
 use crate::command::{Spec, Verb};
@@ -20,7 +20,7 @@ impl Session {
     /// `MULTI`, `EXEC`, `DISCARD`, `WATCH`, `UNWATCH`.
     pub(super) async fn transact(
         &mut self,
-        line: &mut Line,
+        line: &mut ClientLine,
         verb: Verb,
         spec: &Spec,
         request: Request<'_>,
@@ -55,7 +55,7 @@ impl Session {
         Ok(())
     }
 
-    async fn exec(&mut self, line: &mut Line, lane: &OwnLane, spec: &Spec, request: Request<'_>) {
+    async fn exec(&mut self, line: &mut ClientLine, lane: &OwnLane, spec: &Spec, request: Request<'_>) {
         let now = Time::now();
         let mut ended = self.change(Link::exec);
         let marks = ended.as_mut().map(|ended| ended.queue.begin(&self.worker));
@@ -72,7 +72,7 @@ impl Session {
     }
 
     /// Whether the transaction that ends with the command at `place` is carried out, once Redis says so.
-    async fn is_done(&self, line: &mut Line, place: ReplyPlace) -> bool {
+    async fn is_done(&self, line: &mut ClientLine, place: ReplyPlace) -> bool {
         let replies = &self.caller.replies;
         replies.look_at(place);
         let first = poll_fn(|cx| {
@@ -89,7 +89,7 @@ impl Session {
     /// A command in a transaction of which the session knows what it would mean outside of one.
     pub(super) async fn queue(
         &mut self,
-        line: &mut Line,
+        line: &mut ClientLine,
         verb: Verb,
         spec: &'static Spec,
         request: Request<'_>,
@@ -109,7 +109,7 @@ impl Session {
     /// Commands after which the connection speaks otherwise: subscriptions, `MONITOR`, `SYNC`.
     pub(super) async fn stream(
         &mut self,
-        line: &mut Line,
+        line: &mut ClientLine,
         verb: Verb,
         spec: &Spec,
         request: Request<'_>,

@@ -11,7 +11,9 @@ use tokio::time::{Sleep, sleep, timeout};
 use tokio_util::io::poll_read_buf;
 use tracing::{debug, info, warn};
 
-use super::{Close, End, Session, Wait};
+use super::input::Input;
+use super::wait::Wait;
+use super::{Close, End, Session};
 use crate::clock::Time;
 use crate::net::Socket;
 use crate::net::buffer;
@@ -23,14 +25,6 @@ const READ: usize = 16 << 10;
 const AHEAD: usize = 64 << 10;
 /// A client that has not taken a byte of what waits for it for so long is not merely slow.
 const UNREAD: Duration = Duration::from_millis(100);
-/// A command of a client that has left may take so long before it is taken for one that Redis has wait,
-const AT_ONCE: Duration = Duration::from_millis(50);
-/// and so long if it is known for that.
-const AT_ONCE_IF_SURE: Duration = Duration::from_millis(1);
-/// How much later than a command another connection is asked, to see whether it is passed by,
-const MOMENT: Duration = Duration::from_millis(100);
-/// and how much if it is known to wait.
-const MOMENT_IF_SURE: Duration = Duration::from_millis(1);
 /// How often it is looked whether a client has left of whom no more can be read.
 const LOOK: Duration = Duration::from_millis(100);
 /// How long a client that is being closed may take nothing of what is left for it.
@@ -60,7 +54,7 @@ pub(super) enum Event {
 
 /// The socket with its input.
 pub(super) struct Wire {
-    pub(super) line: Line,
+    pub(super) line: ClientLine,
     pub(super) input: Input,
     paused: bool,
     /// Commands have just been taken up, and nothing was written since.
@@ -71,7 +65,7 @@ pub(super) struct Wire {
 }
 
 /// The socket, with what was read from it ahead of time.
-pub(super) struct Line {
+pub(super) struct ClientLine {
     socket: Socket,
     ahead: Vec<u8>,
     /// The client will send no more: it has closed its side, or is gone.
@@ -86,45 +80,9 @@ struct Doubt {
     over: Pin<Box<dyn Future<Output = ()>>>,
 }
 
-/// Bytes read; those before `at` have been taken up.
-#[derive(Default)]
-pub(super) struct Input {
-    bytes: Vec<u8>,
-    at: usize,
-}
-
-impl Input {
-    pub(super) fn rest(&self) -> &[u8] {
-        &self.bytes[self.at..]
-    }
-
-    pub(super) fn consume(&mut self, n: usize) {
-        self.at += n;
-    }
-
-    pub(super) fn clear(&mut self) {
-        self.at = self.bytes.len();
-    }
-
-    /// Only so many bytes of what is not taken up stay.
-    pub(super) fn truncate(&mut self, n: usize) {
-        self.bytes.truncate(self.at + n);
-    }
-
-    /// Makes room: only an unfinished request stays.
-    pub(super) fn compact(&mut self) {
-        if self.at == self.bytes.len() {
-            buffer::give(std::mem::take(&mut self.bytes));
-        } else {
-            self.bytes.drain(..self.at);
-        }
-        self.at = 0;
-    }
-}
-
 impl Wire {
     pub(super) fn new(socket: Socket) -> Self {
-        let line = Line { socket, ahead: Vec::new(), eof: false, look: None, doubt: None };
+        let line = ClientLine { socket, ahead: Vec::new(), eof: false, look: None, doubt: None };
         Self { line, input: Input::default(), paused: false, fresh: false, unread: None, idle: None }
     }
 
@@ -183,7 +141,7 @@ impl Wire {
                 Poll::Ready(Event::Bytes)
             }
             Poll::Pending => {
-                if self.input.bytes.is_empty() {
+                if self.input.rest().is_empty() {
                     self.input.compact();
                 }
                 match &mut self.idle {
@@ -208,17 +166,14 @@ impl Wire {
     fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<usize> {
         if !self.line.ahead.is_empty() {
             let ahead = std::mem::take(&mut self.line.ahead);
-            self.input.bytes.extend_from_slice(&ahead);
+            self.input.append(&ahead);
             return Poll::Ready(ahead.len());
         }
         if self.line.eof {
             return Poll::Ready(0);
         }
-        if self.input.bytes.capacity() == 0 {
-            self.input.bytes = buffer::take();
-        }
-        self.input.bytes.reserve(READ);
-        let read = ready!(poll_read_buf(Pin::new(&mut self.line.socket), cx, &mut self.input.bytes));
+        let room = self.input.room(READ);
+        let read = ready!(poll_read_buf(Pin::new(&mut self.line.socket), cx, room));
         self.line.eof = matches!(read, Ok(0) | Err(_));
         Poll::Ready(read.unwrap_or(0))
     }
@@ -251,23 +206,22 @@ impl Wire {
     }
 }
 
-/// Has Redis told that the client has left, where what it waits for is not answered [`AT_ONCE`]: what Redis then has still to
-/// write it might not write to the end.
+/// Has Redis told that the client has left, where what it waits for is not answered [at once](Wait::left): what Redis then has
+/// still to write it might not write to the end.
 fn poll_leave(cx: &mut Context<'_>, session: &Session, timer: &mut Option<Pin<Box<Sleep>>>) {
     let now = Time::now();
     let Some(wait) = session.awaited(now) else { return };
-    let waited = now.saturating_since(wait.since);
-    let at_once = if wait.sure { AT_ONCE_IF_SURE } else { AT_ONCE };
-    if waited >= at_once {
+    let left = wait.left(now);
+    if left.is_zero() {
         return session.leave(now);
     }
-    let timer = timer.insert(Box::pin(sleep(at_once.saturating_sub(waited))));
+    let timer = timer.insert(Box::pin(sleep(left)));
     if timer.as_mut().poll(cx).is_ready() {
         cx.waker().wake_by_ref();
     }
 }
 
-impl Line {
+impl ClientLine {
     /// Takes leave of a client that is cut off in the midst of what it sends: it is told that nothing more comes, and what it
     /// still sends is thrown away. To close at once, with bytes unread, would be a reset, and a reset can overtake the last replies.
     pub(super) async fn linger(&mut self) {
@@ -307,9 +261,9 @@ impl Line {
         };
         ready!(self.poll_left(cx));
         let doubt = self.doubt.take_if(|doubt| doubt.of == wait);
-        let mut doubt = doubt.unwrap_or_else(|| {
-            let moment = if wait.sure { MOMENT_IF_SURE } else { MOMENT };
-            Doubt { of: wait, over: Box::pin(session.caller.overtaken(&session.worker, moment)) }
+        let mut doubt = doubt.unwrap_or_else(|| Doubt {
+            of: wait,
+            over: Box::pin(session.caller.overtaken(&session.worker, wait.moment())),
         });
         let over = doubt.over.as_mut().poll(cx);
         self.doubt = Some(doubt);
