@@ -34,6 +34,9 @@ const CLIENT_NAME: &str = "crema-channel";
 /// Without that, a link that a firewall forgot would look like a quiet fleet.
 const SILENCE: Duration = Duration::from_secs(15);
 
+/// So often it is looked whether the link may be quiet for so long still.
+const LOOK: Duration = Duration::from_secs(1);
+
 /// What it is asked, spelt as no client spells it: who shows a client what Redis ran can leave it out.
 const PING: &str = "pING";
 
@@ -83,6 +86,9 @@ pub async fn listen(
                 since = Some(Instant::now());
             };
             let Err(lost) = hear(config, &*sink, &on, subscribed).await;
+            if since.is_some() {
+                sink.deaf();
+            }
             if since.is_some_and(|since: Instant| since.elapsed() >= STEADY) {
                 backoff.reset();
             }
@@ -137,14 +143,18 @@ async fn hear(
 
     loop {
         let mut next = pin!(redis::parse_redis_value_async(&mut decoder, &mut reader));
-        let value = if let Ok(value) = timeout(SILENCE, &mut next).await {
-            value?
-        } else {
-            let asked = async {
-                writer.write_all(&redis::cmd(PING).get_packed_command()).await?;
-                next.await
-            };
-            within(SILENCE, "no answer to PING", asked).await?
+        let (quiet, patience) = (Instant::now(), || sink.patience().unwrap_or(SILENCE));
+        let value = loop {
+            if let Ok(value) = timeout(patience().min(LOOK), &mut next).await {
+                break value?;
+            }
+            if quiet.elapsed() >= patience() {
+                let asked = async {
+                    writer.write_all(&redis::cmd(PING).get_packed_command()).await?;
+                    next.as_mut().await
+                };
+                break within(patience(), "no answer to PING", asked).await?;
+            }
         };
         if let Some(message) = Msg::from_owned_value(value) {
             on(heed(message.get_payload_bytes(), &config.origin_id, sink).await);

@@ -1,6 +1,8 @@
 //! What a message of the fleet's channel makes L1 forget, whoever hears it: `channel`, or the ears where the channel carries
 //! coherence.
 
+use std::time::Duration;
+
 use super::message::{Malformed, Message};
 use crate::metrics::ChannelMessage;
 
@@ -16,6 +18,13 @@ pub trait Forget {
     /// Messages may have been missed: forgets everything.
     fn missed(&self) {
         self.all();
+    }
+    /// The link is lost: until [`missed`](Self::missed) nothing will be heard.
+    fn deaf(&self) {}
+    /// How long a link may be quiet, and then leave a question without an answer, before it counts as lost, where that is not to be as
+    /// long as usual.
+    fn patience(&self) -> Option<Duration> {
+        None
     }
 }
 

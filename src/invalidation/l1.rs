@@ -336,6 +336,22 @@ impl Forget for L1 {
     fn missed(&self) {
         self.opaque_answered();
         self.bump(EpochReason::Channel);
+        self.silence.set_deaf(false);
+        if self.silence.relies_on_channel() {
+            self.nudge(); // leases may begin again
+        }
+    }
+
+    fn deaf(&self) {
+        self.silence.set_deaf(true);
+        if self.silence.relies_on_channel() {
+            self.end_leases();
+        }
+    }
+
+    /// A swap that it does not hear is to be an old answer for `max_staleness` at the longest.
+    fn patience(&self) -> Option<Duration> {
+        self.silence.relies_on_channel().then(|| self.terms.max_staleness / 4)
     }
 }
 

@@ -1,9 +1,10 @@
-//! What keeps every lease from beginning: `CLIENT PAUSE`, and changes of keys of which Redis tells nobody.
+//! What keeps every lease from beginning: `CLIENT PAUSE`, changes of keys of which Redis tells nobody, and that nobody would tell of
+//! one.
 //!
 //! While Redis holds clients back its clock goes on and its pushes wait; while databases are swapped nobody knows which keys are
 //! whose. Set by whoever sends such a command (`change`), on any thread; asked by the ears before and after they renew a lease.
 
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
 use crate::clock::Time;
 
@@ -14,6 +15,10 @@ pub struct Silence {
     paused: AtomicU64,
     /// `SWAPDB` commands and their like under way.
     swaps: AtomicUsize,
+    /// Redis does not say how often it swapped databases: the fleet's channel alone tells of that.
+    uncounted: AtomicBool,
+    /// The link to the channel is lost, and not made anew yet.
+    deaf: AtomicBool,
 }
 
 /// A pause that was asked for, until Redis has agreed to it.
@@ -62,10 +67,26 @@ impl Silence {
         self.swaps.fetch_sub(1, Ordering::AcqRel) == 1
     }
 
-    /// Whether such a change is under way. Asked after a lease was renewed, which is then ended: whoever begins a change counts it
+    /// Whether Redis says how often it swapped databases has become known.
+    pub fn set_swaps_counted(&self, counted: bool) {
+        self.uncounted.store(!counted, Ordering::Release);
+    }
+
+    /// Whether the fleet's channel alone tells of swaps.
+    pub fn relies_on_channel(&self) -> bool {
+        self.uncounted.load(Ordering::Acquire)
+    }
+
+    /// Whether the channel, which was heard before, is heard now. Where it is relied on and is not, leases in force are to be ended
+    /// after this.
+    pub fn set_deaf(&self, deaf: bool) {
+        self.deaf.store(deaf, Ordering::Release);
+    }
+
+    /// Whether such a change is under way, or nobody would tell of one. Asked after a lease was renewed, which is then ended: whoever begins a change counts it
     /// first and ends leases second.
     pub fn is_swapping(&self) -> bool {
-        self.swaps.load(Ordering::Acquire) > 0
+        self.swaps.load(Ordering::Acquire) > 0 || self.deaf.load(Ordering::Acquire) && self.relies_on_channel()
     }
 }
 
@@ -97,6 +118,20 @@ mod tests {
         drop(silence.pause(AT(40)));
         silence.call_off(first);
         assert!(silence.is_paused(AT(39)));
+    }
+
+    #[test]
+    fn a_channel_that_is_not_heard_matters_where_redis_does_not_count_swaps() {
+        let silence = Silence::default();
+        silence.set_deaf(true);
+        assert!(!silence.is_swapping());
+        silence.set_swaps_counted(false);
+        assert!(silence.is_swapping());
+        silence.set_swaps_counted(true);
+        assert!(!silence.is_swapping());
+        silence.set_swaps_counted(false);
+        silence.set_deaf(false);
+        assert!(!silence.is_swapping());
     }
 
     #[test]

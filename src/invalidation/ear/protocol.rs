@@ -439,6 +439,9 @@ impl<'a, W> Protocol<'a, W> {
                 self.bump(reason);
             }
         }
+        if let Some(counted) = self.unannounced.counts_swaps() {
+            self.around.silence.set_swaps_counted(counted);
+        }
     }
 
     /// The value is here, which was asked for at `sent`: none where it was an error or too large.

@@ -97,6 +97,11 @@ impl Unannounced {
         }
     }
 
+    /// Whether the server says how often it swapped databases; none where that is not known yet.
+    pub(super) fn counts_swaps(&self) -> Option<bool> {
+        if self.refused[Probe::Swaps as usize] { Some(false) } else { self.swaps.counts }
+    }
+
     /// Until when a fence that was sent at `sent` shows that L1 is right: no later than from what was asked last.
     pub(super) fn bound(&self, sent: Time) -> Time {
         let asks = self.refused.contains(&false);
@@ -135,17 +140,25 @@ fn nanoseconds(reply: &[u8]) -> Option<i128> {
 
 /// How often `HELLO` and `SWAPDB` were run.
 #[derive(Debug, Default)]
-struct SwapCount(Option<(u64, u64)>);
+struct SwapCount {
+    last: Option<(u64, u64)>,
+    /// Whether they are counted, as far as two answers show.
+    counts: Option<bool>,
+}
 
 impl SwapCount {
     /// The reply to `LATENCY HISTOGRAM`. True where databases were swapped since the last one. Where the fence between the two was not
     /// counted, nothing is known.
     fn shows(&mut self, reply: &[u8]) -> bool {
-        let Some(hellos) = calls(reply, "hello") else { return false };
+        let Some(hellos) = calls(reply, "hello") else {
+            self.counts = Some(false);
+            return false;
+        };
         let swaps = calls(reply, "swapdb").unwrap_or(0);
-        let counts = self.0.is_none_or(|(before, _)| before != hellos);
-        let swapped = self.0.is_some_and(|(_, before)| before != swaps);
-        self.0 = Some((hellos, swaps));
+        let counts = self.last.is_none_or(|(before, _)| before != hellos);
+        let swapped = self.last.is_some_and(|(_, before)| before != swaps);
+        self.counts = self.last.map(|_| counts);
+        self.last = Some((hellos, swaps));
         counts && swapped
     }
 }
