@@ -41,7 +41,7 @@ pub use caller::{Caller, Role};
 pub use clients::{Clients, Filter, Member};
 pub use foreign::{Account, Foreign, Nature};
 pub use gate::Gate;
-pub use in_flight::{Pending, Work};
+pub use in_flight::{InFlight, Work};
 pub use lanes::LANE_NAME;
 pub use private::{Lent, Owner, Setting};
 pub use proof::Share;
@@ -148,7 +148,7 @@ fn send(
 pub fn call_at_home(
     worker: &Rc<Worker>,
     caller: &mut Caller,
-    home: &Lane<Pending>,
+    home: &Lane<InFlight>,
     spec: &'static Spec,
     request: Request<'_>,
     now: Time,
@@ -178,7 +178,7 @@ pub fn call_at_home(
 pub fn send_home(
     worker: &Rc<Worker>,
     caller: &mut Caller,
-    home: &Lane<Pending>,
+    home: &Lane<InFlight>,
     spec: &'static Spec,
     request: Request<'_>,
     now: Time,

@@ -17,7 +17,7 @@ use tokio::time::{sleep, timeout};
 
 use super::Unheard;
 use super::finding::Miss;
-use super::in_flight::{Pending, Reader, Work};
+use super::in_flight::{InFlight, Reader, Work};
 use super::lanes::Track;
 use super::notified_write::{NoticeForm, notify};
 use super::read_history::Standing;
@@ -213,7 +213,7 @@ impl Caller {
                 self.sent = Some(place);
                 let coin = worker.toss(worker.shared.promote(rule).one_in, miss == Miss::Hot, query);
                 let reader = Reader::new(Rc::clone(&self.who), self.resp, self.scripts);
-                Pending::lead(worker, track, (recipient, None), (reader, rule, coin), (request.raw(), query), now);
+                InFlight::lead(worker, track, (recipient, None), (reader, rule, coin), (request.raw(), query), now);
             }
             Err(error) => recipient.refuse(worker, &error, Sent::No),
         }
@@ -268,7 +268,7 @@ impl Caller {
         now: Time,
     ) {
         let recipient = Recipient::new(&self.replies, place, tally);
-        let pending = Pending::new(worker, recipient, work, worker.stats.sample());
+        let pending = InFlight::new(worker, recipient, work, worker.stats.sample());
         match self.track(worker, now) {
             Ok(track) => {
                 self.sent = Some(place);
@@ -305,7 +305,7 @@ impl Caller {
     /// Sends a command of crema's own on the lane; `work` takes its reply.
     pub fn ask(&mut self, worker: &Rc<Worker>, command: &[u8], work: Work, now: Time) {
         if let Ok(track) = self.track(worker, now) {
-            track.send(command, Pending::own(worker, work), now);
+            track.send(command, InFlight::own(worker, work), now);
         }
     }
 
@@ -322,7 +322,7 @@ impl Caller {
                 let (told, reply) = oneshot::channel();
                 let now = Time::now();
                 let Ok(track) = worker.front().track(&who, resp, false, now) else { return };
-                track.send(&question, Pending::own(&worker, Work::Capture(Vec::new(), told)), now);
+                track.send(&question, InFlight::own(&worker, Work::Capture(Vec::new(), told)), now);
                 let _ = reply.await; // where it is lost, so is the other connection
             }
         }
@@ -332,7 +332,7 @@ impl Caller {
     pub fn send_on(
         &mut self,
         worker: &Rc<Worker>,
-        lane: &Lane<Pending>,
+        lane: &Lane<InFlight>,
         spec: &Spec,
         request: Request<'_>,
         role: Role,
@@ -367,14 +367,16 @@ impl Caller {
             (marks, extra) => {
                 self.replies.wrote(place);
                 let mut all = marks.unwrap_or_else(|| WriteGuard::unmarked(worker));
-                extra.into_iter().for_each(|extra| all.add(extra));
+                if let Some(extra) = extra {
+                    all.add(extra);
+                }
                 notify(&worker.shared.l1, all, kind, request.raw())
             }
         };
         // What a command does that the table does not know, nobody can say: it may wait.
         let patient = spec.blocking(request) || matches!(spec.route, Route::Taint | Route::Session(Verb::Wait));
         let recipient = Recipient::new(&self.replies, place, Tally::new(spec, Outcome::Pinned));
-        put(lane, &command, Pending::new(worker, recipient, work, None).patient(patient), now);
+        put(lane, &command, InFlight::new(worker, recipient, work, None).patient(patient), now);
         place
     }
 
@@ -383,7 +385,7 @@ impl Caller {
     pub fn read_on(
         &mut self,
         worker: &Rc<Worker>,
-        lane: &Lane<Pending>,
+        lane: &Lane<InFlight>,
         spec: &Spec,
         request: Request<'_>,
         fills: Vec<Fill>,
@@ -395,24 +397,24 @@ impl Caller {
         self.note_reads(place, slots_read(&worker.shared.l1, spec, request));
         let recipient = Recipient::new(&self.replies, place, Tally::new(spec, Outcome::Pinned));
         let work = Work::Read(Reader::once(Rc::clone(&self.who), self.resp), fills);
-        put(lane, request.raw(), Pending::new(worker, recipient, work, None), now);
+        put(lane, request.raw(), InFlight::new(worker, recipient, work, None), now);
     }
 
     /// Sends a command on a private connection, to be answered as `work` says.
     pub fn send_work_on(
         &self,
         worker: &Rc<Worker>,
-        lane: &Lane<Pending>,
+        lane: &Lane<InFlight>,
         (spec, request): (&Spec, Request<'_>),
         work: Work,
         now: Time,
     ) {
         let recipient = Recipient::new(&self.replies, self.replies.reserve(), Tally::new(spec, Outcome::Pinned));
-        put(lane, request.raw(), Pending::new(worker, recipient, work, None), now);
+        put(lane, request.raw(), InFlight::new(worker, recipient, work, None), now);
     }
 }
 
-fn put(lane: &Lane<Pending>, command: &[u8], pending: Pending, now: Time) {
+fn put(lane: &Lane<InFlight>, command: &[u8], pending: InFlight, now: Time) {
     if let Err(pending) = lane.send(command, pending, now) {
         pending.refuse(&lane.lost_error(), Sent::No);
     }

@@ -13,7 +13,7 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
-use super::in_flight::Pending;
+use super::in_flight::InFlight;
 use super::lanes::Track;
 use super::station::Station;
 use crate::clock::Time;
@@ -41,7 +41,7 @@ struct Refused {
 }
 
 struct Made {
-    lane: Weak<Lane<Pending>>,
+    lane: Weak<Lane<InFlight>>,
     login: Option<Arc<Login>>,
 }
 
@@ -70,22 +70,22 @@ impl Heirs {
         self.refused.borrow_mut().retain(|refused| refused.login.as_deref() != Some(login));
     }
 
-    fn made(&self, lane: &Rc<Lane<Pending>>, login: Option<Arc<Login>>) {
+    fn made(&self, lane: &Rc<Lane<InFlight>>, login: Option<Arc<Login>>) {
         self.made.borrow_mut().push(Made { lane: Rc::downgrade(lane), login });
     }
 
     /// Whether this connection would be missed: Redis accepts its login no more.
-    pub(super) fn is_precious(&self, lane: &Rc<Lane<Pending>>, now: Time) -> bool {
+    pub(super) fn is_precious(&self, lane: &Rc<Lane<InFlight>>, now: Time) -> bool {
         !self.refused.borrow().is_empty() && self.refusal(self.login_of(lane).as_ref(), now).is_some()
     }
 
     /// Whether this connection was made by a login that is known.
-    fn knows(&self, lane: &Rc<Lane<Pending>>) -> bool {
+    fn knows(&self, lane: &Rc<Lane<InFlight>>) -> bool {
         self.made.borrow().iter().any(|made| made.lane.as_ptr() == Rc::as_ptr(lane))
     }
 
     /// With what login this connection was made.
-    fn login_of(&self, lane: &Rc<Lane<Pending>>) -> Option<Arc<Login>> {
+    fn login_of(&self, lane: &Rc<Lane<InFlight>>) -> Option<Arc<Login>> {
         let made = self.made.borrow();
         let of = made.iter().find(|made| made.lane.as_ptr() == Rc::as_ptr(lane))?;
         of.login.clone()
@@ -108,7 +108,7 @@ impl Station {
     /// A connection for `lane`: a new one, or where Redis refuses the login one that was idle.
     pub(super) async fn connection(
         &self,
-        lane: &Rc<Lane<Pending>>,
+        lane: &Rc<Lane<InFlight>>,
         target: &Target,
         entrants: &[Arc<Login>],
     ) -> Result<Connection, Error> {
@@ -147,7 +147,7 @@ impl Station {
     /// A new one. For a lane, or for a session that has the connection by now, room is made where there is none.
     async fn try_connect(
         &self,
-        lane: &Lane<Pending>,
+        lane: &Lane<InFlight>,
         target: &Target,
         entrants: &[Arc<Login>],
     ) -> Result<Connection, Error> {
@@ -165,9 +165,9 @@ impl Station {
 
     /// One that `lane` may go on with: a spare, or the lane of its user that has been idle for longest. The last lane is not
     /// lent to one session, for many share it.
-    fn heir(&self, lane: &Rc<Lane<Pending>>, target: &Target) -> Option<Heir> {
+    fn heir(&self, lane: &Rc<Lane<InFlight>>, target: &Target) -> Option<Heir> {
         let user = target.login.as_deref().map_or(&b""[..], |login| &login.user);
-        let heir = |lane: &Rc<Lane<Pending>>, was| {
+        let heir = |lane: &Rc<Lane<InFlight>>, was| {
             Some(Heir { connection: lane.hand_on()?, was, login: self.heirs.login_of(lane) })
         };
         if let Some(pool) = self.pools.borrow_mut().get_mut(user) {

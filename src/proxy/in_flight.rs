@@ -33,7 +33,7 @@ const QUEUED: &[u8] = b"+QUEUED\r\n";
 const WORTH_SHARING: usize = 16 << 10;
 
 /// One command that awaits its reply. Small, for it is moved with every request.
-pub struct Pending {
+pub struct InFlight {
     worker: Rc<Worker>,
     /// None where the command is crema's own.
     recipient: Option<Recipient>,
@@ -101,6 +101,7 @@ pub struct Lead {
     /// Bytes of the reply so far, up to what can be told here.
     size: u32,
     /// Who joined, once nobody can any more: mostly nobody.
+    #[expect(clippy::box_collection, reason = "a third of the size, and mostly nobody joins")]
     joined: Option<Box<Vec<Recipient>>>,
     /// The rule of its key.
     rule: RuleIndex,
@@ -131,7 +132,7 @@ impl Drop for Lead {
     }
 }
 
-impl Pending {
+impl InFlight {
     /// A command that is answered to `recipient`.
     pub fn new(worker: &Rc<Worker>, recipient: Recipient, work: Work, sampled: Option<Instant>) -> Self {
         let worker = Rc::clone(worker);
@@ -299,13 +300,13 @@ fn read_again<R>(l1: &L1, who: &Who, command: &[u8], then: impl FnOnce(Request<'
 }
 
 /// Sends on a lane, or tells at once that it could not.
-fn send(lane: &Lane<Pending>, command: &[u8], pending: Pending, now: Time) {
+fn send(lane: &Lane<InFlight>, command: &[u8], pending: InFlight, now: Time) {
     if let Err(pending) = lane.send(command, pending, now) {
         pending.lost(&lane.lost_error(), Sent::No, command);
     }
 }
 
-impl Waiter for Pending {
+impl Waiter for InFlight {
     fn piece(&mut self, kind: u8, bytes: &[u8], end: Option<Time>) {
         if !self.begun {
             self.begin(kind, bytes);
@@ -340,12 +341,16 @@ impl Waiter for Pending {
         }
         match self.work {
             Work::Lead(mut lead) => {
-                lead.joined.iter_mut().flat_map(|joined| joined.iter_mut()).for_each(Recipient::finish);
+                for recipient in lead.joined.iter_mut().flat_map(|joined| joined.iter_mut()) {
+                    recipient.finish();
+                }
                 Self::promote(&self.worker, &lead, command);
             }
             Work::Read(reader, fills) => {
                 let (l1, ear) = (&self.worker.shared.l1, &reader.who.ear);
-                fills.into_iter().for_each(|fill| self.worker.promoted(l1.promote(ear, fill)));
+                for fill in fills {
+                    self.worker.promoted(l1.promote(ear, fill));
+                }
             }
             Work::Capture(whole, told) => {
                 let _ = told.send(whole); // whoever asked may be gone
@@ -422,7 +427,7 @@ impl Waiter for Pending {
     }
 }
 
-impl Pending {
+impl InFlight {
     fn read_again(mut self, (mut reader, fills): (Reader, Vec<Fill>), error: &Error, sent: Sent, command: &[u8]) {
         let may_again = |recipient: &Recipient| !command.is_empty() && reader.may_again(error, recipient);
         if self.begun || !self.recipient.as_ref().is_some_and(may_again) {
@@ -449,7 +454,9 @@ impl Pending {
         }
         let may_again = |recipient: &Recipient| !command.is_empty() && lead.reader.may_again(error, recipient);
         let (mut again, told): (Vec<_>, Vec<_>) = recipients.partition(may_again);
-        told.into_iter().for_each(|recipient| recipient.refuse(&self.worker, error, sent));
+        for recipient in told {
+            recipient.refuse(&self.worker, error, sent);
+        }
         if again.is_empty() {
             return;
         }
@@ -492,6 +499,6 @@ mod tests {
         assert!(size_of::<Lead>() <= 48, "{}", size_of::<Lead>());
         assert!(size_of::<Recipient>() <= 24, "{}", size_of::<Recipient>());
         // Up to 128 bytes are moved in line, in the lane's entry around it.
-        assert!(size_of::<Pending>() <= 112, "{}", size_of::<Pending>());
+        assert!(size_of::<InFlight>() <= 112, "{}", size_of::<InFlight>());
     }
 }

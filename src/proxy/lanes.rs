@@ -9,7 +9,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::in_flight::Pending;
+use super::in_flight::InFlight;
 use super::recipient::Recipient;
 use super::station::Station;
 use super::who::Who;
@@ -34,7 +34,7 @@ const LANE_LEFT: Duration = Duration::from_secs(10);
 /// A lane with the flights on it.
 pub struct Track {
     /// The connection.
-    pub lane: Rc<Lane<Pending>>,
+    pub lane: Rc<Lane<InFlight>>,
     /// Reads under way on it.
     pub flights: RefCell<Flights<Recipient>>,
     /// Whose it is; empty: Redis's default user's, unproved.
@@ -56,7 +56,7 @@ impl Track {
     }
 
     /// Sends, or tells at once that it could not.
-    pub fn send(&self, command: &[u8], pending: Pending, now: Time) {
+    pub fn send(&self, command: &[u8], pending: InFlight, now: Time) {
         if let Err(pending) = self.lane.send(command, pending, now) {
             pending.lost(&self.lane.lost_error(), Sent::No, command);
         }
@@ -86,7 +86,7 @@ impl Lanes {
     }
 
     /// Checks those in use, and closes those that are idle. Those that wait for longer than `deadline` come back.
-    pub(super) fn sweep(&self, deadline: Option<Duration>, now: Time) -> Vec<Rc<Lane<Pending>>> {
+    pub(super) fn sweep(&self, deadline: Option<Duration>, now: Time) -> Vec<Rc<Lane<InFlight>>> {
         let mut lanes = self.0.borrow_mut();
         let mut expired = Vec::new();
         let mut of_user: HashMap<Box<[u8]>, usize> = HashMap::new();

@@ -10,7 +10,7 @@ use std::time::Duration;
 use tokio::sync::{Semaphore, oneshot};
 use tokio::time::timeout;
 
-use super::in_flight::{Pending, Work};
+use super::in_flight::{InFlight, Work};
 use super::station::Station;
 use crate::clock::Time;
 use crate::error::Error;
@@ -22,7 +22,7 @@ const AT_ONCE: usize = 4;
 /// What a station has for logins.
 pub(super) struct Logins {
     turns: Semaphore,
-    free: RefCell<Vec<Rc<Lane<Pending>>>>,
+    free: RefCell<Vec<Rc<Lane<InFlight>>>>,
 }
 
 impl Default for Logins {
@@ -48,7 +48,7 @@ impl Logins {
 /// A connection while a login has it. Dropped before that is answered, it is closed.
 struct Turn<'a> {
     logins: &'a Logins,
-    lane: Rc<Lane<Pending>>,
+    lane: Rc<Lane<InFlight>>,
     answered: bool,
 }
 
@@ -84,7 +84,7 @@ impl Station {
         let mut turn = Turn { logins: &self.logins, lane, answered: false };
         turn.lane.ready().await?;
         let (told, reply) = oneshot::channel();
-        if turn.lane.send(command, Pending::own(&self.worker(), Work::Capture(Vec::new(), told)), now).is_ok() {
+        if turn.lane.send(command, InFlight::own(&self.worker(), Work::Capture(Vec::new(), told)), now).is_ok() {
             let limit = self.shared.config.response_timeout.unwrap_or(Duration::MAX);
             match timeout(limit, reply).await {
                 Ok(Ok(reply)) => {

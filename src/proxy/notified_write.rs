@@ -83,6 +83,7 @@ pub struct NotifiedWrite {
 }
 
 /// The replies to a write and its notice: which bytes of them are the client's, and what they say of the two. No I/O.
+#[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own, in any combination")]
 pub(super) struct NotifiedReplies {
     form: NoticeForm,
     /// The write may change keys that it does not name, refused or not.

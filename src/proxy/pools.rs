@@ -9,7 +9,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::in_flight::Pending;
+use super::in_flight::InFlight;
 use super::lanes::CHECK;
 use super::station::Station;
 use super::who::Who;
@@ -27,14 +27,14 @@ pub(super) type Pools = RefCell<HashMap<Vec<u8>, Pool>>;
 /// A private connection in the pool, or lent.
 pub(super) struct Spare {
     /// The connection.
-    pub lane: Rc<Lane<Pending>>,
+    pub lane: Rc<Lane<InFlight>>,
     pub(super) resp: Resp,
     pub(super) db: u32,
 }
 
 impl Spare {
     /// A new connection of the pool.
-    pub(super) fn new(lane: Rc<Lane<Pending>>, db: u32) -> Self {
+    pub(super) fn new(lane: Rc<Lane<InFlight>>, db: u32) -> Self {
         Self { lane, resp: Resp::V2, db }
     }
 

@@ -12,7 +12,7 @@ use std::task::{Context, Poll};
 use tokio::sync::oneshot;
 use tracing::debug;
 
-use super::in_flight::{Pending, Work};
+use super::in_flight::{InFlight, Work};
 use super::pools::Spare;
 use super::replies::Replies;
 use super::reply_queue::End;
@@ -78,7 +78,7 @@ impl Lent {
     }
 
     /// The connection.
-    pub fn lane(&self) -> &Rc<Lane<Pending>> {
+    pub fn lane(&self) -> &Rc<Lane<InFlight>> {
         &self.spare.as_ref().expect("only given back or dropped takes it").lane
     }
 
@@ -123,12 +123,12 @@ impl Lent {
         let mut raw = Vec::new();
         encode::own_command(&mut raw, command);
         // Where it cannot be sent the lane has ended, and so will the session be told.
-        let _ = self.lane().send(&raw, Pending::own(&self.station.worker(), Work::Ignore), now);
+        let _ = self.lane().send(&raw, InFlight::own(&self.station.worker(), Work::Ignore), now);
     }
 
     /// Sends a command whose reply `work` takes.
     pub fn ask(&self, command: &[u8], work: Work, now: Time) {
-        let _ = self.lane().send(command, Pending::own(&self.station.worker(), work), now);
+        let _ = self.lane().send(command, InFlight::own(&self.station.worker(), work), now);
     }
 
     /// The session itself changed its version and database.

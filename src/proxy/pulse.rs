@@ -18,7 +18,7 @@ use tokio::io::AsyncWriteExt;
 use tokio::time::{sleep, timeout};
 use tracing::{debug, warn};
 
-use super::in_flight::Pending;
+use super::in_flight::InFlight;
 use super::station::Station;
 use crate::clock::Time;
 use crate::error::Error;
@@ -57,7 +57,7 @@ pub(super) struct Pulse {
 }
 
 /// A silent lane, with when its head began to wait.
-type Silent = (Rc<Lane<Pending>>, Time, Kind);
+type Silent = (Rc<Lane<InFlight>>, Time, Kind);
 
 /// What a silent lane carries, as far as proofs depend on it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -78,7 +78,7 @@ impl Station {
             self.leave(Lane::is_stale);
         }
         let (mut missed, mut holds_writes, mut suspects) = (false, false, Vec::new());
-        let mut look = |lane: &Rc<Lane<Pending>>, kind| {
+        let mut look = |lane: &Rc<Lane<InFlight>>, kind| {
             let waited = lane.waited(now);
             if waited <= STALL {
                 return;
@@ -170,7 +170,7 @@ impl Station {
     /// Gives up connections whose replies have been awaited longer than `after`. Before their clients are told, and L1 and the fleet
     /// forget what they may have written, Redis is made to end them, where it can be asked: a command that a network delivers
     /// later is not carried out.
-    pub(super) fn give_up(self: &Rc<Self>, late: Vec<Rc<Lane<Pending>>>, after: Duration) {
+    pub(super) fn give_up(self: &Rc<Self>, late: Vec<Rc<Lane<InFlight>>>, after: Duration) {
         if self.pulse.giving_up.replace(true) {
             return; // what is late still, the next sweep finds
         }
@@ -184,7 +184,7 @@ impl Station {
         });
     }
 
-    async fn end_all(&self, lanes: &[Rc<Lane<Pending>>]) -> Result<(), Error> {
+    async fn end_all(&self, lanes: &[Rc<Lane<InFlight>>]) -> Result<(), Error> {
         let mut connection = connect(&self.target()).await?;
         for lane in lanes.iter().filter(|lane| !lane.is_stale()) {
             self.end(&mut connection, lane).await?;
@@ -193,7 +193,7 @@ impl Station {
     }
 
     /// Has Redis end a connection. Where the user may not, it is left to the reset with which ours ends.
-    async fn end(&self, connection: &mut Connection, lane: &Lane<Pending>) -> Result<(), Error> {
+    async fn end(&self, connection: &mut Connection, lane: &Lane<InFlight>) -> Result<(), Error> {
         let Some(id) = lane.id() else { return Ok(()) };
         let reply = self.answer(connection, &[b"CLIENT", b"KILL", b"ID", id.to_string().as_bytes()]).await?;
         if reply.starts_with(b"-NOPERM") {

@@ -8,7 +8,7 @@ use std::cmp::Reverse;
 use std::rc::Rc;
 use std::time::Duration;
 
-use super::in_flight::Pending;
+use super::in_flight::InFlight;
 use super::station::Station;
 use crate::clock::Time;
 use crate::upstream::{Lane, STALL};
@@ -43,7 +43,7 @@ impl Station {
         self.tenant.tell(self.least_needed(now).map_or(Time::NEVER, |(_, idle)| now.minus(idle)));
     }
 
-    fn least_needed(&self, now: Time) -> Option<(Rc<Lane<Pending>>, Duration)> {
+    fn least_needed(&self, now: Time) -> Option<(Rc<Lane<InFlight>>, Duration)> {
         let mut all = Vec::new();
         self.lanes.each(|track, _| {
             let worth = match (Rc::strong_count(track), track.lane.is_quiet()) {

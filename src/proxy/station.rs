@@ -13,7 +13,7 @@ use tokio_util::task::TaskTracker;
 use tracing::{debug, warn};
 
 use super::heirs::Heirs;
-use super::in_flight::Pending;
+use super::in_flight::InFlight;
 use super::lanes::Lanes;
 use super::logins::Logins;
 use super::pools::{Pools, SPARE_IDLE};
@@ -39,7 +39,7 @@ pub struct Station {
     pub(super) lanes: Lanes,
     pub(super) pools: Pools,
     /// All private connections, whoever has them, and lanes that are to end once they are answered.
-    pub(super) private: RefCell<Vec<Weak<Lane<Pending>>>>,
+    pub(super) private: RefCell<Vec<Weak<Lane<InFlight>>>>,
     pub(super) logins: Logins,
     pub(super) heirs: Heirs,
     pub(super) tenant: Arc<Tenant>,
@@ -87,7 +87,7 @@ impl Station {
 
     /// Owns a lane's task: counts it, and remembers a failure so that not every command tries again. Without a target the
     /// connection is as Redis makes it.
-    pub(super) fn run(self: &Rc<Self>, lane: &Rc<Lane<Pending>>, target: Option<(Target, Vec<Arc<Login>>)>) {
+    pub(super) fn run(self: &Rc<Self>, lane: &Rc<Lane<InFlight>>, target: Option<(Target, Vec<Arc<Login>>)>) {
         let (lane, station, worker) = (Rc::clone(lane), Rc::clone(self), self.worker());
         self.tasks.spawn_local(async move {
             station.stats.lanes.add(1);
@@ -107,7 +107,7 @@ impl Station {
 
     async fn made(
         &self,
-        lane: &Rc<Lane<Pending>>,
+        lane: &Rc<Lane<InFlight>>,
         target: Option<&(Target, Vec<Arc<Login>>)>,
     ) -> Result<Connection, Error> {
         match target {
@@ -117,7 +117,7 @@ impl Station {
     }
 
     /// What the end of a connection tells.
-    fn note(&self, lane: &Lane<Pending>, error: Error, now: Time) {
+    fn note(&self, lane: &Lane<InFlight>, error: Error, now: Time) {
         let ending = self.trouble.borrow_mut().note(error.clone(), now);
         match ending {
             Ending::Cut => debug!(%error, "a connection ended before it was ready"),
@@ -131,7 +131,7 @@ impl Station {
     }
 
     /// A connection for one at a time; without a target as Redis makes it.
-    pub(super) fn private(self: &Rc<Self>, target: Option<(Target, Vec<Arc<Login>>)>, now: Time) -> Rc<Lane<Pending>> {
+    pub(super) fn private(self: &Rc<Self>, target: Option<(Target, Vec<Arc<Login>>)>, now: Time) -> Rc<Lane<InFlight>> {
         let lane = Lane::private(Arc::clone(&self.node), now);
         self.private.borrow_mut().push(Rc::downgrade(&lane));
         self.run(&lane, target);
@@ -144,7 +144,7 @@ impl Station {
     }
 
     /// All private connections that are there.
-    pub(super) fn privates(&self) -> Vec<Rc<Lane<Pending>>> {
+    pub(super) fn privates(&self) -> Vec<Rc<Lane<InFlight>>> {
         self.private.borrow().iter().filter_map(Weak::upgrade).collect()
     }
 
@@ -156,7 +156,7 @@ impl Station {
         self.heirs.sweep(now);
         self.logins.sweep(SPARE_IDLE, now);
         self.private.borrow_mut().retain(|lane| lane.upgrade().is_some_and(|lane| !lane.has_ended()));
-        let late = |lane: &Rc<Lane<Pending>>| deadline.is_some_and(|deadline| lane.waited(now) > deadline);
+        let late = |lane: &Rc<Lane<InFlight>>| deadline.is_some_and(|deadline| lane.waited(now) > deadline);
         expired.extend(self.privates().into_iter().filter(late));
         if !expired.is_empty() {
             self.node.signs.serves(Service::Silent);
@@ -167,7 +167,7 @@ impl Station {
     }
 
     /// Another server has taken the address, or the node has left: what waits on lanes to it is told, and no spare of it is lent.
-    pub(super) fn leave(&self, leaves: impl Fn(&Lane<Pending>) -> bool) {
+    pub(super) fn leave(&self, leaves: impl Fn(&Lane<InFlight>) -> bool) {
         let mut lanes = Vec::new();
         self.lanes.each(|track, _| lanes.push(Rc::clone(&track.lane)));
         lanes.extend(self.privates().into_iter().filter(|lane| !lane.is_lent()));

@@ -12,7 +12,7 @@ use tokio_util::task::TaskTracker;
 use super::cork::Corks;
 use super::fencing::Fencing;
 use super::foreign::Foreign;
-use super::in_flight::{Pending, Work};
+use super::in_flight::{InFlight, Work};
 use super::proof::Proofs;
 use super::shared::Shared;
 use super::station::Station;
@@ -125,7 +125,7 @@ impl Worker {
         let front = self.front();
         let who = Who::new(&front, self.shared.login.clone(), self.shared.config.upstream.db);
         if let Ok(track) = front.track(&who, Resp::V2, false, now) {
-            track.send(command, Pending::own(self, work), now);
+            track.send(command, InFlight::own(self, work), now);
         }
     }
 

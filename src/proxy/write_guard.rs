@@ -23,7 +23,7 @@ const REPEATED: usize = 64;
 pub struct WriteGuard {
     worker: Rc<Worker>,
     slots: SmallVec<[Slot; 4]>,
-    rest: Option<Box<Rest>>,
+    aftermath: Option<Box<Aftermath>>,
     /// It may change keys that it does not name.
     pub(super) opaque: bool,
     /// It is told of with the `EXEC` of its transaction, if there is one after all.
@@ -34,7 +34,7 @@ pub struct WriteGuard {
 
 /// What few writes have. It lies apart so that what awaits a reply is small: it is moved with every request.
 #[derive(Default)]
-struct Rest {
+struct Aftermath {
     change: Option<Change>,
     news: Option<News>,
 }
@@ -46,10 +46,10 @@ impl WriteGuard {
         let alters = spec.alters(request);
         let mut guard = Self::mark(worker, spec, request, alters);
         if alters.any() {
-            guard.rest().change = Some(Change::begin(l1, alters));
+            guard.aftermath().change = Some(Change::begin(l1, alters));
         }
         if wants_news(l1) {
-            note(guard.rest().news.get_or_insert_default(), l1, spec, request);
+            note(guard.aftermath().news.get_or_insert_default(), l1, spec, request);
         }
         guard
     }
@@ -71,22 +71,22 @@ impl WriteGuard {
         }
         slots.iter().for_each(|&slot| l1.stamps.begin(slot));
         let (opaque, secret) = (spec.effect == Effect::Opaque, alters.keys);
-        Self { worker: Rc::clone(worker), slots, rest: None, opaque, queued: false, secret }
+        Self { worker: Rc::clone(worker), slots, aftermath: None, opaque, queued: false, secret }
     }
 
     /// Of a write of which nothing is known but that there is one.
     pub fn unmarked(worker: &Rc<Worker>) -> Self {
         let worker = Rc::clone(worker);
-        Self { worker, slots: SmallVec::new(), rest: None, opaque: false, queued: false, secret: false }
+        Self { worker, slots: SmallVec::new(), aftermath: None, opaque: false, queued: false, secret: false }
     }
 
-    fn rest(&mut self) -> &mut Rest {
-        self.rest.get_or_insert_default()
+    fn aftermath(&mut self) -> &mut Aftermath {
+        self.aftermath.get_or_insert_default()
     }
 
     /// What goes with it in one step, where the channel carries coherence and there is something to tell.
     pub(super) fn take_notice(&mut self) -> Option<Notice> {
-        let notice = std::mem::take(&mut self.rest.as_mut()?.news.as_mut()?.notice);
+        let notice = std::mem::take(&mut self.aftermath.as_mut()?.news.as_mut()?.notice);
         (!notice.is_empty()).then_some(notice)
     }
 
@@ -95,8 +95,8 @@ impl WriteGuard {
         self.slots.append(&mut other.slots);
         self.opaque |= other.opaque;
         self.secret |= other.secret;
-        let Some(more) = other.rest.take() else { return };
-        let rest = self.rest();
+        let Some(more) = other.aftermath.take() else { return };
+        let rest = self.aftermath();
         rest.change = rest.change.take().or(more.change);
         match (&mut rest.news, more.news) {
             (Some(news), Some(more)) => news.add(more),
@@ -107,7 +107,7 @@ impl WriteGuard {
     /// It was answered. `refused`: nothing was written. What comes back is settled before its client learns of it.
     pub(super) fn end(&mut self, refused: bool) -> Option<Debt> {
         let l1 = &self.worker.shared.l1;
-        let Some(rest) = self.rest.take() else {
+        let Some(rest) = self.aftermath.take() else {
             self.slots.drain(..).for_each(|slot| l1.stamps.end(slot));
             return None;
         };
@@ -123,10 +123,10 @@ impl WriteGuard {
 impl Drop for WriteGuard {
     /// Its connection was lost: it may have been written, or may yet be.
     fn drop(&mut self) {
-        if let Some(rest) = &mut self.rest {
+        if let Some(rest) = &mut self.aftermath {
             drop(rest.change.take());
         }
-        if !self.slots.is_empty() || self.rest.is_some() {
+        if !self.slots.is_empty() || self.aftermath.is_some() {
             let none = self.end(false);
             debug_assert!(none.is_none(), "the change is gone");
         }
@@ -198,9 +198,9 @@ impl Transaction {
         self.slots.iter().for_each(|&slot| l1.stamps.begin(slot));
         let change = self.alters.any().then(|| Change::begin(l1, self.alters));
         let news = self.news.take().map(|news| *news);
-        let rest = (change.is_some() || news.is_some()).then(|| Box::new(Rest { change, news }));
+        let rest = (change.is_some() || news.is_some()).then(|| Box::new(Aftermath { change, news }));
         let slots = self.slots.iter().copied().collect();
         let (worker, opaque, secret) = (Rc::clone(worker), self.opaque, self.alters.keys);
-        WriteGuard { worker, slots, rest, opaque, queued: false, secret }
+        WriteGuard { worker, slots, aftermath: rest, opaque, queued: false, secret }
     }
 }

@@ -18,7 +18,7 @@ use crate::command::{Effect, Route, Spec};
 use crate::error::{Error, Sent};
 use crate::invalidation::Change;
 use crate::metrics::Outcome;
-use crate::proxy::{self, End, Lent, Pending, Role, Setting, Taken, Work};
+use crate::proxy::{self, End, InFlight, Lent, Role, Setting, Taken, Work};
 use crate::resp::Request;
 use crate::upstream::Lane;
 
@@ -27,7 +27,7 @@ use crate::upstream::Lane;
 const ASIDE: Duration = Duration::from_secs(10);
 
 /// The lane of a session's private connection.
-pub(super) type OwnLane = Rc<Lane<Pending>>;
+pub(super) type OwnLane = Rc<Lane<InFlight>>;
 
 impl Session {
     /// Changes the link. Whether the session ends with its connection follows from what the link is then.
@@ -287,7 +287,7 @@ impl Session {
     async fn try_capture(&self, lane: &OwnLane, command: &[u8]) -> Result<Vec<u8>, Error> {
         let (told, reply) = oneshot::channel();
         // Where it cannot be sent, nobody is left to tell.
-        drop(lane.send(command, Pending::own(&self.worker, Work::Capture(Vec::new(), told)), Time::now()));
+        drop(lane.send(command, InFlight::own(&self.worker, Work::Capture(Vec::new(), told)), Time::now()));
         reply.await.map_err(|_| lane.lost_error())
     }
 }

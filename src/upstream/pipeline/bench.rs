@@ -13,7 +13,7 @@ pub(super) const AT: fn(u64) -> Time = |millis| Time::from_nanos((1 << 40) + mil
 
 /// What became of one command, as it was told.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Told {
+pub(super) struct ToldOfReply {
     pub(super) pieces: Vec<u8>,
     pub(super) kind: u8,
     pub(super) ended: Option<Time>,
@@ -22,8 +22,8 @@ pub(super) struct Told {
 }
 
 /// A waiter that notes what it is told.
-pub(super) struct Probe {
-    told: Rc<RefCell<Told>>,
+pub(super) struct NotingWaiter {
+    told: Rc<RefCell<ToldOfReply>>,
     pub(super) replies: usize,
     pub(super) confirmations: usize,
     pub(super) patient: bool,
@@ -31,8 +31,8 @@ pub(super) struct Probe {
     pub(super) writes: bool,
 }
 
-impl Probe {
-    pub(super) fn new() -> (Self, Rc<RefCell<Told>>) {
+impl NotingWaiter {
+    pub(super) fn new() -> (Self, Rc<RefCell<ToldOfReply>>) {
         let told = Rc::new(RefCell::default());
         let probe =
             Self { told: Rc::clone(&told), replies: 1, confirmations: 0, patient: false, own: false, writes: false };
@@ -40,7 +40,7 @@ impl Probe {
     }
 }
 
-impl Waiter for Probe {
+impl Waiter for NotingWaiter {
     fn piece(&mut self, kind: u8, bytes: &[u8], end: Option<Time>) {
         let told = &mut *self.told.borrow_mut();
         assert_eq!(told.over, None, "nothing comes behind the end");
@@ -90,24 +90,29 @@ impl Waiter for Probe {
 }
 
 /// A pipeline with what it said unasked.
-pub(super) struct Bench {
-    pub(super) pipeline: Pipeline<Probe>,
+pub(super) struct PipelineBench {
+    pub(super) pipeline: Pipeline<NotingWaiter>,
     pub(super) unasked: Vec<String>,
 }
 
-impl Bench {
+impl PipelineBench {
     pub(super) fn new(private: bool) -> Self {
         let mut pipeline = Pipeline::new("node:1".into(), private, AT(0));
         pipeline.open(AT(0));
         Self { pipeline, unasked: Vec::new() }
     }
 
-    pub(super) fn send(&mut self, command: &str, now: Time) -> Rc<RefCell<Told>> {
+    pub(super) fn send(&mut self, command: &str, now: Time) -> Rc<RefCell<ToldOfReply>> {
         self.send_with(command, now, |_| {})
     }
 
-    pub(super) fn send_with(&mut self, command: &str, now: Time, change: impl FnOnce(&mut Probe)) -> Rc<RefCell<Told>> {
-        let (mut probe, told) = Probe::new();
+    pub(super) fn send_with(
+        &mut self,
+        command: &str,
+        now: Time,
+        change: impl FnOnce(&mut NotingWaiter),
+    ) -> Rc<RefCell<ToldOfReply>> {
+        let (mut probe, told) = NotingWaiter::new();
         change(&mut probe);
         assert!(self.pipeline.send(command.as_bytes(), probe, now).is_ok());
         told
@@ -136,8 +141,8 @@ impl Bench {
     }
 }
 
-pub(super) fn whole(pieces: &str, at: Time, command: &str) -> Told {
+pub(super) fn whole(pieces: &str, at: Time, command: &str) -> ToldOfReply {
     let kind = pieces.as_bytes()[0];
     let (pieces, over) = (pieces.as_bytes().to_vec(), Some(command.as_bytes().to_vec()));
-    Told { pieces, kind, ended: Some(at), over, lost: None }
+    ToldOfReply { pieces, kind, ended: Some(at), over, lost: None }
 }

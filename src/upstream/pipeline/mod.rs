@@ -18,7 +18,7 @@ pub(in crate::upstream) use waiting::Room;
 pub use waiting::STALL;
 
 use super::messages::Subscriptions;
-use super::outgoing::Outgoing;
+use super::send_buffer::SendBuffer;
 use super::waiter::Waiter;
 use crate::clock::Time;
 use crate::error::{Error, Sent};
@@ -61,12 +61,12 @@ pub(in crate::upstream) struct Pipeline<W> {
     /// The node's, for errors.
     address: Arc<str>,
     private: bool,
-    state: State,
+    state: Phase,
     /// Why it is closed.
     end: Option<Error>,
     goodbye: Goodbye,
-    out: Outgoing,
-    fifo: VecDeque<Entry<W>>,
+    out: SendBuffer,
+    fifo: VecDeque<Expectation<W>>,
     mode: Mode,
     splitter: Splitter,
     /// Bytes so far of the reply that is being read.
@@ -87,7 +87,7 @@ pub(in crate::upstream) struct Pipeline<W> {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum State {
+enum Phase {
     Connecting,
     Open,
     /// To end, or to be handed on, once all is answered.
@@ -105,12 +105,12 @@ enum Goodbye {
     Said,
 }
 
-struct Entry<W> {
+struct Expectation<W> {
     start: u64,
-    expect: Expect<W>,
+    expect: Expected<W>,
 }
 
-enum Expect<W> {
+enum Expected<W> {
     Reply(W),
     /// The reply, of this type, to a preparation: any other one ends the connection.
     Prepared {
@@ -132,10 +132,10 @@ impl<W: Waiter> Pipeline<W> {
         Self {
             address,
             private,
-            state: State::Connecting,
+            state: Phase::Connecting,
             end: None,
             goodbye: Goodbye::No,
-            out: Outgoing::default(),
+            out: SendBuffer::default(),
             fifo: VecDeque::new(),
             mode: Mode::Replies,
             splitter: Splitter::default(),
@@ -158,7 +158,7 @@ impl<W: Waiter> Pipeline<W> {
             return Err(waiter);
         }
         self.used = now;
-        self.append(command, Expect::Reply(waiter), now);
+        self.append(command, Expected::Reply(waiter), now);
         Ok(())
     }
 
@@ -166,7 +166,7 @@ impl<W: Waiter> Pipeline<W> {
     /// type `kind` is in: it never runs in another database than it was meant for. Any other reply ends the connection.
     pub(in crate::upstream) fn prepare(&mut self, command: &[u8], kind: u8, now: Time) {
         if self.takes_commands() {
-            self.append(command, Expect::Prepared { kind, got: Vec::new() }, now);
+            self.append(command, Expected::Prepared { kind, got: Vec::new() }, now);
             self.out.prepare();
         }
     }
@@ -183,20 +183,20 @@ impl<W: Waiter> Pipeline<W> {
         encode::own_command(&mut command, &[b"ECHO", nonce.as_bytes()]);
         let mut expected = Vec::with_capacity(32);
         encode::bulk(&mut expected, nonce.as_bytes());
-        self.append(&command, Expect::Nonce { expected, got: Vec::new() }, now);
+        self.append(&command, Expected::Nonce { expected, got: Vec::new() }, now);
     }
 
-    fn append(&mut self, command: &[u8], expect: Expect<W>, now: Time) {
+    fn append(&mut self, command: &[u8], expect: Expected<W>, now: Time) {
         if self.fifo.is_empty() {
             self.waiting_since = now;
-            self.timed = (self.state == State::Open).then_some(now);
+            self.timed = (self.state == Phase::Open).then_some(now);
         }
         let start = self.out.append(command);
-        self.fifo.push_back(Entry { start, expect });
+        self.fifo.push_back(Expectation { start, expect });
     }
 
     /// Bytes to be sent, whose own rules hold: those of a command that is not whole yet, or of none.
-    pub(in crate::upstream) fn out(&mut self) -> &mut Outgoing {
+    pub(in crate::upstream) fn out(&mut self) -> &mut SendBuffer {
         &mut self.out
     }
 
@@ -206,7 +206,7 @@ impl<W: Waiter> Pipeline<W> {
             self.enter(mode);
         } else {
             let start = self.out.queued();
-            self.fifo.push_back(Entry { start, expect: Expect::Mode(mode) });
+            self.fifo.push_back(Expectation { start, expect: Expected::Mode(mode) });
         }
     }
 
@@ -219,24 +219,24 @@ impl<W: Waiter> Pipeline<W> {
 
     /// The connection is made.
     pub(in crate::upstream) fn open(&mut self, now: Time) {
-        if self.state == State::Connecting {
-            self.state = State::Open;
+        if self.state == Phase::Connecting {
+            self.state = Phase::Open;
         }
         self.waiting_since = now;
     }
 
     /// Is to end soon.
     pub(in crate::upstream) fn close(&mut self) {
-        if self.state != State::Closed {
-            self.state = State::Closing;
+        if self.state != Phase::Closed {
+            self.state = Phase::Closing;
         }
     }
 
     /// Is to end once all that was sent on it is answered, and takes no more. False where it is not open.
     pub(in crate::upstream) fn retire(&mut self) -> bool {
-        let open = self.state == State::Open;
+        let open = self.state == Phase::Open;
         if open {
-            self.state = State::Retiring;
+            self.state = Phase::Retiring;
         }
         open
     }
@@ -251,17 +251,17 @@ impl<W: Waiter> Pipeline<W> {
 
     /// Whether commands can still be sent.
     pub(in crate::upstream) fn takes_commands(&self) -> bool {
-        matches!(self.state, State::Connecting | State::Open)
+        matches!(self.state, Phase::Connecting | Phase::Open)
     }
 
     /// Whether the connection is made and open.
     pub(in crate::upstream) fn is_open(&self) -> bool {
-        self.state == State::Open
+        self.state == Phase::Open
     }
 
     /// Whether the connection is being made.
     pub(in crate::upstream) fn is_connecting(&self) -> bool {
-        self.state == State::Connecting
+        self.state == Phase::Connecting
     }
 
     /// Why it has ended, where it has, and all who waited were told.
@@ -306,7 +306,7 @@ impl<W: Waiter> Pipeline<W> {
 
     /// Whether what waits at the head may change keys.
     pub(in crate::upstream) fn writes(&self) -> bool {
-        matches!(self.fifo.front(), Some(Entry { expect: Expect::Reply(waiter), .. }) if waiter.writes())
+        matches!(self.fifo.front(), Some(Expectation { expect: Expected::Reply(waiter), .. }) if waiter.writes())
     }
 
     /// When the last command was sent.
@@ -322,9 +322,9 @@ impl<W: Waiter> Pipeline<W> {
     /// Why the connection is to end now, if it is.
     pub(in crate::upstream) fn is_over(&self) -> Option<Error> {
         match self.state {
-            State::Connecting | State::Open => None,
-            State::Retiring if !self.fifo.is_empty() => None,
-            State::Retiring | State::Closing | State::Closed => Some(self.lost_error()),
+            Phase::Connecting | Phase::Open => None,
+            Phase::Retiring if !self.fifo.is_empty() => None,
+            Phase::Retiring | Phase::Closing | Phase::Closed => Some(self.lost_error()),
         }
     }
 
@@ -352,10 +352,10 @@ impl<W: Waiter> Pipeline<W> {
 
     /// The connection has ended with this error. `None` where it had before; else who waits is to be told.
     pub(in crate::upstream) fn lose(&mut self, error: &Error) -> Option<Loss<W>> {
-        if self.state == State::Closed {
+        if self.state == Phase::Closed {
             return None;
         }
-        self.state = State::Closed;
+        self.state = Phase::Closed;
         self.end = Some(error.clone());
         Some(Loss { fifo: std::mem::take(&mut self.fifo), out: std::mem::take(&mut self.out) })
     }
@@ -369,16 +369,16 @@ impl<W: Waiter> Pipeline<W> {
 /// Who still waits on a connection that has ended.
 #[must_use = "they wait for ever"]
 pub(in crate::upstream) struct Loss<W> {
-    fifo: VecDeque<Entry<W>>,
-    out: Outgoing,
+    fifo: VecDeque<Expectation<W>>,
+    out: SendBuffer,
 }
 
 impl<W: Waiter> Loss<W> {
     /// Tells each of them, in order, why; with its command, where that is still there. They may open another lane and send on it.
     pub(in crate::upstream) fn tell(mut self, error: &Error) {
-        while let Some(Entry { start, expect }) = self.fifo.pop_front() {
+        while let Some(Expectation { start, expect }) = self.fifo.pop_front() {
             let end = self.fifo.front().map_or(self.out.queued(), |next| next.start);
-            if let Expect::Reply(waiter) = expect {
+            if let Expected::Reply(waiter) = expect {
                 let sent = if start < self.out.written() { Sent::Maybe } else { Sent::No };
                 waiter.lost(error, sent, self.out.between(start, end));
             }
@@ -389,11 +389,11 @@ impl<W: Waiter> Loss<W> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::upstream::pipeline::bench::{AT, Bench, Probe, whole};
+    use crate::upstream::pipeline::bench::{AT, NotingWaiter, PipelineBench, whole};
 
     #[test]
     fn a_connection_that_is_lost_tells_everyone_what_may_have_been_done() {
-        let mut bench = Bench::new(false);
+        let mut bench = PipelineBench::new(false);
         let answered = bench.send("a", AT(0));
         let (begun, sent) = (bench.send("bb", AT(0)), bench.send("ccc", AT(0)));
         assert_eq!(bench.write(), "abbccc");
@@ -405,13 +405,13 @@ mod tests {
         assert_eq!(begun.borrow().pieces, b"$3000000\r\nhalf of");
         assert_eq!(sent.borrow().lost, Some((Sent::Maybe, b"ccc".to_vec())));
         assert_eq!(unsent.borrow().lost, Some((Sent::No, b"dddd".to_vec())));
-        assert!(bench.pipeline.send(b"e", Probe::new().0, AT(2)).is_err());
+        assert!(bench.pipeline.send(b"e", NotingWaiter::new().0, AT(2)).is_err());
         assert!(matches!(bench.pipeline.lost_error(), Error::Lost { .. }));
     }
 
     #[test]
     fn one_whose_bytes_are_half_written_may_have_been_done() {
-        let mut bench = Bench::new(true);
+        let mut bench = PipelineBench::new(true);
         let (first, second) = (bench.send("aaaa", AT(0)), bench.send("bbbb", AT(0)));
         bench.pipeline.wrote(5);
         bench.lose();
@@ -421,7 +421,7 @@ mod tests {
 
     #[test]
     fn it_retires_when_all_is_answered() {
-        let mut bench = Bench::new(false);
+        let mut bench = PipelineBench::new(false);
         let told = bench.send("a", AT(0));
         assert!(bench.pipeline.retire() && !bench.pipeline.retire());
         assert!(bench.pipeline.is_over().is_none() && !bench.pipeline.takes_commands());
@@ -432,9 +432,9 @@ mod tests {
 
     #[test]
     fn it_closes_at_once_and_nothing_opens_it_again() {
-        let mut pipeline: Pipeline<Probe> = Pipeline::new("node:1".into(), false, AT(0));
+        let mut pipeline: Pipeline<NotingWaiter> = Pipeline::new("node:1".into(), false, AT(0));
         assert!(pipeline.is_connecting() && pipeline.takes_commands() && !pipeline.retire());
-        let (probe, told) = Probe::new();
+        let (probe, told) = NotingWaiter::new();
         assert!(pipeline.send(b"early", probe, AT(0)).is_ok());
         pipeline.close();
         pipeline.open(AT(1));
@@ -448,7 +448,7 @@ mod tests {
 
     #[test]
     fn what_is_unanswered_and_what_is_unwritten_is_counted() {
-        let mut bench = Bench::new(true);
+        let mut bench = PipelineBench::new(true);
         bench.send("abc", AT(0));
         bench.send(&"x".repeat(300 << 10), AT(0));
         assert_eq!((bench.pipeline.in_flight(), bench.pipeline.is_behind()), (3 + (300 << 10), true));
@@ -462,7 +462,7 @@ mod tests {
 
     #[test]
     fn it_goes_on_elsewhere_only_as_it_was_made() {
-        let mut bench = Bench::new(true);
+        let mut bench = PipelineBench::new(true);
         assert!(bench.pipeline.is_plain());
         bench.pipeline.out().append_ahead(b"se");
         assert!(!bench.pipeline.is_plain());

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{ANOTHER, Entry, Expect, KEPT, Mode, Pipeline, Unasked};
+use super::{ANOTHER, Expectation, Expected, KEPT, Mode, Pipeline, Unasked};
 use crate::clock::Time;
 use crate::error::Error;
 use crate::resp::Split;
@@ -89,7 +89,7 @@ impl<W: Waiter> Pipeline<W> {
         self.mode = Mode::Raw;
         let head = self.fifo.pop_front();
         self.take_effect();
-        if let Some(Entry { expect: Expect::Reply(mut waiter), .. }) = head {
+        if let Some(Expectation { expect: Expected::Reply(mut waiter), .. }) = head {
             waiter.piece(first, b"", Some(now));
             waiter.over(|| &[]);
         }
@@ -97,7 +97,7 @@ impl<W: Waiter> Pipeline<W> {
 
     /// A mode that has come to the head of the FIFO takes effect.
     fn take_effect(&mut self) {
-        while let Some(Entry { expect: Expect::Mode(mode), .. }) = self.fifo.front() {
+        while let Some(Expectation { expect: Expected::Mode(mode), .. }) = self.fifo.front() {
             let mode = *mode;
             self.enter(mode);
             self.fifo.pop_front();
@@ -113,15 +113,12 @@ impl<W: Waiter> Pipeline<W> {
         let Some(head) = self.fifo.front_mut() else {
             return Err(self.lost("a reply that nothing asked for: desynchronised"));
         };
-        let over = match &mut head.expect {
-            Expect::Reply(waiter) => {
-                waiter.piece(kind, piece, end);
-                end.is_some() && !waiter.awaits_more()
-            }
-            _ => {
-                self.hand_own(kind, piece, end.is_some())?;
-                end.is_some()
-            }
+        let over = if let Expected::Reply(waiter) = &mut head.expect {
+            waiter.piece(kind, piece, end);
+            end.is_some() && !waiter.awaits_more()
+        } else {
+            self.hand_own(kind, piece, end.is_some())?;
+            end.is_some()
         };
         if over {
             self.finish_head();
@@ -131,11 +128,11 @@ impl<W: Waiter> Pipeline<W> {
 
     /// The reply at the head is whole.
     fn finish_head(&mut self) {
-        let Some(Entry { start, expect }) = self.fifo.pop_front() else { return };
+        let Some(Expectation { start, expect }) = self.fifo.pop_front() else { return };
         if self.private {
             self.take_effect();
         }
-        if let Expect::Reply(waiter) = expect {
+        if let Expected::Reply(waiter) = expect {
             let (out, fifo) = (&self.out, &self.fifo);
             waiter.over(|| out.between(start, fifo.front().map_or(out.queued(), |next| next.start)));
         }
@@ -146,7 +143,7 @@ impl<W: Waiter> Pipeline<W> {
     fn hand_own(&mut self, kind: u8, piece: &[u8], end: bool) -> Result<(), Error> {
         let Some(head) = self.fifo.front_mut() else { return Ok(()) };
         match &mut head.expect {
-            Expect::Prepared { kind: expected, got } => {
+            Expected::Prepared { kind: expected, got } => {
                 got.extend_from_slice(piece);
                 if end && kind != *expected {
                     return Err(Error::Refused { node: Arc::clone(&self.address), reply: got.as_slice().into() });
@@ -156,15 +153,15 @@ impl<W: Waiter> Pipeline<W> {
                 }
             }
             // Refused, it neither proves anything nor disproves it.
-            Expect::Nonce { .. } if kind == b'-' => self.unverifiable = piece.starts_with(b"-NOPERM"),
-            Expect::Nonce { expected, got } => {
+            Expected::Nonce { .. } if kind == b'-' => self.unverifiable = piece.starts_with(b"-NOPERM"),
+            Expected::Nonce { expected, got } => {
                 got.extend_from_slice(piece);
                 if got.len() > expected.len() || end && got != expected {
                     return Err(self.lost("a wrong answer to ECHO: desynchronised"));
                 }
             }
             // The one is not handed here, and the other takes effect when it comes to the head.
-            Expect::Reply(_) | Expect::Mode(_) => {}
+            Expected::Reply(_) | Expected::Mode(_) => {}
         }
         Ok(())
     }
@@ -187,7 +184,7 @@ impl<W: Waiter> Pipeline<W> {
             _ => None,
         };
         let awaited =
-            matches!(self.fifo.front(), Some(Entry { expect: Expect::Reply(waiter), .. }) if waiter.confirms());
+            matches!(self.fifo.front(), Some(Expectation { expect: Expected::Reply(waiter), .. }) if waiter.confirms());
         match message {
             Some(Message::Confirmation { shard, left }) if awaited => {
                 self.subscriptions.confirmed(shard, left, kind == b'>');
@@ -206,7 +203,7 @@ impl<W: Waiter> Pipeline<W> {
     }
 
     fn confirm(&mut self, bytes: &[u8]) {
-        if let Some(Entry { expect: Expect::Reply(waiter), .. }) = self.fifo.front_mut()
+        if let Some(Expectation { expect: Expected::Reply(waiter), .. }) = self.fifo.front_mut()
             && waiter.confirm(bytes)
         {
             self.fifo.pop_front();
@@ -219,7 +216,7 @@ impl<W: Waiter> Pipeline<W> {
 mod tests {
     use super::*;
     use crate::error::Sent;
-    use crate::upstream::pipeline::bench::{AT, Bench, whole};
+    use crate::upstream::pipeline::bench::{AT, PipelineBench, whole};
 
     const REPLIES: [&str; 5] =
         ["+OK\r\n", "$5\r\na\r\nbc\r\n", "*2\r\n:1\r\n*1\r\n$-1\r\n", "-ERR no\r\n", "%1\r\n+a\r\n,1.5\r\n"];
@@ -229,7 +226,7 @@ mod tests {
         let all = REPLIES.concat();
         for cut in 0..=all.len() {
             for private in [false, true] {
-                let mut bench = Bench::new(private);
+                let mut bench = PipelineBench::new(private);
                 let told: Vec<_> = ["a", "b", "c", "d", "e"].map(|command| bench.send(command, AT(1))).into();
                 assert_eq!(bench.write(), "abcde");
                 let (first, second) = all.split_at(cut);
@@ -247,7 +244,7 @@ mod tests {
 
     #[test]
     fn one_byte_at_a_time_is_a_reply_as_well() {
-        let mut bench = Bench::new(false);
+        let mut bench = PipelineBench::new(false);
         let told = bench.send("a", AT(0));
         for byte in REPLIES[2].chars() {
             assert_eq!(told.borrow().over, None);
@@ -258,7 +255,7 @@ mod tests {
 
     #[test]
     fn a_waiter_of_several_replies_stays_at_the_head() {
-        let mut bench = Bench::new(false);
+        let mut bench = PipelineBench::new(false);
         let told = bench.send_with("multi", AT(0), |probe| probe.replies = 3);
         let next = bench.send("b", AT(0));
         bench.receive("+OK\r\n+QUEUED\r\n", AT(1)).expect("replies");
@@ -270,7 +267,7 @@ mod tests {
 
     #[test]
     fn a_check_proves_that_replies_are_in_step() {
-        let mut bench = Bench::new(false);
+        let mut bench = PipelineBench::new(false);
         bench.pipeline.verify(0xabc, AT(3));
         assert_eq!(bench.pipeline.checked(), AT(3));
         let told = bench.send("a", AT(3));
@@ -284,7 +281,7 @@ mod tests {
 
     #[test]
     fn where_the_user_may_not_be_asked_nothing_is_proved_and_it_is_not_asked_again() {
-        let mut bench = Bench::new(false);
+        let mut bench = PipelineBench::new(false);
         bench.pipeline.verify(1, AT(0));
         bench.write();
         bench.receive("-NOPERM no\r\n", AT(1)).expect("no proof either way");
@@ -294,14 +291,14 @@ mod tests {
 
     #[test]
     fn out_of_step_ends_the_connection() {
-        let mut bench = Bench::new(false);
+        let mut bench = PipelineBench::new(false);
         assert!(bench.receive("+OK\r\n", AT(1)).is_err(), "nothing asked for it");
-        let mut bench = Bench::new(false);
+        let mut bench = PipelineBench::new(false);
         let told = bench.send("a", AT(0));
         assert!(bench.receive(">2\r\n+x\r\n+y\r\n", AT(1)).is_err(), "a push on a lane");
         bench.lose();
         assert_eq!((told.borrow().over.clone(), told.borrow().lost.is_some()), (None, true));
-        let mut bench = Bench::new(false);
+        let mut bench = PipelineBench::new(false);
         bench.send("a", AT(0));
         assert!(bench.receive("?\r\n", AT(1)).is_err(), "no protocol");
     }
@@ -311,7 +308,7 @@ mod tests {
         for (private, mode, serves) in
             [(false, Mode::Replies, false), (true, Mode::Replies, false), (true, Mode::Subscribed, true)]
         {
-            let mut bench = Bench::new(private);
+            let mut bench = PipelineBench::new(private);
             bench.pipeline.set_mode(mode);
             let told = bench.send("a", AT(0));
             let received = bench.pipeline.receive(b"+OK\r\n", true, AT(1), &mut |_| {});
@@ -321,7 +318,7 @@ mod tests {
 
     #[test]
     fn pushes_and_messages_are_told_from_replies_on_a_private_connection() {
-        let mut bench = Bench::new(true);
+        let mut bench = PipelineBench::new(true);
         let told = bench.send("a", AT(0));
         bench.receive(">2\r\n+x\r\n", AT(1)).expect("half a push");
         assert!(bench.unasked.is_empty(), "only whole ones are passed on");
@@ -334,7 +331,7 @@ mod tests {
 
     #[test]
     fn a_subscriber_of_resp2_gets_messages_between_replies() {
-        let mut bench = Bench::new(true);
+        let mut bench = PipelineBench::new(true);
         bench.pipeline.set_mode(Mode::Subscribed);
         let told = bench.send_with("subscribe a b", AT(0), |probe| probe.confirmations = 2);
         let confirmation = |channel: &str, n| format!("*3\r\n$9\r\nsubscribe\r\n$1\r\n{channel}\r\n:{n}\r\n");
@@ -352,7 +349,7 @@ mod tests {
 
     #[test]
     fn a_monitor_gets_lines_and_replies() {
-        let mut bench = Bench::new(true);
+        let mut bench = PipelineBench::new(true);
         let told = bench.send("monitor", AT(0));
         bench.pipeline.set_mode(Mode::Monitor);
         assert_eq!(bench.pipeline.mode(), Mode::Replies, "not before its reply");
@@ -365,14 +362,14 @@ mod tests {
 
     #[test]
     fn a_replication_stream_is_raw_unless_it_is_refused() {
-        let mut bench = Bench::new(true);
+        let mut bench = PipelineBench::new(true);
         bench.pipeline.set_mode(Mode::Opening);
         let told = bench.send("psync", AT(0));
         bench.receive("+FULLRESYNC\r\n", AT(1)).expect("a stream");
         assert_eq!((bench.pipeline.mode(), told.borrow().over.is_some()), (Mode::Raw, true));
         bench.receive("$EOF:", AT(2)).expect("whatever it is");
         assert_eq!(bench.unasked, ["message +FULLRESYNC\r\n", "message $EOF:"]);
-        let mut bench = Bench::new(true);
+        let mut bench = PipelineBench::new(true);
         bench.pipeline.set_mode(Mode::Opening);
         let told = bench.send("psync", AT(0));
         bench.receive("-NOMASTERLINK no\r\n", AT(1)).expect("an error");
@@ -382,7 +379,7 @@ mod tests {
 
     #[test]
     fn commands_behind_a_preparation_wait_for_it() {
-        let mut bench = Bench::new(true);
+        let mut bench = PipelineBench::new(true);
         bench.pipeline.prepare(b"select", b'+', AT(0));
         let told = bench.send("get", AT(0));
         assert_eq!((bench.write(), bench.pipeline.is_preparing()), ("select".to_owned(), true));
@@ -394,7 +391,7 @@ mod tests {
 
     #[test]
     fn a_preparation_that_is_refused_ends_the_connection() {
-        let mut bench = Bench::new(true);
+        let mut bench = PipelineBench::new(true);
         bench.pipeline.prepare(b"select", b'+', AT(0));
         let told = bench.send("get", AT(0));
         let error = bench.receive("-ERR no\r\n", AT(1)).expect_err("it is in another database");

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{Entry, Expect, Goodbye, Mode, Pipeline};
+use super::{Expectation, Expected, Goodbye, Mode, Pipeline};
 use crate::clock::Time;
 use crate::upstream::waiter::Waiter;
 
@@ -33,7 +33,9 @@ impl<W: Waiter> Pipeline<W> {
         }
         match self.fifo.front() {
             None => Duration::ZERO,
-            Some(Entry { expect: Expect::Reply(waiter), .. }) if waiter.is_patient() && self.goodbye == Goodbye::No => {
+            Some(Expectation { expect: Expected::Reply(waiter), .. })
+                if waiter.is_patient() && self.goodbye == Goodbye::No =>
+            {
                 Duration::ZERO
             }
             Some(_) => now.saturating_since(self.waiting_since),
@@ -51,7 +53,7 @@ impl<W: Waiter> Pipeline<W> {
     /// `any` command. `None` once Redis is told that nothing more comes.
     pub(in crate::upstream) fn waits_since(&self, any: bool) -> Option<Time> {
         let next = self.fifo.iter().find_map(|entry| match &entry.expect {
-            Expect::Reply(waiter) if !waiter.is_own() => Some(waiter),
+            Expected::Reply(waiter) if !waiter.is_own() => Some(waiter),
             _ => None,
         })?;
         (self.goodbye == Goodbye::No && (any || next.is_patient())).then_some(self.waiting_since)
@@ -68,7 +70,7 @@ impl<W: Waiter> Pipeline<W> {
             return None;
         }
         match self.fifo.front_mut() {
-            Some(Entry { expect: Expect::Reply(waiter), .. }) => Some(waiter),
+            Some(Expectation { expect: Expected::Reply(waiter), .. }) => Some(waiter),
             _ => None,
         }
     }
@@ -98,11 +100,11 @@ impl<W: Waiter> Pipeline<W> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::upstream::pipeline::bench::{AT, Bench};
+    use crate::upstream::pipeline::bench::{AT, PipelineBench};
 
     #[test]
     fn a_large_reply_under_way_takes_no_more_commands() {
-        let mut bench = Bench::new(false);
+        let mut bench = PipelineBench::new(false);
         let told = bench.send("a", AT(0));
         let heard = || AT(0);
         bench.receive("$2000000\r\n", AT(1)).expect("a reply");
@@ -116,7 +118,7 @@ mod tests {
 
     #[test]
     fn a_head_that_waits_is_late_only_where_the_node_speaks_elsewhere() {
-        let mut bench = Bench::new(false);
+        let mut bench = PipelineBench::new(false);
         assert_eq!(bench.pipeline.waited(AT(90)), Duration::ZERO, "nothing is awaited");
         bench.send("a", AT(100));
         bench.send("b", AT(130));
@@ -131,7 +133,7 @@ mod tests {
 
     #[test]
     fn what_redis_was_asked_to_wait_for_is_not_late_before_the_client_leaves() {
-        let mut bench = Bench::new(true);
+        let mut bench = PipelineBench::new(true);
         bench.send_with("blpop", AT(0), |probe| probe.patient = true);
         assert_eq!(bench.pipeline.waited(AT(90)), Duration::ZERO);
         assert_eq!((bench.pipeline.waits_since(false), bench.write()), (Some(AT(0)), "blpop".to_owned()));
@@ -144,7 +146,7 @@ mod tests {
 
     #[test]
     fn the_next_reply_to_a_client_is_what_is_waited_for() {
-        let mut bench = Bench::new(true);
+        let mut bench = PipelineBench::new(true);
         bench.send_with("own", AT(0), |probe| probe.own = true);
         assert_eq!(bench.pipeline.waits_since(true), None);
         bench.send("get", AT(5));
@@ -157,7 +159,7 @@ mod tests {
 
     #[test]
     fn a_held_session_is_not_late_and_the_time_counts_anew() {
-        let mut bench = Bench::new(true);
+        let mut bench = PipelineBench::new(true);
         bench.send("a", AT(0));
         bench.pipeline.hold(true, || AT(10));
         assert_eq!(bench.pipeline.waited(AT(900)), Duration::ZERO);
@@ -168,7 +170,7 @@ mod tests {
 
     #[test]
     fn a_slow_session_holds_a_shared_lane_for_a_moment_and_then_no_more() {
-        let mut bench = Bench::new(false);
+        let mut bench = PipelineBench::new(false);
         bench.send("a", AT(0));
         assert!(bench.pipeline.receiver().is_none(), "its reply has not begun");
         bench.receive("$5\r\nab", AT(1)).expect("a reply");
@@ -183,7 +185,7 @@ mod tests {
 
     #[test]
     fn a_round_trip_is_that_of_a_command_alone() {
-        let mut bench = Bench::new(false);
+        let mut bench = PipelineBench::new(false);
         bench.send("a", AT(10));
         bench.send("b", AT(11));
         bench.receive("+OK\r\n", AT(14)).expect("a reply");

@@ -1,14 +1,14 @@
 //! What a connection has to send: the bytes of its commands, in order.
 //!
 //! Bytes that are written stay for as long as their command may have to be sent again on another connection. No I/O: whoever
-//! holds it writes what [`Outgoing::to_write`] shows and tells how much that was.
+//! holds it writes what [`SendBuffer::to_write`] shows and tells how much that was.
 
 /// A buffer that is empty keeps no more than so many bytes.
 const KEPT: usize = 64 << 10;
 
 /// See the module's head.
 #[derive(Default)]
-pub(super) struct Outgoing {
+pub(super) struct SendBuffer {
     /// What is to be written, from `cursor` on, and before it what may have to be sent again.
     bytes: Vec<u8>,
     cursor: usize,
@@ -21,7 +21,7 @@ pub(super) struct Outgoing {
     prepared: u64,
 }
 
-impl Outgoing {
+impl SendBuffer {
     /// Appends a command, of which some bytes may be there already. Returns where it begins, counted in all bytes ever.
     pub(super) fn append(&mut self, command: &[u8]) -> u64 {
         let start = self.queued;
@@ -128,7 +128,7 @@ mod tests {
 
     #[test]
     fn written_bytes_stay_until_they_are_let_go() {
-        let mut out = Outgoing::default();
+        let mut out = SendBuffer::default();
         let (a, b) = (out.append(b"one"), out.append(b"two"));
         assert_eq!((a, b, out.queued(), out.to_write()), (0, 3, 6, &b"onetwo"[..]));
         out.wrote(4);
@@ -146,7 +146,7 @@ mod tests {
 
     #[test]
     fn a_long_buffer_is_cut_once_most_of_it_is_done() {
-        let mut out = Outgoing::default();
+        let mut out = SendBuffer::default();
         out.append(&vec![b'a'; 2 * KEPT]);
         let next = out.append(b"next");
         out.wrote(2 * KEPT);
@@ -156,7 +156,7 @@ mod tests {
 
     #[test]
     fn what_is_behind_a_preparation_waits_for_it() {
-        let mut out = Outgoing::default();
+        let mut out = SendBuffer::default();
         out.append(b"SELECT");
         out.prepare();
         out.append(b"GET");
@@ -174,7 +174,7 @@ mod tests {
 
     #[test]
     fn what_was_sent_ahead_is_not_sent_again() {
-        let mut out = Outgoing::default();
+        let mut out = SendBuffer::default();
         out.append_ahead(b"SE");
         out.append_ahead(b"Tx");
         assert!(out.is_ahead());
