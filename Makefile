@@ -5,7 +5,7 @@
 # make orderings  stamps and leases in every order that the memory model allows (loom)
 # make fmt    format the sources
 # make fuzz   the same bytes to Redis and through crema, at random, for SECONDS; a difference is cut down and shown
-# make long   what has to hold for long as well: the same for so many REPLIES
+# make long   what has to hold for long as well: the same for so many REPLIES, and a million simulated schedules
 # make compat redis-py's own test suite through crema, and job queues: BullMQ, RQ, Celery; or only the PARTS that are named; and
 #             the test suite of a later Redis, which is built for that, like `make tcl`; and programs while Redis is away
 # make bench  crema beside Redis, Valkey, twemproxy and HAProxy, and BullMQ through them, in about half an hour; QUICK=1: a few minutes
@@ -143,6 +143,7 @@ fuzz: need-redis
 # With seeds of its own each time, unless CREMA_SEED says where to begin.
 long: need-redis $(CLIENTS)/python.txt
 	CREMA_FUZZ_REPLIES=$(REPLIES) cargo test --locked --test fuzz -- --nocapture
+	SCHEDULES=1000000 cargo test --release --locked --test simulation no_schedule -- --nocapture
 
 compat: need-redis need-tcl need-cc need-outage $(CLIENTS)/node.txt $(COMPAT)/python.txt $(COMPAT)/node.txt
 	cargo build --release --locked

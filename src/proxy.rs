@@ -45,7 +45,7 @@ pub use in_flight::{InFlight, Work};
 pub use lanes::LANE_NAME;
 pub use private::{Lent, Owner, Setting};
 pub use proof::Share;
-pub use read_history::Standing;
+pub use read_history::{ReadHistory, Standing};
 pub use recipient::Tally;
 pub use replies::Replies;
 pub use reply_queue::{End, ReplyPlace};

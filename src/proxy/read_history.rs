@@ -34,7 +34,7 @@ pub enum Standing {
 
 /// See the module's head.
 #[derive(Default)]
-pub(super) struct ReadHistory {
+pub struct ReadHistory {
     /// In the order of their places.
     log: VecDeque<PastRead>,
     /// A bit for every slot in `log`, and for some that have left it: most reads are of none of them.
@@ -53,7 +53,7 @@ struct PastRead {
 
 impl ReadHistory {
     /// The command at `place` reads a key in `slot`, or any key. True where so many are kept that the ear should be asked.
-    pub(super) fn note(&mut self, place: ReplyPlace, slot: Option<Slot>, heard: Time) -> bool {
+    pub fn note(&mut self, place: ReplyPlace, slot: Option<Slot>, heard: Time) -> bool {
         if self.log.len() >= FEW {
             self.forget(heard);
         }
@@ -68,7 +68,7 @@ impl ReadHistory {
     }
 
     /// The reply at `place` was whole at `when`.
-    pub(super) fn answered(&mut self, place: ReplyPlace, when: Time) {
+    pub fn answered(&mut self, place: ReplyPlace, when: Time) {
         let from = self.log.partition_point(|read| read.place < place);
         for read in self.log.range_mut(from..).take_while(|read| read.place == place) {
             read.answered = when;
@@ -76,7 +76,7 @@ impl ReadHistory {
     }
 
     /// How things stand where the ear has answered what was sent at `heard`.
-    pub(super) fn standing(&mut self, slot: Slot, heard: Time) -> Standing {
+    pub fn standing(&mut self, slot: Slot, heard: Time) -> Standing {
         let (word, bit) = bit(slot);
         if self.mostly[word] & bit == 0 {
             return Standing::Heard;

@@ -25,7 +25,7 @@ impl ReplyPlace {
     }
 
     /// So many places further.
-    pub(super) fn plus(self, places: usize) -> Self {
+    pub fn plus(self, places: usize) -> Self {
         Self(self.0 + places as u64)
     }
 

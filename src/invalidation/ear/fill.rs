@@ -123,8 +123,8 @@ impl Fill {
 #[derive(Debug)]
 pub(super) struct PendingFill {
     pub(super) fill: Fill,
-    stamp: Stamp,
-    epoch: Epoch,
+    pub(super) stamp: Stamp,
+    pub(super) epoch: Epoch,
     /// Whether the TTLs of fields are asked for too, after that of the key.
     of_fields: bool,
     /// When what is read expires; none where Redis did not tell.

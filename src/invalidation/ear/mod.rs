@@ -14,6 +14,7 @@
 //! `steward` asks for users that may not ask themselves.
 
 mod dialogue;
+mod faults;
 mod features;
 mod fences;
 mod fill;
@@ -28,6 +29,7 @@ mod task;
 mod touch;
 mod unannounced;
 
+pub use faults::{FaultPlan, NoFaults, PlantedFault};
 pub use fences::FenceTimes;
 pub use fill::Fill;
 pub use group::EarGroup;

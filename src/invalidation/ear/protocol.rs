@@ -18,6 +18,7 @@ use super::super::opaque::OpaqueWrites;
 use super::super::silence::Silence;
 use super::super::terms::L1Terms;
 use super::dialogue::{Dialogue, Inquiry};
+use super::faults::{FaultPlan, NoFaults, PlantedFault};
 use super::features::ServerFeatures;
 use super::fences::{FenceTimes, Fences};
 use super::fill::{Entering, Fill, FillWindow, Landing, PendingFill};
@@ -111,7 +112,7 @@ impl From<Malformed> for Ending {
 
 /// One connection of the ear. See the module's head.
 #[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own, in any combination")]
-pub struct Protocol<'a, W> {
+pub struct Protocol<'a, W, P = NoFaults> {
     around: Surroundings<'a>,
     user: Vec<u8>,
     /// Of the server that it listens to.
@@ -137,12 +138,22 @@ pub struct Protocol<'a, W> {
     /// Whether the last fence was answered in a turn of Redis's event loop of its own; only broadcast mode asks.
     in_turn: bool,
     effects: Vec<Effect<W>>,
+    faults: P,
 }
 
 impl<'a, W> Protocol<'a, W> {
     /// Of a connection that `user` has just made to a server of this generation. Nothing counts that was filled before.
     pub fn new(around: Surroundings<'a>, user: &[u8], generation: u64, now: Time) -> Self {
-        around.freshness.bump();
+        Self::with_faults(NoFaults, around, user, generation, now)
+    }
+}
+
+impl<'a, W, P: FaultPlan> Protocol<'a, W, P> {
+    /// The same with faults, for tests.
+    pub fn with_faults(faults: P, around: Surroundings<'a>, user: &[u8], generation: u64, now: Time) -> Self {
+        if !faults.has(PlantedFault::EpochOutlivesConnection) {
+            around.freshness.bump();
+        }
         around.rights.start();
         let (max_value, most) = around.terms.mode.ear_limits(around.terms.max_value);
         let mut protocol = Self {
@@ -164,6 +175,7 @@ impl<'a, W> Protocol<'a, W> {
             leased: false,
             in_turn: true,
             effects: Vec::new(),
+            faults,
         };
         protocol.ask_to_be_told(now);
         protocol.dialogue.ask(&[b"CLIENT", b"NO-EVICT", b"ON"], Inquiry::NoEvict, now);
@@ -179,7 +191,7 @@ impl<'a, W> Protocol<'a, W> {
     }
 
     /// What is to be done, in the order in which it came up.
-    pub fn effects(&mut self) -> impl Iterator<Item = Effect<W>> + use<'_, 'a, W> {
+    pub fn effects(&mut self) -> impl Iterator<Item = Effect<W>> + use<'_, 'a, W, P> {
         self.effects.drain(..)
     }
 
@@ -267,7 +279,9 @@ impl<'a, W> Protocol<'a, W> {
     pub fn disconnect(mut self, now: Time) {
         self.around.freshness.end();
         self.look_at_lease(now);
-        self.bump(EpochReason::EarLost);
+        if !self.faults.has(PlantedFault::EpochOutlivesConnection) {
+            self.bump(EpochReason::EarLost);
+        }
     }
 
     /// One whole frame, in the order in which Redis sent it. `whole` is false where it was too large to be kept.
@@ -286,6 +300,7 @@ impl<'a, W> Protocol<'a, W> {
         self.hear_reply(inquiry, (frame, whole), sent, now)?;
         // In broadcast mode most replies show nothing of what was to be told before.
         if !self.asks_for_turns() || is_turn && self.in_turn {
+            let sent = if self.faults.has(PlantedFault::HeardAtAnswer) { now } else { sent };
             self.around.freshness.heard(sent);
             self.effects.extend(self.fences.answered(sent).map(Effect::Fenced));
         }
@@ -327,7 +342,8 @@ impl<'a, W> Protocol<'a, W> {
             Inquiry::Unannounced(probe) => self.hear_unannounced(probe, frame, sent, now),
             Inquiry::Ttl(_) if is_forbidden(frame) => return Err(Ending::Refused(Refusal::Pttl, frame.into())),
             Inquiry::Ttl(mut pending) => {
-                pending.hear_ttl(frame, sent);
+                let asked = if self.faults.has(PlantedFault::ExpiryFromAnswer) { now } else { sent };
+                pending.hear_ttl(frame, asked);
                 let next = if pending.of_fields() { Inquiry::FieldTtls(pending) } else { Inquiry::Value(pending) };
                 self.dialogue.goes_on(next, sent);
             }
@@ -336,7 +352,8 @@ impl<'a, W> Protocol<'a, W> {
                 self.dialogue.goes_on(Inquiry::Value(pending), sent);
             }
             Inquiry::Value(pending) => {
-                let usable = whole && !refused && !self.dialogue.is_astray();
+                let astray = self.dialogue.is_astray() && !self.faults.has(PlantedFault::AstrayIgnored);
+                let usable = whole && !refused && !astray;
                 self.hear_value(*pending, usable.then_some(frame), sent, now);
                 self.follow_fills(now); // it may have been asked for again
             }
@@ -346,6 +363,8 @@ impl<'a, W> Protocol<'a, W> {
 
     fn hear_push(&mut self, push: Push<'_>) {
         match push {
+            Push::Keys(_) if self.faults.has(PlantedFault::PushIgnored) => {}
+            Push::Flush if self.faults.has(PlantedFault::FlushIgnored) => {}
             Push::Keys(keys) => {
                 let stamps = self.around.stamps;
                 let mut count = 0;
@@ -392,6 +411,7 @@ impl<'a, W> Protocol<'a, W> {
         // MISCONF is what a master says whose disk is full: it lives, and hears.
         let master = reply.starts_with(b"-MISCONF")
             || fields(reply).is_some_and(|told| told.get(&b"role"[..]).is_some_and(|role| role == b"master"));
+        let master = master || self.faults.has(PlantedFault::RoleIgnored);
         if !master {
             if !self.not_master {
                 warn!("the upstream is a replica, which tells of no changes; cache off, reads go to Redis");
@@ -400,12 +420,15 @@ impl<'a, W> Protocol<'a, W> {
             freshness.bump();
             self.effects.push(Effect::Doubt);
         } else if self.in_turn && !silence.is_paused(now) {
-            let until = self.unannounced.bound(sent).plus(terms.max_staleness);
+            let bound = self.unannounced.bound(sent);
+            let bound = if self.faults.has(PlantedFault::LeaseFromAnswer) { now } else { bound };
+            let until = bound.plus(terms.max_staleness);
             // No longer than the user's rights are known to be what they were.
             let known = self.around.rights.known_at();
             freshness.renew(known.map_or(until, |asked| until.min(asked.plus(terms.acl_recheck))));
             // Whoever turns changes the number first and ends leases second.
-            if silence.is_swapping() || self.is_turned() || generation.is_several() {
+            let swapping = silence.is_swapping() && !self.faults.has(PlantedFault::SwapIgnored);
+            if swapping || self.is_turned() || generation.is_several() {
                 freshness.end();
             }
         }
@@ -434,6 +457,7 @@ impl<'a, W> Protocol<'a, W> {
             ProbeFinding::Refused => {
                 info!(user = %self.user_name(), "invalidation connection goes without {}", probe.about());
             }
+            ProbeFinding::Changed(_) if self.faults.has(PlantedFault::ProbeIgnored) => {}
             ProbeFinding::Changed(reason) => {
                 self.around.opaque_writes.count();
                 self.bump(reason);
@@ -445,14 +469,22 @@ impl<'a, W> Protocol<'a, W> {
     }
 
     /// The value is here, which was asked for at `sent`: none where it was an error or too large.
-    fn hear_value(&mut self, pending: PendingFill, value: Option<&[u8]>, sent: Time, now: Time) {
+    fn hear_value(&mut self, mut pending: PendingFill, value: Option<&[u8]>, sent: Time, now: Time) {
         let Surroundings { terms, stamps, store, arrivals, stats, freshness, rights, .. } = self.around;
         self.window.leave(&pending.fill);
         let present = (stamps.load(pending.fill.slot()), freshness.epoch());
         let unknown_rights = rights.known_at().is_none().then_some(terms.acl_recheck);
+        if self.faults.has(PlantedFault::StampAtAnswer) {
+            pending.stamp = present.0;
+        }
+        if self.faults.has(PlantedFault::EpochAtAnswer) {
+            pending.epoch = present.1;
+        }
         match pending.land(value, present, unknown_rights, (sent, now)) {
             Landing::Entry(Entering { fill, resp2, stamp, epoch, expires }) => {
-                arrivals.note(fill.slot(), now); // before anybody can find it
+                if !self.faults.has(PlantedFault::ArrivalsUnnoted) {
+                    arrivals.note(fill.slot(), now); // before anybody can find it
+                }
                 store.insert(&fill.query(), value.unwrap_or_default(), Some(&resp2), stamp, epoch, expires);
                 stats.fill(FillOutcome::Stored);
                 if rights.filled() {
@@ -581,7 +613,7 @@ impl<'a, W> Protocol<'a, W> {
 }
 
 /// What the fleet's channel names is forgotten for this ear's user; the other ears hear it themselves.
-impl<W> Forget for Protocol<'_, W> {
+impl<W, P: FaultPlan> Forget for Protocol<'_, W, P> {
     fn key(&self, key: &[u8]) {
         let stamps = self.around.stamps;
         stamps.touch(stamps.slot(stamps.hash(key)));

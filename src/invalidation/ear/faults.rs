@@ -1,0 +1,49 @@
+//! Faults that a test plants in the protocol, to see that it would find them. In the program there are none: [`NoFaults`] has no
+//! size, and what asks it is gone before the code is made.
+
+/// One way in which the protocol could be wrong.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PlantedFault {
+    /// What was filled on a lost connection still counts on the next.
+    EpochOutlivesConnection,
+    /// A lease runs from the answer to a fence, not from the question.
+    LeaseFromAnswer,
+    /// A value enters L1 under the stamp that its key has when it comes.
+    StampAtAnswer,
+    /// A value enters L1 under the epoch in which it comes.
+    EpochAtAnswer,
+    /// A push that names keys is not heeded.
+    PushIgnored,
+    /// A push that everything is gone is not heeded.
+    FlushIgnored,
+    /// A replica renews leases as a master does.
+    RoleIgnored,
+    /// Leases begin while databases are being swapped.
+    SwapIgnored,
+    /// What Redis announces to nobody is asked and not heeded.
+    ProbeIgnored,
+    /// The time to live runs from the answer, not from the question.
+    ExpiryFromAnswer,
+    /// A value that was read in another database counts.
+    AstrayIgnored,
+    /// An answer shows all that was said before it came, not before it was asked for.
+    HeardAtAnswer,
+    /// That something comes in is not noted.
+    ArrivalsUnnoted,
+}
+
+/// Which faults there are.
+pub trait FaultPlan: Copy {
+    /// Whether this is one of them.
+    fn has(self, fault: PlantedFault) -> bool;
+}
+
+/// None.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct NoFaults;
+
+impl FaultPlan for NoFaults {
+    fn has(self, _: PlantedFault) -> bool {
+        false
+    }
+}

@@ -1,0 +1,126 @@
+//! Coherence, simulated: schedules that a seed decides, on one clock, and each answer judged against points 2 to 7 of the README.
+//!
+//! The ear is the program's ([`crema::invalidation::ear::Protocol`]), and so are the memory that it fills, stamps, leases, flights and
+//! what a session remembers of its reads. Redis, links and the rest of a worker are models. Bytes are late, cut, frozen and lost; the
+//! process stands still; clocks are set; servers become replicas; others write past it.
+//!
+//! `SEED=7 cargo test --test simulation` runs the one schedule of that seed and, with `-- --nocapture`, tells all that happens. `SCHEDULES` is how many
+//! are run where no seed is given, `FIRST` the first of them.
+
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
+
+use faults::{Fault, Plan};
+use process::Memory;
+use world::{Report, World};
+
+#[path = "simulation/dice.rs"]
+mod dice;
+#[path = "simulation/faults.rs"]
+mod faults;
+#[path = "simulation/judge.rs"]
+mod judge;
+#[path = "simulation/lanes.rs"]
+mod lanes;
+#[path = "simulation/link.rs"]
+mod link;
+#[path = "simulation/process.rs"]
+mod process;
+#[path = "simulation/redis.rs"]
+mod redis;
+#[path = "simulation/sessions.rs"]
+mod sessions;
+#[path = "simulation/trouble.rs"]
+mod trouble;
+#[path = "simulation/world.rs"]
+mod world;
+
+const US: u64 = 1000;
+const MS: u64 = 1000 * US;
+/// Later than any machine has been up: the store compares with the real clock when something is taken in.
+const BASE: u64 = 1 << 60;
+/// `max_staleness`.
+const STALENESS: u64 = 50 * MS;
+const KEYS: usize = 3;
+const DATABASES: usize = 2;
+
+/// Each fault is to be found within so many schedules.
+const ENOUGH: u64 = 3000;
+
+fn number(name: &str) -> Option<u64> {
+    std::env::var(name).ok().map(|value| value.parse().unwrap_or_else(|_| panic!("{name} is no number")))
+}
+
+fn run(seed: u64, plan: Plan) -> Report {
+    let memory = Memory::new();
+    World::new(&memory, seed, plan).run()
+}
+
+/// Runs these schedules on all processors; the sums, or the first that was seen to break the contract.
+fn run_all(seeds: std::ops::Range<u64>) -> Result<Report, (u64, String)> {
+    let next = AtomicU64::new(seeds.start);
+    let (sums, broken) = (Mutex::new(Report::default()), Mutex::new(None));
+    let some = || loop {
+        let seed = next.fetch_add(1, Ordering::Relaxed);
+        if seed >= seeds.end || broken.lock().expect("nobody panics").is_some() {
+            return;
+        }
+        let report = run(seed, Plan::default());
+        if let Some(violation) = report.violation {
+            *broken.lock().expect("nobody panics") = Some((seed, violation));
+            return;
+        }
+        let mut sums = sums.lock().expect("nobody panics");
+        sums.hits += report.hits;
+        sums.joins += report.joins;
+        sums.leads += report.leads;
+        sums.writes += report.writes;
+    };
+    let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    std::thread::scope(|scope| (0..threads).for_each(|_| drop(scope.spawn(some))));
+    match broken.into_inner().expect("nobody panics") {
+        Some(broken) => Err(broken),
+        None => Ok(sums.into_inner().expect("nobody panics")),
+    }
+}
+
+#[test]
+fn no_schedule_breaks_the_contract() {
+    if let Some(seed) = number("SEED") {
+        let memory = Memory::new();
+        let report = World::new(&memory, seed, Plan::default()).telling().run();
+        assert!(report.violation.is_none(), "seed {seed}: {}", report.violation.unwrap_or_default());
+        return println!("{report:?}");
+    }
+    let (first, schedules) = (number("FIRST").unwrap_or(0), number("SCHEDULES").unwrap_or(4000));
+    let begun = Instant::now();
+    match run_all(first..first + schedules) {
+        Err((seed, violation)) => panic!("SEED={seed} cargo test --test simulation\n{violation}"),
+        Ok(sums) => {
+            let rate = u128::from(schedules) * 1000 / begun.elapsed().as_millis().max(1);
+            println!("{schedules} schedules, {rate} a second: {sums:?}");
+            assert!(sums.hits > schedules * 20 && sums.joins > schedules, "too little happens: {sums:?}");
+        }
+    }
+}
+
+#[test]
+fn a_seed_replays_to_the_bit() {
+    for seed in 0..50 {
+        assert_eq!(run(seed, Plan::default()), run(seed, Plan::default()), "seed {seed}");
+    }
+}
+
+#[test]
+fn each_planted_fault_is_found() {
+    let missed: Vec<_> = Fault::ALL
+        .into_iter()
+        .filter(|&fault| {
+            let found = (0..ENOUGH).find(|&seed| run(seed, Plan(Some(fault))).violation.is_some());
+            println!("{fault:?}: {}", found.map_or("not found".into(), |seed| format!("found by schedule {seed}")));
+            found.is_none()
+        })
+        .collect();
+    assert!(missed.is_empty(), "{missed:?}");
+}

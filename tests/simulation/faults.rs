@@ -1,0 +1,70 @@
+//! What may be planted: faults of the ear's protocol, and of what workers do with what it says.
+
+use crema::invalidation::ear::{FaultPlan, PlantedFault};
+
+/// A fault of the workers of this simulation, which otherwise decide as `proxy` does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum WorkerFault {
+    /// A write changes the stamps of its keys when it is sent, and not again when it is answered.
+    NoMarkAtAnswer,
+    /// A read is answered from memory while an earlier write of its session is unanswered.
+    HitBehindOwnWrite,
+    /// A read is answered from memory though the ear may be behind what its session has seen.
+    HitUnheard,
+    /// A session joins a read that left before what it has seen.
+    JoinOlder,
+    /// That an opaque write was answered is not counted.
+    OpaqueUncounted,
+    /// Memory does not wait for the ear to hear of an opaque write.
+    OpaqueUnfenced,
+    /// A read under way is noted under the stamp that its key has when others come to join.
+    StampAtJoin,
+}
+
+/// One of all.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Fault {
+    Ear(PlantedFault),
+    Worker(WorkerFault),
+}
+
+impl Fault {
+    pub(crate) const ALL: [Self; 20] = [
+        Self::Ear(PlantedFault::EpochOutlivesConnection),
+        Self::Ear(PlantedFault::LeaseFromAnswer),
+        Self::Ear(PlantedFault::StampAtAnswer),
+        Self::Ear(PlantedFault::EpochAtAnswer),
+        Self::Ear(PlantedFault::PushIgnored),
+        Self::Ear(PlantedFault::FlushIgnored),
+        Self::Ear(PlantedFault::RoleIgnored),
+        Self::Ear(PlantedFault::SwapIgnored),
+        Self::Ear(PlantedFault::ProbeIgnored),
+        Self::Ear(PlantedFault::ExpiryFromAnswer),
+        Self::Ear(PlantedFault::AstrayIgnored),
+        Self::Ear(PlantedFault::HeardAtAnswer),
+        Self::Ear(PlantedFault::ArrivalsUnnoted),
+        Self::Worker(WorkerFault::NoMarkAtAnswer),
+        Self::Worker(WorkerFault::HitBehindOwnWrite),
+        Self::Worker(WorkerFault::HitUnheard),
+        Self::Worker(WorkerFault::JoinOlder),
+        Self::Worker(WorkerFault::OpaqueUncounted),
+        Self::Worker(WorkerFault::OpaqueUnfenced),
+        Self::Worker(WorkerFault::StampAtJoin),
+    ];
+}
+
+/// At most one fault a run.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Plan(pub Option<Fault>);
+
+impl Plan {
+    pub(crate) fn worker(self, fault: WorkerFault) -> bool {
+        self.0 == Some(Fault::Worker(fault))
+    }
+}
+
+impl FaultPlan for Plan {
+    fn has(self, fault: PlantedFault) -> bool {
+        self.0 == Some(Fault::Ear(fault))
+    }
+}

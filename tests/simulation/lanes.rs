@@ -1,0 +1,210 @@
+//! What lanes do: send, hand over answers, and what an answer or a loss sets off. As `upstream::lane` and `proxy` have it.
+
+use crema::cache::Slot;
+use crema::resp::Split;
+
+use super::MS;
+use super::STALENESS;
+use super::faults::WorkerFault;
+use super::link::Owner;
+use super::process::{Ask, Command, Lane, Pending, Recipient, Session, place, request, time};
+use super::sessions::check_order;
+use super::world::{Event, Waiting, World};
+
+impl World<'_> {
+    pub(crate) fn lane(&mut self, worker: usize, db: usize) -> usize {
+        if let Some(lane) = &self.workers[worker].lanes[db] {
+            return lane.link;
+        }
+        let link = self.open(Owner::Lane(worker, db), db);
+        self.workers[worker].lanes[db] = Some(Lane::new(link));
+        link
+    }
+
+    pub(crate) fn lane_of(&mut self, session: usize) -> usize {
+        let (worker, db) = (self.sessions[session].1.worker, self.sessions[session].1.db);
+        let link = self.lane(worker, db);
+        let session = &mut self.sessions[session].1;
+        if session.lane != Some(link) {
+            session.came = session.last_answer;
+            session.lane = Some(link);
+        }
+        link
+    }
+
+    pub(crate) fn put(&mut self, session: usize, number: u64, words: &[&str], flight: bool, marks: Vec<Slot>) {
+        let link = self.lane_of(session);
+        let (life, at) = (self.sessions[session].0, self.sessions[session].1.db);
+        let (worker, memory) = (self.sessions[session].1.worker, self.memory);
+        let command = self.sessions[session].1.command(number).expect("it is being sent");
+        let ask = command.ask.clone();
+        let now = time(self.now);
+        let lane = self.workers[worker].lanes[at].as_mut().expect("it was just made");
+        command.sent = Some((link, lane.sent));
+        lane.sent += 1;
+        let flight = match &ask {
+            Ask::Get(key) if flight => Some(memory.describe((at, *key), |_, query, _| {
+                lane.flights.lead(query, memory.stamps.load(query.slot), memory.opaque_writes.answered(), now)
+            })),
+            _ => None,
+        };
+        let to = Recipient { session, life, number };
+        lane.pending.push_back(Pending { to, ask, flight, joined: Vec::new(), begun: false, marks });
+        self.send(link, request(words));
+    }
+
+    pub(crate) fn lane_receives(&mut self, worker: usize, db: usize, bytes: &[u8]) {
+        let Some(mut lane) = self.workers[worker].lanes[db].take() else { return };
+        lane.input.extend_from_slice(bytes);
+        let mut replies = Vec::new();
+        while lane.scanned < lane.input.len() {
+            if let Some(pending) = lane.pending.front_mut()
+                && !std::mem::replace(&mut pending.begun, true)
+            {
+                if let Some(flight) = pending.flight.take() {
+                    pending.joined.extend(lane.flights.land(flight));
+                }
+                let kind = lane.input[0];
+                let (ask, marks, to) = (pending.ask.clone(), std::mem::take(&mut pending.marks), pending.to);
+                self.written(&ask, marks, kind == b'-', to);
+            }
+            match lane.splitter.split(&lane.input[lane.scanned..]).expect("the model writes what is well formed") {
+                Split::More => lane.scanned = lane.input.len(),
+                Split::End(len) => {
+                    let reply: Vec<u8> = lane.input.drain(..lane.scanned + len).collect();
+                    lane.scanned = 0;
+                    let pending = lane.pending.pop_front().expect("replies are asked for");
+                    replies.push((pending, reply));
+                }
+            }
+        }
+        self.workers[worker].lanes[db] = Some(lane);
+        for (pending, reply) in replies {
+            self.replied(&pending, &reply, db);
+        }
+    }
+
+    /// The first byte of an answer is here: Redis has done it.
+    pub(crate) fn written(&mut self, ask: &Ask, marks: Vec<Slot>, refused: bool, to: Recipient) {
+        if !ask.is_write() {
+            return;
+        }
+        for slot in marks {
+            if !self.plan.worker(WorkerFault::NoMarkAtAnswer) {
+                self.memory.stamps.end(slot);
+            }
+        }
+        if matches!(ask, Ask::SwapDb) {
+            if !refused {
+                self.forget_all();
+            }
+            self.end_swap();
+        }
+        if !ask.is_opaque() {
+            return;
+        }
+        if !self.plan.worker(WorkerFault::OpaqueUncounted) {
+            self.memory.opaque_writes.count();
+        }
+        let hold = self.memory.has_filled.get() && self.dice.chance(400);
+        if hold && !self.plan.worker(WorkerFault::OpaqueUnfenced) {
+            if let Some(command) = self.of(to) {
+                command.held = true;
+                let left = self.memory.freshness.lease_left(time(self.now)).as_nanos() as u64;
+                let left = if self.memory.silence.is_swapping() { STALENESS } else { left };
+                self.fence(Waiting::Held(to), Some(left));
+            }
+            return;
+        }
+        if !self.plan.worker(WorkerFault::OpaqueUnfenced) {
+            self.memory.opaque_writes.add(time(self.now));
+        }
+        if self.memory.has_filled.get() && self.dice.chance(300) {
+            self.fence(Waiting::Nobody, None);
+        }
+    }
+
+    pub(crate) fn of(&mut self, to: Recipient) -> Option<&mut Command> {
+        let (life, session) = &mut self.sessions[to.session];
+        if *life == to.life { session.command(to.number) } else { None }
+    }
+
+    /// The whole answer is here.
+    pub(crate) fn replied(&mut self, pending: &Pending, reply: &[u8], db: usize) {
+        let sent = self.of(pending.to).and_then(|command| command.sent);
+        for to in std::iter::once(pending.to).chain(pending.joined.iter().copied()) {
+            if let Some(command) = self.of(to) {
+                command.answer = Some(reply.to_vec());
+                command.sent = command.sent.or(sent);
+                let now = time(self.now);
+                self.sessions[to.session].1.reads.answered(place(to.number), now);
+                self.deliver(to.session);
+            }
+        }
+        if reply[0] != b'-' {
+            for key in pending.ask.keys_read() {
+                if self.dice.chance(500) || !pending.joined.is_empty() {
+                    self.promote((db, key), reply.len());
+                }
+            }
+        }
+    }
+
+    pub(crate) fn lane_lost(&mut self, worker: usize, db: usize) {
+        let Some(mut lane) = self.workers[worker].lanes[db].take() else { return };
+        let mut again = Vec::new();
+        for mut pending in std::mem::take(&mut lane.pending) {
+            if let Some(flight) = pending.flight.take() {
+                pending.joined.extend(lane.flights.land(flight));
+            }
+            if pending.ask.is_write() {
+                if !pending.begun {
+                    for slot in std::mem::take(&mut pending.marks) {
+                        if !self.plan.worker(WorkerFault::NoMarkAtAnswer) {
+                            self.memory.stamps.end(slot);
+                        }
+                    }
+                    if matches!(pending.ask, Ask::SwapDb) {
+                        self.forget_all();
+                        self.at(self.now + STALENESS, Event::SwapOver);
+                    }
+                    if pending.ask.is_opaque() {
+                        self.memory.opaque_writes.count();
+                        self.memory.opaque_writes.add(time(self.now));
+                    }
+                }
+                self.close(pending.to);
+                continue;
+            }
+            for to in std::iter::once(pending.to).chain(pending.joined) {
+                let wrote = self.sessions[to.session].1.last_write;
+                match self.of(to) {
+                    Some(command) if !command.was_sent_again && wrote.is_none_or(|wrote| wrote < to.number) => {
+                        command.was_sent_again = true;
+                        again.push(to);
+                    }
+                    _ => self.close(to),
+                }
+            }
+        }
+        for to in again {
+            if self.of(to).is_some() {
+                self.send_words(to.session, to.number, false);
+            }
+        }
+    }
+
+    /// The session's client is closed; another comes.
+    pub(crate) fn close(&mut self, to: Recipient) {
+        let (life, session) = &mut self.sessions[to.session];
+        if *life != to.life {
+            return;
+        }
+        if self.report.violation.is_none() {
+            self.report.violation = check_order(&self.judge, &session.answered);
+        }
+        *life += 1;
+        *session = Session::new(session.worker, session.db, session.depth);
+        self.step_soon(to.session, 5 * MS);
+    }
+}

@@ -1,0 +1,308 @@
+//! The process under test: memory that workers and the ear share, with the types of the program; and what a worker knows of its
+//! lanes and sessions. What a lane does with bytes, and when a session asks memory, is written once more here as `upstream::lane` and
+//! `proxy` have it.
+
+use std::cell::Cell;
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use crema::cache::{
+    Arrivals, FlightRef, Flights, Freshness, Identities, Identity, Query, Sampler, Slot, Stamps, Store,
+};
+use crema::clock::Time;
+use crema::command::{Spec, lookup};
+use crema::invalidation::ear::{FenceTimes, Rights, Surroundings};
+use crema::invalidation::{CoherenceMode, L1Terms, OpaqueWrites, Silence};
+use crema::metrics::Stats;
+use crema::proxy::{ReadHistory, ReplyPlace};
+use crema::resp::{Request, Span, Splitter, encode};
+use crema::upstream::Generation;
+
+use super::judge::Place;
+use super::{BASE, DATABASES, KEYS, STALENESS};
+
+/// The process's clock.
+pub(crate) fn time(now: u64) -> Time {
+    Time::from_nanos(BASE + now)
+}
+
+pub(crate) struct Memory {
+    pub(crate) terms: L1Terms,
+    pub(crate) stamps: Stamps,
+    pub(crate) store: Store,
+    pub(crate) arrivals: Arrivals,
+    pub(crate) opaque_writes: OpaqueWrites,
+    pub(crate) silence: Silence,
+    pub(crate) generation: Generation,
+    pub(crate) stats: Stats,
+    pub(crate) freshness: Freshness,
+    pub(crate) fence_times: FenceTimes,
+    pub(crate) rights: Rights,
+    pub(crate) identities: Vec<Identity>,
+    /// The ear was asked to fill.
+    pub(crate) has_filled: Cell<bool>,
+}
+
+impl Memory {
+    pub(crate) fn new() -> Self {
+        let known = Identities::default();
+        let terms = L1Terms {
+            max_staleness: Duration::from_nanos(STALENESS),
+            acl_recheck: Duration::from_secs(1),
+            max_value: 1000,
+            l1_size: 1 << 20,
+            mode: CoherenceMode::Tracking,
+            max_ears: 1,
+        };
+        Self {
+            terms,
+            stamps: stamps(),
+            store: Store::new(1 << 20),
+            arrivals: Arrivals::default(),
+            opaque_writes: OpaqueWrites::default(),
+            silence: Silence::default(),
+            generation: Generation::default(),
+            stats: Stats::default(),
+            freshness: Freshness::new(),
+            fence_times: FenceTimes::default(),
+            rights: Rights::default(),
+            identities: (0..DATABASES).map(|db| known.intern(b"", db as u32)).collect(),
+            has_filled: Cell::new(false),
+        }
+    }
+
+    pub(crate) fn around(&self) -> Surroundings<'_> {
+        Surroundings {
+            terms: &self.terms,
+            stamps: &self.stamps,
+            store: &self.store,
+            arrivals: &self.arrivals,
+            opaque_writes: &self.opaque_writes,
+            silence: &self.silence,
+            generation: &self.generation,
+            stats: &self.stats,
+            freshness: &self.freshness,
+            fence_times: &self.fence_times,
+            rights: &self.rights,
+            patience: Duration::from_secs(2),
+        }
+    }
+
+    pub(crate) fn slot(&self, key: usize) -> Slot {
+        self.stamps.slot(self.stamps.hash(name(key).as_bytes()))
+    }
+
+    /// Describes the read of a key.
+    pub(crate) fn describe<R>(&self, (db, key): Place, then: impl FnOnce(Request<'_>, &Query<'_>, &Spec) -> R) -> R {
+        let raw = request(&["GET", &name(key)]);
+        let mut spans: Vec<Span> = Vec::new();
+        let request = Request::parse_canonical(&raw, &mut spans).expect("just written");
+        let row = lookup(request).expect("GET has a row");
+        let query = Query::new(&self.stamps, self.identities[db], row.id, request.arg(1), request.tail(1), &[]);
+        then(request, &query, row)
+    }
+
+    /// What the ear knows of, as `Ear::heard_up_to` has it.
+    pub(crate) fn heard_up_to(&self) -> Time {
+        if self.has_filled.get() { self.freshness.heard_up_to() } else { Time::NEVER }
+    }
+}
+
+/// Hashed so that no two keys share a place, which would depend on more than the seed.
+fn stamps() -> Stamps {
+    loop {
+        let stamps = Stamps::for_l1(0);
+        let mut places: Vec<_> =
+            (0..KEYS).map(|key| stamps.slot(stamps.hash(name(key).as_bytes())).number() % 4096).collect();
+        places.sort_unstable();
+        places.dedup();
+        if places.len() == KEYS {
+            return stamps;
+        }
+    }
+}
+
+/// A command's place among the replies of its session.
+pub(crate) fn place(number: u64) -> ReplyPlace {
+    ReplyPlace::default().plus(number as usize)
+}
+
+pub(crate) fn name(key: usize) -> String {
+    format!("k{key}")
+}
+
+pub(crate) fn request(words: &[&str]) -> Vec<u8> {
+    let words: Vec<_> = words.iter().map(|word| word.as_bytes()).collect();
+    let mut raw = Vec::new();
+    encode::command(&mut raw, &words);
+    raw
+}
+
+/// What a session asks.
+#[derive(Clone, Debug)]
+pub(crate) enum Ask {
+    Get(usize),
+    GetBoth(usize, usize),
+    Set(usize, Option<u64>),
+    Del(usize),
+    /// A script that changes a key that it does not name.
+    Script(usize),
+    FlushAll,
+    SwapDb,
+}
+
+impl Ask {
+    pub(crate) fn keys_read(&self) -> Vec<usize> {
+        match *self {
+            Self::Get(key) => vec![key],
+            Self::GetBoth(one, other) => vec![one, other],
+            _ => Vec::new(),
+        }
+    }
+
+    pub(crate) fn is_opaque(&self) -> bool {
+        matches!(self, Self::Script(_) | Self::FlushAll | Self::SwapDb)
+    }
+
+    pub(crate) fn is_write(&self) -> bool {
+        self.is_opaque() || matches!(self, Self::Set(..) | Self::Del(_))
+    }
+
+    pub(crate) fn key_written(&self) -> Option<usize> {
+        match *self {
+            Self::Set(key, _) | Self::Del(key) => Some(key),
+            _ => None,
+        }
+    }
+}
+
+/// A command of a session, from its arrival to its answer.
+pub(crate) struct Command {
+    pub(crate) number: u64,
+    pub(crate) ask: Ask,
+    pub(crate) arrived: u64,
+    /// The least states that its keys must show.
+    pub(crate) floors: Vec<usize>,
+    pub(crate) answer: Option<Vec<u8>>,
+    pub(crate) from_memory: bool,
+    /// The answer is here and waits for a fence.
+    pub(crate) held: bool,
+    /// On which link it went, as how manieth.
+    pub(crate) sent: Option<(usize, u64)>,
+    pub(crate) was_sent_again: bool,
+}
+
+/// What was answered and is judged to the end once it is known what came later.
+pub(crate) struct Answered {
+    pub(crate) reads: Vec<(Place, Vec<usize>)>,
+    pub(crate) wrote: Option<(usize, u64)>,
+}
+
+pub(crate) struct Session {
+    pub(crate) worker: usize,
+    pub(crate) db: usize,
+    pub(crate) commands: VecDeque<Command>,
+    pub(crate) next: u64,
+    pub(crate) reads: ReadHistory,
+    pub(crate) last_write: Option<u64>,
+    /// The last answer that it had, and the one before it came to its lane.
+    pub(crate) last_answer: u64,
+    pub(crate) came: u64,
+    /// The link that its last command went on.
+    pub(crate) lane: Option<usize>,
+    /// It waits for a fence before its last command is asked once more.
+    pub(crate) waits: bool,
+    /// Its next step is due.
+    pub(crate) is_due: bool,
+    pub(crate) depth: usize,
+    /// The state of each key that it may not go back behind.
+    pub(crate) seen: Vec<usize>,
+    pub(crate) answered: Vec<Answered>,
+}
+
+impl Session {
+    pub(crate) fn new(worker: usize, db: usize, depth: usize) -> Self {
+        Self {
+            worker,
+            db,
+            commands: VecDeque::new(),
+            next: 0,
+            reads: ReadHistory::default(),
+            last_write: None,
+            last_answer: 0,
+            came: 0,
+            lane: None,
+            waits: false,
+            is_due: false,
+            depth,
+            seen: vec![0; KEYS],
+            answered: Vec::new(),
+        }
+    }
+
+    pub(crate) fn head(&self) -> u64 {
+        self.commands.front().map_or(self.next, |command| command.number)
+    }
+
+    pub(crate) fn behind_write(&self) -> bool {
+        self.last_write.is_some_and(|write| write >= self.head())
+    }
+
+    pub(crate) fn command(&mut self, number: u64) -> Option<&mut Command> {
+        self.commands.iter_mut().find(|command| command.number == number)
+    }
+}
+
+/// For whom a reply is: which life of which session, and which of its commands.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Recipient {
+    pub(crate) session: usize,
+    pub(crate) life: u64,
+    pub(crate) number: u64,
+}
+
+/// What awaits a reply on a lane.
+pub(crate) struct Pending {
+    pub(crate) to: Recipient,
+    pub(crate) ask: Ask,
+    pub(crate) flight: Option<FlightRef>,
+    pub(crate) joined: Vec<Recipient>,
+    pub(crate) begun: bool,
+    /// Stamps that are marked.
+    pub(crate) marks: Vec<Slot>,
+}
+
+pub(crate) struct Lane {
+    pub(crate) link: usize,
+    pub(crate) pending: VecDeque<Pending>,
+    pub(crate) sent: u64,
+    pub(crate) flights: Flights<Recipient>,
+    pub(crate) input: Vec<u8>,
+    pub(crate) scanned: usize,
+    pub(crate) splitter: Splitter,
+}
+
+impl Lane {
+    pub(crate) fn new(link: usize) -> Self {
+        Self {
+            link,
+            pending: VecDeque::new(),
+            sent: 0,
+            flights: Flights::new(),
+            input: Vec::new(),
+            scanned: 0,
+            splitter: Splitter::default(),
+        }
+    }
+}
+
+pub(crate) struct Worker {
+    pub(crate) lanes: Vec<Option<Lane>>,
+    pub(crate) sampler: Sampler,
+}
+
+impl Worker {
+    pub(crate) fn new() -> Self {
+        Self { lanes: (0..DATABASES).map(|_| None).collect(), sampler: Sampler::new() }
+    }
+}
