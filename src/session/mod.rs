@@ -234,10 +234,7 @@ impl Session {
                 }
                 left = STRIDE;
             }
-            if !look.is_plain
-                && let Link::Replica(lent) = &self.link
-            {
-                lent.lane().send_raw(wire.input.rest());
+            if !look.is_plain && self.relays(wire.input.rest()) {
                 wire.input.clear();
                 break;
             }
@@ -310,6 +307,13 @@ impl Session {
             Unfinished::OnLane(spec, taken) => self.on_lane(line, spec, request, taken, now).await,
             Unfinished::Decided(known, decision) => self.command(line, known, request, decision).await,
         }
+    }
+
+    /// Whether the client is a replica by now, whose bytes are passed on as they are.
+    fn relays(&self, bytes: &[u8]) -> bool {
+        let Link::Replica(lent) = &self.link else { return false };
+        lent.lane().send_raw(bytes);
+        true
     }
 
     /// What holds for every request that is taken up before something is waited for.
