@@ -256,7 +256,7 @@ async fn publish(fleet: &Fleet, mut outgoing: mpsc::Receiver<Outgoing>, debts: &
     }
 }
 
-/// One connection, made when there is something to tell.
+/// Tells what there is until a connection fails. One is made when there is something to tell.
 async fn publish_on_one(
     fleet: &Fleet,
     outgoing: &mut mpsc::Receiver<Outgoing>,
@@ -264,65 +264,24 @@ async fn publish_on_one(
     stats: &Stats,
     backoff: &mut Backoff,
 ) -> Result<Infallible, Error> {
-    let Fleet { node, login, .. } = fleet;
     let mut batch = Vec::new();
-    let mut connection: Option<Connection> = None;
-    let mut buffer = Vec::new();
+    let mut line = PublishingLine { fleet, connection: None, buffer: Vec::new() };
     // What is owed came up on a connection that had been kept and was found dead: it is tried on a new one at once.
     let mut unpaid = false;
     loop {
         let mut paying = std::mem::take(&mut unpaid);
-        if paying {
-            batch.push(Outgoing::new(&fleet.origin_id, Message::ForgetAll, None));
-        } else {
+        if !paying {
             tokio::select! {
                 // None: nobody is left to say anything.
                 more = outgoing.recv_many(&mut batch, BATCH) => if more == 0 { std::future::pending::<()>().await },
-                () = debts.unpaid.notified() => {
-                    paying = true;
-                    batch.push(Outgoing::new(&fleet.origin_id, Message::ForgetAll, None));
-                }
+                () = debts.unpaid.notified() => paying = true,
             }
         }
-        let (debt, kept) = (debts.owed.load(Ordering::Acquire), connection.is_some());
-        let done = async {
-            let Connection { socket, .. } = if let Some(connection) = &mut connection {
-                connection
-            } else {
-                let target = Target {
-                    node: Arc::clone(node),
-                    login: login.clone(),
-                    db: 0,
-                    resp: Resp::V2,
-                    name: "crema-publish",
-                };
-                connection.insert(connect(&target).await?)
-            };
-            let lost = |why: String| Error::Lost { node: Arc::clone(&node.address), why: why.into() };
-            let mut out = Vec::new();
-            for one in &batch {
-                fleet.write(one, &mut out);
-            }
-            let exchange = async {
-                socket.write_all(&out).await?;
-                let mut answers = Vec::with_capacity(batch.len());
-                for _ in &batch {
-                    let mut answer = read_reply(socket, &mut buffer).await?;
-                    if fleet.audit_stream.is_some() {
-                        let kept = read_reply(socket, &mut buffer).await?;
-                        if kept.starts_with(b"-") && !answer.starts_with(b"-") {
-                            answer = kept;
-                        }
-                    }
-                    answers.push(answer);
-                }
-                Ok::<_, std::io::Error>(answers)
-            };
-            let answers =
-                timeout(node.connect_timeout, exchange).await.map_err(|_| lost("no answer to PUBLISH".into()))?;
-            answers.map_err(|error| lost(error.to_string()))
-        };
-        match done.await {
+        if paying {
+            batch.push(Outgoing::new(&fleet.origin_id, Message::ForgetAll, None));
+        }
+        let (debt, kept) = (debts.owed.load(Ordering::Acquire), line.connection.is_some());
+        match line.tell(&batch).await {
             Ok(answers) => {
                 let refused = answers.last().filter(|answer| paying && answer.starts_with(b"-")).cloned();
                 for (one, answer) in batch.drain(..).zip(answers) {
@@ -332,7 +291,7 @@ async fn publish_on_one(
                     debts.tried(debt, refused.is_none());
                 }
                 if let Some(reply) = refused {
-                    return Err(Error::Refused { node: Arc::clone(&node.address), reply: reply.into() });
+                    return Err(Error::Refused { node: Arc::clone(&fleet.node.address), reply: reply.into() });
                 }
                 backoff.reset();
             }
@@ -340,17 +299,65 @@ async fn publish_on_one(
                 stats.published(Publication::Dropped, batch.len() as u64);
                 let text = error.to_string();
                 batch.drain(..).filter_map(|one| one.told).for_each(|told| drop(told.send(Err(text.clone()))));
-                if paying && kept {
-                    (connection, unpaid) = (None, true);
-                    buffer.clear();
-                    continue;
+                unpaid = paying && kept;
+                if !unpaid {
+                    if paying {
+                        debts.tried(debt, false);
+                    }
+                    return Err(error);
                 }
-                if paying {
-                    debts.tried(debt, false);
-                }
-                return Err(error);
+                line.hang_up();
             }
         }
+    }
+}
+
+/// The connection on which the fleet is told, kept while it is good.
+struct PublishingLine<'a> {
+    fleet: &'a Fleet,
+    connection: Option<Connection>,
+    /// What came beyond the answers read so far.
+    buffer: Vec<u8>,
+}
+
+impl PublishingLine<'_> {
+    /// Says all of `batch` and returns an answer for each, Redis's errors included.
+    async fn tell(&mut self, batch: &[Outgoing]) -> Result<Vec<Vec<u8>>, Error> {
+        let Fleet { node, login, .. } = self.fleet;
+        let Connection { socket, .. } = if let Some(connection) = &mut self.connection {
+            connection
+        } else {
+            let (node, login) = (Arc::clone(node), login.clone());
+            let target = Target { node, login, db: 0, resp: Resp::V2, name: "crema-publish" };
+            self.connection.insert(connect(&target).await?)
+        };
+        let lost = |why: String| Error::Lost { node: Arc::clone(&node.address), why: why.into() };
+        let mut out = Vec::new();
+        for one in batch {
+            self.fleet.write(one, &mut out);
+        }
+        let exchange = async {
+            socket.write_all(&out).await?;
+            let mut answers = Vec::with_capacity(batch.len());
+            for _ in batch {
+                let mut answer = read_reply(socket, &mut self.buffer).await?;
+                if self.fleet.audit_stream.is_some() {
+                    let kept = read_reply(socket, &mut self.buffer).await?;
+                    if kept.starts_with(b"-") && !answer.starts_with(b"-") {
+                        answer = kept;
+                    }
+                }
+                answers.push(answer);
+            }
+            Ok::<_, std::io::Error>(answers)
+        };
+        let answers = timeout(node.connect_timeout, exchange).await.map_err(|_| lost("no answer to PUBLISH".into()))?;
+        answers.map_err(|error| lost(error.to_string()))
+    }
+
+    fn hang_up(&mut self) {
+        self.connection = None;
+        self.buffer.clear();
     }
 }
 
