@@ -21,8 +21,8 @@ use crate::clock::Time;
 use crate::error::is_about_us;
 use crate::resp::encode;
 
-/// The shortest and the longest pause between two tries. A tenth of the time that the node has been away lies between: one that is
-/// back is not missed for longer than it was away, one that stays away is not knocked up.
+/// The shortest and the longest pause between two tries; between them a tenth of the time that the node has been away. One that is
+/// back is not missed for long, measured by how long it was away, and one that stays away is not knocked up.
 const PAUSES: [Duration; 2] = [Duration::from_millis(5), Duration::from_millis(100)];
 /// A node that takes no connection for so long is away. One that is back sooner was missed, and clients wait for it. Short, for
 /// who has waited in vain loses what it sent meanwhile, and would have kept it had it been refused.
