@@ -89,3 +89,29 @@ fn links_lead_to_files() {
         }
     }
 }
+
+/// Each step of a walk begins its functions with the file in which they stand.
+#[test]
+fn the_walks_go_through_functions_that_there_are() {
+    let walks = file("docs/walks.md");
+    let mut steps = 0;
+    let mut missing = Vec::new();
+    for line in walks.lines().filter(|line| line.starts_with(|c: char| c.is_ascii_digit())) {
+        let mut source = None;
+        for word in line.split('`').skip(1).step_by(2) {
+            if word.ends_with(".rs") && !word.starts_with("tests/") {
+                source = Some(file(&format!("src/{word}")));
+            } else if let Some(source) = &source
+                && word.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_')
+            {
+                steps += 1;
+                let defined = [format!("fn {word}("), format!("fn {word}<")];
+                if !defined.iter().any(|text| source.contains(text)) {
+                    missing.push(format!("{word} in: {line}"));
+                }
+            }
+        }
+    }
+    assert!(missing.is_empty(), "{}", missing.join("\n"));
+    assert!(steps > 50, "{steps} functions in docs/walks.md");
+}
