@@ -153,18 +153,15 @@ pub fn call_at_home(
     request: Request<'_>,
     now: Time,
 ) -> Taken {
-    let (finding, fills) = match spec.each() {
-        Some(each) => {
-            let keys = KeyLookups::of(worker, caller, each, request);
-            let finding = keys.find(worker, caller, now);
-            (finding, if finding.is_miss() { keys.fills(worker, caller, now) } else { Vec::new() })
-        }
-        None => {
-            let query = caller.who.query(&worker.shared.l1, spec, request);
-            let rule = worker.shared.rule_of(request.arg(1));
-            let finding = find(worker, caller, spec, (&query, rule), now);
-            (finding, if finding.is_miss() { fills(worker, caller, request, (&query, rule)) } else { Vec::new() })
-        }
+    let (finding, fills) = if let Some(each) = spec.each() {
+        let keys = KeyLookups::of(worker, caller, each, request);
+        let finding = keys.find(worker, caller, now);
+        (finding, if finding.is_miss() { keys.fills(worker, caller, now) } else { Vec::new() })
+    } else {
+        let query = caller.who.query(&worker.shared.l1, spec, request);
+        let rule = worker.shared.rule_of(request.arg(1));
+        let finding = find(worker, caller, spec, (&query, rule), now);
+        (finding, if finding.is_miss() { fills(worker, caller, request, (&query, rule)) } else { Vec::new() })
     };
     match finding {
         Finding::Hit => worker.stats.count(spec.class, Outcome::Hit),
@@ -183,12 +180,11 @@ pub fn send_home(
     request: Request<'_>,
     now: Time,
 ) {
-    let fills = match spec.each() {
-        Some(each) => KeyLookups::of(worker, caller, each, request).fills(worker, caller, now),
-        None => {
-            let query = caller.who.query(&worker.shared.l1, spec, request);
-            fills(worker, caller, request, (&query, worker.shared.rule_of(request.arg(1))))
-        }
+    let fills = if let Some(each) = spec.each() {
+        KeyLookups::of(worker, caller, each, request).fills(worker, caller, now)
+    } else {
+        let query = caller.who.query(&worker.shared.l1, spec, request);
+        fills(worker, caller, request, (&query, worker.shared.rule_of(request.arg(1))))
     };
     caller.read_on(worker, home, spec, request, fills, now);
 }

@@ -45,14 +45,14 @@ impl Session {
             self.forward(spec, request);
             return Ok(());
         }
-        if let Some(lane) = self.own_lane()
+        if let Some(private) = self.own_lane()
             && !self.link.is_followed()
         {
             // A subscriber of RESP2 may not, so Redis is asked for what changes nothing.
             line.answered(self).await?;
             let mut on = Vec::new();
             encode::own_command(&mut on, &[b"CLIENT", b"REPLY", b"ON"]);
-            let reply = self.capture(&lane, &on).await?;
+            let reply = self.capture(&private, &on).await?;
             if reply.starts_with(b"-") {
                 self.answer(|out| out.extend_from_slice(&reply));
                 return Ok(());
@@ -93,8 +93,8 @@ impl Session {
             Some(refused) if silences => refused,
             _ => request,
         };
-        let lane = self.borrow(line).await?;
-        self.send(&lane, spec, request, Time::now());
+        let private = self.borrow(line).await?;
+        self.send(&private, spec, request, Time::now());
         Ok(())
     }
 

@@ -4,7 +4,7 @@
 //! for. What the session does itself is in the files named after it; which of them, is said here.
 
 use super::decision::{Decision, Inquiry};
-use super::link::Stay;
+use super::link::{Link, Stay};
 use super::wire::ClientLine;
 use super::{Admission, Answers, Close, Session};
 use crate::clock::Time;
@@ -37,7 +37,7 @@ impl Session {
         let done = self.carry_out(line, known, request, decision).await;
         self.caller.replies.set_silent(self.answers == Answers::Off);
         done?;
-        self.change(|link| link.end_ahead());
+        self.change(Link::end_ahead);
         Ok(())
     }
 
@@ -168,13 +168,13 @@ impl Session {
 
     /// `WAIT` answers for the writes of its own connection; PING makes all that was replicated its own.
     async fn wait(&mut self, line: &mut ClientLine, spec: &'static Spec, request: Request<'_>) -> Result<(), Close> {
-        let lane = self.borrow(line).await?;
+        let private = self.borrow(line).await?;
         let now = Time::now();
         if let Some(lent) = self.link.conn() {
             lent.tell(&[b"PING"], now);
         }
         self.note_wait();
-        self.send(&lane, spec, request, now);
+        self.send(&private, spec, request, now);
         Ok(())
     }
 
@@ -188,8 +188,8 @@ impl Session {
         let keeps = self.worker.shared.config.auth == Auth::Upstream;
         drop(self.change(|link| link.reset(keeps))); // and with it whatever the client left on it
         match self.own_lane() {
-            Some(lane) => {
-                self.send(&lane, spec, request, Time::now());
+            Some(private) => {
+                self.send(&private, spec, request, Time::now());
                 line.answered(self).await?;
                 if let Some(lent) = self.link.conn_mut() {
                     lent.is_now(Resp::V2, 0);

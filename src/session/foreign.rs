@@ -53,7 +53,7 @@ impl Session {
     async fn send_foreign(&mut self, line: &mut ClientLine, nature: Nature, request: Request<'_>) -> Result<(), Close> {
         let queued = self.link.open().is_some();
         let taints = nature.may_taint() || queued && !matches!(nature, Nature::Unknown | Nature::Reads);
-        let lane = if taints {
+        let private = if taints {
             self.keep(line, Stay::Tainted).await?
         } else {
             self.renew_loan(line).await?;
@@ -64,7 +64,7 @@ impl Session {
             Nature::Writes | Nature::Anything => command::unknown_told(),
             Nature::Reads | Nature::Unknown => command::unknown_read(),
         };
-        self.send(&lane, spec, request, Time::now());
+        self.send(&private, spec, request, Time::now());
         Ok(())
     }
 

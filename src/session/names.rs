@@ -44,9 +44,9 @@ impl Session {
                 self.answer(|out| encode::simple(out, "OK"));
                 return Ok(());
             }
-            let lane = self.keep(line, Stay::Home).await?;
+            let private = self.keep(line, Stay::Home).await?;
             self.link.set_named(!name.is_empty());
-            self.send(&lane, spec, request, Time::now());
+            self.send(&private, spec, request, Time::now());
             return Ok(());
         }
         let reply = if self.link.is_for_life() {
@@ -101,8 +101,8 @@ impl Session {
         encode::own_command(&mut echo, &[b"ECHO", name.unwrap_or_default()]);
         match Request::parse_canonical(&echo, &mut spans) {
             Some(echo) if name.is_some() => {
-                let lane = self.borrow(line).await?;
-                self.send(&lane, spec, echo, Time::now());
+                let private = self.borrow(line).await?;
+                self.send(&private, spec, echo, Time::now());
                 Ok(())
             }
             _ => self.pinned(line, spec, request).await,

@@ -33,7 +33,7 @@ impl Session {
             }
             None => shared.login.clone(),
         };
-        if let Some(lane) = self.own_lane()
+        if let Some(private) = self.own_lane()
             && login != self.caller.who.login
         {
             let Some(login) = &login else {
@@ -42,7 +42,7 @@ impl Session {
             };
             let mut auth = Vec::new();
             encode::own_command(&mut auth, &[b"AUTH", &login.user, &login.password]);
-            let reply = self.capture(&lane, &auth).await?;
+            let reply = self.capture(&private, &auth).await?;
             if !reply.starts_with(b"+") {
                 return Ok(Err(reply));
             }

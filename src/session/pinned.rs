@@ -87,20 +87,19 @@ impl Session {
         if let Link::Errand(_) = self.link {
             self.end_loan(line).await?; // it may be in another database
         }
-        let lane = match self.own_lane() {
-            Some(lane) => lane,
-            None => {
-                let mut lent = self.lend(line, Setting::Database).await?;
-                if !lent.prepared().await {
-                    lent = self.lend(line, Setting::Fresh).await?; // its handshake says why not, or does better
-                }
-                let lane = Rc::clone(lent.lane());
-                self.change(|link| *link = Link::borrowed(lent));
-                lane
+        let private = if let Some(private) = self.own_lane() {
+            private
+        } else {
+            let mut lent = self.lend(line, Setting::Database).await?;
+            if !lent.prepared().await {
+                lent = self.lend(line, Setting::Fresh).await?; // its handshake says why not, or does better
             }
+            let private = Rc::clone(lent.lane());
+            self.change(|link| *link = Link::borrowed(lent));
+            private
         };
         self.leave_lane(line).await?;
-        Ok(lane)
+        Ok(private)
     }
 
     /// The same for a command about the server, which takes any connection.
@@ -109,9 +108,9 @@ impl Session {
             return self.borrow(line).await;
         }
         let lent = self.lend(line, Setting::Anywhere).await?;
-        let lane = Rc::clone(lent.lane());
+        let private = Rc::clone(lent.lane());
         self.change(|link| *link = Link::Errand(Box::new(lent)));
-        Ok(lane)
+        Ok(private)
     }
 
     async fn lend(&mut self, line: &mut ClientLine, place: Setting) -> Result<Lent, Close> {
@@ -122,7 +121,7 @@ impl Session {
 
     /// Has a private connection for life.
     pub(super) async fn keep(&mut self, line: &mut ClientLine, stay: Stay) -> Result<OwnLane, Close> {
-        let lane = self.borrow(line).await?;
+        let private = self.borrow(line).await?;
         if !self.link.is_for_life()
             && let Some(lent) = self.link.conn_mut()
             && let Err(full) = lent.settle()
@@ -137,7 +136,7 @@ impl Session {
         {
             let _ = lent.prepared().await; // or CLIENT LIST would show what is still to be read from it
         }
-        Ok(lane)
+        Ok(private)
     }
 
     /// What is sent next over the private connection is a command that Redis has wait unless it can answer it at once.
@@ -147,7 +146,7 @@ impl Session {
     }
 
     /// Sends a command over the private connection.
-    pub(super) fn send(&mut self, lane: &OwnLane, spec: &Spec, request: Request<'_>, now: Time) {
+    pub(super) fn send(&mut self, private: &OwnLane, spec: &Spec, request: Request<'_>, now: Time) {
         let l1 = &self.worker.shared.l1;
         let apart = self.link.is_watching() || !self.link.is_followed();
         let role = match self.link.open_mut() {
@@ -163,14 +162,14 @@ impl Session {
             None if apart => Role::Apart,
             None => Role::Alone,
         };
-        self.caller.send_on(&self.worker, lane, spec, request, role, now);
+        self.caller.send_on(&self.worker, private, spec, request, role, now);
     }
 
     /// Sends a command that changes no connection, over whichever the session has.
     pub(super) fn forward(&mut self, spec: &Spec, request: Request<'_>) {
         let now = Time::now();
         match self.own_lane() {
-            Some(lane) => self.send(&lane, spec, request, now),
+            Some(private) => self.send(&private, spec, request, now),
             None => self.caller.forward(&self.worker, spec, request, now),
         }
     }
@@ -192,7 +191,7 @@ impl Session {
             Route::Session(verb) => verb.changes_connection(),
             _ => false,
         };
-        let lane = match spec.route {
+        let private = match spec.route {
             _ if queued && changes => self.keep(line, Stay::Tainted).await?, // what it will do when EXEC comes is not followed
             Route::Taint => self.keep(line, Stay::Tainted).await?,
             Route::Home => self.keep(line, Stay::Home).await?,
@@ -204,9 +203,9 @@ impl Session {
             self.note_wait();
         }
         if self.link.free_home().is_some() && !self.crowded && spec.keeps(request) {
-            self.call_at_home(line, &lane, spec, request).await;
+            self.call_at_home(line, &private, spec, request).await;
         } else {
-            self.send(&lane, spec, request, Time::now());
+            self.send(&private, spec, request, Time::now());
         }
         Ok(())
     }
@@ -235,9 +234,9 @@ impl Session {
         spec: &'static Spec,
         request: Request<'_>,
     ) -> Result<Vec<u8>, Close> {
-        let lane = self.be_alone(line).await?;
+        let private = self.be_alone(line).await?;
         self.asked(spec, Outcome::Pinned);
-        self.capture(&lane, request.raw()).await
+        self.capture(&private, request.raw()).await
     }
 
     /// The same for what may change rights, or the server's role.
@@ -247,10 +246,10 @@ impl Session {
         spec: &'static Spec,
         request: Request<'_>,
     ) -> Result<Vec<u8>, Close> {
-        let lane = self.be_alone(line).await?;
+        let private = self.be_alone(line).await?;
         self.asked(spec, Outcome::Pinned);
         let change = Change::begin(&self.worker.shared.l1, spec.alters(request));
-        match self.try_capture(&lane, request.raw()).await {
+        match self.try_capture(&private, request.raw()).await {
             Ok(reply) => {
                 let none = change.answered(reply.starts_with(b"-"));
                 debug_assert!(none.is_none(), "it changes no key");
@@ -269,8 +268,8 @@ impl Session {
 
     /// The reply to a command on a private connection, or the error of its loss; where the client is to be told nothing of that,
     /// the session ends.
-    pub(super) async fn capture(&self, lane: &OwnLane, command: &[u8]) -> Result<Vec<u8>, Close> {
-        match self.try_capture(lane, command).await {
+    pub(super) async fn capture(&self, private: &OwnLane, command: &[u8]) -> Result<Vec<u8>, Close> {
+        match self.try_capture(private, command).await {
             Ok(reply) => Ok(reply),
             Err(error) => self.told_of_loss(&error),
         }
@@ -284,10 +283,10 @@ impl Session {
         })
     }
 
-    async fn try_capture(&self, lane: &OwnLane, command: &[u8]) -> Result<Vec<u8>, Error> {
+    async fn try_capture(&self, private: &OwnLane, command: &[u8]) -> Result<Vec<u8>, Error> {
         let (told, reply) = oneshot::channel();
         // Where it cannot be sent, nobody is left to tell.
-        drop(lane.send(command, InFlight::own(&self.worker, Work::Capture(Vec::new(), told)), Time::now()));
-        reply.await.map_err(|_| lane.lost_error())
+        drop(private.send(command, InFlight::own(&self.worker, Work::Capture(Vec::new(), told)), Time::now()));
+        reply.await.map_err(|_| private.lost_error())
     }
 }

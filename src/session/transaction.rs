@@ -25,7 +25,7 @@ impl Session {
         spec: &Spec,
         request: Request<'_>,
     ) -> Result<(), Close> {
-        let lane = match verb {
+        let private = match verb {
             Verb::Multi | Verb::Watch => Some(self.borrow(line).await?),
             _ => {
                 self.leave_lane(line).await?;
@@ -33,7 +33,7 @@ impl Session {
             }
         };
         let now = Time::now();
-        let Some(lane) = lane else {
+        let Some(private) = private else {
             // Outside of a transaction these fail or do nothing, and leave nothing behind.
             self.caller.forward(&self.worker, spec, request, now);
             return Ok(());
@@ -43,23 +43,23 @@ impl Session {
             Verb::Watch => self.change(Link::watch),
             Verb::Unwatch => self.change(Link::unwatch),
             Verb::Exec => {
-                self.exec(line, &lane, spec, request).await;
+                self.exec(line, &private, spec, request).await;
                 return Ok(());
             }
             _ => self.change(Link::discard),
         }
-        self.send(&lane, spec, request, now);
+        self.send(&private, spec, request, now);
         if verb == Verb::Discard {
             self.introduce(now, true);
         }
         Ok(())
     }
 
-    async fn exec(&mut self, line: &mut ClientLine, lane: &OwnLane, spec: &Spec, request: Request<'_>) {
+    async fn exec(&mut self, line: &mut ClientLine, private: &OwnLane, spec: &Spec, request: Request<'_>) {
         let now = Time::now();
         let mut ended = self.change(Link::exec);
         let marks = ended.as_mut().map(|ended| ended.queue.begin(&self.worker));
-        let place = self.caller.send_on(&self.worker, lane, spec, request, Role::Exec(marks), now);
+        let place = self.caller.send_on(&self.worker, private, spec, request, Role::Exec(marks), now);
         let renamed = ended.as_ref().is_some_and(|ended| ended.renames);
         if let Some(ended) = ended {
             // That it fails tells that a watched key has changed.
@@ -115,11 +115,11 @@ impl Session {
         request: Request<'_>,
     ) -> Result<(), Close> {
         let stay = if verb == Verb::Sync { Stay::Tainted } else { Stay::Stream };
-        let lane = self.keep(line, stay).await?;
+        let private = self.keep(line, stay).await?;
         if verb == Verb::Monitor && self.link.open().is_none() {
             line.answered(self).await?;
-            if lane.mode() == Mode::Monitor {
-                lane.send_raw(request.raw()); // Redis answers the first alone
+            if private.mode() == Mode::Monitor {
+                private.send_raw(request.raw()); // Redis answers the first alone
                 self.asked(spec, Outcome::Pinned);
                 self.count();
                 return Ok(());
@@ -131,11 +131,11 @@ impl Session {
             Verb::Monitor => (Mode::Monitor, Work::Pass),
             _ => (Mode::Opening, Work::Pass),
         };
-        lane.set_mode(mode);
-        self.caller.send_work_on(&self.worker, &lane, (spec, request), work, Time::now());
+        private.set_mode(mode);
+        self.caller.send_work_on(&self.worker, &private, (spec, request), work, Time::now());
         if mode == Mode::Opening {
             line.answered(self).await?; // with an error, or by the first byte of a stream
-            if lane.mode() == Mode::Raw {
+            if private.mode() == Mode::Raw {
                 self.change(Link::replicate);
             }
         }
