@@ -15,6 +15,7 @@ use clap::{Args, Command, FromArgMatches};
 use serde::de::{Deserializer, Error as _, SeqAccess, Visitor};
 use serde::{Deserialize, de};
 use toml::Spanned;
+use toml::de::{DeString, DeTable, DeValue};
 
 use super::error::{ConfigError, Place, Problem, nearest};
 use super::flags::{Flags, RuleSettings, Settings, UserSettings};
@@ -91,10 +92,7 @@ impl Layers {
             },
         };
         let mut wrong = Vec::new();
-        let file = source.parse().unwrap_or_else(|error| {
-            wrong.push(error);
-            Settings::default()
-        });
+        let file = source.parse(&mut wrong);
         let variables = read_variables(&variables).unwrap_or_else(|error| {
             wrong.push(error);
             Settings::default()
@@ -224,11 +222,31 @@ impl Source {
         }
     }
 
-    fn parse(&self) -> Result<Settings, ConfigError> {
-        toml::from_str(&self.text).map_err(|error| {
-            let start = error.span().map_or(0, |span| span.start);
-            ConfigError::Invalid { place: self.place(start, ""), problem: explain(error.message()) }
-        })
+    /// What the file gives. Each entry that cannot stand there is noted in `wrong` and left out, so that all of them are told.
+    fn parse(&self, wrong: &mut Vec<ConfigError>) -> Settings {
+        let mut table = match DeTable::parse(&self.text) {
+            Ok(table) => table,
+            Err(error) => {
+                wrong.push(self.refusal(&error));
+                return Settings::default();
+            }
+        };
+        loop {
+            match Settings::deserialize(toml::Deserializer::from(table.clone())) {
+                Ok(settings) => return settings,
+                Err(error) => {
+                    wrong.push(self.refusal(&error));
+                    if !error.span().is_some_and(|span| leave_out(table.get_mut(), &span)) {
+                        return Settings::default();
+                    }
+                }
+            }
+        }
+    }
+
+    fn refusal(&self, error: &toml::de::Error) -> ConfigError {
+        let start = error.span().map_or(0, |span| span.start);
+        ConfigError::Invalid { place: self.place(start, ""), problem: explain(error.message()) }
     }
 
     fn place(&self, offset: usize, key: &str) -> Place {
@@ -240,6 +258,28 @@ impl Source {
             column: before[line_start..].chars().count() + 1,
             key: key.to_owned(),
         }
+    }
+}
+
+/// Takes the entry out of `table`, or out of one in it, whose key or value stands at `span`. False: there is none.
+fn leave_out(table: &mut DeTable<'_>, span: &Range<usize>) -> bool {
+    let stands_at =
+        |(key, value): &(&Spanned<DeString<'_>>, &Spanned<DeValue<'_>>)| key.span() == *span || value.span() == *span;
+    let whole = table.iter().find(stands_at).map(|(key, _)| key.get_ref().clone());
+    if whole.is_none() && table.iter_mut().any(|(_, value)| leave_out_of(value.get_mut(), span)) {
+        return true;
+    }
+    // Where it is an element of a list, the list goes.
+    let around = || table.iter().find(|(_, value)| value.span().contains(&span.start));
+    let entry = whole.or_else(|| around().map(|(key, _)| key.get_ref().clone()));
+    entry.is_some_and(|key| table.remove(&*key).is_some())
+}
+
+fn leave_out_of(value: &mut DeValue<'_>, span: &Range<usize>) -> bool {
+    match value {
+        DeValue::Table(table) => leave_out(table, span),
+        DeValue::Array(list) => list.iter_mut().any(|value| leave_out_of(value.get_mut(), span)),
+        _ => false,
     }
 }
 
@@ -421,7 +461,25 @@ mod tests {
     }
 
     fn refusal(text: &str) -> String {
-        source(text).parse().expect_err(text).to_string()
+        let mut wrong = Vec::new();
+        source(text).parse(&mut wrong);
+        assert_eq!(wrong.len(), 1, "{text}: {wrong:?}");
+        wrong[0].to_string()
+    }
+
+    #[test]
+    fn all_that_cannot_stand_in_a_file_is_told_at_once() {
+        let text = "prommote = 1\nlisten = [1, 2]\nadmin = \"off\"\nthreads = 1.5\n[channel]\nnam = \"x\"\nname = \"c\"\n\
+            [[rule]]\nmatch = \"a\"\n[[rule]]\nttl = 1\nmatch = \"b\"\nclas = 2\n";
+        let mut wrong = Vec::new();
+        let settings = source(text).parse(&mut wrong);
+        let mut lines: Vec<_> = wrong.iter().map(ToString::to_string).collect();
+        lines.sort();
+        let at: Vec<_> = lines.iter().map(|line| line.split(": ").next().unwrap_or_default()).collect();
+        let places = ["11:1", "13:1", "1:1", "2:11", "4:11", "6:1"].map(|place| format!("crema.toml:{place}"));
+        assert_eq!(at, places, "{lines:#?}");
+        assert_eq!(settings.admin.map(|given| given.text), Some("off".into()), "what is right stays");
+        assert_eq!((settings.rule.len(), settings.channel.name.map(|given| given.text)), (2, Some("c".into())));
     }
 
     #[test]
@@ -486,7 +544,7 @@ mod tests {
 
     #[test]
     fn debug_shows_no_value() {
-        let settings = source("upstream = \"redis://:hunter2@h\"").parse().expect("is well-formed");
+        let settings = source("upstream = \"redis://:hunter2@h\"").parse(&mut Vec::new());
         let debug = format!("{settings:?}");
         assert!(!debug.contains("hunter2"), "{debug}");
     }
