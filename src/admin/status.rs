@@ -51,6 +51,9 @@ pub struct EarStatus {
     pub user: String,
     /// The address of the node that it listens to.
     pub node: String,
+    /// Whether it is to be connected: L1 keeps something for its user, who may have it so.
+    #[serde(skip)]
+    pub listens: bool,
     /// Whether it is connected and tracking.
     pub connected: bool,
     /// Milliseconds until the lease ends, if one is in force.
@@ -101,7 +104,7 @@ impl Snapshot {
             l1_entries: self.l1.entries,
             l1_bytes: self.l1.bytes,
             l1_capacity: self.l1.capacity,
-            ears: ears(|_| true),
+            ears: ears(|ear| ear.listens),
             ears_connected: ears(|ear| ear.connected),
             leases_held: ears(|ear| ear.lease_ms_left.is_some()),
         }
@@ -247,6 +250,7 @@ pub(super) mod tests {
         let ear = |user: &str, connected, lease_ms_left| EarStatus {
             user: user.to_owned(),
             node: "10.0.0.1:6379".to_owned(),
+            listens: user != "eve",
             connected,
             lease_ms_left,
             epoch: 4,
@@ -282,7 +286,7 @@ pub(super) mod tests {
     #[test]
     fn levels_count_ears_by_how_they_stand() {
         let levels = snapshot().levels();
-        assert_eq!((levels.ears, levels.ears_connected, levels.leases_held), (3, 2, 1));
+        assert_eq!((levels.ears, levels.ears_connected, levels.leases_held), (2, 2, 1));
     }
 
     #[test]

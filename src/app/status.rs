@@ -26,6 +26,7 @@ impl Source for App {
             EarStatus {
                 user: String::from_utf8_lossy(&user).into_owned(),
                 node: ear.node().address.to_string(),
+                listens: matches!(ear.state(), EarState::Listening(_) | EarState::Away(_)),
                 connected: matches!(ear.state(), EarState::Listening(_)),
                 lease_ms_left: (!left.is_zero()).then(|| u64::try_from(left.as_millis()).unwrap_or(u64::MAX)),
                 epoch: ear.freshness.epoch().number(),

@@ -194,7 +194,11 @@ const GAUGES: &[Row<ReadGauge>] = &[
         about: "Memory that the entries of L1 may take.",
         read: |_, l| l.l1_capacity,
     },
-    Row { name: "crema_ears", about: "Ears: one for each node and user whose keys L1 keeps.", read: |_, l| l.ears },
+    Row {
+        name: "crema_ears",
+        about: "Ears that listen or should: one for each node and user whose keys L1 keeps.",
+        read: |_, l| l.ears,
+    },
     Row { name: "crema_ears_connected", about: "Ears that are connected.", read: |_, l| l.ears_connected },
     Row {
         name: "crema_lease_held",
