@@ -136,3 +136,31 @@ fn sessions_with_connections_of_their_own_leave_room_for_the_others() {
     assert!(crema.is_ready());
     crema.warm(&["GET", "k"]);
 }
+
+/// A session keeps what it borrowed for a transaction until its next command shows that it needs it no more, and some say nothing
+/// more for long.
+#[test]
+fn sessions_that_are_done_with_what_they_borrowed_keep_nobody_out() {
+    let redis = Redis::start();
+    let crema = Crema::over(redis.addr()).flag("--max-upstream", 24).start();
+    let mut clients: Vec<Client> = (0..60_u8).map(|n| Client::speaking(2 + n % 2, crema.addr())).collect();
+    for (n, client) in clients.iter_mut().enumerate() {
+        assert_eq!(client.cmd(&["MULTI"]), ok(), "client {n}");
+        assert_eq!(client.cmd(&["SET", "k", "v"]), simple("QUEUED"), "client {n}");
+        assert_eq!(client.cmd(&["EXEC"]), Value::Array(vec![ok()]), "client {n}");
+    }
+    // What was asked back is borrowed anew, by all of them in turn; what watches a key is in use, and stays.
+    let mut watcher = crema.client();
+    assert_eq!(watcher.cmd(&["WATCH", "k"]), ok());
+    for (n, client) in clients.iter_mut().enumerate() {
+        client.send_cmd(&["MULTI"]);
+        client.send_cmd(&["SET", "other", "v"]);
+        client.send_cmd(&["EXEC"]);
+        let answers = [client.value(), client.value(), client.value()];
+        assert_eq!(answers, [ok(), simple("QUEUED"), Value::Array(vec![ok()])], "client {n}");
+    }
+    assert_eq!(clients[0].cmd(&["SET", "k", "new"]), ok());
+    assert_eq!(watcher.cmd(&["MULTI"]), ok());
+    assert_eq!(watcher.cmd(&["GET", "k"]), simple("QUEUED"));
+    assert_eq!(watcher.cmd(&["EXEC"]), Value::Nil, "the key had changed");
+}

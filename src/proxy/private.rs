@@ -4,23 +4,19 @@
 //! pool (`pools`). It bears no name, in the pool and lent, so that no client sees a name that it did not give, and nothing has
 //! to be undone.
 
-use std::cell::Cell;
 use std::rc::Rc;
-use std::sync::Arc;
-use std::task::{Context, Poll};
 
 use tokio::sync::oneshot;
 use tracing::debug;
 
 use super::in_flight::{InFlight, Work};
+use super::loans::Loan;
+use super::owner::Owner;
 use super::pools::Spare;
-use super::replies::Replies;
-use super::reply_queue::End;
 use super::station::Station;
 use super::who::Who;
 use crate::clock::Time;
 use crate::error::Error;
-use crate::invalidation::L1;
 use crate::resp::{Resp, encode};
 use crate::upstream::{Lane, OutOfBand, Settled};
 
@@ -40,6 +36,8 @@ pub struct Lent {
     station: Rc<Station>,
     spare: Option<Spare>,
     who: Rc<Who>,
+    owner: Rc<Owner>,
+    loan: Loan,
     home: Option<Settled>,
     /// Told with the reply to the last command that made it ready.
     preamble: Option<oneshot::Receiver<Vec<u8>>>,
@@ -61,18 +59,28 @@ impl Station {
         };
         let own = if place == Setting::Anywhere { 0 } else { who.db };
         let spare = spare.unwrap_or_else(|| self.spare(who.credentials(), own, self.entrants(who), now));
-        spare.lane.lend(Some(owner));
-        Lent::new(self, spare, who, resp, place, now)
+        spare.lane.lend(Some(Rc::clone(&owner) as Rc<dyn OutOfBand>));
+        Lent::new(self, (spare, owner), who, resp, place, now)
     }
 }
 
 impl Lent {
-    fn new(station: &Rc<Station>, spare: Spare, who: &Rc<Who>, resp: Resp, place: Setting, now: Time) -> Self {
+    fn new(
+        station: &Rc<Station>,
+        (spare, owner): (Spare, Rc<Owner>),
+        who: &Rc<Who>,
+        resp: Resp,
+        place: Setting,
+        now: Time,
+    ) -> Self {
+        owner.keeps.set(false);
+        owner.wanted.set(false);
+        let loan = station.loans.add(Rc::clone(&spare.lane), Rc::clone(&owner));
         station.stats.pinned.add(1);
         debug!(user = name(who), db = who.db, "a session borrows a connection");
         let (station, who) = (Rc::clone(station), Rc::clone(who));
         let db = if place == Setting::Anywhere { spare.db } else { who.db };
-        let mut lent = Self { station, spare: Some(spare), who, home: None, preamble: None };
+        let mut lent = Self { station, spare: Some(spare), who, owner, loan, home: None, preamble: None };
         lent.set(resp, db, now);
         lent
     }
@@ -142,6 +150,7 @@ impl Lent {
     pub fn settle(&mut self) -> Result<(), Error> {
         if self.home.is_none() {
             self.home = Some(self.station.node.budget.settle()?);
+            self.owner.keeps.set(true);
             debug!(user = name(&self.who), "a session keeps a connection for life");
             self.station.stats.pinned.sub(1);
             self.station.stats.homes.add(1);
@@ -163,6 +172,7 @@ impl Lent {
     }
 
     fn returned(&self, spare: Option<Spare>) {
+        self.station.loans.remove(self.loan);
         let stats = &self.station.stats;
         if self.home.is_some() {
             stats.homes.sub(1);
@@ -181,71 +191,6 @@ impl Drop for Lent {
             spare.lane.lend(None);
             spare.lane.close();
             self.returned(None);
-        }
-    }
-}
-
-/// Address and command name of a line such as `+1339518083.107412 [0 127.0.0.1:60866] "keys" "*"`.
-fn monitor_line(line: &[u8]) -> Option<(&[u8], &[u8])> {
-    let from = line.iter().position(|&b| b == b'[')? + 1;
-    let till = from + line[from..].windows(3).position(|at| at == b"] \"")?;
-    let origin = line[from..till].splitn(2, |&b| b == b' ').nth(1)?;
-    let name = line[till + 3..].split(|&b| b == b'"').next()?;
-    Some((origin, name))
-}
-
-/// The session as a private connection sees it.
-pub struct Owner {
-    replies: Rc<Replies>,
-    l1: Arc<L1>,
-    bound: Cell<bool>,
-}
-
-impl Owner {
-    /// The owner behind `replies`.
-    pub fn new(replies: Rc<Replies>, l1: Arc<L1>) -> Rc<Self> {
-        Rc::new(Self { replies, l1, bound: Cell::new(false) })
-    }
-
-    /// Whether the session ends with the connection: there is state on it that would be lost in silence.
-    pub fn bind(&self, bound: bool) {
-        self.bound.set(bound);
-    }
-}
-
-impl OutOfBand for Owner {
-    fn message(&self, bytes: &[u8]) {
-        self.replies.message(bytes);
-    }
-
-    /// What crema asks on its own account is nothing that a client ran: what any of its connections was made ready with, and
-    /// what the ears read.
-    fn monitored(&self, line: &[u8]) {
-        let Some((origin, name)) = monitor_line(line) else { return self.replies.message(line) };
-        if !encode::is_own(name) && !self.l1.ear_addresses().iter().any(|ear| ear.as_bytes() == origin) {
-            self.replies.message(line);
-        }
-    }
-
-    fn poll_room(&self, cx: &mut Context<'_>) -> Poll<()> {
-        self.replies.poll_room(cx)
-    }
-
-    fn taken(&self) {
-        self.replies.wake();
-    }
-
-    /// A client sees what Redis does to a connection of its own: closed with commands unanswered, as over a limit of its
-    /// output, it is closed.
-    fn cut(&self) {
-        if !self.replies.is_settled() {
-            self.replies.end(End::Upstream);
-        }
-    }
-
-    fn ended(&self) {
-        if self.bound.get() {
-            self.replies.end(End::Upstream);
         }
     }
 }

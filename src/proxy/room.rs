@@ -27,10 +27,14 @@ enum Worth {
 }
 
 impl Station {
-    /// Closes the connection that is needed least. False: all are in use.
-    pub fn make_room(&self, now: Time) -> bool {
-        let least = self.least_needed(now);
-        if let Some((lane, _)) = &least {
+    /// Closes the connection that is needed least. False: all are in use, or some may be given back in a moment.
+    pub(super) fn make_room(&self, now: Time) -> bool {
+        let mut least = self.least_needed(now);
+        // Before anything is closed that a session would miss, who has borrowed one and does not use it is asked.
+        if least.as_ref().is_none_or(|(_, worth, _)| *worth > Worth::Little) && self.loans.ask_back(now) {
+            least = None;
+        }
+        if let Some((lane, ..)) = &least {
             lane.retire();
             self.private.borrow_mut().push(Rc::downgrade(lane)); // what is under way on it still has its deadline
         }
@@ -40,10 +44,10 @@ impl Station {
 
     /// Tells how long the connection has been idle that would go first.
     pub(super) fn tell_idleness(&self, now: Time) {
-        self.tenant.tell(self.least_needed(now).map_or(Time::NEVER, |(_, idle)| now.minus(idle)));
+        self.tenant.tell(self.least_needed(now).map_or(Time::NEVER, |(.., idle)| now.minus(idle)));
     }
 
-    fn least_needed(&self, now: Time) -> Option<(Rc<Lane<InFlight>>, Duration)> {
+    fn least_needed(&self, now: Time) -> Option<(Rc<Lane<InFlight>>, Worth, Duration)> {
         let mut all = Vec::new();
         self.lanes.each(|track, _| {
             let worth = match (Rc::strong_count(track), track.lane.is_quiet()) {
@@ -63,7 +67,6 @@ impl Station {
             let idle = lane.idle_for(now);
             (lane, worth, idle)
         });
-        let (lane, _, idle) = judged.min_by_key(|&(_, worth, idle)| (worth, Reverse(idle)))?;
-        Some((lane, idle))
+        judged.min_by_key(|&(_, worth, idle)| (worth, Reverse(idle)))
     }
 }

@@ -15,6 +15,7 @@ use tracing::{debug, warn};
 use super::heirs::Heirs;
 use super::in_flight::InFlight;
 use super::lanes::Lanes;
+use super::loans::Loans;
 use super::logins::Logins;
 use super::pools::{Pools, SPARE_IDLE};
 use super::pulse::Pulse;
@@ -40,6 +41,7 @@ pub struct Station {
     pub(super) pools: Pools,
     /// All private connections, whoever has them, and lanes that are to end once they are answered.
     pub(super) private: RefCell<Vec<Weak<Lane<InFlight>>>>,
+    pub(super) loans: Loans,
     pub(super) logins: Logins,
     pub(super) heirs: Heirs,
     pub(super) tenant: Arc<Tenant>,
@@ -62,6 +64,7 @@ impl Station {
             lanes: Lanes::default(),
             pools: Pools::default(),
             private: RefCell::default(),
+            loans: Loans::default(),
             logins: Logins::default(),
             heirs: Heirs::default(),
             tenant,

@@ -70,6 +70,10 @@ pub async fn serve(worker: Rc<Worker>, socket: Socket, replies: Rc<Replies>) {
         match wire.next(&mut session).await {
             Event::Bytes | Event::Resumed => {}
             Event::Unread => session.crowded = true,
+            Event::LoanWanted => match Box::pin(session.end_loan(&mut wire.line)).await {
+                Ok(()) => continue,
+                Err(close) => break (close, false),
+            },
             Event::Eof | Event::Ended | Event::Drained | Event::Idle => break (Close::Gently, false),
             Event::Gone => break (Close::Now, false),
         }

@@ -50,6 +50,8 @@ pub(super) enum Event {
     Drained,
     /// The client was silent for longer than the idle time-out.
     Idle,
+    /// Others need the connection that the session has borrowed and is done with.
+    LoanWanted,
 }
 
 /// The socket with its input.
@@ -143,6 +145,10 @@ impl Wire {
             Poll::Pending => {
                 if self.input.rest().is_empty() {
                     self.input.compact();
+                }
+                if session.owner.is_wanted() && session.has_done_with_loan() && self.is_empty() && replies.is_settled()
+                {
+                    return Poll::Ready(Event::LoanWanted);
                 }
                 match &mut self.idle {
                     Some(idle) if replies.is_settled() && session.link.is_shared() => {
