@@ -268,7 +268,9 @@ mod tests {
             assert!(!body.is_empty() && nothing.is_empty(), "{route:?}");
             assert!(get.contains("cache-control: no-store"), "{route:?}");
             assert!(length(&get).is_some(), "{route:?}: {get}");
-            assert_eq!(length(&get), length(&head), "{route:?}");
+            // What the process uses differs from one moment to the next, and with it the number of digits.
+            let same = matches!(route, Route::Metrics | Route::Status) || length(&get) == length(&head);
+            assert!(length(&head).is_some() && same, "{route:?}: {get}\n{head}");
         }
     }
 
