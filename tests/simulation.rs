@@ -1,7 +1,7 @@
 //! Coherence, simulated: schedules that a seed decides, on one clock, and each answer judged against points 2 to 7 of the README.
 //!
-//! The ear is the program's ([`crema::invalidation::ear::Protocol`]), and so are the memory that it fills, stamps, leases, flights and
-//! what a session remembers of its reads. Redis, links and the rest of a worker are models. Bytes are late, cut, frozen and lost; the
+//! The ear is the program's ([`crema::invalidation::ear::Protocol`]), and so are lanes ([`crema::upstream::Pipeline`]), the memory that
+//! the ear fills, stamps, leases, flights and what a session remembers of its reads. Redis, links and the rest of a worker are models. Bytes are late, cut, frozen and lost; the
 //! process stands still; clocks are set; servers become replicas; others write past it.
 //!
 //! `SEED=7 cargo test --test simulation` runs the one schedule of that seed and, with `-- --nocapture`, tells all that happens. `SCHEDULES` is how many

@@ -28,7 +28,7 @@ pub use budget::{Ask, Budget, Permit, Purpose, Settled, Tenant};
 pub use connect::{Connection, adapt, connect, connect_by, connect_unproved, read_reply};
 pub use generation::Generation;
 pub use lane::Lane;
-pub use pipeline::{ANOTHER, Mode, STALL};
+pub use pipeline::{ANOTHER, Loss, Mode, Pipeline, STALL, Unasked};
 pub use presence::{Presence, Returns, State, keep_watch};
 pub use signs::{Service, Signs};
 pub use topology::Topology;

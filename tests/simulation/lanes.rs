@@ -1,13 +1,13 @@
-//! What lanes do: send, hand over answers, and what an answer or a loss sets off. As `upstream::lane` and `proxy` have it.
+//! What lanes do with what the program's pipelines tell: hand over answers, and what else an answer or a loss sets off, as `proxy`
+//! has it.
 
 use crema::cache::Slot;
-use crema::resp::Split;
 
 use super::MS;
 use super::STALENESS;
 use super::faults::WorkerFault;
 use super::link::Owner;
-use super::process::{Ask, Command, Lane, Pending, Recipient, Session, place, request, time};
+use super::process::{Ask, Command, Lane, LaneEvent, Pending, Recipient, Session, place, request, time};
 use super::sessions::check_order;
 use super::world::{Event, Waiting, World};
 
@@ -17,7 +17,7 @@ impl World<'_> {
             return lane.link;
         }
         let link = self.open(Owner::Lane(worker, db), db);
-        self.workers[worker].lanes[db] = Some(Lane::new(link));
+        self.workers[worker].lanes[db] = Some(Lane::new(link, self.now));
         link
     }
 
@@ -38,49 +38,46 @@ impl World<'_> {
         let (worker, memory) = (self.sessions[session].1.worker, self.memory);
         let command = self.sessions[session].1.command(number).expect("it is being sent");
         let ask = command.ask.clone();
-        let now = time(self.now);
+        let now = self.now;
         let lane = self.workers[worker].lanes[at].as_mut().expect("it was just made");
         command.sent = Some((link, lane.sent));
-        lane.sent += 1;
         let flight = match &ask {
             Ask::Get(key) if flight => Some(memory.describe((at, *key), |_, query, _| {
-                lane.flights.lead(query, memory.stamps.load(query.slot), memory.opaque_writes.answered(), now)
+                lane.flights.lead(query, memory.stamps.load(query.slot), memory.opaque_writes.answered(), time(now))
             })),
             _ => None,
         };
         let to = Recipient { session, life, number };
-        lane.pending.push_back(Pending { to, ask, flight, joined: Vec::new(), begun: false, marks });
-        self.send(link, request(words));
+        let pending = Pending { to, ask, flight, joined: Vec::new(), begun: false, marks, reply: Vec::new() };
+        let bytes = lane.send(&request(words), pending, now);
+        self.send(link, bytes);
     }
 
     pub(crate) fn lane_receives(&mut self, worker: usize, db: usize, bytes: &[u8]) {
         let Some(mut lane) = self.workers[worker].lanes[db].take() else { return };
-        lane.input.extend_from_slice(bytes);
+        let taken = lane.pipeline.receive(bytes, false, time(self.now), &mut |_| ());
+        assert!(taken.is_ok(), "the model writes what is well formed");
         let mut replies = Vec::new();
-        while lane.scanned < lane.input.len() {
-            if let Some(pending) = lane.pending.front_mut()
-                && !std::mem::replace(&mut pending.begun, true)
-            {
-                if let Some(flight) = pending.flight.take() {
-                    pending.joined.extend(lane.flights.land(flight));
+        while let Some(event) = lane.event() {
+            match event {
+                LaneEvent::Piece(number, bytes) => {
+                    let pending = lane.pending.get_mut(&number).expect("it waits");
+                    pending.reply.extend_from_slice(&bytes);
+                    if !std::mem::replace(&mut pending.begun, true) {
+                        if let Some(flight) = pending.flight.take() {
+                            pending.joined.extend(lane.flights.land(flight));
+                        }
+                        let (ask, marks, to) = (pending.ask.clone(), std::mem::take(&mut pending.marks), pending.to);
+                        self.written(&ask, marks, bytes[0] == b'-', to);
+                    }
                 }
-                let kind = lane.input[0];
-                let (ask, marks, to) = (pending.ask.clone(), std::mem::take(&mut pending.marks), pending.to);
-                self.written(&ask, marks, kind == b'-', to);
-            }
-            match lane.splitter.split(&lane.input[lane.scanned..]).expect("the model writes what is well formed") {
-                Split::More => lane.scanned = lane.input.len(),
-                Split::End(len) => {
-                    let reply: Vec<u8> = lane.input.drain(..lane.scanned + len).collect();
-                    lane.scanned = 0;
-                    let pending = lane.pending.pop_front().expect("replies are asked for");
-                    replies.push((pending, reply));
-                }
+                LaneEvent::Over(number) => replies.extend(lane.pending.remove(&number)),
+                LaneEvent::Lost(_) => unreachable!("it is not lost"),
             }
         }
         self.workers[worker].lanes[db] = Some(lane);
-        for (pending, reply) in replies {
-            self.replied(&pending, &reply, db);
+        for pending in replies {
+            self.replied(&pending, db);
         }
     }
 
@@ -130,11 +127,12 @@ impl World<'_> {
     }
 
     /// The whole answer is here.
-    pub(crate) fn replied(&mut self, pending: &Pending, reply: &[u8], db: usize) {
+    pub(crate) fn replied(&mut self, pending: &Pending, db: usize) {
+        let reply = &pending.reply;
         let sent = self.of(pending.to).and_then(|command| command.sent);
         for to in std::iter::once(pending.to).chain(pending.joined.iter().copied()) {
             if let Some(command) = self.of(to) {
-                command.answer = Some(reply.to_vec());
+                command.answer = Some(reply.clone());
                 command.sent = command.sent.or(sent);
                 let now = time(self.now);
                 self.sessions[to.session].1.reads.answered(place(to.number), now);
@@ -152,8 +150,13 @@ impl World<'_> {
 
     pub(crate) fn lane_lost(&mut self, worker: usize, db: usize) {
         let Some(mut lane) = self.workers[worker].lanes[db].take() else { return };
+        let error = lane.pipeline.lost("it was cut");
+        if let Some(loss) = lane.pipeline.lose(&error) {
+            loss.tell(&error);
+        }
         let mut again = Vec::new();
-        for mut pending in std::mem::take(&mut lane.pending) {
+        while let Some(LaneEvent::Lost(number)) = lane.event() {
+            let mut pending = lane.pending.remove(&number).expect("it waits");
             if let Some(flight) = pending.flight.take() {
                 pending.joined.extend(lane.flights.land(flight));
             }

@@ -1,9 +1,10 @@
 //! The process under test: memory that workers and the ear share, with the types of the program; and what a worker knows of its
-//! lanes and sessions. What a lane does with bytes, and when a session asks memory, is written once more here as `upstream::lane` and
-//! `proxy` have it.
+//! lanes and sessions.
 
-use std::cell::Cell;
-use std::collections::VecDeque;
+use std::cell::{Cell, RefCell};
+use std::collections::{BTreeMap, VecDeque};
+use std::rc::Rc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use crema::cache::{
@@ -11,12 +12,13 @@ use crema::cache::{
 };
 use crema::clock::Time;
 use crema::command::{Spec, lookup};
+use crema::error::{Error, Sent};
 use crema::invalidation::ear::{FenceTimes, Rights, Surroundings};
 use crema::invalidation::{CoherenceMode, L1Terms, OpaqueWrites, Silence};
 use crema::metrics::Stats;
 use crema::proxy::{ReadHistory, ReplyPlace};
-use crema::resp::{Request, Span, Splitter, encode};
-use crema::upstream::Generation;
+use crema::resp::{Request, Span, encode};
+use crema::upstream::{Generation, Pipeline, Waiter};
 
 use super::judge::Place;
 use super::{BASE, DATABASES, KEYS, STALENESS};
@@ -261,7 +263,7 @@ pub(crate) struct Recipient {
     pub(crate) number: u64,
 }
 
-/// What awaits a reply on a lane.
+/// A command on a lane that is not answered.
 pub(crate) struct Pending {
     pub(crate) to: Recipient,
     pub(crate) ask: Ask,
@@ -270,29 +272,102 @@ pub(crate) struct Pending {
     pub(crate) begun: bool,
     /// Stamps that are marked.
     pub(crate) marks: Vec<Slot>,
+    pub(crate) reply: Vec<u8>,
+}
+
+/// What the pipeline tells those who wait, each by its number.
+pub(crate) enum LaneEvent {
+    Piece(u64, Vec<u8>),
+    Over(u64),
+    Lost(u64),
+}
+
+/// What awaits a reply in the pipeline: it notes what it is told, and the lane acts on that at once.
+pub(crate) struct Ticket {
+    number: u64,
+    events: Rc<RefCell<VecDeque<LaneEvent>>>,
+}
+
+impl Ticket {
+    fn note(&self, event: LaneEvent) {
+        self.events.borrow_mut().push_back(event);
+    }
+}
+
+impl Waiter for Ticket {
+    fn piece(&mut self, _: u8, bytes: &[u8], _: Option<Time>) {
+        self.note(LaneEvent::Piece(self.number, bytes.to_vec()));
+    }
+
+    fn over<'a>(self, _: impl FnOnce() -> &'a [u8]) {
+        self.note(LaneEvent::Over(self.number));
+    }
+
+    fn awaits_more(&self) -> bool {
+        false
+    }
+
+    fn poll_room(&mut self, _: &mut Context<'_>) -> Poll<()> {
+        Poll::Ready(())
+    }
+
+    fn confirms(&self) -> bool {
+        false
+    }
+
+    fn confirm(&mut self, _: &[u8]) -> bool {
+        false
+    }
+
+    fn is_own(&self) -> bool {
+        false
+    }
+
+    fn is_patient(&self) -> bool {
+        false
+    }
+
+    fn writes(&self) -> bool {
+        false
+    }
+
+    fn lost(self, _: &Error, _: Sent, _: &[u8]) {
+        self.note(LaneEvent::Lost(self.number));
+    }
 }
 
 pub(crate) struct Lane {
     pub(crate) link: usize,
-    pub(crate) pending: VecDeque<Pending>,
+    pub(crate) pipeline: Pipeline<Ticket>,
+    pub(crate) events: Rc<RefCell<VecDeque<LaneEvent>>>,
+    /// By their numbers, from 0 on: as manieth each went.
+    pub(crate) pending: BTreeMap<u64, Pending>,
     pub(crate) sent: u64,
     pub(crate) flights: Flights<Recipient>,
-    pub(crate) input: Vec<u8>,
-    pub(crate) scanned: usize,
-    pub(crate) splitter: Splitter,
 }
 
 impl Lane {
-    pub(crate) fn new(link: usize) -> Self {
-        Self {
-            link,
-            pending: VecDeque::new(),
-            sent: 0,
-            flights: Flights::new(),
-            input: Vec::new(),
-            scanned: 0,
-            splitter: Splitter::default(),
-        }
+    pub(crate) fn new(link: usize, now: u64) -> Self {
+        let mut pipeline = Pipeline::new("a model".into(), false, time(now));
+        pipeline.open(time(now));
+        Self { link, pipeline, events: Rc::default(), pending: BTreeMap::new(), sent: 0, flights: Flights::new() }
+    }
+
+    /// Sends; the bytes that are to be written.
+    pub(crate) fn send(&mut self, command: &[u8], pending: Pending, now: u64) -> Vec<u8> {
+        let ticket = Ticket { number: self.sent, events: Rc::clone(&self.events) };
+        self.pending.insert(self.sent, pending);
+        self.sent += 1;
+        assert!(self.pipeline.send(command, ticket, time(now)).is_ok(), "it is open");
+        let bytes = self.pipeline.to_write().to_vec();
+        self.pipeline.wrote(bytes.len());
+        self.pipeline.written();
+        bytes
+    }
+
+    /// The next thing that the pipeline has told.
+    pub(crate) fn event(&self) -> Option<LaneEvent> {
+        self.events.borrow_mut().pop_front()
     }
 }
 

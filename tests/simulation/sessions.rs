@@ -209,7 +209,7 @@ impl World<'_> {
             let opaque = memory.opaque_writes.answered();
             if plan.worker(WorkerFault::StampAtJoin)
                 && let Some(pending) =
-                    lane.pending.iter_mut().find(|pending| matches!(pending.ask, Ask::Get(of) if of == key))
+                    lane.pending.values_mut().find(|pending| matches!(pending.ask, Ask::Get(of) if of == key))
                 && let Some(flight) = pending.flight.take()
             {
                 pending.joined.extend(lane.flights.land(flight));

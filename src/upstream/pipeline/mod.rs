@@ -49,7 +49,7 @@ pub enum Mode {
 
 /// What Redis says unasked on a private connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::upstream) enum Unasked<'a> {
+pub enum Unasked<'a> {
     /// A whole push or message, or a piece of a stream.
     Message(&'a [u8]),
     /// A line of `MONITOR`.
@@ -57,7 +57,7 @@ pub(in crate::upstream) enum Unasked<'a> {
 }
 
 /// See the module's head.
-pub(in crate::upstream) struct Pipeline<W> {
+pub struct Pipeline<W> {
     /// The node's, for errors.
     address: Arc<str>,
     private: bool,
@@ -128,7 +128,7 @@ enum Expected<W> {
 
 impl<W: Waiter> Pipeline<W> {
     /// One whose connection is not made yet, to a node at `address`.
-    pub(in crate::upstream) fn new(address: Arc<str>, private: bool, now: Time) -> Self {
+    pub fn new(address: Arc<str>, private: bool, now: Time) -> Self {
         Self {
             address,
             private,
@@ -153,7 +153,7 @@ impl<W: Waiter> Pipeline<W> {
     }
 
     /// Appends a whole command. Given back when it has ended: nothing was sent then.
-    pub(in crate::upstream) fn send(&mut self, command: &[u8], waiter: W, now: Time) -> Result<(), W> {
+    pub fn send(&mut self, command: &[u8], waiter: W, now: Time) -> Result<(), W> {
         if !self.takes_commands() {
             return Err(waiter);
         }
@@ -218,7 +218,7 @@ impl<W: Waiter> Pipeline<W> {
     }
 
     /// The connection is made.
-    pub(in crate::upstream) fn open(&mut self, now: Time) {
+    pub fn open(&mut self, now: Time) {
         if self.state == Phase::Connecting {
             self.state = Phase::Open;
         }
@@ -329,17 +329,17 @@ impl<W: Waiter> Pipeline<W> {
     }
 
     /// What may be written now.
-    pub(in crate::upstream) fn to_write(&self) -> &[u8] {
+    pub fn to_write(&self) -> &[u8] {
         self.out.to_write()
     }
 
     /// So many bytes of that are written.
-    pub(in crate::upstream) fn wrote(&mut self, n: usize) {
+    pub fn wrote(&mut self, n: usize) {
         self.out.wrote(n);
     }
 
     /// All is written that could be. True where the sending side is to be closed now.
-    pub(in crate::upstream) fn written(&mut self) -> bool {
+    pub fn written(&mut self) -> bool {
         let says = self.goodbye == Goodbye::Soon && self.out.unwritten() == 0;
         if says {
             self.goodbye = Goodbye::Said;
@@ -351,7 +351,7 @@ impl<W: Waiter> Pipeline<W> {
     }
 
     /// The connection has ended with this error. `None` where it had before; else who waits is to be told.
-    pub(in crate::upstream) fn lose(&mut self, error: &Error) -> Option<Loss<W>> {
+    pub fn lose(&mut self, error: &Error) -> Option<Loss<W>> {
         if self.state == Phase::Closed {
             return None;
         }
@@ -361,21 +361,21 @@ impl<W: Waiter> Pipeline<W> {
     }
 
     /// The connection is of no use any more.
-    pub(in crate::upstream) fn lost(&self, why: &str) -> Error {
+    pub fn lost(&self, why: &str) -> Error {
         Error::Lost { node: Arc::clone(&self.address), why: why.into() }
     }
 }
 
 /// Who still waits on a connection that has ended.
 #[must_use = "they wait for ever"]
-pub(in crate::upstream) struct Loss<W> {
+pub struct Loss<W> {
     fifo: VecDeque<Expectation<W>>,
     out: SendBuffer,
 }
 
 impl<W: Waiter> Loss<W> {
     /// Tells each of them, in order, why; with its command, where that is still there. They may open another lane and send on it.
-    pub(in crate::upstream) fn tell(mut self, error: &Error) {
+    pub fn tell(mut self, error: &Error) {
         while let Some(Expectation { start, expect }) = self.fifo.pop_front() {
             let end = self.fifo.front().map_or(self.out.queued(), |next| next.start);
             if let Expected::Reply(waiter) = expect {

@@ -12,7 +12,7 @@ use crate::upstream::waiter::Waiter;
 impl<W: Waiter> Pipeline<W> {
     /// Takes what was read at `now` and hands every piece to its waiter. `stale`: another server has taken the place of the one
     /// that sent it. An error ends the connection.
-    pub(in crate::upstream) fn receive(
+    pub fn receive(
         &mut self,
         bytes: &[u8],
         stale: bool,
