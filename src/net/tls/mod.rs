@@ -109,7 +109,7 @@ impl Dialer {
             })?,
         };
         let connector = TlsConnector::from(self.config.get());
-        connector.connect(name, stream).await.map(TlsStream::from).map_err(|error| problem::of_server(error))
+        connector.connect(name, stream).await.map(TlsStream::from).map_err(problem::of_server)
     }
 
     /// When the certificate that crema shows ends, in seconds since 1970; `None` where it shows none.
@@ -144,7 +144,7 @@ impl Acceptor {
     /// Shakes hands with a client. Fails with words for an operator. Cancel safe: the connection is dropped.
     pub async fn accept(&self, stream: TcpStream) -> io::Result<TlsStream<TcpStream>> {
         let acceptor = TlsAcceptor::from(self.config.get());
-        acceptor.accept(stream).await.map(TlsStream::from).map_err(|error| problem::of_client(error))
+        acceptor.accept(stream).await.map(TlsStream::from).map_err(problem::of_client)
     }
 
     /// When the certificate that clients are shown ends, in seconds since 1970.
