@@ -491,7 +491,189 @@ impl InFlight {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
+    use tokio::runtime::Builder;
+    use tokio::sync::{Notify, watch};
+    use tokio::task::LocalSet;
+
+    use super::super::recipient::Tally;
+    use super::super::replies::Replies;
+    use super::super::reply_queue::End;
+    use super::super::shared::tests::{node, shared};
     use super::*;
+    use crate::cache::{Slot, Stamp};
+    use crate::command::Class;
+    use crate::metrics::{Failure, Outcome};
+    use crate::upstream::Topology;
+
+    const SET: &[u8] = b"*3\r\n$3\r\nSET\r\n$1\r\nk\r\n$1\r\nv\r\n";
+    const GET: &[u8] = b"*2\r\n$3\r\nGET\r\n$1\r\nk\r\n";
+    const AT: Option<Time> = Some(Time::from_nanos(7));
+
+    /// A worker whose upstream is away, with one client.
+    struct Office {
+        worker: Rc<Worker>,
+        replies: Rc<Replies>,
+    }
+
+    impl Office {
+        fn open(test: impl FnOnce(Self)) {
+            let runtime = Builder::new_current_thread().enable_all().build().expect("a runtime");
+            LocalSet::new().block_on(&runtime, async {
+                let topologies = watch::Sender::new(Arc::new(Topology::single(node())));
+                let worker = Worker::new(shared(topologies.subscribe()), Arc::default());
+                let member = worker.shared.clients.join("peer".to_owned(), &Arc::new(Notify::new()));
+                let replies = Rc::new(Replies::new(1 << 20, member, Arc::clone(&worker.stats)));
+                test(Self { worker: Rc::clone(&worker), replies });
+                worker.close();
+                worker.tasks.wait().await;
+            });
+        }
+
+        fn slot(&self) -> Slot {
+            let stamps = &self.worker.shared.l1.stamps;
+            stamps.slot(stamps.hash(b"k"))
+        }
+
+        fn stamp(&self) -> Stamp {
+            self.worker.shared.l1.stamps.load(self.slot())
+        }
+
+        fn write(&self) -> InFlight {
+            let mut spans = Vec::new();
+            let request = Request::parse_canonical(SET, &mut spans).expect("as it must be");
+            let spec = command::lookup(request).expect("a row");
+            let place = self.replies.reserve();
+            self.replies.wrote(place);
+            let guard = WriteGuard::begin(&self.worker, spec, request);
+            let recipient = Recipient::new(&self.replies, place, Tally::new(spec, Outcome::Write));
+            InFlight::new(&self.worker, recipient, Work::Write(guard), None)
+        }
+
+        fn reader(&self) -> Recipient {
+            let mut spans = Vec::new();
+            let request = Request::parse_canonical(GET, &mut spans).expect("as it must be");
+            let spec = command::lookup(request).expect("a row");
+            Recipient::new(&self.replies, self.replies.reserve(), Tally::new(spec, Outcome::Lead))
+        }
+
+        fn counts(&self) -> (u64, u64, u64, i64) {
+            let stats = &self.worker.stats;
+            let outcome = |outcome| stats.requests(Class::String, outcome);
+            let failed = stats.failures(Failure::Lost);
+            (outcome(Outcome::Write) + outcome(Outcome::Lead), outcome(Outcome::Refused), failed, stats.waiting.get())
+        }
+    }
+
+    fn lost() -> Error {
+        Error::Lost { node: "node:1".into(), why: "gone".into() }
+    }
+
+    #[test]
+    fn a_write_changes_its_stamps_before_its_reply_goes_out() {
+        Office::open(|office| {
+            let before = office.stamp();
+            let mut write = office.write();
+            let sent = office.stamp();
+            assert!(sent != before && !sent.quiet());
+            write.piece(b'+', b"+O", None);
+            assert!(office.stamp().quiet() && office.stamp() != before && office.replies.unanswered() == 1);
+            write.piece(b'+', b"K\r\n", AT);
+            assert_eq!(office.counts(), (0, 0, 0, 1), "counted when it is over, once");
+            write.over(|| SET);
+            assert_eq!((office.counts(), office.replies.is_settled()), ((1, 0, 0, 0), true));
+        });
+    }
+
+    #[test]
+    fn a_write_that_is_lost_may_have_been_done_and_its_session_ends() {
+        Office::open(|office| {
+            let before = office.stamp();
+            office.write().lost(&lost(), Sent::Maybe, SET);
+            assert!(office.stamp().quiet() && office.stamp() != before);
+            assert_eq!((office.counts(), office.worker.stats.lost_writes.get()), ((0, 1, 1, 0), 1));
+            assert_eq!(office.replies.ended(), Some(End::Away));
+        });
+    }
+
+    #[test]
+    fn a_write_that_is_dropped_is_lost() {
+        Office::open(|office| {
+            let before = office.stamp();
+            drop(office.write());
+            assert!(office.stamp().quiet() && office.stamp() != before);
+            assert_eq!((office.counts(), office.replies.ended()), ((0, 1, 1, 0), Some(End::Away)));
+        });
+    }
+
+    #[test]
+    fn a_reply_that_has_begun_is_not_taken_back() {
+        Office::open(|office| {
+            let mut write = office.write();
+            write.piece(b'$', b"$5\r\nhal", None);
+            write.lost(&lost(), Sent::Maybe, SET);
+            assert_eq!((office.counts(), office.worker.stats.lost_writes.get()), ((0, 1, 1, 0), 0), "it was done");
+            assert_eq!(office.replies.ended(), Some(End::Away));
+        });
+    }
+
+    #[test]
+    fn a_lead_and_who_joined_it_are_sent_again_once() {
+        Office::open(|office| {
+            let (worker, now) = (&office.worker, Time::now());
+            let who = Who::new(&worker.front(), None, 0);
+            let track = worker.front().track(&who, Resp::V2, false, now).expect("a lane that is being made");
+            let mut spans = Vec::new();
+            let request = Request::parse_canonical(GET, &mut spans).expect("as it must be");
+            let query = who.query(&worker.shared.l1, command::lookup(request).expect("a row"), request);
+            let reader = Reader::new(Rc::clone(&who), Resp::V2, false);
+            let rule = worker.shared.rule_of(b"k");
+            let first = office.reader();
+            InFlight::lead(worker, Rc::clone(&track), (first, None), (reader, rule, Coin::Never), (GET, &query), now);
+            let l1 = &worker.shared.l1;
+            let joined = track.flights.borrow_mut().join(&query, &l1.stamps, l1.opaque(), Time::ZERO, office.reader());
+            assert!(joined.is_ok());
+
+            track.lane.lose("gone");
+            assert!(track.flights.borrow().is_empty());
+            assert_eq!((worker.stats.retried_reads.get(), office.counts()), (2, (0, 0, 0, 2)));
+            let again = worker.front().track(&who, Resp::V2, false, now).expect("another lane");
+            assert!(!Rc::ptr_eq(&again, &track) && again.lane.in_flight() == GET.len() as u64);
+
+            again.lane.lose("gone as well");
+            assert_eq!((worker.stats.retried_reads.get(), office.counts()), (2, (0, 2, 2, 0)));
+            assert_eq!(office.replies.ended(), Some(End::Away));
+        });
+    }
+
+    #[test]
+    fn a_lead_that_is_dropped_ends_its_flight_and_who_joined_it() {
+        Office::open(|office| {
+            let (worker, now) = (&office.worker, Time::now());
+            let who = Who::new(&worker.front(), None, 0);
+            let track = worker.front().track(&who, Resp::V2, false, now).expect("a lane that is being made");
+            let mut spans = Vec::new();
+            let request = Request::parse_canonical(GET, &mut spans).expect("as it must be");
+            let query = who.query(&worker.shared.l1, command::lookup(request).expect("a row"), request);
+            let l1 = &worker.shared.l1;
+            let flight = track.flights.borrow_mut().lead(&query, l1.stamps.load(query.slot), l1.opaque(), now);
+            let joined = track.flights.borrow_mut().join(&query, &l1.stamps, l1.opaque(), Time::ZERO, office.reader());
+            assert!(joined.is_ok());
+            drop(Lead {
+                reader: Reader::once(who, Resp::V2),
+                track: Rc::clone(&track),
+                flight,
+                size: 0,
+                joined: None,
+                rule: worker.shared.rule_of(b"k"),
+                coin: Coin::Never,
+                failed: false,
+            });
+            assert!(track.flights.borrow().is_empty());
+            assert_eq!((office.counts(), office.replies.ended()), ((0, 1, 1, 0), Some(End::Away)));
+        });
+    }
 
     #[test]
     fn what_is_moved_with_every_request_is_small() {
