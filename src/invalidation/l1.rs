@@ -19,7 +19,7 @@ use super::opaque::OpaqueWrites;
 use super::publish::Publisher;
 use super::silence::{Pause, Silence};
 use super::terms::L1Terms;
-use super::user::{Seat, User};
+use super::user::{AclUser, Seat};
 use crate::cache::{Arrivals, Identities, Identity, Query, Stamps, Store};
 use crate::clock::Time;
 use crate::command::{Spec, by_id};
@@ -51,7 +51,7 @@ pub struct L1 {
     pub(super) stats: Arc<Stats>,
     /// Commands that may change rights, counted when they are sent and when they are answered.
     rights: AtomicU64,
-    users: Mutex<HashMap<Box<[u8]>, Arc<User>>>,
+    users: Mutex<HashMap<Box<[u8]>, Arc<AclUser>>>,
     /// The ears by node.
     groups: Mutex<Vec<Arc<EarGroup>>>,
     /// Held by who looks at every entry.
@@ -92,13 +92,13 @@ impl L1 {
         if let Some(user) = users.get(user) {
             return Seat::take(user);
         }
-        let new = User::new(self.control.child_token());
+        let new = AclUser::new(self.control.child_token());
         users.insert(user.into(), Arc::clone(&new));
         Seat::take(&new)
     }
 
     /// The ear of a user at `node`, which connects when it is first asked to fill.
-    pub fn ear(&self, user: &User, node: &Arc<Node>) -> Arc<Ear> {
+    pub fn ear(&self, user: &AclUser, node: &Arc<Node>) -> Arc<Ear> {
         let mut groups = self.groups.lock().unwrap_or_else(PoisonError::into_inner);
         let group = groups.iter().find(|group| Arc::ptr_eq(&group.node, node)).cloned().unwrap_or_else(|| {
             let new = Arc::new(EarGroup::new(Arc::clone(node)));
@@ -283,7 +283,7 @@ impl L1 {
         self.stats.epoch(reason);
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<Box<[u8]>, Arc<User>>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<Box<[u8]>, Arc<AclUser>>> {
         self.users.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

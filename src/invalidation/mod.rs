@@ -31,4 +31,4 @@ pub use opaque::OpaqueWrites;
 pub use publish::{Debt, Fleet, News, Publisher};
 pub use silence::{Pause, Silence};
 pub use terms::L1Terms;
-pub use user::{Seat, User};
+pub use user::{AclUser, Seat};

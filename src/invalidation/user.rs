@@ -29,7 +29,7 @@ impl NewestLogin {
 }
 
 /// See the module's head.
-pub struct User {
+pub struct AclUser {
     login: Arc<NewestLogin>,
     ears: Mutex<Vec<Arc<Ear>>>,
     /// Sessions that are this user, and when the last one left, in nanoseconds of [`Time`].
@@ -40,16 +40,16 @@ pub struct User {
 }
 
 /// Held by whoever is a user, so that the user's ears stay.
-pub struct Seat(Arc<User>);
+pub struct Seat(Arc<AclUser>);
 
 impl Seat {
-    pub(super) fn take(user: &Arc<User>) -> Self {
+    pub(super) fn take(user: &Arc<AclUser>) -> Self {
         user.seats.fetch_add(1, Ordering::AcqRel);
         Self(Arc::clone(user))
     }
 
     /// Who holds it is this user.
-    pub fn user(&self) -> &Arc<User> {
+    pub fn user(&self) -> &Arc<AclUser> {
         &self.0
     }
 }
@@ -61,7 +61,7 @@ impl Drop for Seat {
     }
 }
 
-impl User {
+impl AclUser {
     pub(super) fn new(stop: CancellationToken) -> Arc<Self> {
         let (login, ears) = (Arc::default(), Mutex::default());
         Arc::new(Self { login, ears, seats: AtomicUsize::new(0), left: AtomicU64::new(0), stop })
@@ -143,8 +143,8 @@ mod tests {
         Arc::new(EarGroup::new(Arc::new(Node::new(endpoint, 1, Duration::from_secs(1)))))
     }
 
-    fn user() -> Arc<User> {
-        User::new(CancellationToken::new())
+    fn user() -> Arc<AclUser> {
+        AclUser::new(CancellationToken::new())
     }
 
     #[test]

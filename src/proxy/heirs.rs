@@ -31,7 +31,7 @@ const LAST_REPLY: Duration = Duration::from_secs(1);
 #[derive(Default)]
 pub(super) struct Heirs {
     refused: RefCell<Vec<Refused>>,
-    made: RefCell<Vec<Made>>,
+    made: RefCell<Vec<Provenance>>,
 }
 
 struct Refused {
@@ -40,7 +40,7 @@ struct Refused {
     error: Error,
 }
 
-struct Made {
+struct Provenance {
     lane: Weak<Lane<InFlight>>,
     login: Option<Arc<Login>>,
 }
@@ -71,7 +71,7 @@ impl Heirs {
     }
 
     fn made(&self, lane: &Rc<Lane<InFlight>>, login: Option<Arc<Login>>) {
-        self.made.borrow_mut().push(Made { lane: Rc::downgrade(lane), login });
+        self.made.borrow_mut().push(Provenance { lane: Rc::downgrade(lane), login });
     }
 
     /// Whether this connection would be missed: Redis accepts its login no more.
@@ -93,7 +93,7 @@ impl Heirs {
 
     /// Whether a connection is open for whose login `is` holds.
     pub(super) fn has(&self, is: impl Fn(&Login) -> bool) -> bool {
-        let open = |made: &Made| made.lane.upgrade().is_some_and(|lane| lane.is_open());
+        let open = |made: &Provenance| made.lane.upgrade().is_some_and(|lane| lane.is_open());
         self.made.borrow().iter().any(|made| made.login.as_deref().is_some_and(&is) && open(made))
     }
 

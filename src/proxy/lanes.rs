@@ -74,7 +74,9 @@ impl Lanes {
     /// Shows `look` each, with whether it is for scripts. It must not open one.
     pub(super) fn each(&self, mut look: impl FnMut(&Rc<Track>, bool)) {
         for (&(.., scripts), tracks) in &*self.0.borrow() {
-            tracks.iter().for_each(|track| look(track, scripts));
+            for track in tracks {
+                look(track, scripts);
+            }
         }
     }
 

@@ -19,25 +19,28 @@ const UNUSED: Duration = Duration::from_millis(100);
 
 /// The number of a loan.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(super) struct Loan(u64);
+pub(super) struct LoanNumber(u64);
 
 /// See the module's head.
 #[derive(Default)]
 pub(super) struct Loans {
     next: Cell<u64>,
-    open: RefCell<HashMap<Loan, (Rc<Lane<InFlight>>, Rc<Owner>)>>,
+    open: RefCell<HashMap<LoanNumber, OnLoan>>,
 }
+
+/// What is on loan, and to whom.
+type OnLoan = (Rc<Lane<InFlight>>, Rc<Owner>);
 
 impl Loans {
     /// A session has borrowed this.
-    pub(super) fn add(&self, lane: Rc<Lane<InFlight>>, owner: Rc<Owner>) -> Loan {
-        let loan = Loan(self.next.replace(self.next.get() + 1));
+    pub(super) fn add(&self, lane: Rc<Lane<InFlight>>, owner: Rc<Owner>) -> LoanNumber {
+        let loan = LoanNumber(self.next.replace(self.next.get() + 1));
         self.open.borrow_mut().insert(loan, (lane, owner));
         loan
     }
 
     /// It is given back, or has ended.
-    pub(super) fn remove(&self, loan: Loan) {
+    pub(super) fn remove(&self, loan: LoanNumber) {
         self.open.borrow_mut().remove(&loan);
     }
 

@@ -14,7 +14,7 @@ use super::lanes::CHECK;
 use super::station::Station;
 use super::who::Who;
 use crate::clock::Time;
-use crate::invalidation::User;
+use crate::invalidation::AclUser;
 use crate::resp::Resp;
 use crate::upstream::{Lane, Login, Target};
 
@@ -52,7 +52,7 @@ pub(super) struct Pool {
     pub(super) login: Option<Arc<Login>>,
     pub(super) spares: Vec<Spare>,
     /// The user, of whom there may be several sessions.
-    pub(super) of: Option<Arc<User>>,
+    pub(super) of: Option<Arc<AclUser>>,
     lent: usize,
     /// How often in a row [`Station::sweep`] found it short.
     short: u32,

@@ -10,7 +10,7 @@ use tokio::sync::oneshot;
 use tracing::debug;
 
 use super::in_flight::{InFlight, Work};
-use super::loans::Loan;
+use super::loans::LoanNumber;
 use super::owner::Owner;
 use super::pools::Spare;
 use super::station::Station;
@@ -37,7 +37,7 @@ pub struct Lent {
     spare: Option<Spare>,
     who: Rc<Who>,
     owner: Rc<Owner>,
-    loan: Loan,
+    loan: LoanNumber,
     home: Option<Settled>,
     /// Told with the reply to the last command that made it ready.
     preamble: Option<oneshot::Receiver<Vec<u8>>>,

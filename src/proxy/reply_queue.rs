@@ -25,6 +25,7 @@ impl ReplyPlace {
     }
 
     /// So many places further.
+    #[must_use]
     pub fn plus(self, places: usize) -> Self {
         Self(self.0 + places as u64)
     }

@@ -20,7 +20,7 @@ use super::logins::Logins;
 use super::pools::{Pools, SPARE_IDLE};
 use super::pulse::Pulse;
 use super::shared::Shared;
-use super::trouble::{Ending, Trouble};
+use super::trouble::{Trouble, TryEnding};
 use super::who::Who;
 use super::worker::Worker;
 use crate::clock::Time;
@@ -104,7 +104,7 @@ impl Station {
             {
                 worker.ended(&station, &login, &error);
             }
-            station.note(&lane, error, Time::now());
+            station.note(&lane, &error, Time::now());
         });
     }
 
@@ -120,16 +120,16 @@ impl Station {
     }
 
     /// What the end of a connection tells.
-    fn note(&self, lane: &Lane<InFlight>, error: Error, now: Time) {
+    fn note(&self, lane: &Lane<InFlight>, error: &Error, now: Time) {
         let ending = self.trouble.borrow_mut().note(error.clone(), now);
         match ending {
-            Ending::Cut => debug!(%error, "a connection ended before it was ready"),
-            Ending::Failed { anew: true } => warn!(%error, "commands cannot be served until the upstream is back"),
-            Ending::Lost if !lane.was_closed() => {
+            TryEnding::Cut => debug!(%error, "a connection ended before it was ready"),
+            TryEnding::Failed { anew: true } => warn!(%error, "commands cannot be served until the upstream is back"),
+            TryEnding::Lost if !lane.was_closed() => {
                 self.stats.lanes_lost.add(1);
                 debug!(%error, "lane lost");
             }
-            Ending::Lost | Ending::NoRoom | Ending::Failed { anew: false } => {}
+            TryEnding::Lost | TryEnding::NoRoom | TryEnding::Failed { anew: false } => {}
         }
     }
 

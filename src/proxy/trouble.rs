@@ -31,7 +31,7 @@ struct Failed {
 
 /// What the end of a connection means for those to come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Ending {
+pub(super) enum TryEnding {
     /// Nothing: there was no room for it, and the next may find some.
     NoRoom,
     /// Nothing yet: it ended before it was ready.
@@ -55,23 +55,23 @@ impl Trouble {
     }
 
     /// A connection, made or not, ended with `error` at `now`.
-    pub(super) fn note(&mut self, error: Error, now: Time) -> Ending {
+    pub(super) fn note(&mut self, error: Error, now: Time) -> TryEnding {
         let unreachable = matches!(error, Error::Unreachable { .. });
         if matches!(error, Error::UpstreamLimit { .. }) {
-            return Ending::NoRoom;
+            return TryEnding::NoRoom;
         }
         if unreachable && error.is_cut() && self.cuts < CUTS {
             self.cuts += 1;
-            return Ending::Cut;
+            return TryEnding::Cut;
         }
         if unreachable || error.is_passing() {
             let until = now.plus(self.backoff.wait().min(TROUBLE));
             let anew = self.last.as_ref().is_none_or(|last| last.until < now);
             self.last = Some(Failed { since: now, until, error });
-            return Ending::Failed { anew };
+            return TryEnding::Failed { anew };
         }
         *self = Self::default();
-        Ending::Lost
+        TryEnding::Lost
     }
 }
 
@@ -98,12 +98,12 @@ mod tests {
     fn after_a_failed_try_none_is_made_for_a_moment_or_until_the_node_is_heard() {
         let mut trouble = Trouble::default();
         assert!(trouble.lasting(Time::ZERO, at(0)).is_none());
-        assert_eq!(trouble.note(refused(), at(1)), Ending::Failed { anew: true });
+        assert_eq!(trouble.note(refused(), at(1)), TryEnding::Failed { anew: true });
         assert!(trouble.lasting(at(1), at(1)).is_some(), "what was heard by then tells nothing");
         assert!(trouble.lasting(at(2), at(2)).is_none());
         assert!(trouble.lasting(at(1), at(1).plus(TROUBLE)).is_none());
-        assert_eq!(trouble.note(refused(), at(1)), Ending::Failed { anew: false });
-        assert_eq!(trouble.note(refused(), at(2000)), Ending::Failed { anew: true });
+        assert_eq!(trouble.note(refused(), at(1)), TryEnding::Failed { anew: false });
+        assert_eq!(trouble.note(refused(), at(2000)), TryEnding::Failed { anew: true });
     }
 
     #[test]
@@ -111,7 +111,7 @@ mod tests {
         let mut trouble = Trouble::default();
         let loading = Error::Refused { node: "n".into(), reply: (*b"-LOADING no\r\n").into() };
         assert!(loading.is_passing());
-        assert_eq!(trouble.note(loading, at(1)), Ending::Failed { anew: true });
+        assert_eq!(trouble.note(loading, at(1)), TryEnding::Failed { anew: true });
         assert!(trouble.lasting(at(1), at(1)).is_some());
     }
 
@@ -121,18 +121,18 @@ mod tests {
         let cut = || unreachable(io::ErrorKind::UnexpectedEof);
         assert!(cut().is_cut());
         for _ in 0..CUTS {
-            assert_eq!(trouble.note(cut(), at(1)), Ending::Cut);
+            assert_eq!(trouble.note(cut(), at(1)), TryEnding::Cut);
         }
-        assert_eq!(trouble.note(cut(), at(1)), Ending::Failed { anew: true });
+        assert_eq!(trouble.note(cut(), at(1)), TryEnding::Failed { anew: true });
     }
 
     #[test]
     fn one_that_was_made_ends_the_trouble_and_a_full_budget_is_none() {
         let mut trouble = Trouble::default();
-        assert_eq!(trouble.note(refused(), at(1)), Ending::Failed { anew: true });
-        assert_eq!(trouble.note(Error::UpstreamLimit { limit: 1 }, at(1)), Ending::NoRoom);
+        assert_eq!(trouble.note(refused(), at(1)), TryEnding::Failed { anew: true });
+        assert_eq!(trouble.note(Error::UpstreamLimit { limit: 1 }, at(1)), TryEnding::NoRoom);
         assert!(trouble.lasting(Time::ZERO, at(1)).is_some());
-        assert_eq!(trouble.note(Error::Lost { node: "n".into(), why: "it ended".into() }, at(1)), Ending::Lost);
+        assert_eq!(trouble.note(Error::Lost { node: "n".into(), why: "it ended".into() }, at(1)), TryEnding::Lost);
         assert!(trouble.lasting(Time::ZERO, at(1)).is_none());
     }
 }

@@ -56,13 +56,13 @@ pub type Ask = oneshot::Sender<bool>;
 #[derive(Debug)]
 pub struct Budget {
     limit: usize,
-    state: Mutex<State>,
+    state: Mutex<BudgetState>,
     freed: Notify,
     tenants: Mutex<Vec<Arc<Tenant>>>,
 }
 
 #[derive(Debug, Default)]
-struct State {
+struct BudgetState {
     open: usize,
     /// Of these, those that sessions keep for life.
     settled: usize,
@@ -217,7 +217,7 @@ impl Budget {
         }
     }
 
-    fn state(&self) -> std::sync::MutexGuard<'_, State> {
+    fn state(&self) -> std::sync::MutexGuard<'_, BudgetState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

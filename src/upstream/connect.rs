@@ -129,12 +129,12 @@ fn unreachable(node: &Node, source: io::Error) -> Error {
 
 /// What the server says that it is, and what it calls the connection.
 #[derive(Default)]
-struct Identity {
+struct ServerIdentity {
     run_id: Option<Box<[u8]>>,
     id: Option<u64>,
 }
 
-impl Identity {
+impl ServerIdentity {
     /// The connection that was made ready, begun at `begun`.
     fn of(self, Handshake { target, socket, .. }: Handshake<'_>, permit: Permit, begun: Time) -> Connection {
         let (node, now) = (&target.node, Time::now());
@@ -157,19 +157,19 @@ struct Handshake<'a> {
 
 /// Redis's refusals of a name and of a database, where there were any.
 #[derive(Default)]
-struct Entry {
+struct EntryRefusals {
     name: Option<Vec<u8>>,
     db: Option<Vec<u8>>,
 }
 
-impl Entry {
+impl EntryRefusals {
     fn is_whole(&self) -> bool {
         self.name.is_none() && self.db.is_none()
     }
 }
 
 impl Handshake<'_> {
-    async fn run(&mut self, entrants: &[Arc<Login>]) -> Result<Identity, Error> {
+    async fn run(&mut self, entrants: &[Arc<Login>]) -> Result<ServerIdentity, Error> {
         let identity = self.identify().await?;
         self.prepare(entrants).await?;
         // Where Redis wants a login of everybody and the URL has none, only who has logged in could be told.
@@ -181,7 +181,7 @@ impl Handshake<'_> {
 
     /// Asks which server this is, as the user of the upstream URL: a client's own may not know. The connection of a client that
     /// has not logged in is not logged in for it either.
-    async fn identify(&mut self) -> Result<Identity, Error> {
+    async fn identify(&mut self) -> Result<ServerIdentity, Error> {
         let Target { node, login, .. } = self.target;
         let own = node.login.as_deref().filter(|_| login.is_some()).map(|own| [&b"AUTH"[..], &own.user, &own.password]);
         let mut questions: Vec<&[&[u8]]> = Vec::with_capacity(3);
@@ -191,7 +191,7 @@ impl Handshake<'_> {
             questions.push(&[b"INFO", b"server"]);
         }
         let mut replies = self.ask(&questions).await?.into_iter().skip(usize::from(own.is_some()));
-        let mut identity = Identity::default();
+        let mut identity = ServerIdentity::default();
         if let Some(reply) = replies.next() {
             identity.id = std::str::from_utf8(&reply).ok().and_then(|id| id.strip_prefix(':')?.trim_end().parse().ok());
         }
@@ -243,7 +243,7 @@ impl Handshake<'_> {
     }
 
     /// The name and the database.
-    async fn enter(&mut self) -> Result<Entry, Error> {
+    async fn enter(&mut self) -> Result<EntryRefusals, Error> {
         let Target { name, db, .. } = *self.target;
         let number = db.to_string();
         let mut commands: Vec<&[&[u8]]> = Vec::new();
@@ -256,7 +256,7 @@ impl Handshake<'_> {
         }
         let mut refusals = self.ask(&commands).await?.into_iter().map(|reply| is_error(&reply).then_some(reply));
         let name = if name.is_empty() { None } else { refusals.next().flatten() };
-        Ok(Entry { name, db: refusals.next().flatten() })
+        Ok(EntryRefusals { name, db: refusals.next().flatten() })
     }
 
     /// The login, and with it the version.
