@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 
 use crema::clock::Time;
 use crema::invalidation::Fill;
-use crema::invalidation::ear::{Effect, Ending, Protocol};
+use crema::invalidation::ear::{Disconnection, EarEffect, Protocol};
 
 use super::dice::Dice;
 use super::faults::Plan;
@@ -350,7 +350,7 @@ impl<'a> World<'a> {
     }
 
     /// What has to be done after each call of the protocol.
-    pub(crate) fn after(&mut self, mut protocol: Protocol<'a, u64, Plan>, went: Result<(), Ending>) {
+    pub(crate) fn after(&mut self, mut protocol: Protocol<'a, u64, Plan>, went: Result<(), Disconnection>) {
         let mut out = Vec::new();
         protocol.take_unsent(&mut out);
         self.send(self.ear_link, out);
@@ -359,12 +359,12 @@ impl<'a> World<'a> {
         let takes = protocol.takes_fills();
         self.protocol = Some(protocol);
         for effect in effects {
-            if let Effect::Fenced(token) = effect {
+            if let EarEffect::Fenced(token) = effect {
                 self.fenced(token, true);
             }
         }
         if let Err(ending) = went {
-            assert!(matches!(ending, Ending::Silent(_)), "{ending:?}");
+            assert!(matches!(ending, Disconnection::Silent(_)), "{ending:?}");
             return self.lose(self.ear_link);
         }
         if takes && !self.fills.is_empty() {

@@ -12,7 +12,7 @@ use crate::resp::encode;
 
 /// What a reply is the answer to.
 #[derive(Debug)]
-pub(super) enum Inquiry {
+pub(super) enum EarQuestion {
     /// CLIENT TRACKING, or SUBSCRIBE.
     Announcements,
     /// CLIENT NO-EVICT, which may be refused.
@@ -46,7 +46,7 @@ pub(super) enum Inquiry {
 pub(super) struct Dialogue {
     unsent: Vec<u8>,
     /// Oldest first, each with when it was sent.
-    unanswered: VecDeque<(Time, Inquiry)>,
+    unanswered: VecDeque<(Time, EarQuestion)>,
     /// The database selected last, unless that was refused.
     db: Option<u32>,
     /// What is answered now was asked behind a `SELECT` that was refused, and so of another database.
@@ -60,7 +60,7 @@ impl Dialogue {
     }
 
     /// Sends `command`, whose reply answers `inquiry`.
-    pub(super) fn ask(&mut self, command: &[&[u8]], inquiry: Inquiry, now: Time) {
+    pub(super) fn ask(&mut self, command: &[&[u8]], inquiry: EarQuestion, now: Time) {
         encode::own_command(&mut self.unsent, command);
         self.unanswered.push_back((now, inquiry));
     }
@@ -69,11 +69,11 @@ impl Dialogue {
     pub(super) fn ask_fill(&mut self, pending: Box<PendingFill>, now: Time) {
         self.select(pending.fill.db(), now);
         pending.write(&mut self.unsent);
-        self.unanswered.push_back((now, Inquiry::Ttl(pending)));
+        self.unanswered.push_back((now, EarQuestion::Ttl(pending)));
     }
 
     /// The next reply is of the same fill: its commands left in one write, at `sent`.
-    pub(super) fn goes_on(&mut self, inquiry: Inquiry, sent: Time) {
+    pub(super) fn goes_on(&mut self, inquiry: EarQuestion, sent: Time) {
         self.unanswered.push_front((sent, inquiry));
     }
 
@@ -81,7 +81,7 @@ impl Dialogue {
     pub(super) fn select(&mut self, db: u32, now: Time) {
         if self.db != Some(db) {
             self.db = Some(db);
-            self.ask(&[b"SELECT", db.to_string().as_bytes()], Inquiry::Database, now);
+            self.ask(&[b"SELECT", db.to_string().as_bytes()], EarQuestion::Database, now);
         }
     }
 
@@ -97,7 +97,7 @@ impl Dialogue {
     }
 
     /// A reply is here: to what, and when that was sent. `None`: nothing asked for it.
-    pub(super) fn answered(&mut self) -> Option<(Time, Inquiry)> {
+    pub(super) fn answered(&mut self) -> Option<(Time, EarQuestion)> {
         self.unanswered.pop_front()
     }
 
@@ -120,8 +120,8 @@ mod tests {
     #[test]
     fn replies_answer_in_the_order_of_the_questions() {
         let mut dialogue = Dialogue::new();
-        dialogue.ask(&[b"PING"], Inquiry::Turn, AT(1));
-        dialogue.ask(&[b"HELLO"], Inquiry::Fence, AT(2));
+        dialogue.ask(&[b"PING"], EarQuestion::Turn, AT(1));
+        dialogue.ask(&[b"HELLO"], EarQuestion::Fence, AT(2));
         let mut out = b"before".to_vec();
         dialogue.take_unsent(&mut out);
         let mut wanted = b"before".to_vec();
@@ -131,8 +131,8 @@ mod tests {
         out.clear();
         dialogue.take_unsent(&mut out);
         assert!(out.is_empty(), "nothing is sent twice");
-        assert!(matches!(dialogue.answered(), Some((at, Inquiry::Turn)) if at == AT(1)));
-        assert!(matches!(dialogue.answered(), Some((at, Inquiry::Fence)) if at == AT(2)));
+        assert!(matches!(dialogue.answered(), Some((at, EarQuestion::Turn)) if at == AT(1)));
+        assert!(matches!(dialogue.answered(), Some((at, EarQuestion::Fence)) if at == AT(2)));
         assert!(dialogue.answered().is_none());
     }
 

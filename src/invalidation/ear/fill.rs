@@ -335,13 +335,13 @@ mod tests {
 
     const AT: fn(u64) -> Time = Time::from_nanos;
 
-    struct Bench {
+    struct FillBench {
         stamps: Stamps,
         fresh: Freshness,
         identity: Identity,
     }
 
-    impl Bench {
+    impl FillBench {
         fn new() -> Self {
             let identity = Identities::default().intern(b"", 0);
             Self { stamps: Stamps::for_l1(0), fresh: Freshness::new(), identity }
@@ -385,7 +385,7 @@ mod tests {
 
     #[test]
     fn what_is_asked_is_the_ttl_and_then_the_value() {
-        let bench = Bench::new();
+        let bench = FillBench::new();
         let pending = bench.pending(b":-1\r\n", None);
         let (mut out, mut wanted) = (Vec::new(), Vec::new());
         pending.write(&mut out);
@@ -397,7 +397,7 @@ mod tests {
 
     #[test]
     fn an_entry_lives_from_the_question_on_for_as_long_as_the_shortest_limit_says() {
-        let (bench, ms) = (Bench::new(), Duration::from_millis);
+        let (bench, ms) = (FillBench::new(), Duration::from_millis);
         let value = Some(&b"$1\r\nv\r\n"[..]);
         let of =
             |ttl: &[u8], ceiling, longest| expires(bench.land(bench.pending(ttl, ceiling), value, longest, 1_500_000));
@@ -411,9 +411,9 @@ mod tests {
 
     #[test]
     fn a_change_of_stamp_or_epoch_sends_it_once_more_and_no_more() {
-        let bench = Bench::new();
+        let bench = FillBench::new();
         let value = Some(&b"$1\r\nv\r\n"[..]);
-        for change in [|bench: &Bench, slot| bench.stamps.touch(slot), |bench: &Bench, _| bench.fresh.bump()] {
+        for change in [|bench: &FillBench, slot| bench.stamps.touch(slot), |bench: &FillBench, _| bench.fresh.bump()] {
             let pending = bench.pending(b":-1\r\n", None);
             change(&bench, pending.fill.slot);
             let Landing::Changed(fill) = bench.land(pending, value, None, 1) else { panic!("it has changed") };
@@ -424,7 +424,7 @@ mod tests {
 
     #[test]
     fn errors_large_values_and_ttls_that_are_none_do_not_enter() {
-        let bench = Bench::new();
+        let bench = FillBench::new();
         let refused =
             |ttl: &[u8], value| matches!(bench.land(bench.pending(ttl, None), value, None, 1), Landing::Refused);
         assert!(refused(b":-1\r\n", None));
@@ -434,7 +434,7 @@ mod tests {
 
     #[test]
     fn the_window_is_bounded_by_number_by_bytes_and_by_rest() {
-        let bench = Bench::new();
+        let bench = FillBench::new();
         let fill = |n: usize| bench.fill(&[b"GET", n.to_string().as_bytes()], None).expecting(10);
         let mut window = FillWindow::new(100);
         let ten: Vec<_> = (0..10).map(fill).collect();
@@ -459,7 +459,7 @@ mod tests {
 
     #[test]
     fn what_fills_hold_is_bounded_and_given_back() {
-        let (bench, backlog) = (Bench::new(), Backlog::new(50));
+        let (bench, backlog) = (FillBench::new(), Backlog::new(50));
         let mut fills: Vec<_> = (0..3).map(|_| bench.fill(&[b"GET", b"k"], None)).collect();
         let taken: Vec<_> = fills.iter_mut().map(|fill| fill.take_share(&backlog)).collect();
         assert_eq!(taken, [true, true, false], "of {} bytes each", fills[0].request.len());

@@ -8,7 +8,7 @@
 //! Facts of Redis that this rests on (networking.c, tracking.c; tried on 7.0.15 and Valkey 9): a push for one's own write
 //! comes after its reply; a flush is a null push; keys in pushes carry no database; `HELLO` without arguments tells the role.
 //!
-//! [`Protocol`] is all of that without I/O: bytes, fills, fences and time go in, bytes and [`Effect`]s come out, and memory that is
+//! [`Protocol`] is all of that without I/O: bytes, fills, fences and time go in, bytes and [`EarEffect`]s come out, and memory that is
 //! shared with workers is changed at once. Its parts are `dialogue` (what was asked), `frames` and `push` (what came), `fill`,
 //! `fences`, `rights`, `features`, `touch`, `unannounced`. Around it `task` moves bytes and sleeps; [`Ear`] is what workers see;
 //! `steward` asks for users that may not ask themselves.
@@ -34,6 +34,6 @@ pub use fences::FenceTimes;
 pub use fill::Fill;
 pub use group::EarGroup;
 pub use handle::{Ear, EarState};
-pub use protocol::{Effect, Ending, Protocol, Surroundings};
+pub use protocol::{Disconnection, EarEffect, Protocol, Surroundings};
 pub use rights::Rights;
 pub use touch::{HitKeys, TouchBatch};

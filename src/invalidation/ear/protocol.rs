@@ -1,7 +1,7 @@
 //! The ear's protocol on one connection, without I/O: what is sent, and what is made of each frame that comes.
 //!
 //! Bytes, fills, fences and time go in. Out come bytes ([`Protocol::take_unsent`]), what whoever runs it has to do
-//! ([`Effect`]), when it wants to be woken ([`Protocol::deadline`]), and at last why it ended ([`Ending`]). Stamps, entries, lease and
+//! ([`EarEffect`]), when it wants to be woken ([`Protocol::deadline`]), and at last why it ended ([`Disconnection`]). Stamps, entries, lease and
 //! epoch are memory that workers share, so they are changed in the very order of the frames; that order is what coherence rests
 //! on: a push that is heard before a reply happened before it (points 3 to 6 of the README). It opens no socket, starts no task and
 //! looks at no clock. Run by `task`, and by a simulation under `tests/`.
@@ -17,7 +17,7 @@ use super::super::message::Envelope;
 use super::super::opaque::OpaqueWrites;
 use super::super::silence::Silence;
 use super::super::terms::L1Terms;
-use super::dialogue::{Dialogue, Inquiry};
+use super::dialogue::{Dialogue, EarQuestion};
 use super::faults::{FaultPlan, NoFaults, PlantedFault};
 use super::features::ServerFeatures;
 use super::fences::{FenceTimes, Fences};
@@ -76,7 +76,7 @@ pub struct Surroundings<'a> {
 
 /// What whoever runs the protocol has to do. `W` is whatever waits for a fence.
 #[derive(Debug)]
-pub enum Effect<W> {
+pub enum EarEffect<W> {
     /// Everything that Redis had said before is applied: this waits no more.
     Fenced(W),
     /// Whether the server gives hash fields times to live.
@@ -93,7 +93,7 @@ pub enum Effect<W> {
 
 /// How a connection of the ear came to its end.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Ending {
+pub enum Disconnection {
     /// What came cannot be understood, or nothing asked for it.
     Broken(String),
     /// Another server stands behind the address.
@@ -104,7 +104,7 @@ pub enum Ending {
     Refused(Refusal, Box<[u8]>),
 }
 
-impl From<Malformed> for Ending {
+impl From<Malformed> for Disconnection {
     fn from(malformed: Malformed) -> Self {
         Self::Broken(malformed.to_string())
     }
@@ -137,7 +137,7 @@ pub struct Protocol<'a, W, P = NoFaults> {
     leased: bool,
     /// Whether the last fence was answered in a turn of Redis's event loop of its own; only broadcast mode asks.
     in_turn: bool,
-    effects: Vec<Effect<W>>,
+    effects: Vec<EarEffect<W>>,
     faults: P,
 }
 
@@ -178,9 +178,9 @@ impl<'a, W, P: FaultPlan> Protocol<'a, W, P> {
             faults,
         };
         protocol.ask_to_be_told(now);
-        protocol.dialogue.ask(&[b"CLIENT", b"NO-EVICT", b"ON"], Inquiry::NoEvict, now);
+        protocol.dialogue.ask(&[b"CLIENT", b"NO-EVICT", b"ON"], EarQuestion::NoEvict, now);
         protocol.ask_rights(now);
-        protocol.dialogue.ask(&ServerFeatures::question(), Inquiry::Features, now);
+        protocol.dialogue.ask(&ServerFeatures::question(), EarQuestion::Features, now);
         protocol.send_fence(now);
         protocol
     }
@@ -191,7 +191,7 @@ impl<'a, W, P: FaultPlan> Protocol<'a, W, P> {
     }
 
     /// What is to be done, in the order in which it came up.
-    pub fn effects(&mut self) -> impl Iterator<Item = Effect<W>> + use<'_, 'a, W, P> {
+    pub fn effects(&mut self) -> impl Iterator<Item = EarEffect<W>> + use<'_, 'a, W, P> {
         self.effects.drain(..)
     }
 
@@ -211,7 +211,7 @@ impl<'a, W, P: FaultPlan> Protocol<'a, W, P> {
     }
 
     /// These bytes have arrived by `now`, behind what the last call has left in `input`.
-    pub fn receive(&mut self, input: &mut Vec<u8>, now: Time) -> Result<(), Ending> {
+    pub fn receive(&mut self, input: &mut Vec<u8>, now: Time) -> Result<(), Disconnection> {
         self.heard = now;
         self.check_generation()?;
         let mut frames = std::mem::take(&mut self.frames);
@@ -248,7 +248,7 @@ impl<'a, W, P: FaultPlan> Protocol<'a, W, P> {
     }
 
     /// It is `now`. `pulse` is when the server last said something on any connection.
-    pub fn wake(&mut self, now: Time, pulse: Time) -> Result<(), Ending> {
+    pub fn wake(&mut self, now: Time, pulse: Time) -> Result<(), Disconnection> {
         self.window.wake(now);
         if now < self.next_round {
             return Ok(());
@@ -263,7 +263,7 @@ impl<'a, W, P: FaultPlan> Protocol<'a, W, P> {
             let speaks = pulse.saturating_since(sent) > STALL;
             let silence = if speaks { silence } else { silence.max(self.around.patience) };
             if now.saturating_since(sent) > silence {
-                return Err(Ending::Silent(silence));
+                return Err(Disconnection::Silent(silence));
             }
         } else if !self.around.store.is_empty() || now.saturating_since(self.heard) > IDLE {
             self.send_fence(now);
@@ -285,7 +285,7 @@ impl<'a, W, P: FaultPlan> Protocol<'a, W, P> {
     }
 
     /// One whole frame, in the order in which Redis sent it. `whole` is false where it was too large to be kept.
-    fn hear(&mut self, frame: &[u8], whole: bool, now: Time) -> Result<(), Ending> {
+    fn hear(&mut self, frame: &[u8], whole: bool, now: Time) -> Result<(), Disconnection> {
         if frame.first() == Some(&b'>') {
             let push = if whole { push::read(frame) } else { Push::Unreadable };
             if push != Push::Subscribed {
@@ -294,15 +294,15 @@ impl<'a, W, P: FaultPlan> Protocol<'a, W, P> {
             }
         }
         let Some((sent, inquiry)) = self.dialogue.answered() else {
-            return Err(Ending::Broken("a reply that nothing asked for: desynchronised".into()));
+            return Err(Disconnection::Broken("a reply that nothing asked for: desynchronised".into()));
         };
-        let is_turn = matches!(inquiry, Inquiry::Turn);
+        let is_turn = matches!(inquiry, EarQuestion::Turn);
         self.hear_reply(inquiry, (frame, whole), sent, now)?;
         // In broadcast mode most replies show nothing of what was to be told before.
         if !self.asks_for_turns() || is_turn && self.in_turn {
             let sent = if self.faults.has(PlantedFault::HeardAtAnswer) { now } else { sent };
             self.around.freshness.heard(sent);
-            self.effects.extend(self.fences.answered(sent).map(Effect::Fenced));
+            self.effects.extend(self.fences.answered(sent).map(EarEffect::Fenced));
         }
         if self.in_turn && self.fences.is_wanted() {
             self.send_fence(now);
@@ -312,46 +312,51 @@ impl<'a, W, P: FaultPlan> Protocol<'a, W, P> {
 
     fn hear_reply(
         &mut self,
-        inquiry: Inquiry,
+        inquiry: EarQuestion,
         (frame, whole): (&[u8], bool),
         sent: Time,
         now: Time,
-    ) -> Result<(), Ending> {
+    ) -> Result<(), Disconnection> {
         let refused = frame.first() == Some(&b'-');
         match inquiry {
-            Inquiry::NoEvict => {}
-            Inquiry::Database => self.dialogue.hear_select(refused),
-            Inquiry::Announcements if refused => {
-                return Err(Ending::Refused(self.around.terms.mode.refusal(), frame.into()));
+            EarQuestion::NoEvict => {}
+            EarQuestion::Database => self.dialogue.hear_select(refused),
+            EarQuestion::Announcements if refused => {
+                return Err(Disconnection::Refused(self.around.terms.mode.refusal(), frame.into()));
             }
-            Inquiry::Announcements => {
+            EarQuestion::Announcements => {
                 self.is_told = true;
                 info!(user = %self.user_name(), "invalidation connection is up; cache on for this user");
             }
-            Inquiry::Rights => self.hear_rights(frame, sent, now),
-            Inquiry::Fence if is_forbidden(frame) => return Err(Ending::Refused(Refusal::Hello, frame.into())),
-            Inquiry::Fence => self.hear_fence(frame, sent, now),
-            Inquiry::Turn => self.in_turn = !refused,
-            Inquiry::Features => {
+            EarQuestion::Rights => self.hear_rights(frame, sent, now),
+            EarQuestion::Fence if is_forbidden(frame) => {
+                return Err(Disconnection::Refused(Refusal::Hello, frame.into()));
+            }
+            EarQuestion::Fence => self.hear_fence(frame, sent, now),
+            EarQuestion::Turn => self.in_turn = !refused,
+            EarQuestion::Features => {
                 let features = ServerFeatures::read(frame);
-                self.effects.push(Effect::FieldTtls(features.field_ttls));
+                self.effects.push(EarEffect::FieldTtls(features.field_ttls));
                 self.features = Some(features);
             }
-            Inquiry::Memory => self.effects.extend(self.touches.hear_policy(frame).map(Effect::Collect)),
-            Inquiry::Touch => self.around.stats.touched.add(self.touches.hear_touched(frame)),
-            Inquiry::Unannounced(probe) => self.hear_unannounced(probe, frame, sent, now),
-            Inquiry::Ttl(_) if is_forbidden(frame) => return Err(Ending::Refused(Refusal::Pttl, frame.into())),
-            Inquiry::Ttl(mut pending) => {
+            EarQuestion::Memory => self.effects.extend(self.touches.hear_policy(frame).map(EarEffect::Collect)),
+            EarQuestion::Touch => self.around.stats.touched.add(self.touches.hear_touched(frame)),
+            EarQuestion::Unannounced(probe) => self.hear_unannounced(probe, frame, sent, now),
+            EarQuestion::Ttl(_) if is_forbidden(frame) => {
+                return Err(Disconnection::Refused(Refusal::Pttl, frame.into()));
+            }
+            EarQuestion::Ttl(mut pending) => {
                 let asked = if self.faults.has(PlantedFault::ExpiryFromAnswer) { now } else { sent };
                 pending.hear_ttl(frame, asked);
-                let next = if pending.of_fields() { Inquiry::FieldTtls(pending) } else { Inquiry::Value(pending) };
+                let next =
+                    if pending.of_fields() { EarQuestion::FieldTtls(pending) } else { EarQuestion::Value(pending) };
                 self.dialogue.goes_on(next, sent);
             }
-            Inquiry::FieldTtls(mut pending) => {
+            EarQuestion::FieldTtls(mut pending) => {
                 pending.hear_ttl(frame, sent);
-                self.dialogue.goes_on(Inquiry::Value(pending), sent);
+                self.dialogue.goes_on(EarQuestion::Value(pending), sent);
             }
-            Inquiry::Value(pending) => {
+            EarQuestion::Value(pending) => {
                 let astray = self.dialogue.is_astray() && !self.faults.has(PlantedFault::AstrayIgnored);
                 let usable = whole && !refused && !astray;
                 self.hear_value(*pending, usable.then_some(frame), sent, now);
@@ -418,7 +423,7 @@ impl<'a, W, P: FaultPlan> Protocol<'a, W, P> {
             }
             freshness.end();
             freshness.bump();
-            self.effects.push(Effect::Doubt);
+            self.effects.push(EarEffect::Doubt);
         } else if self.in_turn && !silence.is_paused(now) {
             let bound = self.unannounced.bound(sent);
             let bound = if self.faults.has(PlantedFault::LeaseFromAnswer) { now } else { bound };
@@ -443,7 +448,7 @@ impl<'a, W, P: FaultPlan> Protocol<'a, W, P> {
             self.bump(EpochReason::Rights);
         }
         if !rights.asks_itself() {
-            self.effects.push(Effect::AskSteward);
+            self.effects.push(EarEffect::AskSteward);
         }
         self.follow_fills(now);
         if is_passing(reply) {
@@ -488,7 +493,7 @@ impl<'a, W, P: FaultPlan> Protocol<'a, W, P> {
                 store.insert(&fill.query(), value.unwrap_or_default(), Some(&resp2), stamp, epoch, expires);
                 stats.fill(FillOutcome::Stored);
                 if rights.filled() {
-                    self.effects.push(Effect::RightsDue);
+                    self.effects.push(EarEffect::RightsDue);
                 }
             }
             // Mostly the push of a write that was just answered: the second try finds the dust settled.
@@ -542,12 +547,12 @@ impl<'a, W, P: FaultPlan> Protocol<'a, W, P> {
     fn ask_rights(&mut self, now: Time) {
         if self.around.rights.asks_itself() {
             self.rights.ask(now);
-            self.dialogue.ask(&[b"ACL", b"GETUSER", &self.user], Inquiry::Rights, now);
+            self.dialogue.ask(&[b"ACL", b"GETUSER", &self.user], EarQuestion::Rights, now);
         }
     }
 
     fn ask_to_be_told(&mut self, now: Time) {
-        self.dialogue.ask(&self.around.terms.mode.announcements(), Inquiry::Announcements, now);
+        self.dialogue.ask(&self.around.terms.mode.announcements(), EarQuestion::Announcements, now);
     }
 
     fn asks_for_turns(&self) -> bool {
@@ -560,24 +565,24 @@ impl<'a, W, P: FaultPlan> Protocol<'a, W, P> {
         self.fences.begin(now);
         self.around.fence_times.begin(now);
         for probe in self.unannounced.due(now, self.around.terms.max_staleness / 8) {
-            self.dialogue.ask(probe.command(), Inquiry::Unannounced(probe), now);
+            self.dialogue.ask(probe.command(), EarQuestion::Unannounced(probe), now);
         }
         if self.asks_for_turns() {
-            self.dialogue.ask(&[b"PING"], Inquiry::Turn, now);
+            self.dialogue.ask(&[b"PING"], EarQuestion::Turn, now);
         }
-        self.dialogue.ask(&[b"HELLO"], Inquiry::Fence, now);
+        self.dialogue.ask(&[b"HELLO"], EarQuestion::Fence, now);
     }
 
     fn touch(&mut self, now: Time) {
         match self.touches.step(now, !self.around.store.is_empty()) {
             TouchStep::Rest => {}
-            TouchStep::AskPolicy => self.dialogue.ask(&[b"INFO", b"memory"], Inquiry::Memory, now),
+            TouchStep::AskPolicy => self.dialogue.ask(&[b"INFO", b"memory"], EarQuestion::Memory, now),
             TouchStep::Send(batches) => {
                 for TouchBatch { db, keys } in batches {
                     self.dialogue.select(db, now);
                     let keys = keys.iter().map(|key| &**key);
                     let command: Vec<&[u8]> = std::iter::once(&b"TOUCH"[..]).chain(keys).collect();
-                    self.dialogue.ask(&command, Inquiry::Touch, now);
+                    self.dialogue.ask(&command, EarQuestion::Touch, now);
                 }
             }
         }
@@ -598,8 +603,8 @@ impl<'a, W, P: FaultPlan> Protocol<'a, W, P> {
         self.around.stats.epoch(reason);
     }
 
-    fn check_generation(&self) -> Result<(), Ending> {
-        if self.is_turned() { Err(Ending::Turned) } else { Ok(()) }
+    fn check_generation(&self) -> Result<(), Disconnection> {
+        if self.is_turned() { Err(Disconnection::Turned) } else { Ok(()) }
     }
 
     /// Whether another server has taken the place of the one that is listened to.

@@ -17,7 +17,7 @@ use tracing::{debug, warn};
 use super::super::l1::L1;
 use super::fill::Fill;
 use super::handle::{Ear, EarState, Inbox, NoEar};
-use super::protocol::{Effect, Ending, Protocol, Surroundings};
+use super::protocol::{Disconnection, EarEffect, Protocol, Surroundings};
 use super::touch::{HitKeys, TouchBatch};
 use crate::clock::Time;
 use crate::error::Error;
@@ -213,7 +213,7 @@ fn receive<W>(
     input: &mut Vec<u8>,
     node: &Node,
     backoff: &mut Backoff,
-) -> Result<(), Ending> {
+) -> Result<(), Disconnection> {
     let now = Time::now();
     if !protocol.is_turned() {
         node.heard(now);
@@ -235,14 +235,14 @@ async fn collected(collecting: &mut Collecting) -> Vec<TouchBatch> {
     }
 }
 
-fn act(effect: Effect<oneshot::Sender<()>>, (ear, l1): (&Ear, &Arc<L1>), collecting: &mut Collecting) {
+fn act(effect: EarEffect<oneshot::Sender<()>>, (ear, l1): (&Ear, &Arc<L1>), collecting: &mut Collecting) {
     match effect {
-        Effect::Fenced(waiter) => drop(waiter.send(())), // who asked may have left
-        Effect::FieldTtls(known) => ear.set_field_ttls(known),
-        Effect::Collect(keys) => *collecting = Some(collect(keys, l1)),
-        Effect::AskSteward => l1.start_steward(&ear.group),
-        Effect::RightsDue => ear.group.rights_due.notify_one(),
-        Effect::Doubt => ear.node().generation.doubt(),
+        EarEffect::Fenced(waiter) => drop(waiter.send(())), // who asked may have left
+        EarEffect::FieldTtls(known) => ear.set_field_ttls(known),
+        EarEffect::Collect(keys) => *collecting = Some(collect(keys, l1)),
+        EarEffect::AskSteward => l1.start_steward(&ear.group),
+        EarEffect::RightsDue => ear.group.rights_due.notify_one(),
+        EarEffect::Doubt => ear.node().generation.doubt(),
     }
 }
 
@@ -254,13 +254,13 @@ fn collect(keys: HitKeys, l1: &Arc<L1>) -> oneshot::Receiver<Vec<TouchBatch>> {
     collected
 }
 
-fn outage(ending: Ending, node: &Node) -> Outage {
+fn outage(ending: Disconnection, node: &Node) -> Outage {
     let node = Arc::clone(&node.address);
     match ending {
-        Ending::Broken(why) => Outage::Lost(Error::Lost { node, why: why.into() }),
-        Ending::Turned => Outage::Lost(Error::Lost { node, why: ANOTHER.into() }),
-        Ending::Silent(after) => Outage::Lost(Error::Timeout { node, after }),
-        Ending::Refused(refusal, reply) => {
+        Disconnection::Broken(why) => Outage::Lost(Error::Lost { node, why: why.into() }),
+        Disconnection::Turned => Outage::Lost(Error::Lost { node, why: ANOTHER.into() }),
+        Disconnection::Silent(after) => Outage::Lost(Error::Timeout { node, after }),
+        Disconnection::Refused(refusal, reply) => {
             let error = Error::Refused { node, reply: reply.into() };
             if error.is_passing() { Outage::Lost(error) } else { Outage::Refused(refusal, error) }
         }

@@ -28,7 +28,7 @@ const STALENESS: Duration = Duration::from_millis(400);
 const RECHECK: Duration = Duration::from_secs(4);
 
 /// All that an ear shares.
-struct Bench {
+struct EarBench {
     terms: L1Terms,
     stamps: Stamps,
     store: Store,
@@ -43,7 +43,7 @@ struct Bench {
     identity: Identity,
 }
 
-impl Bench {
+impl EarBench {
     fn new(mode: CoherenceMode) -> Self {
         let l1_size = 1 << 20;
         Self {
@@ -74,7 +74,7 @@ impl Bench {
     }
 
     /// A new connection, at the start.
-    fn connect(&self) -> Line<'_> {
+    fn connect(&self) -> EarLine<'_> {
         let around = Surroundings {
             terms: &self.terms,
             stamps: &self.stamps,
@@ -90,11 +90,11 @@ impl Bench {
             patience: Duration::from_secs(30),
         };
         let protocol = Protocol::new(around, b"u", self.generation.number(), at(0));
-        Line { bench: self, protocol, now: 0, input: Vec::new(), pulse: 0 }
+        EarLine { bench: self, protocol, now: 0, input: Vec::new(), pulse: 0 }
     }
 
     /// One on which everything that is asked first has been answered at once.
-    fn ready(&self) -> Line<'_> {
+    fn ready(&self) -> EarLine<'_> {
         let mut line = self.connect();
         line.asked();
         line.answer(&[OK, OK, ALL, FEATURES, TIME, LATENCY, MASTER]);
@@ -145,15 +145,15 @@ fn at(ms: u64) -> Time {
 }
 
 /// A connection of the ear under test.
-struct Line<'a> {
-    bench: &'a Bench,
+struct EarLine<'a> {
+    bench: &'a EarBench,
     protocol: Protocol<'a, u32>,
     now: u64,
     pulse: u64,
     input: Vec<u8>,
 }
 
-impl Line<'_> {
+impl EarLine<'_> {
     /// What was asked since the last call.
     fn asked(&mut self) -> Vec<String> {
         let mut out = Vec::new();
@@ -170,7 +170,7 @@ impl Line<'_> {
         asked
     }
 
-    fn receive(&mut self, text: &str) -> Result<(), Ending> {
+    fn receive(&mut self, text: &str) -> Result<(), Disconnection> {
         self.input.extend_from_slice(text.as_bytes());
         self.protocol.receive(&mut self.input, at(self.now))
     }
@@ -184,7 +184,7 @@ impl Line<'_> {
     }
 
     /// Time passes, and what is due is done.
-    fn pass(&mut self, ms: u64) -> Result<(), Ending> {
+    fn pass(&mut self, ms: u64) -> Result<(), Disconnection> {
         self.now += ms;
         self.protocol.wake(at(self.now), at(self.pulse))
     }
@@ -206,7 +206,7 @@ impl Line<'_> {
 
 #[test]
 fn a_new_connection_asks_for_all_that_it_needs_and_nothing_older_counts() {
-    let bench = Bench::tracking();
+    let bench = EarBench::tracking();
     let before = bench.freshness.epoch();
     let mut line = bench.connect();
     assert_ne!(bench.freshness.epoch(), before);
@@ -228,40 +228,40 @@ fn a_new_connection_asks_for_all_that_it_needs_and_nothing_older_counts() {
 
 #[test]
 fn by_other_means_it_asks_for_those() {
-    let broadcast = Bench::new(CoherenceMode::Broadcast(vec![(*b"a:").into(), (*b"b:").into()]));
+    let broadcast = EarBench::new(CoherenceMode::Broadcast(vec![(*b"a:").into(), (*b"b:").into()]));
     assert_eq!(broadcast.connect().asked()[0], "CLIENT TRACKING ON BCAST PREFIX A: PREFIX B:");
-    let channel = Bench::new(CoherenceMode::Channel(Notices::new("c".into(), "me".into())));
+    let channel = EarBench::new(CoherenceMode::Channel(Notices::new("c".into(), "me".into())));
     assert_eq!(channel.connect().asked()[0], "SUBSCRIBE C");
 }
 
 #[test]
 fn a_user_who_may_not_is_told_by_what() {
-    let refused = |refusal| Ending::Refused(refusal, NOPERM.as_bytes().into());
-    let bench = Bench::tracking();
+    let refused = |refusal| Disconnection::Refused(refusal, NOPERM.as_bytes().into());
+    let bench = EarBench::tracking();
     assert_eq!(bench.connect().receive(NOPERM), Err(refused(Refusal::Tracking)));
     let fence = [OK, OK, ALL, FEATURES, TIME, LATENCY, NOPERM].concat();
     assert_eq!(bench.connect().receive(&fence), Err(refused(Refusal::Hello)));
     let mut line = bench.ready();
     line.fill(bench.get("k"));
     assert_eq!(line.receive(NOPERM), Err(refused(Refusal::Pttl)));
-    let channel = Bench::new(CoherenceMode::Channel(Notices::new("c".into(), "me".into())));
+    let channel = EarBench::new(CoherenceMode::Channel(Notices::new("c".into(), "me".into())));
     assert_eq!(channel.connect().receive(NOPERM), Err(refused(Refusal::Subscribe)));
 }
 
 #[test]
 fn what_cannot_be_understood_ends_the_connection() {
-    let bench = Bench::tracking();
+    let bench = EarBench::tracking();
     let mut line = bench.ready();
-    assert!(matches!(line.receive("+OK\r\n"), Err(Ending::Broken(_))), "nothing asked for it");
-    assert!(matches!(bench.connect().receive("hello\r\n"), Err(Ending::Broken(_))));
+    assert!(matches!(line.receive("+OK\r\n"), Err(Disconnection::Broken(_))), "nothing asked for it");
+    assert!(matches!(bench.connect().receive("hello\r\n"), Err(Disconnection::Broken(_))));
 }
 
 #[test]
 fn only_a_master_renews() {
-    let bench = Bench::tracking();
+    let bench = EarBench::tracking();
     let mut line = bench.ready();
     assert_eq!(bench.lease_ms(), 400);
-    let fence = |line: &mut Line<'_>, at_ms, reply| {
+    let fence = |line: &mut EarLine<'_>, at_ms, reply| {
         line.now = at_ms;
         line.protocol.fence(at(at_ms), 0, at(at_ms));
         let asked = line.asked();
@@ -287,8 +287,8 @@ fn only_a_master_renews() {
 
 #[test]
 fn no_lease_begins_while_something_silences_it() {
-    let lease_after = |disturb: &dyn Fn(&Bench)| {
-        let bench = Bench::tracking();
+    let lease_after = |disturb: &dyn Fn(&EarBench)| {
+        let bench = EarBench::tracking();
         let mut line = bench.connect();
         line.answer(&[OK, OK, ALL, FEATURES, TIME, LATENCY]);
         disturb(&bench);
@@ -298,12 +298,12 @@ fn no_lease_begins_while_something_silences_it() {
     assert_eq!(lease_after(&|_| {}), 400);
     assert_eq!(lease_after(&|bench| drop(bench.silence.pause(at(1)))), 0);
     assert_eq!(lease_after(&|bench| bench.silence.begin_swap()), 0);
-    let turn = |bench: &Bench| {
+    let turn = |bench: &EarBench| {
         bench.generation.of(b"a", at(0), at(0));
         bench.generation.of(b"b", at(1), at(1));
     };
     assert_eq!(lease_after(&turn), 0);
-    let several = Bench::tracking();
+    let several = EarBench::tracking();
     for n in 0..9 {
         several.generation.of(if n % 2 == 0 { b"a" } else { b"b" }, at(n), at(n));
     }
@@ -313,10 +313,13 @@ fn no_lease_begins_while_something_silences_it() {
 
 #[test]
 fn a_lease_lasts_no_longer_than_rights_and_the_last_probe_allow() {
-    let bench = Bench { terms: L1Terms { acl_recheck: STALENESS / 2, ..Bench::tracking().terms }, ..Bench::tracking() };
+    let bench = EarBench {
+        terms: L1Terms { acl_recheck: STALENESS / 2, ..EarBench::tracking().terms },
+        ..EarBench::tracking()
+    };
     bench.ready();
     assert_eq!(bench.lease_ms(), 200, "rights");
-    let bench = Bench::tracking();
+    let bench = EarBench::tracking();
     let mut line = bench.ready();
     // 20 ms later no probe is due, so this fence shows less than it would.
     line.now = 20;
@@ -329,7 +332,7 @@ fn a_lease_lasts_no_longer_than_rights_and_the_last_probe_allow() {
 
 #[test]
 fn a_fill_enters_under_what_it_was_asked_under() {
-    let bench = Bench::tracking();
+    let bench = EarBench::tracking();
     let mut line = bench.ready();
     line.fill(bench.get("k"));
     assert_eq!(line.asked(), ["PTTL K", "GET K"]);
@@ -349,7 +352,7 @@ fn a_fill_enters_under_what_it_was_asked_under() {
 
 #[test]
 fn a_key_that_changes_under_way_is_read_once_more_and_no_more() {
-    let bench = Bench::tracking();
+    let bench = EarBench::tracking();
     let mut line = bench.ready();
     line.fill(bench.get("k"));
     line.asked();
@@ -363,7 +366,7 @@ fn a_key_that_changes_under_way_is_read_once_more_and_no_more() {
 
 #[test]
 fn nothing_is_asked_for_while_a_write_is_under_way() {
-    let bench = Bench::tracking();
+    let bench = EarBench::tracking();
     let mut line = bench.ready();
     bench.stamps.begin(bench.slot("k"));
     line.fill(bench.get("k"));
@@ -379,7 +382,7 @@ fn nothing_is_asked_for_while_a_write_is_under_way() {
 
 #[test]
 fn errors_and_what_is_too_large_or_of_another_database_do_not_enter() {
-    let bench = Bench::tracking();
+    let bench = EarBench::tracking();
     let mut line = bench.ready();
     let large = format!("${}\r\n{}\r\n", 200, "x".repeat(200));
     for replies in [[NO_TTL, "-WRONGTYPE no\r\n"], ["-ERR no\r\n", VALUE], [NO_TTL, &large]] {
@@ -401,7 +404,7 @@ fn errors_and_what_is_too_large_or_of_another_database_do_not_enter() {
 
 #[test]
 fn hash_fields_are_asked_for_their_own_time_where_the_server_gives_them_one() {
-    let bench = Bench::tracking();
+    let bench = EarBench::tracking();
     let mut line = bench.connect();
     line.asked();
     let features = "*1\r\n*6\r\n$8\r\nhpexpire\r\n:-6\r\n~1\r\n+write\r\n:1\r\n:1\r\n:1\r\n";
@@ -417,7 +420,7 @@ fn hash_fields_are_asked_for_their_own_time_where_the_server_gives_them_one() {
 
 #[test]
 fn rights_are_compared_behind_fills_and_a_difference_empties() {
-    let bench = Bench::tracking();
+    let bench = EarBench::tracking();
     let mut line = bench.connect();
     line.asked();
     line.answer(&[OK, OK, FEW_RIGHTS, FEATURES, TIME, LATENCY, MASTER]);
@@ -442,7 +445,7 @@ fn rights_are_compared_behind_fills_and_a_difference_empties() {
 
 #[test]
 fn where_the_user_may_not_ask_after_its_rights_the_steward_does() {
-    let bench = Bench::tracking();
+    let bench = EarBench::tracking();
     let mut line = bench.connect();
     line.asked();
     line.answer(&[OK, OK, NOPERM, FEATURES, TIME, LATENCY, MASTER]);
@@ -460,7 +463,7 @@ fn where_the_user_may_not_ask_after_its_rights_the_steward_does() {
 
 #[test]
 fn pushes_change_stamps_and_what_names_no_key_ends_the_epoch() {
-    let bench = Bench::tracking();
+    let bench = EarBench::tracking();
     let mut line = bench.ready();
     let (slot, other) = (bench.slot("k"), bench.slot("other"));
     let (stamp, spared, epoch) = (bench.stamps.load(slot), bench.stamps.load(other), bench.freshness.epoch());
@@ -483,7 +486,7 @@ fn pushes_change_stamps_and_what_names_no_key_ends_the_epoch() {
 
 #[test]
 fn where_the_channel_tells_its_messages_are_pushes() {
-    let bench = Bench::new(CoherenceMode::Channel(Notices::new("c".into(), "me".into())));
+    let bench = EarBench::new(CoherenceMode::Channel(Notices::new("c".into(), "me".into())));
     let mut line = bench.connect();
     let subscribed = ">3\r\n$9\r\nsubscribe\r\n$1\r\nc\r\n:1\r\n";
     line.answer(&[subscribed, OK, ALL, FEATURES, TIME, LATENCY, MASTER]);
@@ -502,7 +505,7 @@ fn where_the_channel_tells_its_messages_are_pushes() {
 
 #[test]
 fn who_waits_for_a_fence_is_told_when_something_sent_later_is_answered() {
-    let bench = Bench::tracking();
+    let bench = EarBench::tracking();
     let mut line = bench.ready();
     line.now = 10;
     line.protocol.fence(at(10), 1, at(10));
@@ -526,7 +529,7 @@ fn who_waits_for_a_fence_is_told_when_something_sent_later_is_answered() {
 
 #[test]
 fn in_broadcast_mode_only_a_turn_of_its_own_shows_anything() {
-    let bench = Bench::new(CoherenceMode::Broadcast(Vec::new()));
+    let bench = EarBench::new(CoherenceMode::Broadcast(Vec::new()));
     let mut line = bench.connect();
     assert_eq!(line.asked()[6..], ["PING", "HELLO"]);
     line.protocol.fence(at(0), 1, at(0));
@@ -545,7 +548,7 @@ fn in_broadcast_mode_only_a_turn_of_its_own_shows_anything() {
 
 #[test]
 fn fences_go_out_each_round_while_there_is_something_to_vouch_for() {
-    let bench = Bench::tracking();
+    let bench = EarBench::tracking();
     let mut line = bench.ready();
     for _ in 0..50 {
         line.pass(100).expect("it goes on");
@@ -572,29 +575,29 @@ fn fences_go_out_each_round_while_there_is_something_to_vouch_for() {
 
 #[test]
 fn silence_ends_it_sooner_where_the_server_speaks_elsewhere() {
-    let bench = Bench::tracking();
+    let bench = EarBench::tracking();
     let mut line = bench.connect();
     line.pulse = 1000;
     assert_eq!(line.pass(2000), Ok(()));
-    assert_eq!(line.pass(100), Err(Ending::Silent(Duration::from_secs(2))));
+    assert_eq!(line.pass(100), Err(Disconnection::Silent(Duration::from_secs(2))));
     let mut paused = bench.connect();
     assert_eq!(paused.pass(30_000), Ok(()), "it may have been told to pause");
-    assert_eq!(paused.pass(100), Err(Ending::Silent(Duration::from_secs(30))));
+    assert_eq!(paused.pass(100), Err(Disconnection::Silent(Duration::from_secs(30))));
 }
 
 #[test]
 fn another_server_at_the_address_ends_it() {
-    let bench = Bench::tracking();
+    let bench = EarBench::tracking();
     bench.generation.of(b"a", at(0), at(0));
     let mut line = bench.ready();
     bench.generation.of(b"b", at(1), at(1));
-    assert_eq!(line.receive(MASTER), Err(Ending::Turned));
-    assert_eq!(line.pass(100), Err(Ending::Turned));
+    assert_eq!(line.receive(MASTER), Err(Disconnection::Turned));
+    assert_eq!(line.pass(100), Err(Disconnection::Turned));
 }
 
 #[test]
 fn what_redis_announces_to_nobody_ends_the_epoch_and_joining() {
-    let bench = Bench::tracking();
+    let bench = EarBench::tracking();
     let mut line = bench.ready();
     let (epoch, writes) = (bench.freshness.epoch(), bench.opaque_writes.answered());
     line.now = 100;
@@ -616,7 +619,7 @@ fn what_redis_announces_to_nobody_ends_the_epoch_and_joining() {
 
 #[test]
 fn keys_that_were_hit_are_touched_where_redis_evicts_by_use() {
-    let bench = Bench::tracking();
+    let bench = EarBench::tracking();
     let mut line = bench.ready();
     line.fill(bench.get("k"));
     line.answer(&[NO_TTL, VALUE]);
@@ -626,7 +629,7 @@ fn keys_that_were_hit_are_touched_where_redis_evicts_by_use() {
     line.effects();
     let memory = "=57\r\ntxt:# Memory\r\nmaxmemory:1\r\nmaxmemory_policy:allkeys-lru\r\n\r\n";
     line.answer(&[TIME, LATENCY, MASTER, ALL, memory]);
-    let Some(Effect::Collect(keys)) = line.protocol.effects().next() else { panic!("they are to be collected") };
+    let Some(EarEffect::Collect(keys)) = line.protocol.effects().next() else { panic!("they are to be collected") };
     assert_eq!(keys.collect(&bench.store), [], "nothing was hit");
     let batches = vec![TouchBatch { db: 5, keys: vec![(*b"k").into()] }];
     line.protocol.collected(batches, at(line.now));
@@ -638,7 +641,7 @@ fn keys_that_were_hit_are_touched_where_redis_evicts_by_use() {
 
 #[test]
 fn a_lost_connection_ends_lease_and_epoch() {
-    let bench = Bench::tracking();
+    let bench = EarBench::tracking();
     let mut line = bench.ready();
     line.fill(bench.get("k"));
     line.answer(&[NO_TTL, VALUE]);
@@ -654,7 +657,7 @@ fn a_lost_connection_ends_lease_and_epoch() {
 fn however_the_bytes_are_cut_the_outcome_is_the_same() {
     let replies = [OK, OK, ALL, FEATURES, TIME, LATENCY, MASTER, FLUSH, NO_TTL, VALUE].concat();
     for cut in 0..=replies.len() {
-        let bench = Bench::tracking();
+        let bench = EarBench::tracking();
         let mut line = bench.connect();
         // The features have to be here before a fill is taken.
         let first = [OK, OK, ALL, FEATURES].concat().len();
