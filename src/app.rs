@@ -334,7 +334,7 @@ mod tests {
     use tokio::runtime::Handle;
 
     use super::*;
-    use crate::config::{Listen, Node as Endpoint};
+    use crate::config::{Endpoint, Listen};
 
     /// A process with a client, an admin port, and a fleet's channel, whose Redis does not answer.
     async fn running() -> (Running, std::net::TcpListener, TcpStream) {

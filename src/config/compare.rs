@@ -3,7 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr};
 
 use super::raw::{Key, Layers, key};
-use super::{Auth, Channel, Coherence, Config, Listen, Node, Problem, units};
+use super::{Auth, Channel, Coherence, Config, Endpoint, Listen, Problem, units};
 use crate::net::tls::{Acceptor, ClientCertificates, Dialer};
 
 /// Notes with `layers` whatever does not go together.
@@ -40,10 +40,10 @@ fn addresses(config: &Config) -> Vec<Conflict> {
 }
 
 /// Whether connections to `node` would come back to `listen`. Only addresses are told; a name could stand for any.
-fn is_own(listen: &Listen, node: &Node) -> bool {
+fn is_own(listen: &Listen, node: &Endpoint) -> bool {
     match (listen, node) {
-        (Listen::Unix(path), Node::Unix(node)) => path == node,
-        (Listen::Tcp(address) | Listen::Tls(address), Node::Tcp { host, port }) if address.port() == *port => {
+        (Listen::Unix(path), Endpoint::Unix(node)) => path == node,
+        (Listen::Tcp(address) | Listen::Tls(address), Endpoint::Tcp { host, port }) if address.port() == *port => {
             let node = if host == "localhost" { Ok(IpAddr::V4(Ipv4Addr::LOCALHOST)) } else { host.parse() };
             node.is_ok_and(|node: IpAddr| node == address.ip() || (address.ip().is_unspecified() && node.is_loopback()))
         }

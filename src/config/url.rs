@@ -20,7 +20,7 @@ pub(super) const SOCKET_PATH_BYTES: usize = 107;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Upstream {
     /// The server to connect to.
-    pub node: Node,
+    pub node: Endpoint,
     /// The ACL user of crema's own connections; `None` is the user `default`.
     pub user: Option<String>,
     /// Its password; empty for a user declared `nopass`. Always there when `user` is.
@@ -33,7 +33,7 @@ pub struct Upstream {
 
 /// Where a server listens. `Display` is `host:port` (IPv6 in brackets) or the path.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub enum Node {
+pub enum Endpoint {
     /// A host name or address without brackets, and a port.
     Tcp {
         /// Resolved anew at each connection attempt.
@@ -100,9 +100,9 @@ impl FromStr for Upstream {
 impl fmt::Display for Upstream {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match (&self.node, &self.tls) {
-            (Node::Unix(_), _) => "unix://",
-            (Node::Tcp { .. }, None) => "redis://",
-            (Node::Tcp { .. }, Some(_)) => "rediss://",
+            (Endpoint::Unix(_), _) => "unix://",
+            (Endpoint::Tcp { .. }, None) => "redis://",
+            (Endpoint::Tcp { .. }, Some(_)) => "rediss://",
         })?;
         let user = percent_encode(self.user.as_deref().unwrap_or_default());
         match &self.password {
@@ -112,14 +112,14 @@ impl fmt::Display for Upstream {
         }
         match (&self.node, self.db) {
             (node, 0) => write!(f, "{node}"),
-            (node @ Node::Tcp { .. }, db) => write!(f, "{node}/{db}"),
-            (node @ Node::Unix(_), db) => write!(f, "{node}?db={db}"),
+            (node @ Endpoint::Tcp { .. }, db) => write!(f, "{node}/{db}"),
+            (node @ Endpoint::Unix(_), db) => write!(f, "{node}?db={db}"),
         }?;
         self.tls.as_ref().map_or(Ok(()), |tls| show_options(tls, f))
     }
 }
 
-impl fmt::Display for Node {
+impl fmt::Display for Endpoint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Tcp { host, port } if host.contains(':') => write!(f, "[{host}]:{port}"),
@@ -242,7 +242,7 @@ fn unix(rest: &str) -> Result<Upstream, Problem> {
             }
         },
     };
-    Ok(Upstream { node: Node::Unix(PathBuf::from(path)), user, password, db, tls: None })
+    Ok(Upstream { node: Endpoint::Unix(PathBuf::from(path)), user, password, db, tls: None })
 }
 
 /// `user:password`, `:password` or nothing. A lone word is refused: redis-cli takes it for a password, most libraries for a user.
@@ -261,7 +261,7 @@ fn read_credentials(text: &str) -> Result<(Option<String>, Option<Secret>), Prob
     Ok(((!user.is_empty()).then_some(user), Some(password)))
 }
 
-fn read_address(text: &str) -> Result<Node, Problem> {
+fn read_address(text: &str) -> Result<Endpoint, Problem> {
     let no_ipv6 =
         || Problem::new("the upstream URL has a malformed IPv6 address", "write it in brackets: redis://[::1]:6379");
     let (host, port) = if let Some(bracketed) = text.strip_prefix('[') {
@@ -292,7 +292,7 @@ fn read_address(text: &str) -> Result<Node, Problem> {
             "write 1 to 65535 after the host: redis://host:6379",
         ));
     }
-    Ok(Node::Tcp { host, port })
+    Ok(Endpoint::Tcp { host, port })
 }
 
 /// Redis reads the index of a database as a C `int`.
@@ -358,8 +358,8 @@ mod tests {
         text.parse().unwrap_or_else(|problem| panic!("{text}: {problem}"))
     }
 
-    fn host(host: &str, port: u16) -> Node {
-        Node::Tcp { host: host.to_owned(), port }
+    fn host(host: &str, port: u16) -> Endpoint {
+        Endpoint::Tcp { host: host.to_owned(), port }
     }
 
     #[test]
@@ -373,8 +373,8 @@ mod tests {
             ("valkey://cache/2147483647", host("cache", 6379), 2_147_483_647),
             ("redis://[::1]", host("::1", 6379), 0),
             ("redis://[fe80::1%25eth0]:7000/1", host("fe80::1%eth0", 7000), 1),
-            ("unix:///run/redis.sock", Node::Unix("/run/redis.sock".into()), 0),
-            ("unix:///run/my%20redis.sock?db=4", Node::Unix("/run/my redis.sock".into()), 4),
+            ("unix:///run/redis.sock", Endpoint::Unix("/run/redis.sock".into()), 0),
+            ("unix:///run/my%20redis.sock?db=4", Endpoint::Unix("/run/my redis.sock".into()), 4),
         ];
         for (text, node, db) in good {
             let upstream = parse(text);

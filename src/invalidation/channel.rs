@@ -196,7 +196,7 @@ async fn within<T>(limit: Duration, late: &'static str, work: impl Future<Output
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::Node as Endpoint;
+    use crate::config::Endpoint;
     use std::sync::Mutex;
     use tokio::io::{AsyncReadExt, BufReader};
     use tokio::net::{TcpListener, TcpStream};

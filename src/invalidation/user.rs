@@ -136,7 +136,7 @@ impl AclUser {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::Node as Endpoint;
+    use crate::config::Endpoint;
 
     fn group(port: u16) -> Arc<EarGroup> {
         let endpoint = Endpoint::Tcp { host: "127.0.0.1".into(), port };

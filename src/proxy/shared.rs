@@ -99,7 +99,7 @@ impl Shared {
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
-    use crate::config::Node as Endpoint;
+    use crate::config::Endpoint;
     use crate::control::Control;
     use crate::invalidation::{CoherenceMode, L1Terms};
 

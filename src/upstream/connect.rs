@@ -17,7 +17,7 @@ use tracing::{debug, warn};
 use super::generation::run_id;
 use super::{Login, Node, Permit, Purpose, Target};
 use crate::clock::Time;
-use crate::config::Node as Endpoint;
+use crate::config::Endpoint;
 use crate::error::{Error, is_full, is_passing};
 use crate::net::Socket;
 use crate::resp::{Resp, Split, Splitter, encode};

@@ -35,7 +35,7 @@ pub use topology::Topology;
 pub use waiter::{OutOfBand, Waiter};
 
 use crate::clock::Time;
-use crate::config::Node as Endpoint;
+use crate::config::Endpoint;
 use crate::net::tls::Dialer;
 use crate::resp::Resp;
 

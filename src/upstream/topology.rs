@@ -69,7 +69,7 @@ mod tests {
 
     use super::*;
     use crate::command::lookup;
-    use crate::config::Node as Endpoint;
+    use crate::config::Endpoint;
     use crate::resp::{Span, encode};
 
     fn node(port: u16) -> Arc<Node> {

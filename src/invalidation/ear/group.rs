@@ -42,7 +42,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::config::Node as Endpoint;
+    use crate::config::Endpoint;
 
     #[test]
     fn so_many_may_listen_and_another_when_one_leaves() {

@@ -209,7 +209,7 @@ mod tests {
 
     use super::*;
     use crate::cache::{Identities, Query, Stamps};
-    use crate::config::Node as Endpoint;
+    use crate::config::Endpoint;
     use crate::resp::{Request, encode};
 
     fn ear() -> Arc<Ear> {
