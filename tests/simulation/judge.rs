@@ -69,6 +69,8 @@ impl Judge {
         let before = history.last_mut().expect("there is a first state");
         match cause {
             Cause::Write | Cause::Untold => {}
+            // A swap between the two questions of a fill gives it the value of another key, without its time, until the swap shows.
+            Cause::Expiry if before.unannounced => before.over = at.max(before.at + STALENESS),
             Cause::Expiry => before.over = at,
             Cause::ClockStep(step) => before.over = at.max(step + STALENESS),
         }
