@@ -105,20 +105,26 @@ impl Socket {
 }
 
 impl AsyncRead for Socket {
+    #[inline]
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
             Self::Tcp(stream) => Pin::new(stream).poll_read(cx, buf),
-            Self::Tls(stream) => {
-                // An error shows when it is read.
-                let _ = Pin::new(&mut *stream).poll_flush(cx);
-                Pin::new(&mut *stream).poll_read(cx, buf).map_err(|error| explained(stream, error))
-            }
+            Self::Tls(stream) => read_tls(stream, cx, buf),
             Self::Unix(stream) => Pin::new(stream).poll_read(cx, buf),
         }
     }
 }
 
+/// Reads from a TLS stream, and sends first what that still holds. Apart, so that reading from others is short.
+#[inline(never)]
+fn read_tls(stream: &mut TlsStream<TcpStream>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    // An error shows when it is read.
+    let _ = Pin::new(&mut *stream).poll_flush(cx);
+    Pin::new(&mut *stream).poll_read(cx, buf).map_err(|error| explained(stream, error))
+}
+
 impl AsyncWrite for Socket {
+    #[inline]
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         let written = match self.get_mut() {
             Self::Tcp(stream) => Pin::new(stream).poll_write(cx, buf),
@@ -131,6 +137,7 @@ impl AsyncWrite for Socket {
         }
     }
 
+    #[inline]
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
             Self::Tls(stream) => Pin::new(stream).poll_flush(cx),
