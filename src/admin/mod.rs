@@ -27,7 +27,7 @@ use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
-pub use status::{EarStatus, L1Status, Settings, Snapshot, UpstreamStatus};
+pub use status::{EarStatus, L1Status, SettingsShown, Snapshot, UpstreamStatus};
 
 use crate::metrics::Metrics;
 
@@ -63,7 +63,7 @@ pub trait Source: Send + Sync + 'static {
 
 /// The pages there are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Route {
+enum Page {
     Dashboard,
     Status,
     Metrics,
@@ -71,7 +71,7 @@ enum Route {
     Ready,
 }
 
-impl Route {
+impl Page {
     const ALL: [Self; 5] = [Self::Dashboard, Self::Status, Self::Metrics, Self::Live, Self::Ready];
 
     const fn path(self) -> &'static str {
@@ -136,8 +136,8 @@ async fn connection(stream: TcpStream, source: Arc<dyn Source>, stop: Cancellati
 }
 
 fn respond<B>(request: &Request<B>, source: &dyn Source) -> Response<Full<Bytes>> {
-    let Some(route) = Route::of(request.uri().path()) else {
-        let paths = Route::ALL.map(Route::path).join("  ");
+    let Some(route) = Page::of(request.uri().path()) else {
+        let paths = Page::ALL.map(Page::path).join("  ");
         return text(StatusCode::NOT_FOUND, format!("No such page. There are:  {paths}\n"));
     };
     if !matches!(*request.method(), Method::GET | Method::HEAD) {
@@ -146,17 +146,17 @@ fn respond<B>(request: &Request<B>, source: &dyn Source) -> Response<Full<Bytes>
         return response;
     }
     match route {
-        Route::Dashboard => dashboard(),
-        Route::Status => {
+        Page::Dashboard => dashboard(),
+        Page::Status => {
             let json = status::json(&source.snapshot(), source.metrics());
             answer(StatusCode::OK, "application/json", json)
         }
-        Route::Metrics => {
+        Page::Metrics => {
             let rendered = source.metrics().render(&source.snapshot().levels());
             answer(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", rendered)
         }
-        Route::Live => text(StatusCode::OK, "live\n"),
-        Route::Ready => match source.snapshot().ready {
+        Page::Live => text(StatusCode::OK, "live\n"),
+        Page::Ready => match source.snapshot().ready {
             Ok(()) => text(StatusCode::OK, "ready\n"),
             Err(trouble) => text(StatusCode::SERVICE_UNAVAILABLE, format!("{trouble}\n")),
         },
@@ -261,7 +261,7 @@ mod tests {
     async fn every_route_answers_get_and_head_alike() {
         let port = port().await;
         let length = |head: &str| head.lines().find(|line| line.starts_with("content-length")).map(str::to_owned);
-        for route in Route::ALL {
+        for route in Page::ALL {
             let (get, body) = port.ask("GET", route.path()).await;
             let (head, nothing) = port.ask("HEAD", route.path()).await;
             assert!(get.starts_with("http/1.1 200 ") && head.starts_with("http/1.1 200 "), "{route:?}");
@@ -269,7 +269,7 @@ mod tests {
             assert!(get.contains("cache-control: no-store"), "{route:?}");
             assert!(length(&get).is_some(), "{route:?}: {get}");
             // What the process uses differs from one moment to the next, and with it the number of digits.
-            let same = matches!(route, Route::Metrics | Route::Status) || length(&get) == length(&head);
+            let same = matches!(route, Page::Metrics | Page::Status) || length(&get) == length(&head);
             assert!(length(&head).is_some() && same, "{route:?}: {get}\n{head}");
         }
     }

@@ -28,7 +28,7 @@ pub struct Snapshot {
     /// What crema keeps in its memory.
     pub l1: L1Status,
     /// The settings that explain the rest.
-    pub settings: Settings,
+    pub settings: SettingsShown,
 }
 
 /// The Redis side.
@@ -79,7 +79,7 @@ pub struct L1Status {
 
 /// The settings that explain what is seen.
 #[derive(Clone, Debug, Serialize)]
-pub struct Settings {
+pub struct SettingsShown {
     /// One read in this many promotes its key; zero promotes none.
     pub promote: u32,
     /// The longest that a change may go unseen.
@@ -122,9 +122,9 @@ pub(super) fn json(snapshot: &Snapshot, metrics: &Metrics) -> String {
         ears: &snapshot.ears,
         l1: &snapshot.l1,
         settings: &snapshot.settings,
-        requests: Requests::of(metrics),
+        requests: RequestCounts::of(metrics),
         latency: Path::ALL.map(|path| (path.as_str(), Times::of(&metrics.latency(path)))).into(),
-        workers: metrics.workers.iter().map(|worker| Worker::of(worker)).collect(),
+        workers: metrics.workers.iter().map(|worker| WorkerFigures::of(worker)).collect(),
         metrics: metrics.values(&snapshot.levels()),
     };
     serde_json::to_string(&status).expect("strings, numbers and maps with string keys always serialize")
@@ -139,16 +139,16 @@ struct Status<'a> {
     upstream: &'a UpstreamStatus,
     ears: &'a [EarStatus],
     l1: &'a L1Status,
-    settings: &'a Settings,
-    requests: Requests,
+    settings: &'a SettingsShown,
+    requests: RequestCounts,
     latency: BTreeMap<&'static str, Times>,
-    workers: Vec<Worker>,
+    workers: Vec<WorkerFigures>,
     metrics: BTreeMap<&'static str, Value>,
 }
 
-/// Requests since the start.
+/// RequestCounts since the start.
 #[derive(Serialize)]
-struct Requests {
+struct RequestCounts {
     total: u64,
     /// Hits among the lookups; nothing before the first lookup.
     hit_ratio: Option<f64>,
@@ -167,7 +167,7 @@ struct OutcomeStatus {
     total: u64,
 }
 
-impl Requests {
+impl RequestCounts {
     fn of(metrics: &Metrics) -> Self {
         let outcomes = Outcome::ALL.map(|outcome| OutcomeStatus {
             name: outcome.as_str(),
@@ -221,7 +221,7 @@ impl Times {
 
 /// One worker's part.
 #[derive(Serialize)]
-struct Worker {
+struct WorkerFigures {
     requests: u64,
     sessions: i64,
     lanes: i64,
@@ -229,7 +229,7 @@ struct Worker {
     homes: i64,
 }
 
-impl Worker {
+impl WorkerFigures {
     fn of(stats: &WorkerStats) -> Self {
         Self {
             requests: stats.requests_total(),
@@ -269,7 +269,7 @@ pub(super) mod tests {
             },
             ears: vec![ear("default", true, Some(420)), ear("bob", true, None), ear("eve", false, None)],
             l1: L1Status { entries: 3, bytes: 900, capacity: 1_000 },
-            settings: Settings {
+            settings: SettingsShown {
                 promote: 10,
                 max_staleness_ms: 500,
                 coherence: "tracking",

@@ -3,7 +3,7 @@
 use std::sync::atomic::Ordering;
 
 use super::App;
-use crate::admin::{EarStatus, L1Status, Settings, Snapshot, Source, UpstreamStatus};
+use crate::admin::{EarStatus, L1Status, SettingsShown, Snapshot, Source, UpstreamStatus};
 use crate::clock::Time;
 use crate::invalidation::EarState;
 use crate::metrics::Metrics;
@@ -50,7 +50,7 @@ impl Source for App {
             },
             ears: ears.collect(),
             l1: L1Status { entries: l1.store.len() as u64, bytes: l1.store.bytes(), capacity: config.l1_size },
-            settings: Settings {
+            settings: SettingsShown {
                 promote: config.promote,
                 max_staleness_ms: u64::try_from(config.max_staleness.as_millis()).unwrap_or(u64::MAX),
                 coherence: config.coherence.as_str(),

@@ -30,17 +30,17 @@ const SLOT_BITS: u32 = 11;
 const SLOT_COUNT: usize = 1 << SLOT_BITS;
 
 /// A name in lower case and what it is a name of. Two keys are equal exactly if both are.
-type Key = [u64; 4];
+type PackedName = [u64; 4];
 
 /// Each row's key, at the row's number.
-static KEYS: [Key; ROWS.len()] = KEYS_AND_SLOTS.0;
+static KEYS: [PackedName; ROWS.len()] = KEYS_AND_SLOTS.0;
 
 /// Row numbers plus one, 0 where empty, found by the key's hash and then one after the other.
 static SLOTS: [u16; SLOT_COUNT] = KEYS_AND_SLOTS.1;
 
-const KEYS_AND_SLOTS: ([Key; ROWS.len()], [u16; SLOT_COUNT]) = lay_out();
+const KEYS_AND_SLOTS: ([PackedName; ROWS.len()], [u16; SLOT_COUNT]) = lay_out();
 
-const fn lay_out() -> ([Key; ROWS.len()], [u16; SLOT_COUNT]) {
+const fn lay_out() -> ([PackedName; ROWS.len()], [u16; SLOT_COUNT]) {
     assert!(ROWS.len() * 4 <= SLOT_COUNT, "the index has become too small for the table");
     let mut keys = [[0; 4]; ROWS.len()];
     let mut slots = [0; SLOT_COUNT];
@@ -87,7 +87,7 @@ pub(super) const fn subcommand(name: &[u8]) -> Option<(&[u8], &[u8])> {
 /// The key of `name`. The words overlap where the length is no multiple of eight, which keeps loads whole; with the
 /// length beside them they still say every byte.
 #[inline]
-const fn fold(container: u16, name: &[u8]) -> Option<Key> {
+const fn fold(container: u16, name: &[u8]) -> Option<PackedName> {
     let len = name.len();
     let words = match len {
         0 => return None,
@@ -130,7 +130,7 @@ const fn lower(word: u64) -> u64 {
 }
 
 #[inline]
-const fn first_slot(key: &Key) -> usize {
+const fn first_slot(key: &PackedName) -> usize {
     // Odd constants without a pattern (the first bits of pi, e and two roots): each word stirs the top bits in its own way.
     let mixed = key[0].wrapping_mul(0x243f_6a88_85a3_08d3)
         ^ key[1].wrapping_mul(0xb7e1_5162_8aed_2a6b)
@@ -144,7 +144,7 @@ const fn next_slot(slot: usize) -> usize {
     (slot + 1) % SLOT_COUNT
 }
 
-const fn equal(a: &Key, b: &Key) -> bool {
+const fn equal(a: &PackedName, b: &PackedName) -> bool {
     a[0] == b[0] && a[1] == b[1] && a[2] == b[2] && a[3] == b[3]
 }
 

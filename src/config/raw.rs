@@ -56,7 +56,7 @@ pub(super) struct Layers {
     flags: Settings,
     variables: Settings,
     file: Settings,
-    source: Source,
+    source: SettingsFile,
     /// What was found wrong so far.
     wrong: RefCell<Vec<ConfigError>>,
     /// What was read, in that order.
@@ -73,7 +73,7 @@ pub(super) struct Found {
 
 /// The file of settings, kept to turn positions into lines. Empty where there is none.
 #[derive(Default)]
-struct Source {
+struct SettingsFile {
     path: PathBuf,
     text: String,
 }
@@ -85,9 +85,9 @@ impl Layers {
         variables.retain(|name, value| name.starts_with(PREFIX) && !value.trim().is_empty());
         let path = flags.config.or_else(|| variables.remove(FILE_VARIABLE).map(PathBuf::from));
         let source = match path {
-            None => Source::default(),
+            None => SettingsFile::default(),
             Some(path) => match fs::read(&path) {
-                Ok(bytes) => Source::read(path, bytes)?,
+                Ok(bytes) => SettingsFile::read(path, bytes)?,
                 Err(source) => return Err(ConfigError::Unreadable { path, source }),
             },
         };
@@ -209,7 +209,7 @@ impl Layers {
     }
 }
 
-impl Source {
+impl SettingsFile {
     fn read(path: PathBuf, bytes: Vec<u8>) -> Result<Self, ConfigError> {
         match String::from_utf8(bytes) {
             Ok(text) => Ok(Self { path, text }),
@@ -456,8 +456,8 @@ impl<'de> Visitor<'de> for ListVisitor {
 mod tests {
     use super::*;
 
-    fn source(text: &str) -> Source {
-        Source { path: "crema.toml".into(), text: text.to_owned() }
+    fn source(text: &str) -> SettingsFile {
+        SettingsFile { path: "crema.toml".into(), text: text.to_owned() }
     }
 
     fn refusal(text: &str) -> String {
@@ -527,8 +527,9 @@ mod tests {
 
     #[test]
     fn a_file_that_is_not_utf_8_is_refused_at_its_line() {
-        let error =
-            Source::read("crema.toml".into(), b"promote = 1\nlisten = \"\xff\"".to_vec()).err().expect("no UTF-8");
+        let error = SettingsFile::read("crema.toml".into(), b"promote = 1\nlisten = \"\xff\"".to_vec())
+            .err()
+            .expect("no UTF-8");
         assert_eq!(error.to_string(), "crema.toml:2:11: what stands here is not UTF-8; save the file in UTF-8");
     }
 

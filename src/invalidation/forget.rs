@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use super::message::{Malformed, Message};
+use super::message::{MalformedMessage, Message};
 use crate::metrics::ChannelMessage;
 
 /// What forgets. Calls come one after the other; none may block, and none can fail.
@@ -55,11 +55,11 @@ pub enum Heard {
 
 impl Heard {
     /// What a payload that was not understood counts as.
-    pub(super) fn nothing(why: &Malformed) -> Self {
+    pub(super) fn nothing(why: &MalformedMessage) -> Self {
         match why {
-            Malformed::TooLarge(_) => Heard::TooLarge,
-            Malformed::UnknownType(_) => Heard::UnknownType,
-            Malformed::Json(_) => Heard::Malformed,
+            MalformedMessage::TooLarge(_) => Heard::TooLarge,
+            MalformedMessage::UnknownType(_) => Heard::UnknownType,
+            MalformedMessage::Json(_) => Heard::Malformed,
         }
     }
 }

@@ -81,7 +81,7 @@ pub struct Bytes(#[serde(with = "hex")] pub Vec<u8>);
 
 /// Why a payload was not understood. None of these is worth a retry: the same bytes fail again.
 #[derive(Debug, Error)]
-pub enum Malformed {
+pub enum MalformedMessage {
     /// Longer than [`MAX_PAYLOAD`]; its content was not looked at.
     #[error("payload of {0} bytes, of which at most {MAX_PAYLOAD} are read")]
     TooLarge(usize),
@@ -95,13 +95,13 @@ pub enum Malformed {
 
 impl Envelope {
     /// Reads one payload.
-    pub fn parse(payload: &[u8]) -> Result<Self, Malformed> {
+    pub fn parse(payload: &[u8]) -> Result<Self, MalformedMessage> {
         if payload.len() > MAX_PAYLOAD {
-            return Err(Malformed::TooLarge(payload.len()));
+            return Err(MalformedMessage::TooLarge(payload.len()));
         }
         serde_json::from_slice(payload).map_err(|error| match unknown_type(payload) {
-            Some(kind) => Malformed::UnknownType(kind),
-            None => Malformed::Json(error),
+            Some(kind) => MalformedMessage::UnknownType(kind),
+            None => MalformedMessage::Json(error),
         })
     }
 
@@ -168,7 +168,7 @@ mod hex {
 mod tests {
     use super::*;
 
-    fn parse(payload: &str) -> Result<Envelope, Malformed> {
+    fn parse(payload: &str) -> Result<Envelope, MalformedMessage> {
         Envelope::parse(payload.as_bytes())
     }
 
@@ -268,25 +268,28 @@ mod tests {
             r#"["a","Remove","k"]"#,
             r#"["Nonsense"]"#,
         ] {
-            assert!(matches!(parse(json), Err(Malformed::Json(_))), "{json}: {:?}", parse(json));
+            assert!(matches!(parse(json), Err(MalformedMessage::Json(_))), "{json}: {:?}", parse(json));
         }
-        assert!(matches!(Envelope::parse(b"{\"type\":\"Remove\",\"key\":\"\xff\"}"), Err(Malformed::Json(_))));
+        assert!(matches!(Envelope::parse(b"{\"type\":\"Remove\",\"key\":\"\xff\"}"), Err(MalformedMessage::Json(_))));
     }
 
     #[test]
     fn deep_nesting_does_not_use_up_the_stack() {
         let deep = format!(r#"{{"type":"Remove","key":"k","x":{}"#, "[".repeat(500_000));
-        assert!(matches!(parse(&deep), Err(Malformed::Json(_))));
+        assert!(matches!(parse(&deep), Err(MalformedMessage::Json(_))));
     }
 
     #[test]
     fn a_type_of_a_later_version_is_told_from_nonsense() {
         let json = r#"{"origin_id":"a","type":"Freeze","key":7}"#;
-        assert!(matches!(parse(json), Err(Malformed::UnknownType(kind)) if kind == "Freeze"));
-        assert!(matches!(parse(r#"{"type":"remove","key":"k"}"#), Err(Malformed::UnknownType(_))), "case counts");
+        assert!(matches!(parse(json), Err(MalformedMessage::UnknownType(kind)) if kind == "Freeze"));
+        assert!(
+            matches!(parse(r#"{"type":"remove","key":"k"}"#), Err(MalformedMessage::UnknownType(_))),
+            "case counts"
+        );
 
         let long = format!(r#"{{"type":"{}"}}"#, "é".repeat(100_000));
-        assert!(matches!(parse(&long), Err(Malformed::UnknownType(kind)) if kind.chars().count() == KIND_SHOWN));
+        assert!(matches!(parse(&long), Err(MalformedMessage::UnknownType(kind)) if kind.chars().count() == KIND_SHOWN));
     }
 
     #[test]
@@ -297,6 +300,6 @@ mod tests {
         };
         assert!(parse(&with_length(MAX_PAYLOAD)).is_ok());
         let over = parse(&with_length(MAX_PAYLOAD + 1));
-        assert!(matches!(over, Err(Malformed::TooLarge(length)) if length == MAX_PAYLOAD + 1));
+        assert!(matches!(over, Err(MalformedMessage::TooLarge(length)) if length == MAX_PAYLOAD + 1));
     }
 }

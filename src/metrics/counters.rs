@@ -78,12 +78,12 @@ impl SharedCounter {
 #[derive(Debug, Default)]
 #[repr(align(128))]
 pub struct WorkerStats {
-    requests: Requests,
+    requests: RequestCounters,
     drops: [Counter; DropReason::COUNT],
     failures: [Counter; Failure::COUNT],
     latencies: [Histogram; Path::COUNT],
-    sampler: Sampler,
-    /// Requests whose reply is not whole yet.
+    sampler: LatencySampler,
+    /// RequestCounters whose reply is not whole yet.
     pub waiting: Gauge,
     /// Bytes of requests read from clients.
     pub bytes_in: Counter,
@@ -127,12 +127,12 @@ impl WorkerStats {
         self.failures[failure as usize].add(1);
     }
 
-    /// Requests that failed so.
+    /// RequestCounters that failed so.
     pub fn failures(&self, failure: Failure) -> u64 {
         self.failures[failure as usize].get()
     }
 
-    /// Requests of this class that had this outcome.
+    /// RequestCounters of this class that had this outcome.
     pub fn requests(&self, class: Class, outcome: Outcome) -> u64 {
         self.requests.0[class as usize][outcome as usize].get()
     }
@@ -175,9 +175,9 @@ impl WorkerStats {
 
 /// Counters by class and outcome; a type of its own because a large array has no `Default`.
 #[derive(Debug)]
-struct Requests([[Counter; Outcome::COUNT]; Class::ALL.len()]);
+struct RequestCounters([[Counter; Outcome::COUNT]; Class::ALL.len()]);
 
-impl Default for Requests {
+impl Default for RequestCounters {
     fn default() -> Self {
         Self(std::array::from_fn(|_| std::array::from_fn(|_| Counter::default())))
     }
@@ -185,12 +185,12 @@ impl Default for Requests {
 
 /// Chooses one request in about [`SAMPLE_EVERY`].
 #[derive(Debug)]
-struct Sampler {
+struct LatencySampler {
     left: AtomicU64,
     state: AtomicU64,
 }
 
-impl Default for Sampler {
+impl Default for LatencySampler {
     fn default() -> Self {
         // The first request is sampled, so that a quiet proxy has something to show. The seed is any
         // number but zero, at which a xorshift stands still.
@@ -198,7 +198,7 @@ impl Default for Sampler {
     }
 }
 
-impl Sampler {
+impl LatencySampler {
     fn due(&self) -> bool {
         let left = self.left.load(Ordering::Relaxed);
         if left > 1 {

@@ -10,7 +10,7 @@ use rustix::process::{Resource, getrlimit};
 
 /// What one look found.
 #[derive(Debug, PartialEq)]
-struct Look {
+struct ProcStat {
     cpu_seconds: f64,
     start_seconds: f64,
     resident: u64,
@@ -27,7 +27,7 @@ pub(super) fn write(text: &mut String) {
     }
 }
 
-fn look() -> Option<Look> {
+fn look() -> Option<ProcStat> {
     let stat = fs::read_to_string("/proc/self/stat").ok()?;
     let system = fs::read_to_string("/proc/stat").ok()?;
     let boot = system.lines().find_map(|line| line.strip_prefix("btime ")?.trim().parse().ok())?;
@@ -38,12 +38,12 @@ fn look() -> Option<Look> {
 }
 
 /// Reads `/proc/self/stat` (proc(5)): the name in parentheses may hold anything, so fields are counted from behind it.
-fn read(stat: &str, boot: u64, ticks: u64, page: u64, (open, most): (u64, Option<u64>)) -> Option<Look> {
+fn read(stat: &str, boot: u64, ticks: u64, page: u64, (open, most): (u64, Option<u64>)) -> Option<ProcStat> {
     let fields: Vec<&str> = stat.rsplit_once(')')?.1.split_ascii_whitespace().collect();
     // The first behind the name is the third of all.
     let field = |number: usize| fields.get(number - 3)?.parse::<u64>().ok();
     let seconds = |number: usize| Some(as_f64(field(number)?) / as_f64(ticks));
-    Some(Look {
+    Some(ProcStat {
         cpu_seconds: seconds(14)? + seconds(15)?,
         start_seconds: as_f64(boot) + seconds(22)?,
         threads: field(20)?,
@@ -54,7 +54,7 @@ fn read(stat: &str, boot: u64, ticks: u64, page: u64, (open, most): (u64, Option
     })
 }
 
-fn write_look(text: &mut String, look: &Look) -> fmt::Result {
+fn write_look(text: &mut String, look: &ProcStat) -> fmt::Result {
     let mut row = |name: &str, kind: &str, about: &str, value: &dyn fmt::Display| {
         writeln!(text, "# HELP {name} {about}\n# TYPE {name} {kind}\n{name} {value}\n")
     };

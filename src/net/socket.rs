@@ -19,6 +19,9 @@ use super::tls::{Acceptor, Dialer, explained};
 #[cfg(target_os = "linux")]
 const UNACKNOWLEDGED: Duration = Duration::from_secs(30);
 
+/// TLS over TCP, after the handshake.
+type Secure = TlsStream<TcpStream>;
+
 /// A connected stream. Reading and writing are cancel safe, as those of tokio's own streams are. What was written must be flushed
 /// or followed by reading: under TLS some of it can wait here. To be given bytes and take none of them is an error.
 #[derive(Debug)]
@@ -26,7 +29,7 @@ pub enum Socket {
     /// TCP, with `TCP_NODELAY` and keep-alive set.
     Tcp(TcpStream),
     /// TLS over such a one, after the handshake.
-    Tls(Box<TlsStream<TcpStream>>),
+    Tls(Box<Secure>),
     /// A Unix domain socket.
     Unix(UnixStream),
 }
@@ -128,7 +131,7 @@ impl AsyncWrite for Socket {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         let written = match self.get_mut() {
             Self::Tcp(stream) => Pin::new(stream).poll_write(cx, buf),
-            Self::Tls(stream) => Pin::new(stream).poll_write(cx, buf),
+            Self::Tls(stream) => poll_write_tls(stream, cx, buf),
             Self::Unix(stream) => Pin::new(stream).poll_write(cx, buf),
         };
         match written {
@@ -140,7 +143,7 @@ impl AsyncWrite for Socket {
     #[inline]
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
-            Self::Tls(stream) => Pin::new(stream).poll_flush(cx),
+            Self::Tls(stream) => poll_flush_tls(stream, cx),
             Self::Tcp(_) | Self::Unix(_) => Poll::Ready(Ok(())), // what was written is the system's
         }
     }
@@ -152,4 +155,16 @@ impl AsyncWrite for Socket {
             Self::Unix(stream) => Pin::new(stream).poll_shutdown(cx),
         }
     }
+}
+
+// Out of line, so that what plain sockets do stays short where it is inlined.
+
+#[inline(never)]
+fn poll_write_tls(stream: &mut Secure, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+    Pin::new(stream).poll_write(cx, buf)
+}
+
+#[inline(never)]
+fn poll_flush_tls(stream: &mut Secure, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+    Pin::new(stream).poll_flush(cx)
 }

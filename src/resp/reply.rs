@@ -17,7 +17,7 @@ pub struct Splitter {
     missing: u64,
     /// In a header line the number so far; in a string the bytes still to come, its line end included.
     number: u64,
-    state: State,
+    state: SplitState,
     /// The type of the element under way.
     element: u8,
     /// The type of the reply under way.
@@ -29,7 +29,7 @@ pub struct Splitter {
 
 /// What the next byte is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-enum State {
+enum SplitState {
     /// The type byte of an element.
     #[default]
     Type,
@@ -113,7 +113,7 @@ impl Splitter {
     /// whole reply, which nobody knows.
     #[inline]
     pub fn announced(&self) -> u64 {
-        if self.state == State::Body { self.number } else { 0 }
+        if self.state == SplitState::Body { self.number } else { 0 }
     }
 
     fn walk(&mut self, buf: &[u8]) -> Result<Split, Malformed> {
@@ -121,9 +121,9 @@ impl Splitter {
         while let Some(&byte) = buf.get(at) {
             let rest = &buf[at..];
             at += match self.state {
-                State::Type => self.begin(byte, rest)?,
-                State::Body => self.body(rest)?,
-                State::Text => self.text(rest),
+                SplitState::Type => self.begin(byte, rest)?,
+                SplitState::Body => self.body(rest)?,
+                SplitState::Text => self.text(rest),
                 _ => {
                     self.line_byte(byte)?;
                     1
@@ -153,9 +153,9 @@ impl Splitter {
         self.element = kind;
         self.negative = false;
         self.state = match kind {
-            b'+' | b'-' | b',' | b'(' => State::Text,
-            b'_' => State::Return,
-            b'#' => State::Truth,
+            b'+' | b'-' | b',' | b'(' => SplitState::Text,
+            b'_' => SplitState::Return,
+            b'#' => SplitState::Truth,
             b':' | b'$' | b'=' | b'!' | b'*' | b'~' | b'>' | b'%' | b'|' => {
                 self.number = 0;
                 self.digits = 0;
@@ -164,7 +164,7 @@ impl Splitter {
                     self.end_line()?;
                     return Ok(1 + length);
                 }
-                State::Sign
+                SplitState::Sign
             }
             unknown => return Err(Malformed::Type(unknown)),
         };
@@ -174,13 +174,13 @@ impl Splitter {
     /// One byte of a header line, or of the end of a line of text.
     fn line_byte(&mut self, byte: u8) -> Result<(), Malformed> {
         match (self.state, byte) {
-            (State::Sign | State::Digit, _) => self.number_byte(byte)?,
-            (State::Truth, b't' | b'f') => self.state = State::Return,
-            (State::Return, b'\r') => self.state = State::Feed,
-            (State::Feed, b'\n') => self.end_line()?,
-            (State::TextFeed, b'\n') => self.end_element(),
-            (State::TextFeed, b'\r') => {}
-            (State::TextFeed, _) => self.state = State::Text,
+            (SplitState::Sign | SplitState::Digit, _) => self.number_byte(byte)?,
+            (SplitState::Truth, b't' | b'f') => self.state = SplitState::Return,
+            (SplitState::Return, b'\r') => self.state = SplitState::Feed,
+            (SplitState::Feed, b'\n') => self.end_line()?,
+            (SplitState::TextFeed, b'\n') => self.end_element(),
+            (SplitState::TextFeed, b'\r') => {}
+            (SplitState::TextFeed, _) => self.state = SplitState::Text,
             _ => return Err(Malformed::Header),
         }
         Ok(())
@@ -195,7 +195,7 @@ impl Splitter {
                 end + 2
             }
             Some(end) => {
-                self.state = State::TextFeed;
+                self.state = SplitState::TextFeed;
                 end + 1
             }
             None => rest.len(),
@@ -212,13 +212,13 @@ impl Splitter {
                 let longer = self.number.checked_mul(10).and_then(|number| number.checked_add(u64::from(byte - b'0')));
                 self.number = longer.ok_or(Malformed::Header)?;
                 self.digits += 1;
-                self.state = State::Digit;
+                self.state = SplitState::Digit;
             }
-            b'-' if self.state == State::Sign => {
+            b'-' if self.state == SplitState::Sign => {
                 self.negative = true;
-                self.state = State::Digit;
+                self.state = SplitState::Digit;
             }
-            b'\r' if self.digits > 0 => self.state = State::Feed,
+            b'\r' if self.digits > 0 => self.state = SplitState::Feed,
             _ => return Err(Malformed::Header),
         }
         Ok(())
@@ -240,7 +240,7 @@ impl Splitter {
         match self.element {
             b'$' | b'=' | b'!' => {
                 self.number = number.checked_add(2).ok_or(Malformed::Size)?;
-                self.state = State::Body;
+                self.state = SplitState::Body;
             }
             b'*' | b'~' | b'>' => {
                 self.end_element();
@@ -252,7 +252,7 @@ impl Splitter {
             }
             b'|' => {
                 // Not an element: what it precedes still is to come.
-                self.state = State::Type;
+                self.state = SplitState::Type;
                 self.expect_pairs(number)?;
             }
             _ => self.end_element(),
@@ -290,7 +290,7 @@ impl Splitter {
     #[inline]
     fn end_element(&mut self) {
         self.missing -= 1;
-        self.state = State::Type;
+        self.state = SplitState::Type;
     }
 }
 

@@ -6,7 +6,7 @@
 
 /// What a whole reply on such a connection is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Message {
+pub(super) enum Announced {
     /// The answer to a (un)subscribe command, with the number of subscriptions left of its kind.
     Confirmation { shard: bool, left: u64 },
     /// A published message, an invalidation, anything else that Redis sends unasked.
@@ -41,16 +41,16 @@ impl Subscriptions {
 }
 
 /// Looks at a whole array or push. `None`: it is an ordinary reply.
-pub(super) fn classify(reply: &[u8]) -> Option<Message> {
+pub(super) fn classify(reply: &[u8]) -> Option<Announced> {
     let push = reply.first() == Some(&b'>');
     let word = first_word(reply)?;
     match word {
         b"subscribe" | b"unsubscribe" | b"psubscribe" | b"punsubscribe" => {
-            Some(Message::Confirmation { shard: false, left: last_integer(reply)? })
+            Some(Announced::Confirmation { shard: false, left: last_integer(reply)? })
         }
-        b"ssubscribe" | b"sunsubscribe" => Some(Message::Confirmation { shard: true, left: last_integer(reply)? }),
-        b"message" | b"pmessage" | b"smessage" => Some(Message::Published),
-        _ => push.then_some(Message::Published),
+        b"ssubscribe" | b"sunsubscribe" => Some(Announced::Confirmation { shard: true, left: last_integer(reply)? }),
+        b"message" | b"pmessage" | b"smessage" => Some(Announced::Published),
+        _ => push.then_some(Announced::Published),
     }
 }
 
@@ -91,12 +91,12 @@ mod tests {
 
     #[test]
     fn confirmations_and_messages_are_told_from_replies() {
-        let confirmation = |shard, left| Some(Message::Confirmation { shard, left });
+        let confirmation = |shard, left| Some(Announced::Confirmation { shard, left });
         assert_eq!(classify(b"*3\r\n$9\r\nsubscribe\r\n$1\r\na\r\n:1\r\n"), confirmation(false, 1));
         assert_eq!(classify(b">3\r\n$10\r\nssubscribe\r\n$1\r\na\r\n:2\r\n"), confirmation(true, 2));
         assert_eq!(classify(b"*3\r\n$11\r\nunsubscribe\r\n$-1\r\n:0\r\n"), confirmation(false, 0));
-        assert_eq!(classify(b"*3\r\n$7\r\nmessage\r\n$1\r\na\r\n$1\r\nb\r\n"), Some(Message::Published));
-        assert_eq!(classify(b">2\r\n$10\r\ninvalidate\r\n*1\r\n$1\r\nk\r\n"), Some(Message::Published));
+        assert_eq!(classify(b"*3\r\n$7\r\nmessage\r\n$1\r\na\r\n$1\r\nb\r\n"), Some(Announced::Published));
+        assert_eq!(classify(b">2\r\n$10\r\ninvalidate\r\n*1\r\n$1\r\nk\r\n"), Some(Announced::Published));
         assert_eq!(classify(b"*2\r\n$4\r\npong\r\n$0\r\n\r\n"), None);
         assert_eq!(classify(b"*1\r\n:1\r\n"), None);
         assert_eq!(classify(b"+OK\r\n"), None);

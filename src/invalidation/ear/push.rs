@@ -9,7 +9,7 @@
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Push<'a> {
     /// These keys changed, in some database.
-    Keys(Keys<'a>),
+    Keys(PushedKeys<'a>),
     /// All keys are gone.
     Flush,
     /// Somebody published this.
@@ -24,7 +24,7 @@ pub(super) enum Push<'a> {
 
 /// The keys of one push; yields fewer than announced where the push is cut short.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Keys<'a> {
+pub(super) struct PushedKeys<'a> {
     rest: &'a [u8],
     left: usize,
 }
@@ -45,7 +45,7 @@ pub(super) fn read(push: &[u8]) -> Push<'_> {
     match rest.first() {
         Some(b'_') => Push::Flush,
         Some(b'*') => match number(&mut rest, b'*') {
-            Some(left) if whole(rest, left) => Push::Keys(Keys { rest, left }),
+            Some(left) if whole(rest, left) => Push::Keys(PushedKeys { rest, left }),
             _ => Push::Unreadable,
         },
         _ => Push::Unreadable,
@@ -57,7 +57,7 @@ fn whole(mut rest: &[u8], left: usize) -> bool {
     (0..left).all(|_| bulk(&mut rest).is_some()) && rest.is_empty()
 }
 
-impl<'a> Iterator for Keys<'a> {
+impl<'a> Iterator for PushedKeys<'a> {
     type Item = &'a [u8];
 
     fn next(&mut self) -> Option<&'a [u8]> {

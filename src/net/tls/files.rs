@@ -90,10 +90,10 @@ type Made<T> = (T, Option<i64>);
 pub(super) struct Reloading<T> {
     files: Vec<PathBuf>,
     make: Box<dyn Fn() -> Result<Made<T>, FileError> + Send + Sync>,
-    state: Mutex<State<T>>,
+    state: Mutex<LoadedFiles<T>>,
 }
 
-struct State<T> {
+struct LoadedFiles<T> {
     looked: Instant,
     marks: Vec<Option<Mark>>,
     value: Arc<T>,
@@ -118,7 +118,7 @@ impl<T> Reloading<T> {
     ) -> Result<Self, FileError> {
         let marks = marks(&files);
         let (value, expires) = make()?;
-        let state = State { looked: Instant::now(), marks, value: Arc::new(value), expires };
+        let state = LoadedFiles { looked: Instant::now(), marks, value: Arc::new(value), expires };
         Ok(Self { files, make: Box::new(make), state: Mutex::new(state) })
     }
 
@@ -135,7 +135,7 @@ impl<T> Reloading<T> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner).expires
     }
 
-    fn look(&self, state: &mut State<T>) {
+    fn look(&self, state: &mut LoadedFiles<T>) {
         state.looked = Instant::now();
         let marks = marks(&self.files);
         if marks == state.marks {

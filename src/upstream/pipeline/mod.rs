@@ -61,7 +61,7 @@ pub struct Pipeline<W> {
     /// The node's, for errors.
     address: Arc<str>,
     private: bool,
-    state: Phase,
+    state: Stage,
     /// Why it is closed.
     end: Option<Error>,
     goodbye: Goodbye,
@@ -87,7 +87,7 @@ pub struct Pipeline<W> {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Phase {
+enum Stage {
     Connecting,
     Open,
     /// To end, or to be handed on, once all is answered.
@@ -132,7 +132,7 @@ impl<W: Waiter> Pipeline<W> {
         Self {
             address,
             private,
-            state: Phase::Connecting,
+            state: Stage::Connecting,
             end: None,
             goodbye: Goodbye::No,
             out: SendBuffer::default(),
@@ -189,7 +189,7 @@ impl<W: Waiter> Pipeline<W> {
     fn append(&mut self, command: &[u8], expect: Expected<W>, now: Time) {
         if self.fifo.is_empty() {
             self.waiting_since = now;
-            self.timed = (self.state == Phase::Open).then_some(now);
+            self.timed = (self.state == Stage::Open).then_some(now);
         }
         let start = self.out.append(command);
         self.fifo.push_back(Expectation { start, expect });
@@ -219,24 +219,24 @@ impl<W: Waiter> Pipeline<W> {
 
     /// The connection is made.
     pub fn open(&mut self, now: Time) {
-        if self.state == Phase::Connecting {
-            self.state = Phase::Open;
+        if self.state == Stage::Connecting {
+            self.state = Stage::Open;
         }
         self.waiting_since = now;
     }
 
     /// Is to end soon.
     pub(in crate::upstream) fn close(&mut self) {
-        if self.state != Phase::Closed {
-            self.state = Phase::Closing;
+        if self.state != Stage::Closed {
+            self.state = Stage::Closing;
         }
     }
 
     /// Is to end once all that was sent on it is answered, and takes no more. False where it is not open.
     pub(in crate::upstream) fn retire(&mut self) -> bool {
-        let open = self.state == Phase::Open;
+        let open = self.state == Stage::Open;
         if open {
-            self.state = Phase::Retiring;
+            self.state = Stage::Retiring;
         }
         open
     }
@@ -251,17 +251,17 @@ impl<W: Waiter> Pipeline<W> {
 
     /// Whether commands can still be sent.
     pub(in crate::upstream) fn takes_commands(&self) -> bool {
-        matches!(self.state, Phase::Connecting | Phase::Open)
+        matches!(self.state, Stage::Connecting | Stage::Open)
     }
 
     /// Whether the connection is made and open.
     pub(in crate::upstream) fn is_open(&self) -> bool {
-        self.state == Phase::Open
+        self.state == Stage::Open
     }
 
     /// Whether the connection is being made.
     pub(in crate::upstream) fn is_connecting(&self) -> bool {
-        self.state == Phase::Connecting
+        self.state == Stage::Connecting
     }
 
     /// Why it has ended, where it has, and all who waited were told.
@@ -322,9 +322,9 @@ impl<W: Waiter> Pipeline<W> {
     /// Why the connection is to end now, if it is.
     pub(in crate::upstream) fn is_over(&self) -> Option<Error> {
         match self.state {
-            Phase::Connecting | Phase::Open => None,
-            Phase::Retiring if !self.fifo.is_empty() => None,
-            Phase::Retiring | Phase::Closing | Phase::Closed => Some(self.lost_error()),
+            Stage::Connecting | Stage::Open => None,
+            Stage::Retiring if !self.fifo.is_empty() => None,
+            Stage::Retiring | Stage::Closing | Stage::Closed => Some(self.lost_error()),
         }
     }
 
@@ -352,10 +352,10 @@ impl<W: Waiter> Pipeline<W> {
 
     /// The connection has ended with this error. `None` where it had before; else who waits is to be told.
     pub fn lose(&mut self, error: &Error) -> Option<Loss<W>> {
-        if self.state == Phase::Closed {
+        if self.state == Stage::Closed {
             return None;
         }
-        self.state = Phase::Closed;
+        self.state = Stage::Closed;
         self.end = Some(error.clone());
         Some(Loss { fifo: std::mem::take(&mut self.fifo), out: std::mem::take(&mut self.out) })
     }

@@ -6,7 +6,7 @@ use super::{ANOTHER, Expectation, Expected, KEPT, Mode, Pipeline, Unasked};
 use crate::clock::Time;
 use crate::error::Error;
 use crate::resp::Split;
-use crate::upstream::messages::{Message, classify, is_monitor_line};
+use crate::upstream::messages::{Announced, classify, is_monitor_line};
 use crate::upstream::waiter::Waiter;
 
 impl<W: Waiter> Pipeline<W> {
@@ -180,18 +180,18 @@ impl<W: Waiter> Pipeline<W> {
         }
         let message = match self.mode {
             Mode::Subscribed | Mode::Monitor => classify(bytes),
-            _ if kind == b'>' => Some(Message::Published),
+            _ if kind == b'>' => Some(Announced::Published),
             _ => None,
         };
         let awaited =
             matches!(self.fifo.front(), Some(Expectation { expect: Expected::Reply(waiter), .. }) if waiter.confirms());
         match message {
-            Some(Message::Confirmation { shard, left }) if awaited => {
+            Some(Announced::Confirmation { shard, left }) if awaited => {
                 self.subscriptions.confirmed(shard, left, kind == b'>');
                 self.confirm(bytes);
             }
             Some(message) if self.subscriptions.may_say(kind, self.fifo.is_empty()) => {
-                if let Message::Confirmation { shard, left } = message {
+                if let Announced::Confirmation { shard, left } = message {
                     self.subscriptions.are_left(shard, left);
                 }
                 unasked(Unasked::Message(bytes));
