@@ -2,7 +2,7 @@
 //!
 //! Listeners first, so that a taken port is told before anything else happens; then the workers, the admin port, the fleet's
 //! channel, and a look at the upstream every second. Redis need not be there: crema starts, says that it is not ready, and
-//! refuses clients, or answers with an error, until it is. [`Running::end`] is the whole order in which it ends.
+//! refuses clients, or answers with an error, until it is. `Running::end` is the whole order in which it ends.
 
 mod descriptors;
 mod lookout;

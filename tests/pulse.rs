@@ -174,7 +174,9 @@ fn what_was_given_up_is_not_carried_out_later() {
         client.pipeline(way);
         let before = redis.client().cmd(&["GET", "n"]);
         link.stick();
-        way.iter().for_each(|command| client.send_cmd(command));
+        for command in way {
+            client.send_cmd(command);
+        }
         let answer = client.rest().expect("it is closed, and told in time");
         assert!(!answer.starts_with(b":"), "{way:?}: {}", answer.escape_ascii());
         link.thaw();

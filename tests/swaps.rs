@@ -63,7 +63,9 @@ fn show_no_read_that_is_too_old(args: &[&str], moves: &[Move; MOVES.len()]) {
     let seconds = number_from_env("CREMA_COHERENCE_SECONDS").unwrap_or(8);
     let mut redis = Redis::with(args);
     let links = [Link::to(redis.addr()), Link::to(redis.addr())];
-    links.iter().for_each(|link| link.late(CHANNEL, Duration::ZERO));
+    for link in &links {
+        link.late(CHANNEL, Duration::ZERO);
+    }
     let proxies = links.each_ref().map(|link| Crema::over(link.addr()).start());
     if proxies[0].is_direct() {
         return;

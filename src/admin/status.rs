@@ -146,7 +146,7 @@ struct Status<'a> {
     metrics: BTreeMap<&'static str, Value>,
 }
 
-/// RequestCounts since the start.
+/// Requests since the start.
 #[derive(Serialize)]
 struct RequestCounts {
     total: u64,

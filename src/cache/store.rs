@@ -1,7 +1,7 @@
 //! L1 itself: an index that hits read, and Moka, which decides what stays in it.
 //!
-//! A hit reads the index ([`index`](super::index)) and touches Moka only often enough to keep its frequencies true ([`Sampler`]).
-//! Moka keeps a small ticket for each entry ([`policy`](super::policy)).
+//! A hit reads the index (`index`) and touches Moka only often enough to keep its frequencies true ([`Sampler`]).
+//! Moka keeps a small ticket for each entry (`policy`).
 //!
 //! Which of the two has what:
 //! - an entry goes into the index first and to Moka second, so whatever Moka holds has been in the index;

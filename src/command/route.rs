@@ -10,7 +10,7 @@ pub enum Route {
     LaneIfOne,
     /// As [`Route::Lane`], but only with its like: a script may run for so long that the node answers others meanwhile.
     ScriptLane,
-    /// A lane, unless [`Spec::blocking`] says that a BLOCK option is there: then as [`Route::Blocking`].
+    /// A lane, unless [`Spec::blocking`](super::Spec::blocking) says that a BLOCK option is there: then as [`Route::Blocking`].
     LaneUnlessBlocking,
     /// The session's home connection, as it may wait there for long.
     Blocking,

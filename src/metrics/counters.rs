@@ -83,7 +83,7 @@ pub struct WorkerStats {
     failures: [Counter; Failure::COUNT],
     latencies: [Histogram; Path::COUNT],
     sampler: LatencySampler,
-    /// RequestCounters whose reply is not whole yet.
+    /// Requests whose reply is not whole yet.
     pub waiting: Gauge,
     /// Bytes of requests read from clients.
     pub bytes_in: Counter,
@@ -127,12 +127,12 @@ impl WorkerStats {
         self.failures[failure as usize].add(1);
     }
 
-    /// RequestCounters that failed so.
+    /// Requests that failed so.
     pub fn failures(&self, failure: Failure) -> u64 {
         self.failures[failure as usize].get()
     }
 
-    /// RequestCounters of this class that had this outcome.
+    /// Requests of this class that had this outcome.
     pub fn requests(&self, class: Class, outcome: Outcome) -> u64 {
         self.requests.0[class as usize][outcome as usize].get()
     }

@@ -16,9 +16,9 @@ use crate::clock::Time;
 const ROUND: Duration = Duration::from_secs(10);
 /// From one command to the next.
 const PACE: Duration = Duration::from_millis(100);
-/// PushedKeys a command.
+/// Keys a command.
 const BATCH: usize = 100;
-/// PushedKeys a round: as many as there is time for.
+/// Keys a round: as many as there is time for.
 const MOST: usize = 10_000;
 
 /// The rounds of one connection of an ear.
@@ -37,7 +37,7 @@ pub(super) struct Touches {
     forbidden: bool,
 }
 
-/// PushedKeys of one database, for one command.
+/// Keys of one database, for one command.
 #[derive(Debug, PartialEq, Eq)]
 pub struct TouchBatch {
     pub(super) db: u32,

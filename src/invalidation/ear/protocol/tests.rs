@@ -478,7 +478,7 @@ fn pushes_change_stamps_and_what_names_no_key_ends_the_epoch() {
     let epoch = bench.freshness.epoch();
     line.answer(&[">2\r\n$4\r\nodds\r\n_\r\n"]);
     assert_eq!((bench.freshness.epoch(), bench.stats.flushes.get()), (epoch, 2));
-    let long = ["x"; 200 << 10].concat();
+    let long = "x".repeat(200 << 10);
     line.answer(&[&format!(">2\r\n$10\r\ninvalidate\r\n*1\r\n${}\r\n{}", long.len(), &long[..100 << 10])]);
     line.answer(&[&long[100 << 10..], "\r\n"]);
     assert_ne!(bench.freshness.epoch(), epoch, "nobody has read whose key that is");
