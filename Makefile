@@ -5,7 +5,7 @@
 # make orderings  stamps and leases in every order that the memory model allows (loom)
 # make fmt    format the sources
 # make fuzz   the same bytes to Redis and through crema, at random, for SECONDS; a difference is cut down and shown
-# make long   what has to hold for long as well: the same for so many REPLIES, a million simulated schedules, and clients under TLS
+# make long   what has to hold for long as well: the same for so many REPLIES, and a million simulated schedules
 # make compat redis-py's own test suite through crema, and job queues: BullMQ, RQ, Celery; or only the PARTS that are named; and
 #             the test suite of a later Redis, which is built for that, like `make tcl`; and programs while Redis is away
 # make bench  crema beside Redis, Valkey, twemproxy and HAProxy, and BullMQ through them, in about half an hour; QUICK=1: a few minutes
@@ -106,6 +106,7 @@ test: check need-redis need-tcl need-cc need-valgrind need-faketime need-outage 
 	tests/outage/run --binary $(TEST_BIN) --cases 1 reset || failed+=" outage"
 	$(MAKE) --no-print-directory orderings || failed+=" orderings"
 	cargo bench --locked --bench side_by_side -- instructions || failed+=" instructions"
+	CREMA_TEST_TLS=1 cargo test --locked --test transparency --test pipeline --test coherence || failed+=" suites under TLS"
 	if cargo nextest --version >/dev/null 2>&1; then
 		cargo nextest run --locked || failed+=" tests"
 	else
@@ -144,7 +145,6 @@ fuzz: need-redis
 long: need-redis $(CLIENTS)/python.txt
 	CREMA_FUZZ_REPLIES=$(REPLIES) cargo test --locked --test fuzz -- --nocapture
 	SCHEDULES=1000000 cargo test --release --locked --test simulation no_schedule -- --nocapture
-	CREMA_TEST_TLS=1 cargo test --locked --test transparency --test pipeline --test coherence
 
 compat: need-redis need-tcl need-cc need-outage $(CLIENTS)/node.txt $(COMPAT)/python.txt $(COMPAT)/node.txt
 	cargo build --release --locked
