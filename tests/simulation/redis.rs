@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::judge::{Cause, Judge};
-use super::{DATABASES, KEYS, MS};
+use super::{DATABASES, KEYS, MS, STALENESS};
 
 struct Value {
     is: u64,
@@ -29,6 +29,8 @@ struct Client {
 pub(crate) struct Server {
     /// How far its clock is ahead.
     ahead: u64,
+    /// When it was last set forward.
+    forward: Option<u64>,
     databases: [[Option<Value>; KEYS]; DATABASES],
     clients: BTreeMap<usize, Client>,
     tracked: [BTreeSet<usize>; KEYS],
@@ -50,6 +52,7 @@ impl Server {
     pub(crate) fn new(few_rights: bool) -> Self {
         Self {
             ahead: 1_790_000_000_000 * MS,
+            forward: None,
             databases: Default::default(),
             clients: BTreeMap::new(),
             tracked: Default::default(),
@@ -82,7 +85,8 @@ impl Server {
     pub(crate) fn step_clock(&mut self, forward: bool, span: u64, now: u64, judge: &mut Judge) {
         if forward {
             self.ahead += span;
-            self.expire(now, judge, Some(now));
+            self.forward = Some(now);
+            self.expire(now, judge);
         } else {
             self.ahead -= span;
         }
@@ -94,9 +98,11 @@ impl Server {
         values.filter_map(|value| Some(((value.until? + 1) * MS).saturating_sub(self.ahead))).min()
     }
 
-    /// Keys whose time is over are gone from now on.
-    pub(crate) fn expire(&mut self, now: u64, judge: &mut Judge, step: Option<u64>) {
+    /// Keys whose time is over are gone from now on. Right behind a step forward it is the step's doing: what was filled while the
+    /// clock was back has a time that is too long, until the step shows.
+    pub(crate) fn expire(&mut self, now: u64, judge: &mut Judge) {
         let clock = self.clock_ms(now);
+        let step = self.forward.filter(|step| now < step + STALENESS);
         for db in 0..DATABASES {
             for key in 0..KEYS {
                 if let Some(value) = &mut self.databases[db][key]
@@ -138,7 +144,7 @@ impl Server {
         let Some(client) = self.clients.get_mut(&link) else { return };
         client.input.extend_from_slice(bytes);
         while let Some(command) = self.clients.get_mut(&link).and_then(|client| take_command(&mut client.input)) {
-            self.expire(now, judge, None);
+            self.expire(now, judge);
             let client = self.clients.get_mut(&link).expect("it was just there");
             client.commands += 1;
             let by = Some((link, client.commands - 1));
@@ -153,7 +159,7 @@ impl Server {
 
     /// A write by a client that is not the proxy's. A replica has it from its master, and tells nobody.
     pub(crate) fn write_past(&mut self, db: usize, words: &[&str], now: u64, judge: &mut Judge, out: &mut Out) {
-        self.expire(now, judge, None);
+        self.expire(now, judge);
         let command: Vec<String> = words.iter().map(|&word| word.to_owned()).collect();
         self.run(usize::MAX, db, &command, (now, None), judge, out);
     }

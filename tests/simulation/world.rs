@@ -280,7 +280,7 @@ impl<'a> World<'a> {
             }
             Event::Expiry => {
                 self.expiry = u64::MAX;
-                self.server.expire(self.now, &mut self.judge, None);
+                self.server.expire(self.now, &mut self.judge);
                 self.watch_expiry();
             }
             Event::Meet => {
