@@ -7,6 +7,7 @@ use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
 use std::process::Command;
+use std::time::Duration;
 
 use common::redis::{free_port, loopback};
 use common::tls::{Authority, Issued, Tunnel, client_side};
@@ -139,7 +140,26 @@ fn an_upstream_that_is_not_right_is_told_with_the_way_out() {
     for (at, options) in good {
         let crema = Crema::over(at).url(format!("rediss://{at}{options}")).start();
         assert_eq!(crema.client().cmd(&["SET", "k", "v"]), ok(), "{options}");
+        assert_eq!(crema.has_logged("whoever sits between"), options.contains("verify=no"), "{options}");
     }
+}
+
+/// As without TLS: who takes a connection and says nothing is there, also where that nothing is a handshake.
+#[test]
+fn an_upstream_that_stands_still_in_a_handshake_is_not_away() {
+    let authority = Authority::new();
+    let own = authority.issue("server", &["127.0.0.1"]);
+    let (redis, tls) = secure_redis(&authority, &own, &[]);
+    let url = format!("rediss://{tls}?ca={}", path(&authority.ca()));
+    let crema = Crema::over(tls).url(url).flag("--connect-timeout", "200ms").start();
+    let mut client = crema.client();
+    assert_eq!(client.cmd(&["SET", "k", "v"]), ok());
+    let frozen = redis.freeze();
+    client.send_cmd(&["SET", "k", "w"]);
+    assert!(client.is_silent_for(Duration::from_millis(1500)), "it is not closed either");
+    drop(frozen);
+    assert_eq!(client.value(), ok());
+    assert!(!crema.has_logged("the upstream is away"));
 }
 
 #[test]

@@ -105,21 +105,24 @@ fn late(node: &Node, after: Duration) -> Error {
 }
 
 async fn open(node: &Node) -> Result<Socket, Error> {
-    let opened = timeout(node.connect_timeout, dial(node)).await.map_err(|_| late(node, node.connect_timeout))?;
-    opened.map_err(|source| unreachable(node, source))
+    let dialed = timeout(node.connect_timeout, dial(node)).await.map_err(|_| late(node, node.connect_timeout))?;
+    let socket = dialed.map_err(|source| unreachable(node, source))?;
+    in_time(node, async { secure(node, socket).await.map_err(|source| unreachable(node, source)) }).await
 }
 
-/// A stream to the node, TLS included where it speaks that. A name is looked up each time. Cancel safe.
+/// A stream to the node, on which nothing was said yet. A name is looked up each time. Cancel safe.
 pub(super) async fn dial(node: &Node) -> io::Result<Socket> {
-    match &node.endpoint {
-        Endpoint::Tcp { host, port } => {
-            let socket = Socket::upstream(TcpStream::connect((host.as_str(), *port)).await?);
-            match &node.tls {
-                Some(tls) => socket.secure(tls, host).await,
-                None => Ok(socket),
-            }
-        }
-        Endpoint::Unix(path) => Ok(Socket::Unix(UnixStream::connect(path).await?)),
+    Ok(match &node.endpoint {
+        Endpoint::Tcp { host, port } => Socket::upstream(TcpStream::connect((host.as_str(), *port)).await?),
+        Endpoint::Unix(path) => Socket::Unix(UnixStream::connect(path).await?),
+    })
+}
+
+/// The same under TLS, where the node speaks that. A node that took the connection and is silent here is there. Cancel safe.
+pub(super) async fn secure(node: &Node, socket: Socket) -> io::Result<Socket> {
+    match (&node.tls, &node.endpoint) {
+        (Some(tls), Endpoint::Tcp { host, .. }) => socket.secure(tls, host).await,
+        _ => Ok(socket),
     }
 }
 

@@ -16,7 +16,7 @@ use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, sleep, timeout};
 
 use super::Node;
-use super::connect::{dial, read_reply};
+use super::connect::{dial, read_reply, secure};
 use crate::clock::Time;
 use crate::error::is_about_us;
 use crate::resp::encode;
@@ -156,13 +156,14 @@ enum Failure {
 
 /// Whether the node takes a connection and does not end it at once. Whatever it says shows that it is there, an error as well.
 async fn probe(node: &Node) -> Result<(), Failure> {
-    let mut socket = match timeout(node.connect_timeout, dial(node)).await {
+    let socket = match timeout(node.connect_timeout, dial(node)).await {
         Ok(socket) => socket.map_err(Failure::Refused)?,
         Err(_) => return Err(Failure::Refused(io::ErrorKind::TimedOut.into())),
     };
     let mut ping = Vec::new();
     encode::own_command(&mut ping, &[b"PING"]);
     let said = async {
+        let mut socket = secure(node, socket).await?;
         socket.write_all(&ping).await?;
         read_reply(&mut socket, &mut Vec::new()).await
     };
