@@ -32,7 +32,7 @@ use crate::invalidation::channel::{self, ChannelConfig};
 use crate::invalidation::{CoherenceMode, Fleet, Heard, L1, L1Terms, Notices, Publisher};
 use crate::log;
 use crate::metrics::Metrics;
-use crate::net::tls::{Acceptor, Dialer, FileError};
+use crate::net::tls::{Acceptor, Dialer, FileError, Verify};
 use crate::proxy::{Clients, Gate, Shared};
 use crate::resp::Limits;
 use crate::server::{Listener, Workers, accept};
@@ -228,6 +228,12 @@ impl App {
     fn tell_promises(&self) {
         if self.shared.config.auth == Auth::Open {
             warn!("auth is open: clients without a password have all the rights of the user in `upstream`");
+        }
+        if self.shared.config.upstream.tls.as_ref().is_some_and(|tls| tls.verify == Verify::No) {
+            warn!(
+                "verify=no in `upstream`: whoever sits between crema and the upstream can read and change all; name its \
+                 authority instead: ?ca=FILE"
+            );
         }
         let coherence = &self.shared.config.coherence;
         info!("coherence by {}: {}", coherence.as_str(), coherence.promise());

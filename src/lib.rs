@@ -17,8 +17,8 @@
 //! # Layers
 //!
 //! Imports run downward only, and a test holds them to it:
-//! `main → app → server, admin → session → proxy → invalidation → cache, upstream → metrics, log → command, config → clock, error,
-//! net → resp`.
+//! `main → app → server, admin → session → proxy → invalidation → cache, upstream → metrics, log → command, config → clock, control,
+//! error, net → resp`.
 //!
 //! # Reading order
 //!

@@ -196,8 +196,9 @@ impl Station {
     async fn end(&self, connection: &mut Connection, lane: &Lane<InFlight>) -> Result<(), Error> {
         let Some(id) = lane.id() else { return Ok(()) };
         let reply = self.answer(connection, &[b"CLIENT", b"KILL", b"ID", id.to_string().as_bytes()]).await?;
-        if reply.starts_with(b"-NOPERM") {
-            debug!("the user in `upstream` may not run CLIENT KILL: what the network holds can still be carried out");
+        if reply.starts_with(b"-") && !reply.starts_with(b"-ERR No such client") {
+            let said = String::from_utf8_lossy(&reply);
+            debug!(said = said.trim_end(), "CLIENT KILL was refused: what the network holds can still be carried out");
         }
         Ok(())
     }
