@@ -71,7 +71,7 @@ async fn serve(mut config: Config) -> Result<ExitCode, Error> {
     info!("settings: {}", settings.lines().map(str::trim).collect::<Vec<_>>().join("; "));
     let running = Running::start(config).await?;
     tokio::select! {
-        _ = signals.stop() => {}
+        _ = signals.stop(|| running.app.read_certificates()) => {}
         // Its clients are gone, and what they had under way: who supervises the process starts a sound one.
         number = running.workers.fallen() => return Err(Error::Worker { number }),
     }
@@ -85,7 +85,7 @@ async fn serve(mut config: Config) -> Result<ExitCode, Error> {
             }
             Ok(ExitCode::SUCCESS)
         }
-        signal = signals.stop() => {
+        signal = signals.stop(|| app.read_certificates()) => {
             let left = app.metrics.level(|worker| &worker.sessions);
             warn!(sessions = left, "ended at once by a second signal");
             Ok(ExitCode::from(128 + signal))
@@ -222,6 +222,16 @@ impl App {
     /// The node that serves what names no key.
     fn front(&self) -> Arc<Node> {
         Arc::clone(self.topology.borrow().front())
+    }
+
+    /// Whether the files have changed or not; new connections use what they say.
+    fn read_certificates(&self) {
+        if let Some(acceptor) = &self.acceptor {
+            acceptor.read_anew();
+        }
+        if let Some(dialer) = &self.front().tls {
+            dialer.read_anew();
+        }
     }
 
     /// What an operator should know that the settings promise, or do not.

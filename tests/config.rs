@@ -351,7 +351,8 @@ fn users_of_cremas_own_are_read_and_their_passwords_kept() {
     )
     .expect("good");
     let Auth::Own(users) = &config.auth else { panic!("{:?}", config.auth) };
-    assert_eq!((users[0].name.as_str(), users[0].password.expose()), ("default", " with blanks "));
+    let password = users[0].password.as_ref().expect("there");
+    assert_eq!((users[0].name.as_str(), password.expose()), ("default", " with blanks "));
     assert_eq!(users[0].upstream, None);
     let (name, password) = users[1].upstream.as_ref().expect("mapped");
     assert_eq!((name.as_str(), password.expose()), ("app", "hunter3"));
@@ -371,6 +372,21 @@ fn users_that_anybody_could_be_are_refused() {
         let error = from_file(&format!("auth = \"own\"\n[[user]]\n{user}")).expect_err(user);
         assert!(error.contains(&format!(": user: {reason}")), "{user}: {error}");
     }
+}
+
+#[test]
+fn certificates_name_users_only_where_they_are_asked_for_and_users_are_cremas_own() {
+    let cases = [
+        ("auth = \"upstream\"\n", "crema has users of its own only with auth = \"own\""),
+        ("auth = \"open\"\n", "crema has users of its own only with auth = \"own\""),
+        ("auth = \"own\"\n[[user]]\nname = \"a\"\n", "clients are not asked for certificates"),
+    ];
+    for (settings, reason) in cases {
+        let error = from_file(&format!("tls_client_user = \"cn\"\n{settings}")).expect_err(settings);
+        assert!(error.contains("crema.toml:1:19: tls_client_user: ") && error.contains(reason), "{error}");
+    }
+    let error = from_file("tls_client_user = \"dn\"").expect_err("no such field");
+    assert!(error.contains("unknown field of certificates `dn`"), "{error}");
 }
 
 #[test]

@@ -188,6 +188,49 @@ fn clients_show_certificates_where_they_must() {
     }
 }
 
+/// As in Redis 8.6 and Valkey 9 with `tls-auth-clients-user CN`.
+#[test]
+fn a_certificate_names_a_user_and_one_that_names_nobody_leaves_the_password() {
+    let (authority, stranger) = (Authority::new(), Authority::new());
+    let own = authority.issue("server", &["127.0.0.1"]);
+    let named = |of: &Authority, name: &str| of.issue(name, &["client"]);
+    let redis = Redis::start();
+    redis.client().cmd(&["ACL", "SETUSER", "readonly", "on", ">inner", "~*", "+@read", "+@connection", "+acl|whoami"]);
+    let mut file = tempfile::NamedTempFile::new().expect("a file of our own");
+    let settings = "auth = \"own\"\ntls_client_auth = \"optional\"\ntls_client_user = \"cn\"\n\
+        [[user]]\nname = \"app\"\n[[user]]\nname = \"reports\"\npassword = \"for-reports\"\n\
+        upstream_user = \"readonly\"\nupstream_password = \"inner\"\n";
+    file.write_all(settings.as_bytes()).expect("written");
+    let more = [("--tls-client-ca", path(&authority.ca())), ("--config", path(file.path()))];
+    let (crema, addr) = secure_crema(&format!("redis://{}", redis.addr()), &own, &more);
+    let come = |own: Option<&Issued>| through(addr, &authority.ca(), own);
+    let refused = "NOAUTH Authentication required.";
+
+    let (mut app, _tunnel) = come(Some(&named(&authority, "app")));
+    assert_eq!(app.cmd(&["SET", "k", "v"]), ok());
+    let (mut reports, _tunnel) = come(Some(&named(&authority, "reports")));
+    assert_eq!(reports.cmd(&["ACL", "WHOAMI"]), bulk("readonly"));
+    assert_eq!(reports.cmd(&["GET", "k"]), bulk("v"));
+    assert!(reports.cmd(&["SET", "k", "w"]).is_error());
+    // Redis forgets at RESET who somebody is, however it was proved.
+    reports.cmd(&["RESET"]);
+    assert_eq!(reports.cmd(&["GET", "k"]).text(), refused);
+    assert_eq!(reports.cmd(&["AUTH", "reports", "for-reports"]), ok());
+
+    // Nobody's name, no certificate, and the name of one without a password, where none was shown.
+    let (mut nobody, _tunnel) = come(Some(&named(&authority, "nobody")));
+    assert_eq!(nobody.cmd(&["GET", "k"]).text(), refused);
+    eventually("it is told", || crema.has_logged("a client's certificate names `nobody`, who is no [[user]]"));
+    assert_eq!(nobody.cmd(&["AUTH", "reports", "for-reports"]), ok());
+    let (mut without, _tunnel) = come(None);
+    assert_eq!(without.cmd(&["GET", "k"]).text(), refused);
+    assert!(without.cmd(&["AUTH", "app", ""]).text().starts_with("WRONGPASS "));
+    assert_eq!(crema.client().cmd(&["GET", "k"]).text(), refused, "without TLS");
+    // Whose authority nobody believes does not come in at all.
+    let (mut foreign, _tunnel) = come(Some(&named(&stranger, "app")));
+    assert!(foreign.try_cmd(&["GET", "k"]).is_err());
+}
+
 #[test]
 fn who_does_not_shake_hands_is_closed() {
     let authority = Authority::new();
@@ -220,7 +263,7 @@ fn certificates_are_exchanged_without_a_restart_and_a_bad_file_changes_nothing()
     eventually("the bad file is told", || {
         let (mut client, _tunnel) = through(addr, &authority.ca(), None);
         assert_eq!(client.cmd(&["GET", "k"]), bulk("v"));
-        crema.has_logged("certificates have changed and cannot be used")
+        crema.has_logged("certificates were read anew and cannot be used")
     });
     let new = successor.issue("server", &["127.0.0.1"]);
     std::fs::copy(&new.key, &own.key).expect("our own directory");
@@ -230,6 +273,30 @@ fn certificates_are_exchanged_without_a_restart_and_a_bad_file_changes_nothing()
         client.try_cmd(&["GET", "k"]).is_ok_and(|value| value == bulk("v"))
     });
     assert_eq!(before.cmd(&["GET", "k"]), bulk("v"), "who was there stays");
+}
+
+#[test]
+fn sighup_has_certificates_read_anew_and_a_bad_file_changes_nothing() {
+    let authority = Authority::new();
+    let own = authority.issue_until(2098, "server", &["127.0.0.1"]);
+    let redis = Redis::start();
+    let (crema, addr) = secure_crema(&format!("redis://{}", redis.addr()), &own, &[]);
+    let expires = || crema.count("crema_tls_certificate_expires_seconds", &[]);
+    let hang_up = || crema.signal(rustix::process::Signal::HUP);
+    assert_eq!(expires(), 4_070_908_800); // 2099-01-01
+    hang_up();
+    eventually("unchanged ones are read too", || crema.has_logged("certificates were read anew; new"));
+    std::fs::write(&own.cert, "not a certificate").expect("our own directory");
+    hang_up();
+    eventually("the bad file is told", || crema.has_logged("certificates were read anew and cannot be used"));
+    assert_eq!(expires(), 4_070_908_800);
+    let (mut client, _tunnel) = through(addr, &authority.ca(), None);
+    assert_eq!(client.cmd(&["SET", "k", "v"]), ok());
+    authority.issue_until(2099, "server", &["127.0.0.1"]);
+    hang_up();
+    eventually("the metric follows", || expires() == 4_102_444_800); // 2100-01-01
+    let (mut client, _tunnel) = through(addr, &authority.ca(), None);
+    assert_eq!(client.cmd(&["GET", "k"]), bulk("v"));
 }
 
 #[test]

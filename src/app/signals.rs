@@ -25,14 +25,15 @@ impl Signals {
         })
     }
 
-    /// Waits for a signal to stop, and gives its number. Cancel safe.
-    pub(super) async fn stop(&mut self) -> u8 {
+    /// Waits for a signal to stop, and gives its number; does `hangup` at each SIGHUP until then. Cancel safe.
+    pub(super) async fn stop(&mut self, hangup: impl Fn()) -> u8 {
         loop {
             tokio::select! {
                 _ = self.term.recv() => return 15,
                 _ = self.int.recv() => return 2,
                 _ = self.hup.recv() => {
-                    info!("SIGHUP: settings are read at start alone, and a later version will read them anew; restart crema for that");
+                    info!("SIGHUP: certificates are read anew; settings are read at start alone: restart crema for that");
+                    hangup();
                 }
                 _ = self.usr1.recv() => info!("SIGUSR1 means nothing to crema"),
                 _ = self.usr2.recv() => info!("SIGUSR2 means nothing to crema"),

@@ -3,12 +3,12 @@
 use std::net::{IpAddr, Ipv4Addr};
 
 use super::raw::{Key, Layers, key};
-use super::{Auth, Channel, Coherence, Config, Endpoint, Listen, Problem, units};
+use super::{Auth, CertificateUser, Channel, Coherence, Config, Endpoint, Listen, Problem, units};
 use crate::net::tls::{Acceptor, ClientCertificates, Dialer};
 
 /// Notes with `layers` whatever does not go together.
 pub(super) fn note_conflicts(config: &Config, layers: &Layers) {
-    let found = addresses(config).into_iter().chain(tls(config)).chain(limits(config));
+    let found = addresses(config).into_iter().chain(tls(config)).chain(certificate_users(config)).chain(limits(config));
     let found = found.chain(coherence(config, layers));
     for Conflict(keys, problem) in found.chain(users(config, layers)).chain(channel(&config.channel)) {
         layers.note(layers.refuse(&keys, problem));
@@ -80,6 +80,25 @@ fn tls(config: &Config) -> Vec<Conflict> {
         (None, None) => {}
     }
     found
+}
+
+/// A certificate can stand for a password only where crema shows Redis another one in its place.
+fn certificate_users(config: &Config) -> Option<Conflict> {
+    let asked = config.tls.as_ref().is_some_and(|tls| tls.clients != ClientCertificates::None);
+    match (config.tls_client_user, &config.auth) {
+        (CertificateUser::Off, _) => None,
+        (_, Auth::Upstream | Auth::Open) => {
+            let wrong = "a certificate holds no password that Redis could be shown, and crema has users of its own only with auth = \"own\"";
+            let right = "write auth = \"own\" and a [[user]] for each name, or tls_client_user = \"off\"";
+            Some(Conflict(vec![key!(tls_client_user), key!(auth)], Problem::new(wrong, right)))
+        }
+        (_, Auth::Own(_)) if !asked => {
+            let wrong = "clients are not asked for certificates, so none can name a user";
+            let right = "write tls_client_auth = \"optional\" or \"required\", and give tls_client_ca";
+            Some(Conflict(vec![key!(tls_client_user), key!(tls_client_auth)], Problem::new(wrong, right)))
+        }
+        (_, Auth::Own(_)) => None,
+    }
 }
 
 fn limits(config: &Config) -> Vec<Conflict> {

@@ -117,6 +117,9 @@ pub struct Settings {
     /// Must they show it: none, optional, required [default: none]
     #[arg(long, value_name = "WHO", help_heading = "TLS")]
     pub(super) tls_client_auth: Option<Given>,
+    /// Name users by certificates: cn, or off [default: off]
+    #[arg(long, value_name = "FIELD", help_heading = "TLS")]
+    pub(super) tls_client_user: Option<Given>,
 
     /// Connections to the upstream, of all kinds [default: 1000]
     #[arg(long, value_name = "N", help_heading = "Upstream")]

@@ -47,6 +47,8 @@ pub struct Config {
     pub upstream: Upstream,
     /// What clients of `tls://` are shown and asked for.
     pub tls: Option<AcceptorSettings>,
+    /// Which user a client is by its certificate alone; anything but `Off` goes with [`Auth::Own`] only.
+    pub tls_client_user: CertificateUser,
     /// Where metrics, health, status and dashboard are served; `None` for nowhere.
     pub admin: Option<SocketAddr>,
     /// Worker threads, at most 1024.
@@ -143,6 +145,15 @@ pub enum Auth {
     Own(Vec<User>),
     /// Nobody: a client that gives no password acts as the user of the upstream URL.
     Open,
+}
+
+/// Whether a client's certificate stands for the password of a user.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CertificateUser {
+    /// It does not.
+    Off,
+    /// Of the user whose name is the certificate's common name.
+    CommonName,
 }
 
 /// Who keeps the names that clients give themselves with CLIENT SETNAME.
@@ -242,13 +253,19 @@ fn read(layers: &Layers) -> Result<Config, ConfigError> {
     use units::{counts, durations, durations_or_zero, sizes, sizes_or_zero, switch};
     let (ms, s, h) = (Duration::from_millis, Duration::from_secs, |hours: u64| Duration::from_secs(hours * 3600));
 
-    let users = user::read_users(layers)?;
+    let tls_client_user = layers.read(key!(tls_client_user), "off", |text| match text {
+        "off" => Ok(CertificateUser::Off),
+        "cn" | "CN" => Ok(CertificateUser::CommonName),
+        _ => Err(Problem::unknown("field of certificates", text, &["off", "cn"])),
+    })?;
+    let users = user::read_users(layers, tls_client_user)?;
     let prefixes = layers.read(key!(broadcast_prefixes), "all", prefixes)?;
     let l1_size = layers.read(key!(l1_size), "256MiB", sizes_or_zero(MIB..=16 * TIB))?;
     Ok(Config {
         listen: layers.read(key!(listen), "127.0.0.1:6380", listen::addresses)?,
         upstream: layers.read(key!(upstream), "redis://127.0.0.1:6379", str::parse)?,
         tls: tls(layers)?,
+        tls_client_user,
         admin: layers.read(key!(admin), "127.0.0.1:9380", |text| or_off(text, listen::socket))?,
         threads: layers.read(key!(threads), "auto", threads)?,
         promote: layers.read(key!(promote), "10", |text| {

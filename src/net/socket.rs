@@ -12,7 +12,7 @@ use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::TlsStream;
 
-use super::tls::{Acceptor, Dialer, explained};
+use super::tls::{Acceptor, Dialer, common_name, explained};
 
 /// Bytes to the upstream that are not acknowledged for so long end their connection. Long enough for what a network gets over;
 /// a server that takes nothing in for so long is given up as well.
@@ -87,6 +87,14 @@ impl Socket {
     pub fn peer(&self) -> String {
         let address = self.stream().map(TcpStream::peer_addr);
         address.map_or("unix".to_owned(), |address| address.map_or("?".to_owned(), |address| address.to_string()))
+    }
+
+    /// The common name in the certificate that the other side has shown and proved, where it has one.
+    pub fn certified_name(&self) -> Option<String> {
+        match self {
+            Self::Tls(stream) => common_name(stream.get_ref().1.peer_certificates()?.first()?),
+            Self::Tcp(_) | Self::Unix(_) => None,
+        }
     }
 
     /// Whether the other side has closed its sending side, or all, as far as is known. Bytes may still be unread.

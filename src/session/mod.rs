@@ -63,9 +63,10 @@ enum Close {
 
 /// Serves a client until it leaves, breaks the protocol, or must leave. Dropping the future ends the session at once.
 pub async fn serve(worker: Rc<Worker>, socket: Socket, replies: Rc<Replies>) {
+    let mut session = Session::new(worker, replies);
+    session.certify(&socket);
     let mut wire = Wire::new(socket);
     let mut parser = Parser::new();
-    let mut session = Session::new(worker, replies);
     let (close, midway) = loop {
         match wire.next(&mut session).await {
             Event::Bytes | Event::Resumed => {}

@@ -68,6 +68,11 @@ impl Authority {
         })
     }
 
+    /// One that ends with this year.
+    pub(crate) fn issue_until(&self, year: i32, file: &str, names: &[&str]) -> Issued {
+        self.issue_with(file, names, |params| params.not_after = date_time_ymd(year + 1, 1, 1))
+    }
+
     fn issue_with(&self, file: &str, names: &[&str], change: impl FnOnce(&mut CertificateParams)) -> Issued {
         let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
         let mut params = CertificateParams::new(names).expect("names that a certificate can have");

@@ -3,7 +3,7 @@
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use tokio_rustls::rustls;
@@ -11,6 +11,8 @@ use tokio_rustls::rustls::RootCertStore;
 use tokio_rustls::rustls::pki_types::pem::{self, PemObject};
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tracing::{info, warn};
+
+use super::certificate::expiry;
 
 /// How often it is looked at most whether a file has changed.
 const LOOK: Duration = Duration::from_secs(1);
@@ -66,8 +68,7 @@ fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, FileError> 
 /// A certificate with its chain, and when it ends, in seconds since 1970.
 pub(super) fn read_chain(path: &Path) -> Result<(Vec<CertificateDer<'static>>, Option<i64>), FileError> {
     let chain = certificates(path)?;
-    let parsed = x509_parser::parse_x509_certificate(&chain[0]);
-    let expires = parsed.ok().map(|(_, certificate)| certificate.validity().not_after.timestamp());
+    let expires = expiry(&chain[0]);
     Ok((chain, expires))
 }
 
@@ -85,8 +86,7 @@ pub(super) fn read_roots(path: &Path) -> Result<RootCertStore, FileError> {
 
 type Made<T> = (T, Option<i64>);
 
-/// What was made of files, made again when one of them has changed. It is looked when somebody asks, so an unused one costs
-/// nothing.
+/// What was made of files, made again when one of them has changed. It is looked when somebody asks.
 pub(super) struct Reloading<T> {
     files: Vec<PathBuf>,
     make: Box<dyn Fn() -> Result<Made<T>, FileError> + Send + Sync>,
@@ -124,30 +124,41 @@ impl<T> Reloading<T> {
 
     /// What the files say now, or said when they could last be used.
     pub(super) fn get(&self) -> Arc<T> {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        if !self.files.is_empty() && state.looked.elapsed() >= LOOK {
-            self.look(&mut state);
-        }
-        Arc::clone(&state.value)
+        Arc::clone(&self.current().value)
     }
 
     pub(super) fn expires(&self) -> Option<i64> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner).expires
+        self.current().expires
     }
 
-    fn look(&self, state: &mut LoadedFiles<T>) {
-        state.looked = Instant::now();
-        let marks = marks(&self.files);
-        if marks == state.marks {
-            return;
+    /// Reads the files, changed or not.
+    pub(super) fn read_anew(&self) {
+        if !self.files.is_empty() {
+            self.read(&mut self.state.lock().unwrap_or_else(PoisonError::into_inner), marks(&self.files));
         }
+    }
+
+    fn current(&self) -> MutexGuard<'_, LoadedFiles<T>> {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        if !self.files.is_empty() && state.looked.elapsed() >= LOOK {
+            state.looked = Instant::now();
+            let marks = marks(&self.files);
+            if marks != state.marks {
+                self.read(&mut state, marks);
+            }
+        }
+        state
+    }
+
+    /// Reads the files, which had these marks just before.
+    fn read(&self, state: &mut LoadedFiles<T>, marks: Vec<Option<Mark>>) {
         state.marks = marks; // a bad file is told of once
         match (self.make)() {
             Ok((value, expires)) => {
                 (state.value, state.expires) = (Arc::new(value), expires);
                 info!("certificates were read anew; new connections use them");
             }
-            Err(error) => warn!("certificates have changed and cannot be used: {error}; the old ones are kept"),
+            Err(error) => warn!("certificates were read anew and cannot be used: {error}; the old ones are kept"),
         }
     }
 }

@@ -4,6 +4,7 @@
 //! restart; a bad file keeps the old ones and says so. TLS 1.2 and 1.3; renegotiation is not there in rustls, and sessions are
 //! resumed by tickets. Handshakes have no deadline here: who waits for one sets it.
 
+mod certificate;
 mod files;
 mod problem;
 mod verifier;
@@ -21,6 +22,7 @@ use tokio_rustls::rustls::server::WebPkiClientVerifier;
 use tokio_rustls::rustls::{ClientConfig, ServerConfig, crypto};
 use tokio_rustls::{TlsAcceptor, TlsConnector, TlsStream};
 
+pub(super) use self::certificate::common_name;
 pub use self::files::FileError;
 use self::files::{Reloading, read_chain, read_key, read_roots};
 use self::verifier::{Lenient, system_roots};
@@ -112,6 +114,11 @@ impl Dialer {
         connector.connect(name, stream).await.map(TlsStream::from).map_err(problem::of_server)
     }
 
+    /// Reads the files, changed or not.
+    pub fn read_anew(&self) {
+        self.config.read_anew();
+    }
+
     /// When the certificate that crema shows ends, in seconds since 1970; `None` where it shows none.
     pub fn expires(&self) -> Option<i64> {
         self.config.expires()
@@ -145,6 +152,11 @@ impl Acceptor {
     pub async fn accept(&self, stream: TcpStream) -> io::Result<TlsStream<TcpStream>> {
         let acceptor = TlsAcceptor::from(self.config.get());
         acceptor.accept(stream).await.map(TlsStream::from).map_err(problem::of_client)
+    }
+
+    /// Reads the files, changed or not.
+    pub fn read_anew(&self) {
+        self.config.read_anew();
     }
 
     /// When the certificate that clients are shown ends, in seconds since 1970.
