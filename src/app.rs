@@ -36,6 +36,7 @@ use crate::net::tls::{Acceptor, Dialer, FileError, Verify};
 use crate::proxy::{Clients, Gate, Shared};
 use crate::resp::Limits;
 use crate::server::{Listener, Workers, accept};
+use crate::session::Entrance;
 use crate::upstream::{Login, Node, Topology, keep_watch};
 
 use lookout::Lookout;
@@ -130,9 +131,10 @@ impl Running {
         let app = App::new(config, dialer, acceptor, &control);
         let workers = Workers::start(&app.shared, &app.metrics.workers, &stop_sessions)
             .map_err(|source| failed("threads", "worker threads", source))?;
+        let entrance = Arc::new(Entrance::new(&app.shared.config));
         for listener in listeners {
             info!("listening on {}{}", listener.address(), listener.note());
-            acceptors.spawn(accept(listener, workers.doors(), stop_sessions.clone()));
+            acceptors.spawn(accept(listener, workers.doors(), Arc::clone(&entrance), stop_sessions.clone()));
         }
         if let Some(listener) = admin {
             if let Ok(address) = listener.local_addr() {

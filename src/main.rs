@@ -1,4 +1,4 @@
-//! The program: arguments, `--check` and exit codes. Everything else is the library.
+//! The program: arguments, `--check`, `--hash-password` and exit codes. Everything else is the library.
 //!
 //! Exits with 0 after a clean stop, 2 where the command line, a variable or the file cannot be used, else as
 //! [`crema::app::run`] says.
@@ -19,6 +19,9 @@ const UNUSABLE: u8 = 2;
 
 fn main() -> ExitCode {
     let flags = Flags::parse();
+    if flags.hash_password {
+        return hash_password();
+    }
     let check = flags.check;
     let (config, sources) = match config::load(flags) {
         Ok(loaded) => loaded,
@@ -35,6 +38,22 @@ fn main() -> ExitCode {
     }
     crema::log::start(config.log_format, level);
     crema::app::run(config)
+}
+
+/// Prints the hash of the password on the first line of standard input.
+fn hash_password() -> ExitCode {
+    let mut line = String::new();
+    if let Err(error) = io::stdin().read_line(&mut line) {
+        return refuse(&format!("the password cannot be read: {error}"));
+    }
+    let password = line.trim_end_matches(['\r', '\n']);
+    if password.is_empty() {
+        return refuse("an empty password lets anybody in; write one on a line of standard input");
+    }
+    match writeln!(io::stdout(), "{}", password_auth::generate_hash(password)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => refuse(&format!("the hash cannot be written: {error}")),
+    }
 }
 
 fn refuse(reason: &str) -> ExitCode {

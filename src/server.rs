@@ -32,7 +32,7 @@ use crate::metrics::WorkerStats;
 use crate::net::Socket;
 use crate::net::tls::Acceptor;
 use crate::proxy::{End, Replies, Shared, Worker};
-use crate::session;
+use crate::session::{self, Entrance};
 use crate::upstream::{STALL, State as Presence};
 
 /// The pause after `accept` failed, which it does for want of file descriptors.
@@ -52,8 +52,14 @@ pub struct Doors {
 }
 
 struct Door {
-    clients: mpsc::Sender<Client>,
+    clients: mpsc::Sender<Arrival>,
     count: Arc<AtomicUsize>,
+}
+
+/// A client on its way to a worker, and what is asked of it.
+struct Arrival {
+    client: Client,
+    entrance: Arc<Entrance>,
 }
 
 impl Workers {
@@ -99,7 +105,7 @@ impl Workers {
 
 impl Doors {
     /// Hands a client over, or turns it away where there are `max_clients` already.
-    fn welcome(&self, mut client: Client) {
+    fn welcome(&self, mut client: Client, entrance: &Arc<Entrance>) {
         let load = |door: &Door| door.count.load(Ordering::Relaxed);
         let clients: usize = self.of_workers.iter().map(load).sum();
         if clients >= self.shared.config.max_clients {
@@ -119,7 +125,7 @@ impl Doors {
         }
         let door = self.of_workers.iter().min_by_key(|door| load(door)).expect("there is at least one worker");
         door.count.fetch_add(1, Ordering::Relaxed);
-        if door.clients.try_send(client).is_err() {
+        if door.clients.try_send(Arrival { client, entrance: Arc::clone(entrance) }).is_err() {
             door.count.fetch_sub(1, Ordering::Relaxed);
         }
     }
@@ -151,9 +157,9 @@ impl Drop for Post {
     }
 }
 
-/// Accepts until `stop`. While the upstream is away, and clients are to see that, it is closed, so that they are refused as by a
+/// Accepts until `stop`, clients of whom `entrance` is asked. While the upstream is away, and clients are to see that, it is closed, so that they are refused as by a
 /// Redis that is down; one that is back at once is waited for. Cancel safe.
-pub async fn accept(mut listener: Listener, doors: Arc<Doors>, stop: CancellationToken) {
+pub async fn accept(mut listener: Listener, doors: Arc<Doors>, entrance: Arc<Entrance>, stop: CancellationToken) {
     let mut presence = doors.shared.front().presence.follow();
     let refuses = doors.shared.config.upstream_down == UpstreamDown::Close;
     let accepting = async {
@@ -166,7 +172,7 @@ pub async fn accept(mut listener: Listener, doors: Arc<Doors>, stop: Cancellatio
             tokio::select! {
                 biased;
                 () = trouble => {}
-                () = welcome_all(&listener, &doors) => {}
+                () = welcome_all(&listener, &doors, &entrance) => {}
             }
             // Who connects before it is known whether the upstream is away waits for a moment.
             let known = presence.wait_for(|known| matches!(known, Presence::There | Presence::Away)).await;
@@ -184,10 +190,10 @@ pub async fn accept(mut listener: Listener, doors: Arc<Doors>, stop: Cancellatio
 }
 
 /// Hands over every client that connects; never returns.
-async fn welcome_all(listener: &Listener, doors: &Doors) {
+async fn welcome_all(listener: &Listener, doors: &Doors, entrance: &Arc<Entrance>) {
     loop {
         match listener.accept().await {
-            Ok(client) => doors.welcome(client),
+            Ok(client) => doors.welcome(client, entrance),
             Err(error) => {
                 warn!(%error, "cannot accept a client; trying again (are there enough file descriptors?)");
                 sleep(ACCEPT_PAUSE).await;
@@ -200,7 +206,7 @@ async fn welcome_all(listener: &Listener, doors: &Doors) {
 fn work(
     shared: &Arc<Shared>,
     stats: &Arc<WorkerStats>,
-    mut door: mpsc::Receiver<Client>,
+    mut door: mpsc::Receiver<Arrival>,
     count: &Arc<AtomicUsize>,
     stop: &CancellationToken,
 ) {
@@ -223,8 +229,8 @@ fn work(
             tokio::select! {
                 biased;
                 () = stop.cancelled() => break,
-                client = door.recv() => match client {
-                    Some(client) => sessions.start(&worker, client, count),
+                arrival = door.recv() => match arrival {
+                    Some(arrival) => sessions.start(&worker, arrival, count),
                     None => break,
                 },
                 () = ends.notified() => sessions.end(),
@@ -267,7 +273,8 @@ struct Sessions {
 }
 
 impl Sessions {
-    fn start(&self, worker: &Rc<Worker>, client: Client, count: &Arc<AtomicUsize>) {
+    fn start(&self, worker: &Rc<Worker>, arrival: Arrival, count: &Arc<AtomicUsize>) {
+        let Arrival { client, entrance } = arrival;
         let number = self.next.replace_with(|&mut number| number + 1);
         let leave =
             Leave { number, open: Rc::clone(&self.open), count: Arc::clone(count), stats: Arc::clone(&worker.stats) };
@@ -294,14 +301,14 @@ impl Sessions {
                         let _leave = leave;
                         let welcomed = stop.run_until_cancelled(welcome(socket, &acceptor, &worker.stats)).await;
                         if let Some(Some(socket)) = welcomed {
-                            session::serve(worker, socket, replies).await;
+                            session::serve(worker, socket, replies, entrance).await;
                         }
                     });
                     return;
                 }
                 self.tasks.spawn_local(async move {
                     let _leave = leave;
-                    session::serve(worker, socket, replies).await;
+                    session::serve(worker, socket, replies, entrance).await;
                 });
             }
             Err(error) => warn!(%error, "a client could not be taken on"),

@@ -9,7 +9,8 @@ use std::time::Duration;
 
 use clap::{CommandFactory, Parser};
 use crema::config::{
-    self, Auth, ClientNames, Coherence, Config, Endpoint, Flags, Listen, LogFormat, Promote, Secret, UpstreamDown,
+    self, Auth, ClientNames, Coherence, Config, Endpoint, Flags, Listen, LogFormat, Password, Promote, Secret,
+    UpstreamDown,
 };
 use tempfile::TempDir;
 
@@ -141,7 +142,7 @@ fn the_shipped_file_has_every_key_at_its_default() {
         }
     }
     let mut in_file: Vec<String> = keys.iter().map(|key| key.replace('_', "-")).collect();
-    let modes = ["config", "check", "help", "version"];
+    let modes = ["config", "check", "hash-password", "help", "version"];
     let command = Flags::command();
     let flags = command.get_arguments().filter_map(|argument| argument.get_long()).filter(|flag| !modes.contains(flag));
     let mut in_flags: Vec<String> = flags.map(str::to_owned).collect();
@@ -184,7 +185,7 @@ fn the_rule_of_the_shipped_file_is_good_when_uncommented() {
 fn every_setting_names_its_flag_its_variable_and_its_line() {
     let wrong = |flag: &str| if ["channel-name", "channel-audit-stream"].contains(&flag) { " " } else { "nonsense" };
     let command = Flags::command();
-    let modes = ["config", "check", "help", "version"];
+    let modes = ["config", "check", "hash-password", "help", "version"];
     for flag in command.get_arguments().filter_map(|argument| argument.get_long()).filter(|flag| !modes.contains(flag))
     {
         let value = wrong(flag);
@@ -351,8 +352,8 @@ fn users_of_cremas_own_are_read_and_their_passwords_kept() {
     )
     .expect("good");
     let Auth::Own(users) = &config.auth else { panic!("{:?}", config.auth) };
-    let password = users[0].password.as_ref().expect("there");
-    assert_eq!((users[0].name.as_str(), password.expose()), ("default", " with blanks "));
+    assert_eq!(users[0].name, "default");
+    assert_eq!(users[0].password, Some(Password::Plain(Secret::new(" with blanks "))));
     assert_eq!(users[0].upstream, None);
     let (name, password) = users[1].upstream.as_ref().expect("mapped");
     assert_eq!((name.as_str(), password.expose()), ("app", "hunter3"));
@@ -364,8 +365,13 @@ fn users_of_cremas_own_are_read_and_their_passwords_kept() {
 #[test]
 fn users_that_anybody_could_be_are_refused() {
     for (user, reason) in [
-        ("name = \"a\"", "a user lacks its name or its password"),
-        ("name = \"a\"\npassword = \"\"", "an empty name or password"),
+        ("password = \"x\"", "a user lacks its name"),
+        ("name = \"\"\npassword = \"x\"", "a user's name is empty"),
+        ("name = \"a\"", "a user lacks its password"),
+        ("name = \"a\"\npassword = \"\"", "an empty password"),
+        ("name = \"a\"\npassword = \"x\"\npassword_file = \"/x\"", "a user's password is given twice"),
+        ("name = \"a\"\npassword_file = \"/no/such/file\"", "/no/such/file: No such file"),
+        ("name = \"a\"\npassword_hash = \"$2b$12$abc\"", "password_hash is no hash by argon2 or scrypt"),
         ("name = \"a\"\npassword = \"x\"\nupstream_user = \"b\"", "upstream_user has no password"),
         ("name = \"a\"\npassword = \"x\"\n[[user]]\nname = \"a\"\npassword = \"y\"", "there is a user `a` already"),
     ] {

@@ -17,7 +17,7 @@ const NOTES: &str = "\
 Upstream URLs: redis://[user:password@]host[:port][/db] or unix:///path[?db=N]. Sizes: 64MiB, 1GB (in powers of 1024). \
 Times: 250ms, 5s, 2m, 1h.
 
-Every option but --check is also a variable (--l1-size is CREMA_L1_SIZE) and, --config aside, a key of the file (l1_size); \
+Every option but --check and --hash-password is also a variable (--l1-size is CREMA_L1_SIZE) and, --config aside, a key of the file (l1_size); \
 users and rules on key patterns stand in the file alone. A flag wins over a variable, a variable over the file. \
 Give passwords by variable or file: other users of the machine can see flags.";
 
@@ -31,6 +31,9 @@ pub struct Flags {
     /// Check the settings, show what is in effect, and stop
     #[arg(long)]
     pub check: bool,
+    /// Read a password from standard input, print its hash for password_hash, and stop
+    #[arg(long)]
+    pub hash_password: bool,
     /// Settings that win over variables and the file.
     #[command(flatten)]
     pub settings: Settings,
@@ -170,6 +173,8 @@ pub(super) struct ChannelSettings {
 pub(super) struct UserSettings {
     pub(super) name: Option<Given>,
     pub(super) password: Option<Given>,
+    pub(super) password_hash: Option<Given>,
+    pub(super) password_file: Option<Given>,
     pub(super) upstream_user: Option<Given>,
     pub(super) upstream_password: Option<Given>,
 }

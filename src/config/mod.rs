@@ -31,7 +31,7 @@ pub use self::listen::Listen;
 pub use self::rule::{Promote, Rule};
 pub use self::summary::Sources;
 pub use self::url::{Endpoint, Secret, Upstream};
-pub use self::user::User;
+pub use self::user::{Password, User};
 pub use crate::error::UpstreamDown;
 use crate::net::tls::{AcceptorSettings, ClientCertificates, Credentials};
 

@@ -1,23 +1,54 @@
 //! Users of crema's own (`auth = "own"`): the `[[user]]` tables of the file, each a name and a password for clients, and whom
-//! the upstream then sees. Where certificates name users, one may have no password.
+//! the upstream then sees. What clients give is `password…`, what the upstream is given is `upstream_password…`.
+//! Where certificates name users, one may have no password.
+
+use std::fs;
+use std::path::{Path, PathBuf};
 
 use toml::Spanned;
 
 use super::CertificateUser;
 use super::error::{ConfigError, Problem};
 use super::flags::UserSettings;
-use super::raw::Layers;
+use super::raw::{Given, Layers};
+use super::units::GIB;
 use super::url::Secret;
+
+/// The kinds of hash that are understood, as a PHC string names them.
+const KINDS: [&str; 4] = ["argon2id", "argon2i", "argon2d", "scrypt"];
 
 /// A user that crema itself lets in.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct User {
     /// As clients give it; `default` for those that give a password alone.
     pub name: String,
-    /// As clients give it; `None` for who comes by a certificate alone.
-    pub password: Option<Secret>,
+    /// What clients must give; `None` for who comes by a certificate alone.
+    pub password: Option<Password>,
     /// User and password for the upstream; `None` for those of the upstream URL.
     pub upstream: Option<(String, Secret)>,
+}
+
+/// How the password that clients must give is known.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Password {
+    /// As it is.
+    Plain(Secret),
+    /// Its hash, by argon2 or scrypt, as a PHC string.
+    Hash(Secret),
+    /// The file that holds it, read at each login.
+    File(PathBuf),
+}
+
+impl Password {
+    /// The password in a file, without the line's end behind it. Why there is none, without a word of what stands there.
+    pub fn read_file(path: &Path) -> Result<Secret, String> {
+        let text = fs::read_to_string(path).map_err(|error| format!("{}: {error}", path.display()))?;
+        let line = text.strip_suffix('\n').map_or(text.as_str(), |line| line.strip_suffix('\r').unwrap_or(line));
+        if line.is_empty() || line.contains('\n') {
+            return Err(format!("{}: not one line with a password", path.display()));
+        }
+        Ok(Secret::new(line))
+    }
 }
 
 /// Reads all users. A name that an earlier one already has is refused.
@@ -37,18 +68,12 @@ pub(super) fn read_users(layers: &Layers, certificates: CertificateUser) -> Resu
 }
 
 fn read_user(settings: &Spanned<UserSettings>, certificates: CertificateUser) -> Result<User, Problem> {
-    let UserSettings { name, password, upstream_user, upstream_password } = settings.get_ref();
-    let text = |given: &Option<super::raw::Given>| given.as_ref().map(|given| given.raw().to_owned());
-    let (name, password) = match (text(name), text(password)) {
-        (Some(name), Some(password)) => (name, Some(password)),
-        (Some(name), None) if certificates == CertificateUser::CommonName => (name, None),
-        _ => {
-            let right = "write name and password (the latter may be left out with tls_client_user = \"cn\")";
-            return Err(Problem::new("a user lacks its name or its password", right));
-        }
+    let UserSettings { name, upstream_user, upstream_password, .. } = settings.get_ref();
+    let Some(name) = text(name) else {
+        return Err(Problem::new("a user lacks its name", "write name"));
     };
-    if name.is_empty() || password.as_deref() == Some("") {
-        return Err(Problem::new("an empty name or password lets anybody in", "write both"));
+    if name.is_empty() {
+        return Err(Problem::new("a user's name is empty", "write a name; `default` is who gives a password alone"));
     }
     let upstream = match (text(upstream_user), text(upstream_password)) {
         (None, None) => None,
@@ -57,5 +82,113 @@ fn read_user(settings: &Spanned<UserSettings>, certificates: CertificateUser) ->
             return Err(Problem::new("upstream_user has no password", "write upstream_password too"));
         }
     };
-    Ok(User { name, password: password.map(Secret::new), upstream })
+    let password = read_password(settings.get_ref())?;
+    if password.is_none() && certificates == CertificateUser::Off {
+        let right =
+            "write password, password_hash or password_file (or let certificates name users: tls_client_user = \"cn\")";
+        return Err(Problem::new("a user lacks its password", right));
+    }
+    Ok(User { name, password, upstream })
+}
+
+fn text(given: &Option<Given>) -> Option<String> {
+    given.as_ref().map(|given| given.raw().to_owned())
+}
+
+/// What clients must give, which is said in one way, if at all.
+fn read_password(settings: &UserSettings) -> Result<Option<Password>, Problem> {
+    let UserSettings { password, password_hash, password_file, .. } = settings;
+    match (text(password), text(password_hash), text(password_file)) {
+        (Some(password), None, None) if password.is_empty() => {
+            Err(Problem::new("an empty password lets anybody in", "write a password"))
+        }
+        (Some(password), None, None) => Ok(Some(Password::Plain(Secret::new(password)))),
+        (None, Some(hash), None) => check_hash(&hash).map(|()| Some(Password::Hash(Secret::new(hash)))),
+        (None, None, Some(path)) => {
+            let path = PathBuf::from(path);
+            let read = Password::read_file(&path);
+            read.map_err(|why| Problem::new(why, "give a file that holds the password alone"))?;
+            Ok(Some(Password::File(path)))
+        }
+        (None, None, None) => Ok(None),
+        _ => Err(Problem::new(
+            "a user's password is given twice",
+            "write one of password, password_hash and password_file",
+        )),
+    }
+}
+
+/// Whether a hash is one that can be checked, with no more memory than a machine has to spare.
+fn check_hash(hash: &str) -> Result<(), Problem> {
+    let wrong = |wrong: &str| Err(Problem::new(wrong, "write what `crema --hash-password` prints"));
+    let parts: Vec<&str> = hash.split('$').collect();
+    let kind = parts.get(1).copied().unwrap_or_default();
+    if !hash.starts_with('$') || !KINDS.contains(&kind) {
+        return wrong("password_hash is no hash by argon2 or scrypt");
+    }
+    let whole = password_auth::is_hash_obsolete(hash).is_ok() && parts.len() == if kind == "scrypt" { 5 } else { 6 };
+    if !whole {
+        return wrong("password_hash is not a whole PHC string");
+    }
+    let params = parts[parts.len() - 3];
+    let number = |name: &str| params.split(',').find_map(|param| param.strip_prefix(name)?.parse::<u64>().ok());
+    let bytes = match kind {
+        "scrypt" => number("ln=").zip(number("r=")).and_then(|(ln, r)| (128 * r).checked_shl(u32::try_from(ln).ok()?)),
+        _ => number("m=").and_then(|kib| kib.checked_mul(1024)),
+    };
+    match bytes {
+        Some(bytes) if bytes <= GIB => Ok(()),
+        _ => wrong("to check password_hash would take more memory than 1GiB"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_hashes_that_can_be_checked_are_taken() {
+        let salt_and_hash = "aM15713r3Xsvxbi31lqr1Q$nFNh2CVHVjNldFVKDHDlm4CbdRSCdEBsjjJxD+iCs5E";
+        for good in ["argon2id$v=19$m=19456,t=2,p=1", "argon2i$v=19$m=8,t=1,p=1", "scrypt$ln=16,r=8,p=1"] {
+            let hash = format!("${good}${salt_and_hash}");
+            assert_eq!(check_hash(&hash), Ok(()), "{hash}");
+        }
+        let bad = [
+            ("hunter2", "no hash by"),
+            ("", "no hash by"),
+            ("$2b$12$abcdefghijklmnopqrstuv", "no hash by"),
+            ("$pbkdf2-sha256$i=4096,l=32$c2FsdA$xeR41ZKIyEGqUw22hFxMjZYok6ABzk4RpJY4c6qYE0o", "no hash by"),
+            ("$argon2id$v=19$m=19456,t=2,p=1", "not a whole"),
+            ("$argon2id$v=19$m=19456,t=2,p=1$aM15713r3Xsvxbi31lqr1Q", "not a whole"),
+            ("$scrypt$ln=16,r=8,p=1$aM15713r3Xsvxbi31lqr1Q$", "not a whole"),
+        ];
+        for (hash, reason) in bad {
+            let problem = check_hash(hash).expect_err(hash).to_string();
+            assert!(problem.contains(reason), "{hash}: {problem}");
+        }
+        for huge in ["argon2id$v=19$m=1048577,t=2,p=1", "scrypt$ln=21,r=8,p=1", "scrypt$ln=64,r=8,p=1"] {
+            let problem = check_hash(&format!("${huge}${salt_and_hash}")).expect_err(huge).to_string();
+            assert!(problem.contains("more memory"), "{huge}: {problem}");
+        }
+    }
+
+    #[test]
+    fn a_file_holds_one_line() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("password");
+        for (text, password) in [
+            ("pw", Some("pw")),
+            ("p w \n", Some("p w ")),
+            ("pw\r\n", Some("pw")),
+            ("", None),
+            ("\n", None),
+            ("a\nb\n", None),
+        ] {
+            fs::write(&path, text).expect("our own directory");
+            let read = Password::read_file(&path);
+            assert_eq!(read.as_ref().ok().map(Secret::expose), password, "{text:?}");
+        }
+        fs::remove_file(&path).expect("our own directory");
+        assert!(Password::read_file(&path).is_err());
+    }
 }

@@ -119,7 +119,7 @@ impl Session {
         };
         self.keep_watches(line).await?;
         let reply = match &login {
-            Some(login) if self.keeps_passwords() => match self.log_in_here(login).await? {
+            Some(login) if self.keeps_passwords() => match self.log_in_here(line, login).await? {
                 Ok(()) => b"+OK\r\n".to_vec(),
                 Err(refusal) => refusal,
             },
@@ -191,7 +191,7 @@ impl Session {
         {
             let login = Login { user: user.into(), password: password.into() };
             if own {
-                if let Err(refusal) = self.log_in_here(&login).await? {
+                if let Err(refusal) = self.log_in_here(line, &login).await? {
                     self.answer(|out| out.extend_from_slice(&refusal));
                     return Ok(());
                 }

@@ -15,6 +15,7 @@ mod client;
 mod crema;
 mod decision;
 mod dispatch;
+mod entrance;
 mod foreign;
 mod input;
 mod link;
@@ -28,6 +29,7 @@ mod wire;
 
 use std::cell::Cell;
 use std::rc::Rc;
+use std::sync::Arc;
 
 use crate::clock::Time;
 use crate::command::{self, Class, Spec};
@@ -36,6 +38,8 @@ use crate::metrics::{Failure, Outcome};
 use crate::net::Socket;
 use crate::proxy::{self, Caller, End, Lent, Owner, Replies, Taken, Worker};
 use crate::resp::{Grammar, Limits, Parsed, Parser, ProtocolError, Request};
+
+pub use entrance::Entrance;
 
 use ahead::KEPT_BACK;
 use decision::{Decision, Facts, Inquiry};
@@ -62,8 +66,8 @@ enum Close {
 }
 
 /// Serves a client until it leaves, breaks the protocol, or must leave. Dropping the future ends the session at once.
-pub async fn serve(worker: Rc<Worker>, socket: Socket, replies: Rc<Replies>) {
-    let mut session = Session::new(worker, replies);
+pub async fn serve(worker: Rc<Worker>, socket: Socket, replies: Rc<Replies>, entrance: Arc<Entrance>) {
+    let mut session = Session::new(worker, replies, entrance);
     session.certify(&socket);
     let mut wire = Wire::new(socket);
     let mut parser = Parser::new();
@@ -105,6 +109,7 @@ struct Session {
     worker: Rc<Worker>,
     caller: Caller,
     owner: Rc<Owner>,
+    entrance: Arc<Entrance>,
     admission: Admission,
     link: Link<Lent>,
     answers: Answers,
@@ -205,13 +210,14 @@ impl Facts for Moment<'_> {
 }
 
 impl Session {
-    fn new(worker: Rc<Worker>, replies: Rc<Replies>) -> Self {
+    fn new(worker: Rc<Worker>, replies: Rc<Replies>, entrance: Arc<Entrance>) -> Self {
         let who = Self::nobody(&worker);
         let owner = Owner::new(Rc::clone(&replies), worker.shared.l1.clone());
         Self {
             caller: Caller::new(replies, who),
             worker,
             owner,
+            entrance,
             admission: Admission::Unknown,
             link: Link::Shared,
             answers: Answers::On,

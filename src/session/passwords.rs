@@ -2,13 +2,26 @@
 //!
 //! The words are Redis's, as of version 7. What a client proves here maps to a login of the upstream, which no client sees. A
 //! certificate can stand for the password (`tls_client_user`).
+//!
+//! To check a hash takes tens of milliseconds, and is meant to: it is done beside the workers, for few clients at once, and the
+//! others wait for their turn. What was found right is remembered for the process's life, not as it is but as its tag under a key
+//! that nobody else has; so a fleet of clients that connects again costs one check for each user. How long a refusal takes does not
+//! tell a name that there is from one that there is not: each name, known or not, has its hash to be checked against.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::available_parallelism;
+use std::time::Duration;
 
+use ring::hmac;
+use ring::rand::SystemRandom;
+use tokio::sync::Semaphore;
+use tokio::task::spawn_blocking;
+use tokio::time::timeout;
 use tracing::warn;
 
+use super::wire::ClientLine;
 use super::{Admission, Close, Session};
-use crate::config::{Auth, CertificateUser, User};
+use crate::config::{Auth, CertificateUser, Password, User};
 use crate::metrics::Failure;
 use crate::net::Socket;
 use crate::proxy::Who;
@@ -20,14 +33,137 @@ pub(super) const NO_AUTH_FOR_HELLO: &[u8] = b"-NOAUTH HELLO must be called with 
     otherwise the HELLO <proto> AUTH <user> <pass> option can be used to authenticate the client and select the RESP \
     protocol version at the same time\r\n";
 const WRONG_PASS: &[u8] = b"-WRONGPASS invalid username-password pair or user is disabled.\r\n";
+/// How long a login may wait for its turn to be checked.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// The users that crema itself lets in, and what was proved of them.
+pub(super) struct Passwords {
+    users: Vec<KnownUser>,
+    /// Users with a hash, by their place: whom a name that nobody has is checked against.
+    hashed: Vec<usize>,
+    /// What proofs are tagged with: random, and forgotten with the process.
+    key: hmac::Key,
+    /// Hashes that may be checked at once.
+    turns: Arc<Semaphore>,
+}
+
+struct KnownUser {
+    settings: User,
+    /// The tag of the password that was found right last.
+    proof: Mutex<Option<hmac::Tag>>,
+}
+
+/// Why a login was not found right.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Denial {
+    /// No user has this name and this password.
+    Wrong,
+    /// So many are being checked that its turn did not come.
+    Busy,
+}
+
+impl Passwords {
+    pub(super) fn new(auth: &Auth) -> Self {
+        let users = match auth {
+            Auth::Own(users) => users.clone(),
+            Auth::Upstream | Auth::Open => Vec::new(),
+        };
+        let users: Vec<_> = users.into_iter().map(|settings| KnownUser { settings, proof: Mutex::default() }).collect();
+        let hashed = (0..users.len()).filter(|&at| users[at].hash().is_some()).collect();
+        let key = hmac::Key::generate(hmac::HMAC_SHA256, &SystemRandom::new());
+        let key = key.expect("the system gives random bytes, without which nothing here would have started");
+        // Half of the processors at most, for those who are logged in have a right to the rest.
+        let turns = available_parallelism().map_or(1, |cores| (cores.get() / 2).max(1));
+        Self { users, hashed, key, turns: Arc::new(Semaphore::new(turns)) }
+    }
+
+    /// The user who has this name and this password. Cancel safe: a check that is under way ends by itself, and is remembered.
+    async fn find(self: &Arc<Self>, given: &Login) -> Result<&User, Denial> {
+        let user = self.user(&given.user);
+        if let Some(at) = user
+            && self.users[at].is_proved(&self.key, &given.password)
+        {
+            return Ok(&self.users[at].settings);
+        }
+        let Some(checked) = self.checked(user, &given.user) else { return Err(Denial::Wrong) };
+        let turn = timeout(PATIENCE, Arc::clone(&self.turns).acquire_owned()).await;
+        let Ok(Ok(turn)) = turn else { return Err(Denial::Busy) };
+        let (passwords, password) = (Arc::clone(self), given.password.clone());
+        let check = spawn_blocking(move || {
+            let _turn = turn;
+            let right = passwords.users[checked].has_hash_of(&password);
+            if right && user == Some(checked) {
+                passwords.users[checked].remember(hmac::sign(&passwords.key, &password));
+            }
+            right
+        });
+        match (check.await, user) {
+            (Ok(true), Some(at)) if at == checked => Ok(&self.users[at].settings),
+            _ => Err(Denial::Wrong),
+        }
+    }
+
+    fn user(&self, name: &[u8]) -> Option<usize> {
+        self.users.iter().position(|user| user.settings.name.as_bytes() == name)
+    }
+
+    /// Whose hash a login is checked against that was not found right: the user's own, or one that the name always leads to.
+    fn checked(&self, user: Option<usize>, name: &[u8]) -> Option<usize> {
+        if let Some(own) = user.filter(|at| self.hashed.contains(at)) {
+            return Some(own);
+        }
+        let tag = hmac::sign(&self.key, name);
+        let number = tag.as_ref().iter().take(8).fold(0, |number: usize, byte| number << 8 | usize::from(*byte));
+        self.hashed.get(number.checked_rem(self.hashed.len())?).copied()
+    }
+}
+
+impl KnownUser {
+    fn hash(&self) -> Option<&str> {
+        match &self.settings.password {
+            Some(Password::Hash(hash)) => Some(hash.expose()),
+            Some(Password::Plain(_) | Password::File(_)) | None => None,
+        }
+    }
+
+    fn has_hash_of(&self, password: &[u8]) -> bool {
+        self.hash().is_some_and(|hash| password_auth::verify_password(password, hash).is_ok())
+    }
+
+    /// Whether `password` is known to be right. How long that takes tells nothing of how much of it is.
+    fn is_proved(&self, key: &hmac::Key, password: &[u8]) -> bool {
+        match &self.settings.password {
+            Some(Password::Plain(known)) => self.remember(hmac::sign(key, known.expose().as_bytes())),
+            Some(Password::File(path)) => match Password::read_file(path) {
+                Ok(known) => self.remember(hmac::sign(key, known.expose().as_bytes())),
+                Err(why) => warn!("a password cannot be read, and the one that was there before counts: {why}"),
+            },
+            Some(Password::Hash(_)) | None => {}
+        }
+        let proof = *self.proof.lock().unwrap_or_else(PoisonError::into_inner);
+        proof.is_some_and(|proof| hmac::verify(key, password, proof.as_ref()).is_ok())
+    }
+
+    fn remember(&self, proof: hmac::Tag) {
+        *self.proof.lock().unwrap_or_else(PoisonError::into_inner) = Some(proof);
+    }
+}
 
 impl Session {
-    /// Compares with the users of the configuration; the session is the one whose password it was, else the refusal comes
+    /// Asks [`Passwords`], while the client's commands behind this one wait; the session is the one whose password it was, else the refusal comes
     /// back. A private connection that stays with the session becomes that user's first.
-    pub(super) async fn log_in_here(&mut self, given: &Login) -> Result<Result<(), Vec<u8>>, Close> {
-        let Some(user) = find(self.passwords(), given) else {
-            self.fails(Failure::Login);
-            return Ok(Err(WRONG_PASS.to_vec()));
+    pub(super) async fn log_in_here(
+        &mut self,
+        line: &mut ClientLine,
+        given: &Login,
+    ) -> Result<Result<(), Vec<u8>>, Close> {
+        let passwords = Arc::clone(&self.entrance.passwords);
+        let user = match line.while_writing(self, passwords.find(given)).await {
+            Ok(user) => user,
+            Err(denial) => {
+                self.fails(Failure::Login);
+                return Ok(Err(denial.words()));
+            }
         };
         let login = self.login_of(user);
         if let Some(private) = self.own_lane()
@@ -57,11 +193,12 @@ impl Session {
             return;
         }
         let Some(name) = socket.certified_name() else { return };
-        let Some(user) = self.passwords().iter().find(|user| user.name == name) else {
+        let passwords = Arc::clone(&self.entrance.passwords);
+        let Some(user) = passwords.user(name.as_bytes()) else {
             let (client, name) = (socket.peer(), name.escape_debug());
             return warn!(%client, "a client's certificate names `{name}`, who is no [[user]]: it must give a password");
         };
-        let who = Who::new(&self.worker.front(), self.login_of(user), self.caller.who.db);
+        let who = Who::new(&self.worker.front(), self.login_of(&passwords.users[user].settings), self.caller.who.db);
         self.admission = Admission::Open;
         self.caller.become_(who, self.caller.resp);
     }
@@ -74,14 +211,6 @@ impl Session {
                 Some(Arc::new(Login { user, password }))
             }
             None => self.worker.shared.login.clone(),
-        }
-    }
-
-    /// The users whose passwords are crema's own: none, unless all are.
-    fn passwords(&self) -> &[User] {
-        match &self.worker.shared.config.auth {
-            Auth::Own(users) => users,
-            Auth::Upstream | Auth::Open => &[],
         }
     }
 
@@ -98,16 +227,89 @@ impl Session {
     }
 }
 
+impl Denial {
+    fn words(self) -> Vec<u8> {
+        match self {
+            Self::Wrong => WRONG_PASS.to_vec(),
+            Self::Busy => b"-ERR crema: too many logins are being checked, try again\r\n".to_vec(),
+        }
+    }
+}
+
 fn cannot() -> Vec<u8> {
     let mut out = Vec::new();
     encode::error(&mut out, "ERR crema: with auth = \"own\" no login is possible at this point of a connection");
     out
 }
 
-/// The user who has this name and this password. How long it takes tells nothing of how much of a password was right.
-fn find<'a>(users: &'a [User], given: &Login) -> Option<&'a User> {
-    let user = users.iter().find(|user| user.name.as_bytes() == &*given.user)?;
-    let (known, given) = (user.password.as_ref()?.expose().as_bytes(), &given.password);
-    let differing = known.iter().zip(given.iter()).fold(0, |differing, (a, b)| differing | (a ^ b));
-    (known.len() == given.len() && differing == 0).then_some(user)
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Secret;
+
+    /// Of `right`, cheaply made.
+    const HASH: &str = "$scrypt$ln=4,r=8,p=1$MDEyMzQ1Njc4OWFiY2RlZg$g5SYSEJiVeM1NrG+3lo5hJF358C1G+xhhfqVxmfJREI";
+
+    fn user(name: &str, password: Password) -> User {
+        User { name: name.to_owned(), password: Some(password), upstream: None }
+    }
+
+    fn passwords(users: Vec<User>) -> Arc<Passwords> {
+        Arc::new(Passwords::new(&Auth::Own(users)))
+    }
+
+    fn hashed() -> Password {
+        Password::Hash(Secret::new(HASH))
+    }
+
+    async fn found(passwords: &Arc<Passwords>, user: &str, password: &str) -> Result<String, Denial> {
+        let login = Login { user: user.as_bytes().into(), password: password.as_bytes().into() };
+        passwords.find(&login).await.map(|user| user.name.clone())
+    }
+
+    #[tokio::test]
+    async fn a_password_that_was_right_is_not_checked_again() {
+        let passwords = passwords(vec![user("anna", hashed())]);
+        assert_eq!(found(&passwords, "anna", "wrong").await, Err(Denial::Wrong));
+        assert_eq!(found(&passwords, "anna", "right").await, Ok("anna".into()));
+        passwords.turns.close(); // whatever would be checked is busy from here on
+        assert_eq!(found(&passwords, "anna", "right").await, Ok("anna".into()));
+        assert_eq!(found(&passwords, "anna", "wrong").await, Err(Denial::Busy));
+    }
+
+    #[tokio::test]
+    async fn whatever_is_wrong_is_checked_where_one_user_has_a_hash() {
+        let plain = user("plain", Password::Plain(Secret::new("open")));
+        let passwords = passwords(vec![plain, user("anna", hashed()), user("berta", hashed())]);
+        assert_eq!(found(&passwords, "nobody", "right").await, Err(Denial::Wrong), "another's hash proves nothing");
+        assert_eq!(found(&passwords, "plain", "right").await, Err(Denial::Wrong));
+        passwords.turns.close();
+        for (user, password) in [("nobody", "right"), ("plain", "right"), ("berta", "x")] {
+            assert_eq!(found(&passwords, user, password).await, Err(Denial::Busy), "{user}");
+        }
+        assert_eq!(found(&passwords, "plain", "open").await, Ok("plain".into()));
+        assert_eq!(passwords.checked(None, b"nobody"), passwords.checked(None, b"nobody"), "always the same");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_gets_no_turn_is_told_so() {
+        let passwords = passwords(vec![user("anna", hashed())]);
+        let all = u32::try_from(passwords.turns.available_permits()).expect("few");
+        let _taken = passwords.turns.acquire_many(all).await.expect("open");
+        assert_eq!(found(&passwords, "anna", "right").await, Err(Denial::Busy));
+    }
+
+    #[tokio::test]
+    async fn a_file_is_read_at_each_login_and_its_last_word_counts() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("password");
+        let passwords = passwords(vec![user("anna", Password::File(path.clone()))]);
+        for password in ["one", "two"] {
+            std::fs::write(&path, format!("{password}\n")).expect("our own directory");
+            assert_eq!(found(&passwords, "anna", password).await, Ok("anna".into()));
+        }
+        assert_eq!(found(&passwords, "anna", "one").await, Err(Denial::Wrong));
+        std::fs::remove_file(&path).expect("our own directory");
+        assert_eq!(found(&passwords, "anna", "two").await, Ok("anna".into()));
+    }
 }

@@ -1,0 +1,21 @@
+//! What holds for clients from their first byte on, whoever they turn out to be.
+//!
+//! Made once, by `server`, and the same for as long as the process lives.
+
+use std::sync::Arc;
+
+use super::passwords::Passwords;
+use crate::config::Config;
+
+/// What is asked of clients.
+pub struct Entrance {
+    /// Users of crema's own, where it has such.
+    pub(super) passwords: Arc<Passwords>,
+}
+
+impl Entrance {
+    /// As the settings say.
+    pub fn new(config: &Config) -> Self {
+        Self { passwords: Arc::new(Passwords::new(&config.auth)) }
+    }
+}

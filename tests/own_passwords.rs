@@ -1,0 +1,109 @@
+//! Passwords of crema's own as hashes and in files: what is right comes in, what is wrong costs nobody but who tries.
+
+mod common;
+
+use std::io::Write;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use common::{Crema, Redis, Value, bulk, ok};
+
+const WRONG: &str = "WRONGPASS invalid username-password pair or user is disabled.";
+
+/// What the program makes of a password on its standard input.
+fn hash_of(password: &str) -> String {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_crema"));
+    let piped = command.arg("--hash-password").stdin(Stdio::piped()).stdout(Stdio::piped());
+    let mut child = piped.spawn().expect("the program");
+    child.stdin.take().expect("piped").write_all(format!("{password}\n").as_bytes()).expect("it reads");
+    let output = child.wait_with_output().expect("our own child");
+    assert!(output.status.success(), "{output:?}");
+    String::from_utf8(output.stdout).expect("text").trim_end().to_owned()
+}
+
+fn with_users(redis: &Redis, users: &str) -> (Crema, tempfile::NamedTempFile) {
+    let mut file = tempfile::NamedTempFile::new().expect("a temporary file");
+    file.write_all(users.as_bytes()).expect("it can be written");
+    let launch = Crema::over(redis.addr()).flag("--auth", "own").flag("--config", file.path().display());
+    (launch.start(), file)
+}
+
+#[test]
+fn a_password_is_known_by_its_hash_and_what_is_sent_behind_it_waits() {
+    let redis = Redis::start();
+    let hash = hash_of("a secret");
+    assert!(hash.starts_with("$argon2id$") && hash != hash_of("a secret"), "{hash}: salted");
+    let (crema, _file) = with_users(
+        &redis,
+        &format!(
+            "[[user]]\nname = \"default\"\npassword_hash = \"{hash}\"\n[[user]]\nname = \"plain\"\npassword = \"open\"\n"
+        ),
+    );
+    let mut client = crema.client();
+    for _ in 0..2 {
+        client.send_cmd(&["SET", "k", "v"]);
+        client.send_cmd(&["AUTH", "a secre"]);
+        client.send_cmd(&["SET", "k", "v"]);
+        client.send_cmd(&["AUTH", "a secret"]);
+        client.send_cmd(&["SET", "k", "v"]);
+        client.send_cmd(&["HELLO", "3", "AUTH", "plain", "open"]);
+        client.send_cmd(&["GET", "k"]);
+        client.send_cmd(&["RESET"]);
+        assert_eq!(client.value().text(), "NOAUTH Authentication required.");
+        assert_eq!(client.value().text(), WRONG);
+        assert_eq!(client.value().text(), "NOAUTH Authentication required.");
+        assert_eq!(client.value(), ok());
+        assert_eq!(client.value(), ok());
+        assert!(matches!(client.value(), Value::Map(_)));
+        assert_eq!(client.value(), bulk("v"));
+        assert_eq!(client.value().text(), "RESET");
+    }
+    for (user, password) in [("nobody", "a secret"), ("plain", "a secret"), ("default", "open")] {
+        assert_eq!(client.cmd(&["AUTH", user, password]).text(), WRONG, "{user}");
+    }
+    assert_eq!(crema.count("crema_errors_total", &[("reason", "login")]), 9);
+}
+
+/// Who is in, and who was in before, does not wait for those who guess.
+#[test]
+fn a_flood_of_wrong_logins_holds_up_nobody_else() {
+    let redis = Redis::start();
+    let (crema, _file) =
+        with_users(&redis, &format!("[[user]]\nname = \"default\"\npassword_hash = \"{}\"\n", hash_of("pw")));
+    let mut inside = crema.client();
+    assert_eq!(inside.cmd(&["AUTH", "pw"]), ok());
+    assert_eq!(inside.cmd(&["SET", "k", "v"]), ok());
+    let mut guessing: Vec<_> = (0..200).map(|_| crema.client()).collect();
+    for (n, client) in guessing.iter_mut().enumerate() {
+        client.send_cmd(&["AUTH", &format!("user{n}"), "x"]);
+    }
+    let begun = Instant::now();
+    for _ in 0..100 {
+        assert_eq!(inside.cmd(&["GET", "k"]), bulk("v"));
+        let mut again = crema.client();
+        assert_eq!(again.cmd(&["AUTH", "pw"]), ok(), "it is remembered");
+    }
+    let took = begun.elapsed();
+    assert_eq!(guessing[0].value().text(), WRONG);
+    assert!(took < Duration::from_secs(10), "{took:?}");
+    let refused = crema.count("crema_errors_total", &[("reason", "login")]);
+    assert!(refused < 200, "all {refused} guesses were judged meanwhile: it was no flood");
+}
+
+#[test]
+fn a_password_in_a_file_is_the_one_that_stands_there_now() {
+    let redis = Redis::start();
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let path = directory.path().join("password");
+    let write = |password: &str| std::fs::write(&path, format!("{password}\n")).expect("our own directory");
+    write("one");
+    let users = |path: &Path| format!("[[user]]\nname = \"default\"\npassword_file = \"{}\"\n", path.display());
+    let (crema, _file) = with_users(&redis, &users(&path));
+    let (mut before, mut after) = (crema.client(), crema.client());
+    assert_eq!(before.cmd(&["AUTH", "one"]), ok());
+    write("two");
+    assert_eq!(after.cmd(&["AUTH", "one"]).text(), WRONG);
+    assert_eq!(after.cmd(&["AUTH", "two"]), ok());
+    assert_eq!(before.cmd(&["SET", "k", "v"]), ok(), "who is in stays");
+}
