@@ -7,16 +7,20 @@
 
 mod caller;
 mod clients;
+mod connections;
 mod cork;
+mod doubts;
 mod each;
 mod fencing;
 mod finding;
 mod foreign;
+mod foreman;
 mod gate;
-mod heirs;
 mod in_flight;
 mod lanes;
 mod loans;
+mod login_record;
+mod login_turns;
 mod logins;
 mod notified_write;
 mod output;
@@ -26,13 +30,19 @@ mod private;
 mod proof;
 mod pulse;
 mod read_history;
+mod reader;
 mod recipient;
 mod replies;
 mod reply_queue;
 mod room;
 mod shared;
+mod site;
+mod spare;
 mod station;
+mod track;
+mod transaction;
 mod trouble;
+mod upkeep;
 mod who;
 mod worker;
 mod write_guard;
@@ -46,17 +56,18 @@ pub use gate::Gate;
 pub use in_flight::{InFlight, Work};
 pub use lanes::LANE_NAME;
 pub use owner::Owner;
-pub use private::{Lent, Setting};
+pub use private::{Lent, OwnLane, Setting};
 pub use proof::Share;
 pub use read_history::{ReadHistory, Standing};
 pub use recipient::Tally;
 pub use replies::Replies;
 pub use reply_queue::{End, ReplyPlace};
 pub use shared::Shared;
+pub use site::Site;
 pub use station::Station;
+pub use transaction::Transaction;
 pub use who::Who;
 pub use worker::Worker;
-pub use write_guard::Transaction;
 
 use each::KeyLookups;
 use finding::{Finding, Miss};
@@ -68,7 +79,6 @@ use crate::command::{Caching, Effect, Route, Spec};
 use crate::invalidation::Fill;
 use crate::metrics::{Outcome, Path};
 use crate::resp::{Request, Resp};
-use crate::upstream::Lane;
 
 /// Whether a command was taken up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -151,7 +161,7 @@ fn send(
 pub fn call_at_home(
     worker: &Rc<Worker>,
     caller: &mut Caller,
-    home: &Lane<InFlight>,
+    home: &OwnLane,
     spec: &'static Spec,
     request: Request<'_>,
     now: Time,
@@ -169,7 +179,7 @@ pub fn call_at_home(
     match finding {
         Finding::Hit => worker.stats.count(spec.class, Outcome::Hit),
         Finding::Unheard(unheard) => return Taken::Unheard(unheard),
-        Finding::Miss(_) => caller.read_on(worker, home, spec, request, fills, now),
+        Finding::Miss(_) => caller.read_on(home, spec, request, fills, now),
     }
     Taken::Yes
 }
@@ -178,7 +188,7 @@ pub fn call_at_home(
 pub fn send_home(
     worker: &Rc<Worker>,
     caller: &mut Caller,
-    home: &Lane<InFlight>,
+    home: &OwnLane,
     spec: &'static Spec,
     request: Request<'_>,
     now: Time,
@@ -189,7 +199,7 @@ pub fn send_home(
         let query = caller.who.query(&worker.shared.l1, spec, request);
         fills(worker, caller, request, (&query, worker.shared.rule_of(request.arg(1))))
     };
-    caller.read_on(worker, home, spec, request, fills, now);
+    caller.read_on(home, spec, request, fills, now);
 }
 
 /// What is to be asked for once a read of one key is answered that nobody can join.

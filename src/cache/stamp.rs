@@ -102,6 +102,11 @@ impl Stamps {
         Slot((hash.0 & mask) as u32)
     }
 
+    /// The slots of these keys, in their order.
+    pub fn slots<'a>(&'a self, keys: impl Iterator<Item = &'a [u8]>) -> impl Iterator<Item = Slot> {
+        keys.map(|key| self.slot(self.hash(key)))
+    }
+
     /// The stamp as it stands. Acquire: whoever sees a change also sees all that was done before it.
     pub fn load(&self, slot: Slot) -> Stamp {
         Stamp(self.at(slot).load(Ordering::Acquire))

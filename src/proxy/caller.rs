@@ -17,14 +17,16 @@ use tokio::time::{sleep, timeout};
 
 use super::Unheard;
 use super::finding::Miss;
-use super::in_flight::{InFlight, Reader, Work};
-use super::lanes::Track;
+use super::in_flight::{InFlight, Work};
 use super::notified_write::{NoticeForm, notify};
-use super::read_history::Standing;
+use super::private::OwnLane;
+use super::read_history::{Standing, slots_read};
+use super::reader::Reader;
 use super::recipient::{Recipient, Tally};
 use super::replies::Replies;
 use super::reply_queue::ReplyPlace;
 use super::shared::RuleIndex;
+use super::track::Track;
 use super::who::Who;
 use super::worker::Worker;
 use super::write_guard::WriteGuard;
@@ -35,7 +37,6 @@ use crate::error::{Error, Sent};
 use crate::invalidation::{Fill, L1};
 use crate::metrics::Outcome;
 use crate::resp::{Request, Resp, encode};
-use crate::upstream::Lane;
 
 /// A hit may wait for a fence for so long, or for twice of what Redis would take: the next ones are the quicker for it.
 const WORTH: Duration = Duration::from_millis(5);
@@ -213,9 +214,9 @@ impl Caller {
                 self.sent = Some(place);
                 let coin = worker.toss(worker.shared.promote(rule).one_in, miss == Miss::Hot, query);
                 let reader = Reader::new(Rc::clone(&self.who), self.resp, self.scripts);
-                InFlight::lead(worker, track, (recipient, None), (reader, rule, coin), (request.raw(), query), now);
+                track.lead((recipient, None), (reader, rule, coin), (request.raw(), query), now);
             }
-            Err(error) => recipient.refuse(worker, &error, Sent::No),
+            Err(error) => recipient.refuse(&worker.shared, &error, Sent::No),
         }
     }
 
@@ -238,7 +239,7 @@ impl Caller {
         now: Time,
     ) {
         let place = self.replies.reserve();
-        self.note_reads(place, slots_read(&worker.shared.l1, spec, request));
+        self.note_reads(place, slots_read(&worker.shared.l1.stamps, spec, request));
         let reader = Reader::new(Rc::clone(&self.who), self.resp, self.scripts);
         self.send(worker, request.raw(), (place, tally), Work::Read(reader, fills), now);
     }
@@ -248,15 +249,22 @@ impl Caller {
         let place = self.replies.reserve();
         self.replies.wrote(place);
         self.note_any_read(place, spec, request);
-        let l1 = &worker.shared.l1;
         let outcome = if spec.effect == Effect::Opaque { Outcome::Opaque } else { Outcome::Write };
-        let tally = Tally::new(spec, outcome);
-        let guard = WriteGuard::begin(worker, spec, request);
-        if !l1.mode().writes_tell() {
-            return self.send(worker, request.raw(), (place, tally), Work::Write(guard), now);
-        }
-        let (command, work) = notify(l1, guard, NoticeForm::of(worker, spec, request), request.raw());
-        self.send(worker, &command, (place, tally), work, now);
+        let recipient = Recipient::new(&self.replies, place, Tally::new(spec, outcome));
+        let track = match self.track(worker, now) {
+            Ok(track) => track,
+            Err(error) => return recipient.refuse(&worker.shared, &error, Sent::No), // and nothing was marked
+        };
+        self.sent = Some(place);
+        let Track { site, .. } = &*track;
+        let guard = WriteGuard::begin(site, spec, request);
+        let (command, work) = if worker.shared.l1.mode().writes_tell() {
+            let (command, write) = notify(&site.shared.l1, guard, NoticeForm::of(site, spec, request), request.raw());
+            (command, write.into())
+        } else {
+            (Cow::Borrowed(request.raw()), Work::Write(guard))
+        };
+        track.send(&command, InFlight::new(site, recipient, work, worker.stats.sample()), now);
     }
 
     fn send(
@@ -268,13 +276,12 @@ impl Caller {
         now: Time,
     ) {
         let recipient = Recipient::new(&self.replies, place, tally);
-        let pending = InFlight::new(worker, recipient, work, worker.stats.sample());
         match self.track(worker, now) {
             Ok(track) => {
                 self.sent = Some(place);
-                track.send(command, pending, now);
+                track.send(command, InFlight::new(&track.site, recipient, work, worker.stats.sample()), now);
             }
-            Err(error) => pending.refuse(&error, Sent::No),
+            Err(error) => recipient.refuse(&worker.shared, &error, Sent::No),
         }
     }
 
@@ -287,8 +294,8 @@ impl Caller {
             return Ok(Rc::clone(track));
         }
         let station = worker.front();
-        if !Arc::ptr_eq(self.who.ear.node(), &station.node) {
-            self.who = self.who.moved(&station); // another node serves by now: nothing that was filled from the last counts
+        if !Arc::ptr_eq(self.who.ear.node(), station.node()) {
+            self.who = self.who.moved(&worker.shared, station.node()); // another node serves by now: nothing that was filled from the last counts
         }
         let track = station.track(&self.who, self.resp, self.scripts, now)?;
         self.came = self.replies.last_answer();
@@ -305,7 +312,7 @@ impl Caller {
     /// Sends a command of crema's own on the lane; `work` takes its reply.
     pub fn ask(&mut self, worker: &Rc<Worker>, command: &[u8], work: Work, now: Time) {
         if let Ok(track) = self.track(worker, now) {
-            track.send(command, InFlight::own(worker, work), now);
+            track.ask(command, work, now);
         }
     }
 
@@ -322,43 +329,36 @@ impl Caller {
                 let (told, reply) = oneshot::channel();
                 let now = Time::now();
                 let Ok(track) = worker.front().track(&who, resp, false, now) else { return };
-                track.send(&question, InFlight::own(&worker, Work::Capture(Vec::new(), told)), now);
+                track.ask(&question, Work::Capture(Vec::new(), told), now);
                 let _ = reply.await; // where it is lost, so is the other connection
             }
         }
     }
 
     /// Sends a command on a private connection, with the stamps of what it writes. Nothing may be unanswered on the lane.
-    pub fn send_on(
-        &mut self,
-        worker: &Rc<Worker>,
-        lane: &Lane<InFlight>,
-        spec: &Spec,
-        request: Request<'_>,
-        role: Role,
-        now: Time,
-    ) -> ReplyPlace {
+    pub fn send_on(&mut self, lane: &OwnLane, spec: &Spec, request: Request<'_>, role: Role, now: Time) -> ReplyPlace {
         debug_assert!(!self.is_on_lane(), "a session changes connections only when all that it sent has been answered");
         self.track = None;
-        let place = self.replies.reserve();
+        let (place, site) = (self.replies.reserve(), &lane.site);
+        let l1 = &site.shared.l1;
         let marks = match spec.effect {
             Effect::Read => {
-                self.note_reads(place, slots_read(&worker.shared.l1, spec, request));
+                self.note_reads(place, slots_read(&l1.stamps, spec, request));
                 None
             }
             Effect::Write | Effect::Opaque => {
                 self.note_any_read(place, spec, request);
                 let queued = matches!(role, Role::Queued);
                 Some(if queued {
-                    WriteGuard::begin_queued(worker, spec, request)
+                    WriteGuard::begin_queued(site, spec, request)
                 } else {
-                    WriteGuard::begin(worker, spec, request)
+                    WriteGuard::begin(site, spec, request)
                 })
             }
             Effect::None => None,
         };
         let (marks, extra, kind) = match role {
-            Role::Alone => (marks, None, NoticeForm::of(worker, spec, request)),
+            Role::Alone => (marks, None, NoticeForm::of(site, spec, request)),
             Role::Apart | Role::Queued => (marks, None, NoticeForm::Pair),
             Role::Exec(extra) => (marks, extra, NoticeForm::Exec),
         };
@@ -366,57 +366,37 @@ impl Caller {
             (None, None) => (Cow::Borrowed(request.raw()), Work::Pass),
             (marks, extra) => {
                 self.replies.wrote(place);
-                let mut all = marks.unwrap_or_else(|| WriteGuard::unmarked(worker));
+                let mut all = marks.unwrap_or_else(|| WriteGuard::unmarked(site));
                 if let Some(extra) = extra {
                     all.add(extra);
                 }
-                notify(&worker.shared.l1, all, kind, request.raw())
+                let (command, write) = notify(l1, all, kind, request.raw());
+                (command, write.into())
             }
         };
         // What a command does that the table does not know, nobody can say: it may wait.
         let patient = spec.blocking(request) || matches!(spec.route, Route::Taint | Route::Session(Verb::Wait));
         let recipient = Recipient::new(&self.replies, place, Tally::new(spec, Outcome::Pinned));
-        put(lane, &command, InFlight::new(worker, recipient, work, None).patient(patient), now);
+        lane.put(&command, InFlight::new(site, recipient, work, None).patient(patient), now);
         place
     }
 
     /// Sends a read on a connection of the session's own; `fills` are asked for once it is answered. Nothing may be unanswered on
     /// the lane. Where the connection is lost the session ends, so it is sent once.
-    pub fn read_on(
-        &mut self,
-        worker: &Rc<Worker>,
-        lane: &Lane<InFlight>,
-        spec: &Spec,
-        request: Request<'_>,
-        fills: Vec<Fill>,
-        now: Time,
-    ) {
+    pub fn read_on(&mut self, lane: &OwnLane, spec: &Spec, request: Request<'_>, fills: Vec<Fill>, now: Time) {
         debug_assert!(!self.is_on_lane(), "a session changes connections only when all that it sent has been answered");
         self.track = None;
         let place = self.replies.reserve();
-        self.note_reads(place, slots_read(&worker.shared.l1, spec, request));
+        self.note_reads(place, slots_read(&lane.site.shared.l1.stamps, spec, request));
         let recipient = Recipient::new(&self.replies, place, Tally::new(spec, Outcome::Pinned));
         let work = Work::Read(Reader::once(Rc::clone(&self.who), self.resp), fills);
-        put(lane, request.raw(), InFlight::new(worker, recipient, work, None), now);
+        lane.put(request.raw(), InFlight::new(&lane.site, recipient, work, None), now);
     }
 
     /// Sends a command on a private connection, to be answered as `work` says.
-    pub fn send_work_on(
-        &self,
-        worker: &Rc<Worker>,
-        lane: &Lane<InFlight>,
-        (spec, request): (&Spec, Request<'_>),
-        work: Work,
-        now: Time,
-    ) {
+    pub fn send_work_on(&self, lane: &OwnLane, (spec, request): (&Spec, Request<'_>), work: Work, now: Time) {
         let recipient = Recipient::new(&self.replies, self.replies.reserve(), Tally::new(spec, Outcome::Pinned));
-        put(lane, request.raw(), InFlight::new(worker, recipient, work, None), now);
-    }
-}
-
-fn put(lane: &Lane<InFlight>, command: &[u8], pending: InFlight, now: Time) {
-    if let Err(pending) = lane.send(command, pending, now) {
-        pending.refuse(&lane.lost_error(), Sent::No);
+        lane.put(request.raw(), InFlight::new(&lane.site, recipient, work, None), now);
     }
 }
 
@@ -431,14 +411,4 @@ pub enum Role {
     Queued,
     /// It is `EXEC`, which does what these marks are of.
     Exec(Option<WriteGuard>),
-}
-
-/// The stamps' slots of the keys that a request names.
-pub(super) fn slots<'a>(l1: &'a L1, spec: &Spec, request: Request<'a>) -> impl Iterator<Item = Slot> + 'a {
-    spec.keys(request).map(|key| l1.stamps.slot(l1.stamps.hash(key)))
-}
-
-/// The same for a read whose reply may tell of more: `None` stands for every key.
-pub(super) fn slots_read<'a>(l1: &'a L1, spec: &Spec, request: Request<'a>) -> impl Iterator<Item = Option<Slot>> + 'a {
-    slots(l1, spec, request).map(Some).chain(spec.reads_unnamed(request).then_some(None))
 }

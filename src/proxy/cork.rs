@@ -8,35 +8,41 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use tokio::time::sleep;
+use tokio_util::task::TaskTracker;
 
 use super::replies::Replies;
-use super::worker::Worker;
 
 /// No reply that is ready waits longer than about this, whatever is awaited after it.
 const SOON: Duration = Duration::from_millis(1);
 
 /// The sessions of a worker whose output is corked.
-#[derive(Default)]
 pub(super) struct Corks {
+    /// The worker's tasks.
+    tasks: TaskTracker,
     sessions: RefCell<Vec<Rc<Replies>>>,
     watched: Cell<bool>,
 }
 
-impl Worker {
+impl Corks {
+    /// None, whose task will be one of `tasks`.
+    pub(super) fn new(tasks: &TaskTracker) -> Rc<Self> {
+        Rc::new(Self { tasks: tasks.clone(), sessions: RefCell::default(), watched: Cell::default() })
+    }
+
     /// Has the session of `replies` woken soon, if by then it has not written what is ready.
-    pub fn cork(self: &Rc<Self>, replies: &Rc<Replies>) {
+    pub(super) fn add(self: &Rc<Self>, replies: &Rc<Replies>) {
         if replies.corked.replace(true) {
             return;
         }
-        self.corks.sessions.borrow_mut().push(Rc::clone(replies));
-        if self.corks.watched.replace(true) {
+        self.sessions.borrow_mut().push(Rc::clone(replies));
+        if self.watched.replace(true) {
             return;
         }
-        let worker = Rc::clone(self);
+        let corks = Rc::clone(self);
         self.tasks.spawn_local(async move {
             loop {
                 sleep(SOON).await;
-                let sessions = std::mem::take(&mut *worker.corks.sessions.borrow_mut());
+                let sessions = std::mem::take(&mut *corks.sessions.borrow_mut());
                 if sessions.is_empty() {
                     break;
                 }
@@ -47,7 +53,7 @@ impl Worker {
                     }
                 }
             }
-            worker.corks.watched.set(false);
+            corks.watched.set(false);
         });
     }
 }

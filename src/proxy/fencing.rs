@@ -7,23 +7,29 @@
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::time::timeout;
+use tokio_util::task::TaskTracker;
 
 use super::recipient::Recipient;
 use super::replies::Replies;
 use super::reply_queue::ReplyPlace;
-use super::worker::Worker;
 use crate::clock::Time;
-use crate::invalidation::Debt;
+use crate::invalidation::{Debt, L1};
 
 /// Once scripts wait, they do until nobody has asked L1 during so many fences in a row. Where sessions take turns with scripts and
 /// reads, all of them may wait for one fence, and ask nothing meanwhile; they are back at once.
 const PATIENCE: u32 = 8;
 
 /// The fences of one worker's opaque writes: at most one is under way, and those who come meanwhile share the next.
-#[derive(Default)]
 pub(super) struct Fencing {
+    l1: Arc<L1>,
+    /// How long a reply may wait for the fleet to be told.
+    limit: Duration,
+    /// The worker's tasks.
+    tasks: TaskTracker,
     /// Scripts wait for so many more, or for [`PATIENCE`] from the last one on during which L1 was asked.
     holding: Cell<u32>,
     held: RefCell<Vec<(Rc<Replies>, ReplyPlace)>>,
@@ -31,23 +37,36 @@ pub(super) struct Fencing {
     under_way: Cell<bool>,
 }
 
-impl Worker {
+impl Fencing {
+    /// None are under way. A reply waits for the fleet no longer than `limit`.
+    pub(super) fn new(l1: &Arc<L1>, limit: Duration, tasks: &TaskTracker) -> Rc<Self> {
+        Rc::new(Self {
+            l1: Arc::clone(l1),
+            limit,
+            tasks: tasks.clone(),
+            holding: Cell::default(),
+            held: RefCell::default(),
+            wanted: Cell::default(),
+            under_way: Cell::default(),
+        })
+    }
+
     /// To be called when the answer to an opaque write is here, before any of it is passed on. True where it is held in the place
     /// of `recipient` until a fence is back.
     pub(super) fn answered_opaque(self: &Rc<Self>, recipient: &Recipient) -> bool {
-        let (l1, fencing) = (&self.shared.l1, &self.fencing);
-        let held = fencing.holding.get() > 0 && l1.must_fence();
+        let l1 = &self.l1;
+        let held = self.holding.get() > 0 && l1.must_fence();
         if held {
             recipient.replies().hold(recipient.place());
-            fencing.held.borrow_mut().push((Rc::clone(recipient.replies()), recipient.place()));
+            self.held.borrow_mut().push((Rc::clone(recipient.replies()), recipient.place()));
         } else {
             l1.opaque_writes.add(Time::now());
             if !l1.opaque_writes.is_asked() {
                 return false;
             }
         }
-        fencing.wanted.set(true);
-        if !fencing.under_way.replace(true) {
+        self.wanted.set(true);
+        if !self.under_way.replace(true) {
             self.tasks.spawn_local(Rc::clone(self).fences());
         }
         held
@@ -55,10 +74,9 @@ impl Worker {
 
     /// Holds the reply in the place of `recipient` until the fleet has been told, which need not wait for a fence: everything that was
     /// filled before is forgotten. Where the fleet cannot be told for long, it goes out before.
-    pub(super) fn hold_until_settled(self: &Rc<Self>, recipient: &Recipient, debt: Debt) {
+    pub(super) fn hold_until_settled(&self, recipient: &Recipient, debt: Debt) {
         recipient.replies().hold(recipient.place());
-        let (replies, place, limit) =
-            (Rc::clone(recipient.replies()), recipient.place(), self.shared.config.connect_timeout);
+        let (replies, place, limit) = (Rc::clone(recipient.replies()), recipient.place(), self.limit);
         self.tasks.spawn_local(async move {
             let _ = timeout(limit, debt.settled()).await;
             replies.release(place);
@@ -66,18 +84,18 @@ impl Worker {
     }
 
     async fn fences(self: Rc<Self>) {
-        let (l1, fencing) = (&self.shared.l1, &self.fencing);
-        while fencing.wanted.replace(false) {
-            let held = fencing.held.take();
+        let l1 = &self.l1;
+        while self.wanted.replace(false) {
+            let held = self.held.take();
             l1.opaque_writes.start_over();
             l1.fence().await;
-            let holding = fencing.holding.get();
+            let holding = self.holding.get();
             let goes_on = l1.opaque_writes.is_busy() || holding > 0 && l1.opaque_writes.is_asked();
-            fencing.holding.set(if goes_on { PATIENCE } else { holding.saturating_sub(1) });
+            self.holding.set(if goes_on { PATIENCE } else { holding.saturating_sub(1) });
             for (to, place) in &held {
                 to.release(*place);
             }
         }
-        fencing.under_way.set(false);
+        self.under_way.set(false);
     }
 }

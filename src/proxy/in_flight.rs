@@ -2,30 +2,30 @@
 //!
 //! A write's stamps change before a byte of its reply is passed on; an opaque write's answer has a fence follow; a lead's
 //! reply goes to all who joined it, and then perhaps its key is promoted. When the connection is lost instead, reads that
-//! may be sent again are, and every other command is told what may have happened to it. Dropped, what it holds is lost:
-//! stamps, recipients and flight each see to themselves.
+//! may be sent again are handed to the [`Foreman`](super::site::Foreman), and every other command is told what may have happened
+//! to it. Dropped, what it holds is lost: stamps, recipients and flight each see to themselves. Knows its [`Site`], and no lane.
 
+use std::cell::RefCell;
 use std::rc::Rc;
 use std::task::{Context, Poll};
 use std::time::Instant;
 
 use tokio::sync::oneshot;
 
-use super::lanes::Track;
-use super::notified_write::{FirstByte, NotifiedWrite};
+use super::notified_write::{FirstByte, MarkedWrite, NotifiedWrite};
+use super::reader::{LostReads, ReadPurpose, Reader};
 use super::recipient::Recipient;
 use super::shared::{RuleIndex, Shared};
-use super::who::Who;
-use super::worker::Worker;
+use super::site::Site;
 use super::write_guard::WriteGuard;
-use crate::cache::{Coin, FlightRef, Query};
+use crate::cache::{Coin, FlightRef, Flights, Query};
 use crate::clock::Time;
 use crate::command;
 use crate::error::{Error, Sent};
-use crate::invalidation::{Fill, L1};
-use crate::metrics::{DropReason, Path};
-use crate::resp::{Request, Resp};
-use crate::upstream::{Lane, Service, Waiter};
+use crate::invalidation::Fill;
+use crate::metrics::{DropReason, Path, WorkerStats};
+use crate::resp::Request;
+use crate::upstream::Waiter;
 
 /// What Redis answers to a command in a transaction.
 const QUEUED: &[u8] = b"+QUEUED\r\n";
@@ -34,7 +34,7 @@ const WORTH_SHARING: usize = 16 << 10;
 
 /// One command that awaits its reply. Small, for it is moved with every request.
 pub struct InFlight {
-    worker: Rc<Worker>,
+    site: Rc<Site>,
     /// None where the command is crema's own.
     recipient: Option<Recipient>,
     work: Work,
@@ -65,38 +65,23 @@ pub enum Work {
     Ignore,
 }
 
-/// For whom a read is done, so that it can be sent again.
-pub struct Reader {
-    who: Rc<Who>,
-    resp: Resp,
-    /// Whether it goes on a lane for scripts.
-    script: bool,
-    again: bool,
-}
-
-impl Reader {
-    /// A read that has not been sent yet.
-    pub fn new(who: Rc<Who>, resp: Resp, script: bool) -> Self {
-        Self { who, resp, script, again: false }
-    }
-
-    /// A read that is not sent again.
-    pub fn once(who: Rc<Who>, resp: Resp) -> Self {
-        Self { who, resp, script: false, again: true }
-    }
-
-    /// Whether the read for `recipient` that `error` ended may be sent again: once, and only where the session has sent no write
-    /// after it, for the read could see that.
-    fn may_again(&self, error: &Error, recipient: &Recipient) -> bool {
-        error.is_cut() && !self.again && recipient.may_wait_longer()
+impl From<MarkedWrite> for Work {
+    fn from(write: MarkedWrite) -> Self {
+        match write {
+            MarkedWrite::Alone(guard) => Self::Write(guard),
+            MarkedWrite::WithNotice(write) => Self::NotifiedWrite(write),
+        }
     }
 }
+
+/// The reads under way on a lane. A lead keeps hold of them, and so ends its own flight.
+pub(super) type LaneFlights = Rc<RefCell<Flights<Recipient>>>;
 
 /// A read that others may join. It keeps nothing of its command: the lane does, and shows it when the reply is whole. Dropped
 /// before its flight has landed, it lands, and whoever joined is cut off.
 pub struct Lead {
     reader: Reader,
-    track: Rc<Track>,
+    flights: LaneFlights,
     flight: FlightRef,
     /// Bytes of the reply so far, up to what can be told here.
     size: u32,
@@ -110,10 +95,25 @@ pub struct Lead {
 }
 
 impl Lead {
+    /// The read of `reader`, which `query` describes, is about to be sent on the lane of these `flights`; who `joined` has joined
+    /// it before.
+    pub(super) fn begin(
+        flights: &LaneFlights,
+        (reader, rule, coin): (Reader, RuleIndex, Coin),
+        joined: Option<Box<Vec<Recipient>>>,
+        (shared, query): (&Shared, &Query<'_>),
+        now: Time,
+    ) -> Self {
+        let l1 = &shared.l1;
+        // Stamp and count are read before the first byte leaves.
+        let flight = flights.borrow_mut().lead(query, l1.stamps.load(query.slot), l1.opaque(), now);
+        Self { reader, flights: Rc::clone(flights), flight, size: 0, joined, rule, coin, failed: false }
+    }
+
     /// Nobody joins any more.
     fn land(&mut self) {
         let flight = std::mem::replace(&mut self.flight, FlightRef::NONE);
-        let joined = self.track.flights.borrow_mut().land(flight);
+        let joined = self.flights.borrow_mut().land(flight);
         if !joined.is_empty() {
             self.joined.get_or_insert_default().extend(joined);
         }
@@ -134,9 +134,9 @@ impl Drop for Lead {
 
 impl InFlight {
     /// A command that is answered to `recipient`.
-    pub fn new(worker: &Rc<Worker>, recipient: Recipient, work: Work, sampled: Option<Instant>) -> Self {
-        let worker = Rc::clone(worker);
-        Self { worker, recipient: Some(recipient), work, sampled, begun: false, patient: false }
+    pub fn new(site: &Rc<Site>, recipient: Recipient, work: Work, sampled: Option<Instant>) -> Self {
+        let site = Rc::clone(site);
+        Self { site, recipient: Some(recipient), work, sampled, begun: false, patient: false }
     }
 
     /// Redis is asked to wait: the reply may take as long as it likes.
@@ -147,25 +147,8 @@ impl InFlight {
     }
 
     /// A command of crema's own whose reply no client sees.
-    pub fn own(worker: &Rc<Worker>, work: Work) -> Self {
-        Self { worker: Rc::clone(worker), recipient: None, work, sampled: None, begun: false, patient: false }
-    }
-
-    /// Sends the read `command`, which `query` describes, on `track`, for its first recipient and all who join it.
-    pub fn lead(
-        worker: &Rc<Worker>,
-        track: Rc<Track>,
-        (first, joined): (Recipient, Option<Box<Vec<Recipient>>>),
-        (reader, rule, coin): (Reader, RuleIndex, Coin),
-        (command, query): (&[u8], &Query<'_>),
-        now: Time,
-    ) {
-        let l1 = &worker.shared.l1;
-        // Stamp and count are read before the first byte leaves.
-        let flight = track.flights.borrow_mut().lead(query, l1.stamps.load(query.slot), l1.opaque(), now);
-        let lane = Rc::clone(&track.lane);
-        let lead = Lead { reader, track, flight, size: 0, joined, rule, coin, failed: false };
-        send(&lane, command, Self::new(worker, first, Work::Lead(lead), worker.stats.sample()), now);
+    pub fn own(site: &Rc<Site>, work: Work) -> Self {
+        Self { site: Rc::clone(site), recipient: None, work, sampled: None, begun: false, patient: false }
     }
 
     /// Answers with an error of crema's own.
@@ -177,21 +160,21 @@ impl InFlight {
     fn begin(&mut self, kind: u8, bytes: &[u8]) {
         self.begun = true;
         if kind == b'-' {
-            note_refusal(&self.worker, bytes);
+            note_refusal(&self.site, bytes);
         }
         match &mut self.work {
             Work::Write(guard) => {
                 // MULTI was refused: it has been done at once, and there will be no EXEC to tell of it.
-                let l1 = &self.worker.shared.l1;
+                let l1 = &self.site.shared.l1;
                 let alone = guard.queued && kind != b'-' && !bytes.starts_with(QUEUED);
                 if alone && (guard.secret || l1.mode().writes_tell()) {
                     l1.owe_all();
                 }
-                written(&self.worker, self.recipient.as_ref(), guard, kind);
+                written(&self.site, self.recipient.as_ref(), guard, kind);
             }
             Work::Lead(lead) => lead.land(),
             Work::Read(_, fills) if kind == b'-' => {
-                fills.drain(..).for_each(|_| self.worker.stats.dropped(DropReason::ErrorReply));
+                fills.drain(..).for_each(|_| self.site.stats.dropped(DropReason::ErrorReply));
             }
             _ => {}
         }
@@ -208,101 +191,92 @@ impl InFlight {
                 recipient.replies().hold_early(recipient.place());
             }
             Some(FirstByte { kind, .. }) if before.is_none() => {
-                written(&self.worker, Some(recipient), guard, kind);
+                written(&self.site, Some(recipient), guard, kind);
             }
             _ => {}
         }
         if kind == b'-' {
-            note_refusal(&self.worker, part.body);
+            note_refusal(&self.site, part.body);
         }
         recipient.append(&part.head, None);
         recipient.append(part.body, None);
         if replies.is_over() {
-            let l1 = &self.worker.shared.l1;
+            let l1 = &self.site.shared.l1;
             if replies.untold {
                 l1.owe_all();
             }
             if replies.full {
-                self.worker.front().node.signs.set_full(true);
+                self.site.node.signs.set_full(true);
             }
             recipient.append(b"", end);
             if let Some(FirstByte { kind, early: true }) = replies.begun
-                && !written(&self.worker, Some(recipient), guard, kind)
+                && !written(&self.site, Some(recipient), guard, kind)
             {
                 recipient.replies().release(recipient.place());
             }
         }
     }
 
-    fn promote<'a>(worker: &Worker, lead: &Lead, command: impl FnOnce() -> &'a [u8]) {
+    fn promote<'a>(site: &Site, lead: &Lead, command: impl FnOnce() -> &'a [u8]) {
+        let Shared { l1, .. } = &*site.shared;
         let wanted = match lead.coin {
             Coin::Never => false,
             Coin::IfJoined | Coin::Knock => lead.joined.is_some(),
             Coin::Promote => true,
         };
-        if !wanted || !worker.shared.l1.is_on() {
+        if !wanted || !l1.is_on() {
             return;
         }
-        let Shared { l1, .. } = &*worker.shared;
         let who = &lead.reader.who;
-        let promoted = read_again(l1, who, command(), |request, query| {
-            let max_value = worker.shared.promote(lead.rule).max_value;
-            let size = u64::from(lead.size);
-            if lead.failed {
-                Err(DropReason::ErrorReply)
-            } else if lead.size == u32::MAX || size > max_value {
-                Err(DropReason::TooLarge)
-            } else {
-                let fill = Fill::new(request, query, who.db, worker.shared.ceiling(lead.rule), max_value);
-                l1.promote(&who.ear, fill.expecting(size))
-            }
-        });
-        if let Some(promoted) = promoted {
-            worker.promoted(promoted);
-        }
+        let mut spans = Vec::new();
+        let Some(request) = Request::parse_canonical(command(), &mut spans) else { return };
+        let Some(spec) = command::lookup(request) else { return };
+        let query = who.query(l1, spec, request);
+        let max_value = site.shared.promote(lead.rule).max_value;
+        let size = u64::from(lead.size);
+        let promoted = if lead.failed {
+            Err(DropReason::ErrorReply)
+        } else if lead.size == u32::MAX || size > max_value {
+            Err(DropReason::TooLarge)
+        } else {
+            let fill = Fill::new(request, &query, who.db, site.shared.ceiling(lead.rule), max_value);
+            l1.promote(&who.ear, fill.expecting(size))
+        };
+        count_promotion(&site.stats, promoted);
+    }
+}
+
+/// Counts what became of a promotion.
+fn count_promotion(stats: &WorkerStats, promoted: Result<(), DropReason>) {
+    match promoted {
+        Ok(()) => stats.promotions.add(1),
+        Err(reason) => stats.dropped(reason),
     }
 }
 
 /// Redis has done the write of `guard`, and begins its reply with `kind`. True where the reply is held, until a fence is back or
 /// the fleet is told.
-fn written(worker: &Rc<Worker>, recipient: Option<&Recipient>, guard: &mut WriteGuard, kind: u8) -> bool {
-    let l1 = &worker.shared.l1;
+fn written(site: &Site, recipient: Option<&Recipient>, guard: &mut WriteGuard, kind: u8) -> bool {
+    let l1 = &site.shared.l1;
     if kind != b'-' {
-        worker.took_write();
+        site.took_write();
     }
     if let (Some(debt), Some(recipient)) = (guard.end(kind == b'-'), recipient) {
         l1.opaque_answered();
-        worker.hold_until_settled(recipient, debt);
+        site.fencing.hold_until_settled(recipient, debt);
         return true;
     }
     if !guard.opaque {
         return false;
     }
     l1.opaque_answered();
-    recipient.is_some_and(|recipient| worker.answered_opaque(recipient))
+    recipient.is_some_and(|recipient| site.fencing.answered_opaque(recipient))
 }
 
 /// An error that tells of more than its own command.
-fn note_refusal(worker: &Worker, reply: &[u8]) {
+fn note_refusal(site: &Site, reply: &[u8]) {
     if reply.starts_with(b"-READONLY") {
-        let node = &worker.front().node;
-        node.signs.serves(Service::ReadOnly);
-        node.generation.doubt();
-    }
-}
-
-/// Describes the read `command` once more, which was one that L1 may answer.
-fn read_again<R>(l1: &L1, who: &Who, command: &[u8], then: impl FnOnce(Request<'_>, &Query<'_>) -> R) -> Option<R> {
-    let mut spans = Vec::new();
-    let request = Request::parse_canonical(command, &mut spans)?;
-    let query = who.query(l1, command::lookup(request)?, request);
-    Some(then(request, &query))
-}
-
-/// Sends on a lane, or tells at once that it could not.
-fn send(lane: &Lane<InFlight>, command: &[u8], pending: InFlight, now: Time) {
-    if let Err(pending) = lane.send(command, pending, now) {
-        pending.lost(&lane.lost_error(), Sent::No, command);
+        site.refused_write();
     }
 }
 
@@ -344,12 +318,12 @@ impl Waiter for InFlight {
                 for recipient in lead.joined.iter_mut().flat_map(|joined| joined.iter_mut()) {
                     recipient.finish();
                 }
-                Self::promote(&self.worker, &lead, command);
+                Self::promote(&self.site, &lead, command);
             }
             Work::Read(reader, fills) => {
-                let (l1, ear) = (&self.worker.shared.l1, &reader.who.ear);
+                let (l1, ear) = (&self.site.shared.l1, &reader.who.ear);
                 for fill in fills {
-                    self.worker.promoted(l1.promote(ear, fill));
+                    count_promotion(&self.site.stats, l1.promote(ear, fill));
                 }
             }
             Work::Capture(whole, told) => {
@@ -358,7 +332,7 @@ impl Waiter for InFlight {
             _ => {}
         }
         if let Some(since) = self.sampled {
-            self.worker.stats.record(Path::Miss, since);
+            self.site.stats.record(Path::Miss, since);
         }
     }
 
@@ -404,7 +378,7 @@ impl Waiter for InFlight {
             Work::Write(guard) => {
                 drop(guard);
                 if sent == Sent::Maybe && !self.begun {
-                    self.worker.stats.lost_writes.add(1);
+                    self.site.stats.lost_writes.add(1);
                 }
                 self.tell(error, sent);
             }
@@ -412,9 +386,9 @@ impl Waiter for InFlight {
                 let NotifiedWrite { guard, replies } = *write;
                 drop(guard);
                 if sent == Sent::Maybe {
-                    self.worker.stats.lost_writes.add(u64::from(replies.begun.is_none()));
+                    self.site.stats.lost_writes.add(u64::from(replies.begun.is_none()));
                     if replies.may_be_alone() {
-                        self.worker.shared.l1.owe_all();
+                        self.site.shared.l1.owe_all();
                     }
                 }
                 self.begun = replies.begun.is_some();
@@ -428,21 +402,14 @@ impl Waiter for InFlight {
 }
 
 impl InFlight {
-    fn read_again(mut self, (mut reader, fills): (Reader, Vec<Fill>), error: &Error, sent: Sent, command: &[u8]) {
+    fn read_again(mut self, (reader, fills): (Reader, Vec<Fill>), error: &Error, sent: Sent, command: &[u8]) {
         let may_again = |recipient: &Recipient| !command.is_empty() && reader.may_again(error, recipient);
         if self.begun || !self.recipient.as_ref().is_some_and(may_again) {
             return self.tell(error, sent);
         }
-        let (worker, now) = (Rc::clone(&self.worker), Time::now());
-        worker.stats.retried_reads.add(1);
-        reader.again = true;
-        match worker.front().track(&reader.who, reader.resp, reader.script, now) {
-            Ok(track) => {
-                let Some(recipient) = self.recipient.take() else { return };
-                track.send(command, Self::new(&worker, recipient, Work::Read(reader, fills), self.sampled), now);
-            }
-            Err(error) => self.tell(&error, Sent::No),
-        }
+        let Some(first) = self.recipient.take() else { return };
+        let purpose = ReadPurpose::Fills(fills, self.sampled);
+        self.send_again(LostReads { command, first, joined: Vec::new(), reader: reader.again(), purpose });
     }
 
     fn lead_again(mut self, mut lead: Lead, error: &Error, sent: Sent, command: &[u8]) {
@@ -455,26 +422,20 @@ impl InFlight {
         let may_again = |recipient: &Recipient| !command.is_empty() && lead.reader.may_again(error, recipient);
         let (mut again, told): (Vec<_>, Vec<_>) = recipients.partition(may_again);
         for recipient in told {
-            recipient.refuse(&self.worker, error, sent);
+            recipient.refuse(&self.site.shared, error, sent);
         }
         if again.is_empty() {
             return;
         }
-        self.worker.stats.retried_reads.add(again.len() as u64);
-        let (rule, coin) = (lead.rule, lead.coin);
-        let Reader { who, resp, script, .. } = &lead.reader;
-        let reader = Reader { who: Rc::clone(who), resp: *resp, script: *script, again: true };
-        let now = Time::now();
-        match self.worker.front().track(&reader.who, reader.resp, reader.script, now) {
-            Ok(track) => {
-                let (first, who) = (again.remove(0), Rc::clone(&reader.who));
-                let joined = (!again.is_empty()).then(|| Box::new(again));
-                let sent = read_again(&self.worker.shared.l1, &who, command, |_, query| {
-                    Self::lead(&self.worker, track, (first, joined), (reader, rule, coin), (command, query), now);
-                });
-                debug_assert!(sent.is_some(), "what was sent can be read");
-            }
-            Err(error) => again.into_iter().for_each(|recipient| recipient.refuse(&self.worker, &error, Sent::No)),
+        let (first, purpose) = (again.remove(0), ReadPurpose::Lead(lead.rule, lead.coin));
+        self.send_again(LostReads { command, first, joined: again, reader: lead.reader.again(), purpose });
+    }
+
+    /// Where the worker is gone, so are the sessions that wait.
+    fn send_again(&self, reads: LostReads<'_>) {
+        self.site.stats.retried_reads.add(1 + reads.joined.len() as u64);
+        if let Some(foreman) = self.site.foreman() {
+            foreman.send_again(reads);
         }
     }
 
@@ -484,7 +445,7 @@ impl InFlight {
         if self.begun {
             recipient.cut(error.into());
         } else {
-            recipient.refuse(&self.worker, error, sent);
+            recipient.refuse(&self.site.shared, error, sent);
         }
     }
 }
@@ -501,10 +462,13 @@ mod tests {
     use super::super::replies::Replies;
     use super::super::reply_queue::End;
     use super::super::shared::tests::{node, shared};
+    use super::super::who::Who;
+    use super::super::worker::Worker;
     use super::*;
     use crate::cache::{Slot, Stamp};
     use crate::command::Class;
     use crate::metrics::{Failure, Outcome};
+    use crate::resp::Resp;
     use crate::upstream::Topology;
 
     const SET: &[u8] = b"*3\r\n$3\r\nSET\r\n$1\r\nk\r\n$1\r\nv\r\n";
@@ -546,9 +510,10 @@ mod tests {
             let spec = command::lookup(request).expect("a row");
             let place = self.replies.reserve();
             self.replies.wrote(place);
-            let guard = WriteGuard::begin(&self.worker, spec, request);
+            let site = &self.worker.front().site;
+            let guard = WriteGuard::begin(site, spec, request);
             let recipient = Recipient::new(&self.replies, place, Tally::new(spec, Outcome::Write));
-            InFlight::new(&self.worker, recipient, Work::Write(guard), None)
+            InFlight::new(site, recipient, Work::Write(guard), None)
         }
 
         fn reader(&self) -> Recipient {
@@ -622,7 +587,7 @@ mod tests {
     fn a_lead_and_who_joined_it_are_sent_again_once() {
         Office::open(|office| {
             let (worker, now) = (&office.worker, Time::now());
-            let who = Who::new(&worker.front(), None, 0);
+            let who = Who::new(&worker.shared, worker.front().node(), None, 0);
             let track = worker.front().track(&who, Resp::V2, false, now).expect("a lane that is being made");
             let mut spans = Vec::new();
             let request = Request::parse_canonical(GET, &mut spans).expect("as it must be");
@@ -630,7 +595,7 @@ mod tests {
             let reader = Reader::new(Rc::clone(&who), Resp::V2, false);
             let rule = worker.shared.rule_of(b"k");
             let first = office.reader();
-            InFlight::lead(worker, Rc::clone(&track), (first, None), (reader, rule, Coin::Never), (GET, &query), now);
+            track.lead((first, None), (reader, rule, Coin::Never), (GET, &query), now);
             let l1 = &worker.shared.l1;
             let joined = track.flights.borrow_mut().join(&query, &l1.stamps, l1.opaque(), Time::ZERO, office.reader());
             assert!(joined.is_ok());
@@ -651,25 +616,17 @@ mod tests {
     fn a_lead_that_is_dropped_ends_its_flight_and_who_joined_it() {
         Office::open(|office| {
             let (worker, now) = (&office.worker, Time::now());
-            let who = Who::new(&worker.front(), None, 0);
+            let who = Who::new(&worker.shared, worker.front().node(), None, 0);
             let track = worker.front().track(&who, Resp::V2, false, now).expect("a lane that is being made");
             let mut spans = Vec::new();
             let request = Request::parse_canonical(GET, &mut spans).expect("as it must be");
             let query = who.query(&worker.shared.l1, command::lookup(request).expect("a row"), request);
             let l1 = &worker.shared.l1;
-            let flight = track.flights.borrow_mut().lead(&query, l1.stamps.load(query.slot), l1.opaque(), now);
+            let read = (Reader::once(Rc::clone(&who), Resp::V2), worker.shared.rule_of(b"k"), Coin::Never);
+            let lead = Lead::begin(&track.flights, read, None, (&worker.shared, &query), now);
             let joined = track.flights.borrow_mut().join(&query, &l1.stamps, l1.opaque(), Time::ZERO, office.reader());
             assert!(joined.is_ok());
-            drop(Lead {
-                reader: Reader::once(who, Resp::V2),
-                track: Rc::clone(&track),
-                flight,
-                size: 0,
-                joined: None,
-                rule: worker.shared.rule_of(b"k"),
-                coin: Coin::Never,
-                failed: false,
-            });
+            drop(lead);
             assert!(track.flights.borrow().is_empty());
             assert_eq!((office.counts(), office.replies.ended()), ((0, 1, 1, 0), Some(End::Away)));
         });

@@ -11,8 +11,7 @@
 
 use std::borrow::Cow;
 
-use super::in_flight::Work;
-use super::worker::Worker;
+use super::site::Site;
 use super::write_guard::WriteGuard;
 use crate::command::Spec;
 use crate::invalidation::L1;
@@ -43,9 +42,9 @@ enum Part {
 
 impl NoticeForm {
     /// How this write goes where nothing else is under way on its connection.
-    pub(super) fn of(worker: &Worker, spec: &Spec, request: Request<'_>) -> Self {
-        let fits = || spec.fits_transaction(request, worker.front().node.signs.is_full());
-        if worker.shared.l1.mode().writes_tell() && fits() { NoticeForm::Whole } else { NoticeForm::Pair }
+    pub(super) fn of(site: &Site, spec: &Spec, request: Request<'_>) -> Self {
+        let fits = || spec.fits_transaction(request, site.node.signs.is_full());
+        if site.shared.l1.mode().writes_tell() && fits() { NoticeForm::Whole } else { NoticeForm::Pair }
     }
 
     const fn parts(self) -> &'static [Part] {
@@ -58,9 +57,14 @@ impl NoticeForm {
 }
 
 /// What is sent for the write `command`, and what awaits its reply.
-pub(super) fn notify<'a>(l1: &L1, mut guard: WriteGuard, form: NoticeForm, command: &'a [u8]) -> (Cow<'a, [u8]>, Work) {
+pub(super) fn notify<'a>(
+    l1: &L1,
+    mut guard: WriteGuard,
+    form: NoticeForm,
+    command: &'a [u8],
+) -> (Cow<'a, [u8]>, MarkedWrite) {
     let (Some(notices), Some(notice)) = (l1.mode().notices(), guard.take_notice()) else {
-        return (Cow::Borrowed(command), Work::Write(guard));
+        return (Cow::Borrowed(command), MarkedWrite::Alone(guard));
     };
     let mut out = Vec::with_capacity(command.len() + 256);
     for part in form.parts() {
@@ -72,7 +76,15 @@ pub(super) fn notify<'a>(l1: &L1, mut guard: WriteGuard, form: NoticeForm, comma
         }
     }
     let replies = NotifiedReplies::new(form, guard.opaque);
-    (Cow::Owned(out), Work::NotifiedWrite(Box::new(NotifiedWrite { guard, replies })))
+    (Cow::Owned(out), MarkedWrite::WithNotice(Box::new(NotifiedWrite { guard, replies })))
+}
+
+/// A write whose stamps are marked, as it is sent.
+pub(super) enum MarkedWrite {
+    /// By itself.
+    Alone(WriteGuard),
+    /// With its notice, of whose replies the client gets its own.
+    WithNotice(Box<NotifiedWrite>),
 }
 
 /// A write whose notice goes with it, until all replies are in.

@@ -4,6 +4,7 @@
 //! pool (`pools`). It bears no name, in the pool and lent, so that no client sees a name that it did not give, and nothing has
 //! to be undone.
 
+use std::ops::Deref;
 use std::rc::Rc;
 
 use tokio::sync::oneshot;
@@ -12,11 +13,12 @@ use tracing::debug;
 use super::in_flight::{InFlight, Work};
 use super::loans::LoanNumber;
 use super::owner::Owner;
-use super::pools::Spare;
+use super::site::Site;
+use super::spare::Spare;
 use super::station::Station;
 use super::who::Who;
 use crate::clock::Time;
-use crate::error::Error;
+use crate::error::{Error, Sent};
 use crate::resp::{Resp, encode};
 use crate::upstream::{Lane, OutOfBand, Settled};
 
@@ -29,6 +31,35 @@ pub enum Setting {
     Fresh,
     /// In any: its command is about the server, and Redis may be too busy to select one.
     Anywhere,
+}
+
+/// A private connection, as its session's commands are sent on it.
+#[derive(Clone)]
+pub struct OwnLane {
+    lane: Rc<Lane<InFlight>>,
+    pub(super) site: Rc<Site>,
+}
+
+impl Deref for OwnLane {
+    type Target = Lane<InFlight>;
+
+    fn deref(&self) -> &Lane<InFlight> {
+        &self.lane
+    }
+}
+
+impl OwnLane {
+    /// Sends a command of crema's own; `work` takes its reply. Where it cannot be sent, nobody is left to tell.
+    pub fn ask(&self, command: &[u8], work: Work, now: Time) {
+        drop(self.lane.send(command, InFlight::own(&self.site, work), now));
+    }
+
+    /// Sends a command that is answered to `recipient`, or tells at once that it could not.
+    pub(super) fn put(&self, command: &[u8], pending: InFlight, now: Time) {
+        if let Err(pending) = self.lane.send(command, pending, now) {
+            pending.refuse(&self.lane.lost_error(), Sent::No);
+        }
+    }
 }
 
 /// A private connection while a session has it. Dropped without [`Lent::give_back`], it is closed.
@@ -76,7 +107,7 @@ impl Lent {
         owner.keeps.set(false);
         owner.wanted.set(false);
         let loan = station.loans.add(Rc::clone(&spare.lane), Rc::clone(&owner));
-        station.stats.pinned.add(1);
+        station.site.stats.pinned.add(1);
         debug!(user = name(who), db = who.db, "a session borrows a connection");
         let (station, who) = (Rc::clone(station), Rc::clone(who));
         let db = if place == Setting::Anywhere { spare.db } else { who.db };
@@ -88,6 +119,11 @@ impl Lent {
     /// The connection.
     pub fn lane(&self) -> &Rc<Lane<InFlight>> {
         &self.spare.as_ref().expect("only given back or dropped takes it").lane
+    }
+
+    /// The same, as commands are sent on it.
+    pub fn own(&self) -> OwnLane {
+        OwnLane { lane: Rc::clone(self.lane()), site: Rc::clone(&self.station.site) }
     }
 
     /// The next commands are to run in this version and database.
@@ -131,12 +167,12 @@ impl Lent {
         let mut raw = Vec::new();
         encode::own_command(&mut raw, command);
         // Where it cannot be sent the lane has ended, and so will the session be told.
-        let _ = self.lane().send(&raw, InFlight::own(&self.station.worker(), Work::Ignore), now);
+        let _ = self.lane().send(&raw, InFlight::own(&self.station.site, Work::Ignore), now);
     }
 
     /// Sends a command whose reply `work` takes.
     pub fn ask(&self, command: &[u8], work: Work, now: Time) {
-        let _ = self.lane().send(command, InFlight::own(&self.station.worker(), work), now);
+        let _ = self.lane().send(command, InFlight::own(&self.station.site, work), now);
     }
 
     /// The session itself changed its version and database.
@@ -149,11 +185,11 @@ impl Lent {
     /// It stays with the session for life. Fails where too many do.
     pub fn settle(&mut self) -> Result<(), Error> {
         if self.home.is_none() {
-            self.home = Some(self.station.node.budget.settle()?);
+            self.home = Some(self.station.node().budget.settle()?);
             self.owner.keeps.set(true);
             debug!(user = name(&self.who), "a session keeps a connection for life");
-            self.station.stats.pinned.sub(1);
-            self.station.stats.homes.add(1);
+            self.station.site.stats.pinned.sub(1);
+            self.station.site.stats.homes.add(1);
         }
         Ok(())
     }
@@ -173,7 +209,7 @@ impl Lent {
 
     fn returned(&self, spare: Option<Spare>) {
         self.station.loans.remove(self.loan);
-        let stats = &self.station.stats;
+        let stats = &self.station.site.stats;
         if self.home.is_some() {
             stats.homes.sub(1);
         } else {

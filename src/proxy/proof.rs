@@ -1,32 +1,15 @@
-//! What clients of a worker proved to Redis, and whether Redis would still have them.
-//!
-//! A client that logs in straight to Redis loses its connection when its user is deleted. Here its commands go on lanes that
-//! others opened, so the loss of any connection of a user puts all that was proved as this user in doubt: it is proved again,
-//! on a connection kept for logins, before a session that relies on it goes on. Where Redis refuses, and has ended every
-//! connection that was made with this login, the sessions end. Where one of those stands, the password was merely changed, or
-//! the user switched off: that ends nobody who is in, as in Redis.
+//! What clients of a worker proved to Redis: logins, with the sessions that rely on each. Whether Redis would still have them is
+//! for `doubts`.
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::ops::Deref;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
-use std::time::Duration;
-
-use tokio::time::sleep;
 
 use super::replies::Replies;
 use super::reply_queue::End;
-use super::station::Station;
-use super::worker::Worker;
-use crate::clock::Time;
-use crate::error::Error;
-use crate::resp::encode;
-use crate::upstream::{Backoff, Login};
-
-/// A login in doubt is not proved again before this is over, unless a session needs it: Redis ends a user's connections one by
-/// one, and who had it do so is not to find new ones when it looks.
-const AFTERMATH: Duration = Duration::from_millis(300);
+use crate::upstream::Login;
 
 /// A login that Redis accepted, with the sessions that rely on it.
 pub struct Proof {
@@ -66,6 +49,32 @@ impl Proof {
         self.doubted.get()
     }
 
+    /// Redis may have ended what was proved. True where somebody should find out, and nobody does yet.
+    pub(super) fn doubt(&self) -> bool {
+        self.doubted.set(true);
+        !self.checking.replace(true)
+    }
+
+    /// Redis accepts it still.
+    pub(super) fn believe(&self) {
+        self.doubted.set(false);
+    }
+
+    /// Nobody finds out any more.
+    pub(super) fn end_check(&self) {
+        self.checking.set(false);
+    }
+
+    /// Whether some session relies on it.
+    pub(super) fn is_relied_on(&self) -> bool {
+        !self.living().is_empty()
+    }
+
+    /// Redis has ended it: so do all sessions that rely on it.
+    pub(super) fn end(&self) {
+        self.living().iter().for_each(|session| session.end(End::LoggedOut));
+    }
+
     fn living(&self) -> Vec<Rc<Replies>> {
         self.shares.borrow().iter().filter_map(|share| share.upgrade()?.session.upgrade()).collect()
     }
@@ -73,7 +82,7 @@ impl Proof {
 
 impl Proofs {
     /// The session behind `replies` proved `login`.
-    fn join(&self, login: Login, replies: &Rc<Replies>) -> Rc<Share> {
+    pub(super) fn join(&self, login: Login, replies: &Rc<Replies>) -> Rc<Share> {
         let mut users = self.0.borrow_mut();
         let proofs = users.entry(login.user.clone()).or_default();
         proofs.retain(|proof| Rc::strong_count(proof) > 1);
@@ -107,77 +116,9 @@ impl Proofs {
     pub(super) fn newest(&self, user: &[u8]) -> Option<Arc<Login>> {
         self.0.borrow().get(user)?.last().map(|proof| Arc::clone(&proof.login))
     }
-}
 
-impl Worker {
-    /// Redis has accepted `login` from the session behind `replies`.
-    pub fn prove(&self, login: Login, replies: &Rc<Replies>) -> Rc<Share> {
-        self.stations().iter().for_each(|station| station.heirs.accept(&login));
-        self.proofs.join(login, replies)
-    }
-
-    /// A connection of this user at `station`, or the try to make one, has ended with `error`, and not by crema's doing.
-    pub(super) fn ended(self: &Rc<Self>, station: &Station, login: &Login, error: &Error) {
-        let refused = matches!(error, Error::LoginRefused { .. });
-        // With a connection left, the next that is lost will tell; with none, nothing would.
-        if error.is_cut() || refused && !station.heirs.has(|other| other.user == login.user) {
-            self.doubt(&login.user);
-        }
-    }
-
-    /// Redis ended a connection of this user: perhaps the user is no more.
-    fn doubt(self: &Rc<Self>, user: &[u8]) {
-        let doubted: Vec<_> = self.proofs.0.borrow().get(user).into_iter().flatten().map(Rc::clone).collect();
-        for proof in doubted {
-            proof.doubted.set(true);
-            if !proof.checking.replace(true) {
-                let worker = Rc::clone(self);
-                self.tasks.spawn_local(async move { worker.check(&proof).await });
-            }
-        }
-    }
-
-    /// Proves it again for sessions that wait for nothing but their clients.
-    async fn check(self: Rc<Self>, proof: &Rc<Proof>) {
-        sleep(AFTERMATH).await;
-        let mut backoff = Backoff::default();
-        while proof.is_doubted() && !proof.living().is_empty() && !self.is_closed() {
-            if self.verify(proof).await.is_err() {
-                sleep(backoff.wait()).await;
-            }
-        }
-        proof.checking.set(false);
-    }
-
-    /// Whether Redis still accepts what was proved. Where not, every session that relies on it ends. Fails, and decides
-    /// nothing, while Redis cannot be asked.
-    pub async fn verify(self: &Rc<Self>, proof: &Rc<Proof>) -> Result<bool, Error> {
-        let mut question = Vec::new();
-        encode::own_command(&mut question, &[b"AUTH", &proof.login.user, &proof.login.password]);
-        let front = self.front();
-        let reply = front.log_in(&question).await?;
-        match reply.first() {
-            Some(b'+') => {
-                proof.doubted.set(false);
-                // The connection that was lost may have been the last whose end would tell that the user is gone.
-                front.heirs.accept(&proof.login);
-                front.warm_up(&proof.login.user, Some(Arc::clone(&proof.login)), (0, Vec::new()), Time::now());
-            }
-            Some(b'-') if reply.starts_with(b"-WRONGPASS") || reply.starts_with(b"-NOAUTH") => {
-                // Redis ends all connections of a user who is no more, and that takes a moment to arrive.
-                sleep(AFTERMATH).await;
-                if self.stations().iter().any(|station| station.heirs.has(|login| *login == *proof.login)) {
-                    proof.doubted.set(false);
-                    return Ok(true);
-                }
-                proof.living().iter().for_each(|session| session.end(End::LoggedOut));
-                return Ok(false);
-            }
-            _ => {
-                let node = Arc::clone(&front.node.address);
-                return Err(Error::Refused { node, reply: reply.into() });
-            }
-        }
-        Ok(true)
+    /// All that were proved as this user.
+    pub(super) fn of(&self, user: &[u8]) -> Vec<Rc<Proof>> {
+        self.0.borrow().get(user).into_iter().flatten().map(Rc::clone).collect()
     }
 }

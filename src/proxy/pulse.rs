@@ -7,7 +7,7 @@
 //! `CLIENT LIST`: `qbuf`, `obl`, `oll`, flag `b`). Before its sessions are told, Redis is made to end it, so that nothing that
 //! was given up can still be carried out. Where nothing can be proved, `response_timeout` stands; the same holds then.
 //!
-//! [`Station::feel`] is called every [`STALL`]; what asks is a task of the worker's.
+//! Belongs to a `Station`, which shows it all lanes every [`STALL`]; what asks is a task of the worker's.
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
@@ -16,14 +16,14 @@ use std::time::Duration;
 
 use tokio::io::AsyncWriteExt;
 use tokio::time::{sleep, timeout};
+use tokio_util::task::TaskTracker;
 use tracing::{debug, warn};
 
 use super::in_flight::InFlight;
-use super::station::Station;
 use crate::clock::Time;
 use crate::error::Error;
 use crate::resp::{Resp, encode};
-use crate::upstream::{Connection, Lane, STALL, Target, connect, read_reply};
+use crate::upstream::{Connection, Lane, Node, STALL, Target, connect, read_reply};
 
 /// A lane that is stalled for so long is looked into.
 const SUSPECT: Duration = Duration::from_millis(800);
@@ -44,11 +44,11 @@ const SELDOM: u32 = 8;
 /// Lanes that are looked into at once.
 const AT_ONCE: usize = 64;
 
-/// What a station keeps of it.
-#[derive(Default)]
+/// See the module's head.
 pub(super) struct Pulse {
-    /// The generation at the last look.
-    generation: Cell<u64>,
+    node: Arc<Node>,
+    /// The worker's tasks.
+    tasks: TaskTracker,
     looks: Cell<u32>,
     asking: Cell<bool>,
     proving: Cell<bool>,
@@ -57,60 +57,88 @@ pub(super) struct Pulse {
 }
 
 /// A silent lane, with when its head began to wait.
-type Silent = (Rc<Lane<InFlight>>, Time, Kind);
+type Silent = (Rc<Lane<InFlight>>, Time, SilentLaneKind);
 
 /// What a silent lane carries, as far as proofs depend on it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Kind {
+pub(super) enum SilentLaneKind {
     Plain,
     Private,
     /// While one runs past the server's threshold, Redis answers others and knows nothing of it.
     Scripts,
 }
 
-impl Station {
-    /// Looks at all lanes: ends those that lead to another server than the present one, asks for a pulse where one is missed,
-    /// and has looked into what stays silent beside it. Whether Redis seems to hold writes back.
-    pub(super) fn feel(self: &Rc<Self>, now: Time) -> bool {
-        let pulse = &self.pulse;
-        let generation = self.node.generation.number();
-        if pulse.generation.replace(generation) != generation {
-            self.leave(Lane::is_stale);
+/// One look at all lanes.
+pub(super) struct PulseLook {
+    now: Time,
+    /// Somebody waits, and the node says nothing anywhere.
+    missed: bool,
+    holds_writes: bool,
+    suspects: Vec<Silent>,
+}
+
+impl PulseLook {
+    /// A look that begins now.
+    pub(super) fn new(now: Time) -> Self {
+        Self { now, missed: false, holds_writes: false, suspects: Vec::new() }
+    }
+
+    /// Looks at this one.
+    pub(super) fn at(&mut self, lane: &Rc<Lane<InFlight>>, kind: SilentLaneKind) {
+        let waited = lane.waited(self.now);
+        if waited <= STALL {
+            return;
         }
-        let (mut missed, mut holds_writes, mut suspects) = (false, false, Vec::new());
-        let mut look = |lane: &Rc<Lane<InFlight>>, kind| {
-            let waited = lane.waited(now);
-            if waited <= STALL {
-                return;
-            }
-            if !lane.is_stalled(now) {
-                missed = true;
-            } else if waited > SUSPECT && suspects.len() < AT_ONCE && lane.id().is_some() {
-                suspects.push((Rc::clone(lane), lane.waiting_since(), kind));
-            }
-            holds_writes |= kind == Kind::Plain && lane.is_stalled(now) && lane.writes();
-        };
-        self.lanes.each(|track, scripts| look(&track.lane, if scripts { Kind::Scripts } else { Kind::Plain }));
-        let looks = pulse.looks.replace(pulse.looks.get().wrapping_add(1));
-        if looks.is_multiple_of(SELDOM) {
-            self.privates().iter().for_each(|lane| look(lane, Kind::Private));
-            pulse.kept.borrow_mut().take_if(|(_, asked)| now.saturating_since(*asked) > KEPT);
+        let stalled = lane.is_stalled(self.now);
+        if !stalled {
+            self.missed = true;
+        } else if waited > SUSPECT && self.suspects.len() < AT_ONCE && lane.id().is_some() {
+            self.suspects.push((Rc::clone(lane), lane.waiting_since(), kind));
         }
-        if missed && !pulse.asking.replace(true) {
-            let station = Rc::clone(self);
+        self.holds_writes |= kind == SilentLaneKind::Plain && stalled && lane.writes();
+    }
+}
+
+impl Pulse {
+    /// That of `node`, whose tasks will be among `tasks`.
+    pub(super) fn new(node: &Arc<Node>, tasks: &TaskTracker) -> Rc<Self> {
+        Rc::new(Self {
+            node: Arc::clone(node),
+            tasks: tasks.clone(),
+            looks: Cell::default(),
+            asking: Cell::default(),
+            proving: Cell::default(),
+            giving_up: Cell::default(),
+            kept: RefCell::default(),
+        })
+    }
+
+    /// Whether the look that begins is one at private connections, too.
+    pub(super) fn looks_at_all(&self) -> bool {
+        let looks = self.looks.replace(self.looks.get().wrapping_add(1));
+        looks.is_multiple_of(SELDOM)
+    }
+
+    /// Does what a look shows to be needed: asks for a pulse where one is missed, and looks into what stays silent beside it.
+    /// Whether Redis seems to hold writes back.
+    pub(super) fn follow(self: &Rc<Self>, look: PulseLook) -> bool {
+        let PulseLook { now, missed, holds_writes, suspects } = look;
+        self.kept.borrow_mut().take_if(|(_, asked)| now.saturating_since(*asked) > KEPT);
+        if missed && !self.asking.replace(true) {
+            let pulse = Rc::clone(self);
             self.tasks.spawn_local(async move {
-                station.ask_pulse().await;
-                station.pulse.asking.set(false);
+                pulse.ask_pulse().await;
+                pulse.asking.set(false);
             });
         }
-        if !suspects.is_empty() && !pulse.proving.replace(true) {
-            let station = Rc::clone(self);
+        if !suspects.is_empty() && !self.proving.replace(true) {
+            let pulse = Rc::clone(self);
             self.tasks.spawn_local(async move {
-                if let Err(error) = station.look_into(suspects).await {
+                if let Err(error) = pulse.look_into(suspects).await {
                     debug!(%error, "it could not be found out whether a silent connection is dead");
                     sleep(REST).await;
                 }
-                station.pulse.proving.set(false);
+                pulse.proving.set(false);
             });
         }
         holds_writes
@@ -124,17 +152,17 @@ impl Station {
     /// Has the node say something: on the connection kept for it, else on a new one, whose handshake is pulse enough.
     async fn ask_pulse(&self) {
         let node = &self.node;
-        let kept = self.pulse.kept.borrow_mut().take();
+        let kept = self.kept.borrow_mut().take();
         if let Some((mut connection, _)) = kept
             && connection.generation == node.generation.number()
             && matches!(timeout(PROMPT, ask(&mut connection, &[b"PING"])).await, Ok(Ok(_)))
         {
             node.heard(Time::now());
-            *self.pulse.kept.borrow_mut() = Some((connection, Time::now()));
+            *self.kept.borrow_mut() = Some((connection, Time::now()));
             return;
         }
         match timeout(ANSWER, connect(&self.target())).await {
-            Ok(Ok(connection)) => *self.pulse.kept.borrow_mut() = Some((connection, Time::now())),
+            Ok(Ok(connection)) => *self.kept.borrow_mut() = Some((connection, Time::now())),
             Ok(Err(_)) | Err(_) => sleep(REST).await,
         }
     }
@@ -145,7 +173,11 @@ impl Station {
         let mut connection =
             timeout(ANSWER, connect(&self.target())).await.map_err(|_| lost("no answer to a new connection"))??;
         let first = self.known(&mut connection, &silent).await?;
-        if !silent.iter().zip(&first).any(|((.., kind), known)| known == &Known::Gone || *kind != Kind::Scripts) {
+        if !silent
+            .iter()
+            .zip(&first)
+            .any(|((.., kind), known)| known == &Known::Gone || *kind != SilentLaneKind::Scripts)
+        {
             return Ok(());
         }
         sleep(LOOKS_APART).await;
@@ -153,7 +185,7 @@ impl Station {
         for (((lane, since, kind), first), second) in silent.iter().zip(first).zip(second) {
             let now = Time::now();
             let waits = lane.waiting_since() == *since && lane.waited(now) > LOOKS_APART;
-            let dead = second == Known::Gone || *kind != Kind::Scripts && first.is_idle() && second.is_idle();
+            let dead = second == Known::Gone || *kind != SilentLaneKind::Scripts && first.is_idle() && second.is_idle();
             if !waits || !dead || lane.is_stale() || connection.generation != self.node.generation.number() {
                 continue;
             }
@@ -171,16 +203,16 @@ impl Station {
     /// forget what they may have written, Redis is made to end them, where it can be asked: a command that a network delivers
     /// later is not carried out.
     pub(super) fn give_up(self: &Rc<Self>, late: Vec<Rc<Lane<InFlight>>>, after: Duration) {
-        if self.pulse.giving_up.replace(true) {
+        if self.giving_up.replace(true) {
             return; // what is late still, the next sweep finds
         }
-        let station = Rc::clone(self);
+        let pulse = Rc::clone(self);
         self.tasks.spawn_local(async move {
-            if !matches!(timeout(BARRIER, station.end_all(&late)).await, Ok(Ok(()))) {
+            if !matches!(timeout(BARRIER, pulse.end_all(&late)).await, Ok(Ok(()))) {
                 debug!("connections are given up that Redis could not be made to end: what is on its way can still be carried out");
             }
             late.into_iter().filter(|lane| lane.waited(Time::now()) > after).for_each(|lane| lane.give_up(after));
-            station.pulse.giving_up.set(false);
+            pulse.giving_up.set(false);
         });
     }
 

@@ -8,8 +8,10 @@
 use std::collections::VecDeque;
 
 use super::reply_queue::ReplyPlace;
-use crate::cache::Slot;
+use crate::cache::{Slot, Stamps};
 use crate::clock::Time;
+use crate::command::Spec;
+use crate::resp::Request;
 
 /// So many reads a session that reads seldom may keep though the ear has heard of them.
 const FEW: usize = 16;
@@ -107,6 +109,16 @@ impl ReadHistory {
             self.log = VecDeque::new();
         }
     }
+}
+
+/// The slots that a read reads from Redis: those of the keys that it names, and `None`, which stands for every key, where its
+/// reply may tell of more.
+pub(super) fn slots_read<'a>(
+    stamps: &'a Stamps,
+    spec: &Spec,
+    request: Request<'a>,
+) -> impl Iterator<Item = Option<Slot>> + 'a {
+    stamps.slots(spec.keys(request)).map(Some).chain(spec.reads_unnamed(request).then_some(None))
 }
 
 fn mark(mostly: &mut [u64; WORDS], slot: Option<Slot>) {

@@ -8,7 +8,7 @@ use std::rc::Rc;
 
 use super::replies::Replies;
 use super::reply_queue::{End, ReplyPlace};
-use super::worker::Worker;
+use super::shared::Shared;
 use crate::clock::Time;
 use crate::command::{Class, Effect, Spec};
 use crate::error::{Error, Sent};
@@ -90,13 +90,13 @@ impl Recipient {
     }
 
     /// Answers with an error of crema's own, or has the client closed.
-    pub(super) fn refuse(mut self, worker: &Worker, error: &Error, sent: Sent) {
+    pub(super) fn refuse(mut self, shared: &Shared, error: &Error, sent: Sent) {
         self.fail(error.into());
         if matches!(error, Error::LoginRefused { .. }) {
             return self.to.cut(self.place, End::LoggedOut);
         }
         let sent = if sent == Sent::Maybe && self.tally.reads { Sent::Read } else { sent };
-        match error.reply(sent, worker.shared.config.upstream_down) {
+        match error.reply(sent, shared.config.upstream_down) {
             Some(reply) => self.append(&reply, Some(Time::ZERO)), // it tells nothing of any key
             None => self.to.cut(self.place, End::Away),
         }

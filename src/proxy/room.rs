@@ -8,10 +8,12 @@ use std::cmp::Reverse;
 use std::rc::Rc;
 use std::time::Duration;
 
+use tokio::sync::mpsc;
+
 use super::in_flight::InFlight;
 use super::station::Station;
 use crate::clock::Time;
-use crate::upstream::{Lane, STALL};
+use crate::upstream::{Ask, Lane, STALL};
 
 /// How much a connection would be missed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -27,8 +29,19 @@ enum Worth {
 }
 
 impl Station {
+    /// Makes room for others at the node whenever it is asked to, for as long as it is there.
+    pub(super) fn answer_asks(self: &Rc<Self>, mut asked: mpsc::Receiver<Ask>) {
+        let (station, stop) = (Rc::downgrade(self), self.stop.clone());
+        self.tasks.spawn_local(async move {
+            while let Some(Some(ask)) = stop.run_until_cancelled(asked.recv()).await {
+                let made = station.upgrade().is_some_and(|station| station.make_room(Time::now()));
+                let _ = ask.send(made); // who asked may have gone
+            }
+        });
+    }
+
     /// Closes the connection that is needed least. False: all are in use, or some may be given back in a moment.
-    pub(super) fn make_room(&self, now: Time) -> bool {
+    fn make_room(&self, now: Time) -> bool {
         let mut least = self.least_needed(now);
         // Before anything is closed that a session would miss, who has borrowed one and does not use it is asked.
         if least.as_ref().is_none_or(|(_, worth, _)| *worth > Worth::Little) && self.loans.ask_back(now) {
@@ -63,7 +76,7 @@ impl Station {
         }
         let soon = all.into_iter().filter(|(lane, _)| lane.is_made() && lane.waited(now) <= STALL);
         let judged = soon.map(|(lane, worth)| {
-            let worth = if self.heirs.is_precious(&lane, now) { Worth::Much } else { worth };
+            let worth = if self.record.is_precious(&lane, now) { Worth::Much } else { worth };
             let idle = lane.idle_for(now);
             (lane, worth, idle)
         });

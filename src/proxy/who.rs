@@ -6,12 +6,12 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use super::proof::Share;
-use super::station::Station;
+use super::shared::Shared;
 use crate::cache::{Identity, Query};
 use crate::command::Spec;
 use crate::invalidation::{Ear, L1, Seat};
 use crate::resp::Request;
-use crate::upstream::Login;
+use crate::upstream::{Login, Node};
 
 /// An identity with what is needed to act for it.
 pub struct Who {
@@ -31,9 +31,9 @@ pub struct Who {
 }
 
 impl Who {
-    /// The identity of a login, none or one that the configuration gives, in database `db`.
-    pub fn new(at: &Station, login: Option<Arc<Login>>, db: u32) -> Rc<Self> {
-        let who = Self::make(at, login, None, (db, None));
+    /// The identity of a login, none or one that the configuration gives, in database `db`, at `node`.
+    pub fn new(shared: &Shared, node: &Arc<Node>, login: Option<Arc<Login>>, db: u32) -> Rc<Self> {
+        let who = Self::make((shared, node), login, None, (db, None));
         if let Some(login) = &who.login {
             who.seat.user().trust(login);
         }
@@ -41,9 +41,10 @@ impl Who {
     }
 
     /// The identity of a login that a client has just proved, in the database where it was `before`.
-    pub fn proved(at: &Station, proof: Rc<Share>, before: &Self) -> Rc<Self> {
+    pub fn proved(shared: &Shared, proof: Rc<Share>, before: &Self) -> Rc<Self> {
         let place = (before.db, before.entrant.clone());
-        let who = Self::make(at, Some(Arc::clone(proof.login())), Some(proof), place);
+        let node = before.ear.node();
+        let who = Self::make((shared, node), Some(Arc::clone(proof.login())), Some(proof), place);
         if let Some(login) = &who.login {
             who.seat.user().trust(login);
         }
@@ -51,25 +52,26 @@ impl Who {
     }
 
     /// The same user in another database.
-    pub fn in_db(&self, at: &Station, db: u32) -> Rc<Self> {
+    pub fn in_db(&self, shared: &Shared, db: u32) -> Rc<Self> {
+        let at = (shared, self.ear.node());
         Rc::new(Self::make(at, self.login.clone(), self.proof.clone(), (db, self.credentials())))
     }
 
     /// The same at another node.
-    pub(super) fn moved(&self, at: &Station) -> Rc<Self> {
-        Rc::new(Self::make(at, self.login.clone(), self.proof.clone(), (self.db, self.entrant.clone())))
+    pub(super) fn moved(&self, shared: &Shared, node: &Arc<Node>) -> Rc<Self> {
+        Rc::new(Self::make((shared, node), self.login.clone(), self.proof.clone(), (self.db, self.entrant.clone())))
     }
 
     fn make(
-        at: &Station,
+        (shared, node): (&Shared, &Arc<Node>),
         login: Option<Arc<Login>>,
         proof: Option<Rc<Share>>,
         (db, entrant): (u32, Option<Arc<Login>>),
     ) -> Self {
         let user = login.as_ref().map_or(&b""[..], |login| &login.user);
-        let l1 = &at.shared.l1;
+        let l1 = &shared.l1;
         let (seat, identity) = (l1.seat(user), l1.identities.intern(user, db));
-        Self { identity, ear: l1.ear(seat.user(), &at.node), seat, login, proof, db, entrant }
+        Self { identity, ear: l1.ear(seat.user(), node), seat, login, proof, db, entrant }
     }
 
     /// What connections for this session are made with. A user has one set of rights however it was proved, and passwords

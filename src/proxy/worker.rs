@@ -4,7 +4,7 @@
 //! its lanes and ends them; it is asked to look after its stations once a second and every [`STALL`](crate::upstream::STALL).
 
 use std::cell::{Cell, RefCell};
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 use std::sync::Arc;
 
 use tokio_util::task::TaskTracker;
@@ -12,9 +12,11 @@ use tokio_util::task::TaskTracker;
 use super::cork::Corks;
 use super::fencing::Fencing;
 use super::foreign::Foreign;
-use super::in_flight::{InFlight, Work};
+use super::in_flight::Work;
 use super::proof::Proofs;
+use super::replies::Replies;
 use super::shared::Shared;
+use super::site::{Foreman, Site};
 use super::station::Station;
 use super::who::Who;
 use crate::cache::{Coin, Promoter, Query, Sampler};
@@ -22,7 +24,7 @@ use crate::clock::Time;
 use crate::command::Spec;
 use crate::metrics::{DropReason, WorkerStats};
 use crate::resp::{Request, Resp};
-use crate::upstream::{Node, Service, Topology};
+use crate::upstream::{Node, Topology};
 
 /// See the module's head.
 pub struct Worker {
@@ -39,13 +41,12 @@ pub struct Worker {
     /// Commands that the table does not know.
     pub foreign: Foreign,
     pub(super) proofs: Proofs,
-    pub(super) corks: Corks,
-    pub(super) fencing: Fencing,
+    corks: Rc<Corks>,
+    fencing: Rc<Fencing>,
     map: RefCell<Map>,
     /// What was found at the last look at the stations.
     holds_writes: Cell<bool>,
     several: Cell<bool>,
-    refuses_writes: Cell<bool>,
     draining: Cell<bool>,
 }
 
@@ -59,7 +60,7 @@ impl Map {
     /// The station of the node that `of` gives.
     fn station(&self, of: impl FnOnce(&Topology) -> &Arc<Node>) -> Rc<Station> {
         let node = of(&self.topology);
-        let station = self.stations.iter().find(|station| Arc::ptr_eq(&station.node, node));
+        let station = self.stations.iter().find(|station| Arc::ptr_eq(station.node(), node));
         Rc::clone(station.expect("each node of the topology has one"))
     }
 }
@@ -68,20 +69,21 @@ impl Worker {
     /// A worker with no connection yet.
     pub fn new(shared: Arc<Shared>, stats: Arc<WorkerStats>) -> Rc<Self> {
         let topology = Arc::clone(&shared.topology.borrow());
+        let tasks = TaskTracker::new();
+        let fencing = Fencing::new(&shared.l1, shared.config.connect_timeout, &tasks);
         let worker = Rc::new(Self {
             shared,
             stats,
             promoter: RefCell::default(),
             sampler: RefCell::new(Sampler::new()),
-            tasks: TaskTracker::new(),
+            corks: Corks::new(&tasks),
+            tasks,
             foreign: Foreign::default(),
             proofs: Proofs::default(),
-            corks: Corks::default(),
-            fencing: Fencing::default(),
+            fencing,
             map: RefCell::new(Map { topology: Arc::clone(&topology), stations: Vec::new() }),
             holds_writes: Cell::default(),
             several: Cell::default(),
-            refuses_writes: Cell::default(),
             draining: Cell::default(),
         });
         worker.adopt(topology);
@@ -92,17 +94,26 @@ impl Worker {
     /// may be sent again; what sessions have for themselves there stays with them.
     pub fn adopt(self: &Rc<Self>, topology: Arc<Topology>) {
         let before = std::mem::take(&mut self.map.borrow_mut().stations);
-        let known = |node| before.iter().find(|station| Arc::ptr_eq(&station.node, node)).cloned();
-        let stations = topology.nodes().map(|node| known(node).unwrap_or_else(|| Station::new(self, node)));
+        let known = |node| before.iter().find(|station| Arc::ptr_eq(station.node(), node)).cloned();
+        let stations = topology.nodes().map(|node| known(node).unwrap_or_else(|| self.open(node)));
         let stations: Vec<_> = stations.collect();
         let left = before.into_iter().filter(|old| !stations.iter().any(|station| Rc::ptr_eq(station, old)));
         let left: Vec<_> = left.collect();
         *self.map.borrow_mut() = Map { topology, stations };
         for station in left {
-            self.shared.l1.leave(&station.node);
+            self.shared.l1.leave(station.node());
             station.leave(|_| true);
             station.close();
         }
+    }
+
+    /// A station at `node`, with no connection yet.
+    fn open(self: &Rc<Self>, node: &Arc<Node>) -> Rc<Station> {
+        let foreman: Weak<Self> = Rc::downgrade(self);
+        let site = Site::new(node, (&self.shared, &self.stats), &self.fencing, foreman as Weak<dyn Foreman>);
+        let (station, asked) = Station::new(site, &self.tasks);
+        station.answer_asks(asked);
+        station
     }
 
     /// The station of the node that serves what names no key.
@@ -121,11 +132,11 @@ impl Worker {
     }
 
     /// Sends a command of crema's own as the user of the upstream URL; `work` takes its reply.
-    pub fn ask(self: &Rc<Self>, command: &[u8], work: Work, now: Time) {
+    pub fn ask(&self, command: &[u8], work: Work, now: Time) {
         let front = self.front();
-        let who = Who::new(&front, self.shared.login.clone(), self.shared.config.upstream.db);
+        let who = Who::new(&self.shared, front.node(), self.shared.login.clone(), self.shared.config.upstream.db);
         if let Ok(track) = front.track(&who, Resp::V2, false, now) {
-            track.send(command, InFlight::own(self, work), now);
+            track.ask(command, work, now);
         }
     }
 
@@ -134,20 +145,13 @@ impl Worker {
         let stations = self.stations();
         let holds = stations.iter().fold(false, |holds, station| station.feel(now) | holds);
         self.holds_writes.set(holds);
-        self.several.set(stations.iter().any(|station| station.node.generation.is_several()));
-        self.refuses_writes.set(stations.iter().any(|station| station.node.signs.service() == Service::ReadOnly));
+        self.several.set(stations.iter().any(|station| station.node().generation.is_several()));
+        stations.iter().for_each(|station| station.site.look_at_service());
     }
 
     /// Whether Redis seems to hold writes back: they go on connections of their own then, or they would hold up reads.
     pub fn holds_writes(&self) -> bool {
         self.holds_writes.get()
-    }
-
-    /// A write was taken, perhaps by a node that refused the last.
-    pub(super) fn took_write(&self) {
-        if self.refuses_writes.get() {
-            self.front().node.signs.mends(Service::ReadOnly);
-        }
     }
 
     /// Whether several servers answer at one address in turn: each session needs one connection for all then.
@@ -178,12 +182,9 @@ impl Worker {
         }
     }
 
-    /// Counts what became of a promotion.
-    pub(super) fn promoted(&self, promoted: Result<(), DropReason>) {
-        match promoted {
-            Ok(()) => self.stats.promotions.add(1),
-            Err(reason) => self.stats.dropped(reason),
-        }
+    /// Has the session of `replies` woken soon, if by then it has not written what is ready.
+    pub fn cork(&self, replies: &Rc<Replies>) {
+        self.corks.add(replies);
     }
 
     /// Sessions are to end as soon as nothing of theirs is under way.
@@ -223,8 +224,8 @@ mod tests {
             let topologies = watch::Sender::new(Arc::new(Topology::single(Arc::clone(&one))));
             let worker = Worker::new(shared(topologies.subscribe()), Arc::default());
             let first = worker.front();
-            let who = Who::new(&first, None, 0);
-            assert!(Arc::ptr_eq(&first.node, &one));
+            let who = Who::new(&worker.shared, first.node(), None, 0);
+            assert!(Arc::ptr_eq(first.node(), &one));
             let track = first.track(&who, Resp::V2, false, Time::now()).expect("a lane that is being made");
             assert!(track.lane.is_open());
 
@@ -235,10 +236,10 @@ mod tests {
             topologies.send_modify(|topology| *topology = Arc::new(topology.moved_to(Arc::clone(&other))));
             let moved = Arc::clone(&topologies.borrow());
             worker.adopt(moved);
-            assert!(Arc::ptr_eq(&worker.front().node, &other));
+            assert!(Arc::ptr_eq(worker.front().node(), &other));
             assert!(!track.lane.is_open(), "nothing more is sent to a node that left");
             assert!(Arc::ptr_eq(who.ear.node(), &one));
-            assert!(Arc::ptr_eq(who.moved(&worker.front()).ear.node(), &other));
+            assert!(Arc::ptr_eq(who.moved(&worker.shared, worker.front().node()).ear.node(), &other));
 
             drop(first);
             worker.close();

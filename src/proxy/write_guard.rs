@@ -8,8 +8,7 @@ use std::rc::Rc;
 
 use smallvec::SmallVec;
 
-use super::caller;
-use super::worker::Worker;
+use super::site::Site;
 use crate::cache::Slot;
 use crate::command::{Alters, Effect, Spec};
 use crate::invalidation::{Change, Debt, L1, News, Notice, Publisher};
@@ -21,7 +20,7 @@ const REPEATED: usize = 64;
 /// The stamps of a write under way, and what the fleet is told when it is done. See the module's head.
 #[must_use = "dropped, the write counts as lost"]
 pub struct WriteGuard {
-    worker: Rc<Worker>,
+    site: Rc<Site>,
     slots: SmallVec<[Slot; 4]>,
     aftermath: Option<Box<Aftermath>>,
     /// It may change keys that it does not name.
@@ -41,43 +40,57 @@ struct Aftermath {
 
 impl WriteGuard {
     /// A write is about to be sent.
-    pub fn begin(worker: &Rc<Worker>, spec: &Spec, request: Request<'_>) -> Self {
-        let l1 = &worker.shared.l1;
+    pub fn begin(site: &Rc<Site>, spec: &Spec, request: Request<'_>) -> Self {
+        let l1 = &site.shared.l1;
         let alters = spec.alters(request);
-        let mut guard = Self::mark(worker, spec, request, alters);
+        let mut guard = Self::mark(site, spec, request, alters);
         if alters.any() {
             guard.aftermath().change = Some(Change::begin(l1, alters));
         }
         if wants_news(l1) {
-            note(guard.aftermath().news.get_or_insert_default(), l1, spec, request);
+            note_news(guard.aftermath().news.get_or_insert_default(), l1, spec, request);
         }
         guard
     }
 
     /// The same for a write that is only queued: there is nothing to tell yet.
-    pub fn begin_queued(worker: &Rc<Worker>, spec: &Spec, request: Request<'_>) -> Self {
-        let mut guard = Self::mark(worker, spec, request, spec.alters(request));
+    pub fn begin_queued(site: &Rc<Site>, spec: &Spec, request: Request<'_>) -> Self {
+        let mut guard = Self::mark(site, spec, request, spec.alters(request));
         guard.queued = true;
         guard
     }
 
-    fn mark(worker: &Rc<Worker>, spec: &Spec, request: Request<'_>, alters: Alters) -> Self {
-        let l1 = &worker.shared.l1;
+    fn mark(site: &Rc<Site>, spec: &Spec, request: Request<'_>, alters: Alters) -> Self {
+        let l1 = &site.shared.l1;
         let mut slots = SmallVec::new();
-        caller::slots(l1, spec, request).for_each(|slot| slots.push(slot));
-        if slots.len() > REPEATED {
-            slots.sort_unstable();
-            slots.dedup();
-        }
+        l1.stamps.slots(spec.keys(request)).for_each(|slot| slots.push(slot));
+        once_each(&mut slots);
         slots.iter().for_each(|&slot| l1.stamps.begin(slot));
         let (opaque, secret) = (spec.effect == Effect::Opaque, alters.keys);
-        Self { worker: Rc::clone(worker), slots, aftermath: None, opaque, queued: false, secret }
+        Self { site: Rc::clone(site), slots, aftermath: None, opaque, queued: false, secret }
+    }
+
+    /// Of `EXEC`, which is about to be sent: what it carries out changes keys in `slots` and may change what `alters` says, and is
+    /// opaque where that is said; with what the fleet is told.
+    pub(super) fn of_transaction(
+        site: &Rc<Site>,
+        mut slots: SmallVec<[Slot; 4]>,
+        alters: Alters,
+        (opaque, news): (bool, Option<Box<News>>),
+    ) -> Self {
+        let l1 = &site.shared.l1;
+        once_each(&mut slots);
+        slots.iter().for_each(|&slot| l1.stamps.begin(slot));
+        let change = alters.any().then(|| Change::begin(l1, alters));
+        let news = news.map(|news| *news);
+        let aftermath = (change.is_some() || news.is_some()).then(|| Box::new(Aftermath { change, news }));
+        Self { site: Rc::clone(site), slots, aftermath, opaque, queued: false, secret: alters.keys }
     }
 
     /// Of a write of which nothing is known but that there is one.
-    pub fn unmarked(worker: &Rc<Worker>) -> Self {
-        let worker = Rc::clone(worker);
-        Self { worker, slots: SmallVec::new(), aftermath: None, opaque: false, queued: false, secret: false }
+    pub fn unmarked(site: &Rc<Site>) -> Self {
+        let site = Rc::clone(site);
+        Self { site, slots: SmallVec::new(), aftermath: None, opaque: false, queued: false, secret: false }
     }
 
     fn aftermath(&mut self) -> &mut Aftermath {
@@ -106,7 +119,7 @@ impl WriteGuard {
 
     /// It was answered. `refused`: nothing was written. What comes back is settled before its client learns of it.
     pub(super) fn end(&mut self, refused: bool) -> Option<Debt> {
-        let l1 = &self.worker.shared.l1;
+        let l1 = &self.site.shared.l1;
         let Some(rest) = self.aftermath.take() else {
             self.slots.drain(..).for_each(|slot| l1.stamps.end(slot));
             return None;
@@ -133,13 +146,21 @@ impl Drop for WriteGuard {
     }
 }
 
+/// Where there are many.
+fn once_each(slots: &mut SmallVec<[Slot; 4]>) {
+    if slots.len() > REPEATED {
+        slots.sort_unstable();
+        slots.dedup();
+    }
+}
+
 /// Whether the fleet is told of writes.
-fn wants_news(l1: &L1) -> bool {
+pub(super) fn wants_news(l1: &L1) -> bool {
     l1.fleet.as_ref().is_some_and(|fleet| fleet.tells_writes() || l1.mode().writes_tell())
 }
 
 /// Notes which keys a write changes.
-fn note(news: &mut News, l1: &L1, spec: &Spec, request: Request<'_>) {
+pub(super) fn note_news(news: &mut News, l1: &L1, spec: &Spec, request: Request<'_>) {
     if l1.mode().writes_tell() {
         news.notice.add(spec, request);
     }
@@ -148,59 +169,5 @@ fn note(news: &mut News, l1: &L1, spec: &Spec, request: Request<'_>) {
             news.flushed();
         }
         spec.keys(request).for_each(|key| news.key(key));
-    }
-}
-
-/// What a session's `MULTI` has queued so far.
-#[derive(Debug, Default)]
-pub struct Transaction {
-    slots: Vec<Slot>,
-    /// Of the keys that are only read.
-    reads: Vec<Option<Slot>>,
-    opaque: bool,
-    alters: Alters,
-    news: Option<Box<News>>,
-}
-
-impl Transaction {
-    /// A write was queued.
-    pub fn queue(&mut self, l1: &L1, spec: &Spec, request: Request<'_>) {
-        self.slots.extend(caller::slots(l1, spec, request));
-        self.reads.extend(spec.reads_unnamed(request).then_some(None));
-        self.opaque |= spec.effect == Effect::Opaque;
-        if wants_news(l1) {
-            note(self.news.get_or_insert_default(), l1, spec, request);
-        }
-    }
-
-    /// What was queued may change this.
-    pub fn queue_change(&mut self, alters: Alters) {
-        self.alters = self.alters.and(alters);
-    }
-
-    /// A read was queued.
-    pub fn queue_read(&mut self, l1: &L1, spec: &Spec, request: Request<'_>) {
-        self.reads.extend(caller::slots_read(l1, spec, request));
-    }
-
-    /// The keys that `EXEC` reads; `None` is any key.
-    pub fn reads(&self) -> &[Option<Slot>] {
-        &self.reads
-    }
-
-    /// `EXEC` is about to be sent: the keys are marked once more.
-    pub fn begin(&mut self, worker: &Rc<Worker>) -> WriteGuard {
-        let l1 = &worker.shared.l1;
-        if self.slots.len() > REPEATED {
-            self.slots.sort_unstable();
-            self.slots.dedup();
-        }
-        self.slots.iter().for_each(|&slot| l1.stamps.begin(slot));
-        let change = self.alters.any().then(|| Change::begin(l1, self.alters));
-        let news = self.news.take().map(|news| *news);
-        let rest = (change.is_some() || news.is_some()).then(|| Box::new(Aftermath { change, news }));
-        let slots = self.slots.iter().copied().collect();
-        let (worker, opaque, secret) = (Rc::clone(worker), self.opaque, self.alters.keys);
-        WriteGuard { worker, slots, aftermath: rest, opaque, queued: false, secret }
     }
 }

@@ -27,7 +27,7 @@ impl Session {
     pub(super) fn nobody(worker: &Worker) -> Rc<Who> {
         let Shared { config, login, .. } = &*worker.shared;
         let login = if config.auth == Auth::Open { login.clone() } else { None };
-        Who::new(&worker.front(), login, config.upstream.db)
+        Who::new(&worker.shared, worker.front().node(), login, config.upstream.db)
     }
 
     /// Asks whether the client may come in as it is. Redis knows that when it accepts a client; crema when it first speaks.
@@ -149,7 +149,7 @@ impl Session {
     fn logged_in(&mut self, login: Login) {
         self.admission = Admission::Open;
         let proof = self.worker.prove(login, &self.caller.replies);
-        let who = Who::proved(&self.worker.front(), proof, &self.caller.who);
+        let who = Who::proved(&self.worker.shared, proof, &self.caller.who);
         self.worker.front().warm(&who, Time::now());
         self.caller.become_(who, self.caller.resp);
     }
@@ -310,7 +310,7 @@ impl Session {
             if let Some(lent) = self.link.conn_mut() {
                 lent.is_now(self.caller.resp, db);
             }
-            let who = self.caller.who.in_db(&self.worker.front(), db);
+            let who = self.caller.who.in_db(&self.worker.shared, db);
             let resp = self.caller.resp;
             self.caller.become_(who, resp);
         }

@@ -181,7 +181,7 @@ impl Session {
             }
         }
         self.admission = Admission::Open;
-        let who = Who::new(&self.worker.front(), login, self.caller.who.db);
+        let who = Who::new(&self.worker.shared, self.worker.front().node(), login, self.caller.who.db);
         self.caller.become_(who, self.caller.resp);
         Ok(Ok(()))
     }
@@ -198,7 +198,12 @@ impl Session {
             let (client, name) = (socket.peer(), name.escape_debug());
             return warn!(%client, "a client's certificate names `{name}`, who is no [[user]]: it must give a password");
         };
-        let who = Who::new(&self.worker.front(), self.login_of(&passwords.users[user].settings), self.caller.who.db);
+        let who = Who::new(
+            &self.worker.shared,
+            self.worker.front().node(),
+            self.login_of(&passwords.users[user].settings),
+            self.caller.who.db,
+        );
         self.admission = Admission::Open;
         self.caller.become_(who, self.caller.resp);
     }

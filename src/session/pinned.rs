@@ -4,7 +4,6 @@
 //! commands are answered: so order is kept without anybody comparing two connections. Whoever is to send something on a private
 //! connection is given its lane by whatever has seen to it that there is one.
 
-use std::rc::Rc;
 use std::time::Duration;
 
 use tokio::sync::oneshot;
@@ -18,16 +17,12 @@ use crate::command::{Effect, Route, Spec};
 use crate::error::{Error, Sent};
 use crate::invalidation::Change;
 use crate::metrics::Outcome;
-use crate::proxy::{self, End, InFlight, Lent, Role, Setting, Taken, Work};
+use crate::proxy::{self, End, Lent, OwnLane, Role, Setting, Taken, Work};
 use crate::resp::Request;
-use crate::upstream::Lane;
 
 /// A home on which nothing was sent for so long takes the next command, whatever it is: Redis is to know that its client lives
 /// (`timeout`), and `CLIENT LIST` about when it last said something.
 const ASIDE: Duration = Duration::from_secs(10);
-
-/// The lane of a session's private connection.
-pub(super) type OwnLane = Rc<Lane<InFlight>>;
 
 impl Session {
     /// Changes the link. Whether the session ends with its connection follows from what the link is then.
@@ -79,7 +74,7 @@ impl Session {
 
     /// The private connection, where there is one.
     pub(super) fn own_lane(&self) -> Option<OwnLane> {
-        self.link.conn().map(|lent| Rc::clone(lent.lane()))
+        self.link.conn().map(Lent::own)
     }
 
     /// Has a private connection from here on, at least until the present purpose is over.
@@ -94,7 +89,7 @@ impl Session {
             if !lent.prepared().await {
                 lent = self.lend(line, Setting::Fresh).await?; // its handshake says why not, or does better
             }
-            let private = Rc::clone(lent.lane());
+            let private = lent.own();
             self.change(|link| *link = Link::borrowed(lent));
             private
         };
@@ -108,7 +103,7 @@ impl Session {
             return self.borrow(line).await;
         }
         let lent = self.lend(line, Setting::Anywhere).await?;
-        let private = Rc::clone(lent.lane());
+        let private = lent.own();
         self.change(|link| *link = Link::Errand(Box::new(lent)));
         Ok(private)
     }
@@ -162,7 +157,7 @@ impl Session {
             None if apart => Role::Apart,
             None => Role::Alone,
         };
-        self.caller.send_on(&self.worker, private, spec, request, role, now);
+        self.caller.send_on(private, spec, request, role, now);
     }
 
     /// Sends a command that changes no connection, over whichever the session has.
@@ -285,8 +280,7 @@ impl Session {
 
     async fn try_capture(&self, private: &OwnLane, command: &[u8]) -> Result<Vec<u8>, Error> {
         let (told, reply) = oneshot::channel();
-        // Where it cannot be sent, nobody is left to tell.
-        drop(private.send(command, InFlight::own(&self.worker, Work::Capture(Vec::new(), told)), Time::now()));
+        private.ask(command, Work::Capture(Vec::new(), told), Time::now());
         reply.await.map_err(|_| private.lost_error())
     }
 }

@@ -6,13 +6,12 @@ use std::task::Poll;
 
 use super::link::{Link, Stay};
 use super::names::is_valid;
-use super::pinned::OwnLane;
 use super::wire::ClientLine;
 use super::{Close, Session};
 use crate::clock::Time;
 use crate::command::{Spec, Verb};
 use crate::metrics::Outcome;
-use crate::proxy::{ReplyPlace, Role, Work};
+use crate::proxy::{OwnLane, ReplyPlace, Role, Work};
 use crate::resp::Request;
 use crate::upstream::Mode;
 
@@ -58,8 +57,8 @@ impl Session {
     async fn exec(&mut self, line: &mut ClientLine, private: &OwnLane, spec: &Spec, request: Request<'_>) {
         let now = Time::now();
         let mut ended = self.change(Link::exec);
-        let marks = ended.as_mut().map(|ended| ended.queue.begin(&self.worker));
-        let place = self.caller.send_on(&self.worker, private, spec, request, Role::Exec(marks), now);
+        let marks = ended.as_mut().map(|ended| ended.queue.begin(private));
+        let place = self.caller.send_on(private, spec, request, Role::Exec(marks), now);
         let renamed = ended.as_ref().is_some_and(|ended| ended.renames);
         if let Some(ended) = ended {
             // That it fails tells that a watched key has changed.
@@ -132,7 +131,7 @@ impl Session {
             _ => (Mode::Opening, Work::Pass),
         };
         private.set_mode(mode);
-        self.caller.send_work_on(&self.worker, &private, (spec, request), work, Time::now());
+        self.caller.send_work_on(&private, (spec, request), work, Time::now());
         if mode == Mode::Opening {
             line.answered(self).await?; // with an error, or by the first byte of a stream
             if private.mode() == Mode::Raw {

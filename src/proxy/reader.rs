@@ -1,0 +1,62 @@
+//! For whom a read is done, and what is left of it where its connection is lost.
+
+use std::rc::Rc;
+use std::time::Instant;
+
+use super::recipient::Recipient;
+use super::shared::RuleIndex;
+use super::who::Who;
+use crate::cache::Coin;
+use crate::error::Error;
+use crate::invalidation::Fill;
+use crate::resp::Resp;
+
+/// For whom a read is done, so that it can be sent again.
+pub struct Reader {
+    pub(super) who: Rc<Who>,
+    pub(super) resp: Resp,
+    /// Whether it goes on a lane for scripts.
+    pub(super) script: bool,
+    again: bool,
+}
+
+impl Reader {
+    /// A read that has not been sent yet.
+    pub fn new(who: Rc<Who>, resp: Resp, script: bool) -> Self {
+        Self { who, resp, script, again: false }
+    }
+
+    /// A read that is not sent again.
+    pub fn once(who: Rc<Who>, resp: Resp) -> Self {
+        Self { who, resp, script: false, again: true }
+    }
+
+    /// The same, sent for the second time.
+    pub(super) fn again(&self) -> Self {
+        Self { who: Rc::clone(&self.who), resp: self.resp, script: self.script, again: true }
+    }
+
+    /// Whether the read for `recipient` that `error` ended may be sent again: once, and only where the session has sent no write
+    /// after it, for the read could see that.
+    pub(super) fn may_again(&self, error: &Error, recipient: &Recipient) -> bool {
+        error.is_cut() && !self.again && recipient.may_wait_longer()
+    }
+}
+
+/// What all wait for that one command was to answer, which is to be sent again.
+pub(super) struct LostReads<'a> {
+    pub(super) command: &'a [u8],
+    pub(super) first: Recipient,
+    /// Who waits for the same reply: mostly nobody.
+    pub(super) joined: Vec<Recipient>,
+    pub(super) reader: Reader,
+    pub(super) purpose: ReadPurpose,
+}
+
+/// What else a read is to bring.
+pub(super) enum ReadPurpose {
+    /// What it is to leave in L1; and since when its latency is taken.
+    Fills(Vec<Fill>, Option<Instant>),
+    /// Others may join it, and its key may be promoted.
+    Lead(RuleIndex, Coin),
+}

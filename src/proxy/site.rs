@@ -1,0 +1,79 @@
+//! A worker at one node, without its connections: what everything on its way there needs.
+//!
+//! What awaits a reply, a write's stamps and a private connection hold to this, and so know neither lanes nor the worker. What they
+//! cannot do themselves they have the [`Foreman`] do. One for each [`Station`](super::Station).
+
+use std::cell::Cell;
+use std::rc::{Rc, Weak};
+use std::sync::Arc;
+
+use super::fencing::Fencing;
+use super::reader::LostReads;
+use super::shared::Shared;
+use crate::metrics::WorkerStats;
+use crate::upstream::{Node, Service};
+
+/// See the module's head.
+pub struct Site {
+    /// The server.
+    pub node: Arc<Node>,
+    pub(super) shared: Arc<Shared>,
+    /// The worker's counters.
+    pub(super) stats: Arc<WorkerStats>,
+    /// The worker's fences.
+    pub(super) fencing: Rc<Fencing>,
+    /// At the last look the node took no writes.
+    refuses_writes: Cell<bool>,
+    foreman: Weak<dyn Foreman>,
+}
+
+/// Who does for those below what takes lanes, or what all sessions must know: the worker.
+pub(super) trait Foreman {
+    /// Sends reads again whose connection was lost.
+    fn send_again(self: Rc<Self>, reads: LostReads<'_>);
+
+    /// A connection has ended, and not by crema's doing; where that may be because its user is no more, `doubted` is who.
+    fn lost_connection(self: Rc<Self>, doubted: Option<&[u8]>);
+}
+
+impl Site {
+    /// That of a worker at `node`, who is its foreman.
+    pub(super) fn new(
+        node: &Arc<Node>,
+        (shared, stats): (&Arc<Shared>, &Arc<WorkerStats>),
+        fencing: &Rc<Fencing>,
+        foreman: Weak<dyn Foreman>,
+    ) -> Rc<Self> {
+        Rc::new(Self {
+            node: Arc::clone(node),
+            shared: Arc::clone(shared),
+            stats: Arc::clone(stats),
+            fencing: Rc::clone(fencing),
+            refuses_writes: Cell::default(),
+            foreman,
+        })
+    }
+
+    /// The worker, as long as it is there.
+    pub(super) fn foreman(&self) -> Option<Rc<dyn Foreman>> {
+        self.foreman.upgrade()
+    }
+
+    /// Looks whether the node takes writes. To be called now and then.
+    pub(super) fn look_at_service(&self) {
+        self.refuses_writes.set(self.node.signs.service() == Service::ReadOnly);
+    }
+
+    /// The node took a write, perhaps after it had refused the last.
+    pub(super) fn took_write(&self) {
+        if self.refuses_writes.get() {
+            self.node.signs.mends(Service::ReadOnly);
+        }
+    }
+
+    /// The node says that it takes no writes: it may have got another role, or be another server.
+    pub(super) fn refused_write(&self) {
+        self.node.signs.serves(Service::ReadOnly);
+        self.node.generation.doubt();
+    }
+}

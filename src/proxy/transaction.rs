@@ -1,0 +1,53 @@
+//! What a session's `MULTI` has queued, until `EXEC` carries it out: the keys that it reads and writes, and what it may change.
+
+use super::private::OwnLane;
+use super::read_history::slots_read;
+use super::write_guard::{WriteGuard, note_news, wants_news};
+use crate::cache::Slot;
+use crate::command::{Alters, Effect, Spec};
+use crate::invalidation::{L1, News};
+use crate::resp::Request;
+
+/// What a session's `MULTI` has queued so far.
+#[derive(Debug, Default)]
+pub struct Transaction {
+    slots: Vec<Slot>,
+    /// Of the keys that are only read.
+    reads: Vec<Option<Slot>>,
+    opaque: bool,
+    alters: Alters,
+    news: Option<Box<News>>,
+}
+
+impl Transaction {
+    /// A write was queued.
+    pub fn queue(&mut self, l1: &L1, spec: &Spec, request: Request<'_>) {
+        self.slots.extend(l1.stamps.slots(spec.keys(request)));
+        self.reads.extend(spec.reads_unnamed(request).then_some(None));
+        self.opaque |= spec.effect == Effect::Opaque;
+        if wants_news(l1) {
+            note_news(self.news.get_or_insert_default(), l1, spec, request);
+        }
+    }
+
+    /// What was queued may change this.
+    pub fn queue_change(&mut self, alters: Alters) {
+        self.alters = self.alters.and(alters);
+    }
+
+    /// A read was queued.
+    pub fn queue_read(&mut self, l1: &L1, spec: &Spec, request: Request<'_>) {
+        self.reads.extend(slots_read(&l1.stamps, spec, request));
+    }
+
+    /// The keys that `EXEC` reads; `None` is any key.
+    pub fn reads(&self) -> &[Option<Slot>] {
+        &self.reads
+    }
+
+    /// `EXEC` is about to be sent: the keys are marked once more.
+    pub fn begin(&mut self, lane: &OwnLane) -> WriteGuard {
+        let slots = self.slots.drain(..).collect();
+        WriteGuard::of_transaction(&lane.site, slots, self.alters, (self.opaque, self.news.take()))
+    }
+}

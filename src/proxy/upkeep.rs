@@ -1,0 +1,68 @@
+//! How a worker looks after its connections to a node: it ends those that are dead, idle or lead elsewhere, and makes what is short.
+//!
+//! Called by the worker, [`Station::feel`] every [`STALL`](crate::upstream::STALL) and [`Station::sweep`] once a second.
+
+use std::rc::Rc;
+use std::sync::Arc;
+
+use super::in_flight::InFlight;
+use super::pulse::{PulseLook, SilentLaneKind};
+use super::spare::SPARE_IDLE;
+use super::station::Station;
+use crate::clock::Time;
+use crate::upstream::{ANOTHER, Lane, Login, Service};
+
+impl Station {
+    /// Looks at all lanes: ends those that lead to another server than the present one, asks for a pulse where one is missed,
+    /// and has looked into what stays silent beside it. Whether Redis seems to hold writes back.
+    pub(super) fn feel(&self, now: Time) -> bool {
+        let generation = self.site.node.generation.number();
+        if self.generation.replace(generation) != generation {
+            self.leave(Lane::is_stale);
+        }
+        let mut look = PulseLook::new(now);
+        self.lanes.each(|track, scripts| {
+            look.at(&track.lane, if scripts { SilentLaneKind::Scripts } else { SilentLaneKind::Plain });
+        });
+        if self.pulse.looks_at_all() {
+            self.privates().iter().for_each(|lane| look.at(lane, SilentLaneKind::Private));
+        }
+        self.pulse.follow(look)
+    }
+
+    /// Once a second: gives up connections that are silent past the deadline, checks those in use, closes those that are idle.
+    /// `newest` gives the newest login of a user that some session relies on.
+    pub(super) fn sweep(self: &Rc<Self>, newest: impl Fn(&[u8]) -> Option<Arc<Login>>, now: Time) {
+        let deadline = self.site.shared.config.response_timeout.filter(|_| !self.site.shared.l1.is_paused(now));
+        let mut expired = self.lanes.sweep(deadline, now);
+        self.record.sweep(now);
+        self.logins.sweep(SPARE_IDLE, now);
+        self.private.borrow_mut().retain(|lane| lane.upgrade().is_some_and(|lane| !lane.has_ended()));
+        let late = |lane: &Rc<Lane<InFlight>>| deadline.is_some_and(|deadline| lane.waited(now) > deadline);
+        expired.extend(self.privates().into_iter().filter(late));
+        if !expired.is_empty() {
+            self.site.node.signs.serves(Service::Silent);
+            self.pulse.give_up(expired, deadline.unwrap_or_default());
+        }
+        self.sweep_pools(newest, now);
+        self.tell_idleness(now);
+    }
+
+    /// Another server has taken the address, or the node has left: what waits on lanes to it is told, and no spare of it is lent.
+    pub(super) fn leave(&self, leaves: impl Fn(&Lane<InFlight>) -> bool) {
+        let mut lanes = Vec::new();
+        self.lanes.each(|track, _| lanes.push(Rc::clone(&track.lane)));
+        lanes.extend(self.privates().into_iter().filter(|lane| !lane.is_lent()));
+        lanes.into_iter().filter(|lane| leaves(lane)).for_each(|lane| lane.lose(ANOTHER));
+    }
+
+    /// Ends all connections that nobody has for itself.
+    pub(super) fn close(&self) {
+        self.stop.cancel();
+        self.lanes.close();
+        for spare in self.pools.borrow().values().flat_map(|pool| &pool.spares) {
+            spare.lane.close();
+        }
+        self.logins.close();
+    }
+}
