@@ -25,7 +25,7 @@ use tracing::{error, info, warn};
 
 use crate::admin::{self, Source};
 use crate::clock::Time;
-use crate::config::{Auth, Coherence, Config};
+use crate::config::{Auth, Coherence, Config, UpstreamDown};
 use crate::control::Control;
 use crate::error::Error;
 use crate::invalidation::channel::{self, ChannelConfig};
@@ -33,7 +33,7 @@ use crate::invalidation::{CoherenceMode, Fleet, Heard, L1, L1Terms, Notices, Pub
 use crate::log;
 use crate::metrics::Metrics;
 use crate::net::tls::{Acceptor, Dialer, FileError, Verify};
-use crate::proxy::{Clients, Gate, Shared};
+use crate::proxy::{Clients, Gate, OpenListeners, Shared};
 use crate::resp::Limits;
 use crate::server::{Listener, Workers, accept};
 use crate::session::Entrance;
@@ -206,12 +206,14 @@ impl App {
         let l1 = L1::new(terms, fleet, stats, control.clone());
         tell_turns(&node, &l1);
         let lookout = Lookout::new(node, l1.mode().writes_tell());
+        let open_listeners = OpenListeners::new(config.upstream_down == UpstreamDown::Close);
         let shared = Arc::new(Shared {
             config,
             topology: topology.subscribe(),
             l1,
             stats: Arc::clone(&metrics.stats),
             clients: Clients::default(),
+            open_listeners,
             gate: Gate::default(),
             longest_argument: AtomicU64::new(Limits::authenticated().bulk),
             origin_id,
@@ -366,7 +368,7 @@ mod tests {
         config.listen = vec![Listen::Tcp(free)];
         config.admin = Some(here(0));
         config.drain_timeout = Duration::from_millis(1);
-        config.upstream_down = crate::config::UpstreamDown::Error;
+        config.upstream_down = UpstreamDown::Error;
         let running = Running::start(config).await.expect("all is free");
         let client = TcpStream::connect(free).await.expect("it listens");
         (running, redis, client)

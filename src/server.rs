@@ -27,7 +27,6 @@ use self::listener::Client;
 pub use self::listener::Listener;
 
 use crate::clock::Time;
-use crate::config::UpstreamDown;
 use crate::metrics::WorkerStats;
 use crate::net::Socket;
 use crate::net::tls::Acceptor;
@@ -157,32 +156,34 @@ impl Drop for Post {
     }
 }
 
-/// Accepts until `stop`, clients of whom `entrance` is asked. While the upstream is away, and clients are to see that, it is closed, so that they are refused as by a
-/// Redis that is down; one that is back at once is waited for. Cancel safe.
+/// Accepts until `stop`, clients of whom `entrance` is asked. While the upstream is away, and clients are to see that, it is
+/// closed, so that they are refused as by a Redis that is down. Cancel safe.
 pub async fn accept(mut listener: Listener, doors: Arc<Doors>, entrance: Arc<Entrance>, stop: CancellationToken) {
     let mut presence = doors.shared.front().presence.follow();
-    let refuses = doors.shared.config.upstream_down == UpstreamDown::Close;
+    let open = &doors.shared.open_listeners;
     let accepting = async {
+        open.opened();
+        if open.refuses() {
+            // Who connects before it is known whether the upstream is away waits for a moment.
+            let _ = presence.wait_for(|known| *known != Presence::Unknown).await;
+        }
         loop {
-            let trouble = async {
-                if !refuses || presence.wait_for(|known| *known != Presence::There).await.is_err() {
+            let away = async {
+                if !open.refuses() || presence.wait_for(|known| *known == Presence::Away).await.is_err() {
                     pending::<()>().await;
                 }
             };
             tokio::select! {
                 biased;
-                () = trouble => {}
+                () = away => {}
                 () = welcome_all(&listener, &doors, &entrance) => {}
             }
-            // Who connects before it is known whether the upstream is away waits for a moment.
-            let known = presence.wait_for(|known| matches!(known, Presence::There | Presence::Away)).await;
-            if known.is_ok_and(|known| *known == Presence::There) {
-                continue;
-            }
             let closed = listener.close();
+            open.closed();
             info!("the upstream is away: new clients are refused at {} until it is back", closed.listen);
             let _ = presence.wait_for(|known| *known == Presence::There).await;
             listener = closed.reopen().await;
+            open.opened();
             info!("the upstream is back: listening on {}", listener.address());
         }
     };
@@ -219,8 +220,7 @@ fn work(
         let mut topology = shared.topology.clone();
         let sessions = Sessions { stop: stop.clone(), ..Sessions::default() };
         let ends = Arc::clone(&sessions.ends);
-        let mut presence = shared.front().presence.follow();
-        let closes = shared.config.upstream_down == UpstreamDown::Close;
+        let mut open_listeners = shared.open_listeners.follow();
         let mut second = interval(Duration::from_secs(1));
         second.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut pulse = interval(STALL);
@@ -236,7 +236,7 @@ fn work(
                 () = ends.notified() => sessions.end(),
                 _ = pulse.tick() => worker.feel(Time::now()),
                 _ = second.tick() => worker.sweep(Time::now()),
-                gone = left(&mut presence), if closes => if gone { sessions.cut() },
+                () = shut(&mut open_listeners) => sessions.cut(),
                 Ok(()) = topology.changed() => worker.adopt(Arc::clone(&topology.borrow_and_update())),
             }
         }
@@ -252,12 +252,15 @@ fn work(
     });
 }
 
-/// Whether what has become known of the upstream is that it takes no connections. Cancel safe.
-async fn left(presence: &mut watch::Receiver<Presence>) -> bool {
-    match presence.changed().await {
-        Ok(()) => matches!(*presence.borrow_and_update(), Presence::Missed | Presence::Away),
-        Err(_) => pending().await,
+/// Waits until the last of the listeners is closed because the upstream is away. Cancel safe.
+async fn shut(open: &mut Option<watch::Receiver<usize>>) {
+    let Some(open) = open else { return pending().await };
+    while open.changed().await.is_ok() {
+        if *open.borrow_and_update() == 0 {
+            return;
+        }
     }
+    pending().await
 }
 
 /// The sessions of a worker.

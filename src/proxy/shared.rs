@@ -10,6 +10,7 @@ use tokio::sync::watch;
 
 use super::clients::Clients;
 use super::gate::Gate;
+use super::open_listeners::OpenListeners;
 use crate::config::{Config, Promote, Rule};
 use crate::invalidation::L1;
 use crate::metrics::Stats;
@@ -28,6 +29,8 @@ pub struct Shared {
     pub stats: Arc<Stats>,
     /// All clients, for those who end some of them.
     pub clients: Clients,
+    /// Whether clients can come in at all.
+    pub open_listeners: OpenListeners,
     /// Who may come in without a password.
     pub gate: Gate,
     /// The upstream's `proto-max-bulk-len`: the longest argument that a client may send, in bytes.
@@ -122,6 +125,7 @@ pub(super) mod tests {
             l1,
             stats,
             clients: Clients::default(),
+            open_listeners: OpenListeners::new(false),
             gate: Gate::default(),
             longest_argument: AtomicU64::new(Limits::authenticated().bulk),
             origin_id: String::new(),

@@ -95,7 +95,11 @@ pub async fn serve(worker: Rc<Worker>, socket: Socket, replies: Rc<Replies>, ent
         session.worker.stats.cut_clients.add(u64::from(session.caller.replies.has_cut()));
         Box::pin(async move {
             wire.finish(&session).await;
+            let shared = Arc::clone(&session.worker.shared);
             drop(session); // what it holds at the upstream is of use to others
+            if cut {
+                shared.open_listeners.settled(&shared.front()).await;
+            }
             if cut || midway {
                 wire.line.linger().await;
             }

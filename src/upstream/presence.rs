@@ -7,6 +7,7 @@
 
 use std::future::pending;
 use std::io;
+use std::ops::Deref;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -21,12 +22,9 @@ use crate::clock::Time;
 use crate::error::is_about_us;
 use crate::resp::encode;
 
-/// The shortest and the longest pause between two tries; between them a tenth of the time that the node has been away. One that is
+/// The shortest and the longest pause between two tries; between them a twentieth of the time that the node has been away. One that is
 /// back is not missed for long, measured by how long it was away, and one that stays away is not knocked up.
-const PAUSES: [Duration; 2] = [Duration::from_millis(5), Duration::from_millis(100)];
-/// A node that takes no connection for so long is away. One that is back sooner was missed, and clients wait for it. Short, for
-/// who has waited in vain loses what it sent meanwhile, and would have kept it had it been refused.
-const HOLD: Duration = Duration::from_millis(50);
+const PAUSES: [Duration; 2] = [Duration::from_millis(2), Duration::from_millis(50)];
 /// A node that was found there is not doubted for so long.
 const REST: Duration = Duration::from_millis(20);
 /// So many connections in a row must end at once before the node is held to be away: the first may have been one of those that
@@ -42,9 +40,9 @@ pub enum State {
     Unknown,
     /// The node accepts connections.
     There,
-    /// It takes none, since a moment. It may be back in another.
-    Missed,
-    /// It has not for some time.
+    /// It did, and somebody has had trouble with it since: a try is under way.
+    Doubted,
+    /// It takes none.
     Away,
 }
 
@@ -64,6 +62,13 @@ impl Default for Presence {
 impl Presence {
     /// A connection could not be made, or was lost: the node may be away.
     pub fn doubt(&self) {
+        self.state.send_if_modified(|known| {
+            let trusted = *known == State::There;
+            if trusted {
+                *known = State::Doubted;
+            }
+            trusted
+        });
         self.doubted.notify_one();
     }
 
@@ -77,7 +82,8 @@ impl Presence {
         Returns { state: self.follow(), was_there: false }
     }
 
-    fn set(&self, state: State) {
+    /// What is known from now on: for the [watch](keep_watch), and for tests of those who follow.
+    pub(crate) fn set(&self, state: State) {
         self.state.send_if_modified(|known| std::mem::replace(known, state) != state);
     }
 }
@@ -92,13 +98,13 @@ pub struct Returns {
 impl Returns {
     /// A try begins.
     pub fn tries(&mut self) {
-        self.was_there = *self.state.borrow_and_update() == State::There;
+        self.was_there = is_there(self.state.borrow_and_update());
     }
 
     /// Waits until the node is there, having been away since the last try began. Cancel safe.
     pub async fn back(&mut self) {
         if self.was_there {
-            if self.state.wait_for(|known| *known != State::There).await.is_err() {
+            if self.state.wait_for(|known| *known == State::Away).await.is_err() {
                 pending::<()>().await;
             }
             self.was_there = false; // so that who asks once more does not miss it
@@ -109,24 +115,27 @@ impl Returns {
     }
 }
 
+/// Whether a try that begins now is one at a node that is there, as far as is known.
+fn is_there(known: impl Deref<Target = State>) -> bool {
+    matches!(*known, State::There | State::Doubted)
+}
+
 /// Finds out whether the node is there; never returns. One task a node runs this. Cancel safe.
 pub async fn keep_watch(node: Arc<Node>) {
     let presence = &node.presence;
-    let (mut ended, mut missed) = (0, None);
+    let (mut ended, mut away_since) = (0, None);
     loop {
         let (began, since) = (Time::now(), Instant::now());
         match probe(&node).await {
             Err(failure) if !shows_presence(&failure, &node, began) => {
                 ended = if matches!(failure, Failure::Ended) { ended + 1 } else { 0 };
-                let away = missed.get_or_insert(since).elapsed();
-                let sure = !(1..ENDS).contains(&ended);
-                if sure {
-                    presence.set(if away >= HOLD { State::Away } else { State::Missed });
+                if !(1..ENDS).contains(&ended) {
+                    presence.set(State::Away);
                 }
-                sleep(pause(away)).await;
+                sleep(pause(away_since.get_or_insert(since).elapsed())).await;
             }
             _ => {
-                (ended, missed) = (0, None);
+                (ended, away_since) = (0, None);
                 presence.set(State::There);
                 sleep(REST).await; // however many doubt it
                 presence.doubted.notified().await;
@@ -137,7 +146,7 @@ pub async fn keep_watch(node: Arc<Node>) {
 
 /// Before the next try to reach a node that has been away for so long.
 fn pause(away: Duration) -> Duration {
-    (away / 10).clamp(PAUSES[0], PAUSES[1]).mul_f64(rand::rng().random_range(0.5..=1.0))
+    (away / 20).clamp(PAUSES[0], PAUSES[1]).mul_f64(rand::rng().random_range(0.5..=1.0))
 }
 
 /// Whether a node that failed so, in a try begun then, is there for all that.
@@ -189,7 +198,7 @@ mod tests {
     fn who_has_failed_is_told_when_the_node_is_back_and_not_that_it_was_there_all_the_time() {
         let presence = Presence::default();
         let mut returns = presence.returns();
-        for away in [State::Unknown, State::Missed, State::Away] {
+        for away in [State::Unknown, State::Away] {
             presence.set(away);
             returns.tries();
             assert!(!is_ready(returns.back()), "{away:?}");
@@ -199,10 +208,9 @@ mod tests {
         // A try that fails though the node is there is left to the backoff.
         returns.tries();
         let mut back = Box::pin(returns.back());
-        assert!(!is_ready(back.as_mut()));
-        for away in [State::Missed, State::Away] {
-            presence.set(away);
-            assert!(!is_ready(back.as_mut()), "{away:?}");
+        for known in [State::There, State::Doubted, State::There, State::Doubted, State::Away] {
+            presence.set(known);
+            assert!(!is_ready(back.as_mut()), "{known:?}");
         }
         presence.set(State::There);
         assert!(is_ready(back.as_mut()));
@@ -215,8 +223,23 @@ mod tests {
     }
 
     #[test]
-    fn a_node_is_tried_after_a_tenth_of_the_time_that_it_was_away() {
-        for (away, most) in [(0, 5), (50, 5), (400, 40), (1_000, 100), (60_000, 100)] {
+    fn a_node_that_is_there_can_be_doubted_and_one_that_is_away_cannot() {
+        let presence = Presence::default();
+        for (known, then) in [
+            (State::Unknown, State::Unknown),
+            (State::There, State::Doubted),
+            (State::Doubted, State::Doubted),
+            (State::Away, State::Away),
+        ] {
+            presence.set(known);
+            presence.doubt();
+            assert_eq!(*presence.follow().borrow(), then);
+        }
+    }
+
+    #[test]
+    fn a_node_is_tried_after_a_twentieth_of_the_time_that_it_was_away() {
+        for (away, most) in [(0, 2), (40, 2), (400, 20), (1_000, 50), (60_000, 50)] {
             let pause = pause(Duration::from_millis(away));
             let most = Duration::from_millis(most);
             assert!((most / 2..=most).contains(&pause), "{pause:?} after {away} ms");

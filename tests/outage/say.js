@@ -24,6 +24,7 @@ async function tried(call) {
 }
 
 // Ten loops at once, each with a key of its own: a read must show the last write that was acknowledged, or one tried after it.
+// They keep no step with each other, or what fails in an outage would be all of them or none, as it happens to come.
 async function loops(name, set, get) {
   const loop = async (key) => {
     let acked = 0;
@@ -31,7 +32,7 @@ async function loops(name, set, get) {
       if (await tried(() => set(key, String(at)))) acked = at;
       const read = await tried(() => get(key));
       if (read && !(Number(read.answer) >= acked && Number(read.answer) <= at)) counts.wrong++;
-      await sleep(10);
+      await sleep(5 + 10 * Math.random());
     }
   };
   await Promise.all(Array.from({ length: 10 }, (_, n) => loop(`${name}:${n}`)));
