@@ -7,6 +7,8 @@ use crema::invalidation::ear::{FaultPlan, PlantedFault};
 pub(crate) enum WorkerFault {
     /// A write changes the stamps of its keys when it is sent, and not again when it is answered.
     NoMarkAtAnswer,
+    /// A write changes the stamps of its keys when it is answered, and not before.
+    NoMarkAtSend,
     /// A read is answered from memory while an earlier write of its session is unanswered.
     HitBehindOwnWrite,
     /// A read is answered from memory though the ear may be behind what its session has seen.
@@ -29,9 +31,10 @@ pub(crate) enum Fault {
 }
 
 impl Fault {
-    pub(crate) const ALL: [Self; 20] = [
+    pub(crate) const ALL: [Self; 21] = [
         Self::Ear(PlantedFault::EpochOutlivesConnection),
         Self::Ear(PlantedFault::LeaseFromAnswer),
+        Self::Ear(PlantedFault::LeaseBeyondProbe),
         Self::Ear(PlantedFault::StampAtAnswer),
         Self::Ear(PlantedFault::EpochAtAnswer),
         Self::Ear(PlantedFault::PushIgnored),
@@ -51,6 +54,10 @@ impl Fault {
         Self::Worker(WorkerFault::OpaqueUnfenced),
         Self::Worker(WorkerFault::StampAtJoin),
     ];
+
+    /// What breaks nothing. Whatever was asked for before the answer to a write is void at that, marked or not; so the mark at sending
+    /// saves fills that would be in vain, and no more.
+    pub(crate) const HARMLESS: [Self; 1] = [Self::Worker(WorkerFault::NoMarkAtSend)];
 }
 
 /// At most one fault a run.

@@ -5,7 +5,7 @@ use crema::cache::Slot;
 
 use super::MS;
 use super::STALENESS;
-use super::faults::WorkerFault;
+use super::faults::{Fault, WorkerFault};
 use super::link::Owner;
 use super::process::{Ask, Command, Lane, LaneEvent, Pending, Recipient, Session, place, request, time};
 use super::sessions::check_order;
@@ -17,7 +17,7 @@ impl World<'_> {
             return lane.link;
         }
         let link = self.open(Owner::Lane(worker, db), db);
-        self.workers[worker].lanes[db] = Some(Lane::new(link, self.now));
+        self.workers[worker].lanes[db] = Some(Box::new(Lane::new(link, self.now)));
         link
     }
 
@@ -42,9 +42,10 @@ impl World<'_> {
         let lane = self.workers[worker].lanes[at].as_mut().expect("it was just made");
         command.sent = Some((link, lane.sent));
         let flight = match &ask {
-            Ask::Get(key) if flight => Some(memory.describe((at, *key), |_, query, _| {
-                lane.flights.lead(query, memory.stamps.load(query.slot), memory.opaque_writes.answered(), time(now))
-            })),
+            Ask::Get(key) if flight => {
+                let (query, opaque) = (memory.query((at, *key)), memory.opaque_writes.answered());
+                Some(lane.flights.lead(&query, memory.stamps.load(query.slot), opaque, time(now)))
+            }
             _ => None,
         };
         let to = Recipient { session, life, number };
@@ -86,11 +87,7 @@ impl World<'_> {
         if !ask.is_write() {
             return;
         }
-        for slot in marks {
-            if !self.plan.worker(WorkerFault::NoMarkAtAnswer) {
-                self.memory.stamps.end(slot);
-            }
-        }
+        self.end_marks(marks);
         if matches!(ask, Ask::SwapDb) {
             if !refused {
                 self.forget_all();
@@ -118,6 +115,17 @@ impl World<'_> {
         }
         if self.memory.has_filled.get() && self.dice.chance(300) {
             self.fence(Waiting::Nobody, None);
+        }
+    }
+
+    /// The write is answered, or its connection lost.
+    fn end_marks(&self, marks: Vec<Slot>) {
+        for slot in marks {
+            match self.plan.0 {
+                Some(Fault::Worker(WorkerFault::NoMarkAtAnswer)) => {}
+                Some(Fault::Worker(WorkerFault::NoMarkAtSend)) => self.memory.stamps.touch(slot),
+                _ => self.memory.stamps.end(slot),
+            }
         }
     }
 
@@ -162,11 +170,7 @@ impl World<'_> {
             }
             if pending.ask.is_write() {
                 if !pending.begun {
-                    for slot in std::mem::take(&mut pending.marks) {
-                        if !self.plan.worker(WorkerFault::NoMarkAtAnswer) {
-                            self.memory.stamps.end(slot);
-                        }
-                    }
+                    self.end_marks(std::mem::take(&mut pending.marks));
                     if matches!(pending.ask, Ask::SwapDb) {
                         self.forget_all();
                         self.at(self.now + STALENESS, Event::SwapOver);

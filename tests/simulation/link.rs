@@ -11,6 +11,8 @@ pub(crate) struct Pipe {
     chunks: VecDeque<(u64, Vec<u8>)>,
     last: u64,
     pub(crate) frozen_until: u64,
+    /// When it is looked what has arrived.
+    look: Option<u64>,
 }
 
 impl Pipe {
@@ -19,6 +21,24 @@ impl Pipe {
         self.last = self.last.max(now + delay).max(self.frozen_until);
         self.chunks.push_back((self.last, bytes));
         self.last
+    }
+
+    /// It is to be looked at by then. False where that is due already.
+    pub(crate) fn look(&mut self, when: u64) -> bool {
+        let sooner = self.look.is_none_or(|look| when < look);
+        if sooner {
+            self.look = Some(when);
+        }
+        sooner
+    }
+
+    /// Whether the look is due that was to be at this time.
+    pub(crate) fn is_due(&mut self, when: u64) -> bool {
+        let due = self.look == Some(when);
+        if due {
+            self.look = None;
+        }
+        due
     }
 
     /// What has arrived by `now`, and when there is more. At times a chunk comes in two parts.
@@ -63,7 +83,8 @@ pub(crate) struct Link {
     pub(crate) owner: Owner,
     pub(crate) up: Pipe,
     pub(crate) down: Pipe,
-    pub(crate) is_open: bool,
+    /// When it was lost.
+    pub(crate) lost: Option<u64>,
     /// What a byte usually takes.
     usual: u64,
 }
@@ -71,7 +92,11 @@ pub(crate) struct Link {
 impl Link {
     pub(crate) fn new(owner: Owner, dice: &mut Dice) -> Self {
         let usual = dice.between(20 * US, 2 * MS);
-        Self { owner, up: Pipe::default(), down: Pipe::default(), is_open: true, usual }
+        Self { owner, up: Pipe::default(), down: Pipe::default(), lost: None, usual }
+    }
+
+    pub(crate) fn is_open(&self) -> bool {
+        self.lost.is_none()
     }
 
     /// What it takes this time.

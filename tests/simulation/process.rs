@@ -7,14 +7,16 @@ use std::rc::Rc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use smallvec::{SmallVec, smallvec};
+
 use crema::cache::{
     Arrivals, FlightRef, Flights, Freshness, Identities, Identity, Query, Sampler, Slot, Stamps, Store,
 };
 use crema::clock::Time;
-use crema::command::{Spec, lookup};
+use crema::command::lookup;
 use crema::error::{Error, Sent};
 use crema::invalidation::ear::{FenceTimes, Rights, Surroundings};
-use crema::invalidation::{CoherenceMode, L1Terms, OpaqueWrites, Silence};
+use crema::invalidation::{CoherenceMode, Fill, L1Terms, OpaqueWrites, Silence};
 use crema::metrics::Stats;
 use crema::proxy::{ReadHistory, ReplyPlace};
 use crema::resp::{Request, Span, encode};
@@ -41,6 +43,7 @@ pub(crate) struct Memory {
     pub(crate) fence_times: FenceTimes,
     pub(crate) rights: Rights,
     pub(crate) identities: Vec<Identity>,
+    gets: Vec<Get>,
     /// The ear was asked to fill.
     pub(crate) has_filled: Cell<bool>,
 }
@@ -56,9 +59,11 @@ impl Memory {
             mode: CoherenceMode::Tracking,
             max_ears: 1,
         };
+        let stamps = stamps();
         Self {
             terms,
-            stamps: stamps(),
+            gets: NAMES.iter().map(|name| Get::new(name, &stamps)).collect(),
+            stamps,
             store: Store::new(1 << 20),
             arrivals: Arrivals::default(),
             opaque_writes: OpaqueWrites::default(),
@@ -91,17 +96,20 @@ impl Memory {
     }
 
     pub(crate) fn slot(&self, key: usize) -> Slot {
-        self.stamps.slot(self.stamps.hash(name(key).as_bytes()))
+        self.gets[key].slot
     }
 
     /// Describes the read of a key.
-    pub(crate) fn describe<R>(&self, (db, key): Place, then: impl FnOnce(Request<'_>, &Query<'_>, &Spec) -> R) -> R {
-        let raw = request(&["GET", &name(key)]);
+    pub(crate) fn query(&self, (db, key): Place) -> Query<'_> {
+        let Get { raw, tail, command, .. } = &self.gets[key];
+        Query::new(&self.stamps, self.identities[db], *command, NAMES[key].as_bytes(), &raw[*tail..], &[])
+    }
+
+    /// The same read on the ear, which has just brought so many bytes.
+    pub(crate) fn fill(&self, key: Place, size: usize) -> Fill {
         let mut spans: Vec<Span> = Vec::new();
-        let request = Request::parse_canonical(&raw, &mut spans).expect("just written");
-        let row = lookup(request).expect("GET has a row");
-        let query = Query::new(&self.stamps, self.identities[db], row.id, request.arg(1), request.tail(1), &[]);
-        then(request, &query, row)
+        let request = Request::parse_canonical(&self.gets[key.1].raw, &mut spans).expect("just written");
+        Fill::new(request, &self.query(key), key.0 as u32, None, 100).expecting(size as u64)
     }
 
     /// What the ear knows of, as `Ear::heard_up_to` has it.
@@ -110,12 +118,31 @@ impl Memory {
     }
 }
 
+/// The read of one key.
+struct Get {
+    raw: Vec<u8>,
+    /// Where its arguments begin.
+    tail: usize,
+    command: u16,
+    slot: Slot,
+}
+
+impl Get {
+    fn new(name: &str, stamps: &Stamps) -> Self {
+        let raw = request(&["GET", name]);
+        let mut spans: Vec<Span> = Vec::new();
+        let request = Request::parse_canonical(&raw, &mut spans).expect("just written");
+        let (tail, command) = (raw.len() - request.tail(1).len(), lookup(request).expect("GET has a row").id);
+        Self { raw, tail, command, slot: stamps.slot(stamps.hash(name.as_bytes())) }
+    }
+}
+
 /// Hashed so that no two keys share a place, which would depend on more than the seed.
 fn stamps() -> Stamps {
     loop {
         let stamps = Stamps::for_l1(0);
         let mut places: Vec<_> =
-            (0..KEYS).map(|key| stamps.slot(stamps.hash(name(key).as_bytes())).number() % 4096).collect();
+            NAMES.iter().map(|name| stamps.slot(stamps.hash(name.as_bytes())).number() % 4096).collect();
         places.sort_unstable();
         places.dedup();
         if places.len() == KEYS {
@@ -129,13 +156,12 @@ pub(crate) fn place(number: u64) -> ReplyPlace {
     ReplyPlace::default().plus(number as usize)
 }
 
-pub(crate) fn name(key: usize) -> String {
-    format!("k{key}")
-}
+/// What the keys are called.
+pub(crate) const NAMES: [&str; KEYS] = ["k0", "k1", "k2"];
 
 pub(crate) fn request(words: &[&str]) -> Vec<u8> {
-    let words: Vec<_> = words.iter().map(|word| word.as_bytes()).collect();
-    let mut raw = Vec::new();
+    let words: SmallVec<[&[u8]; 5]> = words.iter().map(|word| word.as_bytes()).collect();
+    let mut raw = Vec::with_capacity(64);
     encode::command(&mut raw, &words);
     raw
 }
@@ -154,11 +180,11 @@ pub(crate) enum Ask {
 }
 
 impl Ask {
-    pub(crate) fn keys_read(&self) -> Vec<usize> {
+    pub(crate) fn keys_read(&self) -> SmallVec<[usize; 2]> {
         match *self {
-            Self::Get(key) => vec![key],
-            Self::GetBoth(one, other) => vec![one, other],
-            _ => Vec::new(),
+            Self::Get(key) => smallvec![key],
+            Self::GetBoth(one, other) => smallvec![one, other],
+            _ => SmallVec::new(),
         }
     }
 
@@ -184,7 +210,7 @@ pub(crate) struct Command {
     pub(crate) ask: Ask,
     pub(crate) arrived: u64,
     /// The least states that its keys must show.
-    pub(crate) floors: Vec<usize>,
+    pub(crate) floors: SmallVec<[usize; 2]>,
     pub(crate) answer: Option<Vec<u8>>,
     pub(crate) from_memory: bool,
     /// The answer is here and waits for a fence.
@@ -372,7 +398,7 @@ impl Lane {
 }
 
 pub(crate) struct Worker {
-    pub(crate) lanes: Vec<Option<Lane>>,
+    pub(crate) lanes: Vec<Option<Box<Lane>>>,
     pub(crate) sampler: Sampler,
 }
 

@@ -25,6 +25,15 @@ struct Client {
     input: Vec<u8>,
 }
 
+/// Moments that schedules would seldom hit upon.
+#[derive(Default)]
+pub(crate) struct Openings {
+    /// A key was read of which nobody is told.
+    pub(crate) untold_read: Option<(usize, usize)>,
+    /// It was told how often databases were swapped.
+    pub(crate) swaps_told: bool,
+}
+
 #[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
 pub(crate) struct Server {
     /// How far its clock is ahead.
@@ -36,6 +45,8 @@ pub(crate) struct Server {
     tracked: [BTreeSet<usize>; KEYS],
     hellos: u64,
     swaps: u64,
+    /// What of late would be worst followed by something.
+    pub(crate) openings: Openings,
     pub(crate) is_master: bool,
     /// SELECT is refused.
     pub(crate) refuses_select: bool,
@@ -58,6 +69,7 @@ impl Server {
             tracked: Default::default(),
             hellos: 0,
             swaps: 0,
+            openings: Openings::default(),
             is_master: true,
             refuses_select: false,
             few_rights,
@@ -200,6 +212,7 @@ impl Server {
             }
             ["LATENCY", ..] if !self.counts_swaps => b"-ERR unknown command 'LATENCY'\r\n".to_vec(),
             ["LATENCY", ..] => {
+                self.openings.swaps_told = true;
                 let of = |name: &str, calls: u64| {
                     format!(
                         "${}\r\n{name}\r\n%2\r\n$5\r\ncalls\r\n:{calls}\r\n$14\r\nhistogram_usec\r\n%0\r\n",
@@ -281,6 +294,8 @@ impl Server {
         self.meet((db, key), out);
         if self.clients.get(&link).is_some_and(|client| client.tracks) {
             self.tracked[key].insert(link);
+        } else if self.tracked[key].is_empty() {
+            self.openings.untold_read = Some((db, key));
         }
         self.databases[db][key].as_ref().map(|value| value.is)
     }

@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use smallvec::SmallVec;
+
 use crema::cache::{Lookup, Query};
 use crema::clock::Time;
 use crema::proxy::Standing;
@@ -9,7 +11,7 @@ use crema::resp::Resp;
 
 use super::faults::WorkerFault;
 use super::judge::{Judge, Place, ms};
-use super::process::{Answered, Ask, Command, Recipient, name, place, time};
+use super::process::{Answered, Ask, Command, NAMES, Recipient, place, time};
 use super::world::{Event, LAST, Waiting, World};
 use super::{DATABASES, KEYS, MS, STALENESS, US};
 
@@ -37,7 +39,8 @@ impl World<'_> {
             return; // it goes on when something is answered
         }
         let key = self.a_key();
-        let ask = match self.dice.below(1000) {
+        let reads_only = self.calm && self.dice.chance(800);
+        let ask = match self.dice.below(if reads_only { 940 } else { 1000 }) {
             880..940 => Ask::GetBoth(key, (key + 1) % KEYS),
             940..955 => Ask::Set(key, None),
             955..967 => Ask::Set(key, Some(self.dice.between(1, 40))),
@@ -92,11 +95,8 @@ impl World<'_> {
         }
         let now = time(self.now);
         let memory = self.memory;
-        let held = |key: usize| {
-            memory.describe((db, key), |_, query, _| {
-                memory.store.contains_fresh(query, &memory.stamps, &memory.freshness, now)
-            })
-        };
+        let held =
+            |key: usize| memory.store.contains_fresh(&memory.query((db, key)), &memory.stamps, &memory.freshness, now);
         if let Some(since) = unheard.filter(|_| !self.plan.worker(WorkerFault::HitUnheard)) {
             if !keys.iter().all(|&key| held(key)) {
                 return self.send_read(at, true);
@@ -118,24 +118,15 @@ impl World<'_> {
         let sampler = &mut self.workers[self.sessions[at].1.worker].sampler;
         let now = time(self.now);
         let found = match *keys {
-            [key] => memory.describe((db, key), |_, query, _| {
-                memory.store.lookup(query, Resp::V3, &memory.stamps, &memory.freshness, now, sampler, out)
-            }),
-            [one, other] => memory.describe((db, one), |_, first, _| {
-                memory.describe((db, other), |_, second, _| {
-                    let both: [Query<'_>; 2] = [*first, *second];
-                    memory.store.lookup_all(
-                        &both,
-                        1000,
-                        Resp::V3,
-                        &memory.stamps,
-                        |_| &memory.freshness,
-                        now,
-                        sampler,
-                        out,
-                    )
-                })
-            }),
+            [key] => {
+                let query = memory.query((db, key));
+                memory.store.lookup(&query, Resp::V3, &memory.stamps, &memory.freshness, now, sampler, out)
+            }
+            [one, other] => {
+                let both = [memory.query((db, one)), memory.query((db, other))];
+                let fresh = |_: &Query<'_>| &memory.freshness;
+                memory.store.lookup_all(&both, 1000, Resp::V3, &memory.stamps, fresh, now, sampler, out)
+            }
             _ => Lookup::Miss,
         };
         found.is_hit()
@@ -186,9 +177,9 @@ impl World<'_> {
                 self.sessions[at].1.reads.note(place(number), Some(slot), heard);
             }
         }
-        let names: Vec<_> = ask.keys_read().into_iter().map(name).collect();
-        let verb = if names.len() == 1 { "GET" } else { "MGET" };
-        let words: Vec<&str> = std::iter::once(verb).chain(names.iter().map(String::as_str)).collect();
+        let keys = ask.keys_read();
+        let verb = if keys.len() == 1 { "GET" } else { "MGET" };
+        let words: SmallVec<[&str; 3]> = std::iter::once(verb).chain(keys.iter().map(|&key| NAMES[key])).collect();
         self.put(at, number, &words, true, Vec::new());
     }
 
@@ -205,18 +196,16 @@ impl World<'_> {
         let to = Recipient { session: at, life: *life, number };
         let since = now.minus(memory.terms.max_staleness).max(time(session.came)).max(memory.arrivals.last(slot));
         let since = if plan.worker(WorkerFault::JoinOlder) { Time::ZERO } else { since };
-        let joined = memory.describe((session.db, key), |_, query, _| {
-            let opaque = memory.opaque_writes.answered();
-            if plan.worker(WorkerFault::StampAtJoin)
-                && let Some(pending) =
-                    lane.pending.values_mut().find(|pending| matches!(pending.ask, Ask::Get(of) if of == key))
-                && let Some(flight) = pending.flight.take()
-            {
-                pending.joined.extend(lane.flights.land(flight));
-                pending.flight = Some(lane.flights.lead(query, memory.stamps.load(slot), opaque, now));
-            }
-            lane.flights.join(query, &memory.stamps, opaque, since, to).is_ok()
-        });
+        let (query, opaque) = (memory.query((session.db, key)), memory.opaque_writes.answered());
+        if plan.worker(WorkerFault::StampAtJoin)
+            && let Some(pending) =
+                lane.pending.values_mut().find(|pending| matches!(pending.ask, Ask::Get(of) if of == key))
+            && let Some(flight) = pending.flight.take()
+        {
+            pending.joined.extend(lane.flights.land(flight));
+            pending.flight = Some(lane.flights.lead(&query, memory.stamps.load(slot), opaque, now));
+        }
+        let joined = lane.flights.join(&query, &memory.stamps, opaque, since, to).is_ok();
         if joined {
             session.reads.note(place(number), Some(slot), heard);
         }
@@ -229,20 +218,20 @@ impl World<'_> {
         let value = self.value();
         let life;
         let key = match *ask {
-            Ask::Set(key, _) | Ask::Del(key) | Ask::Script(key) => name(key),
-            _ => String::new(),
+            Ask::Set(key, _) | Ask::Del(key) | Ask::Script(key) => NAMES[key],
+            _ => "",
         };
         let words: Vec<&str> = match *ask {
-            Ask::Set(_, None) => vec!["SET", &key, &value],
+            Ask::Set(_, None) => vec!["SET", key, &value],
             Ask::Set(_, Some(span)) => {
                 life = span.to_string();
-                vec!["SET", &key, &value, "PX", &life]
+                vec!["SET", key, &value, "PX", &life]
             }
-            Ask::Del(_) => vec!["DEL", &key],
+            Ask::Del(_) => vec!["DEL", key],
             Ask::Script(_) => {
                 let heard = self.memory.heard_up_to();
                 self.sessions[at].1.reads.note(place(number), None, heard);
-                vec!["EVAL", "a script", "0", &key, &value]
+                vec!["EVAL", "a script", "0", key, &value]
             }
             Ask::FlushAll => vec!["FLUSHALL"],
             _ => {
@@ -259,12 +248,10 @@ impl World<'_> {
         for &slot in &marks {
             if self.plan.worker(WorkerFault::NoMarkAtAnswer) {
                 self.memory.stamps.touch(slot);
-            } else {
+            } else if !self.plan.worker(WorkerFault::NoMarkAtSend) {
                 self.memory.stamps.begin(slot);
             }
         }
-        let words: Vec<String> = words.into_iter().map(str::to_owned).collect();
-        let words: Vec<&str> = words.iter().map(String::as_str).collect();
         self.put(at, number, &words, false, marks);
     }
 

@@ -1,6 +1,7 @@
 //! One schedule: the events, in the order of one clock; the links of the process; and the ear, run as `ear::task` runs it.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::cmp::{Ordering, Reverse};
+use std::collections::{BTreeMap, BinaryHeap, VecDeque};
 
 use crema::clock::Time;
 use crema::invalidation::Fill;
@@ -16,7 +17,7 @@ use super::sessions::check_order;
 use super::{MS, STALENESS, US};
 
 /// When nothing more goes wrong.
-pub(crate) const CALM: u64 = 500 * MS;
+pub(crate) const CALM: u64 = 350 * MS;
 /// When sessions ask no more: long enough after for all that binds to bind.
 pub(crate) const LAST: u64 = CALM + 3 * STALENESS;
 /// When all must have been answered.
@@ -26,9 +27,9 @@ pub(crate) const WORKERS: usize = 2;
 
 #[derive(Clone, Copy)]
 pub(crate) enum Event {
-    /// Bytes may have arrived at the server, or at the process.
-    Up(usize),
-    Down(usize),
+    /// Bytes have arrived at the server, or at the process, unless it was found since that they come at another time.
+    Up(usize, u64),
+    Down(usize, u64),
     EarConnects,
     EarWakes(u64),
     /// A fence, or fills, that workers have asked for come to the ear's thread.
@@ -42,7 +43,59 @@ pub(crate) enum Event {
     Meet,
     Past,
     Trouble,
+    Ambush,
+    /// What the ear is sent stands still for so long.
+    EarFreezes(u64),
+    EarBreaks,
     MasterAgain,
+}
+
+impl Event {
+    /// Whether it waits while the process stands still.
+    fn is_of_process(self) -> bool {
+        match self {
+            Self::Down(..) | Self::EarConnects | Self::EarWakes(_) | Self::EarFence(..) | Self::EarFills => true,
+            Self::Step(..) | Self::FenceLate(_) | Self::SwapOver => true,
+            Self::Up(..) | Self::Expiry | Self::Meet | Self::Past | Self::MasterAgain => false,
+            Self::Trouble | Self::Ambush | Self::EarFreezes(_) | Self::EarBreaks => false,
+        }
+    }
+}
+
+/// An event and its time. What happens at one time happens in the order in which it was put there.
+pub(crate) struct Scheduled {
+    when: u64,
+    number: u64,
+    event: Event,
+}
+
+impl Ord for Scheduled {
+    fn cmp(&self, other: &Self) -> Ordering {
+        (self.when, self.number).cmp(&(other.when, other.number))
+    }
+}
+
+impl PartialOrd for Scheduled {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl PartialEq for Scheduled {
+    fn eq(&self, other: &Self) -> bool {
+        self.cmp(other).is_eq()
+    }
+}
+
+impl Eq for Scheduled {}
+
+/// What the next trouble lies in wait for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Ambush {
+    /// A read on a lane of a key of which nobody is told.
+    Read,
+    /// The ear's question how often databases were swapped.
+    Probe,
 }
 
 /// Who waits for a fence.
@@ -70,19 +123,21 @@ pub(crate) struct World<'a> {
     pub(crate) plan: Plan,
     pub(crate) dice: Dice,
     pub(crate) now: u64,
-    pub(crate) events: BTreeMap<(u64, u64), Event>,
+    pub(crate) events: BinaryHeap<Reverse<Scheduled>>,
     pub(crate) count: u64,
     pub(crate) server: Server,
     pub(crate) judge: Judge,
     pub(crate) links: Vec<Link>,
     pub(crate) workers: Vec<Worker>,
     pub(crate) sessions: Vec<(u64, Session)>,
-    pub(crate) protocol: Option<Protocol<'a, u64, Plan>>,
+    pub(crate) protocol: Option<Box<Protocol<'a, u64, Plan>>>,
     pub(crate) ear_link: usize,
     pub(crate) ear_input: Vec<u8>,
     pub(crate) ear_begun: bool,
-    pub(crate) wakes: u64,
+    /// When the ear is woken next.
+    pub(crate) wakes_at: u64,
     pub(crate) fills: VecDeque<Fill>,
+    fills_due: bool,
     pub(crate) waiting: BTreeMap<u64, Waiting>,
     pub(crate) tokens: u64,
     /// The process stands still until then.
@@ -101,6 +156,9 @@ pub(crate) struct World<'a> {
     pub(crate) ear_late: u64,
     pub(crate) lanes_late: u64,
     pub(crate) swaps: bool,
+    pub(crate) ambush: Option<Ambush>,
+    /// Little is written.
+    pub(crate) calm: bool,
     /// Tells all that happens.
     tells: bool,
     pub(crate) report: Report,
@@ -115,7 +173,7 @@ impl<'a> World<'a> {
             (0, Session::new(n % WORKERS, db, [1, 1, 1, 2, 4][dice.below(5) as usize]))
         });
         let sessions = sessions.collect();
-        let stormy = dice.chance(200);
+        let (stormy, calm) = (dice.chance(200), dice.chance(400));
         let gap = if stormy { dice.between(15, 40) } else { dice.between(20, 200) } * MS;
         let (ear_late, lanes_late) = match dice.below(10) {
             0..4 => (dice.between(0, 40 * MS), 0),
@@ -129,7 +187,7 @@ impl<'a> World<'a> {
             plan,
             dice,
             now: 0,
-            events: BTreeMap::new(),
+            events: BinaryHeap::with_capacity(256),
             count: 0,
             server,
             judge: Judge::new(),
@@ -140,8 +198,9 @@ impl<'a> World<'a> {
             ear_link: usize::MAX,
             ear_input: Vec::new(),
             ear_begun: false,
-            wakes: 0,
+            wakes_at: u64::MAX,
             fills: VecDeque::new(),
+            fills_due: false,
             waiting: BTreeMap::new(),
             tokens: 0,
             stopped_until: 0,
@@ -154,9 +213,13 @@ impl<'a> World<'a> {
             ear_late,
             lanes_late,
             swaps,
+            ambush: None,
+            calm,
             tells: false,
             report: Report::default(),
         };
+        let ambush = world.dice.between(50 * MS, 200 * MS);
+        world.at(ambush, Event::Ambush);
         for session in 0..SESSIONS {
             let first = world.dice.between(0, 5 * MS);
             world.at(first, Event::Step(session, 0));
@@ -175,7 +238,7 @@ impl<'a> World<'a> {
 
     /// Runs the schedule to its end, or to the first violation.
     pub(crate) fn run(mut self) -> Report {
-        while let Some(((when, _), event)) = self.events.pop_first()
+        while let Some(Reverse(Scheduled { when, event, .. })) = self.events.pop()
             && self.report.violation.is_none()
         {
             self.now = self.now.max(when);
@@ -186,11 +249,7 @@ impl<'a> World<'a> {
                 self.check_nobody_waits();
                 break;
             }
-            let of_process = !matches!(
-                event,
-                Event::Up(_) | Event::Expiry | Event::Meet | Event::Past | Event::Trouble | Event::MasterAgain
-            );
-            if of_process && self.now < self.stopped_until {
+            if event.is_of_process() && self.now < self.stopped_until {
                 let when = self.stopped_until + self.dice.below(200 * US);
                 self.at(when, event);
                 continue;
@@ -217,7 +276,7 @@ impl<'a> World<'a> {
 
     pub(crate) fn at(&mut self, when: u64, event: Event) {
         self.count += 1;
-        self.events.insert((when, self.count), event);
+        self.events.push(Reverse(Scheduled { when, number: self.count, event }));
     }
 
     /// The session goes on within so long, where that is not due already.
@@ -238,24 +297,30 @@ impl<'a> World<'a> {
         if self.tells {
             println!("{} {}: {}", ms(self.now), what(), bytes.escape_ascii());
         }
-        for &byte in self.now.to_le_bytes().iter().chain(bytes) {
-            self.report.trace = (self.report.trace ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
+        let mut note = |word: u64| {
+            self.report.trace = (self.report.trace ^ word).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(29)
+        };
+        note(self.now);
+        for word in bytes.chunks(8) {
+            let mut eight = [0; 8];
+            eight[..word.len()].copy_from_slice(word);
+            note(u64::from_le_bytes(eight));
         }
     }
 
     pub(crate) fn happen(&mut self, event: Event) {
         match event {
-            Event::Up(link) => self.up(link),
-            Event::Down(link) => self.down(link),
+            Event::Up(link, when) if self.links[link].up.is_due(when) => self.up(link),
+            Event::Down(link, when) if self.links[link].down.is_due(when) => self.down(link),
             Event::EarConnects => self.connect_ear(),
-            Event::EarWakes(number) => {
-                if number == self.wakes
-                    && let Some(mut protocol) = self.protocol.take()
-                {
+            Event::EarWakes(when) if when == self.wakes_at => {
+                self.wakes_at = u64::MAX;
+                if let Some(mut protocol) = self.protocol.take() {
                     let went = protocol.wake(time(self.now), time(self.pulse));
                     self.after(protocol, went);
                 }
             }
+            Event::Up(..) | Event::Down(..) | Event::EarWakes(_) => {}
             Event::EarFence(since, token) => match self.protocol.take() {
                 Some(mut protocol) => {
                     protocol.fence(since, token, time(self.now));
@@ -264,6 +329,7 @@ impl<'a> World<'a> {
                 None => self.fenced(token, false),
             },
             Event::EarFills => {
+                self.fills_due = false;
                 if let Some(mut protocol) = self.protocol.take() {
                     let fills = &mut self.fills;
                     if protocol.takes_fills() && !fills.is_empty() {
@@ -291,6 +357,12 @@ impl<'a> World<'a> {
             }
             Event::Past => self.write_past(),
             Event::Trouble => self.trouble(),
+            Event::Ambush => self.ambush = self.an_ambush(),
+            Event::EarFreezes(span) if self.protocol.is_some() && self.now < CALM => {
+                self.links[self.ear_link].down.frozen_until = self.now + span;
+            }
+            Event::EarBreaks if self.protocol.is_some() && self.now < CALM => self.lose(self.ear_link),
+            Event::EarFreezes(_) | Event::EarBreaks => {}
             Event::MasterAgain => {
                 self.server.is_master = true;
                 let mut out = Vec::new();
@@ -310,20 +382,34 @@ impl<'a> World<'a> {
     }
 
     pub(crate) fn send(&mut self, link: usize, bytes: Vec<u8>) {
-        if self.links[link].is_open && !bytes.is_empty() {
+        if self.links[link].is_open() && !bytes.is_empty() {
             let delay = self.links[link].delay(&mut self.dice);
             let when = self.links[link].up.send(bytes, delay, self.now);
-            self.at(when, Event::Up(link));
+            self.expect_up(link, when);
+        }
+    }
+
+    /// There is something to be looked for at the server's end of a link then.
+    pub(crate) fn expect_up(&mut self, link: usize, when: u64) {
+        if self.links[link].up.look(when) {
+            self.at(when, Event::Up(link, when));
+        }
+    }
+
+    /// The same at the process's end.
+    pub(crate) fn expect_down(&mut self, link: usize, when: u64) {
+        if self.links[link].down.look(when) {
+            self.at(when, Event::Down(link, when));
         }
     }
 
     pub(crate) fn down(&mut self, link: usize) {
-        if !self.links[link].is_open {
+        if !self.links[link].is_open() {
             return;
         }
         let (bytes, more) = self.links[link].down.arrive(&mut self.dice, self.now);
         if let Some(more) = more {
-            self.at(more, Event::Down(link));
+            self.expect_down(link, more);
         }
         if bytes.is_empty() {
             return;
@@ -346,11 +432,11 @@ impl<'a> World<'a> {
         self.ear_link = self.open(Owner::Ear, 0);
         self.ear_input.clear();
         let protocol = Protocol::with_faults(self.plan, self.memory.around(), b"u", 0, time(self.now));
-        self.after(protocol, Ok(()));
+        self.after(Box::new(protocol), Ok(()));
     }
 
     /// What has to be done after each call of the protocol.
-    pub(crate) fn after(&mut self, mut protocol: Protocol<'a, u64, Plan>, went: Result<(), Disconnection>) {
+    pub(crate) fn after(&mut self, mut protocol: Box<Protocol<'a, u64, Plan>>, went: Result<(), Disconnection>) {
         let mut out = Vec::new();
         protocol.take_unsent(&mut out);
         self.send(self.ear_link, out);
@@ -368,10 +454,13 @@ impl<'a> World<'a> {
             return self.lose(self.ear_link);
         }
         if takes && !self.fills.is_empty() {
-            self.soon(100 * US, Event::EarFills);
+            self.fill_soon(100 * US);
         }
-        self.wakes += 1;
-        self.at(deadline.max(self.now), Event::EarWakes(self.wakes));
+        let deadline = deadline.max(self.now);
+        if deadline < self.wakes_at {
+            self.wakes_at = deadline;
+            self.at(deadline, Event::EarWakes(deadline));
+        }
     }
 
     pub(crate) fn ear_lost(&mut self) {
@@ -383,7 +472,7 @@ impl<'a> World<'a> {
         for token in waiting {
             self.fenced(token, false);
         }
-        let wait = self.dice.between(MS, 60 * MS);
+        let wait = if self.dice.chance(500) { self.dice.between(MS, 5 * MS) } else { self.dice.between(MS, 60 * MS) };
         self.at(self.now + wait, Event::EarConnects);
     }
 
@@ -425,16 +514,20 @@ impl<'a> World<'a> {
     }
 
     pub(crate) fn promote(&mut self, key: Place, size: usize) {
-        let fill = self.memory.describe(key, |request, query, _| {
-            Fill::new(request, query, key.0 as u32, None, 100).expecting(size as u64)
-        });
+        let fill = self.memory.fill(key, size);
         self.memory.has_filled.set(true);
         if !std::mem::replace(&mut self.ear_begun, true) {
             self.soon(MS, Event::EarConnects);
         }
         if self.fills.len() < 100 {
             self.fills.push_back(fill);
-            self.soon(200 * US, Event::EarFills);
+            self.fill_soon(200 * US);
+        }
+    }
+
+    fn fill_soon(&mut self, most: u64) {
+        if !std::mem::replace(&mut self.fills_due, true) {
+            self.soon(most, Event::EarFills);
         }
     }
 

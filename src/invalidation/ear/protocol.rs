@@ -425,7 +425,8 @@ impl<'a, W, P: FaultPlan> Protocol<'a, W, P> {
             freshness.bump();
             self.effects.push(EarEffect::Doubt);
         } else if self.in_turn && !silence.is_paused(now) {
-            let bound = self.unannounced.bound(sent);
+            let beyond = self.faults.has(PlantedFault::LeaseBeyondProbe);
+            let bound = if beyond { sent } else { self.unannounced.bound(sent) };
             let bound = if self.faults.has(PlantedFault::LeaseFromAnswer) { now } else { bound };
             let until = bound.plus(terms.max_staleness);
             // No longer than the user's rights are known to be what they were.
