@@ -7,7 +7,7 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use crema::command::{self, Class, CommandFlags, Effect, KeySpec, Route, Spec};
+use crema::command::{self, Categories, Class, CommandFlags, Effect, KeySpec, Route, Spec};
 use crema::resp::{Limits, Parsed, Parser, encode};
 use tempfile::TempDir;
 
@@ -77,6 +77,10 @@ fn compare_rows(server: &Server) {
             if spec.class == Class::Connection { spec.flags & CommandFlags::BLOCKING } else { CommandFlags::NONE };
         let untold = spec.flags & CommandFlags::MAY_REPLICATE;
         assert_eq!(spec.flags, told.flags | later | untold, "{}", told.name);
+        // A container cannot be run: its row says what those under it may be.
+        let blocking = Categories::named("blocking").filter(|_| later != CommandFlags::NONE).unwrap_or_default();
+        let same = spec.categories == told.categories | blocking;
+        assert!(same || told.is_container, "{}: {:?} is {:?} here", told.name, spec.categories, told.categories);
     }
 }
 
@@ -241,6 +245,8 @@ struct Told {
     name: String,
     arity: i16,
     flags: CommandFlags,
+    categories: Categories,
+    is_container: bool,
     /// Whether its keys cannot be found by place alone.
     movable: bool,
     has_keys: bool,
@@ -262,6 +268,9 @@ impl Told {
             "denyoom" => CommandFlags::DENYOOM,
             _ => CommandFlags::NONE,
         });
+        let categories = entry[6].array().iter().map(|name| {
+            Categories::named(name.text().trim_start_matches('@')).unwrap_or_else(|| panic!("{}", name.text()))
+        });
         let specs: Vec<_> = entry[8].array().iter().map(Reply::map).collect();
         let flagged =
             |spec: &HashMap<String, Reply>, flag: &str| spec["flags"].array().iter().any(|f| f.text() == flag);
@@ -274,6 +283,8 @@ impl Told {
             name: entry[0].text(),
             arity: i16::try_from(entry[1].integer()).expect("an arity is small"),
             flags: names.fold(CommandFlags::NONE, CommandFlags::union),
+            categories: categories.fold(Categories::NONE, |all, one| all | one),
+            is_container: !entry[9].array().is_empty(),
             movable: entry[2].array().iter().any(|flag| flag.text() == "movablekeys"),
             has_keys: specs.iter().any(|spec| !flagged(spec, "not_key")),
             changes_keys: specs.iter().any(|spec| ["RW", "OW", "RM"].iter().any(|flag| flagged(spec, flag))),

@@ -308,6 +308,13 @@ fn contradictions_are_refused_where_they_were_made() {
             "crema.toml:2:22: broadcast_prefixes: prefixes mean nothing to channel",
         ),
         ("[channel]\naudit_stream = \"log\"", "crema.toml:2:16: channel.audit_stream: "),
+        (
+            "deny = [\"KEYS\", \"FLUSHAL\"]",
+            "crema.toml:1:8: deny: there is no command `FLUSHAL`; write a command as Redis",
+        ),
+        ("deny = \"@danger\"", "crema.toml:1:8: deny: unknown category `danger`; write one of keyspace, read"),
+        ("deny = \"config|sett\"", "crema.toml:1:8: deny: there is no command `config|sett`"),
+        ("deny = \"hello\"", "crema.toml:1:8: deny: `hello` cannot be denied: Redis allows it to everybody"),
     ];
     for (text, expected) in bad {
         let error = from_file(text).expect_err(text);

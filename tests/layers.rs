@@ -27,7 +27,8 @@ const LAYERS: &[&[&str]] = &[
     &["invalidation"],
     &["cache", "upstream"],
     &["metrics", "log"], // metrics count by the class that a command's row names
-    &["command", "config"],
+    &["config"],         // settings may name commands
+    &["command"],
     &["clock", "control", "error", "net"],
     &["resp"],
 ];

@@ -24,6 +24,27 @@ impl CommandFlags {
     /// May need memory: refused by a server that has no more of it and may not evict.
     pub const DENYOOM: CommandFlags = CommandFlags(1 << 6);
 
+    /// Those that a row of the table has letters for.
+    pub(super) const fn of(letters: &str) -> CommandFlags {
+        let letters = letters.as_bytes();
+        let (mut all, mut at) = (Self::NONE, 0);
+        while at < letters.len() {
+            all = all.union(match letters[at] {
+                b'r' => Self::READONLY,
+                b'w' => Self::WRITE,
+                b'a' => Self::ADMIN,
+                b'p' => Self::PUBSUB,
+                b'b' => Self::BLOCKING,
+                b'm' => Self::MAY_REPLICATE,
+                b'd' => Self::DENYOOM,
+                b'o' | b'f' | b'x' | b'i' | b'k' | b'c' | b'g' | b'h' => Self::NONE, // of ACL categories
+                _ => panic!("no such letter"),
+            });
+            at += 1;
+        }
+        all
+    }
+
     /// Whether all of `other` are set.
     pub const fn contains(self, other: CommandFlags) -> bool {
         self.0 & other.0 == other.0

@@ -12,6 +12,8 @@ use std::sync::LazyLock;
 use crate::resp::{Request, Twin};
 
 mod alters;
+mod categories;
+mod denied;
 mod flags;
 mod index;
 mod keys;
@@ -19,6 +21,8 @@ mod route;
 mod table;
 
 pub use alters::{Alters, may_change_untold};
+pub use categories::Categories;
+pub use denied::{DenialMistake, Denied};
 pub use flags::CommandFlags;
 pub use keys::{KeySpec, Keys};
 pub use route::{Route, Verb};
@@ -100,6 +104,8 @@ pub struct Spec {
     pub arity: i16,
     /// What Redis says of the command, as far as crema asks.
     pub flags: CommandFlags,
+    /// By which categories Redis's ACL rules name it.
+    pub categories: Categories,
     /// Where its keys are. Shard channels count as keys here, since they hash to a slot as keys do.
     pub keys: KeySpec,
     /// What it does to keys.

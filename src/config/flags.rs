@@ -89,6 +89,10 @@ pub struct Settings {
     /// Who checks passwords: upstream, own, open [default: upstream]
     #[arg(long, value_name = "WHO", help_heading = "Clients")]
     pub(super) auth: Option<Given>,
+    /// Commands that no client may use, or @categories [default: none]
+    #[arg(long, value_name = "CMD,..", help_heading = "Clients")]
+    #[serde(deserialize_with = "comma_separated")]
+    pub(super) deny: Option<Given>,
     /// Clients served at once; more are refused [default: 10000]
     #[arg(long, value_name = "N", help_heading = "Clients")]
     pub(super) max_clients: Option<Given>,

@@ -32,6 +32,7 @@ pub use self::rule::{Promote, Rule};
 pub use self::summary::Sources;
 pub use self::url::{Endpoint, Secret, Upstream};
 pub use self::user::{Password, User};
+use crate::command::{Categories, DenialMistake, Denied};
 pub use crate::error::UpstreamDown;
 use crate::net::tls::{AcceptorSettings, ClientCertificates, Credentials};
 
@@ -69,6 +70,8 @@ pub struct Config {
     pub acl_recheck: Duration,
     /// Who says whether a client may come in.
     pub auth: Auth,
+    /// What no client may use, whoever it is.
+    pub deny: Denied,
     /// Clients served at once.
     pub max_clients: usize,
     /// A client silent for so long is closed, as by Redis's `timeout`; `None` for never.
@@ -291,6 +294,7 @@ fn read(layers: &Layers) -> Result<Config, ConfigError> {
             "open" => Ok(Auth::Open),
             _ => Err(Problem::unknown("way to let clients in", text, &["upstream", "own", "open"])),
         })?,
+        deny: layers.read(key!(deny), "none", denied)?,
         max_clients: layers.read(key!(max_clients), "10000", counts(1..=1_000_000))?,
         idle_timeout: layers.read(key!(idle_timeout), "0", durations_or_zero(s(1)..=h(8760)))?,
         output_limit: layers.read(key!(output_limit), "64MiB", sizes(64 * KIB..=TIB))?,
@@ -380,6 +384,25 @@ fn prefixes(text: &str) -> Result<Vec<String>, Problem> {
         }
     }
     Ok(prefixes)
+}
+
+/// Commands and categories separated by commas, or `none`.
+fn denied(text: &str) -> Result<Denied, Problem> {
+    let mut denied = Denied::default();
+    for word in text.split(',').map(str::trim).filter(|word| !word.is_empty() && text != "none") {
+        denied.deny(word).map_err(|mistake| match mistake {
+            DenialMistake::Category => Problem::unknown("category", word.trim_start_matches('@'), Categories::names()),
+            DenialMistake::Command => {
+                let right =
+                    "write a command as Redis names it, a subcommand as `config|set`, a category as `@dangerous`";
+                Problem::new(format!("there is no command `{word}`"), right)
+            }
+            DenialMistake::Allowed => {
+                Problem::new(format!("`{word}` cannot be denied: Redis allows it to everybody"), "leave it out")
+            }
+        })?;
+    }
+    Ok(denied)
 }
 
 fn or_off<T>(text: &str, parse: impl Fn(&str) -> Result<T, Problem>) -> Result<Option<T>, Problem> {

@@ -81,6 +81,7 @@ labels! {
         Timeout = "timeout": "Redis gave no answer in time.",
         MaxUpstream = "max_upstream": "As many connections to Redis were open as there may be.",
         Protocol = "protocol": "The client broke the protocol.",
+        Denied = "denied": "A command that `deny` names.",
         Login = "login": "No login, or a wrong one, where crema keeps the passwords.",
         Command = "command": "A CREMA subcommand that there is not, that is malformed, or that failed.",
     }

@@ -3,13 +3,14 @@
 
 use std::cell::RefCell;
 use std::collections::HashMap;
+use std::ops::BitOr;
 use std::time::Duration;
 
 use redis_protocol::resp2::decode::decode;
 use redis_protocol::resp2::types::OwnedFrame;
 
 use crate::clock::Time;
-use crate::command::{fits, may_change_untold};
+use crate::command::{Categories, fits, may_change_untold};
 use crate::resp::to_resp2;
 
 /// Names remembered; past that they are asked for each time.
@@ -24,6 +25,8 @@ pub struct Account {
     pub nature: Nature,
     /// As in the table's rows; none where Redis does not say.
     arity: Option<i16>,
+    /// Those that the table has names for; none where Redis does not say.
+    pub categories: Option<Categories>,
 }
 
 /// What a command may do, as far as Redis says.
@@ -72,9 +75,9 @@ impl Foreign {
 
 impl Account {
     /// Redis does not know the command.
-    pub const UNKNOWN: Self = Self { nature: Nature::Unknown, arity: None };
+    pub const UNKNOWN: Self = Self { nature: Nature::Unknown, arity: None, categories: None };
     /// Nothing was told.
-    pub const NONE: Self = Self { nature: Nature::Unsaid, arity: None };
+    pub const NONE: Self = Self { nature: Nature::Unsaid, arity: None, categories: None };
 
     /// Reads the reply to `COMMAND INFO` with one `name`.
     pub fn read(name: &[u8], reply: &[u8]) -> Self {
@@ -82,7 +85,14 @@ impl Account {
         // Two headers, the name with its own, the number.
         let line = reply.split(|&byte| byte == b'\n').nth(4).filter(|_| nature != Nature::Unknown);
         let number = line.and_then(|line| std::str::from_utf8(line).ok()?.trim_end().strip_prefix(':')?.parse().ok());
-        Self { nature, arity: number }
+        let told = told(reply).filter(|_| nature != Nature::Unknown);
+        let categories = told.and_then(|told| match told.get(6) {
+            Some(OwnedFrame::Array(names)) => {
+                Some(names.iter().filter_map(category).fold(Categories::NONE, BitOr::bitor))
+            }
+            _ => None,
+        });
+        Self { nature, arity: number, categories }
     }
 
     /// Whether Redis takes so many arguments, names included.
@@ -95,11 +105,10 @@ impl Nature {
     /// Reads the reply to `COMMAND INFO` with one `name`: an array of one null, or of one array: name, arity, flags, first key and
     /// more. A command that was renamed is told of under its first name.
     fn read(name: &[u8], reply: &[u8]) -> Self {
-        // As RESP2, which has no sets of maps: the decoder cannot hash them.
-        let mut resp2 = Vec::new();
-        let decoded = to_resp2(reply, &mut resp2).ok().and_then(|_| decode(&resp2).ok()?);
-        let Some((OwnedFrame::Array(told), _)) = decoded else { return Nature::Unsaid };
-        let Some(OwnedFrame::Array(told)) = told.first() else { return Nature::Unknown };
+        let Some(told) = told(reply) else { return Nature::Unsaid };
+        if told.is_empty() {
+            return Nature::Unknown;
+        }
         let says = |flag: &[u8]| match told.get(2) {
             Some(OwnedFrame::Array(flags)) => flags.iter().any(|told| word(told) == Some(flag)),
             _ => false,
@@ -121,6 +130,24 @@ impl Nature {
     pub fn may_taint(self) -> bool {
         matches!(self, Nature::Anything | Nature::Unsaid)
     }
+}
+
+/// What the reply to `COMMAND INFO` with one name says of it, nothing where the server does not know it; none where it is no such
+/// reply.
+fn told(reply: &[u8]) -> Option<Vec<OwnedFrame>> {
+    // As RESP2, which has no sets of maps: the decoder cannot hash them.
+    let mut resp2 = Vec::new();
+    let decoded = to_resp2(reply, &mut resp2).ok().and_then(|_| decode(&resp2).ok()?);
+    let Some((OwnedFrame::Array(told), _)) = decoded else { return None };
+    match told.into_iter().next() {
+        Some(OwnedFrame::Array(told)) => Some(told),
+        _ => Some(Vec::new()),
+    }
+}
+
+/// A category by its name, which begins with `@`.
+fn category(frame: &OwnedFrame) -> Option<Categories> {
+    Categories::named(std::str::from_utf8(word(frame)?).ok()?.strip_prefix('@')?)
 }
 
 fn word(frame: &OwnedFrame) -> Option<&[u8]> {
@@ -170,6 +197,20 @@ mod tests {
         {
             assert!(!Account::read(b"a", untold).takes(1));
         }
+    }
+
+    #[test]
+    fn categories_are_told_where_there_are_any() {
+        let told = |reply: &str| Account::read(b"x.y", reply.as_bytes()).categories;
+        let info = "*1\r\n*7\r\n$3\r\nx.y\r\n:-2\r\n*1\r\n+readonly\r\n:1\r\n:1\r\n:1\r\n";
+        let (read, dangerous) = (Categories::named("read"), Categories::named("dangerous"));
+        for both in ["*3\r\n+@read\r\n+@json\r\n+@dangerous\r\n", "~2\r\n+@read\r\n+@dangerous\r\n"] {
+            assert_eq!(told(&format!("{info}{both}")), read.zip(dangerous).map(|(one, other)| one | other));
+        }
+        assert_eq!(told(&format!("{info}*0\r\n")), Some(Categories::NONE));
+        assert_eq!(told("*1\r\n*6\r\n$3\r\nx.y\r\n:-2\r\n*0\r\n:1\r\n:1\r\n:1\r\n"), None, "before version 6");
+        assert_eq!(told("*1\r\n*-1\r\n"), None);
+        assert_eq!(told("-NOPERM no\r\n"), None);
     }
 
     #[test]

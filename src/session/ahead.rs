@@ -33,7 +33,11 @@ impl Session {
                 return Ok(()); // its name is not known yet
             }
             let queued = self.link.open().is_some();
-            match command::lookup(begun).map(|spec| spec.route) {
+            let known = command::lookup(begun);
+            if known.is_some_and(|spec| self.entrance.denied.has(spec)) {
+                return Ok(()); // what is denied is refused when it is whole
+            }
+            match known.map(|spec| spec.route) {
                 Some(Route::Taint) => self.keep(line, Stay::Tainted).await?,
                 Some(Route::Home) if queued => self.keep(line, Stay::Tainted).await?,
                 Some(Route::Home) => self.keep(line, Stay::Home).await?,

@@ -20,6 +20,8 @@ pub(super) enum Decision {
     Mistake,
     /// It is a login where none is possible.
     NoLogin,
+    /// It is refused: clients may not use it.
+    Deny(&'static Spec),
     /// The client is closed without an answer.
     Close(&'static Spec),
     /// Redis is asked what it is, for the table does not know it.
@@ -53,6 +55,10 @@ pub(super) trait Facts {
     fn is_doubted(&self) -> bool;
     /// Passwords are crema's own.
     fn keeps_passwords(&self) -> bool;
+    /// Clients may not use something.
+    fn is_restricted(&self) -> bool;
+    /// Clients may not use this.
+    fn is_denied(&self, spec: &Spec) -> bool;
     /// Several servers stand behind the address, and one connection leads to one of them.
     fn is_several(&self) -> bool;
     /// Commands that are no reads would hold up others on a lane.
@@ -99,6 +105,10 @@ pub(super) fn decide(
     if wrong && asked < Inquiry::Arguments {
         return Decision::Widen(spec);
     }
+    // Redis looks at the number of arguments first, and refuses a wrong one in other words.
+    if !wrong && facts.is_denied(spec) {
+        return Decision::Deny(spec);
+    }
     // What cannot change a right is a command like another.
     let harmless = spec.route == Route::Session(Verb::ConfigSet) && !spec.alters(request).rights;
     if let Route::Session(verb) = spec.route
@@ -127,6 +137,7 @@ pub(super) fn decide(
 pub(super) fn is_open_to_lanes(facts: &impl Facts) -> bool {
     facts.is_admitted()
         && !facts.is_doubted()
+        && !facts.is_restricted()
         && !facts.is_several()
         && !facts.holds_writes()
         && !facts.is_crowded()
@@ -165,6 +176,7 @@ mod tests {
         admitted: bool,
         doubted: bool,
         passwords: bool,
+        denied: &'static str,
         several: bool,
         holds_writes: bool,
         crowded: bool,
@@ -179,6 +191,7 @@ mod tests {
         admitted: true,
         doubted: false,
         passwords: false,
+        denied: "",
         several: false,
         holds_writes: false,
         crowded: false,
@@ -200,6 +213,12 @@ mod tests {
         }
         fn keeps_passwords(&self) -> bool {
             self.passwords
+        }
+        fn is_restricted(&self) -> bool {
+            !self.denied.is_empty()
+        }
+        fn is_denied(&self, spec: &Spec) -> bool {
+            spec.name == self.denied
         }
         fn is_several(&self) -> bool {
             self.several
@@ -236,6 +255,7 @@ mod tests {
         assert!(sooner.is_none() || matches!(decision, Decision::Lane(_)), "{line}: both say the same");
         match decision {
             Decision::Widen(spec) => named("widen", spec),
+            Decision::Deny(spec) => named("deny", spec),
             Decision::Close(spec) => named("close", spec),
             Decision::Verb(verb, _) => format!("{verb:?}"),
             Decision::Lane(spec) => named("lane", spec),
@@ -318,6 +338,20 @@ mod tests {
             assert_ne!(what(Described { passwords: true, ..PLAIN }, line), "NoLogin", "{line}");
         }
         assert_eq!(what(Described { passwords: true, ..MULTI }, "HELLO 3"), "Hello");
+    }
+
+    #[test]
+    fn what_is_denied_is_refused_wherever_it_would_go() {
+        let denies = |denied, facts| Described { denied, ..facts };
+        for facts in [PLAIN, TAINTED, MULTI, LOAN] {
+            assert_eq!(what(denies("get", facts), "GET k"), "deny get");
+            assert_eq!(what(denies("exec", facts), "EXEC"), "deny exec");
+            assert_eq!(what(denies("get", facts), "SET k v"), what(facts, "SET k v"));
+            assert_eq!(what(denies("get", facts), "GET"), "widen get", "it may be malformed");
+        }
+        let stranger = Described { admitted: false, ..denies("get", PLAIN) };
+        assert_eq!(what(stranger, "GET k"), "Admit", "who is nobody hears of that first");
+        assert_eq!(after(denies("get", PLAIN), "GET", Inquiry::Arguments), "lane get", "for Redis's own words");
     }
 
     #[test]

@@ -62,6 +62,7 @@ impl Session {
                     self.refuse_login();
                     return Ok(());
                 }
+                Decision::Deny(spec) => return self.deny(line, spec.name, spec.route).await,
                 Decision::Close(spec) => {
                     self.worker.stats.failed(spec.class, Failure::Protocol);
                     return Err(Close::Now);

@@ -5,17 +5,20 @@
 use std::sync::Arc;
 
 use super::passwords::Passwords;
+use crate::command::Denied;
 use crate::config::Config;
 
 /// What is asked of clients.
 pub struct Entrance {
     /// Users of crema's own, where it has such.
     pub(super) passwords: Arc<Passwords>,
+    /// What they may not use.
+    pub(super) denied: Denied,
 }
 
 impl Entrance {
     /// As the settings say.
     pub fn new(config: &Config) -> Self {
-        Self { passwords: Arc::new(Passwords::new(&config.auth)) }
+        Self { passwords: Arc::new(Passwords::new(&config.auth)), denied: config.deny.clone() }
     }
 }

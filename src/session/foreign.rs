@@ -25,8 +25,12 @@ pub(super) const LONGEST: usize = 128;
 impl Session {
     /// A command that is not in the table.
     pub(super) async fn foreign(&mut self, line: &mut ClientLine, request: Request<'_>) -> Result<(), Close> {
-        let nature = self.account(line, request).await?.unwrap_or(Account::NONE).nature;
-        self.send_foreign(line, nature, request).await
+        let account = self.account(line, request).await?.unwrap_or(Account::NONE);
+        let name = name_of(request);
+        if account.nature != Nature::Unknown && self.entrance.denied.has_foreign(&name, account.categories) {
+            return self.deny(line, &String::from_utf8_lossy(&name), command::unknown().route).await;
+        }
+        self.send_foreign(line, account.nature, request).await
     }
 
     /// A command that the table knows with another number of arguments: whether the server takes it all the same, and it has
@@ -46,7 +50,11 @@ impl Session {
                 _ => Nature::Writes,
             },
         };
-        self.send_foreign(line, nature, request).await?;
+        if self.entrance.denied.has(spec) {
+            self.deny(line, spec.name, spec.route).await?;
+        } else {
+            self.send_foreign(line, nature, request).await?;
+        }
         Ok(true)
     }
 
@@ -70,11 +78,7 @@ impl Session {
 
     /// What Redis says of the command; none where it says nothing.
     async fn account(&mut self, line: &mut ClientLine, request: Request<'_>) -> Result<Option<Account>, Close> {
-        let mut name = request.arg(0).to_ascii_lowercase();
-        if command::is_container(request) {
-            name.push(b'|');
-            name.extend(request.arg(1).to_ascii_lowercase());
-        }
+        let name = name_of(request);
         if name.len() > LONGEST {
             return Ok(Some(Account::UNKNOWN));
         }
@@ -107,4 +111,14 @@ impl Session {
         self.worker.foreign.put(name, account, now);
         Ok(Some(account))
     }
+}
+
+/// The name of a command in lower case, with that of its subcommand where it has such.
+fn name_of(request: Request<'_>) -> Vec<u8> {
+    let mut name = request.arg(0).to_ascii_lowercase();
+    if command::is_container(request) {
+        name.push(b'|');
+        name.extend(request.arg(1).to_ascii_lowercase());
+    }
+    name
 }

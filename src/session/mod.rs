@@ -14,6 +14,7 @@ mod ahead;
 mod client;
 mod crema;
 mod decision;
+mod denial;
 mod dispatch;
 mod entrance;
 mod foreign;
@@ -182,6 +183,14 @@ impl Facts for Moment<'_> {
 
     fn keeps_passwords(&self) -> bool {
         self.session.keeps_passwords()
+    }
+
+    fn is_restricted(&self) -> bool {
+        !self.session.entrance.denied.is_empty()
+    }
+
+    fn is_denied(&self, spec: &Spec) -> bool {
+        self.session.entrance.denied.has(spec)
     }
 
     fn is_several(&self) -> bool {

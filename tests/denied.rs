@@ -1,0 +1,130 @@
+//! Commands that clients may not use (`deny`): refused as Redis's ACL refuses them, byte for byte, in transactions too, and never
+//! sent.
+
+mod common;
+
+use common::value::shown;
+use common::{Client, Crema, Redis, Value, ok, pack};
+
+/// The same words as rules of Redis's ACL and as a list of crema's.
+const DENIED: [&str; 6] = ["flushall", "config|set", "@scripting", "keys", "exec", "append"];
+
+/// A Redis that denies these to its default user, and one behind a crema that does.
+fn pair(denied: &[&str]) -> (Redis, Redis, Crema) {
+    let (direct, behind) = (Redis::start(), Redis::start());
+    let rules: Vec<String> = denied.iter().map(|word| format!("-{word}")).collect();
+    let mut setuser = vec!["ACL", "SETUSER", "default"];
+    setuser.extend(rules.iter().map(String::as_str));
+    let crema = Crema::over(behind.addr()).flag("--deny", denied.join(",")).start();
+    assert_eq!(direct.client().cmd(&setuser), ok());
+    (direct, behind, crema)
+}
+
+fn compare(one: &mut Client, other: &mut Client, lines: &[&str]) {
+    let words = |line: &str| pack(&line.split(' ').collect::<Vec<_>>());
+    let bytes: Vec<u8> = lines.iter().flat_map(|line| words(line)).collect();
+    one.send(&bytes);
+    other.send(&bytes);
+    for line in lines {
+        let (want, got) = (one.reply(), other.reply());
+        assert_eq!(shown(&want), shown(&got), "{line} of {lines:?}");
+    }
+}
+
+#[test]
+fn what_is_denied_is_refused_as_redis_does() {
+    let (direct, _behind, crema) = pair(&DENIED);
+    if crema.is_direct() {
+        return;
+    }
+    for version in [2, 3] {
+        let (mut one, mut other) = (Client::speaking(version, direct.addr()), Client::speaking(version, crema.addr()));
+        let scenes: [&[&str]; 8] = [
+            &[
+                "SET k v",
+                "FLUSHALL",
+                "GET k",
+                "FlushAll ASYNC",
+                "GET k",
+                "KEYS *",
+                "CONFIG SET maxmemory 0",
+                "EXISTS k",
+            ],
+            &["EVAL x 0", "EVALSHA x 0", "SCRIPT LOAD x", "FUNCTION LIST", "FCALL x 0", "SCRIPT NOSUCH", "PING"],
+            &["FLUSHALL a b c", "KEYS", "KEYS a b", "CONFIG SET", "CONFIG", "APPEND k", "EXEC x", "EVAL"],
+            &["MULTI", "SET k w", "KEYS *", "SET k x", "EXEC", "GET k", "MULTI", "DISCARD"],
+            &["EXEC", "MULTI", "SET k y", "EXEC", "GET k", "DISCARD"],
+            &["WATCH k", "MULTI", "APPEND k 1", "DISCARD", "GET k", "UNWATCH"],
+            &["SELECT 1", "APPEND k 1", "SET k z", "GET k", "SELECT 0", "GET k"],
+            &["CLIENT NO-TOUCH ON", "APPEND k 1", "SUBSCRIBE c", "KEYS *", "UNSUBSCRIBE c", "GET k"],
+        ];
+        for scene in scenes {
+            compare(&mut one, &mut other, scene);
+        }
+    }
+    assert!(crema.count("crema_errors_total", &[("reason", "denied")]) > 20);
+}
+
+/// Other commands than `EXEC`, which has its own way: a transaction fails, and nothing of it is done.
+#[test]
+fn a_transaction_with_a_denied_command_fails() {
+    let (direct, behind, crema) = pair(&["flushall", "@dangerous"]);
+    if crema.is_direct() {
+        return;
+    }
+    let (mut one, mut other) = (direct.client(), crema.client());
+    compare(
+        &mut one,
+        &mut other,
+        &["MULTI", "SET k v", "FLUSHALL", "GET k", "EXEC", "GET k", "MULTI", "GET k", "EXEC"],
+    );
+    compare(
+        &mut one,
+        &mut other,
+        &["WATCH k", "MULTI", "KEYS *", "EXEC", "SET k v", "CLIENT LIST", "INFO server", "SORT k"],
+    );
+    behind.reset_stats();
+    other.cmd(&["FLUSHALL"]);
+    let value = "v".repeat(300 << 10); // more than is kept back of what is not whole
+    assert!(other.cmd(&["MIGRATE", "127.0.0.1", "1", &value, "0", "10"]).text().starts_with("NOPERM"));
+    assert_eq!((behind.calls("flushall"), behind.calls("migrate")), (0, 0));
+    let failed = behind.client().cmd(&["INFO", "commandstats"]).text();
+    assert!(!failed.contains("flushall") && !failed.contains("migrate"), "{failed}");
+}
+
+/// Whoever it is, and who did not log in hears first that it must.
+#[test]
+fn what_is_denied_is_denied_to_everybody() {
+    let (direct, behind, crema) = pair(&["keys"]);
+    if crema.is_direct() {
+        return;
+    }
+    for server in [&direct, &behind] {
+        server.client().cmd(&["ACL", "SETUSER", "anna", "on", ">pw", "~*", "&*", "+@all"]);
+    }
+    direct.client().cmd(&["ACL", "SETUSER", "anna", "-keys"]);
+    let (mut one, mut other) = (direct.client(), crema.client());
+    compare(&mut one, &mut other, &["KEYS *", "AUTH anna pw", "KEYS *", "RESET", "KEYS *"]);
+    for server in [&direct, &behind] {
+        server.client().cmd(&["CONFIG", "SET", "requirepass", "secret"]);
+    }
+    let (mut one, mut other) = (direct.client(), crema.client());
+    compare(&mut one, &mut other, &["KEYS *", "KEYS", "AUTH secret", "KEYS *"]);
+}
+
+/// What the table does not know is asked of the server: here, what was renamed.
+#[test]
+fn what_the_server_says_of_an_unknown_command_counts() {
+    let behind = Redis::with(&["--rename-command", "KEYS", "allkeys", "--rename-command", "GET", "read"]);
+    let crema = Crema::over(behind.addr()).flag("--deny", "@dangerous,FT.SEARCH").start();
+    if crema.is_direct() {
+        return;
+    }
+    let mut client = crema.client();
+    let refused = "NOPERM this user has no permissions to run the 'allkeys' command";
+    assert_eq!(client.cmd(&["AllKeys", "*"]).text(), refused);
+    assert_eq!(client.cmd(&["SET", "k", "v"]), ok());
+    assert_eq!(client.cmd(&["read", "k"]).text(), "v");
+    assert!(client.cmd(&["FT.SEARCH", "x"]).text().starts_with("ERR unknown command"), "it is none here");
+    assert!(matches!(client.cmd(&["NOSUCH"]), Value::Error(_)));
+}
