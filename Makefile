@@ -145,6 +145,7 @@ fuzz: need-redis
 long: need-redis $(CLIENTS)/python.txt
 	CREMA_FUZZ_REPLIES=$(REPLIES) cargo test --locked --test fuzz -- --nocapture
 	SCHEDULES=1000000 cargo test --release --locked --test simulation no_schedule -- --nocapture
+	CREMA_PROFILE_TIMES=100 cargo test --locked --test profiles
 
 compat: need-redis need-tcl need-cc need-outage $(CLIENTS)/node.txt $(COMPAT)/python.txt $(COMPAT)/node.txt
 	cargo build --release --locked

@@ -105,10 +105,11 @@ fn what_is_denied_is_denied_to_everybody() {
     direct.client().cmd(&["ACL", "SETUSER", "anna", "-keys"]);
     let (mut one, mut other) = (direct.client(), crema.client());
     compare(&mut one, &mut other, &["KEYS *", "AUTH anna pw", "KEYS *", "RESET", "KEYS *"]);
-    for server in [&direct, &behind] {
-        server.client().cmd(&["CONFIG", "SET", "requirepass", "secret"]);
-    }
-    let (mut one, mut other) = (direct.client(), crema.client());
+    let [direct, behind] = [(), ()].map(|()| Redis::with(&["--requirepass", "secret"]));
+    let url = format!("redis://:secret@{}", behind.addr());
+    let crema = Crema::over(behind.addr()).url(url).flag("--deny", "keys").start();
+    direct.client().cmd(&["ACL", "SETUSER", "default", "-keys"]);
+    let (mut one, mut other) = (Client::connect(direct.addr()), Client::connect(crema.addr()));
     compare(&mut one, &mut other, &["KEYS *", "KEYS", "AUTH secret", "KEYS *"]);
 }
 

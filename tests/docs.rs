@@ -1,15 +1,29 @@
 //! What the README says about names, held against what the program has: settings with their defaults, outcomes, metrics,
-//! links to files. Whoever adds one finds out here that nobody has told the user.
+//! links to files; and the pages on services, whose settings are tried. Whoever adds one finds out here that nobody has told the user.
+
+mod common;
 
 use std::fs;
 use std::path::Path;
+use std::process::Command;
 
 use crema::command::{self, Route};
 use crema::metrics::{Outcome, descriptions};
 
+use common::tls::Authority;
+
 fn file(name: &str) -> String {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(name);
     fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}
+
+/// The pages on managed services, by their paths from the top.
+fn pages_on_services() -> Vec<String> {
+    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/services");
+    let entries = fs::read_dir(directory).expect("a directory").map(|entry| entry.expect("an entry").file_name());
+    let pages: Vec<String> = entries.map(|name| format!("docs/services/{}", name.to_string_lossy())).collect();
+    assert!(pages.len() > 8, "{pages:?}");
+    pages
 }
 
 /// The cells of a table's row that begins with this name in code.
@@ -68,8 +82,10 @@ fn the_readme_has_every_command_that_is_more_than_passed_on() {
 #[test]
 fn every_metric_that_a_page_names_exists() {
     let known: Vec<&str> = descriptions().map(|(name, _)| name).collect();
-    for page in ["README.md", "ARCHITECTURE.md", "CHANGELOG.md", "config/prometheus.yml", "Makefile"] {
-        let text = file(page);
+    let pages =
+        ["README.md", "ARCHITECTURE.md", "CHANGELOG.md", "config/prometheus.yml", "Makefile"].map(str::to_owned);
+    for page in pages.into_iter().chain(pages_on_services()) {
+        let text = file(&page);
         let words = text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
         for word in words.filter(|word| word.starts_with("crema_")) {
             let name = word.trim_end_matches("_bucket");
@@ -80,14 +96,39 @@ fn every_metric_that_a_page_names_exists() {
 
 #[test]
 fn links_lead_to_files() {
-    for page in ["README.md", "ARCHITECTURE.md", "CHANGELOG.md"] {
-        let text = file(page);
+    let pages = ["README.md", "ARCHITECTURE.md", "CHANGELOG.md"].map(str::to_owned);
+    for page in pages.into_iter().chain(pages_on_services()) {
+        let text = file(&page);
+        let from = Path::new(env!("CARGO_MANIFEST_DIR")).join(&page);
         let targets = text.split("](").skip(1).filter_map(|rest| rest.split(')').next());
-        for target in targets.filter(|target| !target.starts_with("http")) {
+        for target in targets.filter(|target| !target.starts_with("http") && !target.starts_with('#')) {
             let path = target.split('#').next().expect("split yields at least one part");
-            assert!(Path::new(env!("CARGO_MANIFEST_DIR")).join(path).exists(), "{page} links to {target}");
+            assert!(from.parent().is_some_and(|from| from.join(path).exists()), "{page} links to {target}");
         }
     }
+}
+
+/// With `--check`, where the files that they name are there.
+#[test]
+fn the_settings_on_the_pages_on_services_are_good() {
+    let authority = Authority::new();
+    let files = tempfile::tempdir().expect("a directory");
+    fs::copy(authority.ca(), files.path().join("ca.pem")).expect("our own directory");
+    fs::write(files.path().join("token"), "a-token\n").expect("our own directory");
+    let mut blocks = 0;
+    for page in pages_on_services() {
+        let text = file(&page);
+        for block in text.split("```toml\n").skip(1).filter_map(|rest| rest.split("```").next()) {
+            let settings = block.replace("/etc/crema", &files.path().display().to_string());
+            let path = files.path().join("crema.toml");
+            fs::write(&path, &settings).expect("our own directory");
+            let mut crema = Command::new(env!("CARGO_BIN_EXE_crema"));
+            let output = crema.env_clear().arg("--check").arg("--config").arg(&path).output().expect("the program");
+            assert!(output.status.success(), "{page}:\n{settings}\n{}", String::from_utf8_lossy(&output.stderr));
+            blocks += 1;
+        }
+    }
+    assert!(blocks > 8, "{blocks} blocks of settings");
 }
 
 /// Each step of a walk begins its functions with the file in which they stand.

@@ -2,9 +2,11 @@
 //!
 //! What may differ is listed in [`common::differs::Differs`], command by command, and is blotted out on both sides before comparing.
 //! The bytes for crema are cut at random places, so that no answer depends on how a request arrives. Pipelines are
-//! drawn at random from [`shapes::shapes`]; a failing run prints its seed.
+//! drawn at random ([`pipelines`]) from [`shapes::shapes`]; a failing run prints its seed.
 
 mod common;
+#[path = "transparency/pipelines.rs"]
+mod pipelines;
 #[path = "transparency/shapes.rs"]
 mod shapes;
 
@@ -14,8 +16,7 @@ use common::value::shown;
 use common::{AT_LAST, Client, Crema, Redis, Value, pack, seeded};
 use rand::Rng;
 use rand::rngs::SmallRng;
-use rand::seq::{IndexedRandom, SliceRandom};
-use shapes::shapes;
+use rand::seq::IndexedRandom;
 
 #[test]
 fn answers_are_the_same_byte_for_byte_in_resp2() {
@@ -300,31 +301,6 @@ fn small_command(rng: &mut SmallRng) -> Vec<String> {
 fn compare_random_pipelines(version: u8, direct: &Redis, behind: &Redis) {
     let crema = Crema::start(behind);
     let mut rng = seeded(&format!("random pipelines in RESP{version}"));
-    let shapes = shapes(version);
-    let mut differences: Vec<String> = Vec::new();
-    for round in 0..12 {
-        let (mut one, mut other) = (Client::speaking(version, direct.addr()), Client::speaking(version, crema.addr()));
-        // The first round takes all in order, later ones shuffle them.
-        let mut chosen = shapes.clone();
-        if round > 0 {
-            chosen.shuffle(&mut rng);
-            chosen.truncate(rng.random_range(1..=shapes.len()));
-        }
-        let bytes: Vec<u8> = chosen.iter().flat_map(|shape| shape.bytes.clone()).collect();
-        one.send(&bytes);
-        other.send_in_pieces(&bytes, &mut rng);
-        for shape in &chosen {
-            for (n, differs) in shape.differs.iter().enumerate() {
-                let about = || format!("reply {n} to {} in round {round}, RESP{version}", shown(&shape.bytes));
-                let want = one.try_reply().unwrap_or_else(|e| panic!("Redis: {}: {e}", about()));
-                let got = other.try_reply().unwrap_or_else(|e| panic!("crema: {}: {e}", about()));
-                let (want, got) = (differs.blot(&want), differs.blot(&got));
-                if want != got {
-                    differences.push(format!("{}\nRedis: {}\ncrema: {}", about(), shown(&want), shown(&got)));
-                }
-            }
-        }
-        assert_eq!(one.cmd(&["ECHO", "end"]), other.cmd(&["ECHO", "end"]), "an answer too many");
-        assert!(differences.is_empty(), "{}", differences.join("\n"));
-    }
+    let connect = || (Client::speaking(version, direct.addr()), Client::speaking(version, crema.addr()));
+    pipelines::compare(version, 12, &mut rng, |_| true, connect);
 }

@@ -1,0 +1,156 @@
+//! Managed services by their URL alone: each is played by a real server that refuses what the service's documentation says it
+//! refuses (`profiles/*.toml`), under TLS. On each: the same answers as past crema, coherence, a failover behind the one address.
+
+mod common;
+#[path = "transparency/pipelines.rs"]
+mod pipelines;
+#[path = "profiles/service.rs"]
+mod service;
+#[path = "transparency/shapes.rs"]
+mod shapes;
+
+use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
+
+use common::{AT_LAST, Client, Crema, MAX_STALENESS, Value, bulk, number_from_env, ok, pack, seeded, within};
+use service::{Profile, Service, resp3};
+use shapes::Shape;
+
+/// The profiles, each with a test of its own.
+macro_rules! profiles {
+    ($($name:ident $file:literal;)*) => {
+        const PROFILES: &[&str] = &[$($file),*];
+        $(#[test] fn $name() { try_out($file); })*
+    };
+}
+
+profiles! {
+    elasticache "elasticache";
+    memorystore_for_redis "memorystore-redis";
+    memorystore_for_valkey "memorystore-valkey";
+    azure_managed_redis "azure-managed-redis";
+    redis_cloud "redis-cloud";
+    upstash "upstash";
+    aiven_for_valkey "aiven";
+    oci_cache "oci";
+    dragonfly "dragonfly";
+}
+
+#[test]
+fn every_profile_is_tried_and_says_where_it_was_read() {
+    let directory = std::fs::read_dir(Profile::directory()).expect("the directory of profiles");
+    let files = directory.map(|entry| entry.expect("an entry").path());
+    let names: BTreeSet<String> = files
+        .filter(|path| path.extension().is_some_and(|extension| extension == "toml"))
+        .map(|path| path.file_stem().expect("a name").to_string_lossy().into_owned())
+        .collect();
+    assert_eq!(names, PROFILES.iter().map(|name| (*name).to_owned()).collect());
+    for name in &names {
+        let profile = Profile::read(name);
+        assert!(!profile.read_at.is_empty() && !profile.not_found.is_empty(), "{name}");
+        assert!(profile.read_at.iter().all(|page| page.starts_with("https://")), "{name}");
+        let page = std::fs::read_to_string(format!("{}/docs/services/{}.md", env!("CARGO_MANIFEST_DIR"), profile.page));
+        assert!(
+            page.is_ok_and(|page| page.contains(&profile.service)),
+            "docs/services/{}.md is about it",
+            profile.page
+        );
+    }
+}
+
+/// How much longer than usual each part goes on: in `make long`.
+fn times() -> u64 {
+    number_from_env("CREMA_PROFILE_TIMES").unwrap_or(1)
+}
+
+fn try_out(name: &str) {
+    if std::env::var_os("CREMA_TEST_DIRECT").is_some() || std::env::var_os("CREMA_TEST_COHERENCE").is_some() {
+        return; // what is tried is crema, as it comes
+    }
+    let Some(service) = Service::start(name) else { return };
+    let crema = launch(&service);
+    answers_alike(&service, &crema);
+    service.pair();
+    is_coherent(&service, &crema, &launch(&service));
+    survives_a_failover(&service, &crema);
+}
+
+fn launch(service: &Service) -> Crema {
+    let mut launch = Crema::over(service.address()).url(service.url());
+    if service.profile.coherence != "tracking" {
+        launch = launch.flag("--coherence", &service.profile.coherence);
+    }
+    launch.start()
+}
+
+fn answers_alike(service: &Service, crema: &Crema) {
+    let mut rng = seeded(&service.profile.service);
+    for version in [2, 3] {
+        let through = || {
+            let client = service.log_in(crema.client());
+            if version == 3 { resp3(client) } else { client }
+        };
+        let rounds = usize::try_from(3 * times()).expect("few");
+        pipelines::compare(version, rounds, &mut rng, is_comparable, || (service.twin(version), through()));
+    }
+}
+
+/// Not so where a client that is nobody would ask on, answers are as many as it may say it wants, or two servers tell of rules in an
+/// order of their own.
+fn is_comparable(shape: &Shape) -> bool {
+    let has = |words: &[u8]| shape.bytes.windows(words.len()).any(|bytes| bytes == words);
+    !has(&pack(&["RESET"])) && !has(b"\r\nREPLY\r\n") && !has(b"\r\nGETUSER\r\n")
+}
+
+/// Own writes at once; others', by whatever road the service tells of, within `max_staleness`.
+fn is_coherent(service: &Service, crema: &Crema, other: &Crema) {
+    let mut readers = [service.log_in(crema.client()), service.log_in(other.client())];
+    let mut writers = vec![service.log_in(crema.client()), service.log_in(other.client())];
+    if service.profile.coherence != "channel" {
+        writers.push(service.client());
+    }
+    let roads = writers.len();
+    for round in 0..usize::try_from(60 * times()).expect("few") {
+        let (key, value, road) = (format!("key:{}", round % 4), round.to_string(), round % roads);
+        assert_eq!(writers[road].cmd(&["SET", &key, &value]), ok());
+        let acknowledged = Instant::now();
+        for (place, reader) in readers.iter_mut().enumerate() {
+            loop {
+                let begun = Instant::now();
+                let got = reader.cmd(&["GET", &key]);
+                if got == bulk(&value) {
+                    break;
+                }
+                assert_ne!(place, road, "its own write, read {got:?}");
+                assert!(begun - acknowledged <= MAX_STALENESS, "{got:?} after {:?}", begun - acknowledged);
+            }
+        }
+        for reader in &mut readers {
+            (0..3).for_each(|_| drop(reader.cmd(&["GET", &key]))); // so that it is in memory when it is written again
+        }
+    }
+    for crema in [crema, other] {
+        assert!(crema.outcomes("hit") > 0);
+    }
+}
+
+fn survives_a_failover(service: &Service, crema: &Crema) {
+    let mut before = service.log_in(crema.client());
+    assert_eq!(before.cmd(&["SET", "k", "before"]), ok());
+    service.fail_over();
+    let works = |words: &[&str], expected: &Value| {
+        let client = Client::try_connect(crema.addr()).ok();
+        client
+            .and_then(|client| service.try_log_in(client))
+            .is_some_and(|mut client| client.try_cmd(words).is_ok_and(|answer| answer == *expected))
+    };
+    within(AT_LAST, "a write is taken", || works(&["SET", "k", "after"], &ok()));
+    for _ in 0..20 {
+        assert!(works(&["GET", "k"], &bulk("after")));
+    }
+    within(AT_LAST, "memory is used again", || {
+        let hits = crema.outcomes("hit");
+        std::thread::sleep(Duration::from_millis(5));
+        works(&["GET", "k"], &bulk("after")) && crema.outcomes("hit") > hits
+    });
+}
