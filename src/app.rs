@@ -365,7 +365,7 @@ mod tests {
         let mut config = Config::default();
         let port = redis.local_addr().expect("it listens").port();
         config.upstream.node = Endpoint::Tcp { host: "127.0.0.1".into(), port };
-        config.listen = vec![Listen::Tcp(free)];
+        config.listen = vec![Listen::plain(free)];
         config.admin = Some(here(0));
         config.drain_timeout = Duration::from_millis(1);
         config.upstream_down = UpstreamDown::Error;

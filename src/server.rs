@@ -4,6 +4,7 @@
 //! more than the request. Accepting happens on the control thread. Called by `app`.
 
 mod listener;
+mod welcome;
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -23,13 +24,13 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{debug, error, info, warn};
 
-use self::listener::Client;
 pub use self::listener::Listener;
+use self::listener::{Client, Prelude};
+use self::welcome::{Pace, welcome};
 
 use crate::clock::Time;
 use crate::metrics::WorkerStats;
 use crate::net::Socket;
-use crate::net::tls::Acceptor;
 use crate::proxy::{End, Replies, Shared, Worker};
 use crate::session::{self, Entrance};
 use crate::upstream::{STALL, State as Presence};
@@ -116,8 +117,8 @@ impl Doors {
             let refusal = b"-ERR max number of clients reached\r\n";
             // As in Redis, no more than one try: the client is owed nothing.
             let _ = match &mut client {
-                Client::Tcp(stream) => stream.write(refusal),
-                Client::Tls(..) => Ok(0), // a handshake would be more than it is owed
+                Client::Tcp(_, Prelude { acceptor: Some(_), .. }) => Ok(0), // a handshake would be more than it is owed
+                Client::Tcp(stream, _) => stream.write(refusal),
                 Client::Unix(stream) => stream.write(refusal),
             };
             return;
@@ -273,6 +274,8 @@ struct Sessions {
     ends: Arc<Notify>,
     /// Who is not a session yet becomes none any more.
     stop: CancellationToken,
+    /// Of their handshakes.
+    pace: Pace,
 }
 
 impl Sessions {
@@ -281,11 +284,11 @@ impl Sessions {
         let number = self.next.replace_with(|&mut number| number + 1);
         let leave =
             Leave { number, open: Rc::clone(&self.open), count: Arc::clone(count), stats: Arc::clone(&worker.stats) };
-        let (socket, acceptor) = match client {
-            Client::Tcp(stream) => (TcpStream::from_std(stream).map(Socket::tcp), None),
-            Client::Tls(stream, acceptor) => (TcpStream::from_std(stream).map(Socket::tcp), Some(acceptor)),
+        let (socket, prelude) = match client {
+            Client::Tcp(stream, prelude) => (TcpStream::from_std(stream).map(Socket::tcp), Some(prelude)),
             Client::Unix(stream) => (UnixStream::from_std(stream).map(Socket::Unix), None),
         };
+        let prelude = prelude.filter(Prelude::asks);
         worker.stats.sessions.add(1);
         worker.stats.sessions_total.add(1);
         let limit = usize::try_from(worker.shared.config.output_limit).unwrap_or(usize::MAX);
@@ -298,12 +301,12 @@ impl Sessions {
                 let worker = Rc::clone(worker);
                 debug!(client = %socket.peer(), number, "a client has connected");
                 // Called within, or the task would hold the session twice: as it was given and as it runs.
-                if let Some(acceptor) = acceptor {
-                    let stop = self.stop.clone();
+                if let Some(prelude) = prelude {
+                    let (stop, pace) = (self.stop.clone(), self.pace.clone());
                     self.tasks.spawn_local(async move {
                         let _leave = leave;
-                        let welcomed = stop.run_until_cancelled(welcome(socket, &acceptor, &worker.stats)).await;
-                        if let Some(Some(socket)) = welcomed {
+                        let welcomed = Box::pin(welcome(socket, prelude, replies.member(), &pace, &worker.stats));
+                        if let Some(Some(socket)) = stop.run_until_cancelled(welcomed).await {
                             session::serve(worker, socket, replies, entrance).await;
                         }
                     });
@@ -335,20 +338,6 @@ impl Sessions {
     fn wake(&self) {
         self.tasks.close();
         self.open.borrow().values().for_each(|replies| replies.wake());
-    }
-}
-
-/// Shakes hands with a client, in bounded time; none where that fails.
-async fn welcome(socket: Socket, acceptor: &Acceptor, stats: &WorkerStats) -> Option<Socket> {
-    let client = socket.peer();
-    let late = || Err(io::Error::new(io::ErrorKind::TimedOut, "its TLS handshake took too long"));
-    match timeout(Acceptor::PATIENCE, socket.welcome(acceptor)).await.unwrap_or_else(|_| late()) {
-        Ok(socket) => Some(socket),
-        Err(error) => {
-            stats.handshakes_failed.add(1);
-            warn!(%client, "client refused: {error}");
-            None
-        }
     }
 }
 

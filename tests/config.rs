@@ -56,7 +56,7 @@ fn shipped() -> String {
 #[test]
 fn nothing_set_gives_the_documented_defaults() {
     let config = config::load_with(Flags::default(), BTreeMap::new()).expect("the defaults are good");
-    assert_eq!(config.listen, [Listen::Tcp(address("127.0.0.1:6380"))]);
+    assert_eq!(config.listen, [Listen::plain(address("127.0.0.1:6380"))]);
     assert_eq!(config.upstream.node, Endpoint::Tcp { host: "127.0.0.1".to_owned(), port: 6379 });
     assert_eq!((config.upstream.user.as_deref(), config.upstream.db, config.upstream.tls.clone()), (None, 0, None));
     assert_eq!(config.admin, Some(address("127.0.0.1:9380")));

@@ -251,6 +251,38 @@ fn who_does_not_shake_hands_is_closed() {
     assert_eq!(client.cmd(&["SET", "k", "v"]), ok());
 }
 
+/// As many handshakes as may be under way are, and do not go on: the next waits until one of them is over, not for ever.
+#[test]
+fn so_many_handshakes_are_under_way_at_once_and_the_next_waits() {
+    const SEATS: usize = 512;
+    common::lift_open_files();
+    let authority = Authority::new();
+    let own = authority.issue("server", &["127.0.0.1"]);
+    let redis = Redis::start();
+    let (crema, addr) = secure_crema(&format!("redis://{}", redis.addr()), &own, &[]);
+    let halves = |count: usize| -> Vec<TcpStream> {
+        let half = |_| {
+            let mut half = TcpStream::connect(addr).expect("it listens");
+            half.write_all(&[22, 3, 1]).expect("the beginning of a handshake");
+            half
+        };
+        (0..count).map(half).collect()
+    };
+    let mut taken = halves(SEATS);
+    eventually("all are there", || crema.count("crema_sessions", &[]) >= SEATS as u64);
+    let (mut client, _tunnel) = through(addr, &authority.ca(), None);
+    client.send_cmd(&["SET", "k", "v"]);
+    assert!(client.is_silent_for(Duration::from_millis(300)), "there is no room");
+    taken.pop();
+    assert_eq!(client.value(), ok());
+    assert_eq!(crema.client().cmd(&["GET", "k"]), bulk("v"), "without TLS nobody waits");
+    // The others take too long, and so there is room again.
+    taken.extend(halves(1));
+    let (mut client, _tunnel) = through(addr, &authority.ca(), None);
+    assert_eq!(client.cmd(&["GET", "k"]), bulk("v"));
+    assert!(crema.has_logged("its TLS handshake took too long"));
+}
+
 #[test]
 fn certificates_are_exchanged_without_a_restart_and_a_bad_file_changes_nothing() {
     let (authority, successor) = (Authority::new(), Authority::new());

@@ -21,7 +21,7 @@ struct Conflict(Vec<Key>, Problem);
 fn addresses(config: &Config) -> Vec<Conflict> {
     let mut found = Vec::new();
     if let Some(admin) = config.admin
-        && let Some(taken) = config.listen.iter().find(|listen| listen.clashes(&Listen::Tcp(admin)))
+        && let Some(taken) = config.listen.iter().find(|listen| listen.clashes(&Listen::plain(admin)))
     {
         let problem = Problem::new(
             format!("clients at {taken} and admin at {admin} share an address"),
@@ -43,7 +43,7 @@ fn addresses(config: &Config) -> Vec<Conflict> {
 fn is_own(listen: &Listen, node: &Endpoint) -> bool {
     match (listen, node) {
         (Listen::Unix(path), Endpoint::Unix(node)) => path == node,
-        (Listen::Tcp(address) | Listen::Tls(address), Endpoint::Tcp { host, port }) if address.port() == *port => {
+        (Listen::Tcp { address, .. }, Endpoint::Tcp { host, port }) if address.port() == *port => {
             let node = if host == "localhost" { Ok(IpAddr::V4(Ipv4Addr::LOCALHOST)) } else { host.parse() };
             node.is_ok_and(|node: IpAddr| node == address.ip() || (address.ip().is_unspecified() && node.is_loopback()))
         }
@@ -60,7 +60,7 @@ fn tls(config: &Config) -> Vec<Conflict> {
         let problem = Problem::new(error.to_string(), "give files that crema can read in the options of the URL");
         found.push(Conflict(vec![key!(upstream)], problem));
     }
-    let listen = config.listen.iter().find(|listen| matches!(listen, Listen::Tls(_)));
+    let listen = config.listen.iter().find(|listen| listen.is_secure());
     match (&config.tls, listen) {
         (None, Some(listen)) => {
             let wrong = format!("{listen} has no certificate to show");

@@ -43,7 +43,7 @@ pub struct Flags {
 #[derive(Debug, Default, Args, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Settings {
-    /// Serve clients at [tls://]IP:PORT or a path [default: 127.0.0.1:6380]
+    /// Serve at [tls://]IP:PORT[?proxy=on] or a path [default: 127.0.0.1:6380]
     #[arg(long, value_name = "ADDR,..")]
     #[serde(deserialize_with = "comma_separated")]
     pub(super) listen: Option<Given>,

@@ -1,4 +1,4 @@
-//! Addresses that crema serves: `IP:PORT`, `tls://IP:PORT`, or the path of a Unix socket.
+//! Addresses that crema serves: `IP:PORT`, `tls://IP:PORT`, each with `?proxy=on` behind it or not, or the path of a Unix socket.
 //!
 //! Pure text; the server binds them. Two addresses that could not both be bound are told apart here, before any is.
 
@@ -9,24 +9,42 @@ use std::path::PathBuf;
 use super::error::Problem;
 use super::url::SOCKET_PATH_BYTES;
 
+/// What stands behind an address whose clients are passed on with a PROXY header.
+const PROXY_ON: &str = "?proxy=on";
+
 /// One address to accept clients on. `Display` gives it as it is written in settings.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Listen {
     /// A TCP address; port 0 lets the system choose.
-    Tcp(SocketAddr),
-    /// The same, for clients that speak TLS.
-    Tls(SocketAddr),
+    Tcp {
+        /// Where it is.
+        address: SocketAddr,
+        /// Clients speak TLS.
+        tls: bool,
+        /// Whoever passes clients on says first, in a header of the PROXY protocol, where they come from.
+        proxied: bool,
+    },
     /// The absolute path of a Unix socket.
     Unix(PathBuf),
 }
 
 impl Listen {
+    /// A TCP address without more.
+    pub fn plain(address: SocketAddr) -> Self {
+        Self::Tcp { address, tls: false, proxied: false }
+    }
+
     /// Where it is in the network.
     pub fn address(&self) -> Option<SocketAddr> {
         match self {
-            Self::Tcp(address) | Self::Tls(address) => Some(*address),
+            Self::Tcp { address, .. } => Some(*address),
             Self::Unix(_) => None,
         }
+    }
+
+    /// Whether clients must speak TLS.
+    pub fn is_secure(&self) -> bool {
+        matches!(self, Self::Tcp { tls: true, .. })
     }
 
     /// Whether binding both addresses would fail, or send one's clients to the other.
@@ -45,8 +63,10 @@ impl Listen {
 impl fmt::Display for Listen {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Tcp(address) => write!(f, "{address}"),
-            Self::Tls(address) => write!(f, "tls://{address}"),
+            Self::Tcp { address, tls, proxied } => {
+                let (scheme, options) = (if *tls { "tls://" } else { "" }, if *proxied { PROXY_ON } else { "" });
+                write!(f, "{scheme}{address}{options}")
+            }
             Self::Unix(path) => write!(f, "{}", path.display()),
         }
     }
@@ -71,16 +91,28 @@ pub(super) fn addresses(text: &str) -> Result<Vec<Listen>, Problem> {
 fn address(text: &str) -> Result<Listen, Problem> {
     let path = text.strip_prefix("unix://").or_else(|| text.strip_prefix("unix:")).unwrap_or(text);
     if path.starts_with('/') {
+        if path.ends_with(PROXY_ON) {
+            let right = "listen on an IP address and a port for it";
+            return Err(Problem::new("the PROXY protocol is not spoken over Unix sockets", right));
+        }
         if path.len() < 2 || path.len() > SOCKET_PATH_BYTES {
             let right = format!("write an absolute path of at most {SOCKET_PATH_BYTES} bytes");
             return Err(Problem::new(format!("`{text}` is not the path of a socket"), right));
         }
         return Ok(Listen::Unix(path.into()));
     }
-    match text.strip_prefix("tls://") {
-        Some(address) => socket(address).map(Listen::Tls),
-        None => socket(text).map(Listen::Tcp),
-    }
+    let (plain, proxied) = match text.split_once('?') {
+        None => (text, false),
+        Some((plain, "proxy=on")) => (plain, true),
+        Some((plain, "proxy=off")) => (plain, false),
+        Some((_, option)) => {
+            let right = "write ?proxy=on where a load balancer sends the PROXY protocol, or nothing";
+            return Err(Problem::new(format!("unknown option `{option}` of an address to listen on"), right));
+        }
+    };
+    let secure = plain.strip_prefix("tls://");
+    let address = socket(secure.or_else(|| plain.strip_prefix("tcp://")).unwrap_or(plain))?;
+    Ok(Listen::Tcp { address, tls: secure.is_some(), proxied })
 }
 
 /// Reads `IP:PORT`; names are refused, because a name can stand for several addresses.
@@ -105,6 +137,9 @@ mod tests {
         let all = addresses("127.0.0.1:6380, [::1]:0,/run/crema.sock,unix:/run/b,unix:///run/c").expect("all are good");
         let shown: Vec<String> = all.iter().map(Listen::to_string).collect();
         assert_eq!(shown, ["127.0.0.1:6380", "[::1]:0", "/run/crema.sock", "/run/b", "/run/c"]);
+        let all = addresses("tcp://127.0.0.1:1,tls://127.0.0.1:2?proxy=on,[::1]:3?proxy=on,127.0.0.1:4?proxy=off");
+        let shown: Vec<String> = all.expect("all are good").iter().map(Listen::to_string).collect();
+        assert_eq!(shown, ["127.0.0.1:1", "tls://127.0.0.1:2?proxy=on", "[::1]:3?proxy=on", "127.0.0.1:4"]);
     }
 
     #[test]
@@ -118,6 +153,14 @@ mod tests {
         let hint = addresses("localhost:7000").expect_err("a name").to_string();
         assert!(hint.contains("127.0.0.1:7000"), "{hint}");
         assert!(addresses("/").is_err());
+        for (text, reason) in [
+            ("127.0.0.1:1?proxy=yes", "unknown option `proxy=yes`"),
+            ("127.0.0.1:1?", "unknown option ``"),
+            ("/run/crema?proxy=on", "not spoken over Unix sockets"),
+        ] {
+            let problem = addresses(text).expect_err(text).to_string();
+            assert!(problem.contains(reason), "{problem}");
+        }
         assert!(addresses("127.0.0.1:1,127.0.0.1:1").is_err());
     }
 

@@ -95,6 +95,8 @@ pub struct WorkerStats {
     pub sessions_total: Counter,
     /// Clients that failed in their TLS handshake.
     pub handshakes_failed: Counter,
+    /// Clients that began with a PROXY header where there must be none, or without one.
+    pub proxy_headers_refused: Counter,
     /// Lanes open now.
     pub lanes: Gauge,
     /// Lanes that broke, were desynchronised, or were closed by Redis while in use.

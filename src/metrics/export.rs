@@ -62,6 +62,11 @@ const COUNTERS: &[Row<ReadCounter>] = &[
         read: |m| m.sum(|w| w.handshakes_failed.get()),
     },
     Row {
+        name: "crema_proxy_headers_refused_total",
+        about: "Client connections refused because they began with a PROXY protocol header where none is expected, or without one where one is.",
+        read: |m| m.sum(|w| w.proxy_headers_refused.get()),
+    },
+    Row {
         name: "crema_slow_clients_total",
         about: "Sessions closed because their client did not read its replies.",
         read: |m| m.sum(|w| w.slow_clients.get()),

@@ -22,7 +22,7 @@ pub struct Member {
     /// Empty: Redis's default user, unproved.
     user: Mutex<Box<[u8]>>,
     /// Where it connects from, as Redis prints addresses.
-    peer: String,
+    peer: Mutex<String>,
     since: Time,
     ended: AtomicBool,
     worker: Arc<Notify>,
@@ -32,7 +32,8 @@ impl Clients {
     /// Takes a client from this address onto the list; `worker` is notified when it must end.
     pub fn join(&self, peer: String, worker: &Arc<Notify>) -> Arc<Member> {
         let (user, ended) = (Mutex::default(), AtomicBool::new(false));
-        let member = Arc::new(Member { user, peer, since: Time::now(), ended, worker: Arc::clone(worker) });
+        let member =
+            Arc::new(Member { user, peer: Mutex::new(peer), since: Time::now(), ended, worker: Arc::clone(worker) });
         let mut members = lock(&self.0);
         if members.len() == members.capacity() {
             members.retain(|member| member.strong_count() > 0);
@@ -64,6 +65,16 @@ impl Member {
         if **known != *user {
             *known = user.into();
         }
+    }
+
+    /// Where it connects from, as Redis prints addresses.
+    pub fn peer(&self) -> String {
+        lock(&self.peer).clone()
+    }
+
+    /// It comes from there in truth; who passes it on has said so.
+    pub fn comes_from(&self, peer: String) {
+        *lock(&self.peer) = peer;
     }
 
     /// Whether its session must end.
@@ -109,7 +120,7 @@ impl<'a> Filter<'a> {
     fn means(&self, member: &Member) -> bool {
         let named = |user: &[u8]| if user.is_empty() { &b"default"[..] } else { user } == self.user.unwrap_or_default();
         Time::now().saturating_since(member.since) >= self.age
-            && self.address.is_none_or(|address| address == member.peer.as_bytes())
+            && self.address.is_none_or(|address| address == lock(&member.peer).as_bytes())
             && (self.user.is_none() || named(&lock(&member.user)))
     }
 }

@@ -20,18 +20,23 @@ const PAUSE: Duration = Duration::from_millis(100);
 
 /// A socket on its way to a worker, not yet registered with any runtime.
 pub(super) enum Client {
-    Tcp(std::net::TcpStream),
-    /// What shakes hands with it, before it is a session.
-    Tls(std::net::TcpStream, Arc<Acceptor>),
+    Tcp(std::net::TcpStream, Prelude),
     Unix(std::os::unix::net::UnixStream),
+}
+
+/// What a client of TCP has to do before it is a session.
+#[derive(Clone)]
+pub struct Prelude {
+    /// Whoever passes it on says first, in a header of the PROXY protocol, where it comes from.
+    pub(super) proxied: bool,
+    /// What shakes hands with it then, where it must speak TLS.
+    pub(super) acceptor: Option<Arc<Acceptor>>,
 }
 
 /// A socket that clients connect to.
 pub enum Listener {
     /// TCP.
-    Tcp(TcpListener),
-    /// TCP, under TLS.
-    Tls(TcpListener, Arc<Acceptor>),
+    Tcp(TcpListener, Prelude),
     /// A Unix socket; its file is removed when dropped.
     Unix(UnixListener, SocketFile),
 }
@@ -45,10 +50,10 @@ impl Listener {
             Error::Listen { setting, address, source: Arc::new(source) }
         };
         match listen {
-            Listen::Tcp(address) => Ok(Self::Tcp(tcp(*address).map_err(failed)?)),
-            Listen::Tls(address) => {
-                let acceptor = acceptor.expect("settings with a listener under TLS have a certificate for it");
-                Ok(Self::Tls(tcp(*address).map_err(failed)?, Arc::clone(acceptor)))
+            Listen::Tcp { address, tls, proxied } => {
+                let acceptor = tls.then(|| acceptor.expect("settings with a listener under TLS have a certificate"));
+                let prelude = Prelude { proxied: *proxied, acceptor: acceptor.map(Arc::clone) };
+                Ok(Self::Tcp(tcp(*address).map_err(failed)?, prelude))
             }
             Listen::Unix(path) => {
                 make_way(path).await.map_err(failed)?;
@@ -59,19 +64,20 @@ impl Listener {
     }
 
     /// Where it is, with the port that the system chose.
-    pub fn address(&self) -> String {
-        let shown = |listener: &TcpListener| listener.local_addr().map_or_else(|_| "?".to_owned(), |at| at.to_string());
+    pub fn address(&self) -> Listen {
         match self {
-            Self::Tcp(listener) => shown(listener),
-            Self::Tls(listener, _) => format!("tls://{}", shown(listener)),
-            Self::Unix(_, file) => file.path.display().to_string(),
+            Self::Tcp(listener, Prelude { proxied, acceptor }) => {
+                let address = listener.local_addr().expect("a listener has an address");
+                Listen::Tcp { address, tls: acceptor.is_some(), proxied: *proxied }
+            }
+            Self::Unix(_, file) => Listen::Unix(file.path.clone()),
         }
     }
 
     /// What is not plain from the address: `[::]` takes no IPv4 here, as it would with other programs.
     pub fn note(&self) -> &'static str {
         match self {
-            Self::Tcp(listener) | Self::Tls(listener, _)
+            Self::Tcp(listener, _)
                 if listener.local_addr().is_ok_and(|at| at.is_ipv6() && at.ip().is_unspecified()) =>
             {
                 " (IPv6 alone: for IPv4 listen on 0.0.0.0 too)"
@@ -82,26 +88,16 @@ impl Listener {
 
     /// Takes no more clients; those that have connected and were not accepted are refused.
     pub(super) fn close(self) -> Closed {
+        let listen = self.address(); // where the system chose the port, it is that one which clients know
         match self {
-            Self::Tcp(listener) => {
-                // Where the system chose the port, it is that one which clients know.
-                let address = listener.local_addr().expect("a listener has an address");
-                Closed { listen: Listen::Tcp(address), acceptor: None, file: None }
-            }
-            Self::Tls(listener, acceptor) => {
-                let address = listener.local_addr().expect("a listener has an address");
-                Closed { listen: Listen::Tls(address), acceptor: Some(acceptor), file: None }
-            }
-            Self::Unix(_, file) => Closed { listen: Listen::Unix(file.path.clone()), acceptor: None, file: Some(file) },
+            Self::Tcp(_, Prelude { acceptor, .. }) => Closed { listen, acceptor, file: None },
+            Self::Unix(_, file) => Closed { listen, acceptor: None, file: Some(file) },
         }
     }
 
     pub(super) async fn accept(&self) -> io::Result<Client> {
         match self {
-            Self::Tcp(listener) => Ok(Client::Tcp(listener.accept().await?.0.into_std()?)),
-            Self::Tls(listener, acceptor) => {
-                Ok(Client::Tls(listener.accept().await?.0.into_std()?, Arc::clone(acceptor)))
-            }
+            Self::Tcp(listener, prelude) => Ok(Client::Tcp(listener.accept().await?.0.into_std()?, prelude.clone())),
             Self::Unix(listener, ..) => Ok(Client::Unix(listener.accept().await?.0.into_std()?)),
         }
     }

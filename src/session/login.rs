@@ -5,15 +5,18 @@
 
 use std::rc::Rc;
 
+use tracing::warn;
+
 use super::link::{BeforeLogin, Stay};
 use super::names::is_valid;
 use super::wire::ClientLine;
 use super::{Admission, Close, Session, passwords};
 use crate::clock::Time;
-use crate::command::{Route, Spec, Verb};
+use crate::command::{Class, Route, Spec, Verb};
 use crate::config::Auth;
 use crate::error::{Error, Sent};
 use crate::metrics::{Failure, Outcome};
+use crate::net::proxy_protocol::{HeaderError, Opening, opening};
 use crate::proxy::{Shared, Who, Worker};
 use crate::resp::{Request, Resp, encode};
 use crate::upstream::Login;
@@ -30,14 +33,30 @@ impl Session {
         Who::new(&worker.shared, worker.front().node(), login, config.upstream.db)
     }
 
-    /// Asks whether the client may come in as it is. Redis knows that when it accepts a client; crema when it first speaks.
-    pub(super) async fn knock(&mut self) {
+    /// Asks whether the client, which begins with these bytes, may come in as it is; false where more of them must be known.
+    /// Redis knows that when it accepts a client; crema when it first speaks.
+    ///
+    /// A PROXY header ends it. Redis takes one for a command, and answers all that stands behind it one place too late.
+    pub(super) async fn knock(&mut self, first: &[u8]) -> Result<bool, Close> {
+        let opening = if self.admission == Admission::Unknown { opening(first) } else { Opening::Other };
+        if opening == Opening::Header {
+            let client = self.caller.replies.member().peer();
+            warn!(%client, "client refused: {}", HeaderError::Unwanted);
+            self.worker.stats.proxy_headers_refused.add(1);
+            self.tally.set((Class::Connection, Err(Failure::Protocol)));
+            self.answer(|out| encode::error(out, "ERR Protocol error: unexpected PROXY protocol header"));
+            return Err(Close::Gently);
+        }
+        if opening == Opening::Unclear {
+            return Ok(false);
+        }
         let shut = self.shut().await;
         self.admission = match shut {
             Ok(None) => Admission::Open,
             Ok(Some(_)) => Admission::Shut,
             Err(_) => Admission::Unknown,
         };
+        Ok(true)
     }
 
     /// None: the client may act without a login; else what it is told.

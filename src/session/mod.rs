@@ -243,8 +243,8 @@ impl Session {
 
     /// Takes up every whole request that was read.
     async fn commands(&mut self, wire: &mut Wire, parser: &mut Parser) -> Result<(), Close> {
-        if self.admission != Admission::Open {
-            Box::pin(self.knock()).await;
+        if self.admission != Admission::Open && !Box::pin(self.knock(wire.input.rest())).await? {
+            return Ok(());
         }
         self.crowded &= !self.caller.replies.is_settled() || self.caller.replies.is_full();
         let mut look = self.look(Grammar::UNKNOWN); // after the bytes were read: what a hit checks is true then

@@ -195,7 +195,7 @@ impl Session {
         let Some(name) = socket.certified_name() else { return };
         let passwords = Arc::clone(&self.entrance.passwords);
         let Some(user) = passwords.user(name.as_bytes()) else {
-            let (client, name) = (socket.peer(), name.escape_debug());
+            let (client, name) = (self.caller.replies.member().peer(), name.escape_debug());
             return warn!(%client, "a client's certificate names `{name}`, who is no [[user]]: it must give a password");
         };
         let who = Who::new(

@@ -115,7 +115,7 @@ impl Wire {
             let _ = self.line.poll_flush(cx, session);
         }
         if let Some(end) = replies.ended() {
-            farewell(session, end, &self.line.socket);
+            farewell(session, end);
             return Poll::Ready(if end == End::Slow { Event::Gone } else { Event::Ended });
         }
         if replies.has_cut() {
@@ -326,8 +326,8 @@ impl ClientLine {
     }
 }
 
-fn farewell(session: &Session, end: End, socket: &Socket) {
-    let client = socket.peer();
+fn farewell(session: &Session, end: End) {
+    let client = session.caller.replies.member().peer();
     match end {
         End::Slow => {
             session.worker.stats.slow_clients.add(1);

@@ -68,8 +68,13 @@ impl Launch {
     }
 
     /// Listens under TLS as well.
-    pub(crate) fn also_under_tls(mut self, addr: SocketAddr) -> Launch {
-        self.also_at = Some(format!("tls://{addr}"));
+    pub(crate) fn also_under_tls(self, addr: SocketAddr) -> Launch {
+        self.also_on(&format!("tls://{addr}"))
+    }
+
+    /// Listens there as well, as `listen` has it.
+    pub(crate) fn also_on(mut self, listen: &str) -> Launch {
+        self.also_at = Some(listen.to_owned());
         self
     }
 

@@ -10,7 +10,7 @@ use std::thread;
 
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, date_time_ymd};
 use tempfile::TempDir;
-use tokio::io::copy_bidirectional;
+use tokio::io::{AsyncWriteExt, copy_bidirectional};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime;
 use tokio::sync::oneshot;
@@ -129,8 +129,8 @@ pub(crate) struct Tunnel {
 
 #[derive(Clone)]
 enum Mouth {
-    /// Plain in, TLS out.
-    In(Arc<ClientConfig>),
+    /// Plain in, TLS out, with these bytes ahead of it.
+    In(Arc<ClientConfig>, &'static [u8]),
     /// TLS in, plain out.
     Out(Arc<ServerConfig>),
 }
@@ -138,7 +138,12 @@ enum Mouth {
 impl Tunnel {
     /// Carries plain connections to a server that speaks TLS.
     pub(crate) fn into(target: SocketAddr, config: Arc<ClientConfig>) -> Tunnel {
-        Tunnel::new(target, Mouth::In(config))
+        Tunnel::new(target, Mouth::In(config, b""))
+    }
+
+    /// The same, with these bytes ahead of the handshake.
+    pub(crate) fn behind(first: &'static [u8], target: SocketAddr, config: Arc<ClientConfig>) -> Tunnel {
+        Tunnel::new(target, Mouth::In(config, first))
     }
 
     /// Carries connections under TLS to a server that speaks plain text.
@@ -179,7 +184,8 @@ async fn carry(mut client: TcpStream, target: SocketAddr, mouth: Mouth) -> io::R
     let mut server = TcpStream::connect(target).await?;
     server.set_nodelay(true)?;
     match mouth {
-        Mouth::In(config) => {
+        Mouth::In(config, first) => {
+            server.write_all(first).await?;
             let name = ServerName::IpAddress(target.ip().into());
             let mut server = TlsConnector::from(config).connect(name, server).await?;
             copy_bidirectional(&mut client, &mut server).await?;

@@ -9,6 +9,11 @@ pub(super) fn expiry(certificate: &CertificateDer<'_>) -> Option<i64> {
     Some(parsed(certificate)?.validity().not_after.timestamp())
 }
 
+/// Whether it is over by now.
+pub(super) fn has_ended(certificate: &CertificateDer<'_>) -> bool {
+    parsed(certificate).is_none_or(|certificate| !certificate.validity().is_valid())
+}
+
 /// The common name of its subject; `None` where there is none, or more than one, of which nobody could say which is meant.
 pub(crate) fn common_name(certificate: &CertificateDer<'_>) -> Option<String> {
     let certificate = parsed(certificate)?;
@@ -50,5 +55,7 @@ mod tests {
     fn tells_when_it_ends() {
         let old = signed(|params| params.not_after = date_time_ymd(2002, 1, 1));
         assert_eq!(expiry(&old), Some(1_009_843_200));
+        assert!(has_ended(&old));
+        assert!(!has_ended(&signed(|_| ())));
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! [`Dialer`] speaks to the upstream, [`Acceptor`] to clients. Both read their certificates anew when a file has changed, without a
 //! restart; a bad file keeps the old ones and says so. TLS 1.2 and 1.3; renegotiation is not there in rustls, and sessions are
-//! resumed by tickets. Handshakes have no deadline here: who waits for one sets it.
+//! resumed by tickets, on both sides. Handshakes have no deadline here: who waits for one sets it.
 
 mod certificate;
 mod files;
@@ -14,15 +14,17 @@ use std::io;
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
 
 use tokio::net::TcpStream;
+use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio_rustls::rustls::pki_types::ServerName;
 use tokio_rustls::rustls::server::WebPkiClientVerifier;
-use tokio_rustls::rustls::{ClientConfig, ServerConfig, crypto};
+use tokio_rustls::rustls::{ClientConfig, HandshakeKind, ServerConfig, crypto};
 use tokio_rustls::{TlsAcceptor, TlsConnector, TlsStream};
+use tracing::debug;
 
 pub(super) use self::certificate::common_name;
+use self::certificate::has_ended;
 pub use self::files::FileError;
 use self::files::{Reloading, read_chain, read_key, read_roots};
 use self::verifier::{Lenient, system_roots};
@@ -111,7 +113,10 @@ impl Dialer {
             })?,
         };
         let connector = TlsConnector::from(self.config.get());
-        connector.connect(name, stream).await.map(TlsStream::from).map_err(problem::of_server)
+        let stream = connector.connect(name, stream).await.map_err(problem::of_server)?;
+        let (_, session) = stream.get_ref();
+        debug!(version = ?session.protocol_version(), handshake = ?session.handshake_kind(), "TLS with the upstream");
+        Ok(stream.into())
     }
 
     /// Reads the files, changed or not.
@@ -134,24 +139,42 @@ impl fmt::Debug for Dialer {
 /// Takes TLS connections of clients. Shared by all threads.
 pub struct Acceptor {
     config: Reloading<ServerConfig>,
+    seats: Semaphore,
 }
 
-impl Acceptor {
-    /// How long a client may take for its handshake.
-    pub const PATIENCE: Duration = Duration::from_secs(10);
+/// Handshakes of clients that may be under way at once, for the sake of the memory that they hold. What they cost is bounded by
+/// the pace at which workers take them.
+const SEATS: usize = 512;
 
+impl Acceptor {
     /// Reads the files. Fails where one cannot be read or used.
     pub fn new(settings: &AcceptorSettings) -> Result<Self, FileError> {
         let AcceptorSettings { own, client_ca, .. } = settings.clone();
         let watched = [own.cert, own.key].into_iter().chain(client_ca).collect();
         let settings = settings.clone();
-        Ok(Self { config: Reloading::new(watched, move || server_config(&settings))? })
+        let config = Reloading::new(watched, move || server_config(&settings))?;
+        Ok(Self { config, seats: Semaphore::new(SEATS) })
+    }
+
+    /// Waits for others to be done where many shake hands. To be held until [`Acceptor::accept`] is. Cancel safe; who comes first
+    /// is first.
+    pub async fn seat(&self) -> SemaphorePermit<'_> {
+        self.seats.acquire().await.expect("it is never closed")
     }
 
     /// Shakes hands with a client. Fails with words for an operator. Cancel safe: the connection is dropped.
     pub async fn accept(&self, stream: TcpStream) -> io::Result<TlsStream<TcpStream>> {
         let acceptor = TlsAcceptor::from(self.config.get());
-        acceptor.accept(stream).await.map(TlsStream::from).map_err(problem::of_client)
+        let stream = acceptor.accept(stream).await.map_err(problem::of_client)?;
+        let (_, session) = stream.get_ref();
+        // A ticket holds the certificate that was looked at when it was made.
+        if session.handshake_kind() == Some(HandshakeKind::Resumed)
+            && session.peer_certificates().and_then(<[_]>::first).is_some_and(has_ended)
+        {
+            let why = "its certificate has expired since its session began";
+            return Err(io::Error::new(io::ErrorKind::InvalidData, why));
+        }
+        Ok(stream.into())
     }
 
     /// Reads the files, changed or not.
