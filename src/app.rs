@@ -273,7 +273,7 @@ impl App {
         second.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             second.tick().await;
-            self.shared.l1.store.run_pending();
+            self.shared.l1.memory.store.run_pending();
             self.shared.l1.reclaim(Time::now());
             log::tell_folded(false);
         }

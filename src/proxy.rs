@@ -4,6 +4,8 @@
 //! sent and when it is answered. An opaque write: its reply, or L1, waits for a fence. Everything here happens on the session's own
 //! thread, and nothing waits: whatever is answered later holds a place in the session's [`Replies`]. Called by `session`,
 //! which decides what may go on a lane at all.
+//!
+//! Holds contract points 2 (order), 3 (own writes) and 4 (others' writes soon).
 
 mod caller;
 mod clients;
@@ -22,6 +24,7 @@ mod loans;
 mod login_record;
 mod login_turns;
 mod logins;
+mod node_side;
 mod notified_write;
 mod open_listeners;
 mod output;
@@ -48,22 +51,20 @@ mod who;
 mod worker;
 mod write_guard;
 
-use std::rc::Rc;
-
 pub use caller::{Caller, Role};
 pub use clients::{Clients, Filter, Member};
 pub use foreign::{Account, Foreign, Nature};
 pub use gate::Gate;
-pub use in_flight::{InFlight, Work};
+pub use in_flight::{InFlight, ReplyAction};
 pub use lanes::LANE_NAME;
 pub use open_listeners::OpenListeners;
 pub use owner::Owner;
 pub use private::{Lent, OwnLane, Setting};
 pub use proof::Share;
-pub use read_history::{ReadHistory, Standing};
+pub use read_history::{KeyStatus, ReadHistory};
 pub use recipient::Tally;
 pub use replies::Replies;
-pub use reply_queue::{End, ReplyPlace};
+pub use reply_queue::{ReplyPlace, SessionEnd};
 pub use shared::Shared;
 pub use site::Site;
 pub use station::Station;
@@ -81,6 +82,7 @@ use crate::command::{Caching, Effect, Route, Spec};
 use crate::invalidation::Fill;
 use crate::metrics::{Outcome, Path};
 use crate::resp::{Request, Resp};
+use crate::upstream::NodeIndex;
 
 /// Whether a command was taken up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -98,70 +100,82 @@ pub enum Taken {
 /// L1 has an answer, and may give it once the ear has been answered what was sent at this moment or later: before, it might not
 /// know what this session has seen, or what an opaque write that was acknowledged has changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Unheard(pub Time);
+pub struct Unheard {
+    since: Time,
+    /// Whose ear.
+    at: NodeIndex,
+}
 
 /// Takes up one command that the table allows on a lane. `now` was read after the request's last byte.
-pub fn call(worker: &Rc<Worker>, caller: &mut Caller, spec: &'static Spec, request: Request<'_>, now: Time) -> Taken {
-    if !caller.turn(spec.route == Route::ScriptLane) {
+pub fn call(worker: &Worker, caller: &mut Caller, spec: &'static Spec, request: Request<'_>, now: Time) -> Taken {
+    let at = caller.served_at(worker, spec, request);
+    if !caller.turn(at, spec.route == Route::ScriptLane) {
         return Taken::Unanswered;
     }
     match spec.effect {
-        Effect::Read if spec.keeps(request) => return read(worker, caller, spec, request, now),
-        Effect::Read | Effect::None => caller.forward(worker, spec, request, now),
-        Effect::Write | Effect::Opaque => caller.write(worker, spec, request, now),
+        Effect::Read if spec.keeps(request) => return read((worker, at), caller, spec, request, now),
+        Effect::Read | Effect::None => caller.pass_on((worker, at), spec, request, now),
+        Effect::Write | Effect::Opaque => caller.write((worker, at), spec, request, now),
     }
     Taken::Yes
 }
 
 /// A read that L1 may answer: hit, wait or lead.
-fn read(worker: &Rc<Worker>, caller: &mut Caller, spec: &'static Spec, request: Request<'_>, now: Time) -> Taken {
+fn read(
+    (worker, at): (&Worker, NodeIndex),
+    caller: &mut Caller,
+    spec: &'static Spec,
+    request: Request<'_>,
+    now: Time,
+) -> Taken {
     if let Some(each) = spec.each() {
         let keys = KeyLookups::of(worker, caller, each, request);
         match keys.find(worker, caller, now) {
             Finding::Hit => worker.stats.count(spec.class, Outcome::Hit),
             Finding::Unheard(unheard) => return Taken::Unheard(unheard),
-            Finding::Miss(miss) => keys.send(worker, caller, spec, miss, now),
+            Finding::Miss(miss) => keys.send((worker, at), caller, spec, miss, now),
         }
         return Taken::Yes;
     }
     let query = caller.who.query(&worker.shared.l1, spec, request);
     let rule = worker.shared.rule_of(request.arg(1));
-    match find(worker, caller, spec, (&query, rule), now) {
+    match find((worker, at), caller, spec, (&query, rule), now) {
         Finding::Hit => worker.stats.count(spec.class, Outcome::Hit),
         Finding::Unheard(unheard) => return Taken::Unheard(unheard),
-        Finding::Miss(miss) => send(worker, caller, (spec, miss), request, (&query, rule), now),
+        Finding::Miss(miss) => send((worker, at), caller, (spec, miss), request, (&query, rule), now),
     }
     Taken::Yes
 }
 
 /// Has Redis answer a read that L1 may not answer yet, though it could: by the same read under way, or by sending it.
-pub fn lead(worker: &Rc<Worker>, caller: &mut Caller, spec: &'static Spec, request: Request<'_>, now: Time) {
+pub fn lead(worker: &Worker, caller: &mut Caller, spec: &'static Spec, request: Request<'_>, now: Time) {
+    let at = caller.served_at(worker, spec, request);
     if let Some(each) = spec.each() {
-        KeyLookups::of(worker, caller, each, request).send(worker, caller, spec, Miss::BehindEar, now);
+        KeyLookups::of(worker, caller, each, request).send((worker, at), caller, spec, Miss::BehindEar, now);
     } else {
         let query = caller.who.query(&worker.shared.l1, spec, request);
         let rule = worker.shared.rule_of(request.arg(1));
-        send(worker, caller, (spec, Miss::BehindEar), request, (&query, rule), now);
+        send((worker, at), caller, (spec, Miss::BehindEar), request, (&query, rule), now);
     }
 }
 
 /// Sends a read of one key, or has it wait for the same read under way.
 fn send(
-    worker: &Rc<Worker>,
+    (worker, at): (&Worker, NodeIndex),
     caller: &mut Caller,
     (spec, miss): (&'static Spec, Miss),
     request: Request<'_>,
     (query, rule): (&Query<'_>, RuleIndex),
     now: Time,
 ) {
-    if !(miss.joins() && caller.join(worker, spec, query, now)) {
-        caller.lead(worker, (spec, miss), request, (query, rule), now);
+    if !(miss.joins() && caller.join(worker, at, spec, query, now)) {
+        caller.lead((worker, at), (spec, miss), request, (query, rule), now);
     }
 }
 
 /// As [`call`], for a read that L1 may keep of a session that has a connection of its own, where what L1 does not answer is sent.
 pub fn call_at_home(
-    worker: &Rc<Worker>,
+    worker: &Worker,
     caller: &mut Caller,
     home: &OwnLane,
     spec: &'static Spec,
@@ -175,7 +189,7 @@ pub fn call_at_home(
     } else {
         let query = caller.who.query(&worker.shared.l1, spec, request);
         let rule = worker.shared.rule_of(request.arg(1));
-        let finding = find(worker, caller, spec, (&query, rule), now);
+        let finding = find((worker, home.node()), caller, spec, (&query, rule), now);
         (finding, if finding.is_miss() { fills(worker, caller, request, (&query, rule)) } else { Vec::new() })
     };
     match finding {
@@ -188,7 +202,7 @@ pub fn call_at_home(
 
 /// Sends a read that L1 may keep on a connection of the session's own: nobody joins it, and what it reads is promoted as ever.
 pub fn send_home(
-    worker: &Rc<Worker>,
+    worker: &Worker,
     caller: &mut Caller,
     home: &OwnLane,
     spec: &'static Spec,
@@ -217,7 +231,13 @@ fn fills(worker: &Worker, caller: &Caller, request: Request<'_>, (query, rule): 
 }
 
 /// What L1 has for a read of one key, with its rule; where that is the answer, it has been given.
-fn find(worker: &Worker, caller: &Caller, spec: &Spec, (query, rule): (&Query<'_>, RuleIndex), now: Time) -> Finding {
+fn find(
+    (worker, at): (&Worker, NodeIndex),
+    caller: &Caller,
+    spec: &Spec,
+    (query, rule): (&Query<'_>, RuleIndex),
+    now: Time,
+) -> Finding {
     let l1 = &worker.shared.l1;
     // Before all else: where L1 is switched off there are still flights to join, and they may be older than the write.
     if caller.replies.behind_write() {
@@ -229,18 +249,19 @@ fn find(worker: &Worker, caller: &Caller, spec: &Spec, (query, rule): (&Query<'_
     if spec.cache == Caching::Resp3 && caller.resp == Resp::V2 {
         return Finding::Miss(Miss::OtherVersion);
     }
-    let fresh = &caller.who.ear.freshness;
-    match caller.standing(l1, query.slot, now) {
-        Standing::Heard => {}
-        Standing::Unanswered => return Finding::Miss(Miss::BehindRead),
-        Standing::Unheard(due) if l1.holds(query, &caller.who.ear, now) => {
+    let ear = caller.ear(at);
+    let fresh = &ear.freshness;
+    match caller.key_status(at, l1, query.slot, now) {
+        KeyStatus::Heard => {}
+        KeyStatus::Unanswered => return Finding::Miss(Miss::BehindRead),
+        KeyStatus::Unheard(since) if l1.holds(query, ear, now) => {
             l1.opaque_writes.ask();
-            return Finding::Unheard(Unheard(due));
+            return Finding::Unheard(Unheard { since, at });
         }
-        Standing::Unheard(_) => return Finding::Miss(if fresh.held(now) { Miss::Absent } else { Miss::Blind }),
+        KeyStatus::Unheard(_) => return Finding::Miss(if fresh.held(now) { Miss::Absent } else { Miss::Blind }),
     }
     let looked = answer(worker, caller, |touches, out| {
-        l1.store.lookup(query, caller.resp, &l1.stamps, fresh, now, touches, out)
+        l1.memory.store.lookup(query, caller.resp, &l1.memory.stamps, fresh, now, touches, out)
     });
     looked.into()
 }

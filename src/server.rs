@@ -31,7 +31,7 @@ use self::welcome::{Pace, welcome};
 use crate::clock::Time;
 use crate::metrics::WorkerStats;
 use crate::net::Socket;
-use crate::proxy::{End, Replies, Shared, Worker};
+use crate::proxy::{Replies, SessionEnd, Shared, Worker};
 use crate::session::{self, Entrance};
 use crate::upstream::{STALL, State as Presence};
 
@@ -324,13 +324,13 @@ impl Sessions {
     /// Ends those that somebody wants ended.
     fn end(&self) {
         let open: Vec<_> = self.open.borrow().values().cloned().collect();
-        open.iter().filter(|replies| replies.member().is_ended()).for_each(|replies| replies.end(End::Killed));
+        open.iter().filter(|replies| replies.member().is_ended()).for_each(|replies| replies.end(SessionEnd::Killed));
     }
 
     /// Ends every session when what it has sent is answered: to its client the server is down.
     fn cut(&self) {
         for replies in self.open.borrow().values() {
-            replies.cut(replies.next(), End::Away);
+            replies.cut(replies.next(), SessionEnd::Away);
         }
     }
 

@@ -79,6 +79,34 @@ fn the_readme_has_every_command_that_is_more_than_passed_on() {
     assert_eq!(told, known, "left: the README; right: the table of commands");
 }
 
+/// A module that holds a point of the contract says so in its head, by the number that the point has in the README.
+#[test]
+fn every_point_of_the_contract_is_held_somewhere() {
+    let readme = file("README.md");
+    let section = readme.split("## What you may rely on").nth(1).and_then(|rest| rest.split("\nNot promised").next());
+    let section = section.expect("a section of that name");
+    let points: Vec<usize> = (1..).take_while(|n| section.contains(&format!("\n{n}. **"))).collect();
+    let mut held = Vec::new();
+    let mut open = vec![Path::new(env!("CARGO_MANIFEST_DIR")).join("src")];
+    while let Some(path) = open.pop() {
+        if path.is_dir() {
+            open.extend(fs::read_dir(&path).expect("a directory").map(|entry| entry.expect("an entry").path()));
+            continue;
+        }
+        let text = fs::read_to_string(&path).unwrap_or_default();
+        let head = text.lines().take_while(|line| line.starts_with("//!"));
+        let cited = head.filter_map(|line| line.split_once("Holds contract point")).map(|(_, cited)| cited);
+        for number in cited.flat_map(|cited| cited.split(|c: char| !c.is_ascii_digit())).filter(|part| !part.is_empty())
+        {
+            let number = number.parse().expect("digits");
+            assert!(points.contains(&number), "{}: the README has no point {number}", path.display());
+            held.push(number);
+        }
+    }
+    let missing: Vec<_> = points.iter().filter(|point| !held.contains(point)).collect();
+    assert!(points.len() >= 8 && missing.is_empty(), "points of the README that no module holds: {missing:?}");
+}
+
 #[test]
 fn every_metric_that_a_page_names_exists() {
     let known: Vec<&str> = descriptions().map(|(name, _)| name).collect();

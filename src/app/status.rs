@@ -16,7 +16,7 @@ impl Source for App {
         let upstream = self.lookout.known();
         let now = Time::now();
         let dialed = self.front().tls.as_ref().and_then(Dialer::expires);
-        let ears = l1.ears().into_iter().map(|(user, ear)| {
+        let ears = l1.ears.all().into_iter().map(|(user, ear)| {
             let left = ear.freshness.lease_left(now);
             let trouble = match ear.state() {
                 EarState::Away(trouble) => Some(trouble),
@@ -49,7 +49,11 @@ impl Source for App {
                 trouble: upstream.err(),
             },
             ears: ears.collect(),
-            l1: L1Status { entries: l1.store.len() as u64, bytes: l1.store.bytes(), capacity: config.l1_size },
+            l1: L1Status {
+                entries: l1.memory.store.len() as u64,
+                bytes: l1.memory.store.bytes(),
+                capacity: config.l1_size,
+            },
             settings: SettingsShown {
                 promote: config.promote,
                 max_staleness_ms: u64::try_from(config.max_staleness.as_millis()).unwrap_or(u64::MAX),

@@ -7,6 +7,8 @@
 //! round trip, in which few fills come in.
 //!
 //! The ear's task notes each fill before its entry can be found; whoever joins looks. A hit does neither.
+//!
+//! Holds contract point 4 (others' writes soon).
 
 use std::sync::atomic::{AtomicU64, Ordering};
 

@@ -1,6 +1,8 @@
 //! One entry of L1: an answer, what it answers, and what it takes for it to count. One allocation, shared by a thin pointer.
 //!
 //! Used by [`store`](super::store) alone. An entry never changes; a newer answer is a newer entry.
+//!
+//! Holds contract points 5 (nothing old stays) and 6 (expiry).
 
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 

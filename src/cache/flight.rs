@@ -10,6 +10,8 @@
 //! The table belongs to a lane, not to the session whose read leads: a session that goes away takes no flight with it. It is
 //! used by one thread and knows nothing of what waits. It must never answer anyone: the lane takes the waiters with
 //! [`Flights::land`] and does that.
+//!
+//! Holds contract points 3 (own writes) and 4 (others' writes soon).
 
 use std::collections::HashMap;
 use std::collections::hash_map;

@@ -3,6 +3,8 @@
 //! A [`Query`] is made once per cacheable read and then serves the lookup in L1, the flight table, the lead and the fill. Its
 //! 64-bit hash finds an entry, but never vouches for one: whoever finds something compares identity, command and argument
 //! bytes. Nothing here is kept per request; a query borrows the request it describes.
+//!
+//! Holds contract point 8 (no leaks).
 
 use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::atomic::{AtomicU32, Ordering};

@@ -7,6 +7,8 @@
 //! The order is what makes it sound: the ear applies a change to the stamps first and renews the lease after, and a hit reads
 //! the lease first and the stamp after. So a hit that profits from a renewal also sees every change that the renewal vouches
 //! for. Nothing here may look at the clock: whoever asks brings the time, read after the request was.
+//!
+//! Holds contract point 4 (others' writes soon).
 
 use std::sync::atomic::AtomicU64 as PlainU64;
 use std::time::Duration;

@@ -28,7 +28,10 @@
 //! because an ear applies a change first and renews its lease after ([`lease`]): a reader that sees the renewed lease sees the
 //! change.
 //!
-//! Reading order: [`stamp`], [`lease`], [`key`], [`store`], [`flight`], [`arrivals`], [`promotion`].
+//! Reading order: [`stamp`], [`lease`], [`key`], [`store`], [`arrivals`], [`memory`], which has one of each but leases, [`flight`],
+//! [`promotion`].
+//!
+//! Holds contract points 3 (own writes), 4 (others' writes soon) and 5 (nothing old stays).
 
 pub mod arrivals;
 mod atomic;
@@ -39,6 +42,7 @@ pub mod flight;
 mod index;
 pub mod key;
 pub mod lease;
+pub mod memory;
 mod policy;
 pub mod promotion;
 mod sampler;
@@ -49,6 +53,7 @@ pub use arrivals::Arrivals;
 pub use flight::{FlightRef, Flights};
 pub use key::{Identities, Identity, Query};
 pub use lease::{Epoch, Freshness};
+pub use memory::Memory;
 pub use promotion::{Coin, Promoter};
 pub use sampler::Sampler;
 pub use stamp::{KeyHash, Slot, Stamp, Stamps};

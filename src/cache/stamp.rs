@@ -13,6 +13,8 @@
 //!
 //! The array must never grow or move: a reader holds no more than a slot number. `proxy` changes stamps for the writes of
 //! its own clients, `invalidation` for the pushes of Redis, `store` and `flight` compare them.
+//!
+//! Holds contract points 3 (own writes) and 5 (nothing old stays).
 
 use std::hash::{BuildHasher, Hasher};
 

@@ -15,6 +15,8 @@
 //! the index. Removing is never needed for correctness (see [`cache`](super)), so all of this may be late, but must not leak.
 //!
 //! Called by `proxy` (lookup), `invalidation` (insert) and one owner that calls [`Store::run_pending`] each second.
+//!
+//! Holds contract points 5 (nothing old stays) and 6 (expiry).
 
 use std::ptr;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
@@ -174,7 +176,7 @@ impl Store {
     }
 
     /// Answers all of `queries` as one array, of one moment at which all entries stood, or does not answer: where one is not to
-    /// be served, or the array would be larger than `most` bytes. `fresh` gives the freshness of the ear that fills each. Else as
+    /// be served, or the array would be larger than `most` bytes. `fresh` gives the freshness of the ear that fills the nth. Else as
     /// [`Store::lookup`].
     #[expect(clippy::too_many_arguments, reason = "as with lookup")]
     pub fn lookup_all<'f>(
@@ -183,25 +185,26 @@ impl Store {
         most: u64,
         resp: Resp,
         stamps: &Stamps,
-        fresh: impl Fn(&Query) -> &'f Freshness,
+        fresh: impl Fn(usize) -> &'f Freshness,
         now: Time,
         sampler: &mut Sampler,
         out: &mut Vec<u8>,
     ) -> Lookup {
         let before = out.len();
         let mut epochs: SmallVec<[(&Freshness, Epoch); 1]> = SmallVec::new();
-        for fresh in queries.iter().map(&fresh) {
+        for fresh in (0..queries.len()).map(&fresh) {
             if epochs.iter().all(|(known, _)| !ptr::eq(*known, fresh)) {
                 epochs.push((fresh, fresh.epoch()));
             }
         }
         let stood: SmallVec<[Stamp; 8]> = queries.iter().map(|q| stamps.load(q.slot)).collect();
         // The first that is missing tells, before anything is copied.
-        let missing = queries.iter().find(|q| !self.contains_fresh(q, stamps, fresh(q), now));
+        let mut all = queries.iter().enumerate();
+        let missing = all.find(|(nth, q)| !self.contains_fresh(q, stamps, fresh(*nth), now)).map(|(nth, _)| nth);
         encode::array_header(out, queries.len());
         let mut looked = Lookup::Hit;
-        for q in missing.map_or(queries, std::slice::from_ref) {
-            looked = self.lookup(q, resp, stamps, fresh(q), now, sampler, out);
+        for nth in missing.map_or(0..queries.len(), |nth| nth..nth + 1) {
+            looked = self.lookup(&queries[nth], resp, stamps, fresh(nth), now, sampler, out);
             if !looked.is_hit() || (out.len() - before) as u64 > most {
                 break;
             }

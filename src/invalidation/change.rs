@@ -5,6 +5,8 @@
 //! counts that was filled before. Not where Redis refused it: else whoever may do nothing could empty L1 for
 //! all. The fleet hears of a change of keys from this process: it is owed that until it is told. Made by `proxy` and `session`
 //! before they send such a command, on any thread.
+//!
+//! Holds contract points 3 (own writes) and 5 (nothing old stays).
 
 use std::sync::Arc;
 

@@ -1,5 +1,7 @@
 //! What a message of the fleet's channel makes L1 forget, whoever hears it: `channel`, or the ears where the channel carries
 //! coherence.
+//!
+//! Holds contract point 5 (nothing old stays).
 
 use std::time::Duration;
 

@@ -1,46 +1,40 @@
-//! L1: the entries with all that keeps them honest, the users with their ears, and what a write or an operator has to say to all of them.
+//! L1: the memory, the ears that fill it, the opaque writes, what silences it; and what a write or an operator has to say to all of
+//! them.
 //!
 //! Shared by all workers, which promote keys and ask for fences here from their own threads. It starts no task: `ear::task` begins
 //! an ear when it is first asked to fill.
+//!
+//! Holds contract points 3 (own writes) and 5 (nothing old stays).
 
-use std::collections::HashMap;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
 
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
-use super::ear::{Ear, EarGroup, EarState};
+use super::ear::Ear;
+use super::ears::Ears;
 use super::forget::Forget;
 use super::mode::CoherenceMode;
 use super::opaque::OpaqueWrites;
 use super::publish::Publisher;
 use super::silence::{Pause, Silence};
 use super::terms::L1Terms;
-use super::user::{AclUser, Seat};
-use crate::cache::{Arrivals, Identities, Identity, Query, Stamps, Store};
+use crate::cache::{Identity, Memory, Query};
 use crate::clock::Time;
 use crate::command::{Spec, by_id};
 use crate::control::Control;
 use crate::metrics::{EpochReason, Stats};
 use crate::resp::encode;
-use crate::upstream::Node;
-
-/// The ear of a user whom nobody has been for so long is given up, with all that it filled.
-const UNUSED: Duration = Duration::from_secs(60);
 
 /// The process's L1. Shared by all workers and ears.
 pub struct L1 {
-    /// The stamps of all keys.
-    pub stamps: Stamps,
-    /// The entries.
-    pub store: Store,
-    /// When entries came in.
-    pub arrivals: Arrivals,
-    /// The numbers of users and databases.
-    pub identities: Identities,
+    /// What it keeps, and by what that is judged.
+    pub memory: Memory,
+    /// Who fills it.
+    pub ears: Ears,
     /// What was configured.
     pub terms: L1Terms,
     /// The way to tell the fleet; none where the channel is switched off.
@@ -51,9 +45,6 @@ pub struct L1 {
     pub(super) stats: Arc<Stats>,
     /// Commands that may change rights, counted when they are sent and when they are answered.
     rights: AtomicU64,
-    users: Mutex<HashMap<Box<[u8]>, Arc<AclUser>>>,
-    /// The ears by node.
-    groups: Mutex<Vec<Arc<EarGroup>>>,
     /// Held by who looks at every entry.
     looking: tokio::sync::Mutex<()>,
     pub(super) control: Control,
@@ -63,18 +54,14 @@ impl L1 {
     /// An empty L1 whose ears will be tasks of `control`.
     pub fn new(terms: L1Terms, fleet: Option<Publisher>, stats: Arc<Stats>, control: Control) -> Arc<Self> {
         Arc::new(Self {
-            stamps: Stamps::for_l1(terms.l1_size),
-            store: Store::counted(terms.l1_size, Arc::clone(&stats.evictions)),
-            arrivals: Arrivals::default(),
-            identities: Identities::default(),
+            memory: Memory::new(terms.l1_size, Arc::clone(&stats.evictions)),
+            ears: Ears::new(control.clone()),
             terms,
             fleet,
             opaque_writes: OpaqueWrites::default(),
             silence: Silence::default(),
             stats,
             rights: AtomicU64::new(0),
-            users: Mutex::default(),
-            groups: Mutex::default(),
             looking: tokio::sync::Mutex::default(),
             control,
         })
@@ -85,46 +72,9 @@ impl L1 {
         self.terms.l1_size > 0
     }
 
-    /// Is this user from now on (empty: Redis's default user, unproved). The user's ears stay for as long as the seat is held, and a
-    /// little longer.
-    pub fn seat(&self, user: &[u8]) -> Seat {
-        let mut users = self.lock();
-        if let Some(user) = users.get(user) {
-            return Seat::take(user);
-        }
-        let new = AclUser::new(self.control.child_token());
-        users.insert(user.into(), Arc::clone(&new));
-        Seat::take(&new)
-    }
-
-    /// The ear of a user at `node`, which connects when it is first asked to fill.
-    pub fn ear(&self, user: &AclUser, node: &Arc<Node>) -> Arc<Ear> {
-        let mut groups = self.groups.lock().unwrap_or_else(PoisonError::into_inner);
-        let group = groups.iter().find(|group| Arc::ptr_eq(&group.node, node)).cloned().unwrap_or_else(|| {
-            let new = Arc::new(EarGroup::new(Arc::clone(node)));
-            groups.push(Arc::clone(&new));
-            new
-        });
-        drop(groups);
-        user.ear(&group)
-    }
-
-    /// The node has left the topology: so do all ears there, with what they filled.
-    pub fn leave(&self, node: &Arc<Node>) {
-        self.groups.lock().unwrap_or_else(PoisonError::into_inner).retain(|group| !Arc::ptr_eq(&group.node, node));
-        self.lock().values().for_each(|user| user.leave(node));
-    }
-
     /// Gives up users whom nobody has been for a while. To be called now and then.
     pub fn reclaim(&self, now: Time) {
-        self.lock().retain(|name, user| {
-            let used = user.unused_for(now) < UNUSED;
-            if !used {
-                user.end();
-                self.identities.forget(name);
-            }
-            used
-        });
+        self.ears.reclaim(now, |name| self.memory.identities.forget(name));
     }
 
     /// By what means it hears of changes.
@@ -140,23 +90,6 @@ impl L1 {
         }
     }
 
-    /// All ears by the names of their users.
-    pub fn ears(&self) -> Vec<(Box<[u8]>, Arc<Ear>)> {
-        let name = |user: &[u8]| if user.is_empty() { (*b"default").into() } else { user.into() };
-        let users = self.lock();
-        users.iter().flat_map(|(user, of)| of.ears().into_iter().map(move |ear| (name(user), ear))).collect()
-    }
-
-    /// Those at one node.
-    pub(super) fn ears_at(&self, node: &Arc<Node>) -> Vec<(Box<[u8]>, Arc<Ear>)> {
-        self.ears().into_iter().filter(|(_, ear)| Arc::ptr_eq(ear.node(), node)).collect()
-    }
-
-    /// Shows `look` each ear there is. It must not ask for one.
-    fn each_ear(&self, mut look: impl FnMut(&Arc<Ear>)) {
-        self.lock().values().for_each(|user| user.each_ear(&mut look));
-    }
-
     /// What is in L1 of any of `keys`, each given as an argument with its header. Looks at every entry there is, so it does
     /// on a thread of its own, one call at a time.
     pub async fn kept(self: &Arc<Self>, keys: Vec<Vec<u8>>) -> Vec<Kept> {
@@ -165,27 +98,16 @@ impl L1 {
         let l1 = Arc::clone(self);
         let look = move || {
             let of_these = |tail: &[u8]| keys.iter().any(|key| tail.starts_with(key));
-            drop(found.send(l1.store.find(of_these)));
+            drop(found.send(l1.memory.store.find(of_these)));
         };
         let thread = thread::Builder::new().name("look".into()).spawn(look);
         let found = if thread.is_ok() { answer.await.unwrap_or_default() } else { Vec::new() };
         let known = |(identity, command, tail): (Identity, u16, Box<[u8]>)| {
-            let (user, db) = self.identities.of(identity)?;
-            let ear = self.lock().get(&user)?.ears().into_iter().next()?;
+            let (user, db) = self.memory.identities.of(identity)?;
+            let ear = self.ears.one_of(&user)?;
             Some(Kept { ear, db, identity, command, request: whole_request(by_id(command), &tail) })
         };
         found.into_iter().filter_map(known).collect()
-    }
-
-    /// Where the ears listen from, as Redis prints addresses.
-    pub fn ear_addresses(&self) -> Vec<String> {
-        let mut addresses = Vec::new();
-        self.each_ear(|ear| {
-            if let EarState::Listening(address) = ear.state() {
-                addresses.push(address);
-            }
-        });
-        addresses
     }
 
     /// Opaque writes answered so far.
@@ -200,19 +122,14 @@ impl L1 {
 
     /// Whether an opaque write has to be followed by a [`fence`](Self::fence): some ear was asked to fill.
     pub fn must_fence(&self) -> bool {
-        self.lock().values().any(|user| {
-            let mut filled = false;
-            user.each_ear(|ear| filled |= ear.has_filled());
-            filled
-        })
+        self.ears.have_filled()
     }
 
     /// Returns once everything that Redis had acknowledged before the call is applied to L1: after a fence on every ear that
     /// ever filled. An ear whose fence is not back when its lease ends has its epoch bumped instead, so this takes
     /// `max_staleness` at the longest. Cancel safe: a fence asked for stays harmless.
     pub async fn fence(&self) {
-        let mut ears = Vec::new();
-        self.each_ear(|ear| ears.extend(ear.has_filled().then(|| Arc::clone(ear))));
+        let ears = self.ears.that_have_filled();
         let since = Time::now();
         let asked: Vec<_> = ears.iter().map(|ear| (ear, ear.fence(since))).collect();
         for (ear, fence) in asked {
@@ -235,7 +152,7 @@ impl L1 {
         self.bump(reason);
         if reason == EpochReason::Rights {
             // Users that were refused what an ear needs may now have it.
-            self.each_ear(|ear| ear.try_again());
+            self.ears.each(|ear| ear.try_again());
         }
     }
 
@@ -265,26 +182,22 @@ impl L1 {
 
     /// No ear vouches for anything until its next fence is back.
     pub(super) fn end_leases(&self) {
-        self.each_ear(|ear| ear.freshness.end());
+        self.ears.end_leases();
     }
 
     /// Has every ear that has filled ask Redis at once whether it hears.
     pub(super) fn nudge(&self) {
-        self.each_ear(|ear| ear.nudge());
+        self.ears.nudge();
     }
 
     /// Whether L1 would answer `query` for a session of this ear's user.
     pub fn holds(&self, query: &Query<'_>, ear: &Ear, now: Time) -> bool {
-        self.store.contains_fresh(query, &self.stamps, &ear.freshness, now)
+        self.memory.holds(query, &ear.freshness, now)
     }
 
     fn bump(&self, reason: EpochReason) {
-        self.each_ear(|ear| ear.freshness.bump());
+        self.ears.bump();
         self.stats.epoch(reason);
-    }
-
-    fn lock(&self) -> MutexGuard<'_, HashMap<Box<[u8]>, Arc<AclUser>>> {
-        self.users.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -322,7 +235,7 @@ fn whole_request(spec: &Spec, tail: &[u8]) -> Vec<u8> {
 /// What the fleet's channel says makes L1 forget, never remember.
 impl Forget for L1 {
     fn key(&self, key: &[u8]) {
-        self.stamps.touch(self.stamps.slot(self.stamps.hash(key)));
+        self.memory.forget(key);
     }
 
     fn pattern(&self, _: &[u8]) {

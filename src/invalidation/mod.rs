@@ -4,12 +4,13 @@
 //! Redis. Workers promote keys and ask for fences here, from their own threads; the ears run on the control thread. Nothing
 //! here knows a session or a lane.
 //!
-//! To read: [`terms`](L1Terms), [`l1`](L1), `change`, then [`ear`] from its protocol on; the fleet's side is [`message`], `forget`,
+//! To read: [`terms`](L1Terms), [`l1`](L1), [`ears`](Ears), `change`, then [`ear`] from its protocol on; the fleet's side is [`message`], `forget`,
 //! [`channel`], `notice`, `publish`.
 
 mod change;
 pub mod channel;
 pub mod ear;
+mod ears;
 mod forget;
 mod l1;
 pub mod message;
@@ -23,6 +24,7 @@ mod user;
 
 pub use change::Change;
 pub use ear::{Ear, EarState, Fill};
+pub use ears::Ears;
 pub use forget::{Forget, Heard};
 pub use l1::{Kept, L1};
 pub use mode::CoherenceMode;

@@ -7,6 +7,8 @@
 //!
 //! Every hit of every thread reads this, so a hit writes here only now and then: the first few after a fence was sent.
 //!
+//! Holds contract point 3 (own writes).
+//!
 //! [`due`]: OpaqueWrites::due
 
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};

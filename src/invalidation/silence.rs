@@ -3,6 +3,8 @@
 //!
 //! While Redis holds clients back its clock goes on and its pushes wait; while databases are swapped nobody knows which keys are
 //! whose. Set by whoever sends such a command (`change`), on any thread; asked by the ears before and after they renew a lease.
+//!
+//! Holds contract point 4 (others' writes soon).
 
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 

@@ -2,6 +2,8 @@
 //!
 //! A user has one set of rights however it was proved, and passwords change while sessions stay: so all connections of a user, ears
 //! included, are made with the newest login. A user whom nobody has been for a while is given up with all that was filled for it.
+//!
+//! Holds contract point 8 (no leaks).
 
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

@@ -2,6 +2,8 @@
 //!
 //! Redis sees crema's connections, each of them many clients' or none's, and ends those; the clients whom the filter means
 //! are ended here. Owns a list that all workers share; each ends its own sessions, when it is woken for that.
+//!
+//! Holds contract point 1 (same answers).
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};

@@ -4,6 +4,8 @@
 //! changed, the user was switched off or a password was set goes on. The connections of such a session are the worker's, and some of
 //! them may be missing: a second one to lend, a lane of another database. There an idle one of the same user is made ready for what
 //! is missing. Only where none is left does a session lose its own, as it would if it connected anew.
+//!
+//! Holds contract point 8 (no leaks).
 
 use std::rc::Rc;
 use std::sync::Arc;

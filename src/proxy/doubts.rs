@@ -5,6 +5,8 @@
 //! on a connection kept for logins, before a session that relies on it goes on. Where Redis refuses, and has ended every
 //! connection that was made with this login, the sessions end. Where one of those stands, the password was merely changed, or
 //! the user switched off: that ends nobody who is in, as in Redis.
+//!
+//! Holds contract point 8 (no leaks).
 
 use std::rc::Rc;
 use std::sync::Arc;

@@ -3,15 +3,15 @@
 //! What it finds of each key is what a read of that key alone left there. Redis answers all keys of one moment, so a part from
 //! here and a part from there will not do: [`Store::lookup_all`](crate::cache::Store::lookup_all) gives all of one moment or
 //! nothing. Its keys are promoted like any other, each by its own toss of the coin.
-
-use std::rc::Rc;
+//!
+//! Holds contract point 1 (same answers).
 
 use smallvec::SmallVec;
 
 use super::Unheard;
 use super::caller::Caller;
 use super::finding::{Finding, Miss};
-use super::read_history::Standing;
+use super::read_history::KeyStatus;
 use super::recipient::Tally;
 use super::shared::RuleIndex;
 use super::worker::Worker;
@@ -20,6 +20,7 @@ use crate::clock::Time;
 use crate::command::Spec;
 use crate::invalidation::Fill;
 use crate::resp::{Request, Span, encode};
+use crate::upstream::NodeIndex;
 
 /// A command with more keys goes to Redis: nobody waits on this thread for that long.
 const MOST_KEYS: usize = 1024;
@@ -33,21 +34,25 @@ pub(super) struct KeyLookups<'a> {
     queries: SmallVec<[Query<'a>; 8]>,
     /// The keys' rules, in the same order.
     rules: SmallVec<[RuleIndex; 8]>,
+    /// And the nodes that serve them.
+    nodes: SmallVec<[NodeIndex; 8]>,
 }
 
 impl<'a> KeyLookups<'a> {
     /// The keys of `request`, of which `each` reads one.
-    pub(super) fn of(worker: &Worker, caller: &Caller, each: &'static Spec, request: Request<'a>) -> Self {
-        let l1 = &worker.shared.l1;
+    pub(super) fn of(worker: &Worker, caller: &mut Caller, each: &'static Spec, request: Request<'a>) -> Self {
+        let (l1, identity) = (&worker.shared.l1, caller.who.identity);
         let query = |at: usize| {
             let tail = request.tail(at);
             let tail = &tail[..tail.len() - request.tail(at + 1).len()];
-            Query::new(&l1.stamps, caller.who.identity, each.id, request.arg(at), tail, &[])
+            Query::new(&l1.memory.stamps, identity, each.id, request.arg(at), tail, &[])
         };
         let many = request.argc() > 1 + MOST_KEYS;
         let keys = 1..if many { 1 } else { request.argc() };
         let rules = keys.clone().map(|at| worker.shared.rule_of(request.arg(at))).collect();
-        Self { each, request, queries: keys.map(query).collect(), rules }
+        let queries = keys.clone().map(query).collect();
+        let nodes = keys.map(|at| caller.key_served_at(worker, request.arg(at))).collect();
+        Self { each, request, queries, rules, nodes }
     }
 
     /// As [`super::find`], for all keys at once.
@@ -62,58 +67,67 @@ impl<'a> KeyLookups<'a> {
         if !l1.is_on() || self.rules.iter().any(|&rule| worker.shared.is_kept_away(rule)) {
             return Finding::Miss(Miss::Disabled);
         }
-        let (ear, fresh) = (&caller.who.ear, &caller.who.ear.freshness);
-        let mut due = None;
-        for query in &self.queries {
-            match caller.standing(l1, query.slot, now) {
-                Standing::Heard => {}
-                Standing::Unanswered => return Finding::Miss(Miss::BehindRead),
-                Standing::Unheard(since) => due = due.max(Some(since)),
+        let mut unheard: Option<Unheard> = None;
+        for (query, &at) in self.queries.iter().zip(&self.nodes) {
+            match caller.key_status(at, l1, query.slot, now) {
+                KeyStatus::Heard => {}
+                KeyStatus::Unanswered => return Finding::Miss(Miss::BehindRead),
+                KeyStatus::Unheard(since) if unheard.is_none_or(|unheard| unheard.since < since) => {
+                    unheard = Some(Unheard { since, at });
+                }
+                KeyStatus::Unheard(_) => {}
             }
         }
-        if let Some(due) = due {
-            return match self.queries.iter().all(|query| l1.holds(query, ear, now)) {
-                true => {
-                    l1.opaque_writes.ask();
-                    Finding::Unheard(Unheard(due))
-                }
-                false if fresh.held(now) => Finding::Miss(Miss::Absent),
-                false => Finding::Miss(Miss::Blind),
-            };
+        if let Some(unheard) = unheard {
+            let holds = |(query, &at): (&Query<'_>, &NodeIndex)| l1.holds(query, caller.ear(at), now);
+            if self.queries.iter().zip(&self.nodes).all(holds) {
+                l1.opaque_writes.ask();
+                return Finding::Unheard(unheard);
+            }
+            let held = self.nodes.iter().all(|&at| caller.ear(at).freshness.held(now));
+            return Finding::Miss(if held { Miss::Absent } else { Miss::Blind });
         }
         let most = worker.shared.config.max_value;
         let looked = super::answer(worker, caller, |touches, out| {
-            l1.store.lookup_all(&self.queries, most, caller.resp, &l1.stamps, |_| fresh, now, touches, out)
+            let fresh = |nth: usize| &caller.ear(self.nodes[nth]).freshness;
+            l1.memory.store.lookup_all(&self.queries, most, caller.resp, &l1.memory.stamps, fresh, now, touches, out)
         });
         looked.into()
     }
 
-    /// Sends the request, and has its keys promoted that L1 does not hold, once it is answered.
-    pub(super) fn send(self, worker: &Rc<Worker>, caller: &mut Caller, spec: &'static Spec, miss: Miss, now: Time) {
+    /// Sends the request to the node that serves it, and has its keys promoted that L1 does not hold, once it is answered.
+    pub(super) fn send(
+        self,
+        (worker, at): (&Worker, NodeIndex),
+        caller: &mut Caller,
+        spec: &'static Spec,
+        miss: Miss,
+        now: Time,
+    ) {
         let fills = self.fills(worker, caller, now);
-        caller.read(worker, Tally::new(spec, miss.outcome()), (spec, self.request), fills, now);
+        caller.read((worker, at), Tally::new(spec, miss.outcome()), (spec, self.request), fills, now);
     }
 
     /// What is to be asked for once the request is answered.
-    pub(super) fn fills(&self, worker: &Rc<Worker>, caller: &Caller, now: Time) -> Vec<Fill> {
+    pub(super) fn fills(&self, worker: &Worker, caller: &Caller, now: Time) -> Vec<Fill> {
         if !worker.shared.l1.is_on() {
             return Vec::new();
         }
-        let keys = self.queries.iter().zip(&self.rules);
-        keys.filter_map(|(query, &rule)| self.fill(worker, caller, (query, rule), now)).collect()
+        let keys = self.queries.iter().zip(&self.rules).zip(&self.nodes);
+        keys.filter_map(|((query, &rule), &at)| self.fill(worker, caller, (query, rule, at), now)).collect()
     }
 
     /// Tosses the coin for one key.
     fn fill(
         &self,
-        worker: &Rc<Worker>,
+        worker: &Worker,
         caller: &Caller,
-        (query, rule): (&Query<'_>, RuleIndex),
+        (query, rule, at): (&Query<'_>, RuleIndex, NodeIndex),
         now: Time,
     ) -> Option<Fill> {
         let promotion = worker.shared.promote(rule);
         let l1 = &worker.shared.l1;
-        if worker.toss(promotion.one_in, false, query) != Coin::Promote || l1.holds(query, &caller.who.ear, now) {
+        if worker.toss(promotion.one_in, false, query) != Coin::Promote || l1.holds(query, caller.ear(at), now) {
             return None;
         }
         let mut single = Vec::with_capacity(32 + query.tail.len());

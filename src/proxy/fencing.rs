@@ -4,6 +4,8 @@
 //! who only read shall not notice it. Else the script goes on, and whoever reads before a fence is back waits for that. It
 //! is sent at once where L1 was asked since the last one, so that it is mostly back by then; where nobody asks there is
 //! none at all. Both are right whenever they are chosen. Belongs to a worker.
+//!
+//! Holds contract point 3 (own writes).
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;

@@ -1,5 +1,7 @@
 //! What Redis says of commands that the table does not know, or not with so many arguments: a module's, or a newer server's.
 //! Each is asked about once, and again of the server that comes after this one.
+//!
+//! Holds contract point 1 (same answers).
 
 use std::cell::RefCell;
 use std::collections::HashMap;

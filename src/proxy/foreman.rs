@@ -1,8 +1,10 @@
 //! What the worker does for those who know neither lanes nor sessions: it sends reads again, and doubts what was proved.
+//!
+//! Holds contract point 7 (a write is sent once).
 
 use std::rc::Rc;
 
-use super::in_flight::{InFlight, Work};
+use super::in_flight::{InFlight, ReplyAction};
 use super::reader::{LostReads, ReadPurpose};
 use super::site::Foreman;
 use super::station::Station;
@@ -22,14 +24,14 @@ impl Foreman for Worker {
             debug_assert!(false, "what was sent can be read");
             return;
         };
-        let station = self.serving(spec, request);
+        let station = self.station(self.serving(spec, request));
         match lane(&station, &reads, now) {
             Ok(track) => {
                 let LostReads { command, first, joined, reader, purpose } = reads;
                 match purpose {
                     ReadPurpose::Fills(fills, sampled) => {
-                        let work = Work::Read(reader, fills);
-                        track.send(command, InFlight::new(&track.site, first, work, sampled), now);
+                        let action = ReplyAction::Read(reader, fills);
+                        track.send(command, InFlight::new(&track.site, first, action, sampled), now);
                     }
                     ReadPurpose::Lead(rule, coin) => {
                         let joined = (!joined.is_empty()).then(|| Box::new(joined));

@@ -1,4 +1,6 @@
 //! Whether a client may come in without a password.
+//!
+//! Holds contract point 8 (no leaks).
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -4,6 +4,8 @@
 //! reply goes to all who joined it, and then perhaps its key is promoted. When the connection is lost instead, reads that
 //! may be sent again are handed to the [`Foreman`](super::site::Foreman), and every other command is told what may have happened
 //! to it. Dropped, what it holds is lost: stamps, recipients and flight each see to themselves. Knows its [`Site`], and no lane.
+//!
+//! Holds contract points 3 (own writes) and 7 (a write is sent once).
 
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -37,7 +39,7 @@ pub struct InFlight {
     site: Rc<Site>,
     /// None where the command is crema's own.
     recipient: Option<Recipient>,
-    work: Work,
+    action: ReplyAction,
     /// Since when, where its latency is taken.
     sampled: Option<Instant>,
     begun: bool,
@@ -45,7 +47,7 @@ pub struct InFlight {
 }
 
 /// What the reply sets off besides being passed on.
-pub enum Work {
+pub enum ReplyAction {
     /// Nothing.
     Pass,
     /// A read: it may be sent again, once, where its connection is lost. What it is to leave in L1 is asked for when it is
@@ -65,7 +67,7 @@ pub enum Work {
     Ignore,
 }
 
-impl From<MarkedWrite> for Work {
+impl From<MarkedWrite> for ReplyAction {
     fn from(write: MarkedWrite) -> Self {
         match write {
             MarkedWrite::Alone(guard) => Self::Write(guard),
@@ -106,7 +108,7 @@ impl Lead {
     ) -> Self {
         let l1 = &shared.l1;
         // Stamp and count are read before the first byte leaves.
-        let flight = flights.borrow_mut().lead(query, l1.stamps.load(query.slot), l1.opaque(), now);
+        let flight = flights.borrow_mut().lead(query, l1.memory.stamps.load(query.slot), l1.opaque(), now);
         Self { reader, flights: Rc::clone(flights), flight, size: 0, joined, rule, coin, failed: false }
     }
 
@@ -134,9 +136,9 @@ impl Drop for Lead {
 
 impl InFlight {
     /// A command that is answered to `recipient`.
-    pub fn new(site: &Rc<Site>, recipient: Recipient, work: Work, sampled: Option<Instant>) -> Self {
+    pub fn new(site: &Rc<Site>, recipient: Recipient, action: ReplyAction, sampled: Option<Instant>) -> Self {
         let site = Rc::clone(site);
-        Self { site, recipient: Some(recipient), work, sampled, begun: false, patient: false }
+        Self { site, recipient: Some(recipient), action, sampled, begun: false, patient: false }
     }
 
     /// Redis is asked to wait: the reply may take as long as it likes.
@@ -147,8 +149,8 @@ impl InFlight {
     }
 
     /// A command of crema's own whose reply no client sees.
-    pub fn own(site: &Rc<Site>, work: Work) -> Self {
-        Self { site: Rc::clone(site), recipient: None, work, sampled: None, begun: false, patient: false }
+    pub fn own(site: &Rc<Site>, action: ReplyAction) -> Self {
+        Self { site: Rc::clone(site), recipient: None, action, sampled: None, begun: false, patient: false }
     }
 
     /// Answers with an error of crema's own.
@@ -162,8 +164,8 @@ impl InFlight {
         if kind == b'-' {
             note_refusal(&self.site, bytes);
         }
-        match &mut self.work {
-            Work::Write(guard) => {
+        match &mut self.action {
+            ReplyAction::Write(guard) => {
                 // MULTI was refused: it has been done at once, and there will be no EXEC to tell of it.
                 let l1 = &self.site.shared.l1;
                 let alone = guard.queued && kind != b'-' && !bytes.starts_with(QUEUED);
@@ -172,8 +174,8 @@ impl InFlight {
                 }
                 written(&self.site, self.recipient.as_ref(), guard, kind);
             }
-            Work::Lead(lead) => lead.land(),
-            Work::Read(_, fills) if kind == b'-' => {
+            ReplyAction::Lead(lead) => lead.land(),
+            ReplyAction::Read(_, fills) if kind == b'-' => {
                 fills.drain(..).for_each(|_| self.site.stats.dropped(DropReason::ErrorReply));
             }
             _ => {}
@@ -182,7 +184,7 @@ impl InFlight {
 
     /// The next piece of the replies to a write and its notice.
     fn notified(&mut self, kind: u8, bytes: &[u8], end: Option<Time>) {
-        let (Work::NotifiedWrite(write), Some(recipient)) = (&mut self.work, &self.recipient) else { return };
+        let (ReplyAction::NotifiedWrite(write), Some(recipient)) = (&mut self.action, &self.recipient) else { return };
         let NotifiedWrite { guard, replies } = &mut **write;
         let before = replies.begun;
         let part = replies.piece(kind, bytes, end.is_some());
@@ -285,8 +287,8 @@ impl Waiter for InFlight {
         if !self.begun {
             self.begin(kind, bytes);
         }
-        match &mut self.work {
-            Work::Lead(lead) => {
+        match &mut self.action {
+            ReplyAction::Lead(lead) => {
                 lead.size = lead.size.saturating_add(u32::try_from(bytes.len()).unwrap_or(u32::MAX));
                 lead.failed |= matches!(kind, b'-' | b'!');
                 let all = self.recipient.iter().chain(lead.joined());
@@ -297,9 +299,9 @@ impl Waiter for InFlight {
                     all.for_each(|recipient| recipient.append(bytes, end));
                 }
             }
-            Work::NotifiedWrite(_) => self.notified(kind, bytes, end),
-            work => {
-                if let Work::Capture(whole, _) = work {
+            ReplyAction::NotifiedWrite(_) => self.notified(kind, bytes, end),
+            action => {
+                if let ReplyAction::Capture(whole, _) = action {
                     whole.extend_from_slice(bytes);
                 }
                 if let Some(recipient) = &self.recipient {
@@ -313,20 +315,20 @@ impl Waiter for InFlight {
         if let Some(recipient) = &mut self.recipient {
             recipient.finish();
         }
-        match self.work {
-            Work::Lead(mut lead) => {
+        match self.action {
+            ReplyAction::Lead(mut lead) => {
                 for recipient in lead.joined.iter_mut().flat_map(|joined| joined.iter_mut()) {
                     recipient.finish();
                 }
                 Self::promote(&self.site, &lead, command);
             }
-            Work::Read(reader, fills) => {
+            ReplyAction::Read(reader, fills) => {
                 let (l1, ear) = (&self.site.shared.l1, &reader.who.ear);
                 for fill in fills {
                     count_promotion(&self.site.stats, l1.promote(ear, fill));
                 }
             }
-            Work::Capture(whole, told) => {
+            ReplyAction::Capture(whole, told) => {
                 let _ = told.send(whole); // whoever asked may be gone
             }
             _ => {}
@@ -349,19 +351,19 @@ impl Waiter for InFlight {
     }
 
     fn writes(&self) -> bool {
-        matches!(self.work, Work::Write(_) | Work::NotifiedWrite(_))
+        matches!(self.action, ReplyAction::Write(_) | ReplyAction::NotifiedWrite(_))
     }
 
     fn awaits_more(&self) -> bool {
-        matches!(&self.work, Work::NotifiedWrite(write) if !write.replies.is_over())
+        matches!(&self.action, ReplyAction::NotifiedWrite(write) if !write.replies.is_over())
     }
 
     fn confirms(&self) -> bool {
-        matches!(self.work, Work::Confirm(_))
+        matches!(self.action, ReplyAction::Confirm(_))
     }
 
     fn confirm(&mut self, bytes: &[u8]) -> bool {
-        let Work::Confirm(left) = &mut self.work else { return true };
+        let ReplyAction::Confirm(left) = &mut self.action else { return true };
         *left = left.saturating_sub(1);
         let last = *left == 0;
         if let Some(recipient) = &mut self.recipient {
@@ -374,15 +376,15 @@ impl Waiter for InFlight {
     }
 
     fn lost(mut self, error: &Error, sent: Sent, command: &[u8]) {
-        match std::mem::replace(&mut self.work, Work::Ignore) {
-            Work::Write(guard) => {
+        match std::mem::replace(&mut self.action, ReplyAction::Ignore) {
+            ReplyAction::Write(guard) => {
                 drop(guard);
                 if sent == Sent::Maybe && !self.begun {
                     self.site.stats.lost_writes.add(1);
                 }
                 self.tell(error, sent);
             }
-            Work::NotifiedWrite(write) => {
+            ReplyAction::NotifiedWrite(write) => {
                 let NotifiedWrite { guard, replies } = *write;
                 drop(guard);
                 if sent == Sent::Maybe {
@@ -394,8 +396,8 @@ impl Waiter for InFlight {
                 self.begun = replies.begun.is_some();
                 self.tell(error, sent);
             }
-            Work::Read(reader, fills) => self.read_again((reader, fills), error, sent, command),
-            Work::Lead(lead) => self.lead_again(lead, error, sent, command),
+            ReplyAction::Read(reader, fills) => self.read_again((reader, fills), error, sent, command),
+            ReplyAction::Lead(lead) => self.lead_again(lead, error, sent, command),
             _ => self.tell(error, sent),
         }
     }
@@ -460,7 +462,7 @@ mod tests {
 
     use super::super::recipient::Tally;
     use super::super::replies::Replies;
-    use super::super::reply_queue::End;
+    use super::super::reply_queue::SessionEnd;
     use super::super::shared::tests::{node, shared};
     use super::super::who::Who;
     use super::super::worker::Worker;
@@ -496,12 +498,12 @@ mod tests {
         }
 
         fn slot(&self) -> Slot {
-            let stamps = &self.worker.shared.l1.stamps;
+            let stamps = &self.worker.shared.l1.memory.stamps;
             stamps.slot(stamps.hash(b"k"))
         }
 
         fn stamp(&self) -> Stamp {
-            self.worker.shared.l1.stamps.load(self.slot())
+            self.worker.shared.l1.memory.stamps.load(self.slot())
         }
 
         fn write(&self) -> InFlight {
@@ -513,7 +515,7 @@ mod tests {
             let site = &self.worker.front().site;
             let guard = WriteGuard::begin(site, spec, request);
             let recipient = Recipient::new(&self.replies, place, Tally::new(spec, Outcome::Write));
-            InFlight::new(site, recipient, Work::Write(guard), None)
+            InFlight::new(site, recipient, ReplyAction::Write(guard), None)
         }
 
         fn reader(&self) -> Recipient {
@@ -558,7 +560,7 @@ mod tests {
             office.write().lost(&lost(), Sent::Maybe, SET);
             assert!(office.stamp().quiet() && office.stamp() != before);
             assert_eq!((office.counts(), office.worker.stats.lost_writes.get()), ((0, 1, 1, 0), 1));
-            assert_eq!(office.replies.ended(), Some(End::Away));
+            assert_eq!(office.replies.ended(), Some(SessionEnd::Away));
         });
     }
 
@@ -568,7 +570,7 @@ mod tests {
             let before = office.stamp();
             drop(office.write());
             assert!(office.stamp().quiet() && office.stamp() != before);
-            assert_eq!((office.counts(), office.replies.ended()), ((0, 1, 1, 0), Some(End::Away)));
+            assert_eq!((office.counts(), office.replies.ended()), ((0, 1, 1, 0), Some(SessionEnd::Away)));
         });
     }
 
@@ -579,7 +581,7 @@ mod tests {
             write.piece(b'$', b"$5\r\nhal", None);
             write.lost(&lost(), Sent::Maybe, SET);
             assert_eq!((office.counts(), office.worker.stats.lost_writes.get()), ((0, 1, 1, 0), 0), "it was done");
-            assert_eq!(office.replies.ended(), Some(End::Away));
+            assert_eq!(office.replies.ended(), Some(SessionEnd::Away));
         });
     }
 
@@ -597,7 +599,8 @@ mod tests {
             let first = office.reader();
             track.lead((first, None), (reader, rule, Coin::Never), (GET, &query), now);
             let l1 = &worker.shared.l1;
-            let joined = track.flights.borrow_mut().join(&query, &l1.stamps, l1.opaque(), Time::ZERO, office.reader());
+            let joined =
+                track.flights.borrow_mut().join(&query, &l1.memory.stamps, l1.opaque(), Time::ZERO, office.reader());
             assert!(joined.is_ok());
 
             track.lane.lose("gone");
@@ -608,7 +611,7 @@ mod tests {
 
             again.lane.lose("gone as well");
             assert_eq!((worker.stats.retried_reads.get(), office.counts()), (2, (0, 2, 2, 0)));
-            assert_eq!(office.replies.ended(), Some(End::Away));
+            assert_eq!(office.replies.ended(), Some(SessionEnd::Away));
         });
     }
 
@@ -624,11 +627,12 @@ mod tests {
             let l1 = &worker.shared.l1;
             let read = (Reader::once(Rc::clone(&who), Resp::V2), worker.shared.rule_of(b"k"), Coin::Never);
             let lead = Lead::begin(&track.flights, read, None, (&worker.shared, &query), now);
-            let joined = track.flights.borrow_mut().join(&query, &l1.stamps, l1.opaque(), Time::ZERO, office.reader());
+            let joined =
+                track.flights.borrow_mut().join(&query, &l1.memory.stamps, l1.opaque(), Time::ZERO, office.reader());
             assert!(joined.is_ok());
             drop(lead);
             assert!(track.flights.borrow().is_empty());
-            assert_eq!((office.counts(), office.replies.ended()), ((0, 1, 1, 0), Some(End::Away)));
+            assert_eq!((office.counts(), office.replies.ended()), ((0, 1, 1, 0), Some(SessionEnd::Away)));
         });
     }
 

@@ -9,7 +9,7 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
-use super::in_flight::{InFlight, Work};
+use super::in_flight::{InFlight, ReplyAction};
 use super::station::Station;
 use crate::clock::Time;
 use crate::error::Error;
@@ -28,7 +28,7 @@ impl Station {
         let mut turn = self.logins.take(|| self.private(None, Time::now())).await;
         turn.lane.ready().await?;
         let (told, reply) = oneshot::channel();
-        let login = InFlight::own(&self.site, Work::Capture(Vec::new(), told));
+        let login = InFlight::own(&self.site, ReplyAction::Capture(Vec::new(), told));
         if turn.lane.send(command, login, Time::now()).is_ok() {
             let limit = self.site.shared.config.response_timeout.unwrap_or(Duration::MAX);
             match timeout(limit, reply).await {

@@ -8,6 +8,8 @@
 //! the one that it would have got: what Redis said when it refused to queue the write, or its part of the reply to `EXEC`.
 //! [`NotifiedReplies`] knows which bytes these are, however the replies are cut. Called by `caller`, which sends, and `in_flight`, which
 //! is answered.
+//!
+//! Holds contract points 1 (same answers) and 4 (others' writes soon).
 
 use std::borrow::Cow;
 

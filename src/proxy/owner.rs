@@ -1,4 +1,6 @@
 //! A session as its private connection sees it: who gets what nobody asked for, and who ends with it.
+//!
+//! Holds contract point 1 (same answers).
 
 use std::cell::Cell;
 use std::rc::Rc;
@@ -6,7 +8,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use super::replies::Replies;
-use super::reply_queue::End;
+use super::reply_queue::SessionEnd;
 use crate::invalidation::L1;
 use crate::resp::encode;
 use crate::upstream::OutOfBand;
@@ -58,7 +60,7 @@ impl OutOfBand for Owner {
     /// what the ears read.
     fn monitored(&self, line: &[u8]) {
         let Some((origin, name)) = monitor_line(line) else { return self.replies.message(line) };
-        if !encode::is_own(name) && !self.l1.ear_addresses().iter().any(|ear| ear.as_bytes() == origin) {
+        if !encode::is_own(name) && !self.l1.ears.addresses().iter().any(|ear| ear.as_bytes() == origin) {
             self.replies.message(line);
         }
     }
@@ -75,13 +77,13 @@ impl OutOfBand for Owner {
     /// output, it is closed.
     fn cut(&self) {
         if !self.replies.is_settled() {
-            self.replies.end(End::Upstream);
+            self.replies.end(SessionEnd::Upstream);
         }
     }
 
     fn ended(&self) {
         if self.bound.get() {
-            self.replies.end(End::Upstream);
+            self.replies.end(SessionEnd::Upstream);
         }
     }
 }

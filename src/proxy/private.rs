@@ -3,6 +3,8 @@
 //! One that was changed otherwise than in protocol version and database is closed with its session; any other goes back to the
 //! pool (`pools`). It bears no name, in the pool and lent, so that no client sees a name that it did not give, and nothing has
 //! to be undone.
+//!
+//! Holds contract points 1 (same answers) and 2 (order).
 
 use std::ops::Deref;
 use std::rc::Rc;
@@ -10,7 +12,7 @@ use std::rc::Rc;
 use tokio::sync::oneshot;
 use tracing::debug;
 
-use super::in_flight::{InFlight, Work};
+use super::in_flight::{InFlight, ReplyAction};
 use super::loans::LoanNumber;
 use super::owner::Owner;
 use super::site::Site;
@@ -20,7 +22,7 @@ use super::who::Who;
 use crate::clock::Time;
 use crate::error::{Error, Sent};
 use crate::resp::{Resp, encode};
-use crate::upstream::{Lane, OutOfBand, Settled};
+use crate::upstream::{Lane, NodeIndex, OutOfBand, Settled};
 
 /// Where a private connection is to be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,9 +51,14 @@ impl Deref for OwnLane {
 }
 
 impl OwnLane {
-    /// Sends a command of crema's own; `work` takes its reply. Where it cannot be sent, nobody is left to tell.
-    pub fn ask(&self, command: &[u8], work: Work, now: Time) {
-        drop(self.lane.send(command, InFlight::own(&self.site, work), now));
+    /// Which node it leads to.
+    pub fn node(&self) -> NodeIndex {
+        self.site.index()
+    }
+
+    /// Sends a command of crema's own; `action` takes its reply. Where it cannot be sent, nobody is left to tell.
+    pub fn ask(&self, command: &[u8], action: ReplyAction, now: Time) {
+        drop(self.lane.send(command, InFlight::own(&self.site, action), now));
     }
 
     /// Sends a command that is answered to `recipient`, or tells at once that it could not.
@@ -150,7 +157,7 @@ impl Lent {
     /// Sends a command that makes it ready for its session.
     pub fn prepare(&mut self, command: &[u8], now: Time) {
         let (told, reply) = oneshot::channel();
-        self.ask(command, Work::Capture(Vec::new(), told), now);
+        self.ask(command, ReplyAction::Capture(Vec::new(), told), now);
         self.preamble = Some(reply);
     }
 
@@ -167,12 +174,12 @@ impl Lent {
         let mut raw = Vec::new();
         encode::own_command(&mut raw, command);
         // Where it cannot be sent the lane has ended, and so will the session be told.
-        let _ = self.lane().send(&raw, InFlight::own(&self.station.site, Work::Ignore), now);
+        let _ = self.lane().send(&raw, InFlight::own(&self.station.site, ReplyAction::Ignore), now);
     }
 
-    /// Sends a command whose reply `work` takes.
-    pub fn ask(&self, command: &[u8], work: Work, now: Time) {
-        let _ = self.lane().send(command, InFlight::own(&self.station.site, work), now);
+    /// Sends a command whose reply `action` takes.
+    pub fn ask(&self, command: &[u8], action: ReplyAction, now: Time) {
+        let _ = self.lane().send(command, InFlight::own(&self.station.site, action), now);
     }
 
     /// The session itself changed its version and database.

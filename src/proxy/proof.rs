@@ -1,5 +1,7 @@
 //! What clients of a worker proved to Redis: logins, with the sessions that rely on each. Whether Redis would still have them is
 //! for `doubts`.
+//!
+//! Holds contract point 8 (no leaks).
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -8,7 +10,7 @@ use std::rc::{Rc, Weak};
 use std::sync::Arc;
 
 use super::replies::Replies;
-use super::reply_queue::End;
+use super::reply_queue::SessionEnd;
 use crate::upstream::Login;
 
 /// A login that Redis accepted, with the sessions that rely on it.
@@ -72,7 +74,7 @@ impl Proof {
 
     /// Redis has ended it: so do all sessions that rely on it.
     pub(super) fn end(&self) {
-        self.living().iter().for_each(|session| session.end(End::LoggedOut));
+        self.living().iter().for_each(|session| session.end(SessionEnd::LoggedOut));
     }
 
     fn living(&self) -> Vec<Rc<Replies>> {

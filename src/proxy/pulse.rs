@@ -8,6 +8,8 @@
 //! was given up can still be carried out. Where nothing can be proved, `response_timeout` stands; the same holds then.
 //!
 //! Belongs to a `Station`, which shows it all lanes every [`STALL`]; what asks is a task of the worker's.
+//!
+//! Holds contract point 7 (a write is sent once).
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;

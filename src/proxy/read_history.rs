@@ -4,6 +4,8 @@
 //! message on the way through this process. A hit on the same key would then take the session back in time. So a read is
 //! remembered until the ear has answered something that was sent after the read was answered: by then L1 knows all that the
 //! read can have seen. Belongs to one session; bounded, for what is too long to be kept one by one is kept as "every key".
+//!
+//! Holds contract point 4 (others' writes soon).
 
 use std::collections::VecDeque;
 
@@ -12,6 +14,7 @@ use crate::cache::{Slot, Stamps};
 use crate::clock::Time;
 use crate::command::Spec;
 use crate::resp::Request;
+use crate::upstream::NodeIndex;
 
 /// So many reads a session that reads seldom may keep though the ear has heard of them.
 const FEW: usize = 16;
@@ -25,7 +28,7 @@ const WORDS: usize = 16;
 
 /// How a session's own reads, and what others have done, stand to what L1 knows of a key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Standing {
+pub enum KeyStatus {
     /// L1 knows all that it must.
     Heard,
     /// A read of it, or an opaque write, was answered at this moment, and L1 might still be behind that.
@@ -43,6 +46,31 @@ pub struct ReadHistory {
     mostly: [u64; WORDS],
     /// How many have left `log` since `mostly` was made.
     left: usize,
+}
+
+/// The same for each node: what an ear has heard counts for reads of its own node.
+#[derive(Default)]
+pub(super) struct ReadHistories {
+    front: ReadHistory,
+    /// Of the nodes behind the front, as far as something was read there.
+    others: Vec<ReadHistory>,
+}
+
+impl ReadHistories {
+    /// That of one node.
+    pub(super) fn at(&mut self, node: NodeIndex) -> &mut ReadHistory {
+        let Some(other) = node.number().checked_sub(1) else { return &mut self.front };
+        if other >= self.others.len() {
+            self.others.resize_with(other + 1, ReadHistory::default);
+        }
+        &mut self.others[other]
+    }
+
+    /// The reply at `place`, from whichever node, was whole at `when`.
+    pub(super) fn answered(&mut self, place: ReplyPlace, when: Time) {
+        self.front.answered(place, when);
+        self.others.iter_mut().for_each(|reads| reads.answered(place, when));
+    }
 }
 
 struct PastRead {
@@ -78,19 +106,19 @@ impl ReadHistory {
     }
 
     /// How things stand where the ear has answered what was sent at `heard`.
-    pub fn standing(&mut self, slot: Slot, heard: Time) -> Standing {
+    pub fn key_status(&mut self, slot: Slot, heard: Time) -> KeyStatus {
         let (word, bit) = bit(slot);
         if self.mostly[word] & bit == 0 {
-            return Standing::Heard;
+            return KeyStatus::Heard;
         }
         self.forget(heard);
         let of_slot = self.log.iter().filter(|read| read.slot.is_none_or(|read| read == slot));
         let last =
             of_slot.map(|read| read.answered).filter(|&answered| answered > heard || answered == Time::NEVER).max();
         match last {
-            None => Standing::Heard,
-            Some(Time::NEVER) => Standing::Unanswered,
-            Some(answered) => Standing::Unheard(answered),
+            None => KeyStatus::Heard,
+            Some(Time::NEVER) => KeyStatus::Unanswered,
+            Some(answered) => KeyStatus::Unheard(answered),
         }
     }
 
@@ -149,13 +177,13 @@ mod tests {
     #[test]
     fn a_read_counts_until_the_ear_has_answered_what_was_sent_after_it() {
         let ([a, b], mut reads) = (slots(), ReadHistory::default());
-        assert_eq!(reads.standing(a, AT(0)), Standing::Heard);
+        assert_eq!(reads.key_status(a, AT(0)), KeyStatus::Heard);
         reads.note(ReplyPlace::at(7), Some(a), AT(0));
-        assert_eq!(reads.standing(a, AT(1000)), Standing::Unanswered, "however much was heard");
-        assert_eq!(reads.standing(b, AT(0)), Standing::Heard);
+        assert_eq!(reads.key_status(a, AT(1000)), KeyStatus::Unanswered, "however much was heard");
+        assert_eq!(reads.key_status(b, AT(0)), KeyStatus::Heard);
         reads.answered(ReplyPlace::at(7), AT(50));
-        assert_eq!(reads.standing(a, AT(49)), Standing::Unheard(AT(50)));
-        assert_eq!(reads.standing(a, AT(50)), Standing::Heard);
+        assert_eq!(reads.key_status(a, AT(49)), KeyStatus::Unheard(AT(50)));
+        assert_eq!(reads.key_status(a, AT(50)), KeyStatus::Heard);
         assert!(reads.log.is_empty());
     }
 
@@ -167,12 +195,12 @@ mod tests {
         }
         reads.answered(ReplyPlace::at(2), AT(10));
         reads.answered(ReplyPlace::at(1), AT(20));
-        assert_eq!(reads.standing(a, AT(30)), Standing::Unanswered);
-        assert_eq!(reads.standing(b, AT(15)), Standing::Unheard(AT(20)));
-        assert_eq!(reads.standing(b, AT(20)), Standing::Heard);
+        assert_eq!(reads.key_status(a, AT(30)), KeyStatus::Unanswered);
+        assert_eq!(reads.key_status(b, AT(15)), KeyStatus::Unheard(AT(20)));
+        assert_eq!(reads.key_status(b, AT(20)), KeyStatus::Heard);
         reads.answered(ReplyPlace::at(0), AT(25));
-        assert_eq!(reads.standing(a, AT(24)), Standing::Unheard(AT(25)));
-        assert_eq!(reads.standing(a, AT(25)), Standing::Heard);
+        assert_eq!(reads.key_status(a, AT(24)), KeyStatus::Unheard(AT(25)));
+        assert_eq!(reads.key_status(a, AT(25)), KeyStatus::Heard);
     }
 
     #[test]
@@ -193,18 +221,31 @@ mod tests {
             looked_for += u32::from(reads.mostly[word] & bit != 0);
         }
         assert!(looked_for < 300, "{looked_for} of a thousand others");
-        assert_eq!(reads.standing(none_of_them, AT(9_900)), Standing::Heard);
+        assert_eq!(reads.key_status(none_of_them, AT(9_900)), KeyStatus::Heard);
         // Another of them may share its slot.
-        assert!(matches!(reads.standing(slot(9_950), AT(9_900)), Standing::Unheard(at) if at >= AT(9_950)));
+        assert!(matches!(reads.key_status(slot(9_950), AT(9_900)), KeyStatus::Unheard(at) if at >= AT(9_950)));
     }
 
     #[test]
     fn a_read_of_every_key_is_one_of_each() {
         let ([a, _], mut reads) = (slots(), ReadHistory::default());
         reads.note(ReplyPlace::at(3), None, AT(0));
-        assert_eq!(reads.standing(a, AT(9)), Standing::Unanswered);
+        assert_eq!(reads.key_status(a, AT(9)), KeyStatus::Unanswered);
         reads.answered(ReplyPlace::at(3), AT(10));
-        assert_eq!(reads.standing(a, AT(9)), Standing::Unheard(AT(10)));
+        assert_eq!(reads.key_status(a, AT(9)), KeyStatus::Unheard(AT(10)));
+    }
+
+    #[test]
+    fn what_one_ear_has_heard_says_nothing_of_another_nodes_reads() {
+        let ([a, _], mut reads) = (slots(), ReadHistories::default());
+        let other = NodeIndex::nth(2);
+        reads.at(NodeIndex::FRONT).note(ReplyPlace::at(1), Some(a), AT(0));
+        reads.at(other).note(ReplyPlace::at(2), Some(a), AT(0));
+        reads.answered(ReplyPlace::at(1), AT(10));
+        reads.answered(ReplyPlace::at(2), AT(20));
+        assert_eq!(reads.at(NodeIndex::FRONT).key_status(a, AT(30)), KeyStatus::Heard);
+        assert_eq!(reads.at(other).key_status(a, AT(5)), KeyStatus::Unheard(AT(20)));
+        assert_eq!(reads.at(NodeIndex::nth(1)).key_status(a, AT(0)), KeyStatus::Heard, "nothing was read there");
     }
 
     #[test]
@@ -218,10 +259,10 @@ mod tests {
         }
         assert!(asked > 90_000, "the ear is asked as long as it says nothing");
         assert!(
-            matches!(reads.standing(b, AT(0)), Standing::Unheard(_)),
+            matches!(reads.key_status(b, AT(0)), KeyStatus::Unheard(_)),
             "every key stands for those that were dropped"
         );
-        assert_eq!(reads.standing(a, AT(99_999)), Standing::Unheard(AT(100_000)));
-        assert_eq!(reads.standing(b, AT(100_000)), Standing::Heard);
+        assert_eq!(reads.key_status(a, AT(99_999)), KeyStatus::Unheard(AT(100_000)));
+        assert_eq!(reads.key_status(b, AT(100_000)), KeyStatus::Heard);
     }
 }

@@ -1,4 +1,6 @@
 //! For whom a read is done, and what is left of it where its connection is lost.
+//!
+//! Holds contract point 7 (a write is sent once).
 
 use std::rc::Rc;
 use std::time::Instant;

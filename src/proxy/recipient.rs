@@ -3,11 +3,13 @@
 //! A [`Recipient`] is made when a command is sent, or joins one that was, and is done with when the reply is whole: only then
 //! the command is counted, once, with its outcome. Dropped before that, the command is lost: it counts as failed, and its
 //! session ends there with what was answered before.
+//!
+//! Holds contract point 7 (a write is sent once).
 
 use std::rc::Rc;
 
 use super::replies::Replies;
-use super::reply_queue::{End, ReplyPlace};
+use super::reply_queue::{ReplyPlace, SessionEnd};
 use super::shared::Shared;
 use crate::clock::Time;
 use crate::command::{Class, Effect, Spec};
@@ -93,19 +95,19 @@ impl Recipient {
     pub(super) fn refuse(mut self, shared: &Shared, error: &Error, sent: Sent) {
         self.fail(error.into());
         if matches!(error, Error::LoginRefused { .. }) {
-            return self.to.cut(self.place, End::LoggedOut);
+            return self.to.cut(self.place, SessionEnd::LoggedOut);
         }
         let sent = if sent == Sent::Maybe && self.tally.reads { Sent::Read } else { sent };
         match error.reply(sent, shared.config.upstream_down) {
             Some(reply) => self.append(&reply, Some(Time::ZERO)), // it tells nothing of any key
-            None => self.to.cut(self.place, End::Away),
+            None => self.to.cut(self.place, SessionEnd::Away),
         }
     }
 
     /// There will be no answer, or no more of one: the session ends with what was answered before.
     pub(super) fn cut(mut self, failure: Failure) {
         self.fail(failure);
-        self.to.cut(self.place, End::Away);
+        self.to.cut(self.place, SessionEnd::Away);
     }
 
     fn fail(&mut self, failure: Failure) {
@@ -120,7 +122,7 @@ impl Drop for Recipient {
     fn drop(&mut self) {
         if !self.done {
             self.fail(Failure::Lost);
-            self.to.cut(self.place, End::Away);
+            self.to.cut(self.place, SessionEnd::Away);
         }
     }
 }

@@ -4,6 +4,8 @@
 //! bytes of the first unanswered command go straight to the output, those of a later one wait in their place. Shared by
 //! the session and by whatever holds a place, all on one thread. Never blocks; memory is bounded by the output limit,
 //! past which the session is dropped.
+//!
+//! Holds contract point 2 (order).
 
 use std::cell::{Cell, RefCell};
 use std::io;
@@ -15,12 +17,13 @@ use std::task::{Context, Poll, ready};
 use tokio::io::AsyncWrite;
 
 use super::clients::Member;
-use super::read_history::{ReadHistory, Standing};
-use super::reply_queue::{EARLY, End, HELD, HIGH_WATER, LOOKED_AT, QueuedReply, ReplyPlace, ReplyQueue};
+use super::read_history::{KeyStatus, ReadHistories};
+use super::reply_queue::{EARLY, HELD, HIGH_WATER, LOOKED_AT, QueuedReply, ReplyPlace, ReplyQueue, SessionEnd};
 use crate::cache::Slot;
 use crate::clock::Time;
 use crate::metrics::{Counter, WorkerStats};
 use crate::net::Socket;
+use crate::upstream::NodeIndex;
 
 /// So many bytes are worth a write of their own.
 const CORK: usize = 16 << 10;
@@ -28,7 +31,7 @@ const CORK: usize = 16 << 10;
 /// See the module's head.
 pub struct Replies {
     queue: RefCell<ReplyQueue>,
-    reads: RefCell<ReadHistory>,
+    reads: RefCell<ReadHistories>,
     limit: usize,
     last_write: Cell<Option<ReplyPlace>>,
     /// Whether there is a command that will not be answered.
@@ -273,15 +276,15 @@ impl Replies {
         self.last_answer.get()
     }
 
-    /// Remembers that the command at `place` reads a key in `slot`, or (none) any key, from Redis; `heard` is up to when the
-    /// ear knows of every change. True where the ear should be asked to know more.
-    pub fn note_read(&self, place: ReplyPlace, slot: Option<Slot>, heard: Time) -> bool {
-        self.reads.borrow_mut().note(place, slot, heard)
+    /// Remembers that the command at `place` reads a key in `slot`, or (none) any key, from `node`; `heard` is up to when the
+    /// ear there knows of every change. True where the ear should be asked to know more.
+    pub fn note_read(&self, node: NodeIndex, place: ReplyPlace, slot: Option<Slot>, heard: Time) -> bool {
+        self.reads.borrow_mut().at(node).note(place, slot, heard)
     }
 
-    /// How the reads that this session had from Redis stand to what L1 knows of a key.
-    pub fn standing(&self, slot: Slot, heard: Time) -> Standing {
-        self.reads.borrow_mut().standing(slot, heard)
+    /// How the reads that this session had from `node` stand to what L1 knows of a key.
+    pub fn key_status(&self, node: NodeIndex, slot: Slot, heard: Time) -> KeyStatus {
+        self.reads.borrow_mut().at(node).key_status(slot, heard)
     }
 
     /// Remembers that the command at `place` writes.
@@ -333,7 +336,7 @@ impl Replies {
     }
 
     /// Ends the session; what was to be written before is still tried.
-    pub fn end(&self, why: End) {
+    pub fn end(&self, why: SessionEnd) {
         let queue = &mut *self.queue.borrow_mut();
         queue.ended.get_or_insert(why);
         queue.wake_room();
@@ -341,7 +344,7 @@ impl Replies {
     }
 
     /// The command at `place` will not be answered, and so none after it is: the session ends when all before it are.
-    pub fn cut(&self, place: ReplyPlace, why: End) {
+    pub fn cut(&self, place: ReplyPlace, why: SessionEnd) {
         let queue = &mut *self.queue.borrow_mut();
         if place < queue.head {
             return; // it was answered
@@ -369,7 +372,7 @@ impl Replies {
     }
 
     /// Why the session must end, if it must.
-    pub fn ended(&self) -> Option<End> {
+    pub fn ended(&self) -> Option<SessionEnd> {
         self.queue.borrow().ended
     }
 
@@ -528,25 +531,25 @@ mod tests {
     fn behind_a_command_that_nobody_answers_the_session_ends() {
         let replies = of(1000);
         let (a, b, c) = (replies.reserve(), replies.reserve(), replies.reserve());
-        replies.cut(b, End::Away);
+        replies.cut(b, SessionEnd::Away);
         assert!(replies.has_cut() && replies.is_cut(c) && !replies.is_cut(a));
         replies.append(c, b"c", AT);
         assert_eq!((replies.ended(), out(&replies).as_str()), (None, ""), "what came before is still awaited");
-        replies.cut(c, End::LoggedOut);
+        replies.cut(c, SessionEnd::LoggedOut);
         replies.append(a, b"a", AT);
-        assert_eq!((replies.ended(), out(&replies).as_str()), (Some(End::Away), "a"));
-        replies.cut(a, End::Killed);
-        assert_eq!(replies.ended(), Some(End::Away), "that one was answered");
+        assert_eq!((replies.ended(), out(&replies).as_str()), (Some(SessionEnd::Away), "a"));
+        replies.cut(a, SessionEnd::Killed);
+        assert_eq!(replies.ended(), Some(SessionEnd::Away), "that one was answered");
     }
 
     #[test]
     fn a_cut_beyond_the_last_command_keeps_its_place() {
         let replies = of(1000);
         let a = replies.reserve();
-        replies.cut(replies.next(), End::Away);
+        replies.cut(replies.next(), SessionEnd::Away);
         assert_eq!((replies.ended(), replies.unanswered()), (None, 2));
         replies.append(a, b"a", AT);
-        assert_eq!((replies.ended(), out(&replies)), (Some(End::Away), "a".to_owned()));
+        assert_eq!((replies.ended(), out(&replies)), (Some(SessionEnd::Away), "a".to_owned()));
     }
 
     #[test]
@@ -556,7 +559,7 @@ mod tests {
         replies.append(b, b"0123456789", None);
         assert_eq!(replies.ended(), None);
         replies.append(b, b"!", AT);
-        assert_eq!((replies.ended(), replies.is_full()), (Some(End::Slow), false));
+        assert_eq!((replies.ended(), replies.is_full()), (Some(SessionEnd::Slow), false));
         replies.append(b, b"more", AT);
         assert_eq!(out(&replies), "");
     }

@@ -3,6 +3,8 @@
 //! Bytes of the reply that comes next go to the output at once, those of a later one wait in their place. No I/O: [`Replies`]
 //! is the handle on it, which those hold who answer.
 //!
+//! Holds contract point 2 (order).
+//!
 //! [`Replies`]: super::Replies
 
 use std::collections::VecDeque;
@@ -49,8 +51,8 @@ pub(super) struct ReplyQueue {
     /// Nobody is there to take what comes out.
     pub(super) deaf: bool,
     /// The first command that will not be answered, and why: there the session ends.
-    pub(super) cut: Option<(ReplyPlace, End)>,
-    pub(super) ended: Option<End>,
+    pub(super) cut: Option<(ReplyPlace, SessionEnd)>,
+    pub(super) ended: Option<SessionEnd>,
     pub(super) session: Option<Waker>,
     pub(super) room: Vec<Waker>,
 }
@@ -74,7 +76,7 @@ pub(super) const LOOKED_AT: u8 = 4;
 
 /// Why a session must end though its client said nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum End {
+pub enum SessionEnd {
     /// The client reads too slowly: more than the output limit waits for it.
     Slow,
     /// The private connection that is the session's own for life has ended.
@@ -139,7 +141,7 @@ impl ReplyQueue {
 
     pub(super) fn bound(&mut self, limit: usize) {
         if self.buffered() > limit && self.ended.is_none() {
-            self.ended = Some(End::Slow);
+            self.ended = Some(SessionEnd::Slow);
             self.discard();
             for slot in &mut self.slots {
                 slot.bytes = Vec::new();

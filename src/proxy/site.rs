@@ -11,7 +11,7 @@ use super::fencing::Fencing;
 use super::reader::LostReads;
 use super::shared::Shared;
 use crate::metrics::WorkerStats;
-use crate::upstream::{Node, Service};
+use crate::upstream::{Node, NodeIndex, Service};
 
 /// See the module's head.
 pub struct Site {
@@ -22,6 +22,8 @@ pub struct Site {
     pub(super) stats: Arc<WorkerStats>,
     /// The worker's fences.
     pub(super) fencing: Rc<Fencing>,
+    /// The node's place in the topology, as it was when the node was last in it.
+    index: Cell<NodeIndex>,
     /// At the last look the node took no writes.
     refuses_writes: Cell<bool>,
     foreman: Weak<dyn Foreman>,
@@ -49,9 +51,20 @@ impl Site {
             shared: Arc::clone(shared),
             stats: Arc::clone(stats),
             fencing: Rc::clone(fencing),
+            index: Cell::default(),
             refuses_writes: Cell::default(),
             foreman,
         })
+    }
+
+    /// The node's place in the topology.
+    pub fn index(&self) -> NodeIndex {
+        self.index.get()
+    }
+
+    /// Another version has it there.
+    pub(super) fn set_index(&self, index: NodeIndex) {
+        self.index.set(index);
     }
 
     /// The worker, as long as it is there.

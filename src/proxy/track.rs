@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use std::rc::Rc;
 use std::time::Duration;
 
-use super::in_flight::{InFlight, LaneFlights, Lead, Work};
+use super::in_flight::{InFlight, LaneFlights, Lead, ReplyAction};
 use super::reader::Reader;
 use super::recipient::Recipient;
 use super::shared::RuleIndex;
@@ -65,9 +65,9 @@ impl Track {
         }
     }
 
-    /// Sends a command of crema's own; `work` takes its reply.
-    pub(super) fn ask(&self, command: &[u8], work: Work, now: Time) {
-        self.send(command, InFlight::own(&self.site, work), now);
+    /// Sends a command of crema's own; `action` takes its reply.
+    pub(super) fn ask(&self, command: &[u8], action: ReplyAction, now: Time) {
+        self.send(command, InFlight::own(&self.site, action), now);
     }
 
     /// Sends the read `command`, which `query` describes, for its first recipient and all who join it.
@@ -80,7 +80,7 @@ impl Track {
     ) {
         let Site { shared, stats, .. } = &*self.site;
         let lead = Lead::begin(&self.flights, read, joined, (shared, query), now);
-        self.send(command, InFlight::new(&self.site, first, Work::Lead(lead), stats.sample()), now);
+        self.send(command, InFlight::new(&self.site, first, ReplyAction::Lead(lead), stats.sample()), now);
     }
 }
 

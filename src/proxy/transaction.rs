@@ -1,4 +1,6 @@
 //! What a session's `MULTI` has queued, until `EXEC` carries it out: the keys that it reads and writes, and what it may change.
+//!
+//! Holds contract point 3 (own writes).
 
 use super::private::OwnLane;
 use super::read_history::slots_read;
@@ -22,7 +24,7 @@ pub struct Transaction {
 impl Transaction {
     /// A write was queued.
     pub fn queue(&mut self, l1: &L1, spec: &Spec, request: Request<'_>) {
-        self.slots.extend(l1.stamps.slots(spec.keys(request)));
+        self.slots.extend(l1.memory.stamps.slots(spec.keys(request)));
         self.reads.extend(spec.reads_unnamed(request).then_some(None));
         self.opaque |= spec.effect == Effect::Opaque;
         if wants_news(l1) {
@@ -37,7 +39,7 @@ impl Transaction {
 
     /// A read was queued.
     pub fn queue_read(&mut self, l1: &L1, spec: &Spec, request: Request<'_>) {
-        self.reads.extend(slots_read(&l1.stamps, spec, request));
+        self.reads.extend(slots_read(&l1.memory.stamps, spec, request));
     }
 
     /// The keys that `EXEC` reads; `None` is any key.

@@ -1,6 +1,8 @@
 //! Who a session is: a login, a database, and what L1 has for the two.
 //!
 //! Made when a session begins, logs in or selects, never changed, and lent to whatever the session has under way.
+//!
+//! Holds contract point 8 (no leaks).
 
 use std::rc::Rc;
 use std::sync::Arc;
@@ -70,8 +72,8 @@ impl Who {
     ) -> Self {
         let user = login.as_ref().map_or(&b""[..], |login| &login.user);
         let l1 = &shared.l1;
-        let (seat, identity) = (l1.seat(user), l1.identities.intern(user, db));
-        Self { identity, ear: l1.ear(seat.user(), node), seat, login, proof, db, entrant }
+        let (seat, identity) = (l1.ears.seat(user), l1.memory.identities.intern(user, db));
+        Self { identity, ear: l1.ears.at(seat.user(), node), seat, login, proof, db, entrant }
     }
 
     /// What connections for this session are made with. A user has one set of rights however it was proved, and passwords
@@ -93,6 +95,6 @@ impl Who {
     /// Describes a read of one key for L1 and the flights.
     pub fn query<'a>(&self, l1: &L1, spec: &Spec, request: Request<'a>) -> Query<'a> {
         let rest = if request.argc() > 2 { request.tail(2) } else { &[] };
-        Query::new(&l1.stamps, self.identity, spec.id, request.arg(1), request.tail(1), rest)
+        Query::new(&l1.memory.stamps, self.identity, spec.id, request.arg(1), request.tail(1), rest)
     }
 }

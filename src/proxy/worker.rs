@@ -12,7 +12,7 @@ use tokio_util::task::TaskTracker;
 use super::cork::Corks;
 use super::fencing::Fencing;
 use super::foreign::Foreign;
-use super::in_flight::Work;
+use super::in_flight::ReplyAction;
 use super::proof::Proofs;
 use super::replies::Replies;
 use super::shared::Shared;
@@ -24,7 +24,7 @@ use crate::clock::Time;
 use crate::command::Spec;
 use crate::metrics::{DropReason, WorkerStats};
 use crate::resp::{Request, Resp};
-use crate::upstream::{Node, Topology};
+use crate::upstream::{Node, NodeIndex, Topology};
 
 /// See the module's head.
 pub struct Worker {
@@ -54,15 +54,6 @@ pub struct Worker {
 struct Map {
     topology: Arc<Topology>,
     stations: Vec<Rc<Station>>,
-}
-
-impl Map {
-    /// The station of the node that `of` gives.
-    fn station(&self, of: impl FnOnce(&Topology) -> &Arc<Node>) -> Rc<Station> {
-        let node = of(&self.topology);
-        let station = self.stations.iter().find(|station| Arc::ptr_eq(station.node(), node));
-        Rc::clone(station.expect("each node of the topology has one"))
-    }
 }
 
 impl Worker {
@@ -97,11 +88,12 @@ impl Worker {
         let known = |node| before.iter().find(|station| Arc::ptr_eq(station.node(), node)).cloned();
         let stations = topology.nodes().map(|node| known(node).unwrap_or_else(|| self.open(node)));
         let stations: Vec<_> = stations.collect();
+        stations.iter().enumerate().for_each(|(n, station)| station.site.set_index(NodeIndex::nth(n)));
         let left = before.into_iter().filter(|old| !stations.iter().any(|station| Rc::ptr_eq(station, old)));
         let left: Vec<_> = left.collect();
         *self.map.borrow_mut() = Map { topology, stations };
         for station in left {
-            self.shared.l1.leave(station.node());
+            self.shared.l1.ears.leave(station.node());
             station.leave(|_| true);
             station.close();
         }
@@ -118,12 +110,24 @@ impl Worker {
 
     /// The station of the node that serves what names no key.
     pub fn front(&self) -> Rc<Station> {
-        self.map.borrow().station(Topology::front)
+        self.station(NodeIndex::FRONT)
     }
 
-    /// The station of the node that serves this request.
-    pub fn serving(&self, spec: &Spec, request: Request<'_>) -> Rc<Station> {
-        self.map.borrow().station(|topology| topology.serving(spec, request))
+    /// Which node serves this request.
+    #[inline]
+    pub(super) fn serving(&self, spec: &Spec, request: Request<'_>) -> NodeIndex {
+        self.map.borrow().topology.serving(spec, request)
+    }
+
+    /// Which node serves this key.
+    #[inline]
+    pub(super) fn serving_key(&self, key: &[u8]) -> NodeIndex {
+        self.map.borrow().topology.serving_key(key)
+    }
+
+    /// The station of a node.
+    pub(super) fn station(&self, at: NodeIndex) -> Rc<Station> {
+        Rc::clone(&self.map.borrow().stations[at.number()])
     }
 
     /// All stations.
@@ -131,12 +135,12 @@ impl Worker {
         self.map.borrow().stations.clone()
     }
 
-    /// Sends a command of crema's own as the user of the upstream URL; `work` takes its reply.
-    pub fn ask(&self, command: &[u8], work: Work, now: Time) {
+    /// Sends a command of crema's own as the user of the upstream URL; `action` takes its reply.
+    pub fn ask(&self, command: &[u8], action: ReplyAction, now: Time) {
         let front = self.front();
         let who = Who::new(&self.shared, front.node(), self.shared.login.clone(), self.shared.config.upstream.db);
         if let Ok(track) = front.track(&who, Resp::V2, false, now) {
-            track.ask(command, work, now);
+            track.ask(command, action, now);
         }
     }
 
@@ -171,7 +175,7 @@ impl Worker {
 
     /// How the coin falls for the key of `query`, which at a full L1 has to win twice.
     pub(super) fn toss(&self, one_in: u32, hot: bool, query: &Query<'_>) -> Coin {
-        let store = &self.shared.l1.store;
+        let store = &self.shared.l1.memory.store;
         match self.promoter.borrow_mut().toss(one_in, hot, store.is_full()) {
             Coin::Knock if store.knows(query) => Coin::Promote,
             Coin::Knock => {

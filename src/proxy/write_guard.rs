@@ -3,6 +3,8 @@
 //! A [`WriteGuard`] is made before the first byte of the write can leave, and ended when its answer is here, before the client
 //! learns of it. Dropped otherwise the write is lost: it may have been done, or may yet be. So no slot stays under way for ever.
 //! Made by `caller` and `session`, when they send; held by what awaits the reply.
+//!
+//! Holds contract point 3 (own writes).
 
 use std::rc::Rc;
 
@@ -63,9 +65,9 @@ impl WriteGuard {
     fn mark(site: &Rc<Site>, spec: &Spec, request: Request<'_>, alters: Alters) -> Self {
         let l1 = &site.shared.l1;
         let mut slots = SmallVec::new();
-        l1.stamps.slots(spec.keys(request)).for_each(|slot| slots.push(slot));
+        l1.memory.stamps.slots(spec.keys(request)).for_each(|slot| slots.push(slot));
         once_each(&mut slots);
-        slots.iter().for_each(|&slot| l1.stamps.begin(slot));
+        slots.iter().for_each(|&slot| l1.memory.stamps.begin(slot));
         let (opaque, secret) = (spec.effect == Effect::Opaque, alters.keys);
         Self { site: Rc::clone(site), slots, aftermath: None, opaque, queued: false, secret }
     }
@@ -80,7 +82,7 @@ impl WriteGuard {
     ) -> Self {
         let l1 = &site.shared.l1;
         once_each(&mut slots);
-        slots.iter().for_each(|&slot| l1.stamps.begin(slot));
+        slots.iter().for_each(|&slot| l1.memory.stamps.begin(slot));
         let change = alters.any().then(|| Change::begin(l1, alters));
         let news = news.map(|news| *news);
         let aftermath = (change.is_some() || news.is_some()).then(|| Box::new(Aftermath { change, news }));
@@ -121,11 +123,11 @@ impl WriteGuard {
     pub(super) fn end(&mut self, refused: bool) -> Option<Debt> {
         let l1 = &self.site.shared.l1;
         let Some(rest) = self.aftermath.take() else {
-            self.slots.drain(..).for_each(|slot| l1.stamps.end(slot));
+            self.slots.drain(..).for_each(|slot| l1.memory.stamps.end(slot));
             return None;
         };
         let debt = rest.change.and_then(|change| change.answered(refused));
-        self.slots.drain(..).for_each(|slot| l1.stamps.end(slot));
+        self.slots.drain(..).for_each(|slot| l1.memory.stamps.end(slot));
         if let (Some(news), Some(fleet), false) = (rest.news, &l1.fleet, refused) {
             fleet.tell(news);
         }

@@ -111,7 +111,8 @@ impl Session {
             let Some(read) = Request::parse_canonical(&kept.request, &mut spans) else { continue };
             let rule = shared.rule_of(read.arg(1));
             let rest = if read.argc() > 2 { read.tail(2) } else { &[] };
-            let query = Query::new(&shared.l1.stamps, kept.identity, kept.command, read.arg(1), read.tail(1), rest);
+            let query =
+                Query::new(&shared.l1.memory.stamps, kept.identity, kept.command, read.arg(1), read.tail(1), rest);
             let fill = Fill::new(read, &query, kept.db, shared.ceiling(rule), shared.promote(rule).max_value);
             anew += i64::from(shared.l1.promote(&kept.ear, fill).is_ok());
         }
@@ -137,10 +138,10 @@ impl Session {
             ("user", user.into_owned()),
             ("database", who.db.to_string()),
             ("lease_ms_left", number(millis(who.ear.freshness.lease_left(Time::now())))),
-            ("l1_entries", number(l1.store.len() as u64)),
-            ("l1_bytes", number(l1.store.bytes())),
+            ("l1_entries", number(l1.memory.store.len() as u64)),
+            ("l1_bytes", number(l1.memory.store.bytes())),
             ("l1_capacity", number(shared.config.l1_size)),
-            ("ears", l1.ears().len().to_string()),
+            ("ears", l1.ears.all().len().to_string()),
             ("promote", shared.config.promote.to_string()),
             ("max_staleness_ms", number(millis(shared.config.max_staleness))),
             ("coherence", shared.config.coherence.as_str().to_owned()),
@@ -215,7 +216,7 @@ impl Session {
         let (l1, who) = (&self.worker.shared.l1, &self.caller.who);
         let held = |spec: &Spec, asked: Request<'_>| {
             let query = who.query(l1, spec, asked);
-            l1.store.held(&query, &l1.stamps, &who.ear.freshness, Time::now())
+            l1.memory.held_until(&query, &who.ear.freshness, Time::now())
         };
         let Some(each) = spec.each() else { return vec![held(spec, asked)] };
         let keys = asked.args().skip(1).map(|key| {

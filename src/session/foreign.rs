@@ -14,7 +14,7 @@ use super::wire::ClientLine;
 use super::{Close, Session};
 use crate::clock::Time;
 use crate::command::{self, Route, Spec};
-use crate::proxy::{Account, Nature, Work};
+use crate::proxy::{Account, Nature, ReplyAction};
 use crate::resp::{Request, encode};
 
 /// How long Redis may take to say what it knows. It says nothing while it is in a client's debugger, whose own commands come here.
@@ -93,11 +93,11 @@ impl Session {
         // What one user may not ask, that of the URL may.
         for own in [true, false] {
             let (told, reply) = oneshot::channel();
-            let work = Work::Capture(Vec::new(), told);
+            let action = ReplyAction::Capture(Vec::new(), told);
             if own {
-                self.caller.ask(&self.worker, &question, work, now);
+                self.caller.ask(&self.worker, &question, action, now);
             } else {
-                self.worker.ask(&question, work, now);
+                self.worker.ask(&question, action, now);
             }
             match timeout(PATIENCE, reply).await {
                 Ok(Ok(reply)) if !reply.starts_with(b"-") => account = Some(Account::read(&name, &reply)),

@@ -37,7 +37,7 @@ use crate::command::{self, Class, Spec};
 use crate::error::{Error, Sent};
 use crate::metrics::{Failure, Outcome};
 use crate::net::Socket;
-use crate::proxy::{self, Caller, End, Lent, Owner, Replies, Taken, Worker};
+use crate::proxy::{self, Caller, Lent, Owner, Replies, SessionEnd, Taken, Worker};
 use crate::resp::{Grammar, Limits, Parsed, Parser, ProtocolError, Request};
 
 pub use entrance::Entrance;
@@ -448,12 +448,12 @@ impl Session {
         self.fails(error.into());
         if matches!(error, Error::LoginRefused { .. }) {
             self.count();
-            replies.cut(replies.next(), End::LoggedOut);
+            replies.cut(replies.next(), SessionEnd::LoggedOut);
         } else if let Some(reply) = error.reply(sent, self.worker.shared.config.upstream_down) {
             self.answer(|out| out.extend_from_slice(&reply));
         } else {
             self.count();
-            replies.cut(replies.next(), End::Away);
+            replies.cut(replies.next(), SessionEnd::Away);
         }
     }
 }

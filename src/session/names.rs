@@ -13,7 +13,7 @@ use super::{Close, Session};
 use crate::clock::Time;
 use crate::command::Spec;
 use crate::config::ClientNames;
-use crate::proxy::{LANE_NAME, Work};
+use crate::proxy::{LANE_NAME, ReplyAction};
 use crate::resp::{Request, encode};
 
 /// Longer names are Redis's to keep.
@@ -124,7 +124,7 @@ impl Session {
     async fn ask_lane(&mut self, line: &mut ClientLine, command: &[u8]) -> Result<Option<Vec<u8>>, Close> {
         line.answered(self).await?;
         let (told, reply) = oneshot::channel();
-        self.caller.ask(&self.worker, command, Work::Capture(Vec::new(), told), Time::now());
+        self.caller.ask(&self.worker, command, ReplyAction::Capture(Vec::new(), told), Time::now());
         Ok(line.while_writing(self, reply).await.ok())
     }
 }

@@ -17,7 +17,7 @@ use crate::command::{Effect, Route, Spec};
 use crate::error::{Error, Sent};
 use crate::invalidation::Change;
 use crate::metrics::Outcome;
-use crate::proxy::{self, End, Lent, OwnLane, Role, Setting, Taken, Work};
+use crate::proxy::{self, Lent, OwnLane, ReplyAction, Role, SessionEnd, Setting, Taken};
 use crate::resp::Request;
 
 /// A home on which nothing was sent for so long takes the next command, whatever it is: Redis is to know that its client lives
@@ -273,14 +273,14 @@ impl Session {
     fn told_of_loss(&self, error: &Error) -> Result<Vec<u8>, Close> {
         let replies = &self.caller.replies;
         error.reply(error.sent(), self.worker.shared.config.upstream_down).ok_or_else(|| {
-            replies.cut(replies.next(), End::Away);
+            replies.cut(replies.next(), SessionEnd::Away);
             Close::Gently
         })
     }
 
     async fn try_capture(&self, private: &OwnLane, command: &[u8]) -> Result<Vec<u8>, Error> {
         let (told, reply) = oneshot::channel();
-        private.ask(command, Work::Capture(Vec::new(), told), Time::now());
+        private.ask(command, ReplyAction::Capture(Vec::new(), told), Time::now());
         reply.await.map_err(|_| private.lost_error())
     }
 }

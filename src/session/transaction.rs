@@ -11,7 +11,7 @@ use super::{Close, Session};
 use crate::clock::Time;
 use crate::command::{Spec, Verb};
 use crate::metrics::Outcome;
-use crate::proxy::{OwnLane, ReplyPlace, Role, Work};
+use crate::proxy::{OwnLane, ReplyAction, ReplyPlace, Role};
 use crate::resp::Request;
 use crate::upstream::Mode;
 
@@ -63,7 +63,7 @@ impl Session {
         if let Some(ended) = ended {
             // That it fails tells that a watched key has changed.
             let watched = ended.watched.then_some(None);
-            self.caller.note_reads(place, ended.queue.reads().iter().copied().chain(watched));
+            self.caller.note_reads(private.node(), place, ended.queue.reads().iter().copied().chain(watched));
         }
         // Who bears another name from here on is not told the former; unless nothing came of that.
         let keeps_name = !renamed || self.link.awaits_introduction() && !self.is_done(line, place).await;
@@ -124,14 +124,14 @@ impl Session {
                 return Ok(());
             }
         }
-        let (mode, work) = match verb {
+        let (mode, action) = match verb {
             // In a transaction it is queued, unless MULTI was refused: then it is confirmed all the same.
-            Verb::Subscribe => (Mode::Subscribed, Work::Confirm(request.argc().saturating_sub(1).max(1))),
-            Verb::Monitor => (Mode::Monitor, Work::Pass),
-            _ => (Mode::Opening, Work::Pass),
+            Verb::Subscribe => (Mode::Subscribed, ReplyAction::Confirm(request.argc().saturating_sub(1).max(1))),
+            Verb::Monitor => (Mode::Monitor, ReplyAction::Pass),
+            _ => (Mode::Opening, ReplyAction::Pass),
         };
         private.set_mode(mode);
-        self.caller.send_work_on(&private, (spec, request), work, Time::now());
+        self.caller.send_with(&private, (spec, request), action, Time::now());
         if mode == Mode::Opening {
             line.answered(self).await?; // with an error, or by the first byte of a stream
             if private.mode() == Mode::Raw {

@@ -13,7 +13,7 @@ use tracing::{debug, info, warn};
 
 use super::input::Input;
 use super::wait::Wait;
-use super::{Close, End, Session};
+use super::{Close, Session, SessionEnd};
 use crate::clock::Time;
 use crate::net::Socket;
 use crate::net::buffer;
@@ -116,7 +116,7 @@ impl Wire {
         }
         if let Some(end) = replies.ended() {
             farewell(session, end);
-            return Poll::Ready(if end == End::Slow { Event::Gone } else { Event::Ended });
+            return Poll::Ready(if end == SessionEnd::Slow { Event::Gone } else { Event::Ended });
         }
         if replies.has_cut() {
             return Poll::Pending; // until what came before that is answered
@@ -326,19 +326,21 @@ impl ClientLine {
     }
 }
 
-fn farewell(session: &Session, end: End) {
+fn farewell(session: &Session, end: SessionEnd) {
     let client = session.caller.replies.member().peer();
     match end {
-        End::Slow => {
+        SessionEnd::Slow => {
             session.worker.stats.slow_clients.add(1);
             let limit = session.worker.shared.config.output_limit;
             warn!(%client, limit, "client closed: it did not read its replies and more than output_limit bytes waited for it");
         }
-        End::LoggedOut => {
+        SessionEnd::LoggedOut => {
             warn!(%client, "client closed: the upstream accepts its login no more, and no connection of its user is left");
         }
-        End::Killed => info!(%client, "client closed: CLIENT KILL"),
-        End::Away => debug!(%client, "client closed: a command of it could not be served, or the upstream is away"),
-        End::Upstream => warn!(%client, "client closed: the upstream connection that was its own has ended"),
+        SessionEnd::Killed => info!(%client, "client closed: CLIENT KILL"),
+        SessionEnd::Away => {
+            debug!(%client, "client closed: a command of it could not be served, or the upstream is away")
+        }
+        SessionEnd::Upstream => warn!(%client, "client closed: the upstream connection that was its own has ended"),
     }
 }

@@ -6,7 +6,7 @@
 //! block, or keep a connection for life, cannot take all there is.
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 use tokio::sync::{Notify, mpsc, oneshot};
@@ -58,7 +58,8 @@ pub struct Budget {
     limit: usize,
     state: Mutex<BudgetState>,
     freed: Notify,
-    tenants: Mutex<Vec<Arc<Tenant>>>,
+    /// The workers that are there.
+    tenants: Mutex<Vec<Weak<Tenant>>>,
 }
 
 #[derive(Debug, Default)]
@@ -116,11 +117,14 @@ impl Budget {
         self.state().open
     }
 
-    /// Another worker, which is asked for room through what is returned.
+    /// Another worker, which is asked for room through what is returned, for as long as it keeps that.
     pub fn join(&self) -> (Arc<Tenant>, mpsc::Receiver<Ask>) {
         let (asks, asked) = mpsc::channel(ASKED);
         let tenant = Arc::new(Tenant { asks, idle_since: AtomicU64::new(Time::NEVER.as_nanos()) });
-        self.tenants.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::clone(&tenant));
+        let mut tenants = self.tenants.lock().unwrap_or_else(PoisonError::into_inner);
+        tenants.retain(|tenant| tenant.strong_count() > 0);
+        tenants.push(Arc::downgrade(&tenant));
+        drop(tenants);
         (tenant, asked)
     }
 
@@ -196,7 +200,8 @@ impl Budget {
     }
 
     fn tenants_by_idleness(&self) -> Vec<Arc<Tenant>> {
-        let mut tenants = self.tenants.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let tenants = self.tenants.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut tenants: Vec<_> = tenants.iter().filter_map(Weak::upgrade).collect();
         tenants.sort_by_cached_key(|tenant| tenant.idle_since.load(Ordering::Relaxed));
         tenants
     }
@@ -262,6 +267,11 @@ mod tests {
         };
         let (permit, ()) = tokio::join!(budget.permit(Purpose::Private), closes);
         held.push(permit.expect("room was made"));
+        // Who has left is not asked, nor remembered.
+        drop((older, younger));
+        assert!(budget.tenants_by_idleness().is_empty());
+        let (_last, _) = budget.join();
+        assert_eq!(budget.tenants.lock().expect("no panic").len(), 1);
         // Where nobody has one to close, there is none.
         drop((of_older, of_younger));
         let permit = budget.permit(Purpose::Private).await;

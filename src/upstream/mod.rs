@@ -31,7 +31,7 @@ pub use lane::Lane;
 pub use pipeline::{ANOTHER, Loss, Mode, Pipeline, STALL, Unasked};
 pub use presence::{Presence, Returns, State, keep_watch};
 pub use signs::{Service, Signs};
-pub use topology::Topology;
+pub use topology::{NodeIndex, Topology};
 pub use waiter::{OutOfBand, Waiter};
 
 use crate::clock::Time;

@@ -10,6 +10,25 @@ use super::Node;
 use crate::command::Spec;
 use crate::resp::Request;
 
+/// The place of a node among [all of a version](Topology::nodes).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct NodeIndex(u16);
+
+impl NodeIndex {
+    /// The front's.
+    pub const FRONT: Self = Self(0);
+
+    /// The `n`th.
+    pub fn nth(n: usize) -> Self {
+        Self(u16::try_from(n).expect("a cluster has 1,000 nodes at most"))
+    }
+
+    /// How many are before it.
+    pub fn number(self) -> usize {
+        usize::from(self.0)
+    }
+}
+
 /// One version of the map.
 #[derive(Debug)]
 pub struct Topology {
@@ -48,10 +67,17 @@ impl Topology {
         }
     }
 
-    /// The node that serves this request.
-    pub fn serving(&self, _: &Spec, _: Request<'_>) -> &Arc<Node> {
+    /// Which node serves this request.
+    pub fn serving(&self, _: &Spec, _: Request<'_>) -> NodeIndex {
         match &self.shape {
-            Shape::Single(node) => node,
+            Shape::Single(_) => NodeIndex::FRONT,
+        }
+    }
+
+    /// Which node serves this key.
+    pub fn serving_key(&self, _: &[u8]) -> NodeIndex {
+        match &self.shape {
+            Shape::Single(_) => NodeIndex::FRONT,
         }
     }
 
@@ -89,7 +115,9 @@ mod tests {
         let spec = lookup(request).expect("a row");
         for (topology, node) in [(&first, &one), (&second, &other)] {
             assert!(Arc::ptr_eq(topology.front(), node));
-            assert!(Arc::ptr_eq(topology.serving(spec, request), node));
+            let all: Vec<_> = topology.nodes().collect();
+            assert!(Arc::ptr_eq(all[topology.serving(spec, request).number()], node));
+            assert!(Arc::ptr_eq(all[topology.serving_key(b"k").number()], node));
             assert!(topology.nodes().all(|known| Arc::ptr_eq(known, node)));
         }
     }

@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 
 use smallvec::SmallVec;
 
-use crema::cache::{Lookup, Query};
+use crema::cache::Lookup;
 use crema::clock::Time;
-use crema::proxy::Standing;
+use crema::proxy::KeyStatus;
 use crema::resp::Resp;
 
 use super::faults::WorkerFault;
@@ -87,10 +87,12 @@ impl World<'_> {
         let due = self.memory.opaque_writes.due(time(self.now));
         let mut unheard = (due > heard).then_some(due);
         for &key in &keys {
-            match self.sessions[at].1.reads.standing(self.memory.slot(key), heard) {
-                Standing::Unanswered if !self.plan.worker(WorkerFault::HitUnheard) => return self.send_read(at, false),
-                Standing::Unheard(answered) => unheard = unheard.max(Some(answered)),
-                Standing::Unanswered | Standing::Heard => {}
+            match self.sessions[at].1.reads.key_status(self.memory.slot(key), heard) {
+                KeyStatus::Unanswered if !self.plan.worker(WorkerFault::HitUnheard) => {
+                    return self.send_read(at, false);
+                }
+                KeyStatus::Unheard(answered) => unheard = unheard.max(Some(answered)),
+                KeyStatus::Unanswered | KeyStatus::Heard => {}
             }
         }
         let now = time(self.now);
@@ -124,7 +126,7 @@ impl World<'_> {
             }
             [one, other] => {
                 let both = [memory.query((db, one)), memory.query((db, other))];
-                let fresh = |_: &Query<'_>| &memory.freshness;
+                let fresh = |_: usize| &memory.freshness;
                 memory.store.lookup_all(&both, 1000, Resp::V3, &memory.stamps, fresh, now, sampler, out)
             }
             _ => Lookup::Miss,
@@ -189,7 +191,7 @@ impl World<'_> {
         let (life, session) = &mut self.sessions[at];
         let slot = memory.slot(key);
         let heard = memory.heard_up_to();
-        if session.reads.standing(slot, heard) == Standing::Unanswered {
+        if session.reads.key_status(slot, heard) == KeyStatus::Unanswered {
             return false;
         }
         let lane = self.workers[session.worker].lanes[session.db].as_mut().expect("it was just made");

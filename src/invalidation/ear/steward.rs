@@ -40,7 +40,7 @@ async fn ask_on(l1: Arc<L1>, group: Arc<EarGroup>) {
             warn!(%error, "cannot ask after the rights of users who may not ask themselves");
         }
         if matches!(error, Error::Refused { .. } | Error::LoginRefused { .. }) && !error.is_passing() {
-            for (_, ear) in l1.ears_at(&group.node) {
+            for (_, ear) in l1.ears.all_at(&group.node) {
                 act(&l1, &ear, ear.rights.lose_steward());
             }
         }
@@ -56,7 +56,7 @@ async fn ask(l1: &L1, group: &EarGroup, backoff: &mut Backoff) -> Result<Infalli
     let lost = |why: &str| Error::Lost { node: Arc::clone(&node.address), why: why.into() };
     let mut buffer = Vec::new();
     loop {
-        for (user, ear) in l1.ears_at(node) {
+        for (user, ear) in l1.ears.all_at(node) {
             let asked = Time::now();
             if !ear.rights.wants_steward(asked, l1.terms.acl_recheck / 2) {
                 continue;

@@ -133,9 +133,9 @@ fn note_outage(outage: Outage, (ear, l1): (&Ear, &L1), target: &Target, backoff:
 fn surroundings<'a>(ear: &'a Ear, l1: &'a L1) -> Surroundings<'a> {
     Surroundings {
         terms: &l1.terms,
-        stamps: &l1.stamps,
-        store: &l1.store,
-        arrivals: &l1.arrivals,
+        stamps: &l1.memory.stamps,
+        store: &l1.memory.store,
+        arrivals: &l1.memory.arrivals,
         opaque_writes: &l1.opaque_writes,
         silence: &l1.silence,
         generation: &ear.node().generation,
@@ -250,7 +250,7 @@ fn act(effect: EarEffect<oneshot::Sender<()>>, (ear, l1): (&Ear, &Arc<L1>), coll
 fn collect(keys: HitKeys, l1: &Arc<L1>) -> oneshot::Receiver<Vec<TouchBatch>> {
     let (told, collected) = oneshot::channel();
     let of = Arc::clone(l1);
-    l1.control.spawn_blocking(move || drop(told.send(keys.collect(&of.store))));
+    l1.control.spawn_blocking(move || drop(told.send(keys.collect(&of.memory.store))));
     collected
 }
 

@@ -1,0 +1,112 @@
+//! What a session has at one node: who it is there, its lane, and what of that is unanswered.
+//!
+//! A session's commands reach a node in order because they go on one connection until all of them are answered; only then does it
+//! look for another lane there. Belongs to a [`Caller`](super::Caller), which has one for each node that it has spoken to.
+//!
+//! Holds contract point 2 (order).
+
+use std::rc::Rc;
+use std::sync::Arc;
+
+use super::replies::Replies;
+use super::reply_queue::ReplyPlace;
+use super::track::Track;
+use super::who::Who;
+use super::worker::Worker;
+use crate::clock::Time;
+use crate::error::Error;
+use crate::resp::Resp;
+use crate::upstream::NodeIndex;
+
+/// See the module's head.
+pub(super) struct NodeSide {
+    /// Who the session is, with its ear at this node.
+    pub(super) who: Rc<Who>,
+    track: Option<Rc<Track>>,
+    /// Whether `track` is, or is to be, a lane for scripts.
+    pub(super) scripts: bool,
+    /// The last script that went on it.
+    script: Option<ReplyPlace>,
+    /// The last command that went on the lane.
+    sent: Option<ReplyPlace>,
+    /// The last answer that the session had before it came to its lane. What left on it earlier may be older than that.
+    pub(super) came: Time,
+}
+
+impl NodeSide {
+    /// Of a session that has sent nothing there.
+    pub(super) fn new(who: Rc<Who>) -> Self {
+        Self { who, track: None, scripts: false, script: None, sent: None, came: Time::ZERO }
+    }
+
+    /// The session is someone else, or speaks another version.
+    pub(super) fn become_(&mut self, who: Rc<Who>) {
+        self.who = who;
+        self.leave();
+    }
+
+    /// Its next command goes on another lane. All its commands must have been answered.
+    pub(super) fn leave(&mut self) {
+        self.track = None;
+    }
+
+    /// The next command goes on a lane for scripts, or on another. False where the session must wait for its own answers first.
+    /// What comes behind an unanswered script of its own waits for that wherever it goes: so it follows it on the same lane.
+    pub(super) fn turn(&mut self, scripts: bool, replies: &Replies) -> bool {
+        // Reads of a lane that was lost are sent again on another: what is sent now may not overtake them.
+        let lost = self.track.as_ref().is_some_and(|track| !track.lane.is_open());
+        if self.scripts != scripts || lost {
+            let head = replies.head();
+            let unanswered = |place: Option<ReplyPlace>| place.is_some_and(|place| place >= head);
+            if !unanswered(self.sent) {
+                self.scripts = scripts;
+                self.track = None;
+            } else if lost || scripts || !unanswered(self.script) {
+                return false;
+            }
+        }
+        if scripts {
+            self.script = Some(replies.next());
+        }
+        true
+    }
+
+    /// The command at `place` has gone on the lane, or joined one that did.
+    pub(super) fn sent(&mut self, place: ReplyPlace) {
+        self.sent = Some(place);
+    }
+
+    /// Whether what it sent last went on the lane and is not answered.
+    pub(super) fn is_on_lane(&self, replies: &Replies) -> bool {
+        self.sent.is_some_and(|place| place >= replies.head())
+    }
+
+    /// The lane that the next command goes on: the same one as the last while that is unanswered.
+    pub(super) fn track(
+        &mut self,
+        (worker, at): (&Worker, NodeIndex),
+        (replies, resp): (&Replies, Resp),
+        now: Time,
+    ) -> Result<Rc<Track>, Error> {
+        if let Some(track) = &self.track
+            && track.lane.is_open()
+            && (self.is_on_lane(replies) || track.takes_more(now))
+        {
+            return Ok(Rc::clone(track));
+        }
+        let station = worker.station(at);
+        if !Arc::ptr_eq(self.who.ear.node(), station.node()) {
+            // Another node serves by now: nothing that was filled from the last counts.
+            self.who = self.who.moved(&worker.shared, station.node());
+        }
+        let track = station.track(&self.who, resp, self.scripts, now)?;
+        self.came = replies.last_answer();
+        self.track = Some(Rc::clone(&track));
+        Ok(track)
+    }
+
+    /// Whether the lane has so much in flight that nothing more should be sent there.
+    pub(super) fn is_crowded(&self, now: Time) -> bool {
+        self.track.as_ref().is_some_and(|track| track.lane.is_open() && !track.takes_more(now))
+    }
+}
