@@ -131,7 +131,7 @@ impl Running {
         let app = App::new(config, dialer, acceptor, &control);
         let workers = Workers::start(&app.shared, &app.metrics.workers, &stop_sessions)
             .map_err(|source| failed("threads", "worker threads", source))?;
-        let entrance = Arc::new(Entrance::new(&app.shared.config));
+        let entrance = Arc::new(Entrance::new(&app.shared.config, control.clone()));
         for listener in listeners {
             info!("listening on {}{}", listener.address(), listener.note());
             acceptors.spawn(accept(listener, workers.doors(), Arc::clone(&entrance), stop_sessions.clone()));

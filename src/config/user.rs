@@ -69,13 +69,13 @@ pub(super) fn read_users(layers: &Layers, certificates: CertificateUser) -> Resu
 
 fn read_user(settings: &Spanned<UserSettings>, certificates: CertificateUser) -> Result<User, Problem> {
     let UserSettings { name, upstream_user, upstream_password, .. } = settings.get_ref();
-    let Some(name) = text(name) else {
+    let Some(name) = text(name.as_ref()) else {
         return Err(Problem::new("a user lacks its name", "write name"));
     };
     if name.is_empty() {
         return Err(Problem::new("a user's name is empty", "write a name; `default` is who gives a password alone"));
     }
-    let upstream = match (text(upstream_user), text(upstream_password)) {
+    let upstream = match (text(upstream_user.as_ref()), text(upstream_password.as_ref())) {
         (None, None) => None,
         (user, Some(password)) => Some((user.unwrap_or_else(|| "default".to_owned()), Secret::new(password))),
         (Some(_), None) => {
@@ -91,14 +91,14 @@ fn read_user(settings: &Spanned<UserSettings>, certificates: CertificateUser) ->
     Ok(User { name, password, upstream })
 }
 
-fn text(given: &Option<Given>) -> Option<String> {
-    given.as_ref().map(|given| given.raw().to_owned())
+fn text(given: Option<&Given>) -> Option<String> {
+    given.map(|given| given.raw().to_owned())
 }
 
 /// What clients must give, which is said in one way, if at all.
 fn read_password(settings: &UserSettings) -> Result<Option<Password>, Problem> {
     let UserSettings { password, password_hash, password_file, .. } = settings;
-    match (text(password), text(password_hash), text(password_file)) {
+    match (text(password.as_ref()), text(password_hash.as_ref()), text(password_file.as_ref())) {
         (Some(password), None, None) if password.is_empty() => {
             Err(Problem::new("an empty password lets anybody in", "write a password"))
         }

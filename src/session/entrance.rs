@@ -7,6 +7,7 @@ use std::sync::Arc;
 use super::passwords::Passwords;
 use crate::command::Denied;
 use crate::config::Config;
+use crate::control::Control;
 
 /// What is asked of clients.
 pub struct Entrance {
@@ -17,8 +18,8 @@ pub struct Entrance {
 }
 
 impl Entrance {
-    /// As the settings say.
-    pub fn new(config: &Config) -> Self {
-        Self { passwords: Arc::new(Passwords::new(&config.auth)), denied: config.deny.clone() }
+    /// As the settings say. What takes long is done by `control`.
+    pub fn new(config: &Config, control: Control) -> Self {
+        Self { passwords: Arc::new(Passwords::new(&config.auth, control)), denied: config.deny.clone() }
     }
 }

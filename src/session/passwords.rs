@@ -15,13 +15,13 @@ use std::time::Duration;
 use ring::hmac;
 use ring::rand::SystemRandom;
 use tokio::sync::Semaphore;
-use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 use tracing::warn;
 
 use super::wire::ClientLine;
 use super::{Admission, Close, Session};
 use crate::config::{Auth, CertificateUser, Password, User};
+use crate::control::Control;
 use crate::metrics::Failure;
 use crate::net::Socket;
 use crate::proxy::Who;
@@ -45,6 +45,7 @@ pub(super) struct Passwords {
     key: hmac::Key,
     /// Hashes that may be checked at once.
     turns: Arc<Semaphore>,
+    control: Control,
 }
 
 struct KnownUser {
@@ -63,7 +64,7 @@ enum Denial {
 }
 
 impl Passwords {
-    pub(super) fn new(auth: &Auth) -> Self {
+    pub(super) fn new(auth: &Auth, control: Control) -> Self {
         let users = match auth {
             Auth::Own(users) => users.clone(),
             Auth::Upstream | Auth::Open => Vec::new(),
@@ -74,7 +75,7 @@ impl Passwords {
         let key = key.expect("the system gives random bytes, without which nothing here would have started");
         // Half of the processors at most, for those who are logged in have a right to the rest.
         let turns = available_parallelism().map_or(1, |cores| (cores.get() / 2).max(1));
-        Self { users, hashed, key, turns: Arc::new(Semaphore::new(turns)) }
+        Self { users, hashed, key, turns: Arc::new(Semaphore::new(turns)), control }
     }
 
     /// The user who has this name and this password. Cancel safe: a check that is under way ends by itself, and is remembered.
@@ -89,7 +90,7 @@ impl Passwords {
         let turn = timeout(PATIENCE, Arc::clone(&self.turns).acquire_owned()).await;
         let Ok(Ok(turn)) = turn else { return Err(Denial::Busy) };
         let (passwords, password) = (Arc::clone(self), given.password.clone());
-        let check = spawn_blocking(move || {
+        let check = self.control.spawn_blocking(move || {
             let _turn = turn;
             let right = passwords.users[checked].has_hash_of(&password);
             if right && user == Some(checked) {
@@ -260,7 +261,7 @@ mod tests {
     }
 
     fn passwords(users: Vec<User>) -> Arc<Passwords> {
-        Arc::new(Passwords::new(&Auth::Own(users)))
+        Arc::new(Passwords::new(&Auth::Own(users), Control::here()))
     }
 
     fn hashed() -> Password {
