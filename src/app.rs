@@ -25,19 +25,19 @@ use tracing::{error, info, warn};
 
 use crate::admin::{self, Source};
 use crate::clock::Time;
-use crate::config::{Auth, Coherence, Config, UpstreamDown};
+use crate::config::{Auth, Coherence, Config, SHORT_TERM, UpstreamDown};
 use crate::control::Control;
 use crate::error::Error;
 use crate::invalidation::channel::{self, ChannelConfig};
 use crate::invalidation::{CoherenceMode, Fleet, Heard, L1, L1Terms, Notices, Publisher};
 use crate::log;
-use crate::metrics::Metrics;
+use crate::metrics::{CoherenceMeans, Metrics};
 use crate::net::tls::{Acceptor, Dialer, FileError, Verify};
 use crate::proxy::{Clients, Gate, OpenListeners, Shared};
 use crate::resp::Limits;
 use crate::server::{Listener, Workers, accept};
 use crate::session::Entrance;
-use crate::upstream::{Login, Node, Topology, keep_watch};
+use crate::upstream::{Login, Node, SurveyFinding, Topology, keep_watch};
 
 use lookout::Lookout;
 use signals::Signals;
@@ -205,7 +205,14 @@ impl App {
         let (terms, stats) = (terms(&config, &origin_id), Arc::clone(&metrics.stats));
         let l1 = L1::new(terms, fleet, stats, control.clone());
         tell_turns(&node, &l1);
-        let lookout = Lookout::new(node, l1.mode().writes_tell());
+        let weak = Arc::downgrade(&l1);
+        node.survey.plan(l1.mode().trials(), move |finding| {
+            if let Some(l1) = weak.upgrade() {
+                tell_choice(&finding);
+                l1.choose(finding.means);
+            }
+        });
+        let lookout = Lookout::new(node, Arc::clone(&l1));
         let open_listeners = OpenListeners::new(config.upstream_down == UpstreamDown::Close);
         let shared = Arc::new(Shared {
             config,
@@ -249,8 +256,10 @@ impl App {
                  authority instead: ?ca=FILE"
             );
         }
-        let coherence = &self.shared.config.coherence;
-        info!("coherence by {}: {}", coherence.as_str(), coherence.promise());
+        let means = self.shared.l1.mode().means();
+        if means != CoherenceMeans::Undecided {
+            info!("coherence by {}: {}", means.as_str(), means.about());
+        }
     }
 
     /// Starts what looks after the upstream, L1 and the fleet's channel.
@@ -261,7 +270,7 @@ impl App {
             app.lookout.watch(|limit| app.shared.longest_argument.store(limit, Ordering::Relaxed)).await;
         });
         control.spawn(Arc::clone(self).keep_house());
-        if self.shared.config.channel.enabled && !self.shared.l1.mode().writes_tell() {
+        if self.shared.config.channel.enabled && self.shared.config.coherence != Coherence::Channel {
             let app = Arc::clone(self);
             control.spawn_ending(|stop| async move { app.listen(stop).await });
         }
@@ -279,6 +288,7 @@ impl App {
         }
     }
 
+    /// Listens to the fleet's channel while the ears do not.
     async fn listen(&self, stop: CancellationToken) {
         let config = ChannelConfig {
             node: self.front(),
@@ -288,7 +298,18 @@ impl App {
         };
         let stats = Arc::clone(&self.shared.stats);
         let on = move |heard: Heard| stats.heard(heard.into());
-        channel::listen(&config, Arc::clone(&self.shared.l1) as Arc<_>, stop, on).await;
+        let mut means = self.shared.l1.mode().follow();
+        while !stop.is_cancelled() {
+            let listening = stop.child_token();
+            let listen = channel::listen(&config, Arc::clone(&self.shared.l1) as Arc<_>, listening.clone(), &on);
+            let ears_do = means.wait_for(|means| *means == CoherenceMeans::Channel);
+            tokio::select! {
+                () = listen => return,
+                _ = ears_do => {}
+            }
+            let ears_do_not = means.wait_for(|means| *means != CoherenceMeans::Channel);
+            let _ = stop.run_until_cancelled(ears_do_not).await; // an error: the process ends
+        }
     }
 }
 
@@ -301,19 +322,19 @@ fn own_login(config: &Config) -> Option<Arc<Login>> {
 
 /// What L1 must know of the settings.
 fn terms(config: &Config, origin_id: &str) -> L1Terms {
+    let notices = || Notices::new(config.channel.name.clone(), origin_id.to_owned());
     L1Terms {
         max_staleness: config.max_staleness,
         acl_recheck: config.acl_recheck,
         max_value: config.largest_value(),
         l1_size: config.l1_size,
         mode: match &config.coherence {
-            Coherence::Tracking => CoherenceMode::Tracking,
+            Coherence::Auto => CoherenceMode::auto(config.channel.enabled.then(notices), SHORT_TERM),
+            Coherence::Tracking => CoherenceMode::tracking(),
             Coherence::Broadcast(prefixes) => {
-                CoherenceMode::Broadcast(prefixes.iter().map(|prefix| prefix.as_bytes().into()).collect())
+                CoherenceMode::broadcast(prefixes.iter().map(|prefix| prefix.as_bytes().into()).collect())
             }
-            Coherence::Channel => {
-                CoherenceMode::Channel(Notices::new(config.channel.name.clone(), origin_id.to_owned()))
-            }
+            Coherence::Channel => CoherenceMode::channel(notices(), SHORT_TERM),
         },
         max_ears: (config.max_upstream / 4).max(1),
     }
@@ -332,10 +353,31 @@ fn fleet(config: &Config, node: &Arc<Node>, origin_id: &str) -> Option<Fleet> {
     })
 }
 
+/// Tells the operator by what means changes are heard of, why by these, and what that costs.
+fn tell_choice(finding: &SurveyFinding) {
+    let (means, promise) = (finding.means.as_str(), finding.means.about());
+    let refusals = finding.refusals.iter().map(|(means, said)| format!("{} ({said})", means.as_str()));
+    let refusals = refusals.collect::<Vec<_>>().join(", ");
+    match finding.means {
+        CoherenceMeans::Tracking | CoherenceMeans::Undecided => {
+            info!("coherence by {means}, which the upstream allows: {promise}");
+        }
+        CoherenceMeans::Broadcast => warn!("coherence by {means}, for the upstream refuses {refusals}: {promise}"),
+        CoherenceMeans::Channel => warn!(
+            "coherence by {means}, for the upstream refuses {refusals}: {promise}; each write costs the upstream more. If \
+             only the user in `upstream` lacks the right, give it +client|tracking"
+        ),
+        CoherenceMeans::Nothing => warn!("no coherence, for the upstream refuses {refusals}: {promise}"),
+    }
+}
+
 /// Has L1 and the operator told when another server answers at the node's address.
-fn tell_turns(node: &Node, l1: &Arc<L1>) {
-    let l1 = Arc::downgrade(l1);
+fn tell_turns(node: &Arc<Node>, l1: &Arc<L1>) {
+    let (l1, of) = (Arc::downgrade(l1), Arc::downgrade(node));
     node.generation.on_turn(move |several| {
+        if let Some(node) = of.upgrade() {
+            node.needs.forget();
+        }
         if let Some(l1) = l1.upgrade() {
             l1.turn();
         }

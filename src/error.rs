@@ -190,6 +190,12 @@ pub fn is_passing(reply: &[u8]) -> bool {
     is_full(reply) || [&b"-BUSY "[..], b"-LOADING ", b"-MASTERDOWN "].iter().any(begins)
 }
 
+/// Whether a command itself was refused, not one of its keys or arguments: the user may not run it, or the server has it no more.
+pub fn is_forbidden(reply: &[u8]) -> bool {
+    let says = |words: &[u8]| reply.windows(words.len()).any(|at| at == words);
+    reply.starts_with(b"-NOPERM") && says(b" run the ") || reply.starts_with(b"-ERR unknown command")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -30,12 +30,13 @@ fn fleet(redis: &Redis) -> [Crema; 2] {
 }
 
 #[test]
-fn where_tracking_is_refused_the_channel_caches_and_the_default_says_that_it_does_not() {
+fn where_tracking_is_refused_the_channel_caches_and_tracking_says_that_it_does_not() {
     let redis = without_tracking(&[]);
-    let (tracking, channel) = (Crema::start(&redis), over(redis.addr()).start());
+    let tracking = Crema::over(redis.addr()).flag("--coherence", "tracking").start();
+    let channel = over(redis.addr()).start();
     redis.client().cmd(&["SET", "k", "v"]);
     let mut client = tracking.client();
-    eventually("the default says what it may not do", || {
+    eventually("it says what it may not do", || {
         assert_eq!(client.cmd(&["GET", "k"]), bulk("v"));
         tracking
             .has_logged("cache off for this user, reads go to Redis: it may not use CLIENT TRACKING (coherence = \"channel\" does without)")

@@ -75,7 +75,7 @@ fn nothing_set_gives_the_documented_defaults() {
     assert_eq!((config.client_names, config.log_format), (ClientNames::Virtual, LogFormat::Text));
     assert_eq!(config.upstream_down, UpstreamDown::Close);
     assert!(config.rules.is_empty());
-    assert_eq!((config.auth.clone(), config.coherence.clone()), (Auth::Upstream, Coherence::Tracking));
+    assert_eq!((config.auth.clone(), config.coherence.clone()), (Auth::Upstream, Coherence::Auto));
     assert_eq!(config.channel.name, "cache:invalidate");
     assert_eq!(
         (config.channel.enabled, config.channel.publish, config.channel.audit_stream.as_deref()),
@@ -288,7 +288,7 @@ fn contradictions_are_refused_where_they_were_made() {
             "crema.toml:2:16: max_upstream: 9 upstream connections are too few for 8 threads",
         ),
         ("threads = 1000", "crema.toml:1:11: threads: 1000 upstream connections are too few"),
-        ("broadcast_prefixes = [\"a:\"]", "crema.toml:1:22: broadcast_prefixes: prefixes mean nothing to tracking"),
+        ("broadcast_prefixes = [\"a:\"]", "crema.toml:1:22: broadcast_prefixes: prefixes mean nothing to auto"),
         (
             "broadcast_prefixes = [\"a:b\", \"a:\"]",
             "crema.toml:1:22: broadcast_prefixes: the prefix `a:b` begins with `a:`",

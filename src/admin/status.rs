@@ -10,7 +10,7 @@ use std::time::Duration;
 use serde::Serialize;
 
 use crate::command::Class;
-use crate::metrics::{Latency, Levels, Metrics, Outcome, Path, Value, WorkerStats};
+use crate::metrics::{CoherenceMeans, Latency, Levels, Metrics, Need, Outcome, Path, Value, WorkerStats};
 
 /// How things stand, as the parts of crema know it.
 #[derive(Clone, Debug)]
@@ -21,6 +21,10 @@ pub struct Snapshot {
     pub uptime: Duration,
     /// When the first of crema's own certificates ends, in seconds since 1970.
     pub certificate_expires: Option<i64>,
+    /// By what means changes are heard of.
+    pub means: CoherenceMeans,
+    /// What the upstream refuses, by [`Need`].
+    pub refusals: [bool; Need::COUNT],
     /// The Redis side.
     pub upstream: UpstreamStatus,
     /// One for each ear there is.
@@ -84,7 +88,7 @@ pub struct SettingsShown {
     pub promote: u32,
     /// The longest that a change may go unseen.
     pub max_staleness_ms: u64,
-    /// By what means L1 is kept coherent: `tracking`, `broadcast` or `channel`.
+    /// By what means L1 is kept coherent: the name of one of [`CoherenceMeans`].
     pub coherence: &'static str,
     /// What that promises of changes.
     pub promise: &'static str,
@@ -99,6 +103,8 @@ impl Snapshot {
         Levels {
             ready: self.ready.is_ok(),
             upstream_up: self.upstream.up,
+            means: Some(self.means),
+            refusals: self.refusals,
             uptime: self.uptime,
             certificate_expires: self.certificate_expires,
             l1_entries: self.l1.entries,
@@ -122,6 +128,7 @@ pub(super) fn json(snapshot: &Snapshot, metrics: &Metrics) -> String {
         ears: &snapshot.ears,
         l1: &snapshot.l1,
         settings: &snapshot.settings,
+        refused: refused(&snapshot.refusals),
         requests: RequestCounts::of(metrics),
         latency: Path::ALL.map(|path| (path.as_str(), Times::of(&metrics.latency(path)))).into(),
         workers: metrics.workers.iter().map(|worker| WorkerFigures::of(worker)).collect(),
@@ -140,10 +147,24 @@ struct Status<'a> {
     ears: &'a [EarStatus],
     l1: &'a L1Status,
     settings: &'a SettingsShown,
+    refused: Vec<RefusedNeed>,
     requests: RequestCounts,
     latency: BTreeMap<&'static str, Times>,
     workers: Vec<WorkerFigures>,
     metrics: BTreeMap<&'static str, Value>,
+}
+
+/// Something that the upstream refuses to crema, and what is lost by it.
+#[derive(Serialize)]
+struct RefusedNeed {
+    need: &'static str,
+    command: &'static str,
+    lost: &'static str,
+}
+
+fn refused(refusals: &[bool; Need::COUNT]) -> Vec<RefusedNeed> {
+    let refused = Need::ALL.into_iter().filter(|&need| refusals[need as usize]);
+    refused.map(|need| RefusedNeed { need: need.as_str(), command: need.command(), lost: need.about() }).collect()
 }
 
 /// Requests since the start.
@@ -261,6 +282,8 @@ pub(super) mod tests {
             ready: Ok(()),
             uptime: Duration::from_secs(61),
             certificate_expires: None,
+            means: CoherenceMeans::Tracking,
+            refusals: [false; Need::COUNT],
             upstream: UpstreamStatus {
                 address: "redis://10.0.0.1:6379".to_owned(),
                 up: true,

@@ -11,6 +11,8 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
 use tracing::{info, warn};
 
 use crate::error::Error;
+use crate::invalidation::L1;
+use crate::metrics::Need;
 use crate::resp::{Resp, encode};
 use crate::upstream::{Connection, Node, Service, Target, connect, read_reply};
 
@@ -24,8 +26,8 @@ const DOUBT: Duration = Duration::from_millis(200);
 /// See the module's head.
 pub(super) struct Lookout {
     node: Arc<Node>,
-    /// Whether it is looked for memory to be full, which takes three more questions.
-    asks_memory: bool,
+    /// Where writes tell of themselves, it is looked for memory to be full, which takes three more questions.
+    l1: Arc<L1>,
     known: Mutex<Result<String, String>>,
 }
 
@@ -36,8 +38,8 @@ struct Looking {
 }
 
 impl Lookout {
-    pub(super) fn new(node: Arc<Node>, asks_memory: bool) -> Self {
-        Self { node, asks_memory, known: Mutex::new(Err("the upstream has not answered yet".to_owned())) }
+    pub(super) fn new(node: Arc<Node>, l1: Arc<L1>) -> Self {
+        Self { node, l1, known: Mutex::new(Err("the upstream has not answered yet".to_owned())) }
     }
 
     /// What the server calls itself, or what is wrong.
@@ -101,9 +103,10 @@ impl Lookout {
             return Err(format!("the upstream answers {}", String::from_utf8_lossy(&reply).trim()));
         }
         if let Ok(reply) = self.ask(&mut looking, &[b"CONFIG", b"GET", b"proto-max-bulk-len"]).await {
+            self.node.needs.hear(Need::Config, None, &reply);
             last_number(&reply).into_iter().for_each(longest_argument);
         }
-        if self.asks_memory
+        if self.l1.mode().writes_tell()
             && let Ok(full) = self.is_full(&mut looking).await
         {
             self.node.signs.set_full(full);

@@ -6,7 +6,7 @@ use super::App;
 use crate::admin::{EarStatus, L1Status, SettingsShown, Snapshot, Source, UpstreamStatus};
 use crate::clock::Time;
 use crate::invalidation::EarState;
-use crate::metrics::Metrics;
+use crate::metrics::{Metrics, Need};
 use crate::net::tls::Dialer;
 use crate::proxy::Shared;
 
@@ -42,6 +42,8 @@ impl Source for App {
             },
             uptime: self.started.elapsed(),
             certificate_expires: self.acceptor.iter().filter_map(|tls| tls.expires()).chain(dialed).min(),
+            means: l1.mode().means(),
+            refusals: Need::ALL.map(|need| self.front().needs.is_refused(need)),
             upstream: UpstreamStatus {
                 address: config.upstream.to_string(),
                 up: upstream.is_ok(),
@@ -57,9 +59,9 @@ impl Source for App {
             settings: SettingsShown {
                 promote: config.promote,
                 max_staleness_ms: u64::try_from(config.max_staleness.as_millis()).unwrap_or(u64::MAX),
-                coherence: config.coherence.as_str(),
-                promise: config.coherence.promise(),
-                class_seconds: config.ceiling.map(|ceiling| ceiling.as_secs()),
+                coherence: l1.mode().means().as_str(),
+                promise: l1.mode().means().about(),
+                class_seconds: config.ceiling.or_else(|| l1.mode().ceiling()).map(|ceiling| ceiling.as_secs()),
             },
         }
     }

@@ -72,7 +72,7 @@ pub struct Settings {
     /// How long a read may miss another's write [default: 500ms]
     #[arg(long, value_name = "TIME", help_heading = "Cache")]
     pub(super) max_staleness: Option<Given>,
-    /// Coherence by tracking, broadcast, channel [default: tracking]
+    /// Coherence by auto, tracking, broadcast, channel [default: auto]
     #[arg(long, value_name = "MODE", help_heading = "Cache")]
     pub(super) coherence: Option<Given>,
     /// The longest stay in memory, a class or a time [default: auto]

@@ -28,7 +28,7 @@ pub use self::error::{ConfigError, Place, Problem};
 pub use self::flags::{Flags, Settings};
 pub use self::glob::Glob;
 pub use self::listen::Listen;
-pub use self::rule::{Promote, Rule};
+pub use self::rule::{Promote, Rule, SHORT_TERM};
 pub use self::summary::Sources;
 pub use self::url::{Endpoint, Secret, Upstream};
 pub use self::user::{Password, User};
@@ -105,6 +105,8 @@ pub struct Config {
 /// How L1 hears of changes that others make.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Coherence {
+    /// By the first of the others that the upstream allows, in the order in which they stand here.
+    Auto,
     /// Redis tells of changes to the keys that were read for L1.
     Tracking,
     /// Redis tells of changes to all keys with these prefixes, none of which begins another; without any, of all changes.
@@ -117,24 +119,10 @@ impl Coherence {
     /// Its name in settings and status.
     pub const fn as_str(&self) -> &'static str {
         match self {
+            Self::Auto => "auto",
             Self::Tracking => "tracking",
             Self::Broadcast(_) => "broadcast",
             Self::Channel => "channel",
-        }
-    }
-
-    /// What it promises of changes, in a sentence.
-    pub const fn promise(&self) -> &'static str {
-        match self {
-            Self::Tracking => "every change is seen within max_staleness, whoever makes it",
-            Self::Broadcast(_) => {
-                "every change is seen within max_staleness, whoever makes it; Redis tells every crema of each to the keys with a \
-                 prefix, or to any without prefixes"
-            }
-            Self::Channel => {
-                "changes made through a crema with coherence = \"channel\" are seen within max_staleness; any others, and \
-                 eviction, only when a key has stayed in memory for as long as its class allows"
-            }
         }
     }
 }
@@ -223,7 +211,7 @@ fn load_from(flags: Flags, variables: BTreeMap<String, String>) -> Result<(Confi
     };
     layers.verdict()?;
     if config.coherence == Coherence::Channel {
-        config.ceiling.get_or_insert(rule::SHORT_TERM); // or what nobody tells of would never be seen
+        config.ceiling.get_or_insert(SHORT_TERM); // or what nobody tells of would never be seen
     }
     compare::note_conflicts(&config, &layers);
     layers.verdict()?;
@@ -277,11 +265,12 @@ fn read(layers: &Layers) -> Result<Config, ConfigError> {
         l1_size,
         max_value: layers.read(key!(max_value), "1MiB", sizes(1..=512 * MIB))?,
         max_staleness: layers.read(key!(max_staleness), "500ms", durations(ms(20)..=s(60)))?,
-        coherence: layers.read(key!(coherence), "tracking", |text| match text {
+        coherence: layers.read(key!(coherence), "auto", |text| match text {
+            "auto" => Ok(Coherence::Auto),
             "tracking" => Ok(Coherence::Tracking),
             "broadcast" => Ok(Coherence::Broadcast(prefixes.clone())),
             "channel" => Ok(Coherence::Channel),
-            _ => Err(Problem::unknown("way to hear of changes", text, &["tracking", "broadcast", "channel"])),
+            _ => Err(Problem::unknown("way to hear of changes", text, &["auto", "tracking", "broadcast", "channel"])),
         })?,
         ceiling: layers.read(key!(class), "auto", |text| match text {
             "auto" => Ok(None),

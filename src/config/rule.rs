@@ -23,7 +23,7 @@ const CLASSES: [(&str, Duration); 4] = [
 ];
 
 /// How long keys stay where nothing else is said and some end there must be.
-pub(super) const SHORT_TERM: Duration = Duration::from_secs(5 * 60);
+pub const SHORT_TERM: Duration = Duration::from_secs(5 * 60);
 
 /// What holds for keys that fit a pattern; `None` leaves the general setting in force.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -24,6 +24,7 @@ use tracing::{debug, info, warn};
 use super::forget::{Forget, Heard, obey};
 use super::message::{Envelope, Message};
 use crate::error::Error;
+use crate::metrics::Need;
 use crate::resp::Resp;
 use crate::upstream::{Backoff, Connection, Login, Node, Target, connect};
 
@@ -138,7 +139,10 @@ async fn hear(
         redis::parse_redis_value_async(&mut decoder, &mut reader).await
     };
     let reply = within(config.node.connect_timeout, "no answer to SUBSCRIBE", subscribe).await?;
-    reply.extract_error().map_err(Lost::Refused)?;
+    reply.extract_error().map_err(|refusal| {
+        config.node.needs.hear(Need::Subscribe, None, format!("-{refusal}").as_bytes());
+        Lost::Refused(refusal)
+    })?;
     subscribed();
 
     loop {

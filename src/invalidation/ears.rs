@@ -39,7 +39,7 @@ impl Ears {
         if let Some(user) = users.get(user) {
             return Seat::take(user);
         }
-        let new = AclUser::new(self.control.child_token());
+        let new = AclUser::new(user, self.control.child_token());
         users.insert(user.into(), Arc::clone(&new));
         Seat::take(&new)
     }

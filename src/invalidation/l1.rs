@@ -26,7 +26,7 @@ use crate::cache::{Identity, Memory, Query};
 use crate::clock::Time;
 use crate::command::{Spec, by_id};
 use crate::control::Control;
-use crate::metrics::{EpochReason, Stats};
+use crate::metrics::{CoherenceMeans, EpochReason, Stats};
 use crate::resp::encode;
 
 /// The process's L1. Shared by all workers and ears.
@@ -80,6 +80,20 @@ impl L1 {
     /// By what means it hears of changes.
     pub fn mode(&self) -> &CoherenceMode {
         &self.terms.mode
+    }
+
+    /// The upstream allows this: by these means changes are heard of from now on, and nothing counts that was kept by others. To be
+    /// called before anything is written to the server that was asked.
+    pub fn choose(&self, means: CoherenceMeans) {
+        if !self.mode().choose(means) {
+            return;
+        }
+        if self.mode().writes_tell() {
+            self.silence.set_deaf(false); // the ears listen to the channel themselves
+        }
+        self.end_leases();
+        self.bump(EpochReason::Coherence);
+        self.ears.each(|ear| ear.try_again());
     }
 
     /// A write may have been done of which nobody tells: the fleet is to forget everything, and here it is forgotten at once.
@@ -276,7 +290,7 @@ mod tests {
     async fn a_swap_of_databases_ends_the_joining_of_flights() {
         let second = Duration::from_secs(1);
         let (max_staleness, acl_recheck) = (second, second);
-        let mode = CoherenceMode::Tracking;
+        let mode = CoherenceMode::tracking();
         let terms = L1Terms { max_staleness, acl_recheck, max_value: 1, l1_size: 0, mode, max_ears: 1 };
         let l1 = L1::new(terms, None, Arc::new(Stats::default()), Control::here());
         let before = l1.opaque();

@@ -19,7 +19,7 @@ use super::message::{Envelope, Message};
 use super::notice::Notice;
 use crate::control::Control;
 use crate::error::Error;
-use crate::metrics::{Publication, Stats};
+use crate::metrics::{Need, Publication, Stats};
 use crate::resp::{Resp, encode};
 use crate::upstream::{Backoff, Connection, Login, Node, Target, connect, read_reply};
 
@@ -291,6 +291,7 @@ async fn publish_on_one(
                     debts.tried(debt, refused.is_none());
                 }
                 if let Some(reply) = refused {
+                    fleet.node.needs.hear(Need::Publish, None, &reply);
                     return Err(Error::Refused { node: Arc::clone(&fleet.node.address), reply: reply.into() });
                 }
                 backoff.reset();

@@ -5,7 +5,7 @@
 //!
 //! Holds contract point 8 (no leaks).
 
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -32,6 +32,9 @@ impl NewestLogin {
 
 /// See the module's head.
 pub struct AclUser {
+    name: Box<[u8]>,
+    /// The last notice of this user's was published.
+    publishes: AtomicBool,
     login: Arc<NewestLogin>,
     ears: Mutex<Vec<Arc<Ear>>>,
     /// Sessions that are this user, and when the last one left, in nanoseconds of [`Time`].
@@ -64,9 +67,32 @@ impl Drop for Seat {
 }
 
 impl AclUser {
-    pub(super) fn new(stop: CancellationToken) -> Arc<Self> {
-        let (login, ears) = (Arc::default(), Mutex::default());
-        Arc::new(Self { login, ears, seats: AtomicUsize::new(0), left: AtomicU64::new(0), stop })
+    pub(super) fn new(name: &[u8], stop: CancellationToken) -> Arc<Self> {
+        let (login, ears, publishes) = (Arc::default(), Mutex::default(), AtomicBool::new(false));
+        Arc::new(Self {
+            name: name.into(),
+            publishes,
+            login,
+            ears,
+            seats: AtomicUsize::new(0),
+            left: AtomicU64::new(0),
+            stop,
+        })
+    }
+
+    /// Its name, for people.
+    pub fn name(&self) -> &[u8] {
+        if self.name.is_empty() { b"default" } else { &self.name }
+    }
+
+    /// Whether it is known that the user may publish what its writes have to tell.
+    pub fn publishes(&self) -> bool {
+        self.publishes.load(Ordering::Relaxed)
+    }
+
+    /// It may, or may not.
+    pub fn set_publishes(&self, may: bool) {
+        self.publishes.store(may, Ordering::Relaxed);
     }
 
     /// A client proved this login, or the configuration gives it: connections of this user are made with it from now on.
@@ -146,7 +172,7 @@ mod tests {
     }
 
     fn user() -> Arc<AclUser> {
-        AclUser::new(CancellationToken::new())
+        AclUser::new(b"u", CancellationToken::new())
     }
 
     #[test]

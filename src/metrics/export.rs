@@ -14,7 +14,8 @@ use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusRecorder};
 use serde::Serialize;
 
 use super::labels::{
-    ChannelMessage, DropReason, EpochReason, Failure, FillOutcome, Outcome, Path, Publication, Refusal,
+    ChannelMessage, CoherenceMeans, DropReason, EpochReason, Failure, FillOutcome, Need, Outcome, Path, Publication,
+    Refusal,
 };
 use super::{Metrics, process};
 use crate::command::Class;
@@ -233,6 +234,24 @@ const GAUGES: &[Row<ReadGauge>] = &[
     },
 ];
 
+/// Numbers that rise and fall, told apart by one label.
+const LABELLED_GAUGES: &[LabelledGauge] = &[
+    LabelledGauge {
+        name: "crema_coherence_mode",
+        about: "1 for the means by which changes are heard of.",
+        key: "mode",
+        labels: &CoherenceMeans::LABELS,
+        read: |l, i| u64::from(l.means == Some(CoherenceMeans::ALL[i])),
+    },
+    LabelledGauge {
+        name: "crema_upstream_refusals",
+        about: "1 for each need of crema's own that the upstream refuses, to one user at least.",
+        key: "need",
+        labels: &Need::LABELS,
+        read: |l, i| l.refusals[i].into(),
+    },
+];
+
 type ReadCounter = fn(&Metrics) -> u64;
 type ReadGauge = fn(&Metrics, &Levels) -> u64;
 
@@ -254,6 +273,16 @@ struct Labelled {
     read: fn(&Metrics, usize) -> u64,
 }
 
+/// The same for what rises and falls.
+#[derive(Debug)]
+struct LabelledGauge {
+    name: &'static str,
+    about: &'static str,
+    key: &'static str,
+    labels: &'static [&'static str],
+    read: fn(&Levels, usize) -> u64,
+}
+
 /// What the counters cannot know: how things stand in other parts at the moment of asking.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Levels {
@@ -261,6 +290,10 @@ pub struct Levels {
     pub ready: bool,
     /// Whether Redis answers.
     pub upstream_up: bool,
+    /// By what means changes are heard of.
+    pub means: Option<CoherenceMeans>,
+    /// What the upstream refuses, by [`Need`].
+    pub refusals: [bool; Need::COUNT],
     /// Since the start of the process.
     pub uptime: Duration,
     /// When the first of crema's own certificates ends, in seconds since 1970.
@@ -297,6 +330,7 @@ pub fn descriptions() -> impl Iterator<Item = (&'static str, &'static str)> {
         .chain(COUNTERS.iter().map(|row| (row.name, row.about)))
         .chain(LABELLED.iter().map(|row| (row.name, row.about)))
         .chain(GAUGES.iter().map(|row| (row.name, row.about)))
+        .chain(LABELLED_GAUGES.iter().map(|row| (row.name, row.about)))
 }
 
 /// Every metric but requests, latencies and build, with its value.
@@ -307,7 +341,11 @@ pub(super) fn values(metrics: &Metrics, levels: &Levels) -> BTreeMap<&'static st
         let values = row.labels.iter().enumerate().map(|(i, &label)| (label, (row.read)(metrics, i)));
         (row.name, Value::ByLabel(values.collect()))
     });
-    counters.chain(gauges).chain(labelled).collect()
+    let labelled_gauges = LABELLED_GAUGES.iter().map(|row| {
+        let values = row.labels.iter().enumerate().map(|(i, &label)| (label, (row.read)(levels, i)));
+        (row.name, Value::ByLabel(values.collect()))
+    });
+    counters.chain(gauges).chain(labelled).chain(labelled_gauges).collect()
 }
 
 /// The registered handles, in the order of the tables.
@@ -317,13 +355,14 @@ pub(super) struct Exporter {
     counters: Vec<Counter>,
     labelled: Vec<Vec<Counter>>,
     gauges: Vec<Gauge>,
+    labelled_gauges: Vec<Vec<Gauge>>,
 }
 
 impl Exporter {
     /// Describes and registers every metric.
     pub(super) fn new() -> Self {
         let recorder = PrometheusBuilder::new().build_recorder();
-        let (requests, counters, labelled, gauges) = with_local_recorder(&recorder, || {
+        let (requests, counters, labelled, gauges, labelled_gauges) = with_local_recorder(&recorder, || {
             describe_counter!(REQUESTS.name, REQUESTS.about);
             describe_gauge!(BUILD_INFO.name, BUILD_INFO.about);
             gauge!(BUILD_INFO.name, "version" => env!("CARGO_PKG_VERSION")).set(1.0);
@@ -346,9 +385,14 @@ impl Exporter {
                 describe_gauge!(row.name, row.about);
                 gauge!(row.name)
             });
-            (requests.collect(), counters.collect(), labelled.collect(), gauges.collect())
+            let labelled_gauges = LABELLED_GAUGES.iter().map(|row| {
+                describe_gauge!(row.name, row.about);
+                row.labels.iter().map(|&label| gauge!(row.name, row.key => label)).collect()
+            });
+            let gauges = (gauges.collect(), labelled_gauges.collect());
+            (requests.collect(), counters.collect(), labelled.collect(), gauges.0, gauges.1)
         });
-        Self { recorder, requests, counters, labelled, gauges }
+        Self { recorder, requests, counters, labelled, gauges, labelled_gauges }
     }
 
     /// Sets every handle to its sum and writes them all out.
@@ -366,6 +410,11 @@ impl Exporter {
         }
         for (row, gauge) in GAUGES.iter().zip(&self.gauges) {
             gauge.set(as_f64((row.read)(metrics, levels)));
+        }
+        for (row, gauges) in LABELLED_GAUGES.iter().zip(&self.labelled_gauges) {
+            for (label, gauge) in gauges.iter().enumerate() {
+                gauge.set(as_f64((row.read)(levels, label)));
+            }
         }
         let mut text = self.recorder.handle().render();
         write_histogram(&mut text, metrics).expect("a String takes all that is written to it");
@@ -501,7 +550,7 @@ mod tests {
     #[test]
     fn the_status_has_every_metric_of_the_tables() {
         let values = Metrics::new(1).values(&Levels { l1_bytes: 9, ..Levels::default() });
-        assert_eq!(values.len(), COUNTERS.len() + LABELLED.len() + GAUGES.len());
+        assert_eq!(values.len(), COUNTERS.len() + LABELLED.len() + GAUGES.len() + LABELLED_GAUGES.len());
         assert_eq!(values["crema_l1_bytes"], Value::One(9));
         let json = serde_json::to_value(&values).expect("plain numbers");
         assert_eq!(json["crema_promotions_dropped_total"]["no_ear"], 0);

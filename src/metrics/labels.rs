@@ -140,6 +140,20 @@ labels! {
         Role = "role": "A command may have changed whether the server is a master.",
         Clock = "clock": "Redis's clock was set forward.",
         Rights = "rights": "The rights of the ear's user changed, or might have.",
+        Coherence = "coherence": "Changes are heard of by other means than before.",
+    }
+}
+
+labels! {
+    /// By what means L1 hears of changes, and what that promises of them.
+    CoherenceMeans {
+        Undecided = "undecided": "the upstream has not been asked yet what it allows; until then nothing is kept",
+        Tracking = "tracking": "every change is seen within max_staleness, whoever makes it",
+        Broadcast = "broadcast": "every change is seen within max_staleness, whoever makes it; Redis tells every crema of \
+            each to the keys with a prefix, or to any without prefixes",
+        Channel = "channel": "changes made through a crema with coherence = \"channel\" are seen within max_staleness; any \
+            others, and eviction, only when a key has stayed in memory for as long as its class allows",
+        Nothing = "nothing": "nothing is kept in memory, for nobody tells of changes",
     }
 }
 
@@ -151,6 +165,57 @@ labels! {
         Subscribe = "subscribe": "may not subscribe to the fleet's channel.",
         Hello = "hello": "may not use HELLO.",
         Pttl = "pttl": "may not use PTTL.",
+    }
+}
+
+labels! {
+    /// What crema asks of Redis on its own account, and what is lost where it is refused.
+    Need {
+        Hello = "hello": "clients cannot speak RESP3, and nothing is kept in memory",
+        Info = "info": "a failover behind the upstream's address shows by broken connections alone, and where Redis evicts by \
+            use, keys that memory serves look idle to it",
+        Command = "command": "hashes are not kept whole, nor what modules answer, and a client that sends a command unknown \
+            to crema gets a connection of its own",
+        Acl = "acl": "a change of rights is not seen, so replies are kept for acl_recheck at the longest",
+        Config = "config": "an argument of a request may be as long as Redis allows by default, 512 MiB",
+        ClientId = "client_id": "a connection that is dead is noticed after response_timeout alone",
+        ClientList = "client_list": "a connection that is dead is noticed after response_timeout alone",
+        ClientKill = "client_kill": "a command on a connection that was given up can still be carried out later",
+        ClientSetName = "client_setname": "CLIENT LIST does not show which connections are crema's",
+        ClientNoEvict = "client_no_evict": "with maxmemory-clients, Redis may close the connection on which crema hears of changes",
+        Select = "select": "nothing is kept in memory of other databases than 0",
+        Touch = "touch": "where Redis evicts by use, keys that memory serves look idle to it",
+        Time = "time": "keys may be served past their time where the clock of Redis is set forward",
+        Latency = "latency": "a SWAPDB that no crema sends goes unnoticed",
+        Echo = "echo": "it is not checked now and then that replies are in step",
+        Publish = "publish": "the fleet is not told of what only crema knows, such as SWAPDB; where writes tell of themselves, \
+            each of such a user makes the fleet forget everything",
+        Subscribe = "subscribe": "what applications and other cremas say on the fleet's channel is not heard",
+    }
+}
+
+impl Need {
+    /// The command that is for it.
+    pub const fn command(self) -> &'static str {
+        match self {
+            Self::Hello => "HELLO",
+            Self::Info => "INFO",
+            Self::Command => "COMMAND INFO",
+            Self::Acl => "ACL GETUSER",
+            Self::Config => "CONFIG GET",
+            Self::ClientId => "CLIENT ID",
+            Self::ClientList => "CLIENT LIST",
+            Self::ClientKill => "CLIENT KILL",
+            Self::ClientSetName => "CLIENT SETNAME",
+            Self::ClientNoEvict => "CLIENT NO-EVICT",
+            Self::Select => "SELECT",
+            Self::Touch => "TOUCH",
+            Self::Time => "TIME",
+            Self::Latency => "LATENCY HISTOGRAM",
+            Self::Echo => "ECHO",
+            Self::Publish => "PUBLISH",
+            Self::Subscribe => "SUBSCRIBE",
+        }
     }
 }
 

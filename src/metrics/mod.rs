@@ -22,7 +22,10 @@ use std::sync::Arc;
 
 pub use counters::{Counter, Gauge, SharedCounter, Stats, WorkerStats};
 pub use export::{Levels, Value, descriptions};
-pub use labels::{ChannelMessage, DropReason, EpochReason, Failure, FillOutcome, Outcome, Path, Publication, Refusal};
+pub use labels::{
+    ChannelMessage, CoherenceMeans, DropReason, EpochReason, Failure, FillOutcome, Need, Outcome, Path, Publication,
+    Refusal,
+};
 pub use latency::Latency;
 
 use crate::command::Class;

@@ -285,7 +285,9 @@ impl Caller {
         let Track { site, .. } = &*track;
         let guard = WriteGuard::begin(site, spec, request);
         let (command, action) = if worker.shared.l1.mode().writes_tell() {
-            let (command, write) = notify(&site.shared.l1, guard, NoticeForm::of(site, spec, request), request.raw());
+            let user = self.who.seat.user();
+            let form = NoticeForm::of(site, user, spec, request);
+            let (command, write) = notify(&site.shared.l1, user, guard, form, request.raw());
             (command, write.into())
         } else {
             (Cow::Borrowed(request.raw()), ReplyAction::Write(guard))
@@ -382,9 +384,9 @@ impl Caller {
             Effect::None => None,
         };
         let (marks, extra, kind) = match role {
-            Role::Alone => (marks, None, NoticeForm::of(site, spec, request)),
+            Role::Alone => (marks, None, NoticeForm::of(site, self.who.seat.user(), spec, request)),
             Role::Apart | Role::Queued => (marks, None, NoticeForm::Pair),
-            Role::Exec(extra) => (marks, extra, NoticeForm::Exec),
+            Role::Exec(extra) => (marks, extra, NoticeForm::Exec.tried_by(site, self.who.seat.user())),
         };
         let (command, action) = match (marks, extra) {
             (None, None) => (Cow::Borrowed(request.raw()), ReplyAction::Pass),
@@ -394,7 +396,7 @@ impl Caller {
                 if let Some(extra) = extra {
                     all.add(extra);
                 }
-                let (command, write) = notify(l1, all, kind, request.raw());
+                let (command, write) = notify(l1, self.who.seat.user(), all, kind, request.raw());
                 (command, write.into())
             }
         };

@@ -25,7 +25,7 @@ use crate::clock::Time;
 use crate::command;
 use crate::error::{Error, Sent};
 use crate::invalidation::Fill;
-use crate::metrics::{DropReason, Path, WorkerStats};
+use crate::metrics::{DropReason, Need, Path, WorkerStats};
 use crate::resp::Request;
 use crate::upstream::Waiter;
 
@@ -185,7 +185,7 @@ impl InFlight {
     /// The next piece of the replies to a write and its notice.
     fn notified(&mut self, kind: u8, bytes: &[u8], end: Option<Time>) {
         let (ReplyAction::NotifiedWrite(write), Some(recipient)) = (&mut self.action, &self.recipient) else { return };
-        let NotifiedWrite { guard, replies } = &mut **write;
+        let NotifiedWrite { guard, replies, user } = &mut **write;
         let before = replies.begun;
         let part = replies.piece(kind, bytes, end.is_some());
         match replies.begun {
@@ -206,6 +206,14 @@ impl InFlight {
             let l1 = &self.site.shared.l1;
             if replies.untold {
                 l1.owe_all();
+            }
+            match replies.notice.first() {
+                Some(b':') => user.set_publishes(true),
+                Some(b'-') if replies.notice.starts_with(b"-NOPERM") => {
+                    user.set_publishes(false);
+                    self.site.node.needs.hear(Need::Publish, Some(user.name()), &replies.notice);
+                }
+                _ => {}
             }
             if replies.full {
                 self.site.node.signs.set_full(true);
@@ -385,7 +393,7 @@ impl Waiter for InFlight {
                 self.tell(error, sent);
             }
             ReplyAction::NotifiedWrite(write) => {
-                let NotifiedWrite { guard, replies } = *write;
+                let NotifiedWrite { guard, replies, .. } = *write;
                 drop(guard);
                 if sent == Sent::Maybe {
                     self.site.stats.lost_writes.add(u64::from(replies.begun.is_none()));

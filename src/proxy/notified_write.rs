@@ -12,11 +12,12 @@
 //! Holds contract points 1 (same answers) and 4 (others' writes soon).
 
 use std::borrow::Cow;
+use std::sync::Arc;
 
 use super::site::Site;
 use super::write_guard::WriteGuard;
 use crate::command::Spec;
-use crate::invalidation::L1;
+use crate::invalidation::{AclUser, L1};
 use crate::resp::{Request, Split, Splitter, encode};
 
 /// What `EXEC` says where it is refused itself, in front of why.
@@ -44,9 +45,15 @@ enum Part {
 
 impl NoticeForm {
     /// How this write goes where nothing else is under way on its connection.
-    pub(super) fn of(site: &Site, spec: &Spec, request: Request<'_>) -> Self {
+    pub(super) fn of(site: &Site, user: &AclUser, spec: &Spec, request: Request<'_>) -> Self {
         let fits = || spec.fits_transaction(request, site.node.signs.is_full());
-        if site.shared.l1.mode().writes_tell() && fits() { NoticeForm::Whole } else { NoticeForm::Pair }
+        if site.shared.l1.mode().writes_tell() && fits() { Self::Whole.tried_by(site, user) } else { Self::Pair }
+    }
+
+    /// The same, or where nobody has said that writes are to tell of themselves, and it is not known yet that the user may, a
+    /// pair: there the write is done in any case.
+    pub(super) fn tried_by(self, site: &Site, user: &AclUser) -> Self {
+        if site.shared.l1.mode().insists() || user.publishes() { self } else { Self::Pair }
     }
 
     const fn parts(self) -> &'static [Part] {
@@ -61,6 +68,7 @@ impl NoticeForm {
 /// What is sent for the write `command`, and what awaits its reply.
 pub(super) fn notify<'a>(
     l1: &L1,
+    user: &Arc<AclUser>,
     mut guard: WriteGuard,
     form: NoticeForm,
     command: &'a [u8],
@@ -78,7 +86,8 @@ pub(super) fn notify<'a>(
         }
     }
     let replies = NotifiedReplies::new(form, guard.opaque);
-    (Cow::Owned(out), MarkedWrite::WithNotice(Box::new(NotifiedWrite { guard, replies })))
+    let user = Arc::clone(user);
+    (Cow::Owned(out), MarkedWrite::WithNotice(Box::new(NotifiedWrite { guard, replies, user })))
 }
 
 /// A write whose stamps are marked, as it is sent.
@@ -94,6 +103,8 @@ pub struct NotifiedWrite {
     /// The write's stamps; ended once that is so.
     pub(super) guard: WriteGuard,
     pub(super) replies: NotifiedReplies,
+    /// Who writes.
+    pub(super) user: Arc<AclUser>,
 }
 
 /// The replies to a write and its notice: which bytes of them are the client's, and what they say of the two. No I/O.
@@ -110,6 +121,8 @@ pub(super) struct NotifiedReplies {
     pub(super) begun: Option<FirstByte>,
     /// The write may have been done, and the notice was refused.
     pub(super) untold: bool,
+    /// What Redis said to the notice.
+    pub(super) notice: Vec<u8>,
     /// What Redis said to `PUBLISH` in a transaction that it did not do because of that.
     refusal: Vec<u8>,
     /// What it said to `EXEC`, where that was an error.
@@ -151,6 +164,7 @@ impl NotifiedReplies {
             queues: false,
             begun: None,
             untold: false,
+            notice: Vec::new(),
             refusal: Vec::new(),
             failure: Vec::new(),
             full: false,
@@ -193,6 +207,7 @@ impl NotifiedReplies {
             Some(Part::Publish) => {
                 let done = self.begun.is_some_and(|begun| begun.kind != b'-' || self.opaque);
                 self.untold |= refused && done;
+                self.notice.extend_from_slice(bytes);
                 if refused && self.begun.is_none() {
                     self.refusal.extend_from_slice(bytes);
                 }

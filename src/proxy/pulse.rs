@@ -24,6 +24,7 @@ use tracing::{debug, warn};
 use super::in_flight::InFlight;
 use crate::clock::Time;
 use crate::error::Error;
+use crate::metrics::Need;
 use crate::resp::{Resp, encode};
 use crate::upstream::{Connection, Lane, Node, STALL, Target, connect, read_reply};
 
@@ -231,8 +232,7 @@ impl Pulse {
         let Some(id) = lane.id() else { return Ok(()) };
         let reply = self.answer(connection, &[b"CLIENT", b"KILL", b"ID", id.to_string().as_bytes()]).await?;
         if reply.starts_with(b"-") && !reply.starts_with(b"-ERR No such client") {
-            let said = String::from_utf8_lossy(&reply);
-            debug!(said = said.trim_end(), "CLIENT KILL was refused: what the network holds can still be carried out");
+            self.node.needs.hear(Need::ClientKill, None, &reply);
         }
         Ok(())
     }
@@ -243,6 +243,7 @@ impl Pulse {
         let mut command: Vec<&[u8]> = vec![b"CLIENT", b"LIST", b"ID"];
         command.extend(ids.iter().map(String::as_bytes));
         let reply = self.answer(connection, &command).await?;
+        self.node.needs.hear(Need::ClientList, None, &reply);
         if reply.first() != Some(&b'$') {
             return Err(Error::Refused { node: Arc::clone(&self.node.address), reply: reply.into() });
         }

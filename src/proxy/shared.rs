@@ -84,7 +84,7 @@ impl Shared {
 
     /// The longest stay in L1 that the rule, or its absence, allows.
     pub fn ceiling(&self, index: RuleIndex) -> Option<Duration> {
-        self.rule(index).and_then(|rule| rule.ceiling).or(self.config.ceiling)
+        self.rule(index).and_then(|rule| rule.ceiling).or(self.config.ceiling).or_else(|| self.l1.mode().ceiling())
     }
 
     /// What the rule, or its absence, says about promotion.
@@ -115,7 +115,7 @@ pub(super) mod tests {
     /// What the workers of a process with no L1 share.
     pub(in crate::proxy) fn shared(topology: watch::Receiver<Arc<Topology>>) -> Arc<Shared> {
         let second = Duration::from_secs(1);
-        let (max_value, l1_size, mode, max_ears) = (1, 0, CoherenceMode::Tracking, 1);
+        let (max_value, l1_size, mode, max_ears) = (1, 0, CoherenceMode::tracking(), 1);
         let terms = L1Terms { max_staleness: second, acl_recheck: second, max_value, l1_size, mode, max_ears };
         let stats = Arc::default();
         let l1 = L1::new(terms, None, Arc::clone(&stats), Control::here());

@@ -4,6 +4,7 @@
 //! a failure leaves the session as it was.
 
 use std::rc::Rc;
+use std::sync::Arc;
 
 use tracing::warn;
 
@@ -14,8 +15,8 @@ use super::{Admission, Close, Session, passwords};
 use crate::clock::Time;
 use crate::command::{Class, Route, Spec, Verb};
 use crate::config::Auth;
-use crate::error::{Error, Sent};
-use crate::metrics::{Failure, Outcome};
+use crate::error::{Error, Sent, is_forbidden};
+use crate::metrics::{Failure, Need, Outcome};
 use crate::net::proxy_protocol::{HeaderError, Opening, opening};
 use crate::proxy::{Shared, Who, Worker};
 use crate::resp::{Request, Resp, encode};
@@ -203,6 +204,11 @@ impl Session {
                 return Ok(());
             }
         };
+        if let Some(refusal) = self.refusal_of_hello(line, request).await? {
+            self.asked(spec, Outcome::Forwarded);
+            self.answer(|out| out.extend_from_slice(&refusal));
+            return Ok(());
+        }
         self.keep_watches(line).await?;
         let own = self.keeps_passwords();
         if let Some((user, password)) = hello.login
@@ -224,6 +230,30 @@ impl Session {
             self.hello_on_lane(line, spec, request, &hello).await?;
         }
         Ok(())
+    }
+
+    /// What Redis says where it has no HELLO, for anybody or for this user: then the session stays as it is. Asked where it is
+    /// known to refuse somebody.
+    async fn refusal_of_hello(
+        &mut self,
+        line: &mut ClientLine,
+        request: Request<'_>,
+    ) -> Result<Option<Vec<u8>>, Close> {
+        let shared = Arc::clone(&self.worker.shared);
+        let node = shared.front();
+        if !node.needs.is_refused(Need::Hello) || self.link.is_for_life() {
+            return Ok(None);
+        }
+        let mut plain = Vec::new();
+        encode::command(&mut plain, &[request.arg(0)]);
+        let refusal = self.ask_lane(line, &plain).await?.filter(|reply| is_forbidden(reply));
+        let Some(refusal) = refusal else { return Ok(None) };
+        if refusal.starts_with(b"-NOPERM") {
+            return Ok(Some(refusal));
+        }
+        // It says what it was asked.
+        let words = shared.gate.words(&node, request.raw()).await;
+        Ok(Some(words.ok().filter(|words| is_forbidden(words)).unwrap_or(refusal)))
     }
 
     /// Logs in at Redis with the client's own HELLO, as MONITOR is to show it. Where that fails, it has been answered.

@@ -57,7 +57,11 @@ impl Session {
                 encode::own_command(&mut own, &[b"CLIENT", b"SETNAME", LANE_NAME.as_bytes()]);
                 command = &own;
             }
-            self.ask_lane(line, command).await?.unwrap_or_else(|| b"+OK\r\n".to_vec())
+            let reply = self.ask_lane(line, command).await?.unwrap_or_else(|| b"+OK\r\n".to_vec());
+            // Who has no such command says what was asked.
+            let unknown = reply.starts_with(b"-ERR unknown") && command != request.raw();
+            let words = if unknown { self.ask_lane(line, request.raw()).await? } else { None };
+            words.filter(|words| words.starts_with(b"-")).unwrap_or(reply)
         };
         if reply.starts_with(b"+") {
             self.set_name(name);
@@ -79,7 +83,10 @@ impl Session {
         }
         let mut own = Vec::new();
         encode::own_command(&mut own, &[b"CLIENT", b"GETNAME"]);
-        let refusal = self.ask_lane(line, &own).await?.filter(|reply| reply.starts_with(b"-"));
+        let mut refusal = self.ask_lane(line, &own).await?.filter(|reply| reply.starts_with(b"-"));
+        if refusal.as_ref().is_some_and(|refusal| refusal.starts_with(b"-ERR unknown")) {
+            refusal = self.ask_lane(line, request.raw()).await?;
+        }
         let (name, resp) = (self.name.as_deref(), self.caller.resp);
         self.answer(|out| match (refusal, name) {
             (Some(refusal), _) => out.extend_from_slice(&refusal),
@@ -121,7 +128,7 @@ impl Session {
     }
 
     /// What Redis says to `command` on a lane; nothing where the lane was lost. All that was sent before is answered then.
-    async fn ask_lane(&mut self, line: &mut ClientLine, command: &[u8]) -> Result<Option<Vec<u8>>, Close> {
+    pub(super) async fn ask_lane(&mut self, line: &mut ClientLine, command: &[u8]) -> Result<Option<Vec<u8>>, Close> {
         line.answered(self).await?;
         let (told, reply) = oneshot::channel();
         self.caller.ask(&self.worker, command, ReplyAction::Capture(Vec::new(), told), Time::now());

@@ -12,15 +12,19 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::time::timeout;
-use tracing::{debug, warn};
+use tracing::debug;
 
 use super::generation::run_id;
 use super::{Login, Node, Permit, Purpose, Target};
 use crate::clock::Time;
 use crate::config::Endpoint;
-use crate::error::{Error, is_full, is_passing};
+use crate::error::{Error, is_forbidden, is_full, is_passing};
+use crate::metrics::Need;
 use crate::net::Socket;
 use crate::resp::{Resp, Split, Splitter, encode};
+
+/// So often a server is asked what it allows before a connection goes without: it may be busy.
+const SURVEYS: u32 = 2;
 
 /// A connection on which the handshake is over. Nothing is in flight on it.
 #[derive(Debug)]
@@ -47,14 +51,29 @@ pub async fn connect(target: &Target) -> Result<Connection, Error> {
 /// The same for a session, or sessions, of a user who may be in a database that it may not select, for it came there as another:
 /// `entrants` are logins that may have the right, tried in turn.
 pub async fn connect_by(target: &Target, purpose: Purpose, entrants: &[Arc<Login>]) -> Result<Connection, Error> {
-    let permit = target.node.budget.permit(purpose).await?;
-    let begun = Time::now();
-    let made = async {
-        let mut handshake = Handshake { target, socket: open(&target.node).await?, buffer: Vec::new() };
-        let identity = in_time(&target.node, handshake.run(entrants)).await?;
-        Ok(identity.of(handshake, permit, begun))
-    };
-    known(target, made.await)
+    let node = &target.node;
+    let mut surveys = 0;
+    loop {
+        let permit = node.budget.permit(purpose).await?;
+        let begun = Time::now();
+        let made = async {
+            let mut handshake = Handshake { target, socket: open(node).await?, buffer: Vec::new() };
+            let identity = in_time(node, handshake.run(entrants)).await?;
+            Ok(identity.of(handshake, permit, begun))
+        };
+        let made = known(target, made.await)?;
+        // One of a former generation carries nothing any more, and what its server allows is of no interest.
+        if made.generation != node.generation.number() || !node.survey.is_due(made.generation) || surveys == SURVEYS {
+            return Ok(made);
+        }
+        surveys += 1;
+        let login = node.login.as_deref().or(target.login.as_deref());
+        let asked =
+            async { node.survey.ask(made, login, &node.needs).await.map_err(|source| unreachable(node, source)) };
+        if let Some(unused) = in_time(node, asked).await? {
+            return Ok(unused);
+        }
+    }
 }
 
 /// Dials the node and says nothing of who it is: for who is about to log in, or to hear that it must. Fails, and may be
@@ -196,15 +215,11 @@ impl Handshake<'_> {
         let mut replies = self.ask(&questions).await?.into_iter().skip(usize::from(own.is_some()));
         let mut identity = ServerIdentity::default();
         if let Some(reply) = replies.next() {
+            node.needs.hear(Need::ClientId, None, &reply);
             identity.id = std::str::from_utf8(&reply).ok().and_then(|id| id.strip_prefix(':')?.trim_end().parse().ok());
         }
         match replies.next() {
-            Some(reply) if reply.starts_with(b"-NOPERM") && node.generation.refuse() => {
-                warn!(
-                    "the user in `upstream` may not run INFO: a failover behind its address shows by broken connections \
-                     alone"
-                );
-            }
+            Some(reply) if node.needs.hear(Need::Info, None, &reply) => node.generation.refuse(),
             Some(reply) => identity.run_id = run_id(&reply).map(Box::from),
             None => {}
         }
@@ -218,10 +233,13 @@ impl Handshake<'_> {
             if reply.starts_with(b"-NOAUTH") {
                 return Err(self.login_refused(reply));
             }
+            if self.target.resp == Resp::V3 {
+                self.target.node.needs.hear(Need::Hello, None, &reply);
+            }
             if is_error(&reply) && (self.target.resp == Resp::V3 || is_full(&reply)) {
                 return Err(self.refused(reply));
             }
-            let refusal = self.enter().await?.db;
+            let refusal = self.enter_at_last().await?.db;
             return refusal.map_or(Ok(()), |refusal| Err(self.refused(refusal)));
         };
         // Who may not choose a name or a database may yet be in one that was chosen before, so the login is last. Where Redis
@@ -231,7 +249,7 @@ impl Handshake<'_> {
         if before.is_whole() {
             return Ok(());
         }
-        let Some(refusal) = self.enter().await?.db else { return Ok(()) };
+        let Some(refusal) = self.enter_at_last().await?.db else { return Ok(()) };
         for entrant in entrants.iter().filter(|entrant| ***entrant != *login) {
             if is_error(&self.one(&[b"AUTH", &entrant.user, &entrant.password]).await?) {
                 continue;
@@ -243,6 +261,20 @@ impl Handshake<'_> {
             }
         }
         Err(self.refused(refusal))
+    }
+
+    /// The same where what is refused is refused for good.
+    async fn enter_at_last(&mut self) -> Result<EntryRefusals, Error> {
+        let refusals = self.enter().await?;
+        let Target { node, login, .. } = self.target;
+        let user = login.as_ref().map(|login| &*login.user);
+        if let Some(reply) = &refusals.name {
+            node.needs.hear(Need::ClientSetName, user, reply);
+        }
+        if let Some(reply) = refusals.db.as_ref().filter(|reply| is_forbidden(reply)) {
+            node.needs.hear(Need::Select, user, reply);
+        }
+        Ok(refusals)
     }
 
     /// The name and the database.
@@ -272,11 +304,25 @@ impl Handshake<'_> {
             }
         };
         let is_other = other.is_some_and(|begins| begins.iter().any(|with| reply.starts_with(with)));
+        if self.target.resp == Resp::V3 && (is_other || reply.starts_with(b"-NOPERM")) {
+            return self.log_in_first(login).await;
+        }
         match reply {
             reply if !is_error(&reply) => Ok(()),
             reply if is_passing(&reply) || is_other => Err(self.refused(reply)),
             reply => Err(self.login_refused(reply)),
         }
+    }
+
+    /// The same where HELLO is not for whoever has not logged in, or for nobody.
+    async fn log_in_first(&mut self, Login { user, password }: &Login) -> Result<(), Error> {
+        let reply = self.one(&[b"AUTH", user, password]).await?;
+        if is_error(&reply) {
+            return Err(if is_passing(&reply) { self.refused(reply) } else { self.login_refused(reply) });
+        }
+        let reply = self.one(&[b"HELLO", version(self.target.resp)]).await?;
+        self.target.node.needs.hear(Need::Hello, Some(user), &reply);
+        if is_error(&reply) { Err(self.refused(reply)) } else { Ok(()) }
     }
 
     async fn adapt(&mut self, resp: Resp, db: u32) -> Result<(), Error> {

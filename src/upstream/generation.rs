@@ -112,8 +112,8 @@ impl Generation {
     }
 
     /// The user in `upstream` may not ask.
-    pub(super) fn refuse(&self) -> bool {
-        !self.refused.swap(true, Ordering::Relaxed)
+    pub(super) fn refuse(&self) {
+        self.refused.store(true, Ordering::Relaxed);
     }
 
     /// A sign that the address may lead elsewhere by now: the server that answers takes no writes, or says that it is a

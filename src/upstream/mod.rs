@@ -10,11 +10,13 @@ mod connect;
 mod generation;
 mod lane;
 mod messages;
+mod needs;
 mod pipeline;
 mod presence;
 mod quirks;
 mod send_buffer;
 mod signs;
+mod survey;
 mod topology;
 mod waiter;
 
@@ -28,9 +30,11 @@ pub use budget::{Ask, Budget, Permit, Purpose, Settled, Tenant};
 pub use connect::{Connection, adapt, connect, connect_by, connect_unproved, read_reply};
 pub use generation::Generation;
 pub use lane::Lane;
+pub use needs::Needs;
 pub use pipeline::{ANOTHER, Loss, Mode, Pipeline, STALL, Unasked};
 pub use presence::{Presence, Returns, State, keep_watch};
 pub use signs::{Service, Signs};
+pub use survey::{Survey, SurveyFinding, Trial};
 pub use topology::{NodeIndex, Topology};
 pub use waiter::{OutOfBand, Waiter};
 
@@ -56,6 +60,10 @@ pub struct Node {
     pub login: Option<Arc<Login>>,
     /// Which server stands behind the address.
     pub generation: Generation,
+    /// What it allows.
+    pub survey: Survey,
+    /// What it refuses to crema.
+    pub needs: Needs,
     /// Whether it is there.
     pub presence: Presence,
     /// How it served clients last.
@@ -78,6 +86,8 @@ impl Node {
             handshake_timeout: connect_timeout,
             login: None,
             generation: Generation::default(),
+            survey: Survey::default(),
+            needs: Needs::default(),
             presence: Presence::default(),
             signs: Signs::default(),
             budget: Budget::new(limit),

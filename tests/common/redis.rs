@@ -15,7 +15,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
 use super::AT_LAST;
-use super::client::Client;
+use super::client::{Client, pack};
 use super::value::Value;
 
 pub(crate) struct Redis {
@@ -162,8 +162,7 @@ impl Redis {
                 return false;
             }
             if let Ok(mut client) = self.try_client()
-                && let Ok(info) = client.try_cmd(&["INFO", "server"])
-                && info.text().contains(&format!("process_id:{}\r", child.id()))
+                && self.is_own(&mut client, child.id())
             {
                 self.child = Some(child);
                 return true;
@@ -173,6 +172,21 @@ impl Redis {
         let _ = child.kill();
         let _ = child.wait();
         false
+    }
+
+    /// Whether it is this process that answers, which may have other names for some commands.
+    fn is_own(&self, client: &mut Client, pid: u32) -> bool {
+        let mut says = |command: &[&str]| {
+            client.try_send(&pack(command)).ok()?;
+            let reply = client.try_reply().ok()?;
+            (!reply.starts_with(b"-")).then(|| String::from_utf8_lossy(&reply).into_owned())
+        };
+        match says(&["INFO", "server"]) {
+            Some(info) => info.contains(&format!("process_id:{pid}\r")),
+            None => {
+                says(&["CONFIG", "GET", "dir"]).is_some_and(|dir| dir.contains(&*self.dir.path().to_string_lossy()))
+            }
+        }
     }
 
     pub(crate) fn port(&self) -> u16 {
@@ -207,6 +221,11 @@ impl Redis {
             child.kill().expect("our own child");
             child.wait().expect("our own child");
         }
+    }
+
+    /// With what arguments it is to be started next.
+    pub(crate) fn args(&mut self, args: &[&str]) {
+        self.args = args.iter().map(|arg| (*arg).to_owned()).collect();
     }
 
     /// Starts it again, empty, on the same port.

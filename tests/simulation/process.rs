@@ -56,7 +56,7 @@ impl Memory {
             acl_recheck: Duration::from_secs(1),
             max_value: 1000,
             l1_size: 1 << 20,
-            mode: CoherenceMode::Tracking,
+            mode: CoherenceMode::tracking(),
             max_ears: 1,
         };
         let stamps = stamps();

@@ -30,8 +30,8 @@ use super::unannounced::{Probe, ProbeFinding, Unannounced};
 use crate::cache::{Arrivals, Freshness, Stamps, Store};
 use crate::clock::Time;
 use crate::command::Caching;
-use crate::error::is_passing;
-use crate::metrics::{EpochReason, FillOutcome, Refusal, Stats};
+use crate::error::{is_forbidden, is_passing};
+use crate::metrics::{CoherenceMeans, EpochReason, FillOutcome, Need, Refusal, Stats};
 use crate::resp::Malformed;
 use crate::upstream::{Generation, STALL};
 
@@ -89,6 +89,8 @@ pub enum EarEffect<W> {
     RightsDue,
     /// The server is no master: the address may lead elsewhere by now.
     Doubt,
+    /// The user is refused this, as Redis said, and the ear goes without.
+    Without(Need, Box<[u8]>),
 }
 
 /// How a connection of the ear came to its end.
@@ -98,6 +100,8 @@ pub enum Disconnection {
     Broken(String),
     /// Another server stands behind the address.
     Turned,
+    /// Changes are heard of by other means now than this connection was made for.
+    Rechosen,
     /// No answer to a fence for so long.
     Silent(Duration),
     /// The user may not do this, as Redis said.
@@ -117,6 +121,8 @@ pub struct Protocol<'a, W, P = NoFaults> {
     user: Vec<u8>,
     /// Of the server that it listens to.
     generation: u64,
+    /// By what means changes are heard of on this connection.
+    means: CoherenceMeans,
     frames: Frames,
     dialogue: Dialogue,
     fences: Fences<W>,
@@ -160,6 +166,7 @@ impl<'a, W, P: FaultPlan> Protocol<'a, W, P> {
             around,
             user: user.to_vec(),
             generation,
+            means: around.terms.mode.means(),
             frames: Frames::new(max_value),
             dialogue: Dialogue::new(),
             fences: Fences::new(),
@@ -319,10 +326,15 @@ impl<'a, W, P: FaultPlan> Protocol<'a, W, P> {
     ) -> Result<(), Disconnection> {
         let refused = frame.first() == Some(&b'-');
         match inquiry {
-            EarQuestion::NoEvict => {}
-            EarQuestion::Database => self.dialogue.hear_select(refused),
+            EarQuestion::NoEvict => self.goes_without(Need::ClientNoEvict, frame),
+            EarQuestion::Database => {
+                self.dialogue.hear_select(refused);
+                if is_forbidden(frame) {
+                    self.goes_without(Need::Select, frame);
+                }
+            }
             EarQuestion::Announcements if refused => {
-                return Err(Disconnection::Refused(self.around.terms.mode.refusal(), frame.into()));
+                return Err(Disconnection::Refused(self.means.refusal(), frame.into()));
             }
             EarQuestion::Announcements => {
                 self.is_told = true;
@@ -335,12 +347,19 @@ impl<'a, W, P: FaultPlan> Protocol<'a, W, P> {
             EarQuestion::Fence => self.hear_fence(frame, sent, now),
             EarQuestion::Turn => self.in_turn = !refused,
             EarQuestion::Features => {
+                self.goes_without(Need::Command, frame);
                 let features = ServerFeatures::read(frame);
                 self.effects.push(EarEffect::FieldTtls(features.field_ttls));
                 self.features = Some(features);
             }
-            EarQuestion::Memory => self.effects.extend(self.touches.hear_policy(frame).map(EarEffect::Collect)),
-            EarQuestion::Touch => self.around.stats.touched.add(self.touches.hear_touched(frame)),
+            EarQuestion::Memory => {
+                self.goes_without(Need::Info, frame);
+                self.effects.extend(self.touches.hear_policy(frame).map(EarEffect::Collect));
+            }
+            EarQuestion::Touch => {
+                self.goes_without(Need::Touch, frame);
+                self.around.stats.touched.add(self.touches.hear_touched(frame));
+            }
             EarQuestion::Unannounced(probe) => self.hear_unannounced(probe, frame, sent, now),
             EarQuestion::Ttl(_) if is_forbidden(frame) => {
                 return Err(Disconnection::Refused(Refusal::Pttl, frame.into()));
@@ -364,6 +383,13 @@ impl<'a, W, P: FaultPlan> Protocol<'a, W, P> {
             }
         }
         Ok(())
+    }
+
+    /// Where this is a refusal: somebody is to tell.
+    fn goes_without(&mut self, need: Need, reply: &[u8]) {
+        if reply.first() == Some(&b'-') {
+            self.effects.push(EarEffect::Without(need, reply.into()));
+        }
     }
 
     fn hear_push(&mut self, push: Push<'_>) {
@@ -460,9 +486,7 @@ impl<'a, W, P: FaultPlan> Protocol<'a, W, P> {
     fn hear_unannounced(&mut self, probe: Probe, reply: &[u8], sent: Time, now: Time) {
         match self.unannounced.hear(probe, reply, sent, now) {
             ProbeFinding::Nothing => {}
-            ProbeFinding::Refused => {
-                info!(user = %self.user_name(), "invalidation connection goes without {}", probe.about());
-            }
+            ProbeFinding::Refused => self.goes_without(probe.need(), reply),
             ProbeFinding::Changed(_) if self.faults.has(PlantedFault::ProbeIgnored) => {}
             ProbeFinding::Changed(reason) => {
                 self.around.opaque_writes.count();
@@ -553,11 +577,11 @@ impl<'a, W, P: FaultPlan> Protocol<'a, W, P> {
     }
 
     fn ask_to_be_told(&mut self, now: Time) {
-        self.dialogue.ask(&self.around.terms.mode.announcements(), EarQuestion::Announcements, now);
+        self.dialogue.ask(&self.around.terms.mode.announcements(self.means), EarQuestion::Announcements, now);
     }
 
     fn asks_for_turns(&self) -> bool {
-        self.around.terms.mode.tells_in_turns()
+        self.means.tells_in_turns()
     }
 
     /// In broadcast mode Redis tells of changes at the end of each turn of its event loop. While a slow script runs, it
@@ -605,7 +629,13 @@ impl<'a, W, P: FaultPlan> Protocol<'a, W, P> {
     }
 
     fn check_generation(&self) -> Result<(), Disconnection> {
-        if self.is_turned() { Err(Disconnection::Turned) } else { Ok(()) }
+        if self.is_turned() {
+            Err(Disconnection::Turned)
+        } else if self.means != self.around.terms.mode.means() {
+            Err(Disconnection::Rechosen)
+        } else {
+            Ok(())
+        }
     }
 
     /// Whether another server has taken the place of the one that is listened to.
@@ -633,12 +663,6 @@ impl<W, P: FaultPlan> Forget for Protocol<'_, W, P> {
     fn all(&self) {
         self.bump(EpochReason::Pattern);
     }
-}
-
-/// Whether a command itself was refused, not one of its keys: the user may not run it, or the server has it no more.
-fn is_forbidden(reply: &[u8]) -> bool {
-    let says = |words: &[u8]| reply.windows(words.len()).any(|at| at == words);
-    reply.starts_with(b"-NOPERM") && says(b" run the ") || reply.starts_with(b"-ERR unknown command")
 }
 
 #[cfg(test)]

@@ -14,7 +14,7 @@ use super::group::EarGroup;
 use super::handle::Ear;
 use crate::clock::Time;
 use crate::error::Error;
-use crate::metrics::EpochReason;
+use crate::metrics::{EpochReason, Need};
 use crate::resp::{Resp, encode};
 use crate::upstream::{Backoff, Connection, Target, connect, read_reply};
 
@@ -70,6 +70,7 @@ async fn ask(l1: &L1, group: &EarGroup, backoff: &mut Backoff) -> Result<Infalli
             let reply = timeout(node.connect_timeout, exchange).await.map_err(|_| lost("no answer to ACL GETUSER"))?;
             let reply = reply.map_err(|error| lost(&error.to_string()))?;
             backoff.reset();
+            node.needs.hear(Need::Acl, Some(&user), &reply);
             act(l1, &ear, ear.rights.hear_from_steward(&reply, asked));
         }
         // Early where something was filled.

@@ -21,10 +21,12 @@ use super::protocol::{Disconnection, EarEffect, Protocol, Surroundings};
 use super::touch::{HitKeys, TouchBatch};
 use crate::clock::Time;
 use crate::error::Error;
-use crate::metrics::{DropReason, Refusal};
+use crate::metrics::{DropReason, Need, Refusal};
 use crate::resp::Resp;
 use crate::upstream::{ANOTHER, Backoff, Connection, Node, Target, connect};
 
+/// Why a connection ends that was made to hear of changes by other means.
+const RECHOSEN: &str = "changes are heard of by other means now";
 /// A user that may not do what an ear needs is tried again after this long, or when an ACL command goes through this
 /// process: rights can change.
 const REFUSED: Duration = Duration::from_secs(60);
@@ -76,13 +78,15 @@ async fn listen(ear: &Ear, l1: &Arc<L1>, mut inbox: Inbox) {
                 ear.set_state(EarState::Listening(connection.socket.local()));
                 let user = target.login.as_ref().map_or(&b"default"[..], |login| &login.user);
                 let mut protocol = Protocol::new(surroundings(ear, l1), user, connection.generation, Time::now());
-                let outage = run(&mut protocol, connection, (ear, l1), &mut inbox, &mut backoff).await;
+                let outage = run(&mut protocol, connection, (ear, l1), user, &mut inbox, &mut backoff).await;
                 protocol.disconnect(Time::now());
                 outage
             }
-            Err(error @ (Error::Refused { .. } | Error::LoginRefused { .. })) if !error.is_passing() => {
-                Outage::Refused(Refusal::Login, error)
+            Err(error @ Error::Refused { .. }) if !error.is_passing() => {
+                let speaks = !ear.node().needs.is_refused(Need::Hello);
+                Outage::Refused(if speaks { Refusal::Login } else { Refusal::Hello }, error)
             }
+            Err(error @ Error::LoginRefused { .. }) => Outage::Refused(Refusal::Login, error),
             Err(error) => Outage::Lost(error),
         };
         ear.reconnects.fetch_add(1, Ordering::Relaxed);
@@ -152,6 +156,7 @@ async fn run(
     protocol: &mut Protocol<'_, oneshot::Sender<()>>,
     connection: Connection,
     (ear, l1): (&Ear, &Arc<L1>),
+    user: &[u8],
     inbox: &mut Inbox,
     backoff: &mut Backoff,
 ) -> Outage {
@@ -200,7 +205,7 @@ async fn run(
             }
         };
         for effect in protocol.effects() {
-            act(effect, (ear, l1), &mut collecting);
+            act(effect, (ear, l1), user, &mut collecting);
         }
         if let Err(ending) = went {
             return outage(ending, ear.node());
@@ -235,13 +240,14 @@ async fn collected(collecting: &mut Collecting) -> Vec<TouchBatch> {
     }
 }
 
-fn act(effect: EarEffect<oneshot::Sender<()>>, (ear, l1): (&Ear, &Arc<L1>), collecting: &mut Collecting) {
+fn act(effect: EarEffect<oneshot::Sender<()>>, (ear, l1): (&Ear, &Arc<L1>), user: &[u8], collecting: &mut Collecting) {
     match effect {
         EarEffect::Fenced(waiter) => drop(waiter.send(())), // who asked may have left
         EarEffect::FieldTtls(known) => ear.set_field_ttls(known),
         EarEffect::Collect(keys) => *collecting = Some(collect(keys, l1)),
         EarEffect::AskSteward => l1.start_steward(&ear.group),
         EarEffect::RightsDue => ear.group.rights_due.notify_one(),
+        EarEffect::Without(need, reply) => drop(ear.node().needs.hear(need, Some(user), &reply)),
         EarEffect::Doubt => ear.node().generation.doubt(),
     }
 }
@@ -259,6 +265,7 @@ fn outage(ending: Disconnection, node: &Node) -> Outage {
     match ending {
         Disconnection::Broken(why) => Outage::Lost(Error::Lost { node, why: why.into() }),
         Disconnection::Turned => Outage::Lost(Error::Lost { node, why: ANOTHER.into() }),
+        Disconnection::Rechosen => Outage::Lost(Error::Lost { node, why: RECHOSEN.into() }),
         Disconnection::Silent(after) => Outage::Lost(Error::Timeout { node, after }),
         Disconnection::Refused(refusal, reply) => {
             let error = Error::Refused { node, reply: reply.into() };

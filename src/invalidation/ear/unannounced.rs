@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use crate::clock::Time;
 use crate::error::is_passing;
-use crate::metrics::EpochReason;
+use crate::metrics::{EpochReason, Need};
 
 /// Clocks that run at the speed of each other drift by less than a thousandth.
 const DRIFT: u32 = 1000;
@@ -41,11 +41,11 @@ impl Probe {
         }
     }
 
-    /// The question, and what goes unnoticed without it.
-    pub(super) const fn about(self) -> &'static str {
+    /// What it is for.
+    pub(super) const fn need(self) -> Need {
         match self {
-            Self::Clock => "TIME: keys may be served past their time where the clock of Redis is set forward",
-            Self::Swaps => "LATENCY HISTOGRAM: a SWAPDB that no crema sends goes unnoticed",
+            Self::Clock => Need::Time,
+            Self::Swaps => Need::Latency,
         }
     }
 }

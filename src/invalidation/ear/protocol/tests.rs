@@ -70,7 +70,7 @@ impl EarBench {
     }
 
     fn tracking() -> Self {
-        Self::new(CoherenceMode::Tracking)
+        Self::new(CoherenceMode::tracking())
     }
 
     /// A new connection, at the start.
@@ -228,9 +228,9 @@ fn a_new_connection_asks_for_all_that_it_needs_and_nothing_older_counts() {
 
 #[test]
 fn by_other_means_it_asks_for_those() {
-    let broadcast = EarBench::new(CoherenceMode::Broadcast(vec![(*b"a:").into(), (*b"b:").into()]));
+    let broadcast = EarBench::new(CoherenceMode::broadcast(vec![(*b"a:").into(), (*b"b:").into()]));
     assert_eq!(broadcast.connect().asked()[0], "CLIENT TRACKING ON BCAST PREFIX A: PREFIX B:");
-    let channel = EarBench::new(CoherenceMode::Channel(Notices::new("c".into(), "me".into())));
+    let channel = EarBench::new(CoherenceMode::channel(Notices::new("c".into(), "me".into()), Duration::MAX));
     assert_eq!(channel.connect().asked()[0], "SUBSCRIBE C");
 }
 
@@ -244,7 +244,7 @@ fn a_user_who_may_not_is_told_by_what() {
     let mut line = bench.ready();
     line.fill(bench.get("k"));
     assert_eq!(line.receive(NOPERM), Err(refused(Refusal::Pttl)));
-    let channel = EarBench::new(CoherenceMode::Channel(Notices::new("c".into(), "me".into())));
+    let channel = EarBench::new(CoherenceMode::channel(Notices::new("c".into(), "me".into()), Duration::MAX));
     assert_eq!(channel.connect().receive(NOPERM), Err(refused(Refusal::Subscribe)));
 }
 
@@ -486,7 +486,7 @@ fn pushes_change_stamps_and_what_names_no_key_ends_the_epoch() {
 
 #[test]
 fn where_the_channel_tells_its_messages_are_pushes() {
-    let bench = EarBench::new(CoherenceMode::Channel(Notices::new("c".into(), "me".into())));
+    let bench = EarBench::new(CoherenceMode::channel(Notices::new("c".into(), "me".into()), Duration::MAX));
     let mut line = bench.connect();
     let subscribed = ">3\r\n$9\r\nsubscribe\r\n$1\r\nc\r\n:1\r\n";
     line.answer(&[subscribed, OK, ALL, FEATURES, TIME, LATENCY, MASTER]);
@@ -529,7 +529,7 @@ fn who_waits_for_a_fence_is_told_when_something_sent_later_is_answered() {
 
 #[test]
 fn in_broadcast_mode_only_a_turn_of_its_own_shows_anything() {
-    let bench = EarBench::new(CoherenceMode::Broadcast(Vec::new()));
+    let bench = EarBench::new(CoherenceMode::broadcast(Vec::new()));
     let mut line = bench.connect();
     assert_eq!(line.asked()[6..], ["PING", "HELLO"]);
     line.protocol.fence(at(0), 1, at(0));
