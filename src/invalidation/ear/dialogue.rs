@@ -8,6 +8,7 @@ use std::collections::VecDeque;
 use super::fill::PendingFill;
 use super::unannounced::Probe;
 use crate::clock::Time;
+use crate::metrics::Need;
 use crate::resp::encode;
 
 /// What a reply is the answer to.
@@ -39,6 +40,20 @@ pub(super) enum EarQuestion {
     FieldTtls(Box<PendingFill>),
     /// See [`Ttl`](Self::Ttl).
     Value(Box<PendingFill>),
+}
+
+impl EarQuestion {
+    /// What is gone without where it is refused.
+    pub(super) fn need(&self) -> Option<Need> {
+        match self {
+            Self::NoEvict => Some(Need::ClientNoEvict),
+            Self::Database => Some(Need::Select),
+            Self::Features => Some(Need::Command),
+            Self::Memory => Some(Need::Info),
+            Self::Touch => Some(Need::Touch),
+            _ => None,
+        }
+    }
 }
 
 /// See the module's head.

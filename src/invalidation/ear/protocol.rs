@@ -325,14 +325,12 @@ impl<'a, W, P: FaultPlan> Protocol<'a, W, P> {
         now: Time,
     ) -> Result<(), Disconnection> {
         let refused = frame.first() == Some(&b'-');
+        if refused {
+            self.goes_without(inquiry.need().filter(|need| *need != Need::Select || is_forbidden(frame)), frame);
+        }
         match inquiry {
-            EarQuestion::NoEvict => self.goes_without(Need::ClientNoEvict, frame),
-            EarQuestion::Database => {
-                self.dialogue.hear_select(refused);
-                if is_forbidden(frame) {
-                    self.goes_without(Need::Select, frame);
-                }
-            }
+            EarQuestion::NoEvict => {}
+            EarQuestion::Database => self.dialogue.hear_select(refused),
             EarQuestion::Announcements if refused => {
                 return Err(Disconnection::Refused(self.means.refusal(), frame.into()));
             }
@@ -347,19 +345,12 @@ impl<'a, W, P: FaultPlan> Protocol<'a, W, P> {
             EarQuestion::Fence => self.hear_fence(frame, sent, now),
             EarQuestion::Turn => self.in_turn = !refused,
             EarQuestion::Features => {
-                self.goes_without(Need::Command, frame);
                 let features = ServerFeatures::read(frame);
                 self.effects.push(EarEffect::FieldTtls(features.field_ttls));
                 self.features = Some(features);
             }
-            EarQuestion::Memory => {
-                self.goes_without(Need::Info, frame);
-                self.effects.extend(self.touches.hear_policy(frame).map(EarEffect::Collect));
-            }
-            EarQuestion::Touch => {
-                self.goes_without(Need::Touch, frame);
-                self.around.stats.touched.add(self.touches.hear_touched(frame));
-            }
+            EarQuestion::Memory => self.effects.extend(self.touches.hear_policy(frame).map(EarEffect::Collect)),
+            EarQuestion::Touch => self.around.stats.touched.add(self.touches.hear_touched(frame)),
             EarQuestion::Unannounced(probe) => self.hear_unannounced(probe, frame, sent, now),
             EarQuestion::Ttl(_) if is_forbidden(frame) => {
                 return Err(Disconnection::Refused(Refusal::Pttl, frame.into()));
@@ -385,11 +376,9 @@ impl<'a, W, P: FaultPlan> Protocol<'a, W, P> {
         Ok(())
     }
 
-    /// Where this is a refusal: somebody is to tell.
-    fn goes_without(&mut self, need: Need, reply: &[u8]) {
-        if reply.first() == Some(&b'-') {
-            self.effects.push(EarEffect::Without(need, reply.into()));
-        }
+    /// This was refused: somebody is to tell.
+    fn goes_without(&mut self, need: Option<Need>, reply: &[u8]) {
+        self.effects.extend(need.map(|need| EarEffect::Without(need, reply.into())));
     }
 
     fn hear_push(&mut self, push: Push<'_>) {
@@ -486,7 +475,7 @@ impl<'a, W, P: FaultPlan> Protocol<'a, W, P> {
     fn hear_unannounced(&mut self, probe: Probe, reply: &[u8], sent: Time, now: Time) {
         match self.unannounced.hear(probe, reply, sent, now) {
             ProbeFinding::Nothing => {}
-            ProbeFinding::Refused => self.goes_without(probe.need(), reply),
+            ProbeFinding::Refused => self.goes_without(Some(probe.need()), reply),
             ProbeFinding::Changed(_) if self.faults.has(PlantedFault::ProbeIgnored) => {}
             ProbeFinding::Changed(reason) => {
                 self.around.opaque_writes.count();
