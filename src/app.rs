@@ -131,10 +131,10 @@ impl Running {
         let app = App::new(config, dialer, acceptor, &control);
         let workers = Workers::start(&app.shared, &app.metrics.workers, &stop_sessions)
             .map_err(|source| failed("threads", "worker threads", source))?;
-        let entrance = Arc::new(Entrance::new(&app.shared.config, control.clone()));
-        for listener in listeners {
+        let entrances = Entrance::of_listeners(&app.shared.config, control.clone());
+        for (listener, entrance) in listeners.into_iter().zip(entrances) {
             info!("listening on {}{}", listener.address(), listener.note());
-            acceptors.spawn(accept(listener, workers.doors(), Arc::clone(&entrance), stop_sessions.clone()));
+            acceptors.spawn(accept(listener, workers.doors(), entrance, stop_sessions.clone()));
         }
         if let Some(listener) = admin {
             if let Ok(address) = listener.local_addr() {

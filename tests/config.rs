@@ -312,6 +312,7 @@ fn contradictions_are_refused_where_they_were_made() {
             "deny = [\"KEYS\", \"FLUSHAL\"]",
             "crema.toml:1:8: deny: there is no command `FLUSHAL`; write a command as Redis",
         ),
+        ("listen = \"127.0.0.1:1?deny=flushal\"", "crema.toml:1:10: listen: there is no command `flushal`"),
         ("deny = \"@danger\"", "crema.toml:1:8: deny: unknown category `danger`; write one of keyspace, read"),
         ("deny = \"config|sett\"", "crema.toml:1:8: deny: there is no command `config|sett`"),
         ("deny = \"hello\"", "crema.toml:1:8: deny: `hello` cannot be denied: Redis allows it to everybody"),

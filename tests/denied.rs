@@ -3,8 +3,12 @@
 
 mod common;
 
+use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+
 use common::value::shown;
-use common::{Client, Crema, Redis, Value, ok, pack};
+use common::{Client, Crema, Redis, Value, int, ok, pack};
 
 /// The same words as rules of Redis's ACL and as a list of crema's.
 const DENIED: [&str; 6] = ["flushall", "config|set", "@scripting", "keys", "exec", "append"];
@@ -111,6 +115,29 @@ fn what_is_denied_is_denied_to_everybody() {
     direct.client().cmd(&["ACL", "SETUSER", "default", "-keys"]);
     let (mut one, mut other) = (Client::connect(direct.addr()), Client::connect(crema.addr()));
     compare(&mut one, &mut other, &["KEYS *", "KEYS", "AUTH secret", "KEYS *"]);
+}
+
+/// At one address more than at another.
+#[test]
+fn an_address_may_deny_more_than_others() {
+    let behind = Redis::start();
+    let directory = tempfile::tempdir().expect("a directory");
+    let socket = directory.path().join("socket");
+    let also = format!("{}?deny=append+@scripting", socket.display());
+    let crema = Crema::over(behind.addr()).flag("--deny", "keys").also_at(Path::new(&also)).start();
+    if crema.is_direct() {
+        return;
+    }
+    let mut client = crema.client();
+    assert!(client.cmd(&["KEYS", "*"]).text().starts_with("NOPERM"));
+    assert_eq!(client.cmd(&["APPEND", "k", "v"]), int(1));
+    let mut other = UnixStream::connect(&socket).expect("it listens there too");
+    other.write_all(b"KEYS *\r\nAPPEND k v\r\nEVAL 'return 1' 0\r\nGET k\r\nQUIT\r\n").expect("it reads");
+    let mut answers = String::new();
+    other.read_to_string(&mut answers).expect("it answers and closes");
+    let refused = |name: &str| format!("-NOPERM this user has no permissions to run the '{name}' command\r\n");
+    let refusals = ["keys", "append", "eval"].map(refused).concat();
+    assert_eq!(answers, format!("{refusals}$1\r\nv\r\n+OK\r\n"));
 }
 
 /// What the table does not know is asked of the server: here, what was renamed.

@@ -81,6 +81,16 @@ impl Denied {
         }
     }
 
+    /// What either denies.
+    #[must_use]
+    pub fn and(mut self, other: &Self) -> Self {
+        self.rows.iter_mut().zip(other.rows).for_each(|(row, other)| *row |= other);
+        self.foreign.extend(other.foreign.iter().cloned());
+        self.categories = self.categories | other.categories;
+        self.everything |= other.everything;
+        self
+    }
+
     /// Whether nothing is denied.
     pub fn is_empty(&self) -> bool {
         *self == Self::default()
@@ -141,6 +151,9 @@ mod tests {
         assert!(!some.has_foreign(b"client|new", Some(Categories::NONE)));
         assert!(!some.has_foreign(b"whatever", None), "no category is denied");
         assert!(!some.is_empty() && denied(&[]).is_empty());
+        let both = denied(&["flushall", "FT.SEARCH"]).and(&denied(&["@scripting"]));
+        assert!(both.has(row("flushall")) && both.has(row("eval")) && !both.has(row("get")));
+        assert!(both.has_foreign(b"ft.search", Some(Categories::NONE)) && both.has_foreign(b"x", None));
     }
 
     #[test]

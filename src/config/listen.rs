@@ -6,8 +6,10 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
+use super::deny::take_option;
 use super::error::Problem;
 use super::url::SOCKET_PATH_BYTES;
+use crate::command::Denied;
 
 /// What stands behind an address whose clients are passed on with a PROXY header.
 const PROXY_ON: &str = "?proxy=on";
@@ -72,20 +74,24 @@ impl fmt::Display for Listen {
     }
 }
 
-/// Reads addresses separated by commas: at least one, no two that clash.
-pub(super) fn addresses(text: &str) -> Result<Vec<Listen>, Problem> {
-    let mut all: Vec<Listen> = Vec::new();
+/// Reads addresses separated by commas: at least one, no two that clash; and what is denied at some of them.
+pub(super) fn addresses(text: &str) -> Result<(Vec<Listen>, Vec<(Listen, Denied)>), Problem> {
+    let (mut all, mut denied_at): (Vec<Listen>, _) = (Vec::new(), Vec::new());
     for part in text.split(',') {
-        let next = address(part.trim())?;
+        let (rest, denied) = take_option(part.trim())?;
+        let next = address(&rest)?;
         if let Some(earlier) = all.iter().find(|earlier| earlier.clashes(&next)) {
             return Err(Problem::new(
                 format!("`{next}` cannot be bound together with `{earlier}`"),
                 "leave one of them out",
             ));
         }
+        if !denied.is_empty() {
+            denied_at.push((next.clone(), denied));
+        }
         all.push(next);
     }
-    Ok(all)
+    Ok((all, denied_at))
 }
 
 fn address(text: &str) -> Result<Listen, Problem> {
@@ -134,11 +140,12 @@ mod tests {
 
     #[test]
     fn reads_addresses() {
-        let all = addresses("127.0.0.1:6380, [::1]:0,/run/crema.sock,unix:/run/b,unix:///run/c").expect("all are good");
+        let all =
+            addresses("127.0.0.1:6380, [::1]:0,/run/crema.sock,unix:/run/b,unix:///run/c").expect("all are good").0;
         let shown: Vec<String> = all.iter().map(Listen::to_string).collect();
         assert_eq!(shown, ["127.0.0.1:6380", "[::1]:0", "/run/crema.sock", "/run/b", "/run/c"]);
         let all = addresses("tcp://127.0.0.1:1,tls://127.0.0.1:2?proxy=on,[::1]:3?proxy=on,127.0.0.1:4?proxy=off");
-        let shown: Vec<String> = all.expect("all are good").iter().map(Listen::to_string).collect();
+        let shown: Vec<String> = all.expect("all are good").0.iter().map(Listen::to_string).collect();
         assert_eq!(shown, ["127.0.0.1:1", "tls://127.0.0.1:2?proxy=on", "[::1]:3?proxy=on", "127.0.0.1:4"]);
     }
 

@@ -5,6 +5,7 @@
 //! `main`, and by tests.
 
 mod compare;
+mod deny;
 mod error;
 mod flags;
 mod glob;
@@ -24,6 +25,7 @@ use std::path::PathBuf;
 use std::thread;
 use std::time::Duration;
 
+pub use self::deny::DenyLists;
 pub use self::error::{ConfigError, Place, Problem};
 pub use self::flags::{Flags, Settings};
 pub use self::glob::Glob;
@@ -32,7 +34,6 @@ pub use self::rule::{Promote, Rule, SHORT_TERM};
 pub use self::summary::Sources;
 pub use self::url::{Endpoint, Secret, Upstream};
 pub use self::user::{Password, User};
-use crate::command::{Categories, DenialMistake, Denied};
 pub use crate::error::UpstreamDown;
 use crate::net::tls::{AcceptorSettings, ClientCertificates, Credentials};
 
@@ -71,7 +72,7 @@ pub struct Config {
     /// Who says whether a client may come in.
     pub auth: Auth,
     /// What no client may use, whoever it is.
-    pub deny: Denied,
+    pub deny: DenyLists,
     /// Clients served at once.
     pub max_clients: usize,
     /// A client silent for so long is closed, as by Redis's `timeout`; `None` for never.
@@ -249,11 +250,12 @@ fn read(layers: &Layers) -> Result<Config, ConfigError> {
         "cn" | "CN" => Ok(CertificateUser::CommonName),
         _ => Err(Problem::unknown("field of certificates", text, &["off", "cn"])),
     })?;
+    let (listen, denied_at) = layers.read(key!(listen), "127.0.0.1:6380", listen::addresses)?;
     let users = user::read_users(layers, tls_client_user)?;
     let prefixes = layers.read(key!(broadcast_prefixes), "all", prefixes)?;
     let l1_size = layers.read(key!(l1_size), "256MiB", sizes_or_zero(MIB..=16 * TIB))?;
     Ok(Config {
-        listen: layers.read(key!(listen), "127.0.0.1:6380", listen::addresses)?,
+        listen,
         upstream: layers.read(key!(upstream), "redis://127.0.0.1:6379", str::parse)?,
         tls: tls(layers)?,
         tls_client_user,
@@ -283,7 +285,7 @@ fn read(layers: &Layers) -> Result<Config, ConfigError> {
             "open" => Ok(Auth::Open),
             _ => Err(Problem::unknown("way to let clients in", text, &["upstream", "own", "open"])),
         })?,
-        deny: layers.read(key!(deny), "none", denied)?,
+        deny: DenyLists { everywhere: layers.read(key!(deny), "none", deny::denied)?, at: denied_at },
         max_clients: layers.read(key!(max_clients), "10000", counts(1..=1_000_000))?,
         idle_timeout: layers.read(key!(idle_timeout), "0", durations_or_zero(s(1)..=h(8760)))?,
         output_limit: layers.read(key!(output_limit), "64MiB", sizes(64 * KIB..=TIB))?,
@@ -373,25 +375,6 @@ fn prefixes(text: &str) -> Result<Vec<String>, Problem> {
         }
     }
     Ok(prefixes)
-}
-
-/// Commands and categories separated by commas, or `none`.
-fn denied(text: &str) -> Result<Denied, Problem> {
-    let mut denied = Denied::default();
-    for word in text.split(',').map(str::trim).filter(|word| !word.is_empty() && text != "none") {
-        denied.deny(word).map_err(|mistake| match mistake {
-            DenialMistake::Category => Problem::unknown("category", word.trim_start_matches('@'), Categories::names()),
-            DenialMistake::Command => {
-                let right =
-                    "write a command as Redis names it, a subcommand as `config|set`, a category as `@dangerous`";
-                Problem::new(format!("there is no command `{word}`"), right)
-            }
-            DenialMistake::Allowed => {
-                Problem::new(format!("`{word}` cannot be denied: Redis allows it to everybody"), "leave it out")
-            }
-        })?;
-    }
-    Ok(denied)
 }
 
 fn or_off<T>(text: &str, parse: impl Fn(&str) -> Result<T, Problem>) -> Result<Option<T>, Problem> {

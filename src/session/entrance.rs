@@ -1,6 +1,6 @@
 //! What holds for clients from their first byte on, whoever they turn out to be.
 //!
-//! Made once, by `server`, and the same for as long as the process lives.
+//! Made once for each listener, by `app`, and the same for as long as the process lives.
 
 use std::sync::Arc;
 
@@ -9,7 +9,7 @@ use crate::command::Denied;
 use crate::config::Config;
 use crate::control::Control;
 
-/// What is asked of clients.
+/// What is asked of the clients of a listener.
 pub struct Entrance {
     /// Users of crema's own, where it has such.
     pub(super) passwords: Arc<Passwords>,
@@ -18,8 +18,10 @@ pub struct Entrance {
 }
 
 impl Entrance {
-    /// As the settings say. What takes long is done by `control`.
-    pub fn new(config: &Config, control: Control) -> Self {
-        Self { passwords: Arc::new(Passwords::new(&config.auth, control)), denied: config.deny.clone() }
+    /// As the settings say, for each address that is listened on, in their order. What takes long is done by `control`.
+    pub fn of_listeners(config: &Config, control: Control) -> Vec<Arc<Self>> {
+        let passwords = Arc::new(Passwords::new(&config.auth, control));
+        let entrance = |listen| Arc::new(Self { passwords: Arc::clone(&passwords), denied: config.deny.at(listen) });
+        config.listen.iter().map(entrance).collect()
     }
 }
