@@ -12,6 +12,8 @@ mod shapes;
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
+use crema::metrics::Need;
+
 use common::{AT_LAST, Client, Crema, MAX_STALENESS, Value, bulk, number_from_env, ok, pack, seeded, within};
 use service::{Profile, Service, resp3};
 use shapes::Shape;
@@ -72,15 +74,15 @@ fn try_out(name: &str) {
     answers_alike(&service, &crema);
     service.pair();
     is_coherent(&service, &crema, &launch(&service));
+    goes_without_what_is_refused(&service, &crema);
     survives_a_failover(&service, &crema);
 }
 
 fn launch(service: &Service) -> Crema {
-    let mut launch = Crema::over(service.address()).url(service.url());
-    if service.profile.coherence != "tracking" {
-        launch = launch.flag("--coherence", &service.profile.coherence);
-    }
-    launch.start()
+    let crema = Crema::over(service.address()).url(service.url()).start();
+    let mode = [("mode", service.profile.coherence.as_str())];
+    within(AT_LAST, "it is known how changes are heard of", || crema.count("crema_coherence_mode", &mode) == 1);
+    crema
 }
 
 fn answers_alike(service: &Service, crema: &Crema) {
@@ -100,6 +102,16 @@ fn answers_alike(service: &Service, crema: &Crema) {
 fn is_comparable(shape: &Shape) -> bool {
     let has = |words: &[u8]| shape.bytes.windows(words.len()).any(|bytes| bytes == words);
     !has(&pack(&["RESET"])) && !has(b"\r\nREPLY\r\n") && !has(b"\r\nGETUSER\r\n")
+}
+
+/// What crema needs on its own account and is refused is told. Some of it is asked for only when something is the matter.
+fn goes_without_what_is_refused(service: &Service, crema: &Crema) {
+    let refused = |need: &Need| crema.count("crema_upstream_refusals", &[("need", need.as_str())]) == 1;
+    let told: BTreeSet<&str> = Need::ALL.iter().filter(|need| refused(need)).map(|need| need.as_str()).collect();
+    let known: BTreeSet<&str> = service.profile.goes_without.iter().map(String::as_str).collect();
+    let on_occasion = [Need::ClientId, Need::ClientList, Need::ClientKill].map(Need::as_str);
+    let beyond: Vec<_> = told.difference(&known).filter(|need| !on_occasion.contains(need)).collect();
+    assert!(told.is_superset(&known) && beyond.is_empty(), "{}: {told:?}", service.profile.service);
 }
 
 /// Own writes at once; others', by whatever road the service tells of, within `max_staleness`.

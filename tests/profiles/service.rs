@@ -30,6 +30,8 @@ pub(crate) struct Profile {
     refuses: Vec<String>,
     /// How changes can be heard of.
     pub(crate) coherence: String,
+    /// What crema needs on its own account and is refused, by its metric's labels.
+    pub(crate) goes_without: Vec<String>,
     /// Pages of its documentation.
     pub(crate) read_at: Vec<String>,
     /// What stands on none of them, and what is assumed for it.
