@@ -3,6 +3,7 @@
 # make check  the part of it that needs no server: format, lints, documentation, licences and advisories
 # make tcl    Redis's own test suite, through crema; make tcl JOBS=4 for more of it at once
 # make orderings  stamps and leases in every order that the memory model allows (loom)
+# make coverage  how much of the two kernels (the ear's protocol, the lanes' pipeline) their unit tests and the simulation run
 # make fmt    format the sources
 # make fuzz   the same bytes to Redis and through crema, at random, for SECONDS; a difference is cut down and shown
 # make long   what has to hold for long as well: the same for so many REPLIES, and a million simulated schedules
@@ -14,7 +15,7 @@ SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .ONESHELL:
 .DELETE_ON_ERROR:
-.PHONY: run test check tcl fmt bench instructions fuzz long compat interop orderings need-redis need-tcl need-cc need-valgrind need-faketime need-outage
+.PHONY: run test check tcl fmt bench instructions fuzz long compat interop orderings coverage need-redis need-tcl need-cc need-valgrind need-faketime need-outage need-llvm
 
 # Where `make run` listens. Another choice: make run PORT=6390 ADMIN=9390
 PORT := 6380
@@ -161,6 +162,21 @@ interop:
 orderings:
 	cargo run --locked --quiet --manifest-path tests/orderings/Cargo.toml --target-dir target/orderings
 
+# Only crema's own code is made anew for it. The tools must be of a version that reads the compiler's counts: 19 and later.
+LLVM_COV := llvm-cov-19
+LLVM_PROFDATA := llvm-profdata-19
+KERNELS := src/invalidation/ear src/upstream/pipeline
+
+coverage: need-llvm
+	@dir=target/coverage; rm -rf $$dir; mkdir -p $$dir
+	printf '%s\n' '#!/bin/sh' 'exec "$$@" -Cinstrument-coverage' >$$dir/rustc; chmod +x $$dir/rustc
+	export RUSTC_WORKSPACE_WRAPPER=$$PWD/$$dir/rustc LLVM_PROFILE_FILE=$$PWD/$$dir/%p-%m.profraw
+	SCHEDULES=2000 cargo test --locked --lib --test simulation -- ear:: pipeline:: no_schedule
+	$(LLVM_PROFDATA) merge -sparse -o $$dir/all $$dir/*.profraw
+	programs=$$(cargo test --locked --lib --test simulation --no-run --message-format json 2>/dev/null |
+		grep -o '"executable":"[^"]*"' | cut -d '"' -f 4 | sed 's/^/--object /')
+	$(LLVM_COV) report --instr-profile $$dir/all $$programs $(KERNELS) $(if $(SHOW),&& $(LLVM_COV) show --instr-profile $$dir/all $$programs $(KERNELS) >$(SHOW))
+
 need-redis:
 	@if ! command -v redis-server >/dev/null || ! command -v redis-cli >/dev/null; then
 		$(call install,redis-server)
@@ -183,6 +199,9 @@ need-cc:
 
 need-valgrind:
 	@if ! command -v valgrind >/dev/null; then $(call install,valgrind); fi
+
+need-llvm:
+	@if ! command -v $(LLVM_COV) >/dev/null; then $(call install,llvm-19); fi
 
 # For the programs of tests/outage.
 need-outage:

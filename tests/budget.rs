@@ -5,7 +5,7 @@ mod common;
 
 use std::time::Duration;
 
-use common::{AT_LAST, Client, Crema, Redis, Value, bulk, eventually, int, ok, simple, within};
+use common::{Client, Crema, Redis, Value, bulk, eventually, int, ok, simple};
 
 #[test]
 fn with_few_descriptors_fewer_clients_are_served_and_the_others_are_told() {
@@ -84,14 +84,6 @@ fn lanes_that_nobody_uses_keep_nobody_out() {
     let connections = redis.client_list().len();
     assert!(crema.is_direct() || connections <= 26, "{connections} connections"); // and this test's own
     assert!(crema.is_direct() || crema.is_ready());
-    if crema.is_direct() {
-        return;
-    }
-    // And when their clients have left, lanes do not stay for long.
-    drop(clients);
-    within(AT_LAST * 2, "no lane is left in the databases where nobody is", || {
-        !redis.client_list().iter().any(|line| line.contains("crema-lane") && !line.contains(" db=0 "))
-    });
 }
 
 #[test]

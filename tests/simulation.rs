@@ -1,7 +1,7 @@
-//! Coherence, simulated: schedules that a seed decides, on one clock, and each answer judged against points 2 to 7 of the README.
+//! Coherence, simulated: schedules that a seed decides, on one clock, and each answer judged against points 2 to 8 of the README.
 //!
-//! The ear is the program's ([`crema::invalidation::ear::Protocol`]), and so are lanes ([`crema::upstream::Pipeline`]), the memory that
-//! the ear fills, stamps, leases, flights and what a session remembers of its reads. Redis, links and the rest of a worker are models. Bytes are late, cut, frozen and lost; the
+//! The ears, one for each of two users, are the program's ([`crema::invalidation::ear::Protocol`]), and so are lanes ([`crema::upstream::Pipeline`]), the memory that
+//! the ears fill, stamps, leases, flights and what a session remembers of its reads. Redis, links and the rest of a worker are models. Bytes are late, cut, frozen and lost; the
 //! process stands still; clocks are set; servers become replicas; others write past it.
 //!
 //! `SEED=7 cargo test --test simulation` runs the one schedule of that seed and, with `-- --nocapture`, tells all that happens. `SCHEDULES` is how many
@@ -17,6 +17,8 @@ use world::{Report, World};
 
 #[path = "simulation/dice.rs"]
 mod dice;
+#[path = "simulation/ears.rs"]
+mod ears;
 #[path = "simulation/faults.rs"]
 mod faults;
 #[path = "simulation/judge.rs"]
@@ -48,6 +50,9 @@ const BASE: u64 = 1 << 60;
 const STALENESS: u64 = 50 * MS;
 const KEYS: usize = 3;
 const DATABASES: usize = 2;
+const USERS: usize = 2;
+/// `acl_recheck`.
+const RECHECK: u64 = 2 * STALENESS;
 
 /// Each fault is to be found within so many schedules.
 const ENOUGH: u64 = 20_000;

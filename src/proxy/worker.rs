@@ -218,8 +218,37 @@ mod tests {
     use tokio::sync::watch;
     use tokio::task::LocalSet;
 
+    use std::time::Duration;
+
     use super::super::shared::tests::{node, shared};
     use super::*;
+
+    #[tokio::test]
+    async fn a_lane_whose_sessions_have_left_is_closed_before_long_and_the_last_of_a_user_who_stays_is_kept() {
+        let in_a_worker = async {
+            let topologies = watch::Sender::new(Arc::new(Topology::single(node())));
+            let worker = Worker::new(shared(topologies.subscribe()), Arc::default());
+            let (front, begun) = (worker.front(), Time::now());
+            let lane_of = |db| {
+                let who = Who::new(&worker.shared, front.node(), None, db);
+                front.track(&who, Resp::V2, false, begun).expect("a lane that is being made")
+            };
+            let (stays, leaves) = (lane_of(0), lane_of(1));
+            let left = Rc::clone(&leaves.lane);
+            drop(leaves);
+            let after = |seconds| begun.plus(Duration::from_secs(seconds));
+            worker.sweep(after(5));
+            assert!(left.is_open(), "its sessions may come again");
+            worker.sweep(after(12));
+            worker.sweep(after(600));
+            assert_eq!((left.is_open(), stays.lane.is_open()), (false, true));
+
+            drop(front);
+            worker.close();
+            worker.tasks.wait().await;
+        };
+        LocalSet::new().run_until(in_a_worker).await;
+    }
 
     #[tokio::test]
     async fn each_node_of_the_topology_has_a_station_and_one_that_leaves_has_no_lane_any_more() {

@@ -1,4 +1,6 @@
 //! Large requests that are not whole yet: what is there of them goes to Redis, which decides how much it holds for its clients.
+//!
+//! Holds contract point 2: what is sent ahead is followed by the rest of the same request and by nothing else.
 
 use super::input::Input;
 use super::link::Stay;

@@ -2,6 +2,8 @@
 //!
 //! Nothing is done here. Where somebody has to be asked first, that is the decision; the answer leads to the next one, and no
 //! question is asked twice. `dispatch` carries out what is decided.
+//!
+//! Holds contract points 1 and 2: what a command may go on follows from its row and from what is unanswered before it.
 
 use super::LARGE_REQUEST;
 use crate::command::{self, Effect, Route, Spec, Verb};

@@ -3,6 +3,8 @@
 //!
 //! They never ride a lane. One that Redis flags as reading or writing keys is a plain data command; one that Redis does not
 //! know either can only fail; all else may change the connection, which is given over to the session for good.
+//!
+//! Holds contract point 1 for commands that nobody here knows.
 
 use std::time::Duration;
 

@@ -3,6 +3,8 @@
 //! A link is in exactly one state, and all that is true of a state only lies in that state. Each change is a method that takes
 //! the old state for the new one. What must be done for a change (lend a connection, wait for answers, send something) is done
 //! by `pinned`; `C` is the private connection, of which nothing is known here but that the link holds it.
+//!
+//! Holds contract point 2: a state that puts commands elsewhere is entered only when all that was sent before is answered.
 
 use std::collections::VecDeque;
 use std::mem;

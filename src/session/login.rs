@@ -2,6 +2,8 @@
 //!
 //! Redis decides each of them. crema keeps what it decided, since the lanes that a session's commands go on are shared, and
 //! a failure leaves the session as it was.
+//!
+//! Holds contract point 8: a session is who Redis says that it is.
 
 use std::rc::Rc;
 use std::sync::Arc;

@@ -9,6 +9,8 @@
 //!
 //! A client that closes its side, or is gone, has still sent what was read: all of it is carried out, and answered as long as
 //! somebody takes the answers. Only where Redis has a command of it wait does it end there, as Redis ends it.
+//!
+//! Holds contract points 1 and 2, and of point 7 that all is carried out which a client sent before it closed its side.
 
 mod ahead;
 mod client;

@@ -4,6 +4,8 @@
 //! name a connection Redis decides: a lane is given its own name once more, which changes nothing and is refused like the
 //! client's. A connection that becomes the client's own is told the name, so that `CLIENT LIST` shows it there. With
 //! `"upstream"` a name makes such a connection, and all that the client sends goes over it.
+//!
+//! Holds contract point 1.
 
 use tokio::sync::oneshot;
 

@@ -7,6 +7,8 @@
 //! others wait for their turn. What was found right is remembered for the process's life, not as it is but as its tag under a key
 //! that nobody else has; so a fleet of clients that connects again costs one check for each user. How long a refusal takes does not
 //! tell a name that there is from one that there is not: each name, known or not, has its hash to be checked against.
+//!
+//! Holds contract point 8.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::available_parallelism;

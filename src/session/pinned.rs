@@ -3,6 +3,8 @@
 //! Does for the link (`link`) what its changes need. Any change of connection, either way, waits until the session's earlier
 //! commands are answered: so order is kept without anybody comparing two connections. Whoever is to send something on a private
 //! connection is given its lane by whatever has seen to it that there is one.
+//!
+//! Holds contract point 2.
 
 use std::time::Duration;
 

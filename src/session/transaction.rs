@@ -1,5 +1,7 @@
 //! What changes what a private connection does with the commands that follow: transactions and watches, subscriptions,
 //! `MONITOR`, `SYNC`.
+//!
+//! Holds contract points 1 and 3: what a transaction writes is marked until its `EXEC` is answered.
 
 use std::future::poll_fn;
 use std::task::Poll;

@@ -2,6 +2,8 @@
 //! client has left.
 //!
 //! Redis frees such a client at once where it has its command wait. To crema a command that waits looks like one that takes long.
+//!
+//! Holds the end of contract point 7: a command that blocks ends with its client.
 
 use std::time::Duration;
 

@@ -1,4 +1,6 @@
 //! The client's socket: what was read and not yet taken up, and when to read, write or wait.
+//!
+//! Holds contract point 7 for a client that has closed its side.
 
 use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
@@ -212,6 +214,19 @@ impl Wire {
     }
 }
 
+/// Returns when what was sent on the session's own connection would be answered unless Redis has it wait. What Redis cannot have yet
+/// it does not have wait, so that is sent first.
+fn overtaken(session: &Session, moment: Duration) -> impl Future<Output = ()> + use<> {
+    let lane = session.link.conn().map(|lent| Rc::clone(lent.lane()));
+    let overtaken = session.caller.overtaken(&session.worker, moment);
+    async move {
+        while lane.as_ref().is_some_and(|lane| lane.is_unsent()) {
+            sleep(moment).await;
+        }
+        overtaken.await;
+    }
+}
+
 /// Has Redis told that the client has left, where what it waits for is not answered [at once](Wait::left): what Redis then has
 /// still to write it might not write to the end.
 fn poll_leave(cx: &mut Context<'_>, session: &Session, timer: &mut Option<Pin<Box<Sleep>>>) {
@@ -267,10 +282,7 @@ impl ClientLine {
         };
         ready!(self.poll_left(cx));
         let doubt = self.doubt.take_if(|doubt| doubt.of == wait);
-        let mut doubt = doubt.unwrap_or_else(|| Doubt {
-            of: wait,
-            over: Box::pin(session.caller.overtaken(&session.worker, wait.moment())),
-        });
+        let mut doubt = doubt.unwrap_or_else(|| Doubt { of: wait, over: Box::pin(overtaken(session, wait.moment())) });
         let over = doubt.over.as_mut().poll(cx);
         self.doubt = Some(doubt);
         over

@@ -3,6 +3,8 @@
 //! A lane is shared by many sessions of one worker; the same type, made with [`Lane::private`], is a connection lent to
 //! one session, on which Redis may also speak unasked. Commands may be sent before it is made. However it ends, every
 //! [`Waiter`] is told: none waits for ever. One task owns the socket, [`Lane::run`] in `carrier`.
+//!
+//! Holds contract points 2 and 7, by its pipeline.
 
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
@@ -218,6 +220,11 @@ impl<W: Waiter> Lane<W> {
     /// `any` command. `None` once Redis is told that nothing more comes.
     pub fn waits_since(&self, any: bool) -> Option<Time> {
         self.pipeline.borrow().waits_since(any)
+    }
+
+    /// Whether Redis cannot have all yet that was sent.
+    pub fn is_unsent(&self) -> bool {
+        self.pipeline.borrow().is_unsent()
     }
 
     /// Whether what waits at the head may change keys.

@@ -21,6 +21,8 @@ pub(crate) enum WorkerFault {
     OpaqueUnfenced,
     /// A read under way is noted under the stamp that its key has when others come to join.
     StampAtJoin,
+    /// What one user has in memory answers another.
+    OneIdentity,
 }
 
 /// One of all.
@@ -31,7 +33,7 @@ pub(crate) enum Fault {
 }
 
 impl Fault {
-    pub(crate) const ALL: [Self; 21] = [
+    pub(crate) const ALL: [Self; 23] = [
         Self::Ear(PlantedFault::EpochOutlivesConnection),
         Self::Ear(PlantedFault::LeaseFromAnswer),
         Self::Ear(PlantedFault::LeaseBeyondProbe),
@@ -53,6 +55,8 @@ impl Fault {
         Self::Worker(WorkerFault::OpaqueUncounted),
         Self::Worker(WorkerFault::OpaqueUnfenced),
         Self::Worker(WorkerFault::StampAtJoin),
+        Self::Worker(WorkerFault::OneIdentity),
+        Self::Ear(PlantedFault::RightsIgnored),
     ];
 
     /// What breaks nothing. Whatever was asked for before the answer to a write is void at that, marked or not; so the mark at sending

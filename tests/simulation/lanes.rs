@@ -3,27 +3,26 @@
 
 use crema::cache::Slot;
 
-use super::MS;
-use super::STALENESS;
 use super::faults::{Fault, WorkerFault};
 use super::link::Owner;
-use super::process::{Ask, Command, Lane, LaneEvent, Pending, Recipient, Session, place, request, time};
+use super::process::{Ask, Command, Lane, LaneEvent, Pending, Recipient, Session, Who, place, request, time};
 use super::sessions::check_order;
 use super::world::{Event, Waiting, World};
+use super::{MS, STALENESS, USERS};
 
 impl World<'_> {
-    pub(crate) fn lane(&mut self, worker: usize, db: usize) -> usize {
-        if let Some(lane) = &self.workers[worker].lanes[db] {
+    pub(crate) fn lane(&mut self, worker: usize, who: Who) -> usize {
+        if let Some(lane) = self.workers[worker].lane(who) {
             return lane.link;
         }
-        let link = self.open(Owner::Lane(worker, db), db);
-        self.workers[worker].lanes[db] = Some(Box::new(Lane::new(link, self.now)));
+        let link = self.open(Owner::Lane(worker, who), who);
+        *self.workers[worker].lane(who) = Some(Box::new(Lane::new(link, self.now)));
         link
     }
 
     pub(crate) fn lane_of(&mut self, session: usize) -> usize {
-        let (worker, db) = (self.sessions[session].1.worker, self.sessions[session].1.db);
-        let link = self.lane(worker, db);
+        let (worker, who) = (self.sessions[session].1.worker, self.sessions[session].1.who());
+        let link = self.lane(worker, who);
         let session = &mut self.sessions[session].1;
         if session.lane != Some(link) {
             session.came = session.last_answer;
@@ -34,16 +33,16 @@ impl World<'_> {
 
     pub(crate) fn put(&mut self, session: usize, number: u64, words: &[&str], flight: bool, marks: Vec<Slot>) {
         let link = self.lane_of(session);
-        let (life, at) = (self.sessions[session].0, self.sessions[session].1.db);
+        let (life, who) = (self.sessions[session].0, self.sessions[session].1.who());
         let (worker, memory) = (self.sessions[session].1.worker, self.memory);
         let command = self.sessions[session].1.command(number).expect("it is being sent");
         let ask = command.ask.clone();
         let now = self.now;
-        let lane = self.workers[worker].lanes[at].as_mut().expect("it was just made");
+        let lane = self.workers[worker].lane(who).as_mut().expect("it was just made");
         command.sent = Some((link, lane.sent));
         let flight = match &ask {
             Ask::Get(key) if flight => {
-                let (query, opaque) = (memory.query((at, *key)), memory.opaque_writes.answered());
+                let (query, opaque) = (memory.query(who.0, (who.1, *key)), memory.opaque_writes.answered());
                 Some(lane.flights.lead(&query, memory.stamps.load(query.slot), opaque, time(now)))
             }
             _ => None,
@@ -54,8 +53,8 @@ impl World<'_> {
         self.send(link, bytes);
     }
 
-    pub(crate) fn lane_receives(&mut self, worker: usize, db: usize, bytes: &[u8]) {
-        let Some(mut lane) = self.workers[worker].lanes[db].take() else { return };
+    pub(crate) fn lane_receives(&mut self, worker: usize, who: Who, bytes: &[u8]) {
+        let Some(mut lane) = self.workers[worker].lane(who).take() else { return };
         let taken = lane.pipeline.receive(bytes, false, time(self.now), &mut |_| ());
         assert!(taken.is_ok(), "the model writes what is well formed");
         let mut replies = Vec::new();
@@ -76,9 +75,9 @@ impl World<'_> {
                 LaneEvent::Lost(_) => unreachable!("it is not lost"),
             }
         }
-        self.workers[worker].lanes[db] = Some(lane);
+        *self.workers[worker].lane(who) = Some(lane);
         for pending in replies {
-            self.replied(&pending, db);
+            self.replied(&pending, who);
         }
     }
 
@@ -100,21 +99,26 @@ impl World<'_> {
         if !self.plan.worker(WorkerFault::OpaqueUncounted) {
             self.memory.opaque_writes.count();
         }
-        let hold = self.memory.has_filled.get() && self.dice.chance(400);
-        if hold && !self.plan.worker(WorkerFault::OpaqueUnfenced) {
+        let hold = self.dice.chance(400);
+        let filled: Vec<_> = (0..USERS).filter(|&user| self.memory.users[user].has_filled.get()).collect();
+        if hold && !filled.is_empty() && !self.plan.worker(WorkerFault::OpaqueUnfenced) {
             if let Some(command) = self.of(to) {
-                command.held = true;
-                let left = self.memory.freshness.lease_left(time(self.now)).as_nanos() as u64;
-                let left = if self.memory.silence.is_swapping() { STALENESS } else { left };
-                self.fence(Waiting::Held(to), Some(left));
+                command.held = filled.len();
+                for user in filled {
+                    let left = self.memory.users[user].freshness.lease_left(time(self.now)).as_nanos() as u64;
+                    let left = if self.memory.silence.is_swapping() { STALENESS } else { left };
+                    self.fence(user, Waiting::Held(to), Some(left));
+                }
             }
             return;
         }
         if !self.plan.worker(WorkerFault::OpaqueUnfenced) {
             self.memory.opaque_writes.add(time(self.now));
         }
-        if self.memory.has_filled.get() && self.dice.chance(300) {
-            self.fence(Waiting::Nobody, None);
+        for user in filled {
+            if self.dice.chance(300) {
+                self.fence(user, Waiting::Nobody, None);
+            }
         }
     }
 
@@ -135,7 +139,7 @@ impl World<'_> {
     }
 
     /// The whole answer is here.
-    pub(crate) fn replied(&mut self, pending: &Pending, db: usize) {
+    pub(crate) fn replied(&mut self, pending: &Pending, (user, db): Who) {
         let reply = &pending.reply;
         let sent = self.of(pending.to).and_then(|command| command.sent);
         for to in std::iter::once(pending.to).chain(pending.joined.iter().copied()) {
@@ -150,14 +154,14 @@ impl World<'_> {
         if reply[0] != b'-' {
             for key in pending.ask.keys_read() {
                 if self.dice.chance(500) || !pending.joined.is_empty() {
-                    self.promote((db, key), reply.len());
+                    self.promote(user, (db, key), reply.len());
                 }
             }
         }
     }
 
-    pub(crate) fn lane_lost(&mut self, worker: usize, db: usize) {
-        let Some(mut lane) = self.workers[worker].lanes[db].take() else { return };
+    pub(crate) fn lane_lost(&mut self, worker: usize, who: Who) {
+        let Some(mut lane) = self.workers[worker].lane(who).take() else { return };
         let error = lane.pipeline.lost("it was cut");
         if let Some(loss) = lane.pipeline.lose(&error) {
             loss.tell(&error);
@@ -211,7 +215,7 @@ impl World<'_> {
             self.report.violation = check_order(&self.judge, &session.answered);
         }
         *life += 1;
-        *session = Session::new(session.worker, session.db, session.depth);
+        *session = Session::new(session.worker, session.who(), session.depth);
         self.step_soon(to.session, 5 * MS);
     }
 }

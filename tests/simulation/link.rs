@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 
 use super::dice::Dice;
+use super::process::Who;
 use super::{MS, US};
 
 /// Bytes on their way in one direction.
@@ -74,9 +75,10 @@ impl Pipe {
 /// Whose connection it is.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Owner {
-    Ear,
-    /// Of that worker, in that database.
-    Lane(usize, usize),
+    /// Of that user.
+    Ear(usize),
+    /// Of that worker.
+    Lane(usize, Who),
 }
 
 pub(crate) struct Link {

@@ -23,7 +23,10 @@ use crema::resp::{Request, Span, encode};
 use crema::upstream::{Generation, Pipeline, Waiter};
 
 use super::judge::Place;
-use super::{BASE, DATABASES, KEYS, STALENESS};
+use super::{BASE, DATABASES, KEYS, RECHECK, STALENESS, USERS};
+
+/// A user, and the database.
+pub(crate) type Who = (usize, usize);
 
 /// The process's clock.
 pub(crate) fn time(now: u64) -> Time {
@@ -39,13 +42,35 @@ pub(crate) struct Memory {
     pub(crate) silence: Silence,
     pub(crate) generation: Generation,
     pub(crate) stats: Stats,
-    pub(crate) freshness: Freshness,
-    pub(crate) fence_times: FenceTimes,
-    pub(crate) rights: Rights,
-    pub(crate) identities: Vec<Identity>,
+    pub(crate) users: [User; USERS],
     gets: Vec<Get>,
+}
+
+/// What memory has of one user.
+pub(crate) struct User {
+    pub(crate) freshness: Freshness,
+    fence_times: FenceTimes,
+    rights: Rights,
+    identities: [Identity; DATABASES],
     /// The ear was asked to fill.
     pub(crate) has_filled: Cell<bool>,
+}
+
+impl User {
+    fn new(name: &str, known: &Identities) -> Self {
+        Self {
+            freshness: Freshness::new(),
+            fence_times: FenceTimes::default(),
+            rights: Rights::default(),
+            identities: std::array::from_fn(|db| known.intern(name, db as u32)),
+            has_filled: Cell::new(false),
+        }
+    }
+
+    /// What the ear knows of, as `Ear::heard_up_to` has it.
+    pub(crate) fn heard_up_to(&self) -> Time {
+        if self.has_filled.get() { self.freshness.heard_up_to() } else { Time::NEVER }
+    }
 }
 
 impl Memory {
@@ -53,11 +78,11 @@ impl Memory {
         let known = Identities::default();
         let terms = L1Terms {
             max_staleness: Duration::from_nanos(STALENESS),
-            acl_recheck: Duration::from_secs(1),
+            acl_recheck: Duration::from_nanos(RECHECK),
             max_value: 1000,
             l1_size: 1 << 20,
             mode: CoherenceMode::tracking(),
-            max_ears: 1,
+            max_ears: USERS,
         };
         let stamps = stamps();
         Self {
@@ -70,15 +95,13 @@ impl Memory {
             silence: Silence::default(),
             generation: Generation::default(),
             stats: Stats::default(),
-            freshness: Freshness::new(),
-            fence_times: FenceTimes::default(),
-            rights: Rights::default(),
-            identities: (0..DATABASES).map(|db| known.intern(b"", db as u32)).collect(),
-            has_filled: Cell::new(false),
+            users: std::array::from_fn(|user| User::new(USER_NAMES[user], &known)),
         }
     }
 
-    pub(crate) fn around(&self) -> Surroundings<'_> {
+    /// What the ear of that user shares with others.
+    pub(crate) fn around(&self, user: usize) -> Surroundings<'_> {
+        let User { freshness, fence_times, rights, .. } = &self.users[user];
         Surroundings {
             terms: &self.terms,
             stamps: &self.stamps,
@@ -88,9 +111,9 @@ impl Memory {
             silence: &self.silence,
             generation: &self.generation,
             stats: &self.stats,
-            freshness: &self.freshness,
-            fence_times: &self.fence_times,
-            rights: &self.rights,
+            freshness,
+            fence_times,
+            rights,
             patience: Duration::from_secs(2),
         }
     }
@@ -99,22 +122,17 @@ impl Memory {
         self.gets[key].slot
     }
 
-    /// Describes the read of a key.
-    pub(crate) fn query(&self, (db, key): Place) -> Query<'_> {
+    /// Describes that user's read of a key.
+    pub(crate) fn query(&self, user: usize, (db, key): Place) -> Query<'_> {
         let Get { raw, tail, command, .. } = &self.gets[key];
-        Query::new(&self.stamps, self.identities[db], *command, NAMES[key].as_bytes(), &raw[*tail..], &[])
+        Query::new(&self.stamps, self.users[user].identities[db], *command, NAMES[key].as_bytes(), &raw[*tail..], &[])
     }
 
     /// The same read on the ear, which has just brought so many bytes.
-    pub(crate) fn fill(&self, key: Place, size: usize) -> Fill {
+    pub(crate) fn fill(&self, user: usize, key: Place, size: usize) -> Fill {
         let mut spans: Vec<Span> = Vec::new();
         let request = Request::parse_canonical(&self.gets[key.1].raw, &mut spans).expect("just written");
-        Fill::new(request, &self.query(key), key.0 as u32, None, 100).expecting(size as u64)
-    }
-
-    /// What the ear knows of, as `Ear::heard_up_to` has it.
-    pub(crate) fn heard_up_to(&self) -> Time {
-        if self.has_filled.get() { self.freshness.heard_up_to() } else { Time::NEVER }
+        Fill::new(request, &self.query(user, key), key.0 as u32, None, 100).expecting(size as u64)
     }
 }
 
@@ -156,6 +174,8 @@ pub(crate) fn place(number: u64) -> ReplyPlace {
     ReplyPlace::default().plus(number as usize)
 }
 
+/// What the users are called.
+pub(crate) const USER_NAMES: [&str; USERS] = ["u0", "u1"];
 /// What the keys are called.
 pub(crate) const NAMES: [&str; KEYS] = ["k0", "k1", "k2"];
 
@@ -213,8 +233,8 @@ pub(crate) struct Command {
     pub(crate) floors: SmallVec<[usize; 2]>,
     pub(crate) answer: Option<Vec<u8>>,
     pub(crate) from_memory: bool,
-    /// The answer is here and waits for a fence.
-    pub(crate) held: bool,
+    /// The answer is here and waits for so many fences.
+    pub(crate) held: usize,
     /// On which link it went, as how manieth.
     pub(crate) sent: Option<(usize, u64)>,
     pub(crate) was_sent_again: bool,
@@ -228,6 +248,7 @@ pub(crate) struct Answered {
 
 pub(crate) struct Session {
     pub(crate) worker: usize,
+    pub(crate) user: usize,
     pub(crate) db: usize,
     pub(crate) commands: VecDeque<Command>,
     pub(crate) next: u64,
@@ -249,9 +270,10 @@ pub(crate) struct Session {
 }
 
 impl Session {
-    pub(crate) fn new(worker: usize, db: usize, depth: usize) -> Self {
+    pub(crate) fn new(worker: usize, (user, db): Who, depth: usize) -> Self {
         Self {
             worker,
+            user,
             db,
             commands: VecDeque::new(),
             next: 0,
@@ -266,6 +288,10 @@ impl Session {
             seen: vec![0; KEYS],
             answered: Vec::new(),
         }
+    }
+
+    pub(crate) fn who(&self) -> Who {
+        (self.user, self.db)
     }
 
     pub(crate) fn head(&self) -> u64 {
@@ -398,12 +424,16 @@ impl Lane {
 }
 
 pub(crate) struct Worker {
-    pub(crate) lanes: Vec<Option<Box<Lane>>>,
+    lanes: [[Option<Box<Lane>>; DATABASES]; USERS],
     pub(crate) sampler: Sampler,
 }
 
 impl Worker {
     pub(crate) fn new() -> Self {
-        Self { lanes: (0..DATABASES).map(|_| None).collect(), sampler: Sampler::new() }
+        Self { lanes: Default::default(), sampler: Sampler::new() }
+    }
+
+    pub(crate) fn lane(&mut self, (user, db): Who) -> &mut Option<Box<Lane>> {
+        &mut self.lanes[user][db]
     }
 }

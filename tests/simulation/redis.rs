@@ -7,6 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::judge::{Cause, Judge};
+use super::process::{NAMES, Who};
 use super::{DATABASES, KEYS, MS, STALENESS};
 
 struct Value {
@@ -19,6 +20,7 @@ struct Value {
 
 #[derive(Default)]
 struct Client {
+    user: usize,
     db: usize,
     tracks: bool,
     commands: u64,
@@ -54,7 +56,13 @@ pub(crate) struct Server {
     pub(crate) few_rights: bool,
     /// It tells how often databases were swapped.
     pub(crate) counts_swaps: bool,
+    /// Since when one user may not read one key.
+    pub(crate) closed_since: Option<u64>,
 }
+
+/// The user who may at times not read this key.
+pub(crate) const LIMITED: usize = 1;
+pub(crate) const HIDDEN: usize = KEYS - 1;
 
 /// Bytes for a link.
 pub(crate) type Out = Vec<(usize, Vec<u8>)>;
@@ -74,12 +82,13 @@ impl Server {
             refuses_select: false,
             few_rights,
             counts_swaps: true,
+            closed_since: None,
         }
     }
 
-    pub(crate) fn connect(&mut self, link: usize, db: usize) {
+    pub(crate) fn connect(&mut self, link: usize, (user, db): Who) {
         self.hellos += 1; // of the handshake
-        self.clients.insert(link, Client { db, ..Client::default() });
+        self.clients.insert(link, Client { user, db, ..Client::default() });
     }
 
     pub(crate) fn disconnect(&mut self, link: usize) {
@@ -190,6 +199,10 @@ impl Server {
         if writes && !self.is_master && by.is_some() {
             return b"-READONLY You can't write against a read only replica.\r\n".to_vec();
         }
+        let limited = self.clients.get(&link).is_some_and(|client| client.user == LIMITED);
+        if limited && self.closed_since.is_some() && words.contains(&NAMES[HIDDEN]) {
+            return b"-NOPERM No permissions to access a key\r\n".to_vec();
+        }
         if writes {
             judge.begin_change();
         }
@@ -200,7 +213,14 @@ impl Server {
             }
             ["CLIENT", ..] => b"+OK\r\n".to_vec(),
             ["ACL", ..] => {
-                let keys = if self.few_rights { "%R~*" } else { "~*" };
+                let closed = limited && self.closed_since.is_some();
+                let keys = if closed {
+                    "~k0 ~k1"
+                } else if self.few_rights {
+                    "%R~*"
+                } else {
+                    "~*"
+                };
                 format!("%2\r\n$8\r\ncommands\r\n$5\r\n+@all\r\n$4\r\nkeys\r\n${}\r\n{keys}\r\n", keys.len())
                     .into_bytes()
             }

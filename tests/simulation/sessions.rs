@@ -12,8 +12,9 @@ use crema::resp::Resp;
 use super::faults::WorkerFault;
 use super::judge::{Judge, Place, ms};
 use super::process::{Answered, Ask, Command, NAMES, Recipient, place, time};
+use super::redis::{HIDDEN, LIMITED};
 use super::world::{Event, LAST, Waiting, World};
-use super::{DATABASES, KEYS, MS, STALENESS, US};
+use super::{DATABASES, KEYS, MS, RECHECK, STALENESS, US};
 
 impl World<'_> {
     pub(crate) fn a_key(&mut self) -> usize {
@@ -26,8 +27,8 @@ impl World<'_> {
     }
 
     pub(crate) fn step(&mut self, at: usize, life: u64) {
-        let link =
-            self.workers[self.sessions[at].1.worker].lanes[self.sessions[at].1.db].as_ref().map(|lane| lane.link);
+        let (worker, who) = (self.sessions[at].1.worker, self.sessions[at].1.who());
+        let link = self.workers[worker].lane(who).as_ref().map(|lane| lane.link);
         let (present, session) = &mut self.sessions[at];
         if *present != life || self.now >= LAST {
             return;
@@ -62,7 +63,7 @@ impl World<'_> {
             floors,
             answer: None,
             from_memory: false,
-            held: false,
+            held: 0,
             sent: None,
             was_sent_again: false,
         });
@@ -75,7 +76,8 @@ impl World<'_> {
     pub(crate) fn take(&mut self, at: usize) {
         let session = &self.sessions[at].1;
         let Some(command) = session.commands.back() else { return };
-        let (number, ask, db) = (command.number, command.ask.clone(), session.db);
+        let (number, ask, who) = (command.number, command.ask.clone(), session.who());
+        let user = &self.memory.users[who.0];
         let keys = ask.keys_read();
         if keys.is_empty() {
             return self.write(at, number, &ask);
@@ -83,7 +85,7 @@ impl World<'_> {
         if session.behind_write() && !self.plan.worker(WorkerFault::HitBehindOwnWrite) {
             return self.send_read(at, false);
         }
-        let heard = self.memory.heard_up_to();
+        let heard = user.heard_up_to();
         let due = self.memory.opaque_writes.due(time(self.now));
         let mut unheard = (due > heard).then_some(due);
         for &key in &keys {
@@ -97,8 +99,10 @@ impl World<'_> {
         }
         let now = time(self.now);
         let memory = self.memory;
-        let held =
-            |key: usize| memory.store.contains_fresh(&memory.query((db, key)), &memory.stamps, &memory.freshness, now);
+        let held = |key: usize| {
+            let query = memory.query(who.0, (who.1, key));
+            memory.store.contains_fresh(&query, &memory.stamps, &user.freshness, now)
+        };
         if let Some(since) = unheard.filter(|_| !self.plan.worker(WorkerFault::HitUnheard)) {
             if !keys.iter().all(|&key| held(key)) {
                 return self.send_read(at, true);
@@ -106,7 +110,7 @@ impl World<'_> {
             return self.hear(at, since);
         }
         let mut out = Vec::new();
-        if self.look_up((db, &keys), at, &mut out) {
+        if self.look_up(&keys, at, &mut out) {
             self.report.hits += 1;
             let command = self.sessions[at].1.command(number).expect("it is the last");
             (command.answer, command.from_memory) = (Some(out), true);
@@ -115,18 +119,21 @@ impl World<'_> {
         self.send_read(at, true);
     }
 
-    pub(crate) fn look_up(&mut self, (db, keys): (usize, &[usize]), at: usize, out: &mut Vec<u8>) -> bool {
+    pub(crate) fn look_up(&mut self, keys: &[usize], at: usize, out: &mut Vec<u8>) -> bool {
         let memory = self.memory;
+        let (user, db) = self.sessions[at].1.who();
+        let user = if self.plan.worker(WorkerFault::OneIdentity) { 0 } else { user };
+        let freshness = &memory.users[user].freshness;
         let sampler = &mut self.workers[self.sessions[at].1.worker].sampler;
         let now = time(self.now);
         let found = match *keys {
             [key] => {
-                let query = memory.query((db, key));
-                memory.store.lookup(&query, Resp::V3, &memory.stamps, &memory.freshness, now, sampler, out)
+                let query = memory.query(user, (db, key));
+                memory.store.lookup(&query, Resp::V3, &memory.stamps, freshness, now, sampler, out)
             }
             [one, other] => {
-                let both = [memory.query((db, one)), memory.query((db, other))];
-                let fresh = |_: usize| &memory.freshness;
+                let both = [memory.query(user, (db, one)), memory.query(user, (db, other))];
+                let fresh = |_: usize| freshness;
                 memory.store.lookup_all(&both, 1000, Resp::V3, &memory.stamps, fresh, now, sampler, out)
             }
             _ => Lookup::Miss,
@@ -136,10 +143,11 @@ impl World<'_> {
 
     /// As `Caller::hear`, whose reckoning of what is worth waiting for is left to chance here: both are right.
     pub(crate) fn hear(&mut self, at: usize, since: Time) {
-        if self.memory.heard_up_to() >= since {
+        let user = self.sessions[at].1.user;
+        if self.memory.users[user].heard_up_to() >= since {
             return self.take(at);
         }
-        let left = self.memory.freshness.lease_left(time(self.now)).as_nanos() as u64;
+        let left = self.memory.users[user].freshness.lease_left(time(self.now)).as_nanos() as u64;
         if self.dice.chance(300) {
             return self.send_read(at, true);
         }
@@ -149,8 +157,8 @@ impl World<'_> {
         self.memory.opaque_writes.ask();
         self.tokens += 1;
         let token = self.tokens;
-        self.waiting.insert(token, Waiting::Unheard(at, life));
-        self.soon(200 * US, Event::EarFence(since, token));
+        self.waiting.insert(token, (user, Waiting::Unheard(at, life)));
+        self.soon(200 * US, Event::EarFence(user, since, token));
         self.at(self.now + left.min(patience), Event::FenceLate(token));
     }
 
@@ -172,7 +180,7 @@ impl World<'_> {
 
     pub(crate) fn send_words(&mut self, at: usize, number: u64, notes: bool) {
         let ask = self.sessions[at].1.command(number).expect("it is being sent").ask.clone();
-        let heard = self.memory.heard_up_to();
+        let heard = self.memory.users[self.sessions[at].1.user].heard_up_to();
         if notes {
             for key in ask.keys_read() {
                 let slot = self.memory.slot(key);
@@ -190,15 +198,15 @@ impl World<'_> {
         let (plan, memory, now) = (self.plan, self.memory, time(self.now));
         let (life, session) = &mut self.sessions[at];
         let slot = memory.slot(key);
-        let heard = memory.heard_up_to();
+        let heard = memory.users[session.user].heard_up_to();
         if session.reads.key_status(slot, heard) == KeyStatus::Unanswered {
             return false;
         }
-        let lane = self.workers[session.worker].lanes[session.db].as_mut().expect("it was just made");
+        let lane = self.workers[session.worker].lane(session.who()).as_mut().expect("it was just made");
         let to = Recipient { session: at, life: *life, number };
         let since = now.minus(memory.terms.max_staleness).max(time(session.came)).max(memory.arrivals.last(slot));
         let since = if plan.worker(WorkerFault::JoinOlder) { Time::ZERO } else { since };
-        let (query, opaque) = (memory.query((session.db, key)), memory.opaque_writes.answered());
+        let (query, opaque) = (memory.query(session.user, (session.db, key)), memory.opaque_writes.answered());
         if plan.worker(WorkerFault::StampAtJoin)
             && let Some(pending) =
                 lane.pending.values_mut().find(|pending| matches!(pending.ask, Ask::Get(of) if of == key))
@@ -231,14 +239,14 @@ impl World<'_> {
             }
             Ask::Del(_) => vec!["DEL", key],
             Ask::Script(_) => {
-                let heard = self.memory.heard_up_to();
+                let heard = self.memory.users[self.sessions[at].1.user].heard_up_to();
                 self.sessions[at].1.reads.note(place(number), None, heard);
                 vec!["EVAL", "a script", "0", key, &value]
             }
             Ask::FlushAll => vec!["FLUSHALL"],
             _ => {
                 self.memory.silence.begin_swap();
-                self.memory.freshness.end();
+                self.memory.users.iter().for_each(|user| user.freshness.end());
                 if self.dice.chance(300) {
                     let link = self.lane_of(at);
                     self.links[link].down.frozen_until = self.now + 3 * STALENESS;
@@ -261,7 +269,7 @@ impl World<'_> {
     pub(crate) fn deliver(&mut self, at: usize) {
         while let Some(command) = self.sessions[at].1.commands.front()
             && command.answer.is_some()
-            && !command.held
+            && command.held == 0
         {
             let command = self.sessions[at].1.commands.pop_front().expect("it is at the head");
             let what = || format!("session {at} is answered {:?}", command.ask);
@@ -297,6 +305,11 @@ impl World<'_> {
         }
         let Some(values) = values(answer) else { return };
         let keys = command.ask.keys_read();
+        let (user, closed) = (self.sessions[at].1.user, self.server.closed_since.unwrap_or(u64::MAX));
+        let hidden = user == LIMITED && keys.contains(&HIDDEN) && command.from_memory;
+        if hidden && command.arrived > closed.saturating_add(if closed == 0 { 0 } else { RECHECK }) {
+            return self.violate(at, command, "point 8: it is shown what it may not read");
+        }
         let hit = command.from_memory.then_some(command.arrived);
         let mut reads = Vec::new();
         for ((&key, value), &floor) in keys.iter().zip(values).zip(&command.floors) {

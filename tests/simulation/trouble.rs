@@ -25,7 +25,7 @@ impl World<'_> {
             self.server.receive(link, &bytes, self.now, &mut self.judge, &mut out);
             self.deliver_out(out);
             if let Some(ambush) = self.ambush
-                && self.protocol.is_some()
+                && self.ears.iter().any(|ear| ear.protocol.is_some())
             {
                 self.spring(ambush, link);
             }
@@ -41,7 +41,7 @@ impl World<'_> {
             if !self.links[to].is_open() {
                 continue;
             }
-            let late = if self.links[to].owner == Owner::Ear { self.ear_late } else { self.lanes_late };
+            let late = if matches!(self.links[to].owner, Owner::Ear(_)) { self.ear_late } else { self.lanes_late };
             let delay = self.links[to].delay(&mut self.dice) + late;
             let when = self.links[to].down.send(bytes, delay, self.now);
             self.expect_down(to, when);
@@ -114,8 +114,8 @@ impl World<'_> {
         let span = self.dice.between(MS, most);
         match self.dice.below(100) {
             45..65 => {
-                let ear = self.protocol.is_some() && self.dice.chance(if self.stormy { 800 } else { 300 });
-                if let Some(link) = if ear { Some(self.ear_link) } else { self.some_link() } {
+                let ear = self.dice.chance(if self.stormy { 800 } else { 300 });
+                if let Some(link) = self.some_ear().filter(|_| ear).or_else(|| self.some_link()) {
                     self.lose(link);
                 }
             }
@@ -148,8 +148,8 @@ impl World<'_> {
 
     /// One direction of a link that is in use stands still.
     pub(crate) fn freeze(&mut self, span: u64) {
-        let ear = self.protocol.is_some() && self.dice.chance(400);
-        let Some(link) = (if ear { Some(self.ear_link) } else { self.some_link() }) else { return };
+        let ear = self.dice.chance(400);
+        let Some(link) = self.some_ear().filter(|_| ear).or_else(|| self.some_link()) else { return };
         let until = self.now + span;
         if self.dice.chance(500) {
             self.links[link].up.frozen_until = until;
@@ -185,8 +185,13 @@ impl World<'_> {
     }
 
     pub(crate) fn an_ambush(&mut self) -> Option<Ambush> {
-        let probe = self.swaps && self.server.counts_swaps && self.dice.chance(700);
+        let probe = self.swaps && self.server.counts_swaps && self.dice.chance(850);
         Some(if probe { Ambush::Probe } else { Ambush::Read })
+    }
+
+    pub(crate) fn some_ear(&mut self) -> Option<usize> {
+        let ear = &self.ears[usize::from(self.dice.chance(300))];
+        ear.protocol.is_some().then_some(ear.link)
     }
 
     pub(crate) fn some_link(&mut self) -> Option<usize> {
@@ -205,8 +210,8 @@ impl World<'_> {
         }
         self.expect_up(number, self.now);
         match self.links[number].owner {
-            Owner::Ear => self.ear_lost(),
-            Owner::Lane(worker, db) => self.lane_lost(worker, db),
+            Owner::Ear(user) => self.ear_lost(user),
+            Owner::Lane(worker, who) => self.lane_lost(worker, who),
         }
     }
 }

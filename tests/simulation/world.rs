@@ -1,20 +1,19 @@
-//! One schedule: the events, in the order of one clock; the links of the process; and the ear, run as `ear::task` runs it.
+//! One schedule: the events, in the order of one clock, and the links of the process.
 
 use std::cmp::{Ordering, Reverse};
-use std::collections::{BTreeMap, BinaryHeap, VecDeque};
+use std::collections::{BTreeMap, BinaryHeap};
 
 use crema::clock::Time;
-use crema::invalidation::Fill;
-use crema::invalidation::ear::{Disconnection, EarEffect, Protocol};
 
 use super::dice::Dice;
+use super::ears::EarState;
 use super::faults::Plan;
-use super::judge::{Judge, Place, ms};
+use super::judge::{Judge, ms};
 use super::link::{Link, Owner};
-use super::process::{Memory, Recipient, Session, Worker, time};
+use super::process::{Memory, Recipient, Session, Who, Worker};
 use super::redis::Server;
 use super::sessions::check_order;
-use super::{MS, STALENESS, US};
+use super::{MS, STALENESS, US, USERS};
 
 /// When nothing more goes wrong.
 pub(crate) const CALM: u64 = 350 * MS;
@@ -30,11 +29,12 @@ pub(crate) enum Event {
     /// Bytes have arrived at the server, or at the process, unless it was found since that they come at another time.
     Up(usize, u64),
     Down(usize, u64),
-    EarConnects,
-    EarWakes(u64),
+    /// Of that user.
+    EarConnects(usize),
+    EarWakes(usize, u64),
     /// A fence, or fills, that workers have asked for come to the ear's thread.
-    EarFence(Time, u64),
-    EarFills,
+    EarFence(usize, Time, u64),
+    EarFills(usize),
     Step(usize, u64),
     FenceLate(u64),
     /// A swap whose answer was lost may have been done until now.
@@ -44,19 +44,22 @@ pub(crate) enum Event {
     Past,
     Trouble,
     Ambush,
-    /// What the ear is sent stands still for so long.
+    /// What ears are sent stands still for so long.
     EarFreezes(u64),
+    /// Ears are lost.
     EarBreaks,
     MasterAgain,
+    /// A user may read a key no more.
+    RightTaken,
 }
 
 impl Event {
     /// Whether it waits while the process stands still.
     fn is_of_process(self) -> bool {
         match self {
-            Self::Down(..) | Self::EarConnects | Self::EarWakes(_) | Self::EarFence(..) | Self::EarFills => true,
+            Self::Down(..) | Self::EarConnects(_) | Self::EarWakes(..) | Self::EarFence(..) | Self::EarFills(_) => true,
             Self::Step(..) | Self::FenceLate(_) | Self::SwapOver => true,
-            Self::Up(..) | Self::Expiry | Self::Meet | Self::Past | Self::MasterAgain => false,
+            Self::Up(..) | Self::Expiry | Self::Meet | Self::Past | Self::MasterAgain | Self::RightTaken => false,
             Self::Trouble | Self::Ambush | Self::EarFreezes(_) | Self::EarBreaks => false,
         }
     }
@@ -130,15 +133,9 @@ pub(crate) struct World<'a> {
     pub(crate) links: Vec<Link>,
     pub(crate) workers: Vec<Worker>,
     pub(crate) sessions: Vec<(u64, Session)>,
-    pub(crate) protocol: Option<Box<Protocol<'a, u64, Plan>>>,
-    pub(crate) ear_link: usize,
-    pub(crate) ear_input: Vec<u8>,
-    pub(crate) ear_begun: bool,
-    /// When the ear is woken next.
-    pub(crate) wakes_at: u64,
-    pub(crate) fills: VecDeque<Fill>,
-    fills_due: bool,
-    pub(crate) waiting: BTreeMap<u64, Waiting>,
+    pub(crate) ears: [EarState<'a>; USERS],
+    /// Each with the user on whose ear it waits.
+    pub(crate) waiting: BTreeMap<u64, (usize, Waiting)>,
     pub(crate) tokens: u64,
     /// The process stands still until then.
     pub(crate) stopped_until: u64,
@@ -169,8 +166,8 @@ impl<'a> World<'a> {
         let mut dice = Dice::new(seed);
         let workers = (0..WORKERS).map(|_| Worker::new()).collect();
         let sessions = (0..SESSIONS).map(|n| {
-            let db = usize::from(dice.chance(200));
-            (0, Session::new(n % WORKERS, db, [1, 1, 1, 2, 4][dice.below(5) as usize]))
+            let who = (usize::from(dice.chance(300)), usize::from(dice.chance(200)));
+            (0, Session::new(n % WORKERS, who, [1, 1, 1, 2, 4][dice.below(5) as usize]))
         });
         let sessions = sessions.collect();
         let (stormy, calm) = (dice.chance(200), dice.chance(400));
@@ -194,13 +191,7 @@ impl<'a> World<'a> {
             links: Vec::new(),
             workers,
             sessions,
-            protocol: None,
-            ear_link: usize::MAX,
-            ear_input: Vec::new(),
-            ear_begun: false,
-            wakes_at: u64::MAX,
-            fills: VecDeque::new(),
-            fills_due: false,
+            ears: Default::default(),
             waiting: BTreeMap::new(),
             tokens: 0,
             stopped_until: 0,
@@ -218,6 +209,14 @@ impl<'a> World<'a> {
             tells: false,
             report: Report::default(),
         };
+        match world.dice.below(3) {
+            0 => world.server.closed_since = Some(0),
+            1 => {
+                let closes = world.dice.between(100 * MS, 300 * MS);
+                world.at(closes, Event::RightTaken);
+            }
+            _ => {}
+        }
         let ambush = world.dice.between(50 * MS, 200 * MS);
         world.at(ambush, Event::Ambush);
         for session in 0..SESSIONS {
@@ -312,32 +311,11 @@ impl<'a> World<'a> {
         match event {
             Event::Up(link, when) if self.links[link].up.is_due(when) => self.up(link),
             Event::Down(link, when) if self.links[link].down.is_due(when) => self.down(link),
-            Event::EarConnects => self.connect_ear(),
-            Event::EarWakes(when) if when == self.wakes_at => {
-                self.wakes_at = u64::MAX;
-                if let Some(mut protocol) = self.protocol.take() {
-                    let went = protocol.wake(time(self.now), time(self.pulse));
-                    self.after(protocol, went);
-                }
-            }
-            Event::Up(..) | Event::Down(..) | Event::EarWakes(_) => {}
-            Event::EarFence(since, token) => match self.protocol.take() {
-                Some(mut protocol) => {
-                    protocol.fence(since, token, time(self.now));
-                    self.after(protocol, Ok(()));
-                }
-                None => self.fenced(token, false),
-            },
-            Event::EarFills => {
-                self.fills_due = false;
-                if let Some(mut protocol) = self.protocol.take() {
-                    let fills = &mut self.fills;
-                    if protocol.takes_fills() && !fills.is_empty() {
-                        protocol.fill(std::iter::from_fn(|| fills.pop_front()), time(self.now));
-                    }
-                    self.after(protocol, Ok(()));
-                }
-            }
+            Event::EarConnects(user) => self.connect_ear(user),
+            Event::EarWakes(user, when) if when == self.ears[user].wakes_at => self.wake_ear(user),
+            Event::Up(..) | Event::Down(..) | Event::EarWakes(..) => {}
+            Event::EarFence(user, since, token) => self.send_fence(user, since, token),
+            Event::EarFills(user) => self.send_fills(user),
             Event::Step(session, life) => self.step(session, life),
             Event::FenceLate(token) => self.fenced(token, false),
             Event::SwapOver => {
@@ -358,11 +336,19 @@ impl<'a> World<'a> {
             Event::Past => self.write_past(),
             Event::Trouble => self.trouble(),
             Event::Ambush => self.ambush = self.an_ambush(),
-            Event::EarFreezes(span) if self.protocol.is_some() && self.now < CALM => {
-                self.links[self.ear_link].down.frozen_until = self.now + span;
+            Event::EarFreezes(span) => {
+                let open = self.ears.iter().filter(|ear| ear.protocol.is_some() && self.now < CALM);
+                open.for_each(|ear| self.links[ear.link].down.frozen_until = self.now + span);
             }
-            Event::EarBreaks if self.protocol.is_some() && self.now < CALM => self.lose(self.ear_link),
-            Event::EarFreezes(_) | Event::EarBreaks => {}
+            Event::EarBreaks if self.now < CALM => {
+                for user in 0..USERS {
+                    if self.ears[user].protocol.is_some() {
+                        self.lose(self.ears[user].link);
+                    }
+                }
+            }
+            Event::EarBreaks => {}
+            Event::RightTaken => self.server.closed_since = Some(self.now),
             Event::MasterAgain => {
                 self.server.is_master = true;
                 let mut out = Vec::new();
@@ -373,11 +359,11 @@ impl<'a> World<'a> {
         }
     }
 
-    pub(crate) fn open(&mut self, owner: Owner, db: usize) -> usize {
+    pub(crate) fn open(&mut self, owner: Owner, who: Who) -> usize {
         let link = Link::new(owner, &mut self.dice);
         self.links.push(link);
         let number = self.links.len() - 1;
-        self.server.connect(number, db);
+        self.server.connect(number, who);
         number
     }
 
@@ -417,129 +403,8 @@ impl<'a> World<'a> {
         self.trace(&bytes, || format!("link {link} down"));
         self.pulse = self.now;
         match self.links[link].owner {
-            Owner::Ear => {
-                self.ear_input.extend_from_slice(&bytes);
-                if let Some(mut protocol) = self.protocol.take() {
-                    let went = protocol.receive(&mut self.ear_input, time(self.now));
-                    self.after(protocol, went);
-                }
-            }
-            Owner::Lane(worker, db) => self.lane_receives(worker, db, &bytes),
-        }
-    }
-
-    pub(crate) fn connect_ear(&mut self) {
-        self.ear_link = self.open(Owner::Ear, 0);
-        self.ear_input.clear();
-        let protocol = Protocol::with_faults(self.plan, self.memory.around(), b"u", 0, time(self.now));
-        self.after(Box::new(protocol), Ok(()));
-    }
-
-    /// What has to be done after each call of the protocol.
-    pub(crate) fn after(&mut self, mut protocol: Box<Protocol<'a, u64, Plan>>, went: Result<(), Disconnection>) {
-        let mut out = Vec::new();
-        protocol.take_unsent(&mut out);
-        self.send(self.ear_link, out);
-        let effects: Vec<_> = protocol.effects().collect();
-        let deadline = protocol.deadline().saturating_since(time(0)).as_nanos() as u64;
-        let takes = protocol.takes_fills();
-        self.protocol = Some(protocol);
-        for effect in effects {
-            if let EarEffect::Fenced(token) = effect {
-                self.fenced(token, true);
-            }
-        }
-        if let Err(ending) = went {
-            assert!(matches!(ending, Disconnection::Silent(_)), "{ending:?}");
-            return self.lose(self.ear_link);
-        }
-        if takes && !self.fills.is_empty() {
-            self.fill_soon(100 * US);
-        }
-        let deadline = deadline.max(self.now);
-        if deadline < self.wakes_at {
-            self.wakes_at = deadline;
-            self.at(deadline, Event::EarWakes(deadline));
-        }
-    }
-
-    pub(crate) fn ear_lost(&mut self) {
-        if let Some(protocol) = self.protocol.take() {
-            protocol.disconnect(time(self.now));
-        }
-        self.fills.clear();
-        let waiting: Vec<_> = self.waiting.keys().copied().collect();
-        for token in waiting {
-            self.fenced(token, false);
-        }
-        let wait = if self.dice.chance(500) { self.dice.between(MS, 5 * MS) } else { self.dice.between(MS, 60 * MS) };
-        self.at(self.now + wait, Event::EarConnects);
-    }
-
-    pub(crate) fn fence(&mut self, waiting: Waiting, late: Option<u64>) {
-        self.tokens += 1;
-        let token = self.tokens;
-        self.waiting.insert(token, waiting);
-        self.soon(200 * US, Event::EarFence(time(self.now), token));
-        if let Some(late) = late {
-            self.at(self.now + late, Event::FenceLate(token));
-        }
-    }
-
-    /// That fence is back, or will not be in time.
-    pub(crate) fn fenced(&mut self, token: u64, heard: bool) {
-        match self.waiting.remove(&token) {
-            Some(Waiting::Unheard(session, life)) if self.sessions[session].0 == life => {
-                self.sessions[session].1.waits = false;
-                if heard {
-                    self.take(session);
-                } else {
-                    self.send_read(session, true);
-                }
-                self.step_soon(session, US);
-            }
-            Some(Waiting::Held(to)) => {
-                if !heard {
-                    self.memory.freshness.bump();
-                }
-                if self.sessions[to.session].0 == to.life
-                    && let Some(command) = self.sessions[to.session].1.command(to.number)
-                {
-                    command.held = false;
-                    self.deliver(to.session);
-                }
-            }
-            _ => {}
-        }
-    }
-
-    pub(crate) fn promote(&mut self, key: Place, size: usize) {
-        let fill = self.memory.fill(key, size);
-        self.memory.has_filled.set(true);
-        if !std::mem::replace(&mut self.ear_begun, true) {
-            self.soon(MS, Event::EarConnects);
-        }
-        if self.fills.len() < 100 {
-            self.fills.push_back(fill);
-            self.fill_soon(200 * US);
-        }
-    }
-
-    fn fill_soon(&mut self, most: u64) {
-        if !std::mem::replace(&mut self.fills_due, true) {
-            self.soon(most, Event::EarFills);
-        }
-    }
-
-    /// As `L1::forget_all`.
-    pub(crate) fn forget_all(&mut self) {
-        self.memory.opaque_writes.count();
-        self.memory.freshness.bump();
-    }
-
-    pub(crate) fn end_swap(&mut self) {
-        if self.memory.silence.end_swap() && self.memory.has_filled.get() {
-            self.fence(Waiting::Nobody, None);
+            Owner::Ear(user) => self.ear_receives(user, &bytes),
+            Owner::Lane(worker, who) => self.lane_receives(worker, who, &bytes),
         }
     }
 }

@@ -2,6 +2,8 @@
 //!
 //! Redis answers in the order of the questions, so the oldest of them tells what a reply is the answer to. Here also stands which
 //! database the questions are about.
+//!
+//! Holds contract point 5: a reply is known by its place, and a value of a database that could not be selected by that.
 
 use std::collections::VecDeque;
 

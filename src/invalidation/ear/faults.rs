@@ -24,6 +24,8 @@ pub enum PlantedFault {
     SwapIgnored,
     /// What Redis announces to nobody is asked and not heeded.
     ProbeIgnored,
+    /// Rights that have changed empty nothing.
+    RightsIgnored,
     /// The time to live runs from the answer, not from the question.
     ExpiryFromAnswer,
     /// A value that was read in another database counts.

@@ -2,6 +2,8 @@
 //!
 //! A fence is a question whose answer shows that everything which Redis said before has been heard. One is under way at a time;
 //! those who ask meanwhile are served by it where it left late enough, else by the next.
+//!
+//! Holds contract points 3 and 4.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;

@@ -6,6 +6,8 @@
 //! The TTL is asked for before the value, and that of hash fields between them. Asking makes Redis track the key, so that
 //! whatever happens to it from then on shows in the stamp; and what expires in between was told to expire. So there is no
 //! telling by the value whether the key was there, which for `:0` or an empty array nobody could.
+//!
+//! Holds contract points 5 and 6.
 
 use std::collections::HashSet;
 use std::ops::Range;

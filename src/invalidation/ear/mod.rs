@@ -12,6 +12,8 @@
 //! shared with workers is changed at once. Its parts are `dialogue` (what was asked), `frames` and `push` (what came), `fill`,
 //! `fences`, `rights`, `features`, `touch`, `unannounced`. Around it `task` moves bytes and sleeps; [`Ear`] is what workers see;
 //! `steward` asks for users that may not ask themselves.
+//!
+//! Holds contract points 3 to 6; point 8 by `rights`, and by one ear for each user.
 
 mod dialogue;
 mod faults;

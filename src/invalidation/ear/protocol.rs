@@ -460,7 +460,7 @@ impl<'a, W, P: FaultPlan> Protocol<'a, W, P> {
     fn hear_rights(&mut self, reply: &[u8], asked: Time, now: Time) {
         self.rights.answered();
         let rights = self.around.rights;
-        if rights.hear_on_ear(reply, asked) {
+        if rights.hear_on_ear(reply, asked) && !self.faults.has(PlantedFault::RightsIgnored) {
             self.bump(EpochReason::Rights);
         }
         if !rights.asks_itself() {

@@ -4,6 +4,8 @@
 //! stands where the reply to SUBSCRIBE would.
 //!
 //! Reads a whole RESP3 push, borrows what it names from it, allocates nothing.
+//!
+//! Holds contract points 4 and 5: what cannot be read counts as a flush.
 
 /// A push, as far as coherence cares.
 #[derive(Debug, PartialEq, Eq)]

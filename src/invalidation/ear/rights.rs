@@ -10,6 +10,8 @@
 //! that is a right that is taken away in the round trip after a fill and was given since the comparison before it; and then
 //! the user is shown no more than what Redis had shown it.) A user who might do everything before can be given nothing, and
 //! is not asked about behind fills: the answer costs Redis as much as some fifty reads.
+//!
+//! Holds contract point 8.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;

@@ -1,6 +1,8 @@
 //! Asks after the rights of users that may not ask themselves: the user of the upstream URL does, over one connection for all ears.
 //!
 //! Begun when the first ear needs it; it ends with the process. What an answer means stands in `rights`.
+//!
+//! Holds contract point 8, with `rights`.
 
 use std::convert::Infallible;
 use std::sync::Arc;

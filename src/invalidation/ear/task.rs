@@ -2,6 +2,8 @@
 //!
 //! One task for each user's ear, on the control thread. Begun when L1 is first asked to fill for the user, ended by the ear's
 //! token. It decides nothing of what L1 may answer: that is `protocol`'s.
+//!
+//! Holds contract point 4: a lost connection ends the lease.
 
 use std::future::pending;
 use std::pin::pin;

@@ -9,6 +9,8 @@
 //! Facts of Redis that this rests on (7.0.15 and Valkey 9): `TIME` is what its clock shows while it runs; `LATENCY HISTOGRAM` names
 //! how often a command was run by anybody, in scripts and transactions too, unless `latency-tracking` is off. It counts the fence's
 //! own `HELLO` as well, which shows whether it counts.
+//!
+//! Holds contract points 4 and 6 for what Redis does not tell.
 
 use std::time::Duration;
 

@@ -4,6 +4,9 @@
 //! I/O and reads no clock. Commands, received bytes and the time go in; what comes out is bytes to write, pieces of replies for
 //! their [`Waiter`]s, what Redis says unasked, and in the end a [`Loss`] for whoever still waits. [`Lane`](super::Lane) is the
 //! handle on it, and `carrier` moves the bytes.
+//!
+//! Holds contract points 2 and 7: commands and replies keep their order, nothing is sent twice, and each waiter is answered or told of
+//! its loss.
 
 #[cfg(test)]
 mod bench;

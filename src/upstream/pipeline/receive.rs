@@ -1,4 +1,6 @@
 //! What a pipeline does with received bytes: splits them into replies, and hands each piece to whom it belongs.
+//!
+//! Holds contract point 2, and that two servers are never used as one (point 3): what a former server says reaches nobody.
 
 use std::sync::Arc;
 

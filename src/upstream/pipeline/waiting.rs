@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{Expectation, Expected, Goodbye, Mode, Pipeline};
+use super::{Expectation, Expected, Goodbye, Mode, Pipeline, Stage};
 use crate::clock::Time;
 use crate::upstream::waiter::Waiter;
 
@@ -57,6 +57,11 @@ impl<W: Waiter> Pipeline<W> {
             _ => None,
         })?;
         (self.goodbye == Goodbye::No && (any || next.is_patient())).then_some(self.waiting_since)
+    }
+
+    /// Whether Redis cannot have all yet that was sent: the connection is being made or made ready, or takes no more.
+    pub(in crate::upstream) fn is_unsent(&self) -> bool {
+        self.state != Stage::Closed && self.out.unwritten() > 0
     }
 
     /// How long the last command took to be answered that found nothing else under way; zero before there was one.
@@ -142,6 +147,20 @@ mod tests {
         assert!(!bench.pipeline.written(), "once");
         assert_eq!(bench.pipeline.waited(AT(190)), Duration::from_millis(90));
         assert_eq!(bench.pipeline.waits_since(true), None);
+    }
+
+    #[test]
+    fn what_is_not_written_redis_cannot_have_wait() {
+        let mut bench = PipelineBench::new(true);
+        bench.pipeline.prepare(b"select", b'+', AT(0));
+        bench.send_with("blpop", AT(0), |probe| probe.patient = true);
+        assert_eq!((bench.write(), bench.pipeline.is_unsent()), ("select".to_owned(), true));
+        bench.receive("+OK\r\n", AT(1)).expect("a reply");
+        assert!(bench.pipeline.is_unsent(), "it may be written, and is not");
+        assert_eq!((bench.write(), bench.pipeline.is_unsent()), ("blpop".to_owned(), false));
+        bench.send("get", AT(2));
+        bench.lose();
+        assert!(!bench.pipeline.is_unsent(), "it never will be");
     }
 
     #[test]
