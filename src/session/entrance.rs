@@ -15,13 +15,19 @@ pub struct Entrance {
     pub(super) passwords: Arc<Passwords>,
     /// What they may not use.
     pub(super) denied: Denied,
+    /// There is such: looked at for each batch of requests.
+    pub(super) is_restricted: bool,
 }
 
 impl Entrance {
     /// As the settings say, for each address that is listened on, in their order. What takes long is done by `control`.
     pub fn of_listeners(config: &Config, control: Control) -> Vec<Arc<Self>> {
         let passwords = Arc::new(Passwords::new(&config.auth, control));
-        let entrance = |listen| Arc::new(Self { passwords: Arc::clone(&passwords), denied: config.deny.at(listen) });
+        let entrance = |listen| {
+            let denied = config.deny.at(listen);
+            let is_restricted = !denied.is_empty();
+            Arc::new(Self { passwords: Arc::clone(&passwords), denied, is_restricted })
+        };
         config.listen.iter().map(entrance).collect()
     }
 }

@@ -188,7 +188,7 @@ impl Facts for Moment<'_> {
     }
 
     fn is_restricted(&self) -> bool {
-        !self.session.entrance.denied.is_empty()
+        self.session.entrance.is_restricted
     }
 
     fn is_denied(&self, spec: &Spec) -> bool {
