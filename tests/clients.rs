@@ -7,9 +7,11 @@
 mod common;
 
 use std::io::{BufRead, BufReader, Write};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
+use common::tls::{Authority, path, secure_crema, secure_redis};
 use common::{Crema, Redis, WORKERS, lift_open_files};
 
 /// A program in `tests/clients` and what runs it.
@@ -46,6 +48,21 @@ fn node_redis_runs_in_resp2() {
 #[test]
 fn node_redis_runs_in_resp3() {
     smoke("node_redis.js", 3);
+}
+
+#[test]
+fn redis_py_runs_under_tls() {
+    smoke_under_tls("redis_py.py");
+}
+
+#[test]
+fn ioredis_runs_under_tls() {
+    smoke_under_tls("ioredis.js");
+}
+
+#[test]
+fn node_redis_runs_under_tls() {
+    smoke_under_tls("node_redis.js");
 }
 
 #[test]
@@ -147,6 +164,18 @@ fn smoke(script: &str, protocol: u8) {
     is_ok(program.command(&crema, protocol).arg("smoke"));
 }
 
+/// With the library's own TLS, and TLS to Redis as well.
+fn smoke_under_tls(script: &str) {
+    let Some(program) = Program::find(script) else { return };
+    let authority = Authority::new();
+    let own = authority.issue("server", &["localhost", "127.0.0.1"]);
+    let (_redis, tls) = secure_redis(&authority, &own, &[]);
+    let (_crema, addr) = secure_crema(&format!("rediss://{tls}?ca={}", path(&authority.ca())), &own, &[]);
+    for protocol in [2, 3] {
+        is_ok(program.command_at(addr, protocol).env("CA", authority.ca()).arg("smoke"));
+    }
+}
+
 /// A program that compares what a library gets from crema with what it gets from a Redis.
 fn api(script: &str, protocol: u8) {
     let Some(program) = Program::find(script) else { return };
@@ -204,8 +233,12 @@ impl Program {
     }
 
     fn command(&self, crema: &Crema, protocol: u8) -> Command {
+        self.command_at(crema.addr(), protocol)
+    }
+
+    fn command_at(&self, addr: SocketAddr, protocol: u8) -> Command {
         let mut command = Command::new(&self.interpreter);
-        command.arg(&self.script).arg(crema.addr().port().to_string()).arg(protocol.to_string());
+        command.arg(&self.script).arg(addr.port().to_string()).arg(protocol.to_string());
         command.env("PYTHONDONTWRITEBYTECODE", "1");
         command.env("NODE_PATH", Path::new(env!("CARGO_MANIFEST_DIR")).join("target/clients/node_modules"));
         command

@@ -107,12 +107,23 @@ fn every_point_of_the_contract_is_held_somewhere() {
     assert!(points.len() >= 8 && missing.is_empty(), "points of the README that no module holds: {missing:?}");
 }
 
+/// Of the tables on TLS: whoever looks for a line of the log must find it.
+#[test]
+fn the_lines_of_the_log_that_the_page_on_tls_explains_are_written() {
+    let sources = ["net/tls/problem.rs", "net/proxy_protocol.rs", "server/welcome.rs"];
+    let sources: String = sources.iter().map(|source| file(&format!("src/{source}"))).collect();
+    let page = file("docs/tls.md");
+    let lines: Vec<&str> = page.lines().filter_map(|line| line.strip_prefix("| `")?.split('`').next()).collect();
+    let missing: Vec<_> = lines.iter().filter(|line| !sources.contains(**line)).collect();
+    assert!(lines.len() > 5 && missing.is_empty(), "{missing:?}");
+}
+
 #[test]
 fn every_metric_that_a_page_names_exists() {
     let known: Vec<&str> = descriptions().map(|(name, _)| name).collect();
     let pages =
         ["README.md", "ARCHITECTURE.md", "CHANGELOG.md", "config/prometheus.yml", "Makefile"].map(str::to_owned);
-    for page in pages.into_iter().chain(pages_on_services()) {
+    for page in pages.into_iter().chain(["docs/tls.md".to_owned()]).chain(pages_on_services()) {
         let text = file(&page);
         let words = text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
         for word in words.filter(|word| word.starts_with("crema_")) {
@@ -125,7 +136,7 @@ fn every_metric_that_a_page_names_exists() {
 #[test]
 fn links_lead_to_files() {
     let pages = ["README.md", "ARCHITECTURE.md", "CHANGELOG.md"].map(str::to_owned);
-    for page in pages.into_iter().chain(pages_on_services()) {
+    for page in pages.into_iter().chain(["docs/tls.md".to_owned()]).chain(pages_on_services()) {
         let text = file(&page);
         let from = Path::new(env!("CARGO_MANIFEST_DIR")).join(&page);
         let targets = text.split("](").skip(1).filter_map(|rest| rest.split(')').next());

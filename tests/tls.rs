@@ -5,48 +5,12 @@ mod common;
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
-use common::redis::{free_port, loopback};
-use common::tls::{Authority, Issued, Tunnel, client_side};
-use common::{AT_LAST, Client, Crema, Redis, bulk, eventually, ok};
-
-/// A Redis that speaks TLS as well, at the second address.
-fn secure_redis(authority: &Authority, own: &Issued, more: &[&str]) -> (Redis, SocketAddr) {
-    let port = free_port();
-    let (cert, key, ca) = (path(&own.cert), path(&own.key), path(&authority.ca()));
-    let port_text = port.to_string();
-    let mut args = vec!["--tls-port", &port_text, "--tls-cert-file", &cert, "--tls-key-file", &key];
-    args.extend(["--tls-ca-cert-file", &ca]);
-    if more.is_empty() {
-        args.extend(["--tls-auth-clients", "no"]);
-    }
-    args.extend(more);
-    (Redis::with(&args), loopback(port))
-}
-
-fn path(path: &Path) -> String {
-    path.display().to_string()
-}
-
-/// A crema that speaks TLS on both sides, and where.
-fn secure_crema(upstream: &str, own: &Issued, more: &[(&str, String)]) -> (Crema, SocketAddr) {
-    let addr = loopback(free_port());
-    let mut launch = Crema::over(addr).url(upstream.to_owned()).flag("--tls-cert", path(&own.cert));
-    launch = launch.flag("--tls-key", path(&own.key));
-    for (flag, value) in more {
-        launch = launch.flag(flag, value);
-    }
-    (launch.also_under_tls(addr).start(), addr)
-}
-
-/// A session over TLS, with what carries it.
-fn through(addr: SocketAddr, ca: &Path, own: Option<&Issued>) -> (Client, Tunnel) {
-    let tunnel = Tunnel::into(addr, client_side(ca, own));
-    (Client::connect(tunnel.addr()), tunnel)
-}
+use common::redis::loopback;
+use common::tls::{Authority, Issued, path, secure_crema, secure_redis, through};
+use common::{AT_LAST, Crema, Redis, bulk, eventually, ok};
 
 #[test]
 fn hits_misses_writes_and_large_values_pass_through_tls_on_both_sides() {
@@ -167,6 +131,7 @@ fn clients_show_certificates_where_they_must() {
     let (authority, stranger) = (Authority::new(), Authority::new());
     let own = authority.issue("server", &["127.0.0.1"]);
     let (known, foreign) = (authority.issue("known", &["client"]), stranger.issue("foreign", &["client"]));
+    let old = authority.issue_expired("old", &["client"]);
     let redis = Redis::start();
     let demand = |whether: &str| {
         let more = [("--tls-client-ca", path(&authority.ca())), ("--tls-client-auth", whether.to_owned())];
@@ -176,14 +141,14 @@ fn clients_show_certificates_where_they_must() {
         let (mut client, _tunnel) = through(addr, &authority.ca(), own);
         client.try_cmd(&["PING"]).is_ok()
     };
-    for (whether, without, of_a_stranger) in
-        [("required", false, false), ("optional", true, false), ("none", true, true)]
-    {
+    // The last: of a stranger, or of one whose time is over.
+    for (whether, without, bad) in [("required", false, false), ("optional", true, false), ("none", true, true)] {
         let (crema, addr) = demand(whether);
         assert!(served(addr, Some(&known)), "{whether}");
         assert_eq!(served(addr, None), without, "{whether}");
-        assert_eq!(served(addr, Some(&foreign)), of_a_stranger, "{whether}");
-        let failed = 2 - u64::from(without) - u64::from(of_a_stranger);
+        assert_eq!(served(addr, Some(&foreign)), bad, "{whether}");
+        assert_eq!(served(addr, Some(&old)), bad, "{whether}");
+        let failed = 3 - u64::from(without) - 2 * u64::from(bad);
         eventually("each failure is counted", || crema.count("crema_tls_handshakes_failed_total", &[]) == failed);
     }
 }

@@ -126,12 +126,17 @@ impl AsyncRead for Socket {
     }
 }
 
-/// Reads from a TLS stream, and sends first what that still holds. Apart, so that reading from others is short.
+/// Reads from a TLS stream, and sends what that still holds: what was written, and what it answers by itself (to a renegotiation,
+/// or new keys). Apart, so that reading from others is short.
 #[inline(never)]
 fn read_tls(stream: &mut TlsStream<TcpStream>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
     // An error shows when it is read.
     let _ = Pin::new(&mut *stream).poll_flush(cx);
-    Pin::new(&mut *stream).poll_read(cx, buf).map_err(|error| explained(stream, error))
+    let read = Pin::new(&mut *stream).poll_read(cx, buf);
+    if stream.get_ref().1.wants_write() {
+        let _ = Pin::new(&mut *stream).poll_flush(cx);
+    }
+    read.map_err(|error| explained(stream, error))
 }
 
 impl AsyncWrite for Socket {

@@ -1,11 +1,14 @@
 // A program as people write them with ioredis. Usage: ioredis.js PORT PROTOCOL smoke|connections COUNT
+// Where the variable CA names a file of authorities, it speaks TLS.
 'use strict';
 
 const assert = require('node:assert/strict');
+const { readFileSync } = require('node:fs');
 const { Redis } = require('ioredis');
 
 const [port, protocol] = process.argv.slice(2, 4).map(Number);
-const connect = (more = {}) => new Redis({ port, protocol, ...more });
+const tls = process.env.CA && { ca: readFileSync(process.env.CA) };
+const connect = (more = {}) => new Redis({ port, protocol, ...(tls && { tls }), ...more });
 
 async function smoke() {
   const r = connect();

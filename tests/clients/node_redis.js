@@ -1,11 +1,14 @@
 // A program as people write them with node-redis. Usage: node_redis.js PORT PROTOCOL smoke|connections COUNT
+// Where the variable CA names a file of authorities, it speaks TLS.
 'use strict';
 
 const assert = require('node:assert/strict');
+const { readFileSync } = require('node:fs');
 const { createClient, RESP_TYPES, WatchError } = require('redis');
 
 const [port, RESP] = process.argv.slice(2, 4).map(Number);
-const connect = (more = {}) => createClient({ socket: { port }, RESP, ...more }).connect();
+const tls = process.env.CA ? { tls: true, ca: readFileSync(process.env.CA) } : {};
+const connect = (more = {}) => createClient({ socket: { port, ...tls }, RESP, ...more }).connect();
 
 async function smoke() {
   const r = await connect();

@@ -1,17 +1,23 @@
 """A program as people write them with redis-py. Usage: redis_py.py PORT PROTOCOL smoke|connections COUNT
 
+Where the variable CA names a file of authorities, it speaks TLS.
+
 `smoke` uses a bit of everything and says ok. `connections` opens that many default connections, uses each, says
 ready, and keeps them open until its input ends.
 """
 
+import os
 import sys
 import threading
 
 import redis
 
+CA = os.environ.get("CA")
+TLS = {"ssl": True, "ssl_ca_certs": CA} if CA else {}
+
 
 def smoke(port, protocol):
-    r = redis.Redis(port=port, protocol=protocol, decode_responses=True)
+    r = redis.Redis(port=port, **TLS, protocol=protocol, decode_responses=True)
     r.flushall()
     assert r.ping()
     assert r.set("k", "v") and r.get("k") == "v" and r.get("none") is None
@@ -57,7 +63,7 @@ def smoke(port, protocol):
     except redis.ResponseError as e:
         assert "WRONGTYPE" in str(e)
 
-    binary = redis.Redis(port=port, protocol=protocol)
+    binary = redis.Redis(port=port, **TLS, protocol=protocol)
     value = bytes(range(256)) * 5_000
     assert binary.set(b"\0\r\n\xff", value) and binary.get(b"\0\r\n\xff") == value
 
@@ -78,14 +84,14 @@ def smoke(port, protocol):
 
     with r.lock("a-lock", timeout=5):
         assert r.get("a-lock")
-    other = redis.Redis(port=port, db=3, protocol=protocol, decode_responses=True, client_name="named")
+    other = redis.Redis(port=port, **TLS, db=3, protocol=protocol, decode_responses=True, client_name="named")
     assert other.get("k") is None and other.client_getname() == "named"
     assert r.info()["redis_version"] and r.dbsize() > 500
     print("ok", flush=True)
 
 
 def connections(port, protocol, count):
-    clients = [redis.Redis(port=port, protocol=protocol, decode_responses=True) for _ in range(count)]
+    clients = [redis.Redis(port=port, **TLS, protocol=protocol, decode_responses=True) for _ in range(count)]
     for n, r in enumerate(clients):
         assert r.set(f"key:{n % 10}", "v") and r.get(f"key:{n % 10}") == "v"
     print("ready", flush=True)

@@ -7,6 +7,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 use std::thread;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, date_time_ymd};
 use tempfile::TempDir;
@@ -16,10 +17,47 @@ use tokio::runtime;
 use tokio::sync::oneshot;
 use tokio_rustls::rustls::pki_types::pem::PemObject;
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
-use tokio_rustls::rustls::{ClientConfig, RootCertStore, ServerConfig, crypto};
+use tokio_rustls::rustls::{ALL_VERSIONS, ClientConfig, RootCertStore, ServerConfig, SupportedProtocolVersion, crypto};
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 
-use super::redis::loopback;
+use super::redis::{free_port, loopback};
+use super::{Client, Crema, Redis};
+
+/// A Redis that speaks TLS as well, at the second address.
+pub(crate) fn secure_redis(authority: &Authority, own: &Issued, more: &[&str]) -> (Redis, SocketAddr) {
+    let port = free_port();
+    let (cert, key, ca) = (path(&own.cert), path(&own.key), path(&authority.ca()));
+    let port_text = port.to_string();
+    let mut args = vec!["--tls-port", &port_text, "--tls-cert-file", &cert, "--tls-key-file", &key];
+    args.extend(["--tls-ca-cert-file", &ca]);
+    if more.is_empty() {
+        args.extend(["--tls-auth-clients", "no"]);
+    }
+    args.extend(more);
+    (Redis::with(&args), loopback(port))
+}
+
+/// As a flag or an option of a URL has it.
+pub(crate) fn path(path: &Path) -> String {
+    path.display().to_string()
+}
+
+/// A crema that speaks TLS on both sides, and where.
+pub(crate) fn secure_crema(upstream: &str, own: &Issued, more: &[(&str, String)]) -> (Crema, SocketAddr) {
+    let addr = loopback(free_port());
+    let mut launch = Crema::over(addr).url(upstream.to_owned()).flag("--tls-cert", path(&own.cert));
+    launch = launch.flag("--tls-key", path(&own.key));
+    for (flag, value) in more {
+        launch = launch.flag(flag, value);
+    }
+    (launch.also_under_tls(addr).start(), addr)
+}
+
+/// A session over TLS, with what carries it.
+pub(crate) fn through(addr: SocketAddr, ca: &Path, own: Option<&Issued>) -> (Client, Tunnel) {
+    let tunnel = Tunnel::into(addr, client_side(ca, own));
+    (Client::connect(tunnel.addr()), tunnel)
+}
 
 /// Who signs certificates, with the directory that holds them.
 pub(crate) struct Authority {
@@ -73,6 +111,12 @@ impl Authority {
         self.issue_with(file, names, |params| params.not_after = date_time_ymd(year + 1, 1, 1))
     }
 
+    /// One that ends so soon.
+    pub(crate) fn issue_for(&self, time: Duration, file: &str, names: &[&str]) -> Issued {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("it is later");
+        self.issue_with(file, names, |params| params.not_after = date_time_ymd(1970, 1, 1) + (now + time))
+    }
+
     fn issue_with(&self, file: &str, names: &[&str], change: impl FnOnce(&mut CertificateParams)) -> Issued {
         let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
         let mut params = CertificateParams::new(names).expect("names that a certificate can have");
@@ -101,9 +145,18 @@ fn certificates(path: &Path) -> Vec<CertificateDer<'static>> {
 
 /// A client's side of TLS that believes `ca`, and shows `own` where it is asked.
 pub(crate) fn client_side(ca: &Path, own: Option<&Issued>) -> Arc<ClientConfig> {
+    client_side_in(ALL_VERSIONS, ca, own)
+}
+
+/// The same in these versions alone.
+pub(crate) fn client_side_in(
+    versions: &[&'static SupportedProtocolVersion],
+    ca: &Path,
+    own: Option<&Issued>,
+) -> Arc<ClientConfig> {
     let mut roots = RootCertStore::empty();
     roots.add_parsable_certificates(certificates(ca));
-    let builder = ClientConfig::builder_with_provider(provider()).with_safe_default_protocol_versions();
+    let builder = ClientConfig::builder_with_provider(provider()).with_protocol_versions(versions);
     let builder = builder.expect("versions").with_root_certificates(roots);
     Arc::new(match own {
         Some(own) => {
