@@ -6,16 +6,21 @@
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, TcpStream as Blocking};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crema::resp::{Split, Splitter, encode};
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 use rand_distr::{Distribution, Zipf};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 use tokio::task::LocalSet;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+use tokio_rustls::rustls::pki_types::ServerName;
+use tokio_util::either::Either;
 
 use super::peers::Peer;
 
@@ -239,9 +244,7 @@ pub(crate) fn closed(peer: &Peer, redis: &Peer, load: &Load, span: Duration, mea
         let mut clients = Vec::new();
         for number in 0..load.clients {
             let asker = Asker::new(load, redis, number as u64);
-            let stream = TcpStream::connect((Ipv4Addr::LOCALHOST, peer.port)).await.expect("the peer listens");
-            stream.set_nodelay(true).expect("TCP has this option");
-            clients.push((asker, stream));
+            clients.push((asker, connect(peer).await));
         }
         measured();
         let began = Instant::now();
@@ -282,7 +285,23 @@ pub(crate) fn counted(peer: &Peer, redis: &Peer, load: &Load, batches: usize) ->
     (batches * load.depth) as u64
 }
 
-async fn client(mut asker: Asker, mut stream: TcpStream, depth: usize, until: Instant) -> Vec<u64> {
+/// A connection, under TLS where the peer has a port for that.
+async fn connect(peer: &Peer) -> Either<TcpStream, TlsStream<TcpStream>> {
+    let port = peer.secure.as_ref().map_or(peer.port, |secure| secure.port);
+    let stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).await.expect("the peer listens");
+    stream.set_nodelay(true).expect("TCP has this option");
+    let Some(secure) = &peer.secure else { return Either::Left(stream) };
+    let name = ServerName::try_from("127.0.0.1").expect("an address");
+    let connector = TlsConnector::from(Arc::clone(&secure.config));
+    Either::Right(connector.connect(name, stream).await.expect("the peer speaks TLS"))
+}
+
+async fn client(
+    mut asker: Asker,
+    mut stream: impl AsyncRead + AsyncWrite + Unpin,
+    depth: usize,
+    until: Instant,
+) -> Vec<u64> {
     let (mut out, mut buffer, mut splitter) = (Vec::new(), vec![0; 64 << 10], Splitter::default());
     let mut latencies = Vec::new();
     let mut sent = Instant::now();
@@ -290,6 +309,7 @@ async fn client(mut asker: Asker, mut stream: TcpStream, depth: usize, until: In
         out.clear();
         (0..depth).for_each(|_| asker.write(&mut out));
         stream.write_all(&out).await.expect("the peer reads");
+        stream.flush().await.expect("the peer reads");
         let mut left = depth;
         while left > 0 {
             let n = stream.read(&mut buffer).await.expect("the peer answers");

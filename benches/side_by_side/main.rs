@@ -4,11 +4,11 @@
 //! crema, each asked the same in turn, round by round. Measured are the processor time that each process spends on a
 //! request, throughput and latency, memory, and how all that grows. `target/bench/report.md` has the tables.
 //!
-//! Reading order: `load` (what is asked, and how), `peers` (of whom), `speed`, `latency`, `queue`, `memory`, `growth` (what
-//! is measured), `goals` (what it should be), `report`.
+//! Reading order: `load` (what is asked, and how), `peers` (of whom), `speed`, `secure`, `latency`, `queue`, `memory`, `growth`
+//! (what is measured), `goals` (what it should be), `report`.
 //!
-//! `cargo bench --bench side_by_side -- [--quick] [--before=CREMA] [--only=LOAD] [speed] [latency] [queue] [memory]
-//! [growth]`; another build of crema given with `--before` is put under the same loads, of which `--only` picks those whose
+//! `cargo bench --bench side_by_side -- [--quick] [--before=CREMA] [--only=LOAD] [speed] [tls] [latency] [queue]
+//! [memory] [growth]`; another build of crema given with `--before` is put under the same loads, of which `--only` picks those whose
 //! name holds these words.
 //!
 //! `cargo bench --bench side_by_side -- instructions [--record]` counts those of a request, and needs valgrind.
@@ -26,6 +26,7 @@ mod memory;
 mod peers;
 mod queue;
 mod report;
+mod secure;
 mod speed;
 
 use std::path::Path;
@@ -68,12 +69,14 @@ fn compare(args: &[String]) {
             rows.push(field.measure(&load, rounds, span));
         }
     }
+    let secured = wanted("tls").then(|| secure::run(&field, quick, rounds, span));
     let latencies = wanted("latency").then(|| latency::measure(&field, rounds, span * 6));
     let jobs = if quick { 3000 } else { 10_000 };
     let queue = if wanted("queue") { queue::measure(&field, before, rounds, jobs) } else { Vec::new() };
     let memory = wanted("memory").then(|| memory::measure(&field, quick));
-    let goals = goals::judge(&rows, latencies.as_ref(), &queue);
-    let mut results = report::Results { rows, goals, latencies, queue, memory, growth: Vec::new() };
+    let mut goals = goals::judge(&rows, latencies.as_ref(), &queue);
+    goals.extend(secured.iter().flat_map(secure::Secured::goals));
+    let mut results = report::Results { rows, secured, goals, latencies, queue, memory, growth: Vec::new() };
     let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/bench");
     if wanted("growth") {
         report::write(&results, &dir); // what follows takes long, and may not be waited for

@@ -8,11 +8,14 @@ use std::io::{Read, Write};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
+use tokio_rustls::rustls::ClientConfig;
 
 use super::cpu::{self, Cores};
+use super::secure::Certificates;
 
 /// A server under test.
 pub(crate) struct Peer {
@@ -24,9 +27,47 @@ pub(crate) struct Peer {
     /// Whether it has several workers, for all cores.
     pub(crate) spread: bool,
     dir: TempDir,
+    /// Where it speaks TLS, and how one speaks to it there.
+    pub(crate) secure: Option<SecurePort>,
+}
+
+/// A port under TLS.
+pub(crate) struct SecurePort {
+    pub(crate) port: u16,
+    pub(crate) config: Arc<ClientConfig>,
 }
 
 impl Peer {
+    /// A Redis that speaks TLS as well.
+    pub(crate) fn redis_under_tls(name: &'static str, files: &Certificates) -> Self {
+        let port = free_port();
+        let secure = ["--save", "", "--enable-debug-command", "yes", "--tls-auth-clients", "no", "--tls-port"];
+        let mut peer = Self::start(name, false, |plain, _| {
+            let mut command = Command::new("redis-server");
+            command.args(["--bind", "127.0.0.1", "--port", &plain.to_string()]).args(secure).arg(port.to_string());
+            command.arg("--tls-cert-file").arg(files.file("cert.pem")).arg("--tls-key-file").arg(files.file("key.pem"));
+            command.arg("--tls-ca-cert-file").arg(files.file("ca.pem"));
+            command
+        });
+        peer.secure = Some(SecurePort { port, config: Arc::clone(&files.clients) });
+        peer
+    }
+
+    /// This crema, speaking TLS to clients as well, in front of `redis`.
+    pub(crate) fn crema_under_tls(name: &'static str, redis: &Peer, files: &Certificates) -> Self {
+        let port = free_port();
+        let mut peer = Self::start(name, true, |plain, _| {
+            let mut command = Command::new(env!("CARGO_BIN_EXE_crema"));
+            command.args(["--threads", "1", "--promote", "1", "--admin", "off"]).env("RUST_LOG", "warn");
+            command.args(["--listen", &format!("127.0.0.1:{plain},tls://127.0.0.1:{port}")]);
+            command.arg("--tls-cert").arg(files.file("cert.pem")).arg("--tls-key").arg(files.file("key.pem"));
+            command.args(["--upstream", &format!("redis://127.0.0.1:{}", redis.port)]);
+            command
+        });
+        peer.secure = Some(SecurePort { port, config: Arc::clone(&files.clients) });
+        peer
+    }
+
     /// A Redis, or what is told from one by its file.
     pub(crate) fn redis(name: &'static str, server: &Path) -> Self {
         let more = ["--save", "", "--appendonly", "no", "--enable-debug-command", "yes", "--maxclients", "20000"];
@@ -154,7 +195,7 @@ impl Peer {
             command.current_dir(dir.path()).stdin(Stdio::null());
             command.stdout(log.try_clone().expect("a second handle")).stderr(log);
             let child = command.spawn().unwrap_or_else(|error| panic!("{name}: {error}"));
-            let mut peer = Self { name, port, child, proxy, spread: false, dir };
+            let mut peer = Self { name, port, child, proxy, spread: false, dir, secure: None };
             if peer.answers() {
                 return peer;
             }

@@ -13,11 +13,13 @@ use super::latency::{Latencies, Timed};
 use super::load::Ask;
 use super::memory::Table;
 use super::queue::Jobs;
+use super::secure::Secured;
 use super::speed::{Row, median};
 
 /// Everything that a run found.
 pub(crate) struct Results {
     pub(crate) rows: Vec<Row>,
+    pub(crate) secured: Option<Secured>,
     pub(crate) goals: Vec<Goal>,
     pub(crate) latencies: Option<Latencies>,
     pub(crate) queue: Vec<Jobs>,
@@ -43,23 +45,18 @@ fn page(results: &Results) -> String {
     let mut out = format!("# crema beside others\n\n{}\n", machine());
     goals(&mut out, &results.goals);
     for row in &results.rows {
-        speed(&mut out, row);
+        speed(&mut out, "", row);
+    }
+    if let Some(secured) = &results.secured {
+        secured.rows.iter().for_each(|row| speed(&mut out, "Under TLS: ", row));
+        table(&mut out, "Under TLS: connections", &secured.connections);
     }
     if let Some(latencies) = &results.latencies {
         latency(&mut out, latencies);
     }
     queue(&mut out, &results.queue);
-    if let Some(table) = &results.memory {
-        let _ = writeln!(
-            out,
-            "\n## Memory, bytes\n\n| | {} |\n|---{}|",
-            table.columns.join(" | "),
-            "|--:".repeat(table.columns.len())
-        );
-        for (name, figures) in &table.rows {
-            let figures: Vec<String> = figures.iter().map(|&figure| bytes(figure)).collect();
-            let _ = writeln!(out, "| {name} | {} |", figures.join(" | "));
-        }
+    if let Some(memory) = &results.memory {
+        table(&mut out, "Memory, bytes", memory);
     }
     for curve in &results.growth {
         let columns = curve.columns.join(" | ");
@@ -76,6 +73,14 @@ fn page(results: &Results) -> String {
         }
     }
     out
+}
+
+fn table(out: &mut String, title: &str, Table { columns, rows }: &Table) {
+    let _ = writeln!(out, "\n## {title}\n\n| | {} |\n|---{}|", columns.join(" | "), "|--:".repeat(columns.len()));
+    for (name, figures) in rows {
+        let figures: Vec<String> = figures.iter().map(|&figure| bytes(figure)).collect();
+        let _ = writeln!(out, "| {name} | {} |", figures.join(" | "));
+    }
 }
 
 fn bytes(figure: f64) -> String {
@@ -115,11 +120,11 @@ fn goals(out: &mut String, goals: &[Goal]) {
     }
 }
 
-fn speed(out: &mut String, row: &Row) {
+fn speed(out: &mut String, title: &str, row: &Row) {
     let load = &row.load;
     let _ = writeln!(
         out,
-        "\n## {}, P={}, c={}, {} B\n\n\
+        "\n## {title}{}, P={}, c={}, {} B\n\n\
          | | CPU, µs | spread | by Redis's | Redis behind, µs | 1,000/s | p50, µs | p99 | p99.9 |\n\
          |---|--:|--:|--:|--:|--:|--:|--:|--:|",
         load.name(),
