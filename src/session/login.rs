@@ -140,31 +140,56 @@ impl Session {
             _ => None, // more arguments than AUTH takes: a syntax error in Redis's own words
         };
         self.keep_watches(line).await?;
-        let reply = match &login {
-            Some(login) if self.keeps_passwords() => match self.log_in_here(line, login).await? {
-                Ok(()) => b"+OK\r\n".to_vec(),
-                Err(refusal) => refusal,
-            },
-            _ if self.link.is_for_life() => self.ask(line, spec, request).await?,
-            _ => match self.worker.front().log_in(request.raw()).await {
-                Ok(reply) => {
-                    self.asked(spec, Outcome::Forwarded);
-                    reply
-                }
-                Err(error) => {
-                    self.refuse(&error, Sent::No);
-                    return Ok(());
-                }
-            },
+        let reply = match login {
+            Some(login) => self.try_login(line, spec, request, login).await?,
+            None => self.ask_login(line, spec, request).await?,
         };
-        if let Some(login) = login
-            && reply.starts_with(b"+")
-            && !self.keeps_passwords()
-        {
+        if let Some(reply) = reply {
+            self.answer(|out| out.extend_from_slice(&reply));
+        }
+        Ok(())
+    }
+
+    /// Has `login` judged, which `request` gives: by crema where it keeps the passwords, else by Redis. Where it is accepted, the
+    /// session is this user from here on. None where nobody could be asked, which the client has been told.
+    async fn try_login(
+        &mut self,
+        line: &mut ClientLine,
+        spec: &'static Spec,
+        request: Request<'_>,
+        login: Login,
+    ) -> Result<Option<Vec<u8>>, Close> {
+        if self.keeps_passwords() {
+            let judged = self.log_in_here(line, &login).await?;
+            return Ok(Some(judged.map_or_else(|refusal| refusal, |()| b"+OK\r\n".to_vec())));
+        }
+        let reply = self.ask_login(line, spec, request).await?;
+        if reply.as_ref().is_some_and(|reply| !reply.starts_with(b"-")) {
             self.logged_in(login);
         }
-        self.answer(|out| out.extend_from_slice(&reply));
-        Ok(())
+        Ok(reply)
+    }
+
+    /// What Redis says to a login: on the connection that the client has for life, else on one that is kept for logins.
+    async fn ask_login(
+        &mut self,
+        line: &mut ClientLine,
+        spec: &'static Spec,
+        request: Request<'_>,
+    ) -> Result<Option<Vec<u8>>, Close> {
+        if self.link.is_for_life() {
+            return self.ask(line, spec, request).await.map(Some);
+        }
+        match self.worker.front().log_in(request.raw()).await {
+            Ok(reply) => {
+                self.asked(spec, Outcome::Forwarded);
+                Ok(Some(reply))
+            }
+            Err(error) => {
+                self.refuse(&error, Sent::No);
+                Ok(None)
+            }
+        }
     }
 
     /// The session is this user from here on: Redis has said so, on the private connection where one is in use.
@@ -212,22 +237,28 @@ impl Session {
             return Ok(());
         }
         self.keep_watches(line).await?;
-        let own = self.keeps_passwords();
-        if let Some((user, password)) = hello.login
-            && (own || !self.link.is_for_life())
-        {
+        // On a connection of the client's own, what logs in is the HELLO itself.
+        let (mut raw, mut spans) = (Vec::new(), Vec::new());
+        let mut reply = None;
+        if let Some((user, password)) = hello.login {
+            if !self.link.is_for_life() {
+                encode::command(&mut raw, &[request.arg(0), request.arg(1), b"AUTH", user, password]);
+            }
             let login = Login { user: user.into(), password: password.into() };
-            if own {
-                if let Err(refusal) = self.log_in_here(line, &login).await? {
-                    self.answer(|out| out.extend_from_slice(&refusal));
-                    return Ok(());
-                }
-            } else if !self.try_login(request, login).await {
+            let request = Request::parse_canonical(&raw, &mut spans).unwrap_or(request);
+            let Some(judged) = self.try_login(line, spec, request, login).await? else { return Ok(()) };
+            if judged.starts_with(b"-") {
+                self.answer(|out| out.extend_from_slice(&judged));
                 return Ok(());
             }
+            reply = Some(judged).filter(|_| !self.keeps_passwords());
         }
         if self.link.is_for_life() {
-            self.hello_on_private(line, spec, request, &hello).await?;
+            let reply = match reply {
+                Some(reply) => reply,
+                None => self.hello_without_login(line, spec, request, &hello).await?,
+            };
+            self.hello_on_private(&reply, &hello);
         } else {
             self.hello_on_lane(line, spec, request, &hello).await?;
         }
@@ -258,50 +289,25 @@ impl Session {
         Ok(Some(words.ok().filter(|words| is_forbidden(words)).unwrap_or(refusal)))
     }
 
-    /// Logs in at Redis with the client's own HELLO, as MONITOR is to show it. Where that fails, it has been answered.
-    async fn try_login(&mut self, request: Request<'_>, login: Login) -> bool {
-        let mut hello = Vec::new();
-        encode::command(&mut hello, &[request.arg(0), request.arg(1), b"AUTH", &login.user, &login.password]);
-        match self.worker.front().log_in(&hello).await {
-            Ok(reply) if !reply.starts_with(b"-") => {
-                self.logged_in(login);
-                true
-            }
-            Ok(reply) => {
-                self.answer(|out| out.extend_from_slice(&reply));
-                false
-            }
-            Err(error) => {
-                self.refuse(&error, Sent::No);
-                false
-            }
-        }
-    }
-
-    /// HELLO of a session whose connection is its own at present: Redis answers for that one.
-    async fn hello_on_private(
+    /// What Redis says to a HELLO on the client's own connection, of which it is shown no login.
+    async fn hello_without_login(
         &mut self,
         line: &mut ClientLine,
         spec: &'static Spec,
         request: Request<'_>,
         hello: &Hello<'_>,
-    ) -> Result<(), Close> {
-        let own = self.keeps_passwords();
-        let mut raw = Vec::new();
-        let mut spans = Vec::new();
-        let request = if own && hello.login.is_some() {
+    ) -> Result<Vec<u8>, Close> {
+        let (mut raw, mut spans) = (Vec::new(), Vec::new());
+        if hello.login.is_some() {
             hello.without_login(request, &mut raw);
-            Request::parse_canonical(&raw, &mut spans).unwrap_or(request)
-        } else {
-            request
-        };
-        let reply = self.ask(line, spec, request).await?;
+        }
+        let request = Request::parse_canonical(&raw, &mut spans).unwrap_or(request);
+        self.ask(line, spec, request).await
+    }
+
+    /// Redis has said this to a HELLO on the client's own connection.
+    fn hello_on_private(&mut self, reply: &[u8], hello: &Hello<'_>) {
         if reply.starts_with(b"*") || reply.starts_with(b"%") {
-            if let Some((user, password)) = hello.login
-                && !own
-            {
-                self.logged_in(Login { user: user.into(), password: password.into() });
-            }
             if let Some(name) = hello.name {
                 let kept = self.keeps_name(name);
                 self.set_name(if kept { name } else { b"" });
@@ -312,8 +318,7 @@ impl Session {
                 lent.is_now(hello.resp, self.caller.who.db);
             }
         }
-        self.answer(|out| out.extend_from_slice(&reply));
-        Ok(())
+        self.answer(|out| out.extend_from_slice(reply));
     }
 
     async fn hello_on_lane(
