@@ -118,7 +118,7 @@ test: check need-redis need-tcl need-cc need-valgrind need-faketime need-outage 
 check:
 	cargo fmt --check
 	cargo clippy --all-targets --locked -- -D warnings
-	RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --locked
+	RUSTDOCFLAGS="-D warnings -A rustdoc::private_intra_doc_links" cargo doc --no-deps --document-private-items --locked
 	if cargo deny --version >/dev/null 2>&1; then cargo deny --locked check; else echo "cargo-deny is not installed: deny.toml was not checked."; fi
 
 tcl: need-redis need-tcl

@@ -199,7 +199,7 @@ impl App {
         let login = own_login(&config);
         let node = Node::new(config.upstream.node.clone(), config.max_upstream, config.connect_timeout);
         let node = Arc::new(node.secured(dialer).known_by(login.clone(), config.response_timeout));
-        let topology = watch::Sender::new(Arc::new(Topology::single(Arc::clone(&node))));
+        let topology = watch::Sender::new(Arc::new(Topology::Single(Arc::clone(&node))));
         let fleet =
             fleet(&config, &node, &origin_id).map(|fleet| Publisher::start(fleet, Arc::clone(&metrics.stats), control));
         let (terms, stats) = (terms(&config, &origin_id), Arc::clone(&metrics.stats));

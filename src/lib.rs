@@ -24,20 +24,20 @@
 //!
 //! [`resp`], [`command`], [`cache`], [`upstream`], [`invalidation`], [`proxy`], [`session`], [`server`], [`app`].
 
-pub mod admin;
+mod admin;
 pub mod app;
 pub mod cache;
 pub mod clock;
 pub mod command;
 pub mod config;
-pub mod control;
+mod control;
 pub mod error;
 pub mod invalidation;
 pub mod log;
 pub mod metrics;
-pub mod net;
+mod net;
 pub mod proxy;
 pub mod resp;
-pub mod server;
-pub mod session;
+mod server;
+mod session;
 pub mod upstream;

@@ -51,26 +51,23 @@ mod who;
 mod worker;
 mod write_guard;
 
-pub use caller::{Caller, Role};
-pub use clients::{Clients, Filter, Member};
-pub use foreign::{Account, Foreign, Nature};
-pub use gate::Gate;
-pub use in_flight::{InFlight, ReplyAction};
-pub use lanes::LANE_NAME;
-pub use open_listeners::OpenListeners;
-pub use owner::Owner;
-pub use private::{Lent, OwnLane, Setting};
-pub use proof::Share;
+pub(crate) use caller::{Caller, Role};
+pub(crate) use clients::{Clients, Filter, Member};
+pub(crate) use foreign::{Account, Nature};
+pub(crate) use gate::Gate;
+pub(crate) use in_flight::ReplyAction;
+pub(crate) use lanes::LANE_NAME;
+pub(crate) use open_listeners::OpenListeners;
+pub(crate) use owner::Owner;
+pub(crate) use private::{Lent, OwnLane, Setting};
 pub use read_history::{KeyStatus, ReadHistory};
-pub use recipient::Tally;
-pub use replies::Replies;
-pub use reply_queue::{ReplyPlace, SessionEnd};
-pub use shared::Shared;
-pub use site::Site;
-pub use station::Station;
-pub use transaction::Transaction;
-pub use who::Who;
-pub use worker::Worker;
+pub(crate) use replies::Replies;
+pub use reply_queue::ReplyPlace;
+pub(crate) use reply_queue::SessionEnd;
+pub(crate) use shared::Shared;
+pub(crate) use transaction::Transaction;
+pub(crate) use who::Who;
+pub(crate) use worker::Worker;
 
 use each::KeyLookups;
 use finding::{Finding, Miss};
@@ -87,7 +84,7 @@ use crate::upstream::NodeIndex;
 /// Whether a command was taken up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use]
-pub enum Taken {
+pub(crate) enum Taken {
     /// It was, and its reply has a place.
     Yes,
     /// Not yet: L1 has an answer, which might be behind what was done before. [`Caller::hear`] decides between calling again,
@@ -100,14 +97,20 @@ pub enum Taken {
 /// L1 has an answer, and may give it once the ear has been answered what was sent at this moment or later: before, it might not
 /// know what this session has seen, or what an opaque write that was acknowledged has changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Unheard {
+pub(crate) struct Unheard {
     since: Time,
     /// Whose ear.
     at: NodeIndex,
 }
 
 /// Takes up one command that the table allows on a lane. `now` was read after the request's last byte.
-pub fn call(worker: &Worker, caller: &mut Caller, spec: &'static Spec, request: Request<'_>, now: Time) -> Taken {
+pub(crate) fn call(
+    worker: &Worker,
+    caller: &mut Caller,
+    spec: &'static Spec,
+    request: Request<'_>,
+    now: Time,
+) -> Taken {
     let at = caller.served_at(worker, spec, request);
     if !caller.turn(at, spec.route == Route::ScriptLane) {
         return Taken::Unanswered;
@@ -148,7 +151,7 @@ fn read(
 }
 
 /// Has Redis answer a read that L1 may not answer yet, though it could: by the same read under way, or by sending it.
-pub fn lead(worker: &Worker, caller: &mut Caller, spec: &'static Spec, request: Request<'_>, now: Time) {
+pub(crate) fn lead(worker: &Worker, caller: &mut Caller, spec: &'static Spec, request: Request<'_>, now: Time) {
     let at = caller.served_at(worker, spec, request);
     if let Some(each) = spec.each() {
         KeyLookups::of(worker, caller, each, request).send((worker, at), caller, spec, Miss::BehindEar, now);
@@ -174,7 +177,7 @@ fn send(
 }
 
 /// As [`call`], for a read that L1 may keep of a session that has a connection of its own, where what L1 does not answer is sent.
-pub fn call_at_home(
+pub(crate) fn call_at_home(
     worker: &Worker,
     caller: &mut Caller,
     home: &OwnLane,
@@ -201,7 +204,7 @@ pub fn call_at_home(
 }
 
 /// Sends a read that L1 may keep on a connection of the session's own: nobody joins it, and what it reads is promoted as ever.
-pub fn send_home(
+pub(crate) fn send_home(
     worker: &Worker,
     caller: &mut Caller,
     home: &OwnLane,

@@ -24,7 +24,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{debug, error, info, warn};
 
-pub use self::listener::Listener;
+pub(crate) use self::listener::Listener;
 use self::listener::{Client, Prelude};
 use self::welcome::{Pace, welcome};
 

@@ -33,30 +33,32 @@
 //!
 //! Holds contract points 3 (own writes), 4 (others' writes soon) and 5 (nothing old stays).
 
-pub mod arrivals;
+mod arrivals;
 mod atomic;
 mod ballast;
 mod doorkeeper;
 mod entry;
-pub mod flight;
+mod flight;
 mod index;
-pub mod key;
-pub mod lease;
-pub mod memory;
+mod key;
+mod lease;
+mod memory;
 mod policy;
-pub mod promotion;
+mod promotion;
 mod sampler;
-pub mod stamp;
-pub mod store;
+mod stamp;
+mod store;
 
 pub use arrivals::Arrivals;
 pub use flight::{FlightRef, Flights};
 pub use key::{Identities, Identity, Query};
-pub use lease::{Epoch, Freshness};
-pub use memory::Memory;
+pub(crate) use lease::Epoch;
+pub use lease::Freshness;
+pub(crate) use memory::Memory;
 pub use promotion::{Coin, Promoter};
 pub use sampler::Sampler;
-pub use stamp::{KeyHash, Slot, Stamp, Stamps};
+pub(crate) use stamp::Stamp;
+pub use stamp::{Slot, Stamps};
 pub use store::{Lookup, Store};
 
 #[cfg(test)]

@@ -20,9 +20,9 @@ mod keys;
 mod route;
 mod table;
 
-pub use alters::{Alters, may_change_untold};
+pub(crate) use alters::{Alters, may_change_untold};
 pub use categories::Categories;
-pub use denied::{DenialMistake, Denied};
+pub(crate) use denied::{DenialMistake, Denied};
 pub use flags::CommandFlags;
 pub use keys::{KeySpec, Keys};
 pub use route::{Route, Verb};

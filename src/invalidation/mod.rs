@@ -4,16 +4,16 @@
 //! Redis. Workers promote keys and ask for fences here, from their own threads; the ears run on the control thread. Nothing
 //! here knows a session or a lane.
 //!
-//! To read: [`terms`](L1Terms), [`l1`](L1), [`ears`](Ears), `change`, then [`ear`] from its protocol on; the fleet's side is [`message`], `forget`,
+//! To read: [`terms`](L1Terms), [`l1`](L1), [`ears`](ears::Ears), `change`, then [`ear`] from its protocol on; the fleet's side is [`message`], `forget`,
 //! [`channel`], `notice`, `publish`.
 
 mod change;
-pub mod channel;
+pub(crate) mod channel;
 pub mod ear;
 mod ears;
 mod forget;
 mod l1;
-pub mod message;
+pub(crate) mod message;
 mod mode;
 mod notice;
 mod opaque;
@@ -22,15 +22,15 @@ mod silence;
 mod terms;
 mod user;
 
-pub use change::Change;
-pub use ear::{Ear, EarState, Fill};
-pub use ears::Ears;
-pub use forget::{Forget, Heard};
-pub use l1::{Kept, L1};
+pub(crate) use change::Change;
+pub use ear::Fill;
+pub(crate) use ear::{Ear, EarState};
+pub(crate) use forget::{Forget, Heard};
+pub(crate) use l1::L1;
 pub use mode::CoherenceMode;
-pub use notice::{Notice, Notices};
+pub(crate) use notice::{Notice, Notices};
 pub use opaque::OpaqueWrites;
-pub use publish::{Debt, Fleet, News, Publisher};
-pub use silence::{Pause, Silence};
+pub(crate) use publish::{Debt, Fleet, News, Publisher};
+pub use silence::Silence;
 pub use terms::L1Terms;
-pub use user::{AclUser, Seat};
+pub(crate) use user::{AclUser, Seat};

@@ -20,13 +20,15 @@ mod process;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-pub use counters::{Counter, Gauge, SharedCounter, Stats, WorkerStats};
-pub use export::{Levels, Value, descriptions};
-pub use labels::{
-    ChannelMessage, CoherenceMeans, DropReason, EpochReason, Failure, FillOutcome, Need, Outcome, Path, Publication,
-    Refusal,
+pub use counters::Stats;
+pub(crate) use counters::{Counter, Gauge, SharedCounter, WorkerStats};
+pub use export::descriptions;
+pub(crate) use export::{Levels, Value};
+pub(crate) use labels::{
+    ChannelMessage, CoherenceMeans, DropReason, EpochReason, Failure, FillOutcome, Path, Publication, Refusal,
 };
-pub use latency::Latency;
+pub use labels::{Need, Outcome};
+pub(crate) use latency::Latency;
 
 use crate::command::Class;
 use export::Exporter;

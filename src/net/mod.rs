@@ -2,9 +2,9 @@
 //!
 //! Knows no protocol but those that carry others, TLS and PROXY headers. Called by `server` for accepted clients, by `session` and by `upstream`.
 
-pub mod buffer;
-pub mod proxy_protocol;
+pub(crate) mod buffer;
+pub(crate) mod proxy_protocol;
 mod socket;
-pub mod tls;
+pub(crate) mod tls;
 
-pub use socket::Socket;
+pub(crate) use socket::Socket;

@@ -70,12 +70,11 @@ impl<'a> KeyLookups<'a> {
         let mut unheard: Option<Unheard> = None;
         for (query, &at) in self.queries.iter().zip(&self.nodes) {
             match caller.key_status(at, l1, query.slot, now) {
-                KeyStatus::Heard => {}
                 KeyStatus::Unanswered => return Finding::Miss(Miss::BehindRead),
                 KeyStatus::Unheard(since) if unheard.is_none_or(|unheard| unheard.since < since) => {
                     unheard = Some(Unheard { since, at });
                 }
-                KeyStatus::Unheard(_) => {}
+                KeyStatus::Heard | KeyStatus::Unheard(_) => {}
             }
         }
         if let Some(unheard) = unheard {

@@ -76,6 +76,10 @@ impl From<MarkedWrite> for ReplyAction {
     }
 }
 
+/// Who has joined a read, where anybody has.
+#[expect(clippy::box_collection, reason = "a third of the size, and mostly nobody joins")]
+pub(super) type JoinedRecipients = Box<Vec<Recipient>>;
+
 /// The reads under way on a lane. A lead keeps hold of them, and so ends its own flight.
 pub(super) type LaneFlights = Rc<RefCell<Flights<Recipient>>>;
 
@@ -88,8 +92,7 @@ pub struct Lead {
     /// Bytes of the reply so far, up to what can be told here.
     size: u32,
     /// Who joined, once nobody can any more: mostly nobody.
-    #[expect(clippy::box_collection, reason = "a third of the size, and mostly nobody joins")]
-    joined: Option<Box<Vec<Recipient>>>,
+    joined: Option<JoinedRecipients>,
     /// The rule of its key.
     rule: RuleIndex,
     coin: Coin,
@@ -102,7 +105,7 @@ impl Lead {
     pub(super) fn begin(
         flights: &LaneFlights,
         (reader, rule, coin): (Reader, RuleIndex, Coin),
-        joined: Option<Box<Vec<Recipient>>>,
+        joined: Option<JoinedRecipients>,
         (shared, query): (&Shared, &Query<'_>),
         now: Time,
     ) -> Self {
@@ -243,14 +246,14 @@ impl InFlight {
         let Some(spec) = command::lookup(request) else { return };
         let query = who.query(l1, spec, request);
         let max_value = site.shared.promote(lead.rule).max_value;
-        let size = u64::from(lead.size);
+        let bytes = u64::from(lead.size);
         let promoted = if lead.failed {
             Err(DropReason::ErrorReply)
-        } else if lead.size == u32::MAX || size > max_value {
+        } else if lead.size == u32::MAX || bytes > max_value {
             Err(DropReason::TooLarge)
         } else {
             let fill = Fill::new(request, &query, who.db, site.shared.ceiling(lead.rule), max_value);
-            l1.promote(&who.ear, fill.expecting(size))
+            l1.promote(&who.ear, fill.expecting(bytes))
         };
         count_promotion(&site.stats, promoted);
     }
@@ -495,7 +498,7 @@ mod tests {
         fn open(test: impl FnOnce(Self)) {
             let runtime = Builder::new_current_thread().enable_all().build().expect("a runtime");
             LocalSet::new().block_on(&runtime, async {
-                let topologies = watch::Sender::new(Arc::new(Topology::single(node())));
+                let topologies = watch::Sender::new(Arc::new(Topology::Single(node())));
                 let worker = Worker::new(shared(topologies.subscribe()), Arc::default());
                 let member = worker.shared.clients.join("peer".to_owned(), &Arc::new(Notify::new()));
                 let replies = Rc::new(Replies::new(1 << 20, member, Arc::clone(&worker.stats)));

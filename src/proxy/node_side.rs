@@ -110,3 +110,110 @@ impl NodeSide {
         self.track.as_ref().is_some_and(|track| track.lane.is_open() && !track.takes_more(now))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::runtime::Builder;
+    use tokio::sync::{Notify, watch};
+    use tokio::task::LocalSet;
+
+    use super::super::shared::tests::{node, shared};
+    use super::*;
+    use crate::upstream::Topology;
+
+    /// A session of a worker whose upstream is away.
+    struct Desk {
+        worker: Rc<Worker>,
+        replies: Rc<Replies>,
+        side: NodeSide,
+        topologies: watch::Sender<Arc<Topology>>,
+    }
+
+    impl Desk {
+        fn open(test: impl FnOnce(&mut Self)) {
+            let runtime = Builder::new_current_thread().enable_all().build().expect("a runtime");
+            LocalSet::new().block_on(&runtime, async {
+                let topologies = watch::Sender::new(Arc::new(Topology::Single(node())));
+                let worker = Worker::new(shared(topologies.subscribe()), Arc::default());
+                let member = worker.shared.clients.join("peer".to_owned(), &Arc::new(Notify::new()));
+                let replies = Rc::new(Replies::new(1 << 20, member, Arc::clone(&worker.stats)));
+                let side = NodeSide::new(Who::new(&worker.shared, worker.front().node(), None, 0));
+                test(&mut Self { worker: Rc::clone(&worker), replies, side, topologies });
+                worker.close();
+                worker.tasks.wait().await;
+            });
+        }
+
+        fn turn(&mut self, scripts: bool) -> bool {
+            self.side.turn(scripts, &self.replies)
+        }
+
+        fn track(&mut self) -> Rc<Track> {
+            let at = (&*self.worker, NodeIndex::FRONT);
+            self.side.track(at, (&self.replies, Resp::V2), Time::now()).expect("a lane that is being made")
+        }
+
+        fn send(&mut self) -> (Rc<Track>, ReplyPlace) {
+            let (track, place) = (self.track(), self.replies.reserve());
+            self.side.sent(place);
+            (track, place)
+        }
+
+        fn answer(&self, place: ReplyPlace) {
+            self.replies.append(place, b"+OK\r\n", Some(Time::now()));
+        }
+    }
+
+    #[test]
+    fn a_session_changes_lanes_when_all_that_it_sent_is_answered() {
+        Desk::open(|desk| {
+            assert!(desk.turn(false));
+            let (plain, place) = desk.send();
+            assert!(desk.side.is_on_lane(&desk.replies) && !desk.turn(true));
+            assert!(desk.turn(false) && Rc::ptr_eq(&desk.track(), &plain), "it stays meanwhile");
+            desk.answer(place);
+            assert!(!desk.side.is_on_lane(&desk.replies) && desk.turn(true));
+            assert!(!Rc::ptr_eq(&desk.track(), &plain), "a lane for scripts");
+            assert!(desk.side.came > Time::ZERO, "what left there before is older than what it has seen");
+        });
+    }
+
+    #[test]
+    fn behind_an_unanswered_script_of_its_own_a_session_follows_it() {
+        Desk::open(|desk| {
+            assert!(desk.turn(true));
+            let (scripts, script) = desk.send();
+            assert!(desk.turn(false) && Rc::ptr_eq(&desk.track(), &scripts));
+            let (_, behind) = desk.send();
+            desk.answer(script);
+            assert!(!desk.turn(false), "the script is over, and what followed it is not");
+            desk.answer(behind);
+            assert!(desk.turn(false) && !Rc::ptr_eq(&desk.track(), &scripts));
+        });
+    }
+
+    #[test]
+    fn nothing_overtakes_what_is_sent_again_from_a_lane_that_was_lost() {
+        Desk::open(|desk| {
+            assert!(desk.turn(false));
+            let (lost, place) = desk.send();
+            lost.lane.lose("gone");
+            assert!(!desk.turn(false));
+            desk.answer(place);
+            assert!(desk.turn(false) && !Rc::ptr_eq(&desk.track(), &lost));
+        });
+    }
+
+    #[test]
+    fn where_another_node_serves_by_now_its_ear_counts() {
+        Desk::open(|desk| {
+            let (before, other) = (desk.track(), node());
+            desk.topologies.send_replace(Arc::new(Topology::Single(Arc::clone(&other))));
+            let topology = Arc::clone(&desk.topologies.borrow());
+            desk.worker.adopt(topology);
+            assert!(!before.lane.is_open());
+            assert!(desk.turn(false) && !Rc::ptr_eq(&desk.track(), &before));
+            assert!(Arc::ptr_eq(desk.side.who.ear.node(), &other));
+        });
+    }
+}

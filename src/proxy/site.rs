@@ -1,7 +1,7 @@
 //! A worker at one node, without its connections: what everything on its way there needs.
 //!
 //! What awaits a reply, a write's stamps and a private connection hold to this, and so know neither lanes nor the worker. What they
-//! cannot do themselves they have the [`Foreman`] do. One for each [`Station`](super::Station).
+//! cannot do themselves they have the [`Foreman`] do. One for each [`Station`](super::station::Station).
 
 use std::cell::Cell;
 use std::rc::{Rc, Weak};

@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use std::rc::Rc;
 use std::time::Duration;
 
-use super::in_flight::{InFlight, LaneFlights, Lead, ReplyAction};
+use super::in_flight::{InFlight, JoinedRecipients, LaneFlights, Lead, ReplyAction};
 use super::reader::Reader;
 use super::recipient::Recipient;
 use super::shared::RuleIndex;
@@ -73,7 +73,7 @@ impl Track {
     /// Sends the read `command`, which `query` describes, for its first recipient and all who join it.
     pub(super) fn lead(
         &self,
-        (first, joined): (Recipient, Option<Box<Vec<Recipient>>>),
+        (first, joined): (Recipient, Option<JoinedRecipients>),
         read: (Reader, RuleIndex, Coin),
         (command, query): (&[u8], &Query<'_>),
         now: Time,

@@ -21,8 +21,10 @@ mod limits;
 mod reply;
 mod request;
 
-pub use downgrade::{Twin, to_resp2, to_twin};
-pub use limits::{Grammar, Limits, ProtocolError, Quirk};
+pub use downgrade::to_resp2;
+pub(crate) use downgrade::{Twin, to_twin};
+pub(crate) use limits::Quirk;
+pub use limits::{Grammar, Limits, ProtocolError};
 pub use reply::{Malformed, Split, Splitter};
 pub use request::{Parsed, Parser, Request, Span};
 

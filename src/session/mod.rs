@@ -42,7 +42,7 @@ use crate::net::Socket;
 use crate::proxy::{self, Caller, Lent, Owner, Replies, SessionEnd, Taken, Worker};
 use crate::resp::{Grammar, Limits, Parsed, Parser, ProtocolError, Request};
 
-pub use entrance::Entrance;
+pub(crate) use entrance::Entrance;
 
 use ahead::KEPT_BACK;
 use decision::{Decision, Facts, Inquiry};

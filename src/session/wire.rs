@@ -351,7 +351,7 @@ fn farewell(session: &Session, end: SessionEnd) {
         }
         SessionEnd::Killed => info!(%client, "client closed: CLIENT KILL"),
         SessionEnd::Away => {
-            debug!(%client, "client closed: a command of it could not be served, or the upstream is away")
+            debug!(%client, "client closed: a command of it could not be served, or the upstream is away");
         }
         SessionEnd::Upstream => warn!(%client, "client closed: the upstream connection that was its own has ended"),
     }

@@ -113,7 +113,8 @@ impl Budget {
     }
 
     /// Connections open or being opened.
-    pub fn open(&self) -> usize {
+    #[cfg(test)]
+    fn open(&self) -> usize {
         self.state().open
     }
 

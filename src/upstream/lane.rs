@@ -39,7 +39,6 @@ pub struct Lane<W> {
     cut: Cell<bool>,
     /// It was given up, and what was sent is not to be carried out.
     given_up: Cell<bool>,
-    local: RefCell<String>,
     /// The generation of the server that it leads to; none before it is made.
     generation: Cell<Option<u64>>,
     /// What the server calls it.
@@ -69,7 +68,6 @@ impl<W: Waiter> Lane<W> {
             told: Cell::new(false),
             cut: Cell::new(false),
             given_up: Cell::new(false),
-            local: RefCell::default(),
             generation: Cell::default(),
             id: Cell::default(),
         }
@@ -179,11 +177,6 @@ impl<W: Waiter> Lane<W> {
     /// What the server calls the connection, where it could be asked.
     pub fn id(&self) -> Option<u64> {
         self.id.get()
-    }
-
-    /// The connection's own address, as `MONITOR` and `CLIENT LIST` show it. Empty before it is made.
-    pub fn local(&self) -> String {
-        self.local.borrow().clone()
     }
 
     /// Whether it was made for one session at a time.
@@ -337,7 +330,6 @@ impl<W: Waiter> Lane<W> {
 
     /// The connection is made.
     pub(super) fn opened(&self, connection: &Connection, now: Time) {
-        *self.local.borrow_mut() = connection.socket.local();
         self.generation.set(Some(connection.generation));
         self.id.set(connection.id);
         self.pipeline.borrow_mut().open(now);

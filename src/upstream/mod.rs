@@ -25,18 +25,20 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-pub use backoff::Backoff;
-pub use budget::{Ask, Budget, Permit, Purpose, Settled, Tenant};
-pub use connect::{Connection, adapt, connect, connect_by, connect_unproved, read_reply};
+pub(crate) use backoff::Backoff;
+pub(crate) use budget::{Ask, Budget, Permit, Purpose, Settled, Tenant};
+pub(crate) use connect::{Connection, adapt, connect, connect_by, connect_unproved, read_reply};
 pub use generation::Generation;
-pub use lane::Lane;
-pub use needs::Needs;
-pub use pipeline::{ANOTHER, Loss, Mode, Pipeline, STALL, Unasked};
-pub use presence::{Presence, Returns, State, keep_watch};
-pub use signs::{Service, Signs};
-pub use survey::{Survey, SurveyFinding, Trial};
-pub use topology::{NodeIndex, Topology};
-pub use waiter::{OutOfBand, Waiter};
+pub(crate) use lane::Lane;
+pub(crate) use needs::Needs;
+pub use pipeline::Pipeline;
+pub(crate) use pipeline::{ANOTHER, Mode, STALL};
+pub(crate) use presence::{Presence, State, keep_watch};
+pub(crate) use signs::{Service, Signs};
+pub(crate) use survey::{Survey, SurveyFinding, Trial};
+pub(crate) use topology::{NodeIndex, Topology};
+pub(crate) use waiter::OutOfBand;
+pub use waiter::Waiter;
 
 use crate::clock::Time;
 use crate::config::Endpoint;
@@ -45,7 +47,7 @@ use crate::resp::Resp;
 
 /// One server of the upstream, with the limits that every connection to it shares.
 #[derive(Debug)]
-pub struct Node {
+pub(crate) struct Node {
     /// Where it is.
     pub endpoint: Endpoint,
     /// How it is spoken to under TLS, where it is.
@@ -124,7 +126,7 @@ impl Node {
 
 /// Name and password of an ACL user, as a client proved them or as the upstream URL gives them.
 #[derive(Clone, PartialEq, Eq)]
-pub struct Login {
+pub(crate) struct Login {
     /// The ACL user, `default` for the old one-argument `AUTH`.
     pub user: Box<[u8]>,
     /// In the clear, as Redis wants it. Never printed.
@@ -139,7 +141,7 @@ impl fmt::Debug for Login {
 
 /// What a connection must be before the first command goes over it.
 #[derive(Clone, Debug)]
-pub struct Target {
+pub(crate) struct Target {
     /// The server.
     pub node: Arc<Node>,
     /// The user to authenticate as; none: no `AUTH` is sent and the server's default user applies.

@@ -29,62 +29,39 @@ impl NodeIndex {
     }
 }
 
-/// One version of the map.
+/// One version of the map: what there is behind the address.
 #[derive(Debug)]
-pub struct Topology {
-    version: u64,
-    shape: Shape,
-}
-
-/// What there is behind the address.
-#[derive(Debug)]
-enum Shape {
+pub enum Topology {
     /// One node, which serves all.
     Single(Arc<Node>),
 }
 
 impl Topology {
-    /// The first version: one node serves all.
-    pub fn single(node: Arc<Node>) -> Self {
-        Self { version: 1, shape: Shape::Single(node) }
-    }
-
-    /// The version after this one: another node serves all.
-    #[must_use]
-    pub fn moved_to(&self, node: Arc<Node>) -> Self {
-        Self { version: self.version + 1, shape: Shape::Single(node) }
-    }
-
-    /// Its number; each version has a higher one than those before it.
-    pub fn version(&self) -> u64 {
-        self.version
-    }
-
     /// The node that serves what names no key.
     pub fn front(&self) -> &Arc<Node> {
-        match &self.shape {
-            Shape::Single(node) => node,
+        match self {
+            Self::Single(node) => node,
         }
     }
 
     /// Which node serves this request.
     pub fn serving(&self, _: &Spec, _: Request<'_>) -> NodeIndex {
-        match &self.shape {
-            Shape::Single(_) => NodeIndex::FRONT,
+        match self {
+            Self::Single(_) => NodeIndex::FRONT,
         }
     }
 
     /// Which node serves this key.
     pub fn serving_key(&self, _: &[u8]) -> NodeIndex {
-        match &self.shape {
-            Shape::Single(_) => NodeIndex::FRONT,
+        match self {
+            Self::Single(_) => NodeIndex::FRONT,
         }
     }
 
     /// All nodes, the front first.
     pub fn nodes(&self) -> impl Iterator<Item = &Arc<Node>> {
-        match &self.shape {
-            Shape::Single(node) => iter::once(node),
+        match self {
+            Self::Single(node) => iter::once(node),
         }
     }
 }
@@ -104,11 +81,9 @@ mod tests {
     }
 
     #[test]
-    fn a_single_node_serves_all_and_another_is_another_version() {
+    fn a_single_node_serves_all() {
         let (one, other) = (node(1), node(2));
-        let first = Topology::single(Arc::clone(&one));
-        let second = first.moved_to(Arc::clone(&other));
-        assert!(second.version() > first.version());
+        let [first, second] = [&one, &other].map(|node| Topology::Single(Arc::clone(node)));
         let (mut raw, mut spans) = (Vec::new(), Vec::<Span>::new());
         encode::command(&mut raw, &[b"GET", b"k"]);
         let request = Request::parse_canonical(&raw, &mut spans).expect("canonical");
