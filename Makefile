@@ -3,6 +3,7 @@
 # make check  the part of it that needs no server: format, lints, documentation, licences and advisories
 # make tcl    Redis's own test suite, through crema; make tcl JOBS=4 for more of it at once
 # make orderings  stamps and leases in every order that the memory model allows (loom)
+# make models     what proves L1 fresh in front of a cluster, in every order of votes, gossip and questions (stateright)
 # make coverage  how much of the two kernels (the ear's protocol, the lanes' pipeline) their unit tests and the simulation run
 # make fmt    format the sources
 # make fuzz   the same bytes to Redis and through crema, at random, for SECONDS; a difference is cut down and shown
@@ -15,7 +16,7 @@ SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .ONESHELL:
 .DELETE_ON_ERROR:
-.PHONY: run test check tcl fmt bench instructions fuzz long compat interop orderings coverage need-redis need-tcl need-cc need-valgrind need-faketime need-outage need-llvm
+.PHONY: run test check tcl fmt bench instructions fuzz long compat interop orderings models coverage need-redis need-tcl need-cc need-valgrind need-faketime need-outage need-llvm
 
 # Where `make run` listens. Another choice: make run PORT=6390 ADMIN=9390
 PORT := 6380
@@ -106,6 +107,7 @@ test: check need-redis need-tcl need-cc need-valgrind need-faketime need-outage 
 	tests/compat/run --binary $(TEST_BIN) redis-py-commands bullmq || failed+=" compat"
 	tests/outage/run --binary $(TEST_BIN) --cases 1 reset || failed+=" outage"
 	$(MAKE) --no-print-directory orderings || failed+=" orderings"
+	$(MAKE) --no-print-directory models || failed+=" models"
 	cargo bench --locked --bench side_by_side -- instructions || failed+=" instructions"
 	CREMA_TEST_TLS=1 cargo test --locked --test transparency --test pipeline --test coherence || failed+=" suites under TLS"
 	if cargo nextest --version >/dev/null 2>&1; then
@@ -161,6 +163,10 @@ interop:
 # A crate of its own, for crema's build needs no loom.
 orderings:
 	cargo run --locked --quiet --manifest-path tests/orderings/Cargo.toml --target-dir target/orderings
+
+# Likewise of a model checker. Takes 2.5 GB.
+models:
+	cargo run --locked --quiet --manifest-path tests/census/Cargo.toml --target-dir target/census
 
 # Only crema's own code is made anew for it. The tools must be of a version that reads the compiler's counts: 19 and later.
 LLVM_COV := llvm-cov-19
