@@ -4,13 +4,16 @@ use super::error::Problem;
 use super::listen::Listen;
 use crate::command::{Categories, DenialMistake, Denied};
 
+/// What is denied at some addresses.
+pub(super) type DeniedAt = Vec<(Listen, Denied)>;
+
 /// What is denied, and where.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct DenyLists {
     /// To all clients.
     pub(super) everywhere: Denied,
     /// To those of an address besides.
-    pub(super) at: Vec<(Listen, Denied)>,
+    pub(super) at: DeniedAt,
 }
 
 impl DenyLists {

@@ -6,10 +6,9 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use super::deny::take_option;
+use super::deny::{DeniedAt, take_option};
 use super::error::Problem;
 use super::url::SOCKET_PATH_BYTES;
-use crate::command::Denied;
 
 /// What stands behind an address whose clients are passed on with a PROXY header.
 const PROXY_ON: &str = "?proxy=on";
@@ -75,7 +74,7 @@ impl fmt::Display for Listen {
 }
 
 /// Reads addresses separated by commas: at least one, no two that clash; and what is denied at some of them.
-pub(super) fn addresses(text: &str) -> Result<(Vec<Listen>, Vec<(Listen, Denied)>), Problem> {
+pub(super) fn addresses(text: &str) -> Result<(Vec<Listen>, DeniedAt), Problem> {
     let (mut all, mut denied_at): (Vec<Listen>, _) = (Vec::new(), Vec::new());
     for part in text.split(',') {
         let (rest, denied) = take_option(part.trim())?;
