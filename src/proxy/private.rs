@@ -22,7 +22,7 @@ use super::who::Who;
 use crate::clock::Time;
 use crate::error::{Error, Sent};
 use crate::resp::{Resp, encode};
-use crate::upstream::{Lane, NodeIndex, OutOfBand, Settled};
+use crate::upstream::{Lane, NodeIndex, OutOfBand, Settled, Step, steps};
 
 /// Where a private connection is to be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -136,22 +136,10 @@ impl Lent {
     /// The next commands are to run in this version and database.
     fn set(&mut self, resp: Resp, db: u32, now: Time) {
         let spare = self.spare.as_mut().expect("only given back or dropped takes it");
-        let prepare = |command: &[&[u8]], kind| {
-            let mut raw = Vec::new();
-            encode::own_command(&mut raw, command);
-            spare.lane.prepare(&raw, kind, now);
-        };
-        if spare.resp != resp {
-            match resp {
-                Resp::V2 => prepare(&[b"HELLO", b"2"], b'*'),
-                Resp::V3 => prepare(&[b"HELLO", b"3"], b'%'),
-            }
-            spare.resp = resp;
+        for Step { command, done } in steps(spare.was(), (resp, db)) {
+            spare.lane.prepare(&command, done, now);
         }
-        if spare.db != db {
-            prepare(&[b"SELECT", db.to_string().as_bytes()], b'+');
-            spare.db = db;
-        }
+        spare.is_now(resp, db);
     }
 
     /// Sends a command that makes it ready for its session.
@@ -185,7 +173,7 @@ impl Lent {
     /// The session itself changed its version and database.
     pub fn is_now(&mut self, resp: Resp, db: u32) {
         if let Some(spare) = &mut self.spare {
-            (spare.resp, spare.db) = (resp, db);
+            spare.is_now(resp, db);
         }
     }
 

@@ -25,7 +25,7 @@ pub(super) type Pools = RefCell<HashMap<Vec<u8>, Pool>>;
 pub(super) struct Spare {
     /// The connection.
     pub lane: Rc<Lane<InFlight>>,
-    pub(super) resp: Resp,
+    resp: Resp,
     pub(super) db: u32,
 }
 
@@ -33,6 +33,11 @@ impl Spare {
     /// A new connection of the pool.
     pub(super) fn new(lane: Rc<Lane<InFlight>>, db: u32) -> Self {
         Self { lane, resp: Resp::V2, db }
+    }
+
+    /// It is in these from the next command on.
+    pub(super) fn is_now(&mut self, resp: Resp, db: u32) {
+        (self.resp, self.db) = (resp, db);
     }
 
     /// The version and the database that it is in.

@@ -325,18 +325,13 @@ impl Handshake<'_> {
         if is_error(&reply) { Err(self.refused(reply)) } else { Ok(()) }
     }
 
+    /// It is its target's user, in this version and database.
     async fn adapt(&mut self, resp: Resp, db: u32) -> Result<(), Error> {
-        if resp != self.target.resp {
-            let reply = self.one(&[b"HELLO", version(self.target.resp)]).await?;
-            if is_error(&reply) {
-                return Err(self.refused(reply));
-            }
-        }
         self.one(&[b"CLIENT", b"SETNAME", self.target.name.as_bytes()]).await?;
-        if db != self.target.db {
-            let reply = self.one(&[b"SELECT", self.target.db.to_string().as_bytes()]).await?;
-            if is_error(&reply) {
-                return Err(self.refused(reply));
+        for step in steps((resp, db), (self.target.resp, self.target.db)) {
+            let mut replies = self.exchange(&step.command, 1).await?;
+            if replies.first().is_none_or(|reply| reply.first() != Some(&step.done)) {
+                return Err(self.refused(replies.pop().unwrap_or_default()));
             }
         }
         Ok(())
@@ -353,10 +348,15 @@ impl Handshake<'_> {
         for command in commands {
             encode::own_command(&mut out, command);
         }
+        self.exchange(&out, commands.len()).await
+    }
+
+    /// The same of commands that are written already.
+    async fn exchange(&mut self, commands: &[u8], count: usize) -> Result<Vec<Vec<u8>>, Error> {
         let exchange = async {
-            self.socket.write_all(&out).await?;
-            let mut replies = Vec::with_capacity(commands.len());
-            for _ in commands {
+            self.socket.write_all(commands).await?;
+            let mut replies = Vec::with_capacity(count);
+            for _ in 0..count {
                 let reply = read_reply(&mut self.socket, &mut self.buffer).await?;
                 replies.push(reply);
                 if is_full(&replies[0]) {
@@ -379,6 +379,27 @@ impl Handshake<'_> {
     fn login_refused(&self, reply: Vec<u8>) -> Error {
         Error::LoginRefused { node: Arc::clone(&self.target.node.address), reply: reply.into() }
     }
+}
+
+/// A command that takes a connection to another version or database.
+pub struct Step {
+    /// Whole.
+    pub command: Vec<u8>,
+    /// With what the reply begins once it has.
+    pub done: u8,
+}
+
+/// What takes a connection that is in one version and database `to` others.
+pub fn steps(from: (Resp, u32), to: (Resp, u32)) -> impl Iterator<Item = Step> {
+    let step = |command: &[&[u8]], done| {
+        let mut whole = Vec::new();
+        encode::own_command(&mut whole, command);
+        Step { command: whole, done }
+    };
+    let ((resp, db), map) = (to, if to.0 == Resp::V2 { b'*' } else { b'%' });
+    let hello = (from.0 != resp).then(|| step(&[b"HELLO", version(resp)], map));
+    let select = (from.1 != db).then(|| step(&[b"SELECT", db.to_string().as_bytes()], b'+'));
+    hello.into_iter().chain(select)
 }
 
 fn version(resp: Resp) -> &'static [u8] {
@@ -410,5 +431,23 @@ pub async fn read_reply(socket: &mut Socket, buffer: &mut Vec<u8>) -> io::Result
         if socket.read_buf(buffer).await? == 0 {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_differs_is_changed_and_the_version_first() {
+        let said = |from, to| {
+            let steps = steps(from, to).map(|step| (String::from_utf8(step.command).expect("text"), step.done));
+            steps.collect::<Vec<_>>()
+        };
+        let (hello, select) = ("*2\r\n$5\r\nhELLO\r\n$1\r\n3\r\n", "*2\r\n$6\r\nsELECT\r\n$1\r\n7\r\n");
+        assert_eq!(said((Resp::V2, 7), (Resp::V2, 7)), []);
+        assert_eq!(said((Resp::V2, 0), (Resp::V3, 7)), [(hello.to_owned(), b'%'), (select.to_owned(), b'+')]);
+        assert_eq!(said((Resp::V3, 0), (Resp::V3, 7)), [(select.to_owned(), b'+')]);
+        assert_eq!(said((Resp::V3, 7), (Resp::V2, 7)).len(), 1);
     }
 }

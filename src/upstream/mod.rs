@@ -27,7 +27,7 @@ use std::time::Duration;
 
 pub(crate) use backoff::Backoff;
 pub(crate) use budget::{Ask, Budget, Permit, Purpose, Settled, Tenant};
-pub(crate) use connect::{Connection, adapt, connect, connect_by, connect_unproved, read_reply};
+pub(crate) use connect::{Connection, Step, adapt, connect, connect_by, connect_unproved, read_reply, steps};
 pub use generation::Generation;
 pub(crate) use lane::Lane;
 pub(crate) use needs::Needs;
