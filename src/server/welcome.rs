@@ -25,7 +25,7 @@ use crate::proxy::Member;
 
 /// How long a client may take for each step.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// Steps of handshakes that a worker takes before it turns to its sessions: one costs as much as a hundred hits.
+/// Steps of handshakes that a worker takes before it turns to its sessions: one costs as much as tens of hits.
 const STEPS: usize = 4;
 
 impl Prelude {
