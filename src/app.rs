@@ -6,6 +6,7 @@
 
 mod descriptors;
 mod lookout;
+mod rotation;
 mod signals;
 mod status;
 
@@ -40,6 +41,7 @@ use crate::session::Entrance;
 use crate::upstream::{Login, Node, SurveyFinding, Topology, keep_watch};
 
 use lookout::Lookout;
+use rotation::RotatingLogins;
 use signals::Signals;
 
 /// The tasks beside the workers may take so long to end.
@@ -116,6 +118,7 @@ impl Running {
         let bad = |setting| move |error: FileError| Error::Certificates { setting, why: error.to_string().into() };
         let acceptor = config.tls.as_ref().map(Acceptor::new).transpose().map_err(bad("tls_cert"))?.map(Arc::new);
         let dialer = config.upstream.tls.as_ref().map(Dialer::new).transpose().map_err(bad("upstream"))?;
+        let logins = RotatingLogins::start(&config).await?;
         let mut listeners = Vec::new();
         for listen in &config.listen {
             listeners.push(Listener::bind(listen, acceptor.as_ref()).await?);
@@ -128,7 +131,7 @@ impl Running {
             None => None,
         };
         let (stop_sessions, control, acceptors) = (CancellationToken::new(), Control::here(), TaskTracker::new());
-        let app = App::new(config, dialer, acceptor, &control);
+        let app = App::new(config, (dialer, acceptor), logins, &control);
         let workers = Workers::start(&app.shared, &app.metrics.workers, &stop_sessions)
             .map_err(|source| failed("threads", "worker threads", source))?;
         let entrances = Entrance::of_listeners(&app.shared.config, control.clone());
@@ -193,12 +196,20 @@ struct App {
 }
 
 impl App {
-    fn new(config: Config, dialer: Option<Dialer>, acceptor: Option<Arc<Acceptor>>, control: &Control) -> Arc<Self> {
+    fn new(
+        config: Config,
+        (dialer, acceptor): (Option<Dialer>, Option<Arc<Acceptor>>),
+        logins: RotatingLogins,
+        control: &Control,
+    ) -> Arc<Self> {
         let metrics = Metrics::new(config.threads.get());
         let origin_id = format!("crema-{:016x}", rand::random::<u64>());
-        let login = own_login(&config);
         let node = Node::new(config.upstream.node.clone(), config.max_upstream, config.connect_timeout);
-        let node = Arc::new(node.secured(dialer).known_by(login.clone(), config.response_timeout));
+        let node = Arc::new(
+            node.secured(dialer)
+                .known_by(own_login(&config), config.response_timeout)
+                .rotated_by(logins.own, logins.others),
+        );
         let topology = watch::Sender::new(Arc::new(Topology::Single(Arc::clone(&node))));
         let fleet =
             fleet(&config, &node, &origin_id).map(|fleet| Publisher::start(fleet, Arc::clone(&metrics.stats), control));
@@ -224,7 +235,6 @@ impl App {
             gate: Gate::default(),
             longest_argument: AtomicU64::new(Limits::authenticated().bulk),
             origin_id,
-            login,
         });
         let (started, draining) = (Instant::now(), AtomicBool::new(false));
         Arc::new(Self { shared, metrics, started, topology, lookout, acceptor, draining })
@@ -270,6 +280,9 @@ impl App {
             app.lookout.watch(|limit| app.shared.longest_argument.store(limit, Ordering::Relaxed)).await;
         });
         control.spawn(Arc::clone(self).keep_house());
+        for source in self.front().rotating() {
+            control.spawn(rotation::follow(Arc::clone(source), self.front(), Arc::clone(&self.shared.l1)));
+        }
         if self.shared.config.channel.enabled && self.shared.config.coherence != Coherence::Channel {
             let app = Arc::clone(self);
             control.spawn_ending(|stop| async move { app.listen(stop).await });
@@ -292,7 +305,7 @@ impl App {
     async fn listen(&self, stop: CancellationToken) {
         let config = ChannelConfig {
             node: self.front(),
-            login: self.shared.login.clone(),
+            login: self.shared.login(),
             channel: self.shared.config.channel.name.clone(),
             origin_id: self.shared.origin_id.clone(),
         };
@@ -345,7 +358,6 @@ fn fleet(config: &Config, node: &Arc<Node>, origin_id: &str) -> Option<Fleet> {
     let channel = &config.channel;
     channel.enabled.then(|| Fleet {
         node: Arc::clone(node),
-        login: node.login.clone(),
         channel: channel.name.clone(),
         audit_stream: channel.audit_stream.clone(),
         origin_id: origin_id.to_owned(),

@@ -89,6 +89,14 @@ pub enum Error {
         /// Which one, from 0.
         number: usize,
     },
+    /// A password that is to change cannot be read.
+    #[error("{setting}: {why}")]
+    Password {
+        /// The setting that says where it stands.
+        setting: &'static str,
+        /// What is wrong with the file or the command.
+        why: Arc<str>,
+    },
     /// Certificates that were good when the settings were read are not good any more.
     #[error("{setting}: {why}")]
     Certificates {

@@ -36,6 +36,7 @@ mod pulse;
 mod read_history;
 mod reader;
 mod recipient;
+mod renewal;
 mod replies;
 mod reply_queue;
 mod room;

@@ -10,7 +10,7 @@ use std::time::Duration;
 use clap::{CommandFactory, Parser};
 use crema::config::{
     self, Auth, ClientNames, Coherence, Config, Endpoint, Flags, Listen, LogFormat, Password, Promote, Secret,
-    UpstreamDown,
+    UpstreamDown, UpstreamPassword,
 };
 use tempfile::TempDir;
 
@@ -364,7 +364,7 @@ fn users_of_cremas_own_are_read_and_their_passwords_kept() {
     assert_eq!(users[0].password, Some(Password::Plain(Secret::new(" with blanks "))));
     assert_eq!(users[0].upstream, None);
     let (name, password) = users[1].upstream.as_ref().expect("mapped");
-    assert_eq!((name.as_str(), password.expose()), ("app", "hunter3"));
+    assert_eq!((name.as_str(), password), ("app", &UpstreamPassword::Fixed(Secret::new("hunter3"))));
     let shown = format!("{config:?}{config}");
     assert!(!shown.contains("hunter"), "{shown}");
     assert_eq!(from_file("auth = \"open\"").expect("good").auth, Auth::Open);

@@ -121,7 +121,7 @@ impl Lookout {
     }
 
     async fn connect(&self) -> Result<Looking, Error> {
-        let (node, login) = (Arc::clone(&self.node), self.node.login.clone());
+        let (node, login) = (Arc::clone(&self.node), self.node.login());
         let connection = connect(&Target { node, login, db: 0, resp: Resp::V2, name: "crema-check" }).await?;
         let mut made = Looking { connection, server: String::new() };
         made.server = name(&self.ask(&mut made, &[b"INFO", b"server"]).await?);

@@ -8,7 +8,12 @@ use crate::net::tls::{Acceptor, ClientCertificates, Dialer};
 
 /// Notes with `layers` whatever does not go together.
 pub(super) fn note_conflicts(config: &Config, layers: &Layers) {
-    let found = addresses(config).into_iter().chain(tls(config)).chain(certificate_users(config)).chain(limits(config));
+    let found = addresses(config)
+        .into_iter()
+        .chain(tls(config))
+        .chain(certificate_users(config))
+        .chain(limits(config))
+        .chain(password(config));
     let found = found.chain(coherence(config, layers));
     for Conflict(keys, problem) in found.chain(users(config, layers)).chain(channel(&config.channel)) {
         layers.note(layers.refuse(&keys, problem));
@@ -99,6 +104,16 @@ fn certificate_users(config: &Config) -> Option<Conflict> {
         }
         (_, Auth::Own(_)) => None,
     }
+}
+
+/// The password of the user in `upstream` is given once.
+fn password(config: &Config) -> Option<Conflict> {
+    let written = config.upstream.password.as_ref().is_some_and(|password| !password.expose().is_empty());
+    (written && config.upstream_password.is_some()).then(|| {
+        let right = "leave it out of the URL: redis://user:@host";
+        let problem = Problem::new("the upstream URL gives a password that stands elsewhere as well", right);
+        Conflict(vec![key!(upstream_password_file), key!(upstream_password_command)], problem)
+    })
 }
 
 fn limits(config: &Config) -> Vec<Conflict> {

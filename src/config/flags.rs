@@ -11,7 +11,7 @@ use clap::{Args, Parser};
 use serde::Deserialize;
 use toml::Spanned;
 
-use super::raw::{Given, comma_separated};
+use super::raw::{Given, comma_separated, words};
 
 const NOTES: &str = "\
 Upstream URLs: redis://[user:password@]host[:port][/db] or unix:///path[?db=N]. Sizes: 64MiB, 1GB (in powers of 1024). \
@@ -128,6 +128,16 @@ pub struct Settings {
     #[arg(long, value_name = "FIELD", help_heading = "TLS")]
     pub(super) tls_client_user: Option<Given>,
 
+    /// A file with its password, read anew [default: off]
+    #[arg(long, value_name = "FILE", help_heading = "Upstream")]
+    pub(super) upstream_password_file: Option<Given>,
+    /// Or a command that prints it [default: off]
+    #[arg(long, value_name = "CMD", help_heading = "Upstream")]
+    #[serde(deserialize_with = "words")]
+    pub(super) upstream_password_command: Option<Given>,
+    /// How often the command is run [default: 5m]
+    #[arg(long, value_name = "TIME", help_heading = "Upstream")]
+    pub(super) upstream_password_refresh: Option<Given>,
     /// Connections to the upstream, of all kinds [default: 1000]
     #[arg(long, value_name = "N", help_heading = "Upstream")]
     pub(super) max_upstream: Option<Given>,
@@ -181,6 +191,9 @@ pub(super) struct UserSettings {
     pub(super) password_file: Option<Given>,
     pub(super) upstream_user: Option<Given>,
     pub(super) upstream_password: Option<Given>,
+    pub(super) upstream_password_file: Option<Given>,
+    #[serde(deserialize_with = "words")]
+    pub(super) upstream_password_command: Option<Given>,
 }
 
 /// One `[[rule]]` of the file.

@@ -10,6 +10,7 @@ mod error;
 mod flags;
 mod glob;
 mod listen;
+mod origin;
 mod raw;
 mod rule;
 mod summary;
@@ -30,6 +31,7 @@ pub use self::error::{ConfigError, Place, Problem};
 pub use self::flags::{Flags, Settings};
 pub use self::glob::Glob;
 pub use self::listen::Listen;
+pub use self::origin::{PasswordOrigin, UpstreamPassword};
 pub use self::rule::{Promote, Rule, SHORT_TERM};
 pub use self::summary::Sources;
 pub use self::url::{Endpoint, Secret, Upstream};
@@ -47,6 +49,8 @@ pub struct Config {
     pub listen: Vec<Listen>,
     /// The Redis or Valkey behind.
     pub upstream: Upstream,
+    /// Where the password of its user stands, if that changes.
+    pub upstream_password: Option<PasswordOrigin>,
     /// What clients of `tls://` are shown and asked for.
     pub tls: Option<AcceptorSettings>,
     /// Which user a client is by its certificate alone; anything but `Off` goes with [`Auth::Own`] only.
@@ -257,6 +261,7 @@ fn read(layers: &Layers) -> Result<Config, ConfigError> {
     Ok(Config {
         listen,
         upstream: layers.read(key!(upstream), "redis://127.0.0.1:6379", str::parse)?,
+        upstream_password: origin::read_own(layers)?,
         tls: tls(layers)?,
         tls_client_user,
         admin: layers.read(key!(admin), "127.0.0.1:9380", |text| or_off(text, listen::socket))?,

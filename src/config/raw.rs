@@ -19,6 +19,7 @@ use toml::de::{DeString, DeTable, DeValue};
 
 use super::error::{ConfigError, Place, Problem, nearest};
 use super::flags::{Flags, RuleSettings, Settings, UserSettings};
+use super::units::WORD_END;
 
 const PREFIX: &str = "CREMA_";
 const FILE_VARIABLE: &str = "CREMA_CONFIG";
@@ -385,6 +386,23 @@ impl<'de> Deserialize<'de> for Given {
 pub(super) fn comma_separated<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Given>, D::Error> {
     let list = Spanned::<List>::deserialize(deserializer)?;
     Ok(Some(Given { span: list.span(), text: list.into_inner().0 }))
+}
+
+/// Reads a command: one text, or a list of its words, each of which then ends with [`WORD_END`].
+pub(super) fn words<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Given>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged, expecting = "a text in quotes, or a list of them")]
+    enum Words {
+        Line(String),
+        List(Vec<String>),
+    }
+    let words = Spanned::<Words>::deserialize(deserializer)?;
+    let span = words.span();
+    let text = match words.into_inner() {
+        Words::Line(line) => line,
+        Words::List(list) => list.into_iter().flat_map(|word| [word, WORD_END.to_string()]).collect(),
+    };
+    Ok(Some(Given { span, text }))
 }
 
 /// A TOML string, whole number or boolean, as text.

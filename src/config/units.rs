@@ -9,6 +9,8 @@ use std::time::Duration;
 
 use super::error::Problem;
 
+/// What stands behind each word of a command that was given as a list.
+pub(super) const WORD_END: char = '\0';
 pub(super) const KIB: u64 = 1 << 10;
 pub(super) const MIB: u64 = 1 << 20;
 pub(super) const GIB: u64 = 1 << 30;

@@ -4,12 +4,14 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use toml::Spanned;
 
 use super::CertificateUser;
 use super::error::{ConfigError, Problem};
 use super::flags::UserSettings;
+use super::origin::{self, UpstreamPassword};
 use super::raw::{Given, Layers};
 use super::units::GIB;
 use super::url::Secret;
@@ -25,7 +27,7 @@ pub struct User {
     /// What clients must give; `None` for who comes by a certificate alone.
     pub password: Option<Password>,
     /// User and password for the upstream; `None` for those of the upstream URL.
-    pub upstream: Option<(String, Secret)>,
+    pub upstream: Option<(String, UpstreamPassword)>,
 }
 
 /// How the password that clients must give is known.
@@ -54,9 +56,10 @@ impl Password {
 /// Reads all users. A name that an earlier one already has is refused.
 pub(super) fn read_users(layers: &Layers, certificates: CertificateUser) -> Result<Vec<User>, ConfigError> {
     let mut users: Vec<User> = Vec::new();
+    let refresh = origin::read_refresh(layers)?;
     for settings in layers.users() {
         let refuse = |problem| layers.refuse_user(settings, problem);
-        let user = read_user(settings, certificates).map_err(refuse)?;
+        let user = read_user(settings, certificates, refresh).map_err(refuse)?;
         if users.iter().any(|earlier| earlier.name == user.name) {
             let problem =
                 Problem::new(format!("there is a user `{}` already", user.name), "give each a name of its own");
@@ -67,7 +70,11 @@ pub(super) fn read_users(layers: &Layers, certificates: CertificateUser) -> Resu
     Ok(users)
 }
 
-fn read_user(settings: &Spanned<UserSettings>, certificates: CertificateUser) -> Result<User, Problem> {
+fn read_user(
+    settings: &Spanned<UserSettings>,
+    certificates: CertificateUser,
+    refresh: Duration,
+) -> Result<User, Problem> {
     let UserSettings { name, upstream_user, upstream_password, .. } = settings.get_ref();
     let Some(name) = text(name.as_ref()) else {
         return Err(Problem::new("a user lacks its name", "write name"));
@@ -75,9 +82,19 @@ fn read_user(settings: &Spanned<UserSettings>, certificates: CertificateUser) ->
     if name.is_empty() {
         return Err(Problem::new("a user's name is empty", "write a name; `default` is who gives a password alone"));
     }
-    let upstream = match (text(upstream_user.as_ref()), text(upstream_password.as_ref())) {
+    let UserSettings { upstream_password_file, upstream_password_command, .. } = settings.get_ref();
+    let (file, command) = (text(upstream_password_file.as_ref()), text(upstream_password_command.as_ref()));
+    file.as_deref().map_or(Ok(()), origin::check_file)?;
+    command.as_deref().map_or(Ok(()), origin::check_command)?;
+    let changes = origin::origin(file, command, refresh)?.map(UpstreamPassword::Changes);
+    let fixed = text(upstream_password.as_ref()).map(|password| UpstreamPassword::Fixed(Secret::new(password)));
+    if changes.is_some() && fixed.is_some() {
+        let wrong = "a user's password for the upstream is given twice";
+        return Err(Problem::new(wrong, "write one of upstream_password, its _file and its _command"));
+    }
+    let upstream = match (text(upstream_user.as_ref()), changes.or(fixed)) {
         (None, None) => None,
-        (user, Some(password)) => Some((user.unwrap_or_else(|| "default".to_owned()), Secret::new(password))),
+        (user, Some(password)) => Some((user.unwrap_or_else(|| "default".to_owned()), password)),
         (Some(_), None) => {
             return Err(Problem::new("upstream_user has no password", "write upstream_password too"));
         }

@@ -98,8 +98,6 @@ fn of_keys(mut keys: Vec<String>) -> Message {
 pub struct Fleet {
     /// The server.
     pub node: Arc<Node>,
-    /// The user that publishes; it needs the right to the channel, and to the stream if there is one.
-    pub login: Option<Arc<Login>>,
     /// The channel's name.
     pub channel: String,
     /// The key of the audit stream, if any.
@@ -265,7 +263,7 @@ async fn publish_on_one(
     backoff: &mut Backoff,
 ) -> Result<Infallible, Error> {
     let mut batch = Vec::new();
-    let mut line = PublishingLine { fleet, connection: None, buffer: Vec::new() };
+    let mut line = PublishingLine { fleet, connection: None, login: None, buffer: Vec::new() };
     // What is owed came up on a connection that had been kept and was found dead: it is tried on a new one at once.
     let mut unpaid = false;
     loop {
@@ -317,6 +315,8 @@ async fn publish_on_one(
 struct PublishingLine<'a> {
     fleet: &'a Fleet,
     connection: Option<Connection>,
+    /// With what it was made.
+    login: Option<Arc<Login>>,
     /// What came beyond the answers read so far.
     buffer: Vec<u8>,
 }
@@ -324,12 +324,16 @@ struct PublishingLine<'a> {
 impl PublishingLine<'_> {
     /// Says all of `batch` and returns an answer for each, Redis's errors included.
     async fn tell(&mut self, batch: &[Outgoing]) -> Result<Vec<Vec<u8>>, Error> {
-        let Fleet { node, login, .. } = self.fleet;
+        // The user of the upstream URL publishes; it needs the right to the channel, and to the stream if there is one.
+        let (node, login) = (&self.fleet.node, self.fleet.node.login());
+        if self.login != login {
+            self.hang_up(); // nothing is under way on it, and its password has changed
+        }
         let Connection { socket, .. } = if let Some(connection) = &mut self.connection {
             connection
         } else {
-            let (node, login) = (Arc::clone(node), login.clone());
-            let target = Target { node, login, db: 0, resp: Resp::V2, name: "crema-publish" };
+            self.login.clone_from(&login);
+            let target = Target { node: Arc::clone(node), login, db: 0, resp: Resp::V2, name: "crema-publish" };
             self.connection.insert(connect(&target).await?)
         };
         let lost = |why: String| Error::Lost { node: Arc::clone(&node.address), why: why.into() };

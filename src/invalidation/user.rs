@@ -101,6 +101,15 @@ impl AclUser {
         self.ears().iter().for_each(|ear| ear.note_login(is_new));
     }
 
+    /// The password of this user, which is one of crema's own, has changed to one that was proved: its ears log in with it, and
+    /// connections are made with it from now on.
+    pub fn renew(&self, login: &Arc<Login>) {
+        if self.login.get().as_ref() != Some(login) {
+            self.trust(login);
+            self.ears().iter().for_each(|ear| ear.log_in.notify_one());
+        }
+    }
+
     /// What connections of this user are to be made with.
     pub fn login(&self) -> Option<Arc<Login>> {
         self.login.get()

@@ -90,9 +90,11 @@ labels! {
 impl From<&Error> for Failure {
     fn from(error: &Error) -> Self {
         match error {
-            Error::Unreachable { .. } | Error::Listen { .. } | Error::Certificates { .. } | Error::Worker { .. } => {
-                Self::Unreachable
-            }
+            Error::Unreachable { .. }
+            | Error::Listen { .. }
+            | Error::Certificates { .. }
+            | Error::Password { .. }
+            | Error::Worker { .. } => Self::Unreachable,
             Error::Refused { .. } | Error::LoginRefused { .. } => Self::Handshake,
             Error::Lost { .. } => Self::Lost,
             Error::Timeout { .. } => Self::Timeout,

@@ -3,8 +3,10 @@
 //! Knows no protocol but those that carry others, TLS and PROXY headers. Called by `server` for accepted clients, by `session` and by `upstream`.
 
 pub(crate) mod buffer;
+mod dial;
 pub(crate) mod proxy_protocol;
 mod socket;
 pub(crate) mod tls;
 
+pub(crate) use dial::dial;
 pub(crate) use socket::Socket;

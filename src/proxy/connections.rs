@@ -99,7 +99,7 @@ impl Station {
 
     /// Logins that may select the session's database where its user may not: the one that did, and the URL's.
     pub(super) fn entrants(&self, who: &Who) -> Vec<Arc<Login>> {
-        who.entrant.iter().chain(&self.site.shared.login).map(Arc::clone).collect()
+        who.entrant.iter().cloned().chain(self.site.node.login()).collect()
     }
 
     /// A connection for `lane`: a new one, or where Redis refuses the login one that was idle.

@@ -75,6 +75,20 @@ impl LoginRecord {
         of.login.clone()
     }
 
+    /// The connections that were made by a login of these, and not by this one.
+    pub(super) fn made_by(&self, is: impl Fn(&Login) -> bool, new: &Login) -> Vec<Rc<Lane<InFlight>>> {
+        let made = self.made.borrow();
+        let old = made.iter().filter(|made| made.login.as_deref().is_some_and(|login| login != new && is(login)));
+        old.filter_map(|made| made.lane.upgrade()).filter(|lane| lane.is_made()).collect()
+    }
+
+    /// The connection of `lane` is logged in with this by now.
+    pub(super) fn renew(&self, lane: &Rc<Lane<InFlight>>, login: &Arc<Login>) {
+        for made in self.made.borrow_mut().iter_mut().filter(|made| made.lane.as_ptr() == Rc::as_ptr(lane)) {
+            made.login = Some(Arc::clone(login));
+        }
+    }
+
     /// Whether a connection is open for whose login `is` holds.
     pub(super) fn has(&self, is: impl Fn(&Login) -> bool) -> bool {
         let open = |made: &Provenance| made.lane.upgrade().is_some_and(|lane| lane.is_open());

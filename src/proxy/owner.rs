@@ -18,6 +18,8 @@ pub struct Owner {
     replies: Rc<Replies>,
     l1: Arc<L1>,
     bound: Cell<bool>,
+    /// No transaction is open on the connection, and no request half sent; and crema knows what each command means there.
+    free: Cell<bool>,
     /// It keeps the connection for life.
     pub(super) keeps: Cell<bool>,
     /// Others need what it has borrowed and does not use.
@@ -28,7 +30,7 @@ impl Owner {
     /// The owner behind `replies`.
     pub fn new(replies: Rc<Replies>, l1: Arc<L1>) -> Rc<Self> {
         let (bound, keeps, wanted) = (Cell::default(), Cell::default(), Cell::default());
-        Rc::new(Self { replies, l1, bound, keeps, wanted })
+        Rc::new(Self { replies, l1, bound, free: Cell::default(), keeps, wanted })
     }
 
     /// Asks for what it has borrowed. False where it keeps that, or was asked already.
@@ -49,9 +51,18 @@ impl Owner {
     pub fn bind(&self, bound: bool) {
         self.bound.set(bound);
     }
+
+    /// Whether a command of crema's own may go on the connection now.
+    pub fn set_free(&self, free: bool) {
+        self.free.set(free);
+    }
 }
 
 impl OutOfBand for Owner {
+    fn is_free(&self) -> bool {
+        self.free.get()
+    }
+
     fn message(&self, bytes: &[u8]) {
         self.replies.message(bytes);
     }

@@ -58,7 +58,7 @@ impl Station {
     pub(super) fn sweep_pools(self: &Rc<Self>, newest: impl Fn(&[u8]) -> Option<Arc<Login>>, now: Time) {
         self.pools.borrow_mut().retain(|user, pool| {
             // Of a user that nobody is any more, and that may never come again, not even the last is kept.
-            let configured = self.site.shared.login.as_ref().is_some_and(|login| *login.user == **user);
+            let configured = self.site.node.login().is_some_and(|login| *login.user == **user);
             let proved = newest(user);
             let keep = user.is_empty() || configured || proved.is_some();
             if pool.sweep((SPARE_IDLE, CHECK), keep, proved.is_some(), now) {

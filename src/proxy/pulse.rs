@@ -149,7 +149,7 @@ impl Pulse {
 
     fn target(&self) -> Target {
         let node = Arc::clone(&self.node);
-        Target { login: node.login.clone(), node, db: 0, resp: Resp::V2, name: "crema-pulse" }
+        Target { login: node.login(), node, db: 0, resp: Resp::V2, name: "crema-pulse" }
     }
 
     /// Has the node say something: on the connection kept for it, else on a new one, whose handshake is pulse enough.

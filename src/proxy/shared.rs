@@ -37,8 +37,6 @@ pub struct Shared {
     pub longest_argument: AtomicU64,
     /// This process's name on the fleet's channel.
     pub origin_id: String,
-    /// The credentials of the upstream URL.
-    pub login: Option<Arc<Login>>,
 }
 
 /// Which of the configuration's rules is for a key: its number, or one that no rule has.
@@ -58,6 +56,11 @@ impl Shared {
     /// The node that serves what names no key.
     pub fn front(&self) -> Arc<Node> {
         Arc::clone(self.topology.borrow().front())
+    }
+
+    /// The credentials of the upstream URL.
+    pub fn login(&self) -> Option<Arc<Login>> {
+        self.topology.borrow().front().login()
     }
 
     /// What a client may send, `strict` before it has logged in where it must.
@@ -129,7 +132,6 @@ pub(super) mod tests {
             gate: Gate::default(),
             longest_argument: AtomicU64::new(Limits::authenticated().bulk),
             origin_id: String::new(),
-            login: None,
         })
     }
 }

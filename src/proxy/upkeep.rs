@@ -45,6 +45,7 @@ impl Station {
             self.pulse.give_up(expired, deadline.unwrap_or_default());
         }
         self.sweep_pools(newest, now);
+        self.renew_logins(now);
         self.tell_idleness(now);
     }
 

@@ -138,7 +138,7 @@ impl Worker {
     /// Sends a command of crema's own as the user of the upstream URL; `action` takes its reply.
     pub fn ask(&self, command: &[u8], action: ReplyAction, now: Time) {
         let front = self.front();
-        let who = Who::new(&self.shared, front.node(), self.shared.login.clone(), self.shared.config.upstream.db);
+        let who = Who::new(&self.shared, front.node(), front.node().login(), self.shared.config.upstream.db);
         if let Ok(track) = front.track(&who, Resp::V2, false, now) {
             track.ask(command, action, now);
         }

@@ -191,6 +191,15 @@ impl<C> Link<C> {
         }
     }
 
+    /// A command of crema's own is a part of nothing that the client has begun on the connection, and changes nothing there.
+    pub(super) fn is_free(&self) -> bool {
+        match self {
+            Self::Loan(loan) => loan.own.is_free(),
+            Self::Home(home) => home.kept.own.is_free(),
+            _ => false,
+        }
+    }
+
     /// The connection is borrowed, and what it was borrowed for is over.
     pub(super) fn is_over(&self) -> bool {
         match self {

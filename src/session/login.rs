@@ -31,8 +31,8 @@ const UNAUTHENTICATED_OUTPUT: usize = 64 << 10;
 impl Session {
     /// Who a client is that has said nothing yet.
     pub(super) fn nobody(worker: &Worker) -> Rc<Who> {
-        let Shared { config, login, .. } = &*worker.shared;
-        let login = if config.auth == Auth::Open { login.clone() } else { None };
+        let Shared { config, .. } = &*worker.shared;
+        let login = if config.auth == Auth::Open { worker.shared.login() } else { None };
         Who::new(&worker.shared, worker.front().node(), login, config.upstream.db)
     }
 

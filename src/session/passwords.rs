@@ -22,7 +22,7 @@ use tracing::warn;
 
 use super::wire::ClientLine;
 use super::{Admission, Close, Session};
-use crate::config::{Auth, CertificateUser, Password, User};
+use crate::config::{Auth, CertificateUser, Password, UpstreamPassword, User};
 use crate::control::Control;
 use crate::metrics::Failure;
 use crate::net::Socket;
@@ -214,11 +214,16 @@ impl Session {
     /// What Redis is shown for a user.
     fn login_of(&self, user: &User) -> Option<Arc<Login>> {
         match &user.upstream {
-            Some((user, password)) => {
+            Some((user, UpstreamPassword::Fixed(password))) => {
                 let (user, password) = (user.as_bytes().into(), password.expose().as_bytes().into());
                 Some(Arc::new(Login { user, password }))
             }
-            None => self.worker.shared.login.clone(),
+            Some((user, UpstreamPassword::Changes(origin))) => {
+                let node = self.worker.shared.front();
+                let source = node.rotating().iter().find(|source| source.is(user.as_bytes(), origin));
+                source.map(|source| source.login())
+            }
+            None => self.worker.shared.login(),
         }
     }
 

@@ -31,6 +31,7 @@ impl Session {
     pub(super) fn change<R>(&mut self, how: impl FnOnce(&mut Link<Lent>) -> R) -> R {
         let result = how(&mut self.link);
         self.owner.bind(self.link.is_bound());
+        self.owner.set_free(self.link.is_free());
         result
     }
 

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpStream, UnixStream};
+use tokio::net::UnixStream;
 use tokio::time::timeout;
 use tracing::debug;
 
@@ -20,7 +20,7 @@ use crate::clock::Time;
 use crate::config::Endpoint;
 use crate::error::{Error, is_forbidden, is_full, is_passing};
 use crate::metrics::Need;
-use crate::net::Socket;
+use crate::net::{self, Socket};
 use crate::resp::{Resp, Split, Splitter, encode};
 
 /// So often a server is asked what it allows before a connection goes without: it may be busy.
@@ -51,6 +51,25 @@ pub async fn connect(target: &Target) -> Result<Connection, Error> {
 /// The same for a session, or sessions, of a user who may be in a database that it may not select, for it came there as another:
 /// `entrants` are logins that may have the right, tried in turn.
 pub async fn connect_by(target: &Target, purpose: Purpose, entrants: &[Arc<Login>]) -> Result<Connection, Error> {
+    let Some((source, login)) = target.node.renewed(target.login.as_ref()).await else {
+        return connect_as_told(target, purpose, entrants).await;
+    };
+    let with = |login: &Arc<Login>| Target { login: Some(Arc::clone(login)), ..target.clone() };
+    let made = connect_as_told(&with(&login), purpose, entrants).await;
+    let last = source.proved().filter(|last| *last != login && matches!(made, Err(Error::LoginRefused { .. })));
+    let (made, login) = match last {
+        // The server may come to know the new one later than its file does.
+        Some(last) => (connect_as_told(&with(&last), purpose, entrants).await, last),
+        None => (made, login),
+    };
+    if made.is_ok() {
+        source.prove(&login);
+    }
+    made
+}
+
+/// The same with the very login of `target`.
+async fn connect_as_told(target: &Target, purpose: Purpose, entrants: &[Arc<Login>]) -> Result<Connection, Error> {
     let node = &target.node;
     let mut surveys = 0;
     loop {
@@ -67,9 +86,10 @@ pub async fn connect_by(target: &Target, purpose: Purpose, entrants: &[Arc<Login
             return Ok(made);
         }
         surveys += 1;
-        let login = node.login.as_deref().or(target.login.as_deref());
-        let asked =
-            async { node.survey.ask(made, login, &node.needs).await.map_err(|source| unreachable(node, source)) };
+        let login = node.login().or_else(|| target.login.clone());
+        let asked = async {
+            node.survey.ask(made, login.as_deref(), &node.needs).await.map_err(|source| unreachable(node, source))
+        };
         if let Some(unused) = in_time(node, asked).await? {
             return Ok(unused);
         }
@@ -129,10 +149,10 @@ async fn open(node: &Node) -> Result<Socket, Error> {
     in_time(node, async { secure(node, socket).await.map_err(|source| unreachable(node, source)) }).await
 }
 
-/// A stream to the node, on which nothing was said yet. A name is looked up each time. Cancel safe.
+/// A stream to the node, on which nothing was said yet. A name is looked up each time, and all its addresses are tried. Cancel safe.
 pub(super) async fn dial(node: &Node) -> io::Result<Socket> {
     Ok(match &node.endpoint {
-        Endpoint::Tcp { host, port } => Socket::upstream(TcpStream::connect((host.as_str(), *port)).await?),
+        Endpoint::Tcp { host, port } => Socket::upstream(net::dial(host, *port).await?),
         Endpoint::Unix(path) => Socket::Unix(UnixStream::connect(path).await?),
     })
 }
@@ -195,7 +215,7 @@ impl Handshake<'_> {
         let identity = self.identify().await?;
         self.prepare(entrants).await?;
         // Where Redis wants a login of everybody and the URL has none, only who has logged in could be told.
-        if identity.id.is_none() && self.target.node.login.is_none() && self.target.login.is_some() {
+        if identity.id.is_none() && self.target.node.login().is_none() && self.target.login.is_some() {
             return self.identify().await;
         }
         Ok(identity)
@@ -205,7 +225,8 @@ impl Handshake<'_> {
     /// has not logged in is not logged in for it either.
     async fn identify(&mut self) -> Result<ServerIdentity, Error> {
         let Target { node, login, .. } = self.target;
-        let own = node.login.as_deref().filter(|_| login.is_some()).map(|own| [&b"AUTH"[..], &own.user, &own.password]);
+        let own = node.login().filter(|_| login.is_some());
+        let own = own.as_deref().map(|own| [&b"AUTH"[..], &own.user, &own.password]);
         let mut questions: Vec<&[&[u8]]> = Vec::with_capacity(3);
         questions.extend(own.as_ref().map(|own| &own[..])); // the first, so that its own reply is never missing
         questions.push(&[b"CLIENT", b"ID"]);

@@ -194,6 +194,11 @@ impl<W: Waiter> Lane<W> {
         self.owner.borrow().is_some()
     }
 
+    /// Whether a command of crema's own would be a part of nothing that the session which has it has begun.
+    pub fn is_free(&self) -> bool {
+        self.mode() == Mode::Replies && self.owner.borrow().as_ref().is_none_or(|owner| owner.is_free())
+    }
+
     /// Lends a private connection, or takes it back with `None`.
     pub fn lend(&self, owner: Option<Rc<dyn OutOfBand>>) {
         *self.owner.borrow_mut() = owner;

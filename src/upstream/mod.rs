@@ -14,6 +14,7 @@ mod needs;
 mod pipeline;
 mod presence;
 mod quirks;
+mod rotating;
 mod send_buffer;
 mod signs;
 mod survey;
@@ -34,6 +35,7 @@ pub(crate) use needs::Needs;
 pub use pipeline::Pipeline;
 pub(crate) use pipeline::{ANOTHER, Mode, STALL};
 pub(crate) use presence::{Presence, State, keep_watch};
+pub(crate) use rotating::{LOOK, RotatingLogin};
 pub(crate) use signs::{Service, Signs};
 pub(crate) use survey::{Survey, SurveyFinding, Trial};
 pub(crate) use topology::{NodeIndex, Topology};
@@ -58,8 +60,11 @@ pub(crate) struct Node {
     pub connect_timeout: Duration,
     /// Longest wait for the handshake on it: a server that accepts and is silent is there, and may have been told to pause.
     pub handshake_timeout: Duration,
-    /// The user of the upstream URL, who asks what the server is.
-    pub login: Option<Arc<Login>>,
+    /// The user of the upstream URL, where its password stays.
+    fixed_login: Option<Arc<Login>>,
+    /// Logins of crema's own whose passwords change; the first is that user's, if `is_own_rotating`.
+    rotating: Vec<Arc<RotatingLogin>>,
+    is_own_rotating: bool,
     /// Which server stands behind the address.
     pub generation: Generation,
     /// What it allows.
@@ -86,7 +91,9 @@ impl Node {
             address,
             connect_timeout,
             handshake_timeout: connect_timeout,
-            login: None,
+            fixed_login: None,
+            rotating: Vec::new(),
+            is_own_rotating: false,
             generation: Generation::default(),
             survey: Survey::default(),
             needs: Needs::default(),
@@ -107,7 +114,31 @@ impl Node {
     /// The same node, to which handshakes may take so long, none: as long as they like; and at which `login` asks what it is.
     #[must_use]
     pub fn known_by(self, login: Option<Arc<Login>>, handshake_timeout: Option<Duration>) -> Self {
-        Self { login, handshake_timeout: handshake_timeout.unwrap_or(Duration::MAX), ..self }
+        Self { fixed_login: login, handshake_timeout: handshake_timeout.unwrap_or(Duration::MAX), ..self }
+    }
+
+    /// The same node, where passwords of crema's own change: that of the user of the upstream URL, and of others.
+    #[must_use]
+    pub fn rotated_by(self, own: Option<Arc<RotatingLogin>>, others: Vec<Arc<RotatingLogin>>) -> Self {
+        let is_own_rotating = own.is_some();
+        Self { rotating: own.into_iter().chain(others).collect(), is_own_rotating, ..self }
+    }
+
+    /// The user of the upstream URL, who asks what the server is.
+    pub fn login(&self) -> Option<Arc<Login>> {
+        if self.is_own_rotating { self.rotating.first().map(|own| own.login()) } else { self.fixed_login.clone() }
+    }
+
+    /// The logins whose passwords change.
+    pub fn rotating(&self) -> &[Arc<RotatingLogin>] {
+        &self.rotating
+    }
+
+    /// What is to be used in place of `login` by now, where that is one whose password changes.
+    async fn renewed(&self, login: Option<&Arc<Login>>) -> Option<(&RotatingLogin, Arc<Login>)> {
+        let login = login?;
+        let source = self.rotating.iter().find(|source| source.gave(login))?;
+        Some((source, source.fresh().await))
     }
 
     /// The node said something at `now`, on any connection of the present generation: its pulse.

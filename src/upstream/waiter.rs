@@ -53,4 +53,6 @@ pub trait OutOfBand {
     fn cut(&self);
     /// The connection has ended.
     fn ended(&self);
+    /// Whether the receiver has begun nothing on the connection that a command of crema's own would be a part of.
+    fn is_free(&self) -> bool;
 }

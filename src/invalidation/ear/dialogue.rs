@@ -34,6 +34,8 @@ pub(super) enum EarQuestion {
     Memory,
     /// TOUCH.
     Touch,
+    /// AUTH, with a password that has changed.
+    Login,
     /// What Redis announces to nobody.
     Unannounced(Probe),
     /// Of a fill, in the order in which its commands were sent: the TTL, those of fields, the value.

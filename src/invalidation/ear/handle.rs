@@ -44,6 +44,8 @@ pub struct Ear {
     state: Mutex<EarState>,
     pub(super) refused: AtomicBool,
     pub(super) retry: Notify,
+    /// Its connection is to log in anew.
+    pub(in super::super) log_in: Notify,
     pub(super) stop: CancellationToken,
     fills: mpsc::Sender<Fill>,
     backlog: Arc<Backlog>,
@@ -93,6 +95,7 @@ impl Ear {
             state: Mutex::new(EarState::Idle),
             refused: AtomicBool::new(false),
             retry: Notify::new(),
+            log_in: Notify::new(),
             stop,
             fills,
             backlog: Backlog::new(HELD),

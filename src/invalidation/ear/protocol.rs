@@ -33,7 +33,7 @@ use crate::command::Caching;
 use crate::error::{is_forbidden, is_passing};
 use crate::metrics::{CoherenceMeans, EpochReason, FillOutcome, Need, Refusal, Stats};
 use crate::resp::Malformed;
-use crate::upstream::{Generation, STALL};
+use crate::upstream::{Generation, Login, STALL};
 
 /// After taking fills up the ear takes no more for so long: they are in no hurry, and one by one each would cost a worker a
 /// wake-up of this thread, and Redis a read and a write.
@@ -249,6 +249,11 @@ impl<'a, W, P: FaultPlan> Protocol<'a, W, P> {
         }
     }
 
+    /// The password of its user has changed to this, which a connection was made with: some servers want it of open ones.
+    pub(crate) fn log_in(&mut self, login: &Login, now: Time) {
+        self.dialogue.ask(&[b"AUTH", &login.user, &login.password], EarQuestion::Login, now);
+    }
+
     /// What was hit is collected.
     pub fn collected(&mut self, batches: Vec<TouchBatch>, now: Time) {
         self.touches.collected(batches, now);
@@ -326,10 +331,10 @@ impl<'a, W, P: FaultPlan> Protocol<'a, W, P> {
     ) -> Result<(), Disconnection> {
         let refused = frame.first() == Some(&b'-');
         if refused {
-            self.goes_without(inquiry.need().filter(|need| *need != Need::Select || is_forbidden(frame)), frame);
+            self.hear_refusal(&inquiry, frame);
         }
         match inquiry {
-            EarQuestion::NoEvict => {}
+            EarQuestion::NoEvict | EarQuestion::Login => {}
             EarQuestion::Database => self.dialogue.hear_select(refused),
             EarQuestion::Announcements if refused => {
                 return Err(Disconnection::Refused(self.means.refusal(), frame.into()));
@@ -374,6 +379,14 @@ impl<'a, W, P: FaultPlan> Protocol<'a, W, P> {
             }
         }
         Ok(())
+    }
+
+    fn hear_refusal(&mut self, inquiry: &EarQuestion, reply: &[u8]) {
+        if matches!(inquiry, EarQuestion::Login) {
+            // It stays logged in as it is, for as long as the server lets it.
+            warn!(user = %self.user_name(), "the upstream refuses the new password on the invalidation connection");
+        }
+        self.goes_without(inquiry.need().filter(|need| *need != Need::Select || is_forbidden(reply)), reply);
     }
 
     /// This was refused: somebody is to tell.

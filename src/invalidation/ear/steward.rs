@@ -52,8 +52,7 @@ async fn ask_on(l1: Arc<L1>, group: Arc<EarGroup>) {
 
 async fn ask(l1: &L1, group: &EarGroup, backoff: &mut Backoff) -> Result<Infallible, Error> {
     let node = &group.node;
-    let target =
-        Target { node: Arc::clone(node), login: node.login.clone(), db: 0, resp: Resp::V3, name: "crema-rights" };
+    let target = Target { node: Arc::clone(node), login: node.login(), db: 0, resp: Resp::V3, name: "crema-rights" };
     let Connection { mut socket, permit: _permit, .. } = connect(&target).await?;
     let lost = |why: &str| Error::Lost { node: Arc::clone(&node.address), why: why.into() };
     let mut buffer = Vec::new();

@@ -164,8 +164,7 @@ async fn run(
 ) -> Outage {
     let Connection { socket, permit: _permit, .. } = connection;
     let (mut read, mut write) = tokio::io::split(socket);
-    let (mut input, mut out) = (Vec::new(), Vec::new());
-    let mut collecting = None;
+    let (mut input, mut out, mut collecting) = (Vec::new(), Vec::new(), None);
     let (mut alarm, mut deadline) = (pin!(sleep(Duration::ZERO)), Time::ZERO);
     let lost = |why: &str| Outage::Lost(Error::Lost { node: Arc::clone(&ear.node().address), why: why.into() });
     loop {
@@ -187,6 +186,7 @@ async fn run(
                 }
                 Err(error) => return lost(&error.to_string()),
             },
+            () = ear.log_in.notified() => log_in(protocol, ear),
             Some((since, waiter)) = inbox.fences.recv() => {
                 protocol.fence(since, waiter, Time::now());
                 Ok(())
@@ -213,6 +213,13 @@ async fn run(
             return outage(ending, ear.node());
         }
     }
+}
+
+fn log_in<W>(protocol: &mut Protocol<'_, W>, ear: &Ear) -> Result<(), Disconnection> {
+    if let Some(login) = ear.login.get() {
+        protocol.log_in(&login, Time::now());
+    }
+    Ok(())
 }
 
 fn receive<W>(
