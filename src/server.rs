@@ -255,13 +255,13 @@ fn work(
 
 /// Waits until the last of the listeners is closed because the upstream is away. Cancel safe.
 async fn shut(open: &mut Option<watch::Receiver<usize>>) {
-    let Some(open) = open else { return pending().await };
+    let Some(open) = open else { return pending::<()>().await };
     while open.changed().await.is_ok() {
         if *open.borrow_and_update() == 0 {
             return;
         }
     }
-    pending().await
+    pending::<()>().await;
 }
 
 /// The sessions of a worker.

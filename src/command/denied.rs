@@ -130,7 +130,9 @@ mod tests {
 
     fn denied(words: &[&str]) -> Denied {
         let mut denied = Denied::default();
-        words.iter().for_each(|word| denied.deny(word).expect(word));
+        for word in words {
+            denied.deny(word).expect(word);
+        }
         denied
     }
 

@@ -176,7 +176,9 @@ mod tests {
         let (ears, one, other) = (Ears::new(Control::here()), node(), node());
         let seat = ears.seat(b"");
         let both = [&one, &other].map(|node| ears.at(seat.user(), node));
-        both.iter().for_each(|ear| ear.freshness.renew(Time::NEVER));
+        for ear in &both {
+            ear.freshness.renew(Time::NEVER);
+        }
         let epochs = both.each_ref().map(|ear| ear.freshness.epoch());
         ears.bump();
         assert!(both.iter().zip(epochs).all(|(ear, epoch)| ear.freshness.epoch() != epoch));

@@ -12,7 +12,7 @@ macro_rules! labels {
         $(#[$meta])*
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
         pub enum $name {
-            $(#[doc = $about] $variant,)+
+            $(#[doc = $about] #[allow(clippy::doc_markdown, reason = "operators are shown the sentence too")] $variant,)+
         }
 
         impl $name {

@@ -77,7 +77,7 @@ impl From<MarkedWrite> for ReplyAction {
 }
 
 /// Who has joined a read, where anybody has.
-#[expect(clippy::box_collection, reason = "a third of the size, and mostly nobody joins")]
+#[allow(clippy::box_collection, reason = "a third of the size, and mostly nobody joins")]
 pub(super) type JoinedRecipients = Box<Vec<Recipient>>;
 
 /// The reads under way on a lane. A lead keeps hold of them, and so ends its own flight.
