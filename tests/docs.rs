@@ -4,6 +4,7 @@
 mod common;
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Command;
 
@@ -154,15 +155,29 @@ fn the_settings_on_the_pages_on_services_are_good() {
     let files = tempfile::tempdir().expect("a directory");
     fs::copy(authority.ca(), files.path().join("ca.pem")).expect("our own directory");
     fs::write(files.path().join("token"), "a-token\n").expect("our own directory");
+    // The programs that print tokens.
+    for program in ["gcloud", "az", "elasticache-token"] {
+        let path = files.path().join(program);
+        fs::write(&path, "#!/bin/sh\necho a-token\n").expect("our own directory");
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).expect("our own file");
+    }
     let mut blocks = 0;
     for page in pages_on_services() {
         let text = file(&page);
         for block in text.split("```toml\n").skip(1).filter_map(|rest| rest.split("```").next()) {
-            let settings = block.replace("/etc/crema", &files.path().display().to_string());
+            let here = files.path().display().to_string();
+            let settings = block.replace("/etc/crema", &here).replace("/usr/local/bin", &here);
             let path = files.path().join("crema.toml");
             fs::write(&path, &settings).expect("our own directory");
             let mut crema = Command::new(env!("CARGO_BIN_EXE_crema"));
-            let output = crema.env_clear().arg("--check").arg("--config").arg(&path).output().expect("the program");
+            let output = crema
+                .env_clear()
+                .env("PATH", &here)
+                .arg("--check")
+                .arg("--config")
+                .arg(&path)
+                .output()
+                .expect("the program");
             assert!(output.status.success(), "{page}:\n{settings}\n{}", String::from_utf8_lossy(&output.stderr));
             blocks += 1;
         }

@@ -10,6 +10,7 @@ mod service;
 mod shapes;
 
 use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use crema::metrics::Need;
@@ -76,6 +77,11 @@ fn try_out(name: &str) {
     is_coherent(&service, &crema, &launch(&service));
     goes_without_what_is_refused(&service, &crema);
     survives_a_failover(&service, &crema);
+    if service.profile.token.is_some()
+        && let Some(anew) = Service::start(name)
+    {
+        outlives_its_tokens(&anew);
+    }
 }
 
 fn launch(service: &Service) -> Crema {
@@ -169,4 +175,50 @@ fn survives_a_failover(service: &Service, crema: &Crema) {
         std::thread::sleep(Duration::from_millis(5));
         works(&["GET", "k"], &bulk("after")) && crema.outcomes("hit") > hits
     });
+}
+
+/// An hour of tokens, each of which lasts for seconds here: no client sees an error, whatever it asks meanwhile.
+fn outlives_its_tokens(service: &Service) {
+    const PERIOD: Duration = Duration::from_millis(1500);
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let file = directory.path().join("token");
+    let write = |token: &str| {
+        let new = directory.path().join("new");
+        std::fs::write(&new, token).expect("our own directory");
+        std::fs::rename(&new, &file).expect("our own directory");
+    };
+    write(&service.rotate(0));
+    let launch = Crema::over(service.address()).url(service.url_without_password()).flag("--auth", "open");
+    let crema = launch.flag("--upstream-password-file", file.display()).start();
+    let stop = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let asking = ["a", "b", "c"].map(|key| scope.spawn(|| ask_on(&crema, key, &stop)));
+        for number in 1..=4 * times() {
+            write(&service.rotate(number));
+            std::thread::sleep(PERIOD);
+        }
+        stop.store(true, Ordering::Relaxed);
+        let asked: u64 = asking.into_iter().map(|asking| asking.join().expect("no client saw an error")).sum();
+        assert!(asked > 100, "{asked} commands");
+    });
+    let (logins, failed) = service.logins();
+    assert!(logins > 4 && failed == 0, "{logins} logins, {failed} of them in vain");
+}
+
+/// Reads, writes, transactions and commands that wait, on connections old and new, until it is to stop; how often.
+fn ask_on(crema: &Crema, key: &str, stop: &AtomicBool) -> u64 {
+    let (mut old, mut asked) = (crema.client(), 0);
+    while !stop.load(Ordering::Relaxed) {
+        let mut new = crema.client();
+        for client in [&mut old, &mut new] {
+            assert_eq!(client.cmd(&["SET", key, "v"]), ok());
+            assert_eq!(client.cmd(&["GET", key]), bulk("v"));
+            assert_eq!(client.cmd(&["MULTI"]), ok());
+            client.cmd(&["GET", key]);
+            assert_eq!(client.cmd(&["EXEC"]).items(), [bulk("v")]);
+            assert!(!matches!(client.cmd(&["BLPOP", "empty", "0.01"]), Value::Error(_)));
+        }
+        asked += 1;
+    }
+    asked * 10
 }

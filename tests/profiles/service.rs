@@ -87,6 +87,10 @@ impl Profile {
     }
 }
 
+fn token(number: u64) -> String {
+    if number == 0 { PASSWORD.to_owned() } else { format!("token-{number}") }
+}
+
 fn hidden(name: &str) -> String {
     format!("operator-{name}")
 }
@@ -130,6 +134,33 @@ impl Service {
 
     pub(crate) fn address(&self) -> std::net::SocketAddr {
         self.front.addr()
+    }
+
+    /// The same where the password stands elsewhere.
+    pub(crate) fn url_without_password(&self) -> String {
+        self.url().replace(PASSWORD, "")
+    }
+
+    /// The next token lets in from here on, and the one before the last no more.
+    pub(crate) fn rotate(&self, number: u64) -> String {
+        let user = self.profile.user.as_deref().unwrap_or("default");
+        let change = |rule: String| assert_eq!(operator(&self.primary).cmd(&["ACL", "SETUSER", user, &rule]), ok());
+        change(format!(">{}", token(number)));
+        if let Some(last) = number.checked_sub(2) {
+            change(format!("<{}", token(last)));
+        }
+        token(number)
+    }
+
+    /// How often connections have logged in, or tried to in vain.
+    pub(crate) fn logins(&self) -> (u64, u64) {
+        let stats = operator(&self.primary).cmd(&["INFO", "commandstats"]).text();
+        let line = stats.lines().find_map(|line| line.strip_prefix("cmdstat_auth:")).unwrap_or_default().to_owned();
+        let number = |name: &str| {
+            let found = line.split(',').find_map(|field| field.strip_prefix(name));
+            found.map_or(0, |number| number.parse().expect("a number"))
+        };
+        (number("calls="), number("failed_calls="))
     }
 
     /// What a client says first.
