@@ -44,14 +44,22 @@ impl Input {
         &mut self.bytes
     }
 
-    /// Makes room: only an unfinished request stays, and the buffer of an idle session is everybody's.
+    /// Makes room: only an unfinished request stays.
     pub(super) fn compact(&mut self) {
         if self.at == self.bytes.len() {
-            buffer::give(std::mem::take(&mut self.bytes));
+            self.bytes.clear();
         } else {
             self.bytes.drain(..self.at);
         }
         self.at = 0;
+    }
+
+    /// The session has nothing more to take up, and waits: its buffer is everybody's.
+    pub(super) fn give_back(&mut self) {
+        if self.rest().is_empty() {
+            buffer::give(std::mem::take(&mut self.bytes));
+            self.at = 0;
+        }
     }
 }
 
@@ -71,9 +79,12 @@ mod tests {
         input.consume(4);
         input.truncate(2);
         assert_eq!(input.rest(), b"th");
+        input.give_back();
+        assert_eq!(input.rest(), b"th", "there is something");
         input.clear();
-        assert_eq!(input.rest(), b"");
         input.compact();
+        assert_eq!((input.rest(), input.at), (&b""[..], 0));
+        input.give_back();
         assert_eq!(input.bytes.capacity(), 0, "an idle session holds no buffer");
         input.append(b"four");
         assert_eq!(input.rest(), b"four");

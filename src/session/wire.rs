@@ -96,6 +96,7 @@ impl Wire {
 
     /// Nothing more is to be read until the session may go on.
     pub(super) fn pause(&mut self) {
+        self.input.give_back();
         self.paused = true;
     }
 
@@ -145,9 +146,7 @@ impl Wire {
                 Poll::Ready(Event::Bytes)
             }
             Poll::Pending => {
-                if self.input.rest().is_empty() {
-                    self.input.compact();
-                }
+                self.input.give_back();
                 if session.owner.is_wanted() && session.has_done_with_loan() && self.is_empty() && replies.is_settled()
                 {
                     return Poll::Ready(Event::LoanWanted);

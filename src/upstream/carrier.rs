@@ -57,8 +57,9 @@ impl<W: Waiter> Lane<W> {
     }
 
     fn poll_drive(&self, cx: &mut Context<'_>, socket: &mut Socket, patience: &mut Patience) -> Poll<Error> {
+        let mut writes = true;
         for _ in 0..BUDGET {
-            if let Poll::Ready(error) = self.poll_write(cx, socket) {
+            if writes && let Poll::Ready(error) = self.poll_write(cx, socket) {
                 return Poll::Ready(error);
             }
             if self.poll_room(cx, patience).is_pending() {
@@ -77,7 +78,8 @@ impl<W: Waiter> Lane<W> {
             });
             match read {
                 Poll::Pending => return Poll::Pending,
-                Poll::Ready(Ok(())) => {}
+                // What is sent meanwhile wakes this task.
+                Poll::Ready(Ok(())) => writes = self.pipeline.borrow_mut().received(),
                 Poll::Ready(Err(error)) => return Poll::Ready(error),
             }
         }

@@ -353,6 +353,15 @@ impl<W: Waiter> Pipeline<W> {
         says
     }
 
+    /// Something was received. True where that lets something be written, or be done that [`written`](Self::written) and
+    /// [`is_over`](Self::is_over) tell; else nothing has changed for whoever writes.
+    pub(in crate::upstream) fn received(&mut self) -> bool {
+        if self.fifo.is_empty() {
+            self.out.trim(None);
+        }
+        self.state != Stage::Open || self.goodbye == Goodbye::Soon || !self.out.to_write().is_empty()
+    }
+
     /// The connection has ended with this error. `None` where it had before; else who waits is to be told.
     pub fn lose(&mut self, error: &Error) -> Option<Loss<W>> {
         if self.state == Stage::Closed {
@@ -420,6 +429,26 @@ mod tests {
         bench.lose();
         assert_eq!(first.borrow().lost.as_ref().map(|lost| lost.0), Some(Sent::Maybe));
         assert_eq!(second.borrow().lost.as_ref().map(|lost| lost.0), Some(Sent::Maybe));
+    }
+
+    #[test]
+    fn what_is_received_concerns_who_writes_only_where_it_lets_something_be_written_or_ends() {
+        let mut bench = PipelineBench::new(false);
+        bench.send("a", AT(0));
+        bench.write();
+        bench.receive("+OK\r\n", AT(1)).expect("a reply");
+        assert!(!bench.pipeline.received());
+        assert_eq!(bench.pipeline.out.queued() - bench.pipeline.out.unwritten(), 1);
+        assert!(bench.pipeline.out.between(0, 1).is_empty(), "nobody needs what was sent");
+        bench.pipeline.prepare(b"select", b'+', AT(2));
+        bench.send("get", AT(2));
+        assert_eq!(bench.write(), "select");
+        bench.receive("+OK\r\n", AT(3)).expect("a reply");
+        assert!(bench.pipeline.received(), "what waited for it may go");
+        assert_eq!(bench.write(), "get");
+        assert!(bench.pipeline.retire());
+        bench.receive("$1\r\nx\r\n", AT(4)).expect("a reply");
+        assert!(bench.pipeline.received() && bench.pipeline.is_over().is_some());
     }
 
     #[test]
