@@ -137,6 +137,7 @@ impl Caller {
 
     /// How this session's own reads of a key in this slot, and opaque writes of anybody that were acknowledged before `now`,
     /// stand to what L1 knows.
+    #[inline]
     pub(super) fn key_status(&self, at: NodeIndex, l1: &L1, slot: Slot, now: Time) -> KeyStatus {
         let heard = self.ear(at).heard_up_to();
         let due = l1.opaque_writes.due(now);
@@ -325,8 +326,9 @@ impl Caller {
     }
 
     /// Whether a lane has so much in flight that the session should wait for its own answers first.
+    #[inline]
     pub fn must_wait(&self, now: Time) -> bool {
-        self.sides().any(|side| side.is_crowded(now)) && !self.replies.is_settled()
+        !self.replies.is_settled() && self.sides().any(|side| side.is_crowded(now))
     }
 
     /// Sends a command of crema's own on the lane at the front; `action` takes its reply.
