@@ -171,17 +171,20 @@ models:
 # Only crema's own code is made anew for it. The tools must be of a version that reads the compiler's counts: 19 and later.
 LLVM_COV := llvm-cov-19
 LLVM_PROFDATA := llvm-profdata-19
-KERNELS := src/invalidation/ear src/upstream/pipeline
+KERNELS := $(addprefix src/invalidation/ear/,protocol.rs dialogue.rs features.rs fences.rs fill.rs frames.rs push.rs rights.rs touch.rs unannounced.rs) \
+	src/upstream/pipeline
 
 coverage: need-llvm
 	@dir=target/coverage; rm -rf $$dir; mkdir -p $$dir
 	printf '%s\n' '#!/bin/sh' 'exec "$$@" -Cinstrument-coverage' >$$dir/rustc; chmod +x $$dir/rustc
 	export RUSTC_WORKSPACE_WRAPPER=$$PWD/$$dir/rustc LLVM_PROFILE_FILE=$$PWD/$$dir/%p-%m.profraw
 	SCHEDULES=2000 cargo test --locked --lib --test simulation -- ear:: pipeline:: no_schedule
-	$(LLVM_PROFDATA) merge -sparse -o $$dir/all $$dir/*.profraw
 	programs=$$(cargo test --locked --lib --test simulation --no-run --message-format json 2>/dev/null |
-		grep -o '"executable":"[^"]*"' | cut -d '"' -f 4 | sed 's/^/--object /')
-	$(LLVM_COV) report --instr-profile $$dir/all $$programs $(KERNELS) $(if $(SHOW),&& $(LLVM_COV) show --instr-profile $$dir/all $$programs $(KERNELS) >$(SHOW))
+		grep -o '"executable":"[^"]*"' | cut -d '"' -f 4 | paste -sd ' ' | sed 's/ / --object /g')
+	$(LLVM_PROFDATA) merge -sparse -o $$dir/all $$dir/*.profraw
+	$(LLVM_COV) report $$programs --instr-profile $$dir/all --sources $(KERNELS)
+	$(LLVM_COV) show $$programs --instr-profile $$dir/all --sources $(KERNELS) >$$dir/lines.txt
+	echo "Line by line: $$dir/lines.txt"
 
 need-redis:
 	@if ! command -v redis-server >/dev/null || ! command -v redis-cli >/dev/null; then
