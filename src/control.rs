@@ -13,7 +13,7 @@ use tokio_util::task::TaskTracker;
 
 /// See the module's head. A clone is another hold on the same.
 #[derive(Clone, Debug)]
-pub struct Control {
+pub(crate) struct Control {
     runtime: Handle,
     tasks: TaskTracker,
     stop: CancellationToken,
@@ -21,34 +21,37 @@ pub struct Control {
 
 impl Control {
     /// For tasks on the present runtime.
-    pub fn here() -> Self {
+    pub(crate) fn here() -> Self {
         Self { runtime: Handle::current(), tasks: TaskTracker::new(), stop: CancellationToken::new() }
     }
 
     /// Starts a task, which is dropped where it stands when all are to stop.
-    pub fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+    pub(crate) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
         let stop = self.stop.clone();
         let until_stopped = async move { _ = stop.run_until_cancelled(task).await };
         self.tasks.spawn_on(until_stopped, &self.runtime);
     }
 
     /// Starts a task that is given the sign to stop and ends in its own way, soon.
-    pub fn spawn_ending<T: Future<Output = ()> + Send + 'static>(&self, task: impl FnOnce(CancellationToken) -> T) {
+    pub(crate) fn spawn_ending<T: Future<Output = ()> + Send + 'static>(
+        &self,
+        task: impl FnOnce(CancellationToken) -> T,
+    ) {
         self.tasks.spawn_on(task(self.stop.clone()), &self.runtime);
     }
 
     /// Runs `work` on a thread where it may take its time.
-    pub fn spawn_blocking<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> JoinHandle<T> {
+    pub(crate) fn spawn_blocking<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> JoinHandle<T> {
         self.tasks.spawn_blocking_on(work, &self.runtime)
     }
 
     /// A sign to stop that comes with all others', and can be given alone.
-    pub fn child_token(&self) -> CancellationToken {
+    pub(crate) fn child_token(&self) -> CancellationToken {
         self.stop.child_token()
     }
 
     /// Tells all tasks to stop and waits until they have, for `longest` at most. How many have not.
-    pub async fn stop(&self, longest: Duration) -> usize {
+    pub(crate) async fn stop(&self, longest: Duration) -> usize {
         self.stop.cancel();
         self.tasks.close();
         let _ = timeout(longest, self.tasks.wait()).await;

@@ -39,14 +39,14 @@ use crate::upstream::{STALL, State as Presence};
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// The workers' threads.
-pub struct Workers {
+pub(crate) struct Workers {
     doors: Arc<Doors>,
     threads: Vec<thread::JoinHandle<()>>,
     fallen: watch::Receiver<Option<usize>>,
 }
 
 /// The way to the workers, and how many clients each has.
-pub struct Doors {
+pub(crate) struct Doors {
     shared: Arc<Shared>,
     of_workers: Vec<Door>,
 }
@@ -64,7 +64,11 @@ struct Arrival {
 
 impl Workers {
     /// Starts a thread for each of `stats`. They serve until `stop`, and for as long as sessions have then.
-    pub fn start(shared: &Arc<Shared>, stats: &[Arc<WorkerStats>], stop: &CancellationToken) -> io::Result<Self> {
+    pub(crate) fn start(
+        shared: &Arc<Shared>,
+        stats: &[Arc<WorkerStats>],
+        stop: &CancellationToken,
+    ) -> io::Result<Self> {
         let (fall, fallen) = watch::channel(None);
         let (mut of_workers, mut threads) = (Vec::new(), Vec::new());
         for (number, stats) in stats.iter().enumerate() {
@@ -79,13 +83,13 @@ impl Workers {
     }
 
     /// The way to them, for those who accept clients.
-    pub fn doors(&self) -> Arc<Doors> {
+    pub(crate) fn doors(&self) -> Arc<Doors> {
         Arc::clone(&self.doors)
     }
 
     /// Waits until a worker has ended that was not told to, and says which. Such a one has the fewest clients, and would be
     /// given every new one. Cancel safe.
-    pub async fn fallen(&self) -> usize {
+    pub(crate) async fn fallen(&self) -> usize {
         match self.fallen.clone().wait_for(Option::is_some).await.map(|number| *number) {
             Ok(Some(number)) => number,
             _ => pending().await, // all have ended, as they were told to
@@ -93,7 +97,7 @@ impl Workers {
     }
 
     /// Waits for all workers to have ended. Blocks; not to be called on a runtime that they need.
-    pub fn join(self) {
+    pub(crate) fn join(self) {
         drop(self.doors);
         for thread in self.threads {
             if thread.join().is_err() {
@@ -159,7 +163,12 @@ impl Drop for Post {
 
 /// Accepts until `stop`, clients of whom `entrance` is asked. While the upstream is away, and clients are to see that, it is
 /// closed, so that they are refused as by a Redis that is down. Cancel safe.
-pub async fn accept(mut listener: Listener, doors: Arc<Doors>, entrance: Arc<Entrance>, stop: CancellationToken) {
+pub(crate) async fn accept(
+    mut listener: Listener,
+    doors: Arc<Doors>,
+    entrance: Arc<Entrance>,
+    stop: CancellationToken,
+) {
     let mut presence = doors.shared.front().presence.follow();
     let open = &doors.shared.open_listeners;
     let accepting = async {

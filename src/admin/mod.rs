@@ -32,7 +32,7 @@ pub(crate) use status::{EarStatus, L1Status, SettingsShown, Snapshot, UpstreamSt
 use crate::metrics::Metrics;
 
 /// Connections served at once; more wait in the listener's backlog.
-pub const MAX_CONNECTIONS: usize = 64;
+pub(crate) const MAX_CONNECTIONS: usize = 64;
 
 /// How long a client may take over the head of a request, or stay silent between two.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
@@ -53,7 +53,7 @@ const MAX_HEAD: usize = 16 * 1024;
 const DASHBOARD: &str = include_str!("dashboard.html");
 
 /// Where the admin port gets what it shows. Called for every request, so it must not wait.
-pub trait Source: Send + Sync + 'static {
+pub(crate) trait Source: Send + Sync + 'static {
     /// How things stand now.
     fn snapshot(&self) -> Snapshot;
 
@@ -92,7 +92,7 @@ impl Page {
 /// Serves the admin port until `stop`, then lets answers under way end and returns.
 ///
 /// Needs a Tokio runtime with time and I/O. Cancelling the future drops every connection.
-pub async fn serve(listener: TcpListener, source: Arc<dyn Source>, stop: CancellationToken) {
+pub(crate) async fn serve(listener: TcpListener, source: Arc<dyn Source>, stop: CancellationToken) {
     let mut connections = JoinSet::new();
     loop {
         let room = connections.len() < MAX_CONNECTIONS;

@@ -14,7 +14,7 @@ use crate::metrics::{CoherenceMeans, Latency, Levels, Metrics, Need, Outcome, Pa
 
 /// How things stand, as the parts of crema know it.
 #[derive(Clone, Debug)]
-pub struct Snapshot {
+pub(crate) struct Snapshot {
     /// Whether crema can serve; if not, one sentence that says why and what to do.
     pub ready: Result<(), String>,
     /// Since the start of the process.
@@ -37,7 +37,7 @@ pub struct Snapshot {
 
 /// The Redis side.
 #[derive(Clone, Debug, Serialize)]
-pub struct UpstreamStatus {
+pub(crate) struct UpstreamStatus {
     /// The URL, without password.
     pub address: String,
     /// Whether it answers.
@@ -50,7 +50,7 @@ pub struct UpstreamStatus {
 
 /// An ear, and the lease that it holds.
 #[derive(Clone, Debug, Serialize)]
-pub struct EarStatus {
+pub(crate) struct EarStatus {
     /// The ACL user whose reads it fills L1 for.
     pub user: String,
     /// The address of the node that it listens to.
@@ -72,7 +72,7 @@ pub struct EarStatus {
 
 /// What crema keeps in its memory.
 #[derive(Clone, Debug, Serialize)]
-pub struct L1Status {
+pub(crate) struct L1Status {
     /// How many entries.
     pub entries: u64,
     /// The bytes that they take.
@@ -83,7 +83,7 @@ pub struct L1Status {
 
 /// The settings that explain what is seen.
 #[derive(Clone, Debug, Serialize)]
-pub struct SettingsShown {
+pub(crate) struct SettingsShown {
     /// One read in this many promotes its key; zero promotes none.
     pub promote: u32,
     /// The longest that a change may go unseen.

@@ -16,7 +16,7 @@ use crate::clock::Time;
 use crate::metrics::SharedCounter;
 
 /// See the module's head.
-pub struct Memory {
+pub(crate) struct Memory {
     /// The stamps of all keys.
     pub stamps: Stamps,
     /// The entries.
@@ -29,7 +29,7 @@ pub struct Memory {
 
 impl Memory {
     /// An empty one of so many `bytes`, none: it keeps nothing. `evictions` counts what had to make room.
-    pub fn new(bytes: u64, evictions: Arc<SharedCounter>) -> Self {
+    pub(crate) fn new(bytes: u64, evictions: Arc<SharedCounter>) -> Self {
         Self {
             stamps: Stamps::for_l1(bytes),
             store: Store::counted(bytes, evictions),
@@ -39,17 +39,17 @@ impl Memory {
     }
 
     /// Whether it would answer `query`, filled by an ear with this freshness.
-    pub fn holds(&self, query: &Query<'_>, fresh: &Freshness, now: Time) -> bool {
+    pub(crate) fn holds(&self, query: &Query<'_>, fresh: &Freshness, now: Time) -> bool {
         self.store.contains_fresh(query, &self.stamps, fresh, now)
     }
 
     /// Until when it may answer `query`, where it may.
-    pub fn held_until(&self, query: &Query<'_>, fresh: &Freshness, now: Time) -> Option<Time> {
+    pub(crate) fn held_until(&self, query: &Query<'_>, fresh: &Freshness, now: Time) -> Option<Time> {
         self.store.held(query, &self.stamps, fresh, now)
     }
 
     /// The key has changed: whatever is held under it, in every database and for every user, counts no more.
-    pub fn forget(&self, key: &[u8]) {
+    pub(crate) fn forget(&self, key: &[u8]) {
         self.stamps.touch(self.stamps.slot(self.stamps.hash(key)));
     }
 }

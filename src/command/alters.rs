@@ -43,7 +43,7 @@ impl Alters {
 }
 
 /// Whether the command of this name, by which the server knows it under another, may change keys untold.
-pub fn may_change_untold(name: &[u8]) -> bool {
+pub(crate) fn may_change_untold(name: &[u8]) -> bool {
     index::find(None, name).is_some_and(|spec| spec.keys == KeySpec::Unknown || spec.swaps())
 }
 

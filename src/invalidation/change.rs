@@ -23,7 +23,7 @@ use crate::metrics::EpochReason;
 /// and when Redis runs them: everything is forgotten now and once more after `max_staleness`, by the fleet as well, and behind a
 /// change of keys L1 is silent between.
 #[must_use]
-pub struct Change {
+pub(crate) struct Change {
     l1: Option<Arc<L1>>,
     alters: Alters,
     pause: Option<Pause>,
@@ -31,7 +31,7 @@ pub struct Change {
 
 impl Change {
     /// What may change this is about to be sent.
-    pub fn begin(l1: &Arc<L1>, alters: Alters) -> Self {
+    pub(crate) fn begin(l1: &Arc<L1>, alters: Alters) -> Self {
         if alters.keys {
             l1.silence.begin_swap();
             l1.end_leases();
@@ -43,7 +43,7 @@ impl Change {
     /// Redis has answered. `refused`: it has done nothing. What the fleet is owed comes back: the client should not know before it
     /// is told, where that can be.
     #[must_use = "the fleet should be told first"]
-    pub fn answered(mut self, refused: bool) -> Option<Debt> {
+    pub(crate) fn answered(mut self, refused: bool) -> Option<Debt> {
         let l1 = self.l1.take()?;
         if refused {
             self.pause.take().into_iter().for_each(|pause| l1.silence.call_off(pause));

@@ -50,7 +50,7 @@ const BURST: usize = 1024;
 
 /// What to listen to, and as whom.
 #[derive(Clone, Debug)]
-pub struct ChannelConfig {
+pub(crate) struct ChannelConfig {
     /// The server. Its `connect_timeout` holds for the handshake, and again for the subscription.
     pub node: Arc<Node>,
     /// The user that subscribes; it needs the right to the channel (`&cache:invalidate`).
@@ -65,7 +65,7 @@ pub struct ChannelConfig {
 /// after it was acted on.
 ///
 /// Cancel safe: dropping the future ends the listening as `stop` does, at once and with nothing left behind.
-pub async fn listen(
+pub(crate) async fn listen(
     config: &ChannelConfig,
     sink: Arc<dyn Forget + Send + Sync>,
     stop: CancellationToken,

@@ -19,7 +19,7 @@ use crate::upstream::Node;
 const UNUSED: Duration = Duration::from_secs(60);
 
 /// See the module's head.
-pub struct Ears {
+pub(crate) struct Ears {
     users: Mutex<HashMap<Box<[u8]>, Arc<AclUser>>>,
     /// By node.
     groups: Mutex<Vec<Arc<EarGroup>>>,
@@ -34,7 +34,7 @@ impl Ears {
 
     /// Is this user from now on (empty: Redis's default user, unproved). The user's ears stay for as long as the seat is held, and a
     /// little longer.
-    pub fn seat(&self, user: &[u8]) -> Seat {
+    pub(crate) fn seat(&self, user: &[u8]) -> Seat {
         let mut users = self.lock();
         if let Some(user) = users.get(user) {
             return Seat::take(user);
@@ -45,7 +45,7 @@ impl Ears {
     }
 
     /// The ear of a user at `node`, which connects when it is first asked to fill.
-    pub fn at(&self, user: &AclUser, node: &Arc<Node>) -> Arc<Ear> {
+    pub(crate) fn at(&self, user: &AclUser, node: &Arc<Node>) -> Arc<Ear> {
         let mut groups = self.groups.lock().unwrap_or_else(PoisonError::into_inner);
         let group = groups.iter().find(|group| Arc::ptr_eq(&group.node, node)).cloned().unwrap_or_else(|| {
             let new = Arc::new(EarGroup::new(Arc::clone(node)));
@@ -57,7 +57,7 @@ impl Ears {
     }
 
     /// The node has left the topology: so do all ears there, with what they filled.
-    pub fn leave(&self, node: &Arc<Node>) {
+    pub(crate) fn leave(&self, node: &Arc<Node>) {
         self.groups.lock().unwrap_or_else(PoisonError::into_inner).retain(|group| !Arc::ptr_eq(&group.node, node));
         self.lock().values().for_each(|user| user.leave(node));
     }
@@ -75,7 +75,7 @@ impl Ears {
     }
 
     /// All by the names of their users.
-    pub fn all(&self) -> Vec<(Box<[u8]>, Arc<Ear>)> {
+    pub(crate) fn all(&self) -> Vec<(Box<[u8]>, Arc<Ear>)> {
         let name = |user: &[u8]| if user.is_empty() { (*b"default").into() } else { user.into() };
         let users = self.lock();
         users.iter().flat_map(|(user, of)| of.ears().into_iter().map(move |ear| (name(user), ear))).collect()
@@ -113,7 +113,7 @@ impl Ears {
     }
 
     /// Where they listen from, as Redis prints addresses.
-    pub fn addresses(&self) -> Vec<String> {
+    pub(crate) fn addresses(&self) -> Vec<String> {
         let mut addresses = Vec::new();
         self.each(|ear| {
             if let EarState::Listening(address) = ear.state() {

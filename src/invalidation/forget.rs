@@ -9,7 +9,7 @@ use super::message::{MalformedMessage, Message};
 use crate::metrics::ChannelMessage;
 
 /// What forgets. Calls come one after the other; none may block, and none can fail.
-pub trait Forget {
+pub(crate) trait Forget {
     /// Forgets whatever is held under this key, in every database and for every user: messages name neither.
     fn key(&self, key: &[u8]);
     /// Forgets at least the keys that the glob matches, be it read as Redis reads globs or as multi-tier-cache does,

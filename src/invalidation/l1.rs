@@ -30,7 +30,7 @@ use crate::metrics::{CoherenceMeans, EpochReason, Stats};
 use crate::resp::encode;
 
 /// The process's L1. Shared by all workers and ears.
-pub struct L1 {
+pub(crate) struct L1 {
     /// What it keeps, and by what that is judged.
     pub memory: Memory,
     /// Who fills it.
@@ -52,7 +52,7 @@ pub struct L1 {
 
 impl L1 {
     /// An empty L1 whose ears will be tasks of `control`.
-    pub fn new(terms: L1Terms, fleet: Option<Publisher>, stats: Arc<Stats>, control: Control) -> Arc<Self> {
+    pub(crate) fn new(terms: L1Terms, fleet: Option<Publisher>, stats: Arc<Stats>, control: Control) -> Arc<Self> {
         Arc::new(Self {
             memory: Memory::new(terms.l1_size, Arc::clone(&stats.evictions)),
             ears: Ears::new(control.clone()),
@@ -68,23 +68,23 @@ impl L1 {
     }
 
     /// Whether anything may be kept at all.
-    pub fn is_on(&self) -> bool {
+    pub(crate) fn is_on(&self) -> bool {
         self.terms.l1_size > 0
     }
 
     /// Gives up users whom nobody has been for a while. To be called now and then.
-    pub fn reclaim(&self, now: Time) {
+    pub(crate) fn reclaim(&self, now: Time) {
         self.ears.reclaim(now, |name| self.memory.identities.forget(name));
     }
 
     /// By what means it hears of changes.
-    pub fn mode(&self) -> &CoherenceMode {
+    pub(crate) fn mode(&self) -> &CoherenceMode {
         &self.terms.mode
     }
 
     /// The upstream allows this: by these means changes are heard of from now on, and nothing counts that was kept by others. To be
     /// called before anything is written to the server that was asked.
-    pub fn choose(&self, means: CoherenceMeans) {
+    pub(crate) fn choose(&self, means: CoherenceMeans) {
         if !self.mode().choose(means) {
             return;
         }
@@ -97,7 +97,7 @@ impl L1 {
     }
 
     /// A write may have been done of which nobody tells: the fleet is to forget everything, and here it is forgotten at once.
-    pub fn owe_all(&self) {
+    pub(crate) fn owe_all(&self) {
         self.forget_all(EpochReason::Untold);
         if let Some(fleet) = &self.fleet {
             drop(fleet.owe());
@@ -106,7 +106,7 @@ impl L1 {
 
     /// What is in L1 of any of `keys`, each given as an argument with its header. Looks at every entry there is, so it does
     /// on a thread of its own, one call at a time.
-    pub async fn kept(self: &Arc<Self>, keys: Vec<Vec<u8>>) -> Vec<Kept> {
+    pub(crate) async fn kept(self: &Arc<Self>, keys: Vec<Vec<u8>>) -> Vec<Kept> {
         let _one = self.looking.lock().await;
         let (found, answer) = oneshot::channel();
         let l1 = Arc::clone(self);
@@ -125,24 +125,24 @@ impl L1 {
     }
 
     /// Opaque writes answered so far.
-    pub fn opaque(&self) -> u64 {
+    pub(crate) fn opaque(&self) -> u64 {
         self.opaque_writes.answered()
     }
 
     /// An opaque write has been answered: no flight that left before is joined any more.
-    pub fn opaque_answered(&self) {
+    pub(crate) fn opaque_answered(&self) {
         self.opaque_writes.count();
     }
 
     /// Whether an opaque write has to be followed by a [`fence`](Self::fence): some ear was asked to fill.
-    pub fn must_fence(&self) -> bool {
+    pub(crate) fn must_fence(&self) -> bool {
         self.ears.have_filled()
     }
 
     /// Returns once everything that Redis had acknowledged before the call is applied to L1: after a fence on every ear that
     /// ever filled. An ear whose fence is not back when its lease ends has its epoch bumped instead, so this takes
     /// `max_staleness` at the longest. Cancel safe: a fence asked for stays harmless.
-    pub async fn fence(&self) {
+    pub(crate) async fn fence(&self) {
         let ears = self.ears.that_have_filled();
         let since = Time::now();
         let asked: Vec<_> = ears.iter().map(|ear| (ear, ear.fence(since))).collect();
@@ -171,14 +171,14 @@ impl L1 {
     }
 
     /// Another server has taken the upstream's place, or several have: nothing counts that was read from the last.
-    pub fn turn(&self) {
+    pub(crate) fn turn(&self) {
         self.opaque_answered();
         self.end_leases();
         self.bump(EpochReason::Turn);
     }
 
     /// Changes whenever rights may have changed through this process.
-    pub fn rights_version(&self) -> u64 {
+    pub(crate) fn rights_version(&self) -> u64 {
         self.rights.load(Ordering::Acquire)
     }
 
@@ -190,7 +190,7 @@ impl L1 {
     }
 
     /// Whether a `CLIENT PAUSE` is in force as far as this process knows.
-    pub fn is_paused(&self, now: Time) -> bool {
+    pub(crate) fn is_paused(&self, now: Time) -> bool {
         self.silence.is_paused(now)
     }
 
@@ -205,7 +205,7 @@ impl L1 {
     }
 
     /// Whether L1 would answer `query` for a session of this ear's user.
-    pub fn holds(&self, query: &Query<'_>, ear: &Ear, now: Time) -> bool {
+    pub(crate) fn holds(&self, query: &Query<'_>, ear: &Ear, now: Time) -> bool {
         self.memory.holds(query, &ear.freshness, now)
     }
 
@@ -216,7 +216,7 @@ impl L1 {
 }
 
 /// A reply that L1 keeps, by what it answers.
-pub struct Kept {
+pub(crate) struct Kept {
     /// On which it is read.
     pub ear: Arc<Ear>,
     /// The database.

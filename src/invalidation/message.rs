@@ -13,14 +13,14 @@ use thiserror::Error;
 
 /// The longest payload that is looked at, in bytes. An `Update` carries its value in hex, so this is a value of half
 /// a mebibyte; whoever sends more than that through a channel is better served by `Remove`.
-pub const MAX_PAYLOAD: usize = 1024 * 1024;
+pub(crate) const MAX_PAYLOAD: usize = 1024 * 1024;
 
 /// How much of an unknown type's name is kept for the log.
 const KIND_SHOWN: usize = 64;
 
 /// One payload of the channel: what to do, and who says so.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
-pub struct Envelope {
+pub(crate) struct Envelope {
     /// The sender, so that it can tell its own echo. Old senders leave it out, or say `null`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub origin_id: Option<String>,
@@ -32,7 +32,7 @@ pub struct Envelope {
 /// What a sender says about keys. Fields that a type does not have are skipped, whatever they hold.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(tag = "type")]
-pub enum Message {
+pub(crate) enum Message {
     /// This key is gone or has changed.
     Remove {
         /// The key.
@@ -77,11 +77,11 @@ pub enum Message {
 /// Bytes that are written as text, two hexadecimal digits each.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(transparent)]
-pub struct Bytes(#[serde(with = "hex")] pub Vec<u8>);
+pub(crate) struct Bytes(#[serde(with = "hex")] pub Vec<u8>);
 
 /// Why a payload was not understood. None of these is worth a retry: the same bytes fail again.
 #[derive(Debug, Error)]
-pub enum MalformedMessage {
+pub(crate) enum MalformedMessage {
     /// Longer than [`MAX_PAYLOAD`]; its content was not looked at.
     #[error("payload of {0} bytes, of which at most {MAX_PAYLOAD} are read")]
     TooLarge(usize),
@@ -95,7 +95,7 @@ pub enum MalformedMessage {
 
 impl Envelope {
     /// Reads one payload.
-    pub fn parse(payload: &[u8]) -> Result<Self, MalformedMessage> {
+    pub(crate) fn parse(payload: &[u8]) -> Result<Self, MalformedMessage> {
         if payload.len() > MAX_PAYLOAD {
             return Err(MalformedMessage::TooLarge(payload.len()));
         }
@@ -109,7 +109,7 @@ impl Envelope {
     /// a sender of long updates or bulks checks the length, and says it shorter.
     #[must_use]
     #[allow(clippy::missing_panics_doc, reason = "it cannot happen")]
-    pub fn encode(&self) -> Vec<u8> {
+    pub(crate) fn encode(&self) -> Vec<u8> {
         serde_json::to_vec(self).expect("strings, numbers and sequences always have a JSON form")
     }
 }

@@ -34,7 +34,7 @@ const KEPT: &[u8] = b"10000";
 
 /// What a write is to tell, collected while its keys are known and told when it is done.
 #[derive(Debug, Default)]
-pub struct News {
+pub(crate) struct News {
     keys: Vec<String>,
     unnamed: u64,
     flushed: bool,
@@ -44,7 +44,7 @@ pub struct News {
 
 impl News {
     /// This key may have changed. One that is not UTF-8, or very long, has no name on the channel.
-    pub fn key(&mut self, key: &[u8]) {
+    pub(crate) fn key(&mut self, key: &[u8]) {
         match std::str::from_utf8(key) {
             Ok(key) if key.len() <= LARGEST => self.keys.push(key.to_owned()),
             _ => self.unnamed += 1,
@@ -52,12 +52,12 @@ impl News {
     }
 
     /// A database was emptied.
-    pub fn flushed(&mut self) {
+    pub(crate) fn flushed(&mut self) {
         self.flushed = true;
     }
 
     /// The news of another write that the same reply answers.
-    pub fn add(&mut self, other: Self) {
+    pub(crate) fn add(&mut self, other: Self) {
         self.keys.extend(other.keys);
         self.unnamed += other.unnamed;
         self.flushed |= other.flushed;
@@ -95,7 +95,7 @@ fn of_keys(mut keys: Vec<String>) -> Message {
 
 /// Where to tell, and as whom.
 #[derive(Clone, Debug)]
-pub struct Fleet {
+pub(crate) struct Fleet {
     /// The server.
     pub node: Arc<Node>,
     /// The channel's name.
@@ -109,7 +109,7 @@ pub struct Fleet {
 }
 
 /// The queue to the channel.
-pub struct Publisher {
+pub(crate) struct Publisher {
     queue: mpsc::Sender<Outgoing>,
     debts: Arc<Debts>,
     origin_id: String,
@@ -142,14 +142,14 @@ impl Debts {
 
 /// The fleet is owed that it is to forget everything.
 #[must_use = "who may wait should, before its client knows"]
-pub struct Debt {
+pub(crate) struct Debt {
     number: u64,
     tried: watch::Receiver<u64>,
 }
 
 impl Debt {
     /// Returns when the fleet has been told, or cannot be at present. Cancel safe.
-    pub async fn settled(mut self) {
+    pub(crate) async fn settled(mut self) {
         let number = self.number;
         let _ = self.tried.wait_for(|tried| *tried >= number).await; // an error: the process ends
     }
@@ -165,7 +165,7 @@ struct Outgoing {
 
 impl Publisher {
     /// Starts to publish, as a task of `control`.
-    pub fn start(fleet: Fleet, stats: Arc<Stats>, control: &Control) -> Self {
+    pub(crate) fn start(fleet: Fleet, stats: Arc<Stats>, control: &Control) -> Self {
         let (queue, outgoing) = mpsc::channel(QUEUE);
         let (origin_id, writes) = (fleet.origin_id.clone(), fleet.writes);
         let debts = Debts { owed: AtomicU64::new(0), tried: watch::Sender::new(0), unpaid: Notify::new() };
@@ -176,12 +176,12 @@ impl Publisher {
     }
 
     /// Whether writes are told.
-    pub fn tells_writes(&self) -> bool {
+    pub(crate) fn tells_writes(&self) -> bool {
         self.writes
     }
 
     /// Tells what a write did. Never waits.
-    pub fn tell(&self, news: News) {
+    pub(crate) fn tell(&self, news: News) {
         self.stats.published(Publication::Unnamed, news.unnamed);
         for message in news.messages() {
             self.enqueue(message, None);
@@ -190,12 +190,12 @@ impl Publisher {
 
     /// A write was done, or may have been, of which nobody tells: everyone is to forget everything, as soon as that can be said.
     /// Never waits, and is not dropped.
-    pub fn owe(&self) -> Debt {
+    pub(crate) fn owe(&self) -> Debt {
         self.debts.add()
     }
 
     /// Tells, and says how that went: within the upstream's `connect_timeout`, or a little longer. Cancel safe.
-    pub async fn say(&self, message: Message) -> Result<(), String> {
+    pub(crate) async fn say(&self, message: Message) -> Result<(), String> {
         let (told, answer) = oneshot::channel();
         if !self.enqueue(message, Some(told)) {
             return Err("too much is waiting to be told".to_owned());
@@ -204,7 +204,7 @@ impl Publisher {
     }
 
     /// Tells of keys, as [`say`](Self::say).
-    pub async fn say_keys(&self, keys: impl Iterator<Item = &[u8]>) -> Result<(), String> {
+    pub(crate) async fn say_keys(&self, keys: impl Iterator<Item = &[u8]>) -> Result<(), String> {
         let mut news = News::default();
         keys.for_each(|key| news.key(key));
         let unnamed = news.unnamed;

@@ -31,7 +31,7 @@ impl NewestLogin {
 }
 
 /// See the module's head.
-pub struct AclUser {
+pub(crate) struct AclUser {
     name: Box<[u8]>,
     /// The last notice of this user's was published.
     publishes: AtomicBool,
@@ -45,7 +45,7 @@ pub struct AclUser {
 }
 
 /// Held by whoever is a user, so that the user's ears stay.
-pub struct Seat(Arc<AclUser>);
+pub(crate) struct Seat(Arc<AclUser>);
 
 impl Seat {
     pub(super) fn take(user: &Arc<AclUser>) -> Self {
@@ -54,7 +54,7 @@ impl Seat {
     }
 
     /// Who holds it is this user.
-    pub fn user(&self) -> &Arc<AclUser> {
+    pub(crate) fn user(&self) -> &Arc<AclUser> {
         &self.0
     }
 }
@@ -81,29 +81,29 @@ impl AclUser {
     }
 
     /// Its name, for people.
-    pub fn name(&self) -> &[u8] {
+    pub(crate) fn name(&self) -> &[u8] {
         if self.name.is_empty() { b"default" } else { &self.name }
     }
 
     /// Whether it is known that the user may publish what its writes have to tell.
-    pub fn publishes(&self) -> bool {
+    pub(crate) fn publishes(&self) -> bool {
         self.publishes.load(Ordering::Relaxed)
     }
 
     /// It may, or may not.
-    pub fn set_publishes(&self, may: bool) {
+    pub(crate) fn set_publishes(&self, may: bool) {
         self.publishes.store(may, Ordering::Relaxed);
     }
 
     /// A client proved this login, or the configuration gives it: connections of this user are made with it from now on.
-    pub fn trust(&self, login: &Arc<Login>) {
+    pub(crate) fn trust(&self, login: &Arc<Login>) {
         let is_new = self.login.replace(login).as_ref() != Some(login);
         self.ears().iter().for_each(|ear| ear.note_login(is_new));
     }
 
     /// The password of this user, which is one of crema's own, has changed to one that was proved: its ears log in with it, and
     /// connections are made with it from now on.
-    pub fn renew(&self, login: &Arc<Login>) {
+    pub(crate) fn renew(&self, login: &Arc<Login>) {
         if self.login.get().as_ref() != Some(login) {
             self.trust(login);
             self.ears().iter().for_each(|ear| ear.log_in.notify_one());
@@ -111,12 +111,12 @@ impl AclUser {
     }
 
     /// What connections of this user are to be made with.
-    pub fn login(&self) -> Option<Arc<Login>> {
+    pub(crate) fn login(&self) -> Option<Arc<Login>> {
         self.login.get()
     }
 
     /// Whether more than one session is this user.
-    pub fn is_shared(&self) -> bool {
+    pub(crate) fn is_shared(&self) -> bool {
         self.seats.load(Ordering::Relaxed) > 1
     }
 

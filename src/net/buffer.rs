@@ -14,12 +14,12 @@ thread_local! {
 }
 
 /// An empty buffer, with capacity where one was given back before.
-pub fn take() -> Vec<u8> {
+pub(crate) fn take() -> Vec<u8> {
     POOL.with_borrow_mut(Vec::pop).unwrap_or_default()
 }
 
 /// Gives a buffer back. Its bytes are forgotten.
-pub fn give(mut buffer: Vec<u8>) {
+pub(crate) fn give(mut buffer: Vec<u8>) {
     if buffer.capacity() == 0 || buffer.capacity() > LARGEST {
         return;
     }

@@ -17,7 +17,7 @@ use tokio::time::sleep;
 const STAGGER: Duration = Duration::from_millis(250);
 
 /// Connects to `host`, which is looked up each time. Fails as the last address did, or the look-up. Cancel safe: all tries end.
-pub async fn dial(host: &str, port: u16) -> io::Result<TcpStream> {
+pub(crate) async fn dial(host: &str, port: u16) -> io::Result<TcpStream> {
     let addresses = lookup_host((host, port)).await?.collect();
     first(in_turn(addresses), TcpStream::connect).await
 }

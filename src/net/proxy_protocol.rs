@@ -23,7 +23,7 @@ const LONGEST: usize = 4096;
 
 /// Why a connection is not taken.
 #[derive(Debug, thiserror::Error)]
-pub enum HeaderError {
+pub(crate) enum HeaderError {
     /// The other side closed without a word, as those do that look whether somebody listens.
     #[error("it closed without a word")]
     Silent,
@@ -52,7 +52,7 @@ pub enum HeaderError {
 
 /// What the first bytes of a connection could be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Opening {
+pub(crate) enum Opening {
     /// More bytes would tell.
     Unclear,
     /// A header.
@@ -62,7 +62,7 @@ pub enum Opening {
 }
 
 /// What these first bytes are: to refuse a header where there must be none.
-pub fn opening(bytes: &[u8]) -> Opening {
+pub(crate) fn opening(bytes: &[u8]) -> Opening {
     let known = [WORD, SIGNATURE];
     if known.iter().any(|known| bytes.starts_with(known)) {
         Opening::Header
@@ -75,7 +75,7 @@ pub fn opening(bytes: &[u8]) -> Opening {
 
 /// Reads the header. Gives the address from which the client connects; `None` where the load balancer speaks for itself (`LOCAL`)
 /// or does not know (`UNKNOWN`). Not cancel safe: the connection is of no use then.
-pub async fn read_source(stream: &mut TcpStream) -> Result<Option<SocketAddr>, HeaderError> {
+pub(crate) async fn read_source(stream: &mut TcpStream) -> Result<Option<SocketAddr>, HeaderError> {
     let mut header = Vec::new();
     let mut seen = [0; 512];
     loop {

@@ -25,7 +25,7 @@ type Secure = TlsStream<TcpStream>;
 /// A connected stream. Reading and writing are cancel safe, as those of tokio's own streams are. What was written must be flushed
 /// or followed by reading: under TLS some of it can wait here. To be given bytes and take none of them is an error.
 #[derive(Debug)]
-pub enum Socket {
+pub(crate) enum Socket {
     /// TCP, with `TCP_NODELAY` and keep-alive set.
     Tcp(TcpStream),
     /// TLS over such a one, after the handshake.
@@ -36,7 +36,7 @@ pub enum Socket {
 
 impl Socket {
     /// Takes a TCP stream over and sets its options. A refused option is no reason to lose a client, so it is ignored.
-    pub fn tcp(stream: TcpStream) -> Self {
+    pub(crate) fn tcp(stream: TcpStream) -> Self {
         let _ = stream.set_nodelay(true);
         let keepalive = TcpKeepalive::new().with_time(Duration::from_secs(300)).with_interval(Duration::from_secs(100));
         let _ = SockRef::from(&stream).set_tcp_keepalive(&keepalive);
@@ -45,14 +45,14 @@ impl Socket {
 
     /// The same for a connection to the upstream, which is also given up when what was sent is not acknowledged for long: a
     /// host that is gone says nothing (RFC 5482).
-    pub fn upstream(stream: TcpStream) -> Self {
+    pub(crate) fn upstream(stream: TcpStream) -> Self {
         #[cfg(target_os = "linux")]
         let _ = SockRef::from(&stream).set_tcp_user_timeout(Some(UNACKNOWLEDGED));
         Self::tcp(stream)
     }
 
     /// Shakes hands as a client of `host`. Of a Unix socket nothing is asked. Cancel safe: the connection is closed.
-    pub async fn secure(self, dialer: &Dialer, host: &str) -> io::Result<Self> {
+    pub(crate) async fn secure(self, dialer: &Dialer, host: &str) -> io::Result<Self> {
         match self {
             Self::Tcp(stream) => Ok(Self::Tls(Box::new(dialer.connect(stream, host).await?))),
             other => Ok(other),
@@ -60,7 +60,7 @@ impl Socket {
     }
 
     /// Shakes hands as a server. Cancel safe: the connection is closed.
-    pub async fn welcome(self, acceptor: &Acceptor) -> io::Result<Self> {
+    pub(crate) async fn welcome(self, acceptor: &Acceptor) -> io::Result<Self> {
         match self {
             Self::Tcp(stream) => Ok(Self::Tls(Box::new(acceptor.accept(stream).await?))),
             other => Ok(other),
@@ -68,7 +68,7 @@ impl Socket {
     }
 
     /// When it is dropped, what has not left yet is thrown away, and the other side is told by a reset.
-    pub fn reset_on_drop(&self) {
+    pub(crate) fn reset_on_drop(&self) {
         if let Some(stream) = self.stream() {
             let _ = SockRef::from(stream).set_linger(Some(Duration::ZERO)); // where it cannot be set the stream is gone
         }
@@ -84,13 +84,13 @@ impl Socket {
     }
 
     /// The address of the other side as Redis prints one: `ip:port`, or `unix` for a Unix socket.
-    pub fn peer(&self) -> String {
+    pub(crate) fn peer(&self) -> String {
         let address = self.stream().map(TcpStream::peer_addr);
         address.map_or("unix".to_owned(), |address| address.map_or("?".to_owned(), |address| address.to_string()))
     }
 
     /// The common name in the certificate that the other side has shown and proved, where it has one.
-    pub fn certified_name(&self) -> Option<String> {
+    pub(crate) fn certified_name(&self) -> Option<String> {
         match self {
             Self::Tls(stream) => common_name(stream.get_ref().1.peer_certificates()?.first()?),
             Self::Tcp(_) | Self::Unix(_) => None,
@@ -98,7 +98,7 @@ impl Socket {
     }
 
     /// Whether the other side has closed its sending side, or all, as far as is known. Bytes may still be unread.
-    pub fn is_read_closed(&self) -> bool {
+    pub(crate) fn is_read_closed(&self) -> bool {
         let cx = &mut Context::from_waker(Waker::noop());
         let ready = match self {
             Self::Tcp(stream) => pin!(stream.ready(Interest::READABLE)).poll(cx),
@@ -109,7 +109,7 @@ impl Socket {
     }
 
     /// The address of this side, as the other side prints it in `CLIENT LIST` and `MONITOR`.
-    pub fn local(&self) -> String {
+    pub(crate) fn local(&self) -> String {
         let address = self.stream().map(TcpStream::local_addr);
         address.map_or("unix".to_owned(), |address| address.map_or("?".to_owned(), |address| address.to_string()))
     }

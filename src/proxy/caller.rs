@@ -43,7 +43,7 @@ const WORTH: Duration = Duration::from_millis(5);
 const QUICKEST: Duration = Duration::from_micros(50);
 
 /// See the module's head.
-pub struct Caller {
+pub(crate) struct Caller {
     /// Where the replies go.
     pub replies: Rc<Replies>,
     /// Who asks.
@@ -59,7 +59,7 @@ pub struct Caller {
 
 impl Caller {
     /// A session that has asked nothing yet.
-    pub fn new(replies: Rc<Replies>, who: Rc<Who>) -> Self {
+    pub(crate) fn new(replies: Rc<Replies>, who: Rc<Who>) -> Self {
         replies.member().is_now(who.user());
         let front = NodeSide::new(Rc::clone(&who));
         Self { replies, who, resp: Resp::V2, front, others: Vec::new(), spared: Cell::default() }
@@ -67,7 +67,7 @@ impl Caller {
 
     /// The session is someone else, or speaks another version: its next command goes on another lane. All its commands
     /// must have been answered.
-    pub fn become_(&mut self, who: Rc<Who>, resp: Resp) {
+    pub(crate) fn become_(&mut self, who: Rc<Who>, resp: Resp) {
         self.replies.member().is_now(who.user());
         self.front.become_(Rc::clone(&who));
         self.others.clear();
@@ -131,7 +131,7 @@ impl Caller {
     }
 
     /// Whether something that it sent went on a lane and is not answered.
-    pub fn is_on_lane(&self) -> bool {
+    pub(crate) fn is_on_lane(&self) -> bool {
         self.sides().any(|side| side.is_on_lane(&self.replies))
     }
 
@@ -150,7 +150,7 @@ impl Caller {
     }
 
     /// Remembers that the command at `place` reads keys in `slots` from the node at `at`; `None` among them is any key.
-    pub fn note_reads(&self, at: NodeIndex, place: ReplyPlace, slots: impl Iterator<Item = Option<Slot>>) {
+    pub(crate) fn note_reads(&self, at: NodeIndex, place: ReplyPlace, slots: impl Iterator<Item = Option<Slot>>) {
         let ear = self.ear(at);
         let heard = ear.heard_up_to();
         let many = slots.fold(false, |_, slot| self.replies.note_read(at, place, slot, heard));
@@ -170,7 +170,7 @@ impl Caller {
     /// longer than Redis would that the read is better sent there. Who reads a key from Redis again and again would never be
     /// answered out of L1: so where what was sent there has taken as long as the fence would have, that is waited for. Cancel
     /// safe.
-    pub async fn hear(&self, worker: &Worker, Unheard { since, at }: Unheard) -> bool {
+    pub(crate) async fn hear(&self, worker: &Worker, Unheard { since, at }: Unheard) -> bool {
         let (ear, now) = (self.ear(at), Time::now());
         if ear.heard_up_to() >= since {
             return true;
@@ -242,7 +242,7 @@ impl Caller {
     }
 
     /// Sends a command that changes no key, on the lane.
-    pub fn forward(&mut self, worker: &Worker, spec: &Spec, request: Request<'_>, now: Time) {
+    pub(crate) fn forward(&mut self, worker: &Worker, spec: &Spec, request: Request<'_>, now: Time) {
         let at = self.served_at(worker, spec, request);
         self.pass_on((worker, at), spec, request, now);
     }
@@ -327,12 +327,12 @@ impl Caller {
 
     /// Whether a lane has so much in flight that the session should wait for its own answers first.
     #[inline]
-    pub fn must_wait(&self, now: Time) -> bool {
+    pub(crate) fn must_wait(&self, now: Time) -> bool {
         !self.replies.is_settled() && self.sides().any(|side| side.is_crowded(now))
     }
 
     /// Sends a command of crema's own on the lane at the front; `action` takes its reply.
-    pub fn ask(&mut self, worker: &Worker, command: &[u8], action: ReplyAction, now: Time) {
+    pub(crate) fn ask(&mut self, worker: &Worker, command: &[u8], action: ReplyAction, now: Time) {
         if let Ok(track) = self.track((worker, NodeIndex::FRONT), now) {
             track.ask(command, action, now);
         }
@@ -347,7 +347,7 @@ impl Caller {
     /// Returns when what was sent so far on a private connection would be answered unless Redis has it wait: a `moment` later
     /// something was asked on another connection, and once more when that was answered, for Redis looks at all connections in one
     /// turn, in any order. Or that cannot be asked.
-    pub fn overtaken(&self, worker: &Rc<Worker>, moment: Duration) -> impl Future<Output = ()> + use<> {
+    pub(crate) fn overtaken(&self, worker: &Rc<Worker>, moment: Duration) -> impl Future<Output = ()> + use<> {
         let (worker, who, resp) = (Rc::clone(worker), Rc::clone(&self.who), self.resp);
         async move {
             let mut question = Vec::new();
@@ -364,7 +364,14 @@ impl Caller {
     }
 
     /// Sends a command on a private connection, with the stamps of what it writes. Nothing may be unanswered on the lane.
-    pub fn send_on(&mut self, lane: &OwnLane, spec: &Spec, request: Request<'_>, role: Role, now: Time) -> ReplyPlace {
+    pub(crate) fn send_on(
+        &mut self,
+        lane: &OwnLane,
+        spec: &Spec,
+        request: Request<'_>,
+        role: Role,
+        now: Time,
+    ) -> ReplyPlace {
         debug_assert!(!self.is_on_lane(), "a session changes connections only when all that it sent has been answered");
         self.leave_lanes();
         let (place, site) = (self.replies.reserve(), &lane.site);
@@ -411,7 +418,7 @@ impl Caller {
 
     /// Sends a read on a connection of the session's own; `fills` are asked for once it is answered. Nothing may be unanswered on
     /// the lane. Where the connection is lost the session ends, so it is sent once.
-    pub fn read_on(&mut self, lane: &OwnLane, spec: &Spec, request: Request<'_>, fills: Vec<Fill>, now: Time) {
+    pub(crate) fn read_on(&mut self, lane: &OwnLane, spec: &Spec, request: Request<'_>, fills: Vec<Fill>, now: Time) {
         debug_assert!(!self.is_on_lane(), "a session changes connections only when all that it sent has been answered");
         self.leave_lanes();
         let place = self.replies.reserve();
@@ -422,14 +429,20 @@ impl Caller {
     }
 
     /// Sends a command on a private connection, to be answered as `action` says.
-    pub fn send_with(&self, lane: &OwnLane, (spec, request): (&Spec, Request<'_>), action: ReplyAction, now: Time) {
+    pub(crate) fn send_with(
+        &self,
+        lane: &OwnLane,
+        (spec, request): (&Spec, Request<'_>),
+        action: ReplyAction,
+        now: Time,
+    ) {
         let recipient = Recipient::new(&self.replies, self.replies.reserve(), Tally::new(spec, Outcome::Pinned));
         lane.put(request.raw(), InFlight::new(&lane.site, recipient, action, None), now);
     }
 }
 
 /// What a command on a private connection is to a transaction.
-pub enum Role {
+pub(crate) enum Role {
     /// Nothing.
     Alone,
     /// Nothing, and another transaction would change what the connection is: the client watches keys, or what is on the

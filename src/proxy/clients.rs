@@ -16,11 +16,11 @@ use crate::resp::Request;
 
 /// All clients of the process.
 #[derive(Debug, Default)]
-pub struct Clients(Mutex<Vec<Weak<Member>>>);
+pub(crate) struct Clients(Mutex<Vec<Weak<Member>>>);
 
 /// One of them. On the list for as long as its session holds it.
 #[derive(Debug)]
-pub struct Member {
+pub(crate) struct Member {
     /// Empty: Redis's default user, unproved.
     user: Mutex<Box<[u8]>>,
     /// Where it connects from, as Redis prints addresses.
@@ -32,7 +32,7 @@ pub struct Member {
 
 impl Clients {
     /// Takes a client from this address onto the list; `worker` is notified when it must end.
-    pub fn join(&self, peer: String, worker: &Arc<Notify>) -> Arc<Member> {
+    pub(crate) fn join(&self, peer: String, worker: &Arc<Notify>) -> Arc<Member> {
         let (user, ended) = (Mutex::default(), AtomicBool::new(false));
         let member =
             Arc::new(Member { user, peer: Mutex::new(peer), since: Time::now(), ended, worker: Arc::clone(worker) });
@@ -45,7 +45,7 @@ impl Clients {
     }
 
     /// Ends all that `filter` means but `own`, which is asking, and tells how many that were and whether `own` is one more.
-    pub fn end(&self, filter: &Filter<'_>, own: &Arc<Member>) -> (usize, bool) {
+    pub(crate) fn end(&self, filter: &Filter<'_>, own: &Arc<Member>) -> (usize, bool) {
         let members: Vec<_> = lock(&self.0).iter().filter_map(Weak::upgrade).collect();
         let (mut others, mut own_too) = (0, false);
         for member in members.iter().filter(|member| filter.means(member)) {
@@ -62,7 +62,7 @@ impl Clients {
 
 impl Member {
     /// The client is this user from now on.
-    pub fn is_now(&self, user: &[u8]) {
+    pub(crate) fn is_now(&self, user: &[u8]) {
         let mut known = lock(&self.user);
         if **known != *user {
             *known = user.into();
@@ -70,24 +70,24 @@ impl Member {
     }
 
     /// Where it connects from, as Redis prints addresses.
-    pub fn peer(&self) -> String {
+    pub(crate) fn peer(&self) -> String {
         lock(&self.peer).clone()
     }
 
     /// It comes from there in truth; who passes it on has said so.
-    pub fn comes_from(&self, peer: String) {
+    pub(crate) fn comes_from(&self, peer: String) {
         *lock(&self.peer) = peer;
     }
 
     /// Whether its session must end.
-    pub fn is_ended(&self) -> bool {
+    pub(crate) fn is_ended(&self) -> bool {
         self.ended.load(Ordering::Acquire)
     }
 }
 
 /// What a `CLIENT KILL` says of clients, not of connections.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Filter<'a> {
+pub(crate) struct Filter<'a> {
     user: Option<&'a [u8]>,
     address: Option<&'a [u8]>,
     /// No younger ones.
@@ -99,7 +99,7 @@ pub struct Filter<'a> {
 
 impl<'a> Filter<'a> {
     /// Reads the whole request. None where a filter in it is about Redis's connections, or means nothing here.
-    pub fn read(request: Request<'a>) -> Option<Self> {
+    pub(crate) fn read(request: Request<'a>) -> Option<Self> {
         if request.argc() == 3 {
             let address = Some(request.arg(2));
             return Some(Self { user: None, address, age: Duration::ZERO, skips_own: false, old_form: true });

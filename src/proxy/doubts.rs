@@ -28,7 +28,7 @@ const AFTERMATH: Duration = Duration::from_millis(300);
 
 impl Worker {
     /// Redis has accepted `login` from the session behind `replies`.
-    pub fn prove(&self, login: Login, replies: &Rc<Replies>) -> Rc<Share> {
+    pub(crate) fn prove(&self, login: Login, replies: &Rc<Replies>) -> Rc<Share> {
         self.stations().iter().for_each(|station| station.record.accept(&login));
         self.proofs.join(login, replies)
     }
@@ -57,7 +57,7 @@ impl Worker {
 
     /// Whether Redis still accepts what was proved. Where not, every session that relies on it ends. Fails, and decides
     /// nothing, while Redis cannot be asked.
-    pub async fn verify(self: &Rc<Self>, proof: &Rc<Proof>) -> Result<bool, Error> {
+    pub(crate) async fn verify(self: &Rc<Self>, proof: &Rc<Proof>) -> Result<bool, Error> {
         let (mut question, login) = (Vec::new(), proof.login());
         encode::own_command(&mut question, &[b"AUTH", &login.user, &login.password]);
         let front = self.front();

@@ -22,7 +22,7 @@ const UNKNOWN_FOR: Duration = Duration::from_secs(10);
 
 /// What Redis says of a command.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Account {
+pub(crate) struct Account {
     /// What it may do.
     pub nature: Nature,
     /// As in the table's rows; none where Redis does not say.
@@ -33,7 +33,7 @@ pub struct Account {
 
 /// What a command may do, as far as Redis says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Nature {
+pub(crate) enum Nature {
     /// It does not know it.
     Unknown,
     /// It changes no key.
@@ -50,19 +50,19 @@ pub enum Nature {
 
 /// What was asked so far.
 #[derive(Default)]
-pub struct Foreign {
+pub(crate) struct Foreign {
     known: RefCell<HashMap<Vec<u8>, (Account, Time)>>,
 }
 
 impl Foreign {
     /// What is known of a name in lower case.
-    pub fn get(&self, name: &[u8], now: Time) -> Option<Account> {
+    pub(crate) fn get(&self, name: &[u8], now: Time) -> Option<Account> {
         let &(account, asked) = self.known.borrow().get(name)?;
         (account.nature != Nature::Unknown || now.saturating_since(asked) < UNKNOWN_FOR).then_some(account)
     }
 
     /// Remembers it.
-    pub fn put(&self, name: Vec<u8>, account: Account, now: Time) {
+    pub(crate) fn put(&self, name: Vec<u8>, account: Account, now: Time) {
         let mut known = self.known.borrow_mut();
         if known.len() < KNOWN || known.contains_key(&name) {
             known.insert(name, (account, now));
@@ -70,19 +70,19 @@ impl Foreign {
     }
 
     /// A connection has ended: it may be another server that is connected to next.
-    pub fn forget(&self) {
+    pub(crate) fn forget(&self) {
         self.known.borrow_mut().clear();
     }
 }
 
 impl Account {
     /// Redis does not know the command.
-    pub const UNKNOWN: Self = Self { nature: Nature::Unknown, arity: None, categories: None };
+    pub(crate) const UNKNOWN: Self = Self { nature: Nature::Unknown, arity: None, categories: None };
     /// Nothing was told.
-    pub const NONE: Self = Self { nature: Nature::Unsaid, arity: None, categories: None };
+    pub(crate) const NONE: Self = Self { nature: Nature::Unsaid, arity: None, categories: None };
 
     /// Reads the reply to `COMMAND INFO` with one `name`.
-    pub fn read(name: &[u8], reply: &[u8]) -> Self {
+    pub(crate) fn read(name: &[u8], reply: &[u8]) -> Self {
         let nature = Nature::read(name, reply);
         // Two headers, the name with its own, the number.
         let line = reply.split(|&byte| byte == b'\n').nth(4).filter(|_| nature != Nature::Unknown);
@@ -98,7 +98,7 @@ impl Account {
     }
 
     /// Whether Redis takes so many arguments, names included.
-    pub fn takes(self, argc: usize) -> bool {
+    pub(crate) fn takes(self, argc: usize) -> bool {
         self.arity.is_some_and(|arity| fits(arity, argc))
     }
 }
@@ -129,7 +129,7 @@ impl Nature {
     }
 
     /// Whether it may change what its connection is.
-    pub fn may_taint(self) -> bool {
+    pub(crate) fn may_taint(self) -> bool {
         matches!(self, Nature::Anything | Nature::Unsaid)
     }
 }

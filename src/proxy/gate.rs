@@ -26,7 +26,7 @@ type Answer = Result<Option<Vec<u8>>, Error>;
 /// an old one keeps the rights it once had. An answer holds for a second, a failure for less, and neither longer than rights
 /// stay as they were.
 #[derive(Default)]
-pub struct Gate {
+pub(crate) struct Gate {
     last: Mutex<Option<Asked>>,
     words: Mutex<()>,
 }
@@ -39,7 +39,7 @@ struct Asked {
 
 impl Gate {
     /// Asks, or remembers. Fails as [`connect_unproved`] does; those who waited meanwhile share the answer, or the failure.
-    pub async fn shut(&self, node: &Arc<Node>, l1: &L1) -> Answer {
+    pub(crate) async fn shut(&self, node: &Arc<Node>, l1: &L1) -> Answer {
         let mut last = self.last.lock().await;
         if let Some(Asked { at, rights, answer }) = &*last
             && Time::now().saturating_since(*at) <= if answer.is_ok() { FRESH } else { FAILED }
@@ -58,7 +58,7 @@ impl Gate {
 
     /// What Redis says to `request` of a client that has not logged in, for what it words in its own way. One at a time: such
     /// clients are to cost no more than one connection.
-    pub async fn words(&self, node: &Arc<Node>, request: &[u8]) -> Result<Vec<u8>, Error> {
+    pub(crate) async fn words(&self, node: &Arc<Node>, request: &[u8]) -> Result<Vec<u8>, Error> {
         let _one = self.words.lock().await;
         ask(node, request).await
     }

@@ -35,7 +35,7 @@ const QUEUED: &[u8] = b"+QUEUED\r\n";
 const WORTH_SHARING: usize = 16 << 10;
 
 /// One command that awaits its reply. Small, for it is moved with every request.
-pub struct InFlight {
+pub(crate) struct InFlight {
     site: Rc<Site>,
     /// None where the command is crema's own.
     recipient: Option<Recipient>,
@@ -47,7 +47,7 @@ pub struct InFlight {
 }
 
 /// What the reply sets off besides being passed on.
-pub enum ReplyAction {
+pub(crate) enum ReplyAction {
     /// Nothing.
     Pass,
     /// A read: it may be sent again, once, where its connection is lost. What it is to leave in L1 is asked for when it is
@@ -85,7 +85,7 @@ pub(super) type LaneFlights = Rc<RefCell<Flights<Recipient>>>;
 
 /// A read that others may join. It keeps nothing of its command: the lane does, and shows it when the reply is whole. Dropped
 /// before its flight has landed, it lands, and whoever joined is cut off.
-pub struct Lead {
+pub(crate) struct Lead {
     reader: Reader,
     flights: LaneFlights,
     flight: FlightRef,
@@ -139,25 +139,25 @@ impl Drop for Lead {
 
 impl InFlight {
     /// A command that is answered to `recipient`.
-    pub fn new(site: &Rc<Site>, recipient: Recipient, action: ReplyAction, sampled: Option<Instant>) -> Self {
+    pub(crate) fn new(site: &Rc<Site>, recipient: Recipient, action: ReplyAction, sampled: Option<Instant>) -> Self {
         let site = Rc::clone(site);
         Self { site, recipient: Some(recipient), action, sampled, begun: false, patient: false }
     }
 
     /// Redis is asked to wait: the reply may take as long as it likes.
     #[must_use]
-    pub fn patient(mut self, patient: bool) -> Self {
+    pub(crate) fn patient(mut self, patient: bool) -> Self {
         self.patient = patient;
         self
     }
 
     /// A command of crema's own whose reply no client sees.
-    pub fn own(site: &Rc<Site>, action: ReplyAction) -> Self {
+    pub(crate) fn own(site: &Rc<Site>, action: ReplyAction) -> Self {
         Self { site: Rc::clone(site), recipient: None, action, sampled: None, begun: false, patient: false }
     }
 
     /// Answers with an error of crema's own.
-    pub fn refuse(self, error: &Error, sent: Sent) {
+    pub(crate) fn refuse(self, error: &Error, sent: Sent) {
         self.lost(error, sent, &[]);
     }
 

@@ -14,11 +14,17 @@ use crate::upstream::{Lane, Target};
 /// Lanes that one identity may have open on one worker at once; more than one only while others are stalled.
 const LANES: usize = 4;
 /// What lanes are called at Redis.
-pub const LANE_NAME: &str = "crema-lane";
+pub(crate) const LANE_NAME: &str = "crema-lane";
 
 impl Station {
     /// A lane of this identity that takes commands; opened where there is none. The connection is made meanwhile.
-    pub fn track(self: &Rc<Self>, who: &Rc<Who>, resp: Resp, scripts: bool, now: Time) -> Result<Rc<Track>, Error> {
+    pub(crate) fn track(
+        self: &Rc<Self>,
+        who: &Rc<Who>,
+        resp: Resp,
+        scripts: bool,
+        now: Time,
+    ) -> Result<Rc<Track>, Error> {
         let mut lanes = self.lanes.by_identity();
         let login = who.credentials();
         let kept = lanes.get(&(who.identity, resp, !scripts)).and_then(|tracks| open_one(tracks));

@@ -17,7 +17,7 @@ use crate::error::Error;
 impl Station {
     /// Redis's reply to `AUTH`, or to `HELLO` with a login. Asked once more where the connection breaks meanwhile: it is
     /// whoever logged in last, and ends with that user.
-    pub async fn log_in(self: &Rc<Self>, command: &[u8]) -> Result<Vec<u8>, Error> {
+    pub(crate) async fn log_in(self: &Rc<Self>, command: &[u8]) -> Result<Vec<u8>, Error> {
         match self.try_log_in(command).await {
             Err(Error::Lost { .. }) => self.try_log_in(command).await,
             done => done,

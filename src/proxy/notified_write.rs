@@ -99,7 +99,7 @@ pub(super) enum MarkedWrite {
 }
 
 /// A write whose notice goes with it, until all replies are in.
-pub struct NotifiedWrite {
+pub(crate) struct NotifiedWrite {
     /// The write's stamps; ended once that is so.
     pub(super) guard: WriteGuard,
     pub(super) replies: NotifiedReplies,

@@ -16,44 +16,44 @@ const PATIENCE: Duration = Duration::from_millis(50);
 
 /// How many listeners are open.
 #[derive(Debug)]
-pub struct OpenListeners {
+pub(crate) struct OpenListeners {
     /// None where clients are let in whatever the upstream does.
     open: Option<watch::Sender<usize>>,
 }
 
 impl OpenListeners {
     /// Of a process that refuses clients while the upstream is away, or of one that does not.
-    pub fn new(refuses: bool) -> Self {
+    pub(crate) fn new(refuses: bool) -> Self {
         Self { open: refuses.then(|| watch::Sender::new(0)) }
     }
 
     /// Whether listeners are closed while the upstream is away.
-    pub fn refuses(&self) -> bool {
+    pub(crate) fn refuses(&self) -> bool {
         self.open.is_some()
     }
 
     /// A listener is open.
-    pub fn opened(&self) {
+    pub(crate) fn opened(&self) {
         if let Some(open) = &self.open {
             open.send_modify(|open| *open += 1);
         }
     }
 
     /// A listener that was open is closed.
-    pub fn closed(&self) {
+    pub(crate) fn closed(&self) {
         if let Some(open) = &self.open {
             open.send_modify(|open| *open = open.saturating_sub(1));
         }
     }
 
     /// For who acts on it when the last listener has been closed.
-    pub fn follow(&self) -> Option<watch::Receiver<usize>> {
+    pub(crate) fn follow(&self) -> Option<watch::Receiver<usize>> {
         self.open.as_ref().map(watch::Sender::subscribe)
     }
 
     /// Waits until a client that is closed now will find what it would find at the upstream: until it is known whether that is away,
     /// where it is in doubt, and until nobody is let in, where it is. For 50 ms at most. Cancel safe.
-    pub async fn settled(&self, node: &Node) {
+    pub(crate) async fn settled(&self, node: &Node) {
         let Some(open) = &self.open else { return };
         let (mut presence, mut open) = (node.presence.follow(), open.subscribe());
         let settled = async {

@@ -14,7 +14,7 @@ use crate::resp::encode;
 use crate::upstream::OutOfBand;
 
 /// The session as a private connection sees it.
-pub struct Owner {
+pub(crate) struct Owner {
     replies: Rc<Replies>,
     l1: Arc<L1>,
     bound: Cell<bool>,
@@ -28,7 +28,7 @@ pub struct Owner {
 
 impl Owner {
     /// The owner behind `replies`.
-    pub fn new(replies: Rc<Replies>, l1: Arc<L1>) -> Rc<Self> {
+    pub(crate) fn new(replies: Rc<Replies>, l1: Arc<L1>) -> Rc<Self> {
         let (bound, keeps, wanted) = (Cell::default(), Cell::default(), Cell::default());
         Rc::new(Self { replies, l1, bound, free: Cell::default(), keeps, wanted })
     }
@@ -43,17 +43,17 @@ impl Owner {
     }
 
     /// Whether others need what it has borrowed: what is done with is to be given back at once.
-    pub fn is_wanted(&self) -> bool {
+    pub(crate) fn is_wanted(&self) -> bool {
         self.wanted.get()
     }
 
     /// Whether the session ends with the connection: there is state on it that would be lost in silence.
-    pub fn bind(&self, bound: bool) {
+    pub(crate) fn bind(&self, bound: bool) {
         self.bound.set(bound);
     }
 
     /// Whether a command of crema's own may go on the connection now.
-    pub fn set_free(&self, free: bool) {
+    pub(crate) fn set_free(&self, free: bool) {
         self.free.set(free);
     }
 }

@@ -14,7 +14,7 @@ use crate::upstream::{Login, Target};
 impl Station {
     /// Keeps one private connection ready for each user, so that borrowing one costs no round trip, and so that Redis has
     /// one to end should it delete the user.
-    pub fn warm(self: &Rc<Self>, who: &Rc<Who>, now: Time) {
+    pub(crate) fn warm(self: &Rc<Self>, who: &Rc<Who>, now: Time) {
         self.pools.borrow_mut().entry(who.user().to_vec()).or_default().of = Some(Arc::clone(who.seat.user()));
         self.warm_up(who.user(), who.credentials(), (who.db, self.entrants(who)), now);
     }

@@ -26,7 +26,7 @@ use crate::upstream::{Lane, NodeIndex, OutOfBand, Settled, Step, steps};
 
 /// Where a private connection is to be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Setting {
+pub(crate) enum Setting {
     /// In the session's database.
     Database,
     /// There too, and made for it: where Redis refuses to take another one there.
@@ -37,7 +37,7 @@ pub enum Setting {
 
 /// A private connection, as its session's commands are sent on it.
 #[derive(Clone)]
-pub struct OwnLane {
+pub(crate) struct OwnLane {
     lane: Rc<Lane<InFlight>>,
     pub(super) site: Rc<Site>,
 }
@@ -52,12 +52,12 @@ impl Deref for OwnLane {
 
 impl OwnLane {
     /// Which node it leads to.
-    pub fn node(&self) -> NodeIndex {
+    pub(crate) fn node(&self) -> NodeIndex {
         self.site.index()
     }
 
     /// Sends a command of crema's own; `action` takes its reply. Where it cannot be sent, nobody is left to tell.
-    pub fn ask(&self, command: &[u8], action: ReplyAction, now: Time) {
+    pub(crate) fn ask(&self, command: &[u8], action: ReplyAction, now: Time) {
         drop(self.lane.send(command, InFlight::own(&self.site, action), now));
     }
 
@@ -70,7 +70,7 @@ impl OwnLane {
 }
 
 /// A private connection while a session has it. Dropped without [`Lent::give_back`], it is closed.
-pub struct Lent {
+pub(crate) struct Lent {
     station: Rc<Station>,
     spare: Option<Spare>,
     who: Rc<Who>,
@@ -88,7 +88,14 @@ fn name(who: &Who) -> String {
 
 impl Station {
     /// Lends a private connection. What is sent on it waits until it is made; nothing here waits.
-    pub fn lend(self: &Rc<Self>, who: &Rc<Who>, resp: Resp, place: Setting, owner: Rc<Owner>, now: Time) -> Lent {
+    pub(crate) fn lend(
+        self: &Rc<Self>,
+        who: &Rc<Who>,
+        resp: Resp,
+        place: Setting,
+        owner: Rc<Owner>,
+        now: Time,
+    ) -> Lent {
         let spare = {
             let mut pools = self.pools.borrow_mut();
             let pool = pools.entry(who.user().to_vec()).or_default();
@@ -124,12 +131,12 @@ impl Lent {
     }
 
     /// The connection.
-    pub fn lane(&self) -> &Rc<Lane<InFlight>> {
+    pub(crate) fn lane(&self) -> &Rc<Lane<InFlight>> {
         &self.spare.as_ref().expect("only given back or dropped takes it").lane
     }
 
     /// The same, as commands are sent on it.
-    pub fn own(&self) -> OwnLane {
+    pub(crate) fn own(&self) -> OwnLane {
         OwnLane { lane: Rc::clone(self.lane()), site: Rc::clone(&self.station.site) }
     }
 
@@ -143,14 +150,14 @@ impl Lent {
     }
 
     /// Sends a command that makes it ready for its session.
-    pub fn prepare(&mut self, command: &[u8], now: Time) {
+    pub(crate) fn prepare(&mut self, command: &[u8], now: Time) {
         let (told, reply) = oneshot::channel();
         self.ask(command, ReplyAction::Capture(Vec::new(), told), now);
         self.preamble = Some(reply);
     }
 
     /// Waits until it is ready. False where Redis refused: then it is not in the session's database, and has ended.
-    pub async fn prepared(&mut self) -> bool {
+    pub(crate) async fn prepared(&mut self) -> bool {
         if let Some(reply) = self.preamble.take() {
             let _ = reply.await; // where it is lost, the session will be told with its next command
         }
@@ -158,7 +165,7 @@ impl Lent {
     }
 
     /// Sends a command of crema's own on it, ahead of what the session sends next.
-    pub fn tell(&self, command: &[&[u8]], now: Time) {
+    pub(crate) fn tell(&self, command: &[&[u8]], now: Time) {
         let mut raw = Vec::new();
         encode::own_command(&mut raw, command);
         // Where it cannot be sent the lane has ended, and so will the session be told.
@@ -166,19 +173,19 @@ impl Lent {
     }
 
     /// Sends a command whose reply `action` takes.
-    pub fn ask(&self, command: &[u8], action: ReplyAction, now: Time) {
+    pub(crate) fn ask(&self, command: &[u8], action: ReplyAction, now: Time) {
         let _ = self.lane().send(command, InFlight::own(&self.station.site, action), now);
     }
 
     /// The session itself changed its version and database.
-    pub fn is_now(&mut self, resp: Resp, db: u32) {
+    pub(crate) fn is_now(&mut self, resp: Resp, db: u32) {
         if let Some(spare) = &mut self.spare {
             spare.is_now(resp, db);
         }
     }
 
     /// It stays with the session for life. Fails where too many do.
-    pub fn settle(&mut self) -> Result<(), Error> {
+    pub(crate) fn settle(&mut self) -> Result<(), Error> {
         if self.home.is_none() {
             self.home = Some(self.station.node().budget.settle()?);
             self.owner.keeps.set(true);
@@ -191,7 +198,7 @@ impl Lent {
 
     /// Back to the pool. Everything on it must have been answered, and it must be as it was lent but for version and
     /// database.
-    pub fn give_back(mut self, now: Time) {
+    pub(crate) fn give_back(mut self, now: Time) {
         let Some(spare) = self.spare.take() else { return };
         debug!(user = name(&self.who), "a session gives a connection back");
         let open = spare.lane.is_open();

@@ -14,7 +14,7 @@ use super::reply_queue::SessionEnd;
 use crate::upstream::Login;
 
 /// A login that Redis accepted, with the sessions that rely on it.
-pub struct Proof {
+pub(crate) struct Proof {
     login: Arc<Login>,
     doubted: Cell<bool>,
     checking: Cell<bool>,
@@ -22,7 +22,7 @@ pub struct Proof {
 }
 
 /// A session's share in a proof, held for as long as the session is who it proved to be: it may become someone else.
-pub struct Share {
+pub(crate) struct Share {
     proof: Rc<Proof>,
     session: Weak<Replies>,
 }
@@ -43,7 +43,7 @@ type ByUser = HashMap<Box<[u8]>, Vec<Rc<Proof>>>;
 
 impl Proof {
     /// What was proved.
-    pub fn login(&self) -> &Arc<Login> {
+    pub(crate) fn login(&self) -> &Arc<Login> {
         &self.login
     }
 

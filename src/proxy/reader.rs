@@ -14,7 +14,7 @@ use crate::invalidation::Fill;
 use crate::resp::Resp;
 
 /// For whom a read is done, so that it can be sent again.
-pub struct Reader {
+pub(crate) struct Reader {
     pub(super) who: Rc<Who>,
     pub(super) resp: Resp,
     /// Whether it goes on a lane for scripts.
@@ -24,12 +24,12 @@ pub struct Reader {
 
 impl Reader {
     /// A read that has not been sent yet.
-    pub fn new(who: Rc<Who>, resp: Resp, script: bool) -> Self {
+    pub(crate) fn new(who: Rc<Who>, resp: Resp, script: bool) -> Self {
         Self { who, resp, script, again: false }
     }
 
     /// A read that is not sent again.
-    pub fn once(who: Rc<Who>, resp: Resp) -> Self {
+    pub(crate) fn once(who: Rc<Who>, resp: Resp) -> Self {
         Self { who, resp, script: false, again: true }
     }
 

@@ -18,7 +18,7 @@ use crate::metrics::{Failure, Outcome};
 
 /// See the module's head.
 #[must_use = "dropped, its session is cut off"]
-pub struct Recipient {
+pub(crate) struct Recipient {
     to: Rc<Replies>,
     place: ReplyPlace,
     tally: Tally,
@@ -27,7 +27,7 @@ pub struct Recipient {
 
 /// What a command counts as once its reply is whole.
 #[derive(Clone, Copy)]
-pub struct Tally {
+pub(super) struct Tally {
     class: Class,
     outcome: Outcome,
     reads: bool,
@@ -35,7 +35,7 @@ pub struct Tally {
 
 impl Tally {
     /// Of a command of this row.
-    pub fn new(spec: &Spec, outcome: Outcome) -> Self {
+    pub(super) fn new(spec: &Spec, outcome: Outcome) -> Self {
         Self { class: spec.class, outcome, reads: spec.effect == Effect::Read }
     }
 }

@@ -29,7 +29,7 @@ use crate::upstream::NodeIndex;
 const CORK: usize = 16 << 10;
 
 /// See the module's head.
-pub struct Replies {
+pub(crate) struct Replies {
     queue: RefCell<ReplyQueue>,
     reads: RefCell<ReadHistories>,
     limit: usize,
@@ -45,7 +45,7 @@ pub struct Replies {
 
 impl Replies {
     /// For a client of the worker with these counters, as it is on the list of all, for which at most `limit` bytes may wait.
-    pub fn new(limit: usize, member: Arc<Member>, stats: Arc<WorkerStats>) -> Self {
+    pub(crate) fn new(limit: usize, member: Arc<Member>, stats: Arc<WorkerStats>) -> Self {
         Self {
             queue: RefCell::default(),
             reads: RefCell::default(),
@@ -65,12 +65,12 @@ impl Replies {
     }
 
     /// The client on the list of all.
-    pub fn member(&self) -> &Arc<Member> {
+    pub(crate) fn member(&self) -> &Arc<Member> {
         &self.member
     }
 
     /// The place of the next command, to be answered later.
-    pub fn reserve(&self) -> ReplyPlace {
+    pub(crate) fn reserve(&self) -> ReplyPlace {
         let queue = &mut *self.queue.borrow_mut();
         let silent = queue.silent;
         queue.slots.push_back(QueuedReply { silent, ..QueuedReply::default() });
@@ -78,14 +78,14 @@ impl Replies {
     }
 
     /// The place that the next command will have.
-    pub fn next(&self) -> ReplyPlace {
+    pub(crate) fn next(&self) -> ReplyPlace {
         let queue = self.queue.borrow();
         queue.head.plus(queue.slots.len())
     }
 
     /// Answers the next command at once: `write` appends the reply and says whether there is one. Where it says no, it
     /// must have appended nothing, and no place was taken.
-    pub fn answer<R>(&self, write: impl FnOnce(&mut Vec<u8>) -> (bool, R)) -> R {
+    pub(crate) fn answer<R>(&self, write: impl FnOnce(&mut Vec<u8>) -> (bool, R)) -> R {
         let queue = &mut *self.queue.borrow_mut();
         if queue.slots.is_empty()
             && !queue.silent
@@ -119,13 +119,13 @@ impl Replies {
     }
 
     /// A confirmation of a subscription, which `CLIENT REPLY OFF` does not silence; `end` with the last.
-    pub fn confirm(&self, place: ReplyPlace, bytes: &[u8], end: Option<Time>) {
+    pub(crate) fn confirm(&self, place: ReplyPlace, bytes: &[u8], end: Option<Time>) {
         self.slot(place, |slot| slot.silent = false);
         self.append(place, bytes, end);
     }
 
     /// The next bytes of the reply at `place`; with its last, `end` says when they were read from Redis.
-    pub fn append(&self, place: ReplyPlace, bytes: &[u8], end: Option<Time>) {
+    pub(crate) fn append(&self, place: ReplyPlace, bytes: &[u8], end: Option<Time>) {
         let queue = &mut *self.queue.borrow_mut();
         if queue.ended.is_some() || queue.is_cut(place) {
             return;
@@ -153,40 +153,40 @@ impl Replies {
     }
 
     /// As [`append`](Self::append), of bytes that others get as well: what is kept of them is kept once for all.
-    pub fn append_shared(&self, place: ReplyPlace, bytes: &Rc<[u8]>, end: Option<Time>) {
+    pub(crate) fn append_shared(&self, place: ReplyPlace, bytes: &Rc<[u8]>, end: Option<Time>) {
         let shared = self.queue.borrow_mut().share(place, bytes);
         self.append(place, if shared { b"" } else { bytes }, end);
     }
 
     /// Ends the session where more than `limit` bytes wait for its client.
-    pub fn bound(&self, limit: usize) {
+    pub(crate) fn bound(&self, limit: usize) {
         self.queue.borrow_mut().bound(limit);
     }
 
     /// Nothing of the reply at `place` goes out before [`release`](Self::release).
-    pub fn hold(&self, place: ReplyPlace) {
+    pub(crate) fn hold(&self, place: ReplyPlace) {
         self.slot(place, |slot| slot.holds |= HELD);
     }
 
     /// As [`hold`](Self::hold), until what follows the reply on its own connection is here: that must be read, however much of the
     /// reply waits.
-    pub fn hold_early(&self, place: ReplyPlace) {
+    pub(crate) fn hold_early(&self, place: ReplyPlace) {
         self.slot(place, |slot| slot.holds |= HELD | EARLY);
     }
 
     /// Ends what [`hold`](Self::hold) began.
-    pub fn release(&self, place: ReplyPlace) {
+    pub(crate) fn release(&self, place: ReplyPlace) {
         self.end_hold(place, HELD | EARLY);
     }
 
     /// Nothing of the reply at `place` goes out before the session has [seen](Self::first_bytes) how it begins.
-    pub fn look_at(&self, place: ReplyPlace) {
+    pub(crate) fn look_at(&self, place: ReplyPlace) {
         self.slot(place, |slot| slot.holds |= LOOKED_AT);
     }
 
     /// The first two bytes of a reply that is [looked at](Self::look_at), or none of one that there will not be. None as long as they
     /// are not here.
-    pub fn first_bytes(&self, place: ReplyPlace) -> Option<Vec<u8>> {
+    pub(crate) fn first_bytes(&self, place: ReplyPlace) -> Option<Vec<u8>> {
         let first = {
             let queue = self.queue.borrow();
             let slot = place.behind(queue.head).and_then(|at| queue.slots.get(at));
@@ -212,7 +212,7 @@ impl Replies {
     }
 
     /// Whether the next reply is there and only [held](Self::hold).
-    pub fn is_held(&self) -> bool {
+    pub(crate) fn is_held(&self) -> bool {
         self.queue.borrow().slots.front().is_some_and(|slot| slot.holds != 0 && slot.done)
     }
 
@@ -224,7 +224,7 @@ impl Replies {
     }
 
     /// Bytes that answer no command: they go out before the first reply that is still awaited, and after one that is held.
-    pub fn message(&self, bytes: &[u8]) {
+    pub(crate) fn message(&self, bytes: &[u8]) {
         let queue = &mut *self.queue.borrow_mut();
         if queue.ended.is_some() {
             return;
@@ -245,88 +245,88 @@ impl Replies {
     }
 
     /// From the next command on, replies are thrown away (`CLIENT REPLY OFF`) or kept again.
-    pub fn set_silent(&self, silent: bool) {
+    pub(crate) fn set_silent(&self, silent: bool) {
         self.queue.borrow_mut().silent = silent;
     }
 
     /// The client takes nothing any more: what comes out is thrown away.
-    pub fn deafen(&self) {
+    pub(crate) fn deafen(&self) {
         let queue = &mut *self.queue.borrow_mut();
         queue.deaf = true;
         queue.discard();
     }
 
     /// Whether every command so far has been answered.
-    pub fn is_settled(&self) -> bool {
+    pub(crate) fn is_settled(&self) -> bool {
         self.queue.borrow().slots.is_empty()
     }
 
     /// Commands not answered yet.
-    pub fn unanswered(&self) -> usize {
+    pub(crate) fn unanswered(&self) -> usize {
         self.queue.borrow().slots.len()
     }
 
     /// The first place not answered yet: every place below it is.
-    pub fn head(&self) -> ReplyPlace {
+    pub(crate) fn head(&self) -> ReplyPlace {
         self.queue.borrow().head
     }
 
     /// When Redis last answered this session, on whichever connection.
-    pub fn last_answer(&self) -> Time {
+    pub(crate) fn last_answer(&self) -> Time {
         self.last_answer.get()
     }
 
     /// Remembers that the command at `place` reads a key in `slot`, or (none) any key, from `node`; `heard` is up to when the
     /// ear there knows of every change. True where the ear should be asked to know more.
-    pub fn note_read(&self, node: NodeIndex, place: ReplyPlace, slot: Option<Slot>, heard: Time) -> bool {
+    pub(crate) fn note_read(&self, node: NodeIndex, place: ReplyPlace, slot: Option<Slot>, heard: Time) -> bool {
         self.reads.borrow_mut().at(node).note(place, slot, heard)
     }
 
     /// How the reads that this session had from `node` stand to what L1 knows of a key.
-    pub fn key_status(&self, node: NodeIndex, slot: Slot, heard: Time) -> KeyStatus {
+    pub(crate) fn key_status(&self, node: NodeIndex, slot: Slot, heard: Time) -> KeyStatus {
         self.reads.borrow_mut().at(node).key_status(slot, heard)
     }
 
     /// Remembers that the command at `place` writes.
-    pub fn wrote(&self, place: ReplyPlace) {
+    pub(crate) fn wrote(&self, place: ReplyPlace) {
         self.last_write.set(Some(place));
     }
 
     /// Whether a write of this session is unanswered.
-    pub fn behind_write(&self) -> bool {
+    pub(crate) fn behind_write(&self) -> bool {
         self.last_write.get().is_some_and(|write| write >= self.head())
     }
 
     /// Whether a write was sent after the command at `place`: a read at `place` must not be sent again then.
-    pub fn wrote_after(&self, place: ReplyPlace) -> bool {
+    pub(crate) fn wrote_after(&self, place: ReplyPlace) -> bool {
         self.last_write.get().is_some_and(|write| write > place)
     }
 
     /// Whether so much waits for the client that it should be given no more work.
-    pub fn is_full(&self) -> bool {
+    pub(crate) fn is_full(&self) -> bool {
         self.queue.borrow().buffered() > HIGH_WATER
     }
 
     /// Whether there are few bytes to write, and more to come.
-    pub fn may_cork(&self) -> bool {
+    pub(crate) fn may_cork(&self) -> bool {
         let queue = self.queue.borrow();
         let few = !queue.output.has_chunks() && (1..CORK).contains(&queue.output.len());
         few && !queue.slots.is_empty() && queue.ended.is_none()
     }
 
     /// Bytes that the client has taken so far.
-    pub fn taken(&self) -> u64 {
+    pub(crate) fn taken(&self) -> u64 {
         self.queue.borrow().output.taken()
     }
 
     /// Whether all bytes have been written.
-    pub fn is_flushed(&self) -> bool {
+    pub(crate) fn is_flushed(&self) -> bool {
         let queue = self.queue.borrow();
         queue.output.is_empty()
     }
 
     /// Ready once the client has taken enough for more bytes of a large reply to be read.
-    pub fn poll_room(&self, cx: &mut Context<'_>) -> Poll<()> {
+    pub(crate) fn poll_room(&self, cx: &mut Context<'_>) -> Poll<()> {
         let queue = &mut *self.queue.borrow_mut();
         if queue.ended.is_some() || queue.has_room() {
             return Poll::Ready(());
@@ -336,7 +336,7 @@ impl Replies {
     }
 
     /// Ends the session; what was to be written before is still tried.
-    pub fn end(&self, why: SessionEnd) {
+    pub(crate) fn end(&self, why: SessionEnd) {
         let queue = &mut *self.queue.borrow_mut();
         queue.ended.get_or_insert(why);
         queue.wake_room();
@@ -344,7 +344,7 @@ impl Replies {
     }
 
     /// The command at `place` will not be answered, and so none after it is: the session ends when all before it are.
-    pub fn cut(&self, place: ReplyPlace, why: SessionEnd) {
+    pub(crate) fn cut(&self, place: ReplyPlace, why: SessionEnd) {
         let queue = &mut *self.queue.borrow_mut();
         if place < queue.head {
             return; // it was answered
@@ -362,27 +362,27 @@ impl Replies {
     }
 
     /// Whether a command will not be answered, so that no more are to be taken up.
-    pub fn has_cut(&self) -> bool {
+    pub(crate) fn has_cut(&self) -> bool {
         self.cut.get()
     }
 
     /// Whether the command at `place` will not be answered.
-    pub fn is_cut(&self, place: ReplyPlace) -> bool {
+    pub(crate) fn is_cut(&self, place: ReplyPlace) -> bool {
         self.cut.get() && self.queue.borrow().is_cut(place)
     }
 
     /// Why the session must end, if it must.
-    pub fn ended(&self) -> Option<SessionEnd> {
+    pub(crate) fn ended(&self) -> Option<SessionEnd> {
         self.queue.borrow().ended
     }
 
     /// Something else changed that the session should look at.
-    pub fn wake(&self) {
+    pub(crate) fn wake(&self) {
         self.queue.borrow_mut().wake();
     }
 
     /// The session is to be woken at the next change.
-    pub fn register(&self, cx: &Context<'_>) {
+    pub(crate) fn register(&self, cx: &Context<'_>) {
         let queue = &mut *self.queue.borrow_mut();
         if !queue.session.as_ref().is_some_and(|session| session.will_wake(cx.waker())) {
             queue.session = Some(cx.waker().clone());
@@ -390,7 +390,7 @@ impl Replies {
     }
 
     /// Writes what can go out. Ready when nothing is left to write, or with the error of the socket.
-    pub fn poll_flush(&self, cx: &mut Context<'_>, socket: &mut Socket, sent: &Counter) -> Poll<io::Result<()>> {
+    pub(crate) fn poll_flush(&self, cx: &mut Context<'_>, socket: &mut Socket, sent: &Counter) -> Poll<io::Result<()>> {
         let queue = &mut *self.queue.borrow_mut();
         if queue.deaf {
             queue.discard();

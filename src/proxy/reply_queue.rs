@@ -76,7 +76,7 @@ pub(super) const LOOKED_AT: u8 = 4;
 
 /// Why a session must end though its client said nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum SessionEnd {
+pub(crate) enum SessionEnd {
     /// The client reads too slowly: more than the output limit waits for it.
     Slow,
     /// The private connection that is the session's own for life has ended.

@@ -18,7 +18,7 @@ use crate::resp::Limits;
 use crate::upstream::{Login, Node, Topology};
 
 /// What all workers share.
-pub struct Shared {
+pub(crate) struct Shared {
     /// All settings.
     pub config: Config,
     /// Which nodes there are and which serves what, now and as it changes.
@@ -41,11 +41,11 @@ pub struct Shared {
 
 /// Which of the configuration's rules is for a key: its number, or one that no rule has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct RuleIndex(u32);
+pub(crate) struct RuleIndex(u32);
 
 /// How a lead's key is promoted.
 #[derive(Clone, Copy, Debug)]
-pub struct Promotion {
+pub(crate) struct Promotion {
     /// With probability 1 in so many; 0: never.
     pub one_in: u32,
     /// And only up to this many bytes of reply.
@@ -54,44 +54,44 @@ pub struct Promotion {
 
 impl Shared {
     /// The node that serves what names no key.
-    pub fn front(&self) -> Arc<Node> {
+    pub(crate) fn front(&self) -> Arc<Node> {
         Arc::clone(self.topology.borrow().front())
     }
 
     /// The credentials of the upstream URL.
-    pub fn login(&self) -> Option<Arc<Login>> {
+    pub(crate) fn login(&self) -> Option<Arc<Login>> {
         self.topology.borrow().front().login()
     }
 
     /// What a client may send, `strict` before it has logged in where it must.
-    pub fn limits(&self, strict: bool) -> Limits {
+    pub(crate) fn limits(&self, strict: bool) -> Limits {
         let limits = if strict { Limits::unauthenticated() } else { Limits::authenticated() };
         Limits { bulk: self.longest_argument.load(Ordering::Relaxed), ..limits }
     }
 
     /// Which rule is for `key`: the first that matches. Looked up once for each key of a request.
-    pub fn rule_of(&self, key: &[u8]) -> RuleIndex {
+    pub(crate) fn rule_of(&self, key: &[u8]) -> RuleIndex {
         let first = self.config.rules.iter().position(|rule| rule.pattern.matches(key));
         RuleIndex(first.and_then(|at| u32::try_from(at).ok()).unwrap_or(u32::MAX))
     }
 
     /// The rule itself, where there is one.
-    pub fn rule(&self, index: RuleIndex) -> Option<&Rule> {
+    pub(crate) fn rule(&self, index: RuleIndex) -> Option<&Rule> {
         self.config.rules.get(index.0 as usize)
     }
 
     /// Whether the rule says that its keys are never promoted, so that L1 need not be asked for them.
-    pub fn is_kept_away(&self, index: RuleIndex) -> bool {
+    pub(crate) fn is_kept_away(&self, index: RuleIndex) -> bool {
         self.rule(index).is_some_and(|rule| rule.promote == Some(Promote::Never))
     }
 
     /// The longest stay in L1 that the rule, or its absence, allows.
-    pub fn ceiling(&self, index: RuleIndex) -> Option<Duration> {
+    pub(crate) fn ceiling(&self, index: RuleIndex) -> Option<Duration> {
         self.rule(index).and_then(|rule| rule.ceiling).or(self.config.ceiling).or_else(|| self.l1.mode().ceiling())
     }
 
     /// What the rule, or its absence, says about promotion.
-    pub fn promote(&self, index: RuleIndex) -> Promotion {
+    pub(crate) fn promote(&self, index: RuleIndex) -> Promotion {
         let rule = self.rule(index);
         let one_in = match rule.and_then(|rule| rule.promote) {
             Some(Promote::Never) => 0,

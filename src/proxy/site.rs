@@ -14,7 +14,7 @@ use crate::metrics::WorkerStats;
 use crate::upstream::{Node, NodeIndex, Service};
 
 /// See the module's head.
-pub struct Site {
+pub(crate) struct Site {
     /// The server.
     pub node: Arc<Node>,
     pub(super) shared: Arc<Shared>,
@@ -58,7 +58,7 @@ impl Site {
     }
 
     /// The node's place in the topology.
-    pub fn index(&self) -> NodeIndex {
+    pub(crate) fn index(&self) -> NodeIndex {
         self.index.get()
     }
 

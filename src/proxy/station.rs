@@ -25,7 +25,7 @@ use super::trouble::Trouble;
 use crate::upstream::{Ask, Lane, Node, Tenant};
 
 /// See the module's head.
-pub struct Station {
+pub(crate) struct Station {
     pub(super) site: Rc<Site>,
     /// The worker's tasks.
     pub(super) tasks: TaskTracker,
@@ -69,7 +69,7 @@ impl Station {
     }
 
     /// The server.
-    pub fn node(&self) -> &Arc<Node> {
+    pub(crate) fn node(&self) -> &Arc<Node> {
         &self.site.node
     }
 

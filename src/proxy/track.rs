@@ -28,7 +28,7 @@ const LANE_IDLE: Duration = Duration::from_secs(60);
 const LANE_LEFT: Duration = Duration::from_secs(10);
 
 /// A lane with the flights on it.
-pub struct Track {
+pub(crate) struct Track {
     /// The connection.
     pub lane: Rc<Lane<InFlight>>,
     /// Reads under way on it.
@@ -49,7 +49,7 @@ impl Track {
     }
 
     /// Whether another command may be put on it.
-    pub fn takes_more(&self, now: Time) -> bool {
+    pub(crate) fn takes_more(&self, now: Time) -> bool {
         self.lane.takes_more(self.window, now)
     }
 
@@ -59,7 +59,7 @@ impl Track {
     }
 
     /// Sends, or tells at once that it could not.
-    pub fn send(&self, command: &[u8], pending: InFlight, now: Time) {
+    pub(crate) fn send(&self, command: &[u8], pending: InFlight, now: Time) {
         if let Err(pending) = self.lane.send(command, pending, now) {
             pending.lost(&self.lane.lost_error(), Sent::No, command);
         }

@@ -12,7 +12,7 @@ use crate::resp::Request;
 
 /// What a session's `MULTI` has queued so far.
 #[derive(Debug, Default)]
-pub struct Transaction {
+pub(crate) struct Transaction {
     slots: Vec<Slot>,
     /// Of the keys that are only read.
     reads: Vec<Option<Slot>>,
@@ -23,7 +23,7 @@ pub struct Transaction {
 
 impl Transaction {
     /// A write was queued.
-    pub fn queue(&mut self, l1: &L1, spec: &Spec, request: Request<'_>) {
+    pub(crate) fn queue(&mut self, l1: &L1, spec: &Spec, request: Request<'_>) {
         self.slots.extend(l1.memory.stamps.slots(spec.keys(request)));
         self.reads.extend(spec.reads_unnamed(request).then_some(None));
         self.opaque |= spec.effect == Effect::Opaque;
@@ -33,22 +33,22 @@ impl Transaction {
     }
 
     /// What was queued may change this.
-    pub fn queue_change(&mut self, alters: Alters) {
+    pub(crate) fn queue_change(&mut self, alters: Alters) {
         self.alters = self.alters.and(alters);
     }
 
     /// A read was queued.
-    pub fn queue_read(&mut self, l1: &L1, spec: &Spec, request: Request<'_>) {
+    pub(crate) fn queue_read(&mut self, l1: &L1, spec: &Spec, request: Request<'_>) {
         self.reads.extend(slots_read(&l1.memory.stamps, spec, request));
     }
 
     /// The keys that `EXEC` reads; `None` is any key.
-    pub fn reads(&self) -> &[Option<Slot>] {
+    pub(crate) fn reads(&self) -> &[Option<Slot>] {
         &self.reads
     }
 
     /// `EXEC` is about to be sent: the keys are marked once more.
-    pub fn begin(&mut self, lane: &OwnLane) -> WriteGuard {
+    pub(crate) fn begin(&mut self, lane: &OwnLane) -> WriteGuard {
         let slots = self.slots.drain(..).collect();
         WriteGuard::of_transaction(&lane.site, slots, self.alters, (self.opaque, self.news.take()))
     }

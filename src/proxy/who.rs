@@ -16,7 +16,7 @@ use crate::resp::Request;
 use crate::upstream::{Login, Node};
 
 /// An identity with what is needed to act for it.
-pub struct Who {
+pub(crate) struct Who {
     /// The login under which the session acts; none for Redis's default user.
     pub login: Option<Arc<Login>>,
     /// The session's share in that login, where the client itself proved it to Redis.
@@ -34,7 +34,7 @@ pub struct Who {
 
 impl Who {
     /// The identity of a login, none or one that the configuration gives, in database `db`, at `node`.
-    pub fn new(shared: &Shared, node: &Arc<Node>, login: Option<Arc<Login>>, db: u32) -> Rc<Self> {
+    pub(crate) fn new(shared: &Shared, node: &Arc<Node>, login: Option<Arc<Login>>, db: u32) -> Rc<Self> {
         let who = Self::make((shared, node), login, None, (db, None));
         if let Some(login) = &who.login {
             who.seat.user().trust(login);
@@ -43,7 +43,7 @@ impl Who {
     }
 
     /// The identity of a login that a client has just proved, in the database where it was `before`.
-    pub fn proved(shared: &Shared, proof: Rc<Share>, before: &Self) -> Rc<Self> {
+    pub(crate) fn proved(shared: &Shared, proof: Rc<Share>, before: &Self) -> Rc<Self> {
         let place = (before.db, before.entrant.clone());
         let node = before.ear.node();
         let who = Self::make((shared, node), Some(Arc::clone(proof.login())), Some(proof), place);
@@ -54,7 +54,7 @@ impl Who {
     }
 
     /// The same user in another database.
-    pub fn in_db(&self, shared: &Shared, db: u32) -> Rc<Self> {
+    pub(crate) fn in_db(&self, shared: &Shared, db: u32) -> Rc<Self> {
         let at = (shared, self.ear.node());
         Rc::new(Self::make(at, self.login.clone(), self.proof.clone(), (db, self.credentials())))
     }
@@ -78,7 +78,7 @@ impl Who {
 
     /// What connections for this session are made with. A user has one set of rights however it was proved, and passwords
     /// change while sessions stay: so it is the newest login that anybody proved.
-    pub fn credentials(&self) -> Option<Arc<Login>> {
+    pub(crate) fn credentials(&self) -> Option<Arc<Login>> {
         self.login.as_ref().map(|own| self.seat.user().login().unwrap_or_else(|| Arc::clone(own)))
     }
 
@@ -88,12 +88,12 @@ impl Who {
     }
 
     /// Whether Redis may have ended what this session proved, which must be asked before the session goes on.
-    pub fn is_doubted(&self) -> bool {
+    pub(crate) fn is_doubted(&self) -> bool {
         self.proof.as_ref().is_some_and(|proof| proof.is_doubted())
     }
 
     /// Describes a read of one key for L1 and the flights.
-    pub fn query<'a>(&self, l1: &L1, spec: &Spec, request: Request<'a>) -> Query<'a> {
+    pub(crate) fn query<'a>(&self, l1: &L1, spec: &Spec, request: Request<'a>) -> Query<'a> {
         let rest = if request.argc() > 2 { request.tail(2) } else { &[] };
         Query::new(&l1.memory.stamps, self.identity, spec.id, request.arg(1), request.tail(1), rest)
     }

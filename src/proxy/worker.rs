@@ -27,7 +27,7 @@ use crate::resp::{Request, Resp};
 use crate::upstream::{Node, NodeIndex, Topology};
 
 /// See the module's head.
-pub struct Worker {
+pub(crate) struct Worker {
     /// What all workers share.
     pub shared: Arc<Shared>,
     /// This worker's counters.
@@ -58,7 +58,7 @@ struct Map {
 
 impl Worker {
     /// A worker with no connection yet.
-    pub fn new(shared: Arc<Shared>, stats: Arc<WorkerStats>) -> Rc<Self> {
+    pub(crate) fn new(shared: Arc<Shared>, stats: Arc<WorkerStats>) -> Rc<Self> {
         let topology = Arc::clone(&shared.topology.borrow());
         let tasks = TaskTracker::new();
         let fencing = Fencing::new(&shared.l1, shared.config.connect_timeout, &tasks);
@@ -83,7 +83,7 @@ impl Worker {
 
     /// Goes by this version of the topology from now on. Of a node that is not in it the lanes are given up at once, as reads on them
     /// may be sent again; what sessions have for themselves there stays with them.
-    pub fn adopt(self: &Rc<Self>, topology: Arc<Topology>) {
+    pub(crate) fn adopt(self: &Rc<Self>, topology: Arc<Topology>) {
         let before = std::mem::take(&mut self.map.borrow_mut().stations);
         let known = |node| before.iter().find(|station| Arc::ptr_eq(station.node(), node)).cloned();
         let stations = topology.nodes().map(|node| known(node).unwrap_or_else(|| self.open(node)));
@@ -109,7 +109,7 @@ impl Worker {
     }
 
     /// The station of the node that serves what names no key.
-    pub fn front(&self) -> Rc<Station> {
+    pub(crate) fn front(&self) -> Rc<Station> {
         self.station(NodeIndex::FRONT)
     }
 
@@ -131,12 +131,12 @@ impl Worker {
     }
 
     /// All stations.
-    pub fn stations(&self) -> Vec<Rc<Station>> {
+    pub(crate) fn stations(&self) -> Vec<Rc<Station>> {
         self.map.borrow().stations.clone()
     }
 
     /// Sends a command of crema's own as the user of the upstream URL; `action` takes its reply.
-    pub fn ask(&self, command: &[u8], action: ReplyAction, now: Time) {
+    pub(crate) fn ask(&self, command: &[u8], action: ReplyAction, now: Time) {
         let front = self.front();
         let who = Who::new(&self.shared, front.node(), front.node().login(), self.shared.config.upstream.db);
         if let Ok(track) = front.track(&who, Resp::V2, false, now) {
@@ -145,7 +145,7 @@ impl Worker {
     }
 
     /// Every [`STALL`](crate::upstream::STALL): has each station look at its lanes.
-    pub fn feel(&self, now: Time) {
+    pub(crate) fn feel(&self, now: Time) {
         let stations = self.stations();
         let holds = stations.iter().fold(false, |holds, station| station.feel(now) | holds);
         self.holds_writes.set(holds);
@@ -156,17 +156,17 @@ impl Worker {
     }
 
     /// Whether Redis seems to hold writes back: they go on connections of their own then, or they would hold up reads.
-    pub fn holds_writes(&self) -> bool {
+    pub(crate) fn holds_writes(&self) -> bool {
         self.holds_writes.get()
     }
 
     /// Whether several servers answer at one address in turn: each session needs one connection for all then.
-    pub fn is_several(&self) -> bool {
+    pub(crate) fn is_several(&self) -> bool {
         self.several.get()
     }
 
     /// Once a second: has each station look after its connections.
-    pub fn sweep(&self, now: Time) {
+    pub(crate) fn sweep(&self, now: Time) {
         // The allocator gives back to the system what it has put off to give back when it is asked for much.
         drop(std::hint::black_box(Vec::<u8>::with_capacity(64 << 20)));
         self.proofs.sweep();
@@ -189,27 +189,27 @@ impl Worker {
     }
 
     /// Has the session of `replies` woken soon, if by then it has not written what is ready.
-    pub fn cork(&self, replies: &Rc<Replies>) {
+    pub(crate) fn cork(&self, replies: &Rc<Replies>) {
         self.corks.add(replies);
     }
 
     /// Sessions are to end as soon as nothing of theirs is under way.
-    pub fn drain(&self) {
+    pub(crate) fn drain(&self) {
         self.draining.set(true);
     }
 
     /// Whether they are.
-    pub fn is_draining(&self) -> bool {
+    pub(crate) fn is_draining(&self) -> bool {
         self.draining.get()
     }
 
     /// Whether [`close`](Self::close) was called.
-    pub fn is_closed(&self) -> bool {
+    pub(crate) fn is_closed(&self) -> bool {
         self.tasks.is_closed()
     }
 
     /// Ends all connections.
-    pub fn close(&self) {
+    pub(crate) fn close(&self) {
         self.stations().iter().for_each(|station| station.close());
         self.tasks.close();
     }

@@ -21,7 +21,7 @@ const REPEATED: usize = 64;
 
 /// The stamps of a write under way, and what the fleet is told when it is done. See the module's head.
 #[must_use = "dropped, the write counts as lost"]
-pub struct WriteGuard {
+pub(crate) struct WriteGuard {
     site: Rc<Site>,
     slots: SmallVec<[Slot; 4]>,
     aftermath: Option<Box<Aftermath>>,
@@ -42,7 +42,7 @@ struct Aftermath {
 
 impl WriteGuard {
     /// A write is about to be sent.
-    pub fn begin(site: &Rc<Site>, spec: &Spec, request: Request<'_>) -> Self {
+    pub(crate) fn begin(site: &Rc<Site>, spec: &Spec, request: Request<'_>) -> Self {
         let l1 = &site.shared.l1;
         let alters = spec.alters(request);
         let mut guard = Self::mark(site, spec, request, alters);
@@ -56,7 +56,7 @@ impl WriteGuard {
     }
 
     /// The same for a write that is only queued: there is nothing to tell yet.
-    pub fn begin_queued(site: &Rc<Site>, spec: &Spec, request: Request<'_>) -> Self {
+    pub(crate) fn begin_queued(site: &Rc<Site>, spec: &Spec, request: Request<'_>) -> Self {
         let mut guard = Self::mark(site, spec, request, spec.alters(request));
         guard.queued = true;
         guard
@@ -90,7 +90,7 @@ impl WriteGuard {
     }
 
     /// Of a write of which nothing is known but that there is one.
-    pub fn unmarked(site: &Rc<Site>) -> Self {
+    pub(crate) fn unmarked(site: &Rc<Site>) -> Self {
         let site = Rc::clone(site);
         Self { site, slots: SmallVec::new(), aftermath: None, opaque: false, queued: false, secret: false }
     }
@@ -106,7 +106,7 @@ impl WriteGuard {
     }
 
     /// Joins two writes that one reply answers.
-    pub fn add(&mut self, mut other: Self) {
+    pub(crate) fn add(&mut self, mut other: Self) {
         self.slots.append(&mut other.slots);
         self.opaque |= other.opaque;
         self.secret |= other.secret;

@@ -38,7 +38,7 @@ pub fn to_resp2(resp3: &[u8], out: &mut Vec<u8>) -> Result<bool, Malformed> {
 }
 
 /// As [`to_resp2`], by the rules of `twin`.
-pub fn to_twin(twin: Twin, resp3: &[u8], out: &mut Vec<u8>) -> Result<bool, Malformed> {
+pub(crate) fn to_twin(twin: Twin, resp3: &[u8], out: &mut Vec<u8>) -> Result<bool, Malformed> {
     let before = out.len();
     let mut converter = Converter { twin, input: resp3, at: 0, kept: 0, missing: 0, out };
     match converter.run() {

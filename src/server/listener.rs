@@ -26,7 +26,7 @@ pub(super) enum Client {
 
 /// What a client of TCP has to do before it is a session.
 #[derive(Clone)]
-pub struct Prelude {
+pub(crate) struct Prelude {
     /// Whoever passes it on says first, in a header of the PROXY protocol, where it comes from.
     pub(super) proxied: bool,
     /// What shakes hands with it then, where it must speak TLS.
@@ -34,7 +34,7 @@ pub struct Prelude {
 }
 
 /// A socket that clients connect to.
-pub enum Listener {
+pub(crate) enum Listener {
     /// TCP.
     Tcp(TcpListener, Prelude),
     /// A Unix socket; its file is removed when dropped.
@@ -44,7 +44,7 @@ pub enum Listener {
 impl Listener {
     /// Binds; `acceptor` is there where an address is to be under TLS. A Unix socket file that nobody listens on any more is
     /// replaced.
-    pub async fn bind(listen: &Listen, acceptor: Option<&Arc<Acceptor>>) -> Result<Self, Error> {
+    pub(crate) async fn bind(listen: &Listen, acceptor: Option<&Arc<Acceptor>>) -> Result<Self, Error> {
         let failed = |source: io::Error| {
             let (setting, address) = ("listen", listen.to_string());
             Error::Listen { setting, address, source: Arc::new(source) }
@@ -64,7 +64,7 @@ impl Listener {
     }
 
     /// Where it is, with the port that the system chose.
-    pub fn address(&self) -> Listen {
+    pub(crate) fn address(&self) -> Listen {
         match self {
             Self::Tcp(listener, Prelude { proxied, acceptor }) => {
                 let address = listener.local_addr().expect("a listener has an address");
@@ -75,7 +75,7 @@ impl Listener {
     }
 
     /// What is not plain from the address: `[::]` takes no IPv4 here, as it would with other programs.
-    pub fn note(&self) -> &'static str {
+    pub(crate) fn note(&self) -> &'static str {
         match self {
             Self::Tcp(listener, _)
                 if listener.local_addr().is_ok_and(|at| at.is_ipv6() && at.ip().is_unspecified()) =>
@@ -138,7 +138,7 @@ impl Closed {
 }
 
 /// The file of a Unix socket, removed when dropped, unless another stands there by then.
-pub struct SocketFile {
+pub(crate) struct SocketFile {
     path: PathBuf,
     bound: Option<(u64, u64)>,
 }

@@ -10,7 +10,7 @@ use crate::config::Config;
 use crate::control::Control;
 
 /// What is asked of the clients of a listener.
-pub struct Entrance {
+pub(crate) struct Entrance {
     /// Users of crema's own, where it has such.
     pub(super) passwords: Arc<Passwords>,
     /// What they may not use.
@@ -21,7 +21,7 @@ pub struct Entrance {
 
 impl Entrance {
     /// As the settings say, for each address that is listened on, in their order. What takes long is done by `control`.
-    pub fn of_listeners(config: &Config, control: Control) -> Vec<Arc<Self>> {
+    pub(crate) fn of_listeners(config: &Config, control: Control) -> Vec<Arc<Self>> {
         let passwords = Arc::new(Passwords::new(&config.auth, control));
         let entrance = |listen| {
             let denied = config.deny.at(listen);

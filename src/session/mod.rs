@@ -69,7 +69,7 @@ enum Close {
 }
 
 /// Serves a client until it leaves, breaks the protocol, or must leave. Dropping the future ends the session at once.
-pub async fn serve(worker: Rc<Worker>, socket: Socket, replies: Rc<Replies>, entrance: Arc<Entrance>) {
+pub(crate) async fn serve(worker: Rc<Worker>, socket: Socket, replies: Rc<Replies>, entrance: Arc<Entrance>) {
     let mut session = Session::new(worker, replies, entrance);
     session.certify(&socket);
     let mut wire = Wire::new(socket);

@@ -6,7 +6,7 @@ use rand::Rng;
 
 /// Waits of 50 ms, 100 ms, 200 ms .. 2 s, unless other ends are given, each drawn between half and the whole ("equal jitter").
 #[derive(Debug)]
-pub struct Backoff {
+pub(crate) struct Backoff {
     first: Duration,
     longest: Duration,
     failures: u32,
@@ -23,19 +23,19 @@ impl Default for Backoff {
 
 impl Backoff {
     /// Waits that begin with `first` and double up to `longest`.
-    pub const fn between(first: Duration, longest: Duration) -> Self {
+    pub(crate) const fn between(first: Duration, longest: Duration) -> Self {
         Self { first, longest, failures: 0 }
     }
 
     /// The next wait.
-    pub fn wait(&mut self) -> Duration {
+    pub(crate) fn wait(&mut self) -> Duration {
         let whole = self.first.saturating_mul(1 << self.failures.min(10)).min(self.longest);
         self.failures = self.failures.saturating_add(1);
         whole.mul_f64(rand::rng().random_range(0.5..=1.0))
     }
 
     /// A success: the next failure starts from the shortest wait again.
-    pub fn reset(&mut self) {
+    pub(crate) fn reset(&mut self) {
         self.failures = 0;
     }
 }

@@ -27,7 +27,7 @@ const WARNED: Duration = Duration::from_secs(10);
 
 /// What a connection is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Purpose {
+pub(crate) enum Purpose {
     /// To be there when a session needs one: nothing is closed for it.
     Spare,
     /// One session's.
@@ -50,11 +50,11 @@ impl Purpose {
 }
 
 /// A worker is asked to close the connection that it needs least, once all on it is answered; it says whether there is one.
-pub type Ask = oneshot::Sender<bool>;
+pub(crate) type Ask = oneshot::Sender<bool>;
 
 /// The connections of one node.
 #[derive(Debug)]
-pub struct Budget {
+pub(crate) struct Budget {
     limit: usize,
     state: Mutex<BudgetState>,
     freed: Notify,
@@ -72,21 +72,21 @@ struct BudgetState {
 
 /// A worker, as one whose connections may make room.
 #[derive(Debug)]
-pub struct Tenant {
+pub(crate) struct Tenant {
     asks: mpsc::Sender<Ask>,
     idle_since: AtomicU64,
 }
 
 impl Tenant {
     /// Tells since when the connection has been idle that it would close first; [`Time::NEVER`]: there is none.
-    pub fn tell(&self, idle_since: Time) {
+    pub(crate) fn tell(&self, idle_since: Time) {
         self.idle_since.store(idle_since.as_nanos(), Ordering::Relaxed);
     }
 }
 
 /// Leave to hold one connection; given back when dropped.
 #[derive(Debug)]
-pub struct Permit(Arc<Budget>);
+pub(crate) struct Permit(Arc<Budget>);
 
 impl Drop for Permit {
     fn drop(&mut self) {
@@ -97,7 +97,7 @@ impl Drop for Permit {
 
 /// Leave for a session to keep a connection for life; given back when dropped.
 #[derive(Debug)]
-pub struct Settled(Arc<Budget>);
+pub(crate) struct Settled(Arc<Budget>);
 
 impl Drop for Settled {
     fn drop(&mut self) {
@@ -107,7 +107,7 @@ impl Drop for Settled {
 
 impl Budget {
     /// At most `limit` connections.
-    pub fn new(limit: usize) -> Arc<Self> {
+    pub(crate) fn new(limit: usize) -> Arc<Self> {
         let (state, freed, tenants) = (Mutex::default(), Notify::new(), Mutex::default());
         Arc::new(Self { limit, state, freed, tenants })
     }
@@ -119,7 +119,7 @@ impl Budget {
     }
 
     /// Another worker, which is asked for room through what is returned, for as long as it keeps that.
-    pub fn join(&self) -> (Arc<Tenant>, mpsc::Receiver<Ask>) {
+    pub(crate) fn join(&self) -> (Arc<Tenant>, mpsc::Receiver<Ask>) {
         let (asks, asked) = mpsc::channel(ASKED);
         let tenant = Arc::new(Tenant { asks, idle_since: AtomicU64::new(Time::NEVER.as_nanos()) });
         let mut tenants = self.tenants.lock().unwrap_or_else(PoisonError::into_inner);
@@ -131,7 +131,7 @@ impl Budget {
 
     /// Leave for one more connection. Where there is no room it waits for one that is idle to be closed, or for one that ends, and
     /// fails after a second: sessions must not be ordered behind each other. Cancel safe.
-    pub async fn permit(self: &Arc<Self>, purpose: Purpose) -> Result<Permit, Error> {
+    pub(crate) async fn permit(self: &Arc<Self>, purpose: Purpose) -> Result<Permit, Error> {
         if let Some(permit) = self.take(purpose) {
             return Ok(permit);
         }
@@ -169,7 +169,7 @@ impl Budget {
     }
 
     /// Leave to keep a connection for life. An eighth of all is left for those who need one for a moment.
-    pub fn settle(self: &Arc<Self>) -> Result<Settled, Error> {
+    pub(crate) fn settle(self: &Arc<Self>) -> Result<Settled, Error> {
         let mut state = self.state();
         if state.settled >= (self.ceiling(Purpose::Private) - self.limit / 8).max(1) {
             drop(state);

@@ -35,7 +35,7 @@ type Patience = Option<Pin<Box<Sleep>>>;
 impl<W: Waiter> Lane<W> {
     /// Carries commands over `connection`, once that is made, until it ends; every waiter is answered or told before this
     /// returns. Owned by the worker that opened the lane.
-    pub async fn run(self: Rc<Self>, connection: impl Future<Output = Result<Connection, Error>>) -> Error {
+    pub(crate) async fn run(self: Rc<Self>, connection: impl Future<Output = Result<Connection, Error>>) -> Error {
         let _end = EndOfTask(&self);
         let error = match connection.await {
             Ok(mut connection) => {

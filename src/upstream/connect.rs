@@ -28,7 +28,7 @@ const SURVEYS: u32 = 2;
 
 /// A connection on which the handshake is over. Nothing is in flight on it.
 #[derive(Debug)]
-pub struct Connection {
+pub(crate) struct Connection {
     /// The stream.
     pub socket: Socket,
     /// Counts against `max_upstream` while held.
@@ -44,13 +44,17 @@ pub struct Connection {
 /// Fails with [`Error::Unreachable`], [`Error::Timeout`] after the node's `connect_timeout` or `handshake_timeout`,
 /// [`Error::UpstreamLimit`], [`Error::LoginRefused`], or [`Error::Refused`] with Redis's own reply when it takes no more clients,
 /// or refuses the protocol version or the database. A refused name is no failure: an ACL may forbid `CLIENT SETNAME`.
-pub async fn connect(target: &Target) -> Result<Connection, Error> {
+pub(crate) async fn connect(target: &Target) -> Result<Connection, Error> {
     connect_by(target, Purpose::Own, &[]).await
 }
 
 /// The same for a session, or sessions, of a user who may be in a database that it may not select, for it came there as another:
 /// `entrants` are logins that may have the right, tried in turn.
-pub async fn connect_by(target: &Target, purpose: Purpose, entrants: &[Arc<Login>]) -> Result<Connection, Error> {
+pub(crate) async fn connect_by(
+    target: &Target,
+    purpose: Purpose,
+    entrants: &[Arc<Login>],
+) -> Result<Connection, Error> {
     let Some((source, login)) = target.node.renewed(target.login.as_ref()).await else {
         return connect_as_told(target, purpose, entrants).await;
     };
@@ -98,7 +102,7 @@ async fn connect_as_told(target: &Target, purpose: Purpose, entrants: &[Arc<Logi
 
 /// Dials the node and says nothing of who it is: for who is about to log in, or to hear that it must. Fails, and may be
 /// cancelled, as [`connect`].
-pub async fn connect_unproved(node: &Arc<Node>) -> Result<Connection, Error> {
+pub(crate) async fn connect_unproved(node: &Arc<Node>) -> Result<Connection, Error> {
     let target = Target { node: Arc::clone(node), login: None, db: 0, resp: Resp::V2, name: "" };
     let permit = node.budget.permit(Purpose::Own).await?;
     let begun = Time::now();
@@ -112,7 +116,11 @@ pub async fn connect_unproved(node: &Arc<Node>) -> Result<Connection, Error> {
 
 /// Makes a connection of `target`'s user ready for `target`; it spoke version `resp` in database `db`. Fails as [`connect`],
 /// and the connection is gone then.
-pub async fn adapt(connection: Connection, (resp, db): (Resp, u32), target: &Target) -> Result<Connection, Error> {
+pub(crate) async fn adapt(
+    connection: Connection,
+    (resp, db): (Resp, u32),
+    target: &Target,
+) -> Result<Connection, Error> {
     let Connection { socket, .. } = connection;
     let mut handshake = Handshake { target, socket, buffer: Vec::new() };
     in_time(&target.node, handshake.adapt(resp, db)).await?;
@@ -403,7 +411,7 @@ impl Handshake<'_> {
 }
 
 /// A command that takes a connection to another version or database.
-pub struct Step {
+pub(crate) struct Step {
     /// Whole.
     pub command: Vec<u8>,
     /// With what the reply begins once it has.
@@ -411,7 +419,7 @@ pub struct Step {
 }
 
 /// What takes a connection that is in one version and database `to` others.
-pub fn steps(from: (Resp, u32), to: (Resp, u32)) -> impl Iterator<Item = Step> {
+pub(crate) fn steps(from: (Resp, u32), to: (Resp, u32)) -> impl Iterator<Item = Step> {
     let step = |command: &[&[u8]], done| {
         let mut whole = Vec::new();
         encode::own_command(&mut whole, command);
@@ -436,7 +444,7 @@ fn is_error(reply: &[u8]) -> bool {
 
 /// Reads one whole reply; `buffer` keeps what came beyond it for the next call. For handshakes and checks, not for data:
 /// a reply over 1 MiB is an error. Cancel safe: bytes already read stay in `buffer`.
-pub async fn read_reply(socket: &mut Socket, buffer: &mut Vec<u8>) -> io::Result<Vec<u8>> {
+pub(crate) async fn read_reply(socket: &mut Socket, buffer: &mut Vec<u8>) -> io::Result<Vec<u8>> {
     const LARGEST: usize = 1 << 20;
     loop {
         let mut splitter = Splitter::default();

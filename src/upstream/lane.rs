@@ -22,7 +22,7 @@ use crate::clock::Time;
 use crate::error::Error;
 
 /// See the module's head.
-pub struct Lane<W> {
+pub(crate) struct Lane<W> {
     pub(super) node: Arc<Node>,
     private: bool,
     pub(super) pipeline: RefCell<Pipeline<W>>,
@@ -47,12 +47,12 @@ pub struct Lane<W> {
 
 impl<W: Waiter> Lane<W> {
     /// A lane for many sessions. Commands may be sent at once; they leave when [`run`](Self::run) has connected.
-    pub fn shared(node: Arc<Node>, now: Time) -> Rc<Self> {
+    pub(crate) fn shared(node: Arc<Node>, now: Time) -> Rc<Self> {
         Rc::new(Self::new(node, false, now))
     }
 
     /// A connection for one session at a time.
-    pub fn private(node: Arc<Node>, now: Time) -> Rc<Self> {
+    pub(crate) fn private(node: Arc<Node>, now: Time) -> Rc<Self> {
         Rc::new(Self::new(node, true, now))
     }
 
@@ -74,7 +74,7 @@ impl<W: Waiter> Lane<W> {
     }
 
     /// Appends a whole command. Given back when the lane has ended: nothing was sent then.
-    pub fn send(&self, command: &[u8], waiter: W, now: Time) -> Result<(), W> {
+    pub(crate) fn send(&self, command: &[u8], waiter: W, now: Time) -> Result<(), W> {
         let sent = self.pipeline.borrow_mut().send(command, waiter, now);
         self.wake();
         sent
@@ -82,37 +82,37 @@ impl<W: Waiter> Lane<W> {
 
     /// Appends a command that makes the connection ready for what is sent after it, which is not written before a reply of
     /// type `kind` is in: it never runs in another database than it was meant for. Any other reply ends the connection.
-    pub fn prepare(&self, command: &[u8], kind: u8, now: Time) {
+    pub(crate) fn prepare(&self, command: &[u8], kind: u8, now: Time) {
         self.pipeline.borrow_mut().prepare(command, kind, now);
         self.wake();
     }
 
     /// Appends the next bytes of a command that is not whole yet. What is sent next must be that command.
-    pub fn send_ahead(&self, bytes: &[u8]) {
+    pub(crate) fn send_ahead(&self, bytes: &[u8]) {
         self.pipeline.borrow_mut().out().append_ahead(bytes);
         self.wake();
     }
 
     /// So many of the bytes that were sent ahead are not in the command that is sent next: they are forgotten.
-    pub fn forget_ahead(&self, bytes: usize) {
+    pub(crate) fn forget_ahead(&self, bytes: usize) {
         self.pipeline.borrow_mut().out().forget_ahead(bytes);
     }
 
     /// Appends bytes that are no command: a replica's side of a replication stream.
-    pub fn send_raw(&self, bytes: &[u8]) {
+    pub(crate) fn send_raw(&self, bytes: &[u8]) {
         self.pipeline.borrow_mut().out().append_raw(bytes);
         self.wake();
     }
 
     /// Checks that replies are still in step: an `ECHO` whose answer must be its own. A wrong answer ends the connection
     /// before any reply to what is sent later is passed on.
-    pub fn verify(&self, now: Time) {
+    pub(crate) fn verify(&self, now: Time) {
         self.pipeline.borrow_mut().verify(rand::random(), now);
         self.wake();
     }
 
     /// Waits until the connection is made, or says why it was not. Cancel safe.
-    pub async fn ready(&self) -> Result<(), Error> {
+    pub(crate) async fn ready(&self) -> Result<(), Error> {
         poll_fn(|cx| {
             let pipeline = self.pipeline.borrow();
             if pipeline.is_open() {
@@ -127,7 +127,7 @@ impl<W: Waiter> Lane<W> {
     }
 
     /// Waits until what prepares it is answered. False where Redis refused, which has ended it. Cancel safe.
-    pub async fn prepared(&self) -> bool {
+    pub(crate) async fn prepared(&self) -> bool {
         poll_fn(|cx| {
             let pipeline = self.pipeline.borrow();
             match pipeline.end() {
@@ -145,145 +145,145 @@ impl<W: Waiter> Lane<W> {
     }
 
     /// Whether commands can still be sent, to the server that stands behind the address now.
-    pub fn is_open(&self) -> bool {
+    pub(crate) fn is_open(&self) -> bool {
         self.pipeline.borrow().takes_commands() && !self.is_stale()
     }
 
     /// Whether the connection is made, and open.
-    pub fn is_made(&self) -> bool {
+    pub(crate) fn is_made(&self) -> bool {
         self.pipeline.borrow().is_open() && !self.is_stale()
     }
 
     /// Whether it leads to a server that another has taken the place of: what is answered here is no answer any more.
-    pub fn is_stale(&self) -> bool {
+    pub(crate) fn is_stale(&self) -> bool {
         self.generation.get().is_some_and(|made| made != self.node.generation.number())
     }
 
     /// Whether it has ended, and all who waited were told.
-    pub fn has_ended(&self) -> bool {
+    pub(crate) fn has_ended(&self) -> bool {
         self.pipeline.borrow().end().is_some()
     }
 
     /// Whether it ended because it was told to.
-    pub fn was_closed(&self) -> bool {
+    pub(crate) fn was_closed(&self) -> bool {
         self.told.get()
     }
 
     /// Why commands can no longer be sent.
-    pub fn lost_error(&self) -> Error {
+    pub(crate) fn lost_error(&self) -> Error {
         self.pipeline.borrow().lost_error()
     }
 
     /// What the server calls the connection, where it could be asked.
-    pub fn id(&self) -> Option<u64> {
+    pub(crate) fn id(&self) -> Option<u64> {
         self.id.get()
     }
 
     /// Whether it was made for one session at a time.
-    pub fn is_private(&self) -> bool {
+    pub(crate) fn is_private(&self) -> bool {
         self.private
     }
 
     /// Whether it was, and none has it.
-    pub fn is_spare(&self) -> bool {
+    pub(crate) fn is_spare(&self) -> bool {
         self.private && !self.is_lent()
     }
 
     /// Whether a session has it.
-    pub fn is_lent(&self) -> bool {
+    pub(crate) fn is_lent(&self) -> bool {
         self.owner.borrow().is_some()
     }
 
     /// Whether a command of crema's own would be a part of nothing that the session which has it has begun.
-    pub fn is_free(&self) -> bool {
+    pub(crate) fn is_free(&self) -> bool {
         self.mode() == Mode::Replies && self.owner.borrow().as_ref().is_none_or(|owner| owner.is_free())
     }
 
     /// Lends a private connection, or takes it back with `None`.
-    pub fn lend(&self, owner: Option<Rc<dyn OutOfBand>>) {
+    pub(crate) fn lend(&self, owner: Option<Rc<dyn OutOfBand>>) {
         *self.owner.borrow_mut() = owner;
     }
 
     /// Since when the head of the FIFO has waited for its next byte.
-    pub fn waiting_since(&self) -> Time {
+    pub(crate) fn waiting_since(&self) -> Time {
         self.pipeline.borrow().waiting_since()
     }
 
     /// How long the head of the FIFO has waited for its next byte; zero where it is to wait, or its session takes no more.
-    pub fn waited(&self, now: Time) -> Duration {
+    pub(crate) fn waited(&self, now: Time) -> Duration {
         self.pipeline.borrow().waited(now)
     }
 
     /// Since when the next reply to a client has been awaited, where its command is one that Redis may have put to wait, or
     /// `any` command. `None` once Redis is told that nothing more comes.
-    pub fn waits_since(&self, any: bool) -> Option<Time> {
+    pub(crate) fn waits_since(&self, any: bool) -> Option<Time> {
         self.pipeline.borrow().waits_since(any)
     }
 
     /// Whether Redis cannot have all yet that was sent.
-    pub fn is_unsent(&self) -> bool {
+    pub(crate) fn is_unsent(&self) -> bool {
         self.pipeline.borrow().is_unsent()
     }
 
     /// Whether what waits at the head may change keys.
-    pub fn writes(&self) -> bool {
+    pub(crate) fn writes(&self) -> bool {
         self.pipeline.borrow().writes()
     }
 
     /// Whether nothing awaits a reply.
-    pub fn is_quiet(&self) -> bool {
+    pub(crate) fn is_quiet(&self) -> bool {
         self.pipeline.borrow().is_quiet()
     }
 
     /// Whether fewer than `window` bytes are unanswered, and what is sent now would not wait: neither behind the rest of a large
     /// reply, nor because nothing has come for a while though the node speaks on other connections.
-    pub fn takes_more(&self, window: u64, now: Time) -> bool {
+    pub(crate) fn takes_more(&self, window: u64, now: Time) -> bool {
         let pipeline = self.pipeline.borrow();
         pipeline.in_flight() < window && !pipeline.is_stalled(now, || self.node.last_heard())
     }
 
     /// Whether what is sent now would wait.
-    pub fn is_stalled(&self, now: Time) -> bool {
+    pub(crate) fn is_stalled(&self, now: Time) -> bool {
         self.pipeline.borrow().is_stalled(now, || self.node.last_heard())
     }
 
     /// Bytes of commands sent or queued that are not answered yet.
-    pub fn in_flight(&self) -> u64 {
+    pub(crate) fn in_flight(&self) -> u64 {
         self.pipeline.borrow().in_flight()
     }
 
     /// Whether much that was sent is not written yet: the node takes no more.
-    pub fn is_behind(&self) -> bool {
+    pub(crate) fn is_behind(&self) -> bool {
         self.pipeline.borrow().is_behind()
     }
 
     /// How long ago the last command was sent.
-    pub fn idle_for(&self, now: Time) -> Duration {
+    pub(crate) fn idle_for(&self, now: Time) -> Duration {
         now.saturating_since(self.pipeline.borrow().used())
     }
 
     /// How long ago it was last checked for being in step.
-    pub fn checked_for(&self, now: Time) -> Duration {
+    pub(crate) fn checked_for(&self, now: Time) -> Duration {
         now.saturating_since(self.pipeline.borrow().checked())
     }
 
     /// How long the last command took to be answered that found nothing else under way; zero before there was one.
-    pub fn round_trip(&self) -> Duration {
+    pub(crate) fn round_trip(&self) -> Duration {
         self.pipeline.borrow().round_trip()
     }
 
     /// From the reply to the next command on, bytes are understood this way.
-    pub fn set_mode(&self, mode: Mode) {
+    pub(crate) fn set_mode(&self, mode: Mode) {
         self.pipeline.borrow_mut().set_mode(mode);
     }
 
     /// How bytes are understood now.
-    pub fn mode(&self) -> Mode {
+    pub(crate) fn mode(&self) -> Mode {
         self.pipeline.borrow().mode()
     }
 
     /// Ends the connection soon; waiters are told.
-    pub fn close(&self) {
+    pub(crate) fn close(&self) {
         self.told.set(true);
         self.pipeline.borrow_mut().close();
         self.wake();
@@ -291,7 +291,7 @@ impl<W: Waiter> Lane<W> {
     }
 
     /// Ends once all that was sent on it is answered, and takes no more.
-    pub fn retire(&self) {
+    pub(crate) fn retire(&self) {
         if self.pipeline.borrow_mut().retire() {
             self.told.set(true);
             self.wake();
@@ -300,7 +300,7 @@ impl<W: Waiter> Lane<W> {
 
     /// Closes the sending side behind what was sent, as the client of a private connection has closed its own. What Redis
     /// answers still comes; then it ends the connection, at once where it has a command wait.
-    pub fn leave(&self, now: Time) {
+    pub(crate) fn leave(&self, now: Time) {
         self.told.set(true);
         self.pipeline.borrow_mut().leave(now);
         self.wake();
@@ -308,7 +308,7 @@ impl<W: Waiter> Lane<W> {
 
     /// Ends here, and gives the connection away once all that was sent on it is answered. None where it is not made yet, or is
     /// no longer as it was made.
-    pub fn hand_on(&self) -> Option<oneshot::Receiver<Connection>> {
+    pub(crate) fn hand_on(&self) -> Option<oneshot::Receiver<Connection>> {
         let mut pipeline = self.pipeline.borrow_mut();
         if self.is_stale() || !pipeline.is_plain() || !pipeline.retire() {
             return None;
@@ -321,13 +321,13 @@ impl<W: Waiter> Lane<W> {
     }
 
     /// Ends the connection because its head waited longer than `after`. What was sent and has not left yet never does.
-    pub fn give_up(&self, after: Duration) {
+    pub(crate) fn give_up(&self, after: Duration) {
         self.given_up.set(true);
         self.finish(&Error::Timeout { node: Arc::clone(&self.node.address), after });
     }
 
     /// Ends the connection, for it leads nowhere; waiters are told. What was sent and has not left yet never does.
-    pub fn lose(&self, why: &str) {
+    pub(crate) fn lose(&self, why: &str) {
         self.given_up.set(true);
         let error = self.pipeline.borrow().lost(why);
         self.finish(&error);

@@ -83,7 +83,7 @@ pub(crate) struct Node {
 
 impl Node {
     /// A node at `endpoint` to which at most `limit` connections may be open at once.
-    pub fn new(endpoint: Endpoint, limit: usize, connect_timeout: Duration) -> Self {
+    pub(crate) fn new(endpoint: Endpoint, limit: usize, connect_timeout: Duration) -> Self {
         let address = endpoint.to_string().into();
         Self {
             endpoint,
@@ -107,30 +107,30 @@ impl Node {
 
     /// The same node, spoken to under TLS.
     #[must_use]
-    pub fn secured(self, tls: Option<Dialer>) -> Self {
+    pub(crate) fn secured(self, tls: Option<Dialer>) -> Self {
         Self { tls, ..self }
     }
 
     /// The same node, to which handshakes may take so long, none: as long as they like; and at which `login` asks what it is.
     #[must_use]
-    pub fn known_by(self, login: Option<Arc<Login>>, handshake_timeout: Option<Duration>) -> Self {
+    pub(crate) fn known_by(self, login: Option<Arc<Login>>, handshake_timeout: Option<Duration>) -> Self {
         Self { fixed_login: login, handshake_timeout: handshake_timeout.unwrap_or(Duration::MAX), ..self }
     }
 
     /// The same node, where passwords of crema's own change: that of the user of the upstream URL, and of others.
     #[must_use]
-    pub fn rotated_by(self, own: Option<Arc<RotatingLogin>>, others: Vec<Arc<RotatingLogin>>) -> Self {
+    pub(crate) fn rotated_by(self, own: Option<Arc<RotatingLogin>>, others: Vec<Arc<RotatingLogin>>) -> Self {
         let is_own_rotating = own.is_some();
         Self { rotating: own.into_iter().chain(others).collect(), is_own_rotating, ..self }
     }
 
     /// The user of the upstream URL, who asks what the server is.
-    pub fn login(&self) -> Option<Arc<Login>> {
+    pub(crate) fn login(&self) -> Option<Arc<Login>> {
         if self.is_own_rotating { self.rotating.first().map(|own| own.login()) } else { self.fixed_login.clone() }
     }
 
     /// The logins whose passwords change.
-    pub fn rotating(&self) -> &[Arc<RotatingLogin>] {
+    pub(crate) fn rotating(&self) -> &[Arc<RotatingLogin>] {
         &self.rotating
     }
 
@@ -142,7 +142,7 @@ impl Node {
     }
 
     /// The node said something at `now`, on any connection of the present generation: its pulse.
-    pub fn heard(&self, now: Time) {
+    pub(crate) fn heard(&self, now: Time) {
         // Once a millisecond is often enough, and leaves the cache line alone otherwise.
         if now.saturating_since(self.last_heard()) > Duration::from_millis(1) {
             self.heard.store(now.as_nanos(), Ordering::Relaxed);
@@ -150,7 +150,7 @@ impl Node {
     }
 
     /// When the node last said something, to a millisecond.
-    pub fn last_heard(&self) -> Time {
+    pub(crate) fn last_heard(&self) -> Time {
         Time::from_nanos(self.heard.load(Ordering::Relaxed))
     }
 }

@@ -12,12 +12,12 @@ use crate::metrics::Need;
 
 /// See the module's head. One for each node.
 #[derive(Debug, Default)]
-pub struct Needs([AtomicBool; Need::COUNT]);
+pub(crate) struct Needs([AtomicBool; Need::COUNT]);
 
 impl Needs {
     /// What the server says to a command that is for `need`, to this user (none: to the one in `upstream`). Whether it refuses
     /// it, which is told where it is news. What passes by itself is no refusal, nor is it that somebody has to log in first.
-    pub fn hear(&self, need: Need, user: Option<&[u8]>, reply: &[u8]) -> bool {
+    pub(crate) fn hear(&self, need: Need, user: Option<&[u8]>, reply: &[u8]) -> bool {
         let refused = reply.starts_with(b"-") && !is_passing(reply) && !reply.starts_with(b"-NOAUTH");
         if refused && !self.0[need as usize].swap(true, Ordering::Relaxed) {
             let (command, lost) = (need.command(), need.about());
@@ -32,12 +32,12 @@ impl Needs {
     }
 
     /// Whether this was refused, to anybody.
-    pub fn is_refused(&self, need: Need) -> bool {
+    pub(crate) fn is_refused(&self, need: Need) -> bool {
         self.0[need as usize].load(Ordering::Relaxed)
     }
 
     /// Another server stands behind the address, which may refuse other things.
-    pub fn forget(&self) {
+    pub(crate) fn forget(&self) {
         self.0.iter().for_each(|refused| refused.store(false, Ordering::Relaxed));
     }
 }

@@ -35,7 +35,7 @@ const SILENCE: Duration = Duration::from_secs(1);
 
 /// What is known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum State {
+pub(crate) enum State {
     /// Nothing yet: the process has just started.
     Unknown,
     /// The node accepts connections.
@@ -48,7 +48,7 @@ pub enum State {
 
 /// See the module's head.
 #[derive(Debug)]
-pub struct Presence {
+pub(crate) struct Presence {
     state: watch::Sender<State>,
     doubted: Notify,
 }
@@ -61,7 +61,7 @@ impl Default for Presence {
 
 impl Presence {
     /// A connection could not be made, or was lost: the node may be away.
-    pub fn doubt(&self) {
+    pub(crate) fn doubt(&self) {
         self.state.send_if_modified(|known| {
             let trusted = *known == State::There;
             if trusted {
@@ -73,12 +73,12 @@ impl Presence {
     }
 
     /// What is known, and what will be.
-    pub fn follow(&self) -> watch::Receiver<State> {
+    pub(crate) fn follow(&self) -> watch::Receiver<State> {
         self.state.subscribe()
     }
 
     /// For who makes a connection anew whenever it is lost.
-    pub fn returns(&self) -> Returns {
+    pub(crate) fn returns(&self) -> Returns {
         Returns { state: self.follow(), was_there: false }
     }
 
@@ -90,19 +90,19 @@ impl Presence {
 
 /// Tells who has failed to connect when it is worth another try, whatever their backoff says.
 #[derive(Debug)]
-pub struct Returns {
+pub(crate) struct Returns {
     state: watch::Receiver<State>,
     was_there: bool,
 }
 
 impl Returns {
     /// A try begins.
-    pub fn tries(&mut self) {
+    pub(crate) fn tries(&mut self) {
         self.was_there = is_there(self.state.borrow_and_update());
     }
 
     /// Waits until the node is there, having been away since the last try began. Cancel safe.
-    pub async fn back(&mut self) {
+    pub(crate) async fn back(&mut self) {
         if self.was_there {
             if self.state.wait_for(|known| *known == State::Away).await.is_err() {
                 pending::<()>().await;
@@ -121,7 +121,7 @@ fn is_there(known: impl Deref<Target = State>) -> bool {
 }
 
 /// Finds out whether the node is there; never returns. One task a node runs this. Cancel safe.
-pub async fn keep_watch(node: Arc<Node>) {
+pub(crate) async fn keep_watch(node: Arc<Node>) {
     let presence = &node.presence;
     let (mut ended, mut away_since) = (0, None);
     loop {

@@ -32,7 +32,7 @@ impl Default for Quirks {
 
 impl Node {
     /// Whether the server has `quirk`. Takes no longer than `connect_timeout`, and nothing where it was asked just now.
-    pub async fn has(self: &Arc<Self>, quirk: Quirk) -> bool {
+    pub(crate) async fn has(self: &Arc<Self>, quirk: Quirk) -> bool {
         let mut known = self.quirks.0.lock().await;
         let (grammar, asked) = &mut *known;
         let asked = &mut asked[quirk as usize];

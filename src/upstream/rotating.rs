@@ -20,7 +20,7 @@ use super::Login;
 use crate::config::PasswordOrigin;
 
 /// How often it is looked whether a file has changed.
-pub const LOOK: Duration = Duration::from_millis(500);
+pub(crate) const LOOK: Duration = Duration::from_millis(500);
 /// How long a command may take.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// Longer passwords are none.
@@ -29,7 +29,7 @@ const LONGEST: usize = 64 << 10;
 const REMEMBERED: usize = 64;
 
 /// See the module's head.
-pub struct RotatingLogin {
+pub(crate) struct RotatingLogin {
     user: Box<[u8]>,
     origin: PasswordOrigin,
     known: Mutex<KnownPasswords>,
@@ -52,7 +52,7 @@ impl fmt::Debug for RotatingLogin {
 
 impl RotatingLogin {
     /// Reads the password for the first time. Fails with a sentence that names the file or the command.
-    pub async fn start(user: &[u8], origin: PasswordOrigin) -> Result<Arc<Self>, String> {
+    pub(crate) async fn start(user: &[u8], origin: PasswordOrigin) -> Result<Arc<Self>, String> {
         let password = read(&origin).await?;
         let present = Arc::new(Login { user: user.into(), password });
         let known = Mutex::new(KnownPasswords { present, proved: None, former: Vec::new() });
@@ -60,22 +60,22 @@ impl RotatingLogin {
     }
 
     /// Whether it is this user's, from there.
-    pub fn is(&self, user: &[u8], origin: &PasswordOrigin) -> bool {
+    pub(crate) fn is(&self, user: &[u8], origin: &PasswordOrigin) -> bool {
         *self.user == *user && self.origin == *origin
     }
 
     /// The password that was read last, with its user.
-    pub fn login(&self) -> Arc<Login> {
+    pub(crate) fn login(&self) -> Arc<Login> {
         Arc::clone(&self.lock().present)
     }
 
     /// The last with which a connection was made.
-    pub fn proved(&self) -> Option<Arc<Login>> {
+    pub(crate) fn proved(&self) -> Option<Arc<Login>> {
         self.lock().proved.clone()
     }
 
     /// A connection was made with this, if it is one of these.
-    pub fn prove(&self, login: &Arc<Login>) {
+    pub(crate) fn prove(&self, login: &Arc<Login>) {
         let known = &mut *self.lock();
         if known.present == *login && known.proved.as_ref() != Some(login) {
             known.proved = Some(Arc::clone(login));
@@ -83,14 +83,14 @@ impl RotatingLogin {
     }
 
     /// Whether this login is, or was, what stood there.
-    pub fn gave(&self, login: &Login) -> bool {
+    pub(crate) fn gave(&self, login: &Login) -> bool {
         let known = self.lock();
         *known.present == *login || known.former.iter().any(|former| **former == *login)
     }
 
     /// Before a connection is made: what stands there now. Where it cannot be read, what stood there last. Who comes while it is
     /// read waits. Cancel safe: a command under way is ended.
-    pub async fn fresh(&self) -> Arc<Login> {
+    pub(crate) async fn fresh(&self) -> Arc<Login> {
         let mut last = self.read.lock().await;
         let stays = self.origin.stays();
         if last.is_none_or(|last| last.elapsed() >= stays) {

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 
 /// How clients' commands are served.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Service {
+pub(crate) enum Service {
     /// As they should be, as far as is known.
     Good,
     /// A write was refused with `READONLY`, and none has been taken since.
@@ -18,7 +18,7 @@ pub enum Service {
 
 /// See the module's head. Whoever writes last is right: signs prove nothing.
 #[derive(Debug)]
-pub struct Signs {
+pub(crate) struct Signs {
     service: AtomicU8,
     full: AtomicBool,
 }
@@ -31,27 +31,27 @@ impl Default for Signs {
 
 impl Signs {
     /// A command was served so.
-    pub fn serves(&self, service: Service) {
+    pub(crate) fn serves(&self, service: Service) {
         self.service.store(service as u8, Ordering::Relaxed);
     }
 
     /// Whether the node has no memory left, as far as is known: then it queues nothing in a transaction.
-    pub fn is_full(&self) -> bool {
+    pub(crate) fn is_full(&self) -> bool {
         self.full.load(Ordering::Relaxed)
     }
 
     /// It has none left, or has some again.
-    pub fn set_full(&self, full: bool) {
+    pub(crate) fn set_full(&self, full: bool) {
         self.full.store(full, Ordering::Relaxed);
     }
 
     /// What was seen of that last.
-    pub fn service(&self) -> Service {
+    pub(crate) fn service(&self) -> Service {
         [Service::Good, Service::ReadOnly, Service::Silent][usize::from(self.service.load(Ordering::Relaxed))]
     }
 
     /// This was bad, and is over. Costs a load where it was not.
-    pub fn mends(&self, service: Service) {
+    pub(crate) fn mends(&self, service: Service) {
         if self.service.load(Ordering::Relaxed) == service as u8 {
             let (good, order) = (Service::Good as u8, Ordering::Relaxed);
             let _ = self.service.compare_exchange(service as u8, good, order, order); // else it is something else by now

@@ -31,7 +31,7 @@ pub struct Trial {
 
 /// What was found.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct SurveyFinding {
+pub(crate) struct SurveyFinding {
     /// The first way that the server allows; [`CoherenceMeans::Nothing`] where it allows none.
     pub means: CoherenceMeans,
     /// What it said to the ways before, without CRLF.
@@ -40,7 +40,7 @@ pub struct SurveyFinding {
 
 /// See the module's head.
 #[derive(Default)]
-pub struct Survey {
+pub(crate) struct Survey {
     plan: OnceLock<SurveyPlan>,
     /// The generation that was asked last, and one more; 0: none was.
     asked: AtomicU64,
@@ -61,7 +61,7 @@ impl fmt::Debug for Survey {
 impl Survey {
     /// `trials` are to be made with each generation, and where there are some `told` is called with what is found, before any
     /// connection of it can be used. To be given once, at start; without it nothing is asked.
-    pub fn plan(&self, trials: Vec<Trial>, told: impl Fn(SurveyFinding) + Send + Sync + 'static) {
+    pub(crate) fn plan(&self, trials: Vec<Trial>, told: impl Fn(SurveyFinding) + Send + Sync + 'static) {
         let _ = self.plan.set(SurveyPlan { trials, told: Box::new(told) });
     }
 

@@ -12,54 +12,54 @@ use crate::resp::Request;
 
 /// The place of a node among [all of a version](Topology::nodes).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct NodeIndex(u16);
+pub(crate) struct NodeIndex(u16);
 
 impl NodeIndex {
     /// The front's.
-    pub const FRONT: Self = Self(0);
+    pub(crate) const FRONT: Self = Self(0);
 
     /// The `n`th.
-    pub fn nth(n: usize) -> Self {
+    pub(crate) fn nth(n: usize) -> Self {
         Self(u16::try_from(n).expect("a cluster has 1,000 nodes at most"))
     }
 
     /// How many are before it.
-    pub fn number(self) -> usize {
+    pub(crate) fn number(self) -> usize {
         usize::from(self.0)
     }
 }
 
 /// One version of the map: what there is behind the address.
 #[derive(Debug)]
-pub enum Topology {
+pub(crate) enum Topology {
     /// One node, which serves all.
     Single(Arc<Node>),
 }
 
 impl Topology {
     /// The node that serves what names no key.
-    pub fn front(&self) -> &Arc<Node> {
+    pub(crate) fn front(&self) -> &Arc<Node> {
         match self {
             Self::Single(node) => node,
         }
     }
 
     /// Which node serves this request.
-    pub fn serving(&self, _: &Spec, _: Request<'_>) -> NodeIndex {
+    pub(crate) fn serving(&self, _: &Spec, _: Request<'_>) -> NodeIndex {
         match self {
             Self::Single(_) => NodeIndex::FRONT,
         }
     }
 
     /// Which node serves this key.
-    pub fn serving_key(&self, _: &[u8]) -> NodeIndex {
+    pub(crate) fn serving_key(&self, _: &[u8]) -> NodeIndex {
         match self {
             Self::Single(_) => NodeIndex::FRONT,
         }
     }
 
     /// All nodes, the front first.
-    pub fn nodes(&self) -> impl Iterator<Item = &Arc<Node>> {
+    pub(crate) fn nodes(&self) -> impl Iterator<Item = &Arc<Node>> {
         match self {
             Self::Single(node) => iter::once(node),
         }

@@ -40,7 +40,7 @@ pub trait Waiter: 'static {
 }
 
 /// Whoever a private connection is lent to: takes what Redis says unasked. Must not use the connection meanwhile.
-pub trait OutOfBand {
+pub(crate) trait OutOfBand {
     /// A whole push, message or raw piece, to be passed on after the replies before it.
     fn message(&self, bytes: &[u8]);
     /// A line of `MONITOR`.

@@ -10,7 +10,7 @@ use tokio::sync::Notify;
 use crate::upstream::Node;
 
 /// See the module's head.
-pub struct EarGroup {
+pub(crate) struct EarGroup {
     /// Where they listen.
     pub node: Arc<Node>,
     listening: AtomicUsize,

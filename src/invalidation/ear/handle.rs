@@ -28,7 +28,7 @@ const HELD: usize = 16 << 20;
 const FENCES: usize = 1024;
 
 /// A user's ear at one node, as the workers see it.
-pub struct Ear {
+pub(crate) struct Ear {
     /// Where it listens, with others.
     pub(in super::super) group: Arc<EarGroup>,
     /// The epoch and the lease that every hit of the user checks.
@@ -55,7 +55,7 @@ pub struct Ear {
 
 /// What an ear is doing, for people.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum EarState {
+pub(crate) enum EarState {
     /// Nothing was ever promoted for this user.
     Idle,
     /// No connection, and why.
@@ -105,17 +105,17 @@ impl Ear {
     }
 
     /// The node on which it reads, and of whose changes it hears.
-    pub fn node(&self) -> &Arc<Node> {
+    pub(crate) fn node(&self) -> &Arc<Node> {
         &self.group.node
     }
 
     /// What the ear is doing.
-    pub fn state(&self) -> EarState {
+    pub(crate) fn state(&self) -> EarState {
         self.state.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// How often the ear had to connect anew.
-    pub fn reconnects(&self) -> u64 {
+    pub(crate) fn reconnects(&self) -> u64 {
         self.reconnects.load(Ordering::Relaxed)
     }
 
@@ -141,29 +141,29 @@ impl Ear {
     }
 
     /// Whether it was ever asked to fill: before, L1 holds nothing of its user's.
-    pub fn has_filled(&self) -> bool {
+    pub(crate) fn has_filled(&self) -> bool {
         self.filled.load(Ordering::Acquire)
     }
 
     /// Resolves after a reply to something sent at `since` or later; fails when the ear is lost meanwhile.
-    pub fn fence(&self, since: Time) -> oneshot::Receiver<()> {
+    pub(crate) fn fence(&self, since: Time) -> oneshot::Receiver<()> {
         let (told, fence) = oneshot::channel();
         let _ = self.fences.try_send((since, told)); // without an ear the sender is dropped, which is an answer
         fence
     }
 
     /// How long a fence takes.
-    pub fn fence_time(&self, now: Time) -> Duration {
+    pub(crate) fn fence_time(&self, now: Time) -> Duration {
         self.fence_times.expected(now)
     }
 
     /// Up to when L1 knows of every change, as far as the user's sessions are concerned: for ever where it holds nothing.
-    pub fn heard_up_to(&self) -> Time {
+    pub(crate) fn heard_up_to(&self) -> Time {
         if self.has_filled() { self.freshness.heard_up_to() } else { Time::NEVER }
     }
 
     /// Asks for a fence that nobody waits for, unless one is asked for already.
-    pub fn nudge(&self) {
+    pub(crate) fn nudge(&self) {
         if self.has_filled() && self.fence_times.nudge() {
             drop(self.fence(Time::now()));
         }

@@ -19,7 +19,7 @@ const LOOK: Duration = Duration::from_secs(1);
 
 /// Why certificates cannot be used. Reading them again without a change gives the same.
 #[derive(Debug, thiserror::Error)]
-pub enum FileError {
+pub(crate) enum FileError {
     /// The system does not give the file.
     #[error("{}: {source}", path.display())]
     Unreadable {

@@ -25,7 +25,7 @@ use tracing::debug;
 
 pub(super) use self::certificate::common_name;
 use self::certificate::has_ended;
-pub use self::files::FileError;
+pub(crate) use self::files::FileError;
 use self::files::{Reloading, read_chain, read_key, read_roots};
 use self::verifier::{Lenient, system_roots};
 
@@ -87,14 +87,14 @@ pub struct AcceptorSettings {
 }
 
 /// Makes TLS connections to the upstream. Shared by all threads.
-pub struct Dialer {
+pub(crate) struct Dialer {
     sni: Option<ServerName<'static>>,
     config: Reloading<ClientConfig>,
 }
 
 impl Dialer {
     /// Reads the files. Fails where one cannot be read or used.
-    pub fn new(settings: &DialerSettings) -> Result<Self, FileError> {
+    pub(crate) fn new(settings: &DialerSettings) -> Result<Self, FileError> {
         let sni =
             settings.sni.clone().map(|name| ServerName::try_from(name.clone()).map_err(|_| FileError::Name(name)));
         let own = settings.own.iter().flat_map(|own| [own.cert.clone(), own.key.clone()]);
@@ -104,7 +104,7 @@ impl Dialer {
     }
 
     /// Shakes hands with the server at `host`. Fails with words for an operator. Cancel safe: the connection is dropped.
-    pub async fn connect(&self, stream: TcpStream, host: &str) -> io::Result<TlsStream<TcpStream>> {
+    pub(crate) async fn connect(&self, stream: TcpStream, host: &str) -> io::Result<TlsStream<TcpStream>> {
         let name = match &self.sni {
             Some(name) => name.clone(),
             None => server_name(host).ok_or_else(|| {
@@ -120,12 +120,12 @@ impl Dialer {
     }
 
     /// Reads the files, changed or not.
-    pub fn read_anew(&self) {
+    pub(crate) fn read_anew(&self) {
         self.config.read_anew();
     }
 
     /// When the certificate that crema shows ends, in seconds since 1970; `None` where it shows none.
-    pub fn expires(&self) -> Option<i64> {
+    pub(crate) fn expires(&self) -> Option<i64> {
         self.config.expires()
     }
 }
@@ -137,7 +137,7 @@ impl fmt::Debug for Dialer {
 }
 
 /// Takes TLS connections of clients. Shared by all threads.
-pub struct Acceptor {
+pub(crate) struct Acceptor {
     config: Reloading<ServerConfig>,
     seats: Semaphore,
 }
@@ -148,7 +148,7 @@ const SEATS: usize = 512;
 
 impl Acceptor {
     /// Reads the files. Fails where one cannot be read or used.
-    pub fn new(settings: &AcceptorSettings) -> Result<Self, FileError> {
+    pub(crate) fn new(settings: &AcceptorSettings) -> Result<Self, FileError> {
         let AcceptorSettings { own, client_ca, .. } = settings.clone();
         let watched = [own.cert, own.key].into_iter().chain(client_ca).collect();
         let settings = settings.clone();
@@ -158,12 +158,12 @@ impl Acceptor {
 
     /// Waits for others to be done where many shake hands. To be held until [`Acceptor::accept`] is. Cancel safe; who comes first
     /// is first.
-    pub async fn seat(&self) -> SemaphorePermit<'_> {
+    pub(crate) async fn seat(&self) -> SemaphorePermit<'_> {
         self.seats.acquire().await.expect("it is never closed")
     }
 
     /// Shakes hands with a client. Fails with words for an operator. Cancel safe: the connection is dropped.
-    pub async fn accept(&self, stream: TcpStream) -> io::Result<TlsStream<TcpStream>> {
+    pub(crate) async fn accept(&self, stream: TcpStream) -> io::Result<TlsStream<TcpStream>> {
         let acceptor = TlsAcceptor::from(self.config.get());
         let stream = acceptor.accept(stream).await.map_err(problem::of_client)?;
         let (_, session) = stream.get_ref();
@@ -178,12 +178,12 @@ impl Acceptor {
     }
 
     /// Reads the files, changed or not.
-    pub fn read_anew(&self) {
+    pub(crate) fn read_anew(&self) {
         self.config.read_anew();
     }
 
     /// When the certificate that clients are shown ends, in seconds since 1970.
-    pub fn expires(&self) -> Option<i64> {
+    pub(crate) fn expires(&self) -> Option<i64> {
         self.config.expires()
     }
 }

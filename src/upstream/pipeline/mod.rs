@@ -18,7 +18,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub(in crate::upstream) use waiting::Room;
-pub use waiting::STALL;
+pub(crate) use waiting::STALL;
 
 use super::messages::Subscriptions;
 use super::send_buffer::SendBuffer;
@@ -28,7 +28,7 @@ use crate::error::{Error, Sent};
 use crate::resp::{Splitter, encode};
 
 /// Why a connection that was made before another server took the address is given up.
-pub const ANOTHER: &str = "another server answers at its address now";
+pub(crate) const ANOTHER: &str = "another server answers at its address now";
 
 /// A private connection on which more bytes are unwritten is given no more: they stay with the client.
 const UNWRITTEN: u64 = 256 << 10;
@@ -37,7 +37,7 @@ const KEPT: usize = 64 << 10;
 
 /// How a private connection's bytes are to be understood.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Mode {
+pub(crate) enum Mode {
     /// Replies, and RESP3 pushes between them.
     Replies,
     /// The session subscribed: RESP2 messages stand between replies.

@@ -7,7 +7,7 @@ use crate::clock::Time;
 use crate::upstream::waiter::Waiter;
 
 /// A lane whose head waits longer takes no more commands, and a reply is read no slower for a slow session after it.
-pub const STALL: Duration = Duration::from_millis(50);
+pub(crate) const STALL: Duration = Duration::from_millis(50);
 /// A lane in the midst of a reply of more than so many bytes takes no more commands: they would wait behind the rest.
 const LARGE_REPLY: u64 = 1 << 20;
 
