@@ -241,6 +241,7 @@ fn words(line: &str) -> Vec<Vec<u8>> {
 }
 
 /// What the server tells of one of its commands.
+#[expect(clippy::struct_excessive_bools, reason = "each is a word of the reply")]
 struct Told {
     name: String,
     arity: i16,

@@ -86,7 +86,7 @@ fn every_point_of_the_contract_is_held_somewhere() {
     let readme = file("README.md");
     let section = readme.split("## What you may rely on").nth(1).and_then(|rest| rest.split("\nNot promised").next());
     let section = section.expect("a section of that name");
-    let points: Vec<usize> = (1..).take_while(|n| section.contains(&format!("\n{n}. **"))).collect();
+    let points: Vec<usize> = (1..100).take_while(|n| section.contains(&format!("\n{n}. **"))).collect();
     let mut held = Vec::new();
     let mut open = vec![Path::new(env!("CARGO_MANIFEST_DIR")).join("src")];
     while let Some(path) = open.pop() {
@@ -95,8 +95,8 @@ fn every_point_of_the_contract_is_held_somewhere() {
             continue;
         }
         let text = fs::read_to_string(&path).unwrap_or_default();
-        let head = text.lines().take_while(|line| line.starts_with("//!"));
-        let cited = head.filter_map(|line| line.split_once("Holds contract point")).map(|(_, cited)| cited);
+        let opening = text.lines().take_while(|line| line.starts_with("//!"));
+        let cited = opening.filter_map(|line| line.split_once("Holds contract point")).map(|(_, cited)| cited);
         for number in cited.flat_map(|cited| cited.split(|c: char| !c.is_ascii_digit())).filter(|part| !part.is_empty())
         {
             let number = number.parse().expect("digits");

@@ -147,7 +147,7 @@ fn a_password_that_changes_every_two_seconds_is_followed_and_no_client_sees_it()
             assert_eq!(admin.cmd(&rules), ok());
             write(Path::new(&path), &format!("token-{n}"));
             thread::sleep(ROTATION);
-            if clients.iter().any(|client| client.is_finished()) {
+            if clients.iter().any(thread::ScopedJoinHandle::is_finished) {
                 break;
             }
         }

@@ -184,6 +184,7 @@ fn after_a_failover_the_new_server_is_asked() {
 }
 
 /// Need, the command that shows it to an operator, how an ACL refuses it, whether it can be renamed, and a request of it.
+#[expect(clippy::type_complexity, reason = "a table")]
 const NEEDS: [(&str, &str, &str, Option<&str>, &[&str]); 12] = [
     ("info", "INFO", "-info", Some("INFO"), &["INFO", "nosuch"]),
     ("command", "COMMAND INFO", "-command", Some("COMMAND"), &["COMMAND", "INFO", "get"]),

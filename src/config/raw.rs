@@ -402,7 +402,7 @@ pub(super) fn words<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option
         Words::Line(line) => line,
         Words::List(list) => list.into_iter().flat_map(|word| [word, WORD_END.to_string()]).collect(),
     };
-    Ok(Some(Given { span, text }))
+    Ok(Some(Given { text, span }))
 }
 
 /// A TOML string, whole number or boolean, as text.

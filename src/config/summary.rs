@@ -21,7 +21,7 @@ impl Sources {
                 "upstream" => *value = config.upstream.to_string(), // as it was given it may hold a password
                 "listen" if value.contains("[::]:") => value.push_str(" ([::] is IPv6 alone: for IPv4 add 0.0.0.0)"),
                 "upstream_password_command" => {
-                    *value = value.replace(super::units::WORD_END, " ").trim_end().to_owned()
+                    value.replace(super::units::WORD_END, " ").trim_end().clone_into(value);
                 }
                 "threads" if value == "auto" => *value = format!("auto: {}", config.threads),
                 _ => {}

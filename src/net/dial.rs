@@ -18,12 +18,12 @@ const STAGGER: Duration = Duration::from_millis(250);
 
 /// Connects to `host`, which is looked up each time. Fails as the last address did, or the look-up. Cancel safe: all tries end.
 pub(crate) async fn dial(host: &str, port: u16) -> io::Result<TcpStream> {
-    let addresses = lookup_host((host, port)).await?.collect();
-    first(in_turn(addresses), TcpStream::connect).await
+    let addresses: Vec<_> = lookup_host((host, port)).await?.collect();
+    first(in_turn(&addresses), TcpStream::connect).await
 }
 
 /// The same addresses, of each family in the system's order, in turn.
-fn in_turn(addresses: Vec<SocketAddr>) -> VecDeque<SocketAddr> {
+fn in_turn(addresses: &[SocketAddr]) -> VecDeque<SocketAddr> {
     let is_first = |address: &SocketAddr| address.is_ipv6() == addresses[0].is_ipv6();
     let (one, other): (Vec<_>, Vec<_>) = addresses.iter().copied().partition(is_first);
     let (mut one, mut other) = (one.into_iter(), other.into_iter());
@@ -117,11 +117,11 @@ mod tests {
     #[test]
     fn families_take_turns_and_the_systems_first_comes_first() {
         let mixed = addresses(&["::1", "::2", "::3", "10.0.0.1", "10.0.0.2"]);
-        let turns: Vec<String> = in_turn(mixed).iter().map(|address| address.ip().to_string()).collect();
+        let turns: Vec<String> = in_turn(&mixed).iter().map(|address| address.ip().to_string()).collect();
         assert_eq!(turns, ["::1", "10.0.0.1", "::2", "10.0.0.2", "::3"]);
-        let turns = in_turn(addresses(&["10.0.0.1", "::1"]));
+        let turns = in_turn(&addresses(&["10.0.0.1", "::1"]));
         assert!(turns[0].is_ipv4() && turns.len() == 2);
-        assert!(in_turn(Vec::new()).is_empty());
+        assert!(in_turn(&[]).is_empty());
     }
 
     #[tokio::test(start_paused = true)]

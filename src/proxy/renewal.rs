@@ -25,13 +25,13 @@ impl Station {
             let Some(login) = source.proved() else { continue };
             for lane in self.record.made_by(|former| source.gave(former), &login) {
                 if !lane.is_private() || lane.is_free() {
-                    self.renew_login(lane, Arc::clone(&login), now);
+                    self.renew_login(lane, &login, now);
                 }
             }
         }
     }
 
-    fn renew_login(self: &Rc<Self>, lane: Rc<Lane<InFlight>>, login: Arc<Login>, now: Time) {
+    fn renew_login(self: &Rc<Self>, lane: Rc<Lane<InFlight>>, login: &Arc<Login>, now: Time) {
         let mut auth = Vec::new();
         encode::own_command(&mut auth, &[b"AUTH", &login.user, &login.password]);
         let (told, reply) = oneshot::channel();
@@ -39,7 +39,7 @@ impl Station {
             return; // it has ended
         }
         lane.verify(now);
-        self.record.renew(&lane, &login); // not twice
+        self.record.renew(&lane, login); // not twice
         self.tasks.spawn_local(async move {
             match reply.await {
                 Ok(reply) if reply.starts_with(b"+") => debug!("a connection has logged in with its new password"),

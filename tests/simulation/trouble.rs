@@ -134,7 +134,7 @@ impl World<'_> {
                 let back = self.now + STALENESS * 2 + span;
                 self.at(back, Event::MasterAgain);
             }
-            95..100 => self.ambush = self.an_ambush(),
+            95..100 => self.ambush = Some(self.an_ambush()),
             _ => self.freeze(span),
         }
         // Seldom alone.
@@ -184,9 +184,9 @@ impl World<'_> {
         self.watch_expiry();
     }
 
-    pub(crate) fn an_ambush(&mut self) -> Option<Ambush> {
+    pub(crate) fn an_ambush(&mut self) -> Ambush {
         let probe = self.swaps && self.server.counts_swaps && self.dice.chance(850);
-        Some(if probe { Ambush::Probe } else { Ambush::Read })
+        if probe { Ambush::Probe } else { Ambush::Read }
     }
 
     pub(crate) fn some_ear(&mut self) -> Option<usize> {

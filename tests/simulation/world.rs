@@ -57,10 +57,24 @@ impl Event {
     /// Whether it waits while the process stands still.
     fn is_of_process(self) -> bool {
         match self {
-            Self::Down(..) | Self::EarConnects(_) | Self::EarWakes(..) | Self::EarFence(..) | Self::EarFills(_) => true,
-            Self::Step(..) | Self::FenceLate(_) | Self::SwapOver => true,
-            Self::Up(..) | Self::Expiry | Self::Meet | Self::Past | Self::MasterAgain | Self::RightTaken => false,
-            Self::Trouble | Self::Ambush | Self::EarFreezes(_) | Self::EarBreaks => false,
+            Self::Down(..)
+            | Self::EarConnects(_)
+            | Self::EarWakes(..)
+            | Self::EarFence(..)
+            | Self::EarFills(_)
+            | Self::Step(..)
+            | Self::FenceLate(_)
+            | Self::SwapOver => true,
+            Self::Up(..)
+            | Self::Expiry
+            | Self::Meet
+            | Self::Past
+            | Self::MasterAgain
+            | Self::RightTaken
+            | Self::Trouble
+            | Self::Ambush
+            | Self::EarFreezes(_)
+            | Self::EarBreaks => false,
         }
     }
 }
@@ -297,7 +311,7 @@ impl<'a> World<'a> {
             println!("{} {}: {}", ms(self.now), what(), bytes.escape_ascii());
         }
         let mut note = |word: u64| {
-            self.report.trace = (self.report.trace ^ word).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(29)
+            self.report.trace = (self.report.trace ^ word).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(29);
         };
         note(self.now);
         for word in bytes.chunks(8) {
@@ -313,7 +327,6 @@ impl<'a> World<'a> {
             Event::Down(link, when) if self.links[link].down.is_due(when) => self.down(link),
             Event::EarConnects(user) => self.connect_ear(user),
             Event::EarWakes(user, when) if when == self.ears[user].wakes_at => self.wake_ear(user),
-            Event::Up(..) | Event::Down(..) | Event::EarWakes(..) => {}
             Event::EarFence(user, since, token) => self.send_fence(user, since, token),
             Event::EarFills(user) => self.send_fills(user),
             Event::Step(session, life) => self.step(session, life),
@@ -335,7 +348,7 @@ impl<'a> World<'a> {
             }
             Event::Past => self.write_past(),
             Event::Trouble => self.trouble(),
-            Event::Ambush => self.ambush = self.an_ambush(),
+            Event::Ambush => self.ambush = Some(self.an_ambush()),
             Event::EarFreezes(span) => {
                 let open = self.ears.iter().filter(|ear| ear.protocol.is_some() && self.now < CALM);
                 open.for_each(|ear| self.links[ear.link].down.frozen_until = self.now + span);
@@ -347,7 +360,7 @@ impl<'a> World<'a> {
                     }
                 }
             }
-            Event::EarBreaks => {}
+            Event::Up(..) | Event::Down(..) | Event::EarWakes(..) | Event::EarBreaks => {} // their time is over
             Event::RightTaken => self.server.closed_since = Some(self.now),
             Event::MasterAgain => {
                 self.server.is_master = true;

@@ -186,7 +186,12 @@ async fn run(
                 }
                 Err(error) => return lost(&error.to_string()),
             },
-            () = ear.log_in.notified() => log_in(protocol, ear),
+            () = ear.log_in.notified() => {
+                if let Some(login) = ear.login.get() {
+                    protocol.log_in(&login, Time::now());
+                }
+                Ok(())
+            }
             Some((since, waiter)) = inbox.fences.recv() => {
                 protocol.fence(since, waiter, Time::now());
                 Ok(())
@@ -213,13 +218,6 @@ async fn run(
             return outage(ending, ear.node());
         }
     }
-}
-
-fn log_in<W>(protocol: &mut Protocol<'_, W>, ear: &Ear) -> Result<(), Disconnection> {
-    if let Some(login) = ear.login.get() {
-        protocol.log_in(&login, Time::now());
-    }
-    Ok(())
 }
 
 fn receive<W>(
