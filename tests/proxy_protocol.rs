@@ -4,6 +4,8 @@ mod common;
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use common::redis::{free_port, loopback};
 use common::tls::{Authority, Tunnel, client_side};
@@ -94,6 +96,57 @@ fn who_comes_without_a_header_where_one_is_expected_is_refused() {
     eventually("it is told", || crema.has_logged("its PROXY protocol header took too long"));
     assert_eq!(crema.count("crema_proxy_headers_refused_total", &[]), 4);
     assert_eq!(passed_on(addr, VERSION_1).cmd(&["SET", "k", "v"]), ok());
+}
+
+/// Some health checks leave by a reset. It is no trouble, with a header expected, with TLS, and with both.
+#[test]
+fn who_only_looks_may_leave_by_a_reset() {
+    let authority = Authority::new();
+    let own = authority.issue("server", &["127.0.0.1"]);
+    let redis = Redis::start();
+    let [expects, secure, both] = std::array::from_fn(|_| loopback(free_port()));
+    let crema = Crema::over(redis.addr())
+        .flag("--tls-cert", own.cert.display())
+        .flag("--tls-key", own.key.display())
+        .also_on(&format!("tcp://{expects}?proxy=on,tls://{secure},tls://{both}?proxy=on"))
+        .log("crema::server=debug")
+        .start();
+    if crema.is_direct() {
+        return;
+    }
+    for (already, addr) in [expects, secure, both].into_iter().enumerate() {
+        let stream = TcpStream::connect(addr).expect("it listens");
+        eventually("it is there", || crema.count("crema_sessions", &[]) > 0);
+        socket2::SockRef::from(&stream).set_linger(Some(Duration::ZERO)).expect("it is open");
+        drop(stream);
+        eventually("it is told", || crema.log().matches("a client has left without a word").count() == already + 1);
+    }
+    assert_eq!(crema.count("crema_proxy_headers_refused_total", &[]), 0);
+    assert_eq!(crema.count("crema_tls_handshakes_failed_total", &[]), 0);
+}
+
+/// What one sends that is no header is not read for as long as it sends: others are served meanwhile.
+#[test]
+fn who_sends_rubbish_without_end_holds_up_nobody() {
+    let (_redis, crema, addr) = behind_balancer();
+    if crema.is_direct() {
+        return;
+    }
+    let over = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                while !over.load(Ordering::Relaxed) {
+                    let mut stream = TcpStream::connect(addr).expect("it listens");
+                    while !over.load(Ordering::Relaxed) && stream.write_all(&[b'x'; 1 << 16]).is_ok() {}
+                }
+            });
+        }
+        eventually("some are refused", || crema.count("crema_proxy_headers_refused_total", &[]) > 100);
+        let served = (0..200).all(|_| crema.client().try_cmd(&["SET", "k", "v"]).is_ok_and(|reply| reply == ok()));
+        over.store(true, Ordering::Relaxed);
+        assert!(served);
+    });
 }
 
 #[test]

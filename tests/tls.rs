@@ -6,11 +6,14 @@ mod common;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::process::Command;
+use std::sync::Arc;
 use std::time::Duration;
 
 use common::redis::loopback;
-use common::tls::{Authority, Issued, path, secure_crema, secure_redis, through};
+use common::tls::{Authority, Issued, client_side, path, secure_crema, secure_redis, through};
 use common::{AT_LAST, Crema, Redis, bulk, eventually, ok};
+use tokio_rustls::rustls::ClientConnection;
+use tokio_rustls::rustls::pki_types::ServerName;
 
 #[test]
 fn hits_misses_writes_and_large_values_pass_through_tls_on_both_sides() {
@@ -225,16 +228,30 @@ fn so_many_handshakes_are_under_way_at_once_and_the_next_waits() {
     let own = authority.issue("server", &["127.0.0.1"]);
     let redis = Redis::start();
     let (crema, addr) = secure_crema(&format!("redis://{}", redis.addr()), &own, &[]);
-    let halves = |count: usize| -> Vec<TcpStream> {
+    let config = client_side(&authority.ca(), None);
+    let halves = |count: usize, share: usize| -> Vec<TcpStream> {
         let half = |_| {
+            let mut hello = Vec::new();
+            let name = ServerName::try_from("127.0.0.1").expect("an address");
+            let mut session = ClientConnection::new(Arc::clone(&config), name).expect("sound");
+            session.write_tls(&mut hello).expect("into memory");
             let mut half = TcpStream::connect(addr).expect("it listens");
-            half.write_all(&[22, 3, 1]).expect("the beginning of a handshake");
+            half.set_read_timeout(Some(AT_LAST)).expect("a timeout");
+            half.write_all(&hello[..hello.len() / share]).expect("the beginning of a handshake");
             half
         };
         (0..count).map(half).collect()
     };
-    let mut taken = halves(SEATS);
+    // Those who have said half of what they want keep nobody out.
+    let _silent = halves(SEATS, 2);
     eventually("all are there", || crema.count("crema_sessions", &[]) >= SEATS as u64);
+    let (mut client, _tunnel) = through(addr, &authority.ca(), None);
+    assert_eq!(client.cmd(&["SET", "k", "u"]), ok());
+    let mut taken = halves(SEATS, 1);
+    // Each is answered when it has its seat.
+    for half in &mut taken {
+        assert_eq!(half.read(&mut [0; 1]).expect("a server's first message"), 1);
+    }
     let (mut client, _tunnel) = through(addr, &authority.ca(), None);
     client.send_cmd(&["SET", "k", "v"]);
     assert!(client.is_silent_for(Duration::from_millis(300)), "there is no room");
@@ -242,7 +259,7 @@ fn so_many_handshakes_are_under_way_at_once_and_the_next_waits() {
     assert_eq!(client.value(), ok());
     assert_eq!(crema.client().cmd(&["GET", "k"]), bulk("v"), "without TLS nobody waits");
     // The others take too long, and so there is room again.
-    taken.extend(halves(1));
+    taken.extend(halves(1, 1));
     let (mut client, _tunnel) = through(addr, &authority.ca(), None);
     assert_eq!(client.cmd(&["GET", "k"]), bulk("v"));
     assert!(crema.has_logged("its TLS handshake took too long"));

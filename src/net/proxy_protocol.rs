@@ -24,7 +24,7 @@ const LONGEST: usize = 4096;
 /// Why a connection is not taken.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum HeaderError {
-    /// The other side closed without a word, as those do that look whether somebody listens.
+    /// The other side closed without a word, as those do that look whether somebody listens; some by a reset.
     #[error("it closed without a word")]
     Silent,
     /// There is no header.
@@ -79,7 +79,12 @@ pub(crate) async fn read_source(stream: &mut TcpStream) -> Result<Option<SocketA
     let mut header = Vec::new();
     let mut seen = [0; 512];
     loop {
-        let count = stream.peek(&mut seen).await?;
+        let count = match stream.peek(&mut seen).await {
+            Err(error) if header.is_empty() && error.kind() == io::ErrorKind::ConnectionReset => {
+                return Err(HeaderError::Silent);
+            }
+            peeked => peeked?,
+        };
         if count == 0 {
             return Err(if header.is_empty() { HeaderError::Silent } else { HeaderError::Short });
         }

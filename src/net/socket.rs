@@ -12,7 +12,7 @@ use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::TlsStream;
 
-use super::tls::{Acceptor, Dialer, common_name, explained};
+use super::tls::{Acceptor, ClientHello, Dialer, common_name, explained};
 
 /// Bytes to the upstream that are not acknowledged for so long end their connection. Long enough for what a network gets over;
 /// a server that takes nothing in for so long is given up as well.
@@ -60,11 +60,8 @@ impl Socket {
     }
 
     /// Shakes hands as a server. Cancel safe: the connection is closed.
-    pub(crate) async fn welcome(self, acceptor: &Acceptor) -> io::Result<Self> {
-        match self {
-            Self::Tcp(stream) => Ok(Self::Tls(Box::new(acceptor.accept(stream).await?))),
-            other => Ok(other),
-        }
+    pub(crate) async fn welcome(hello: ClientHello, acceptor: &Acceptor) -> io::Result<Self> {
+        Ok(Self::Tls(Box::new(acceptor.accept(hello).await?)))
     }
 
     /// When it is dropped, what has not left yet is thrown away, and the other side is told by a reset.

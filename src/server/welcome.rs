@@ -27,6 +27,8 @@ use crate::proxy::Member;
 const PATIENCE: Duration = Duration::from_secs(10);
 /// Steps of handshakes that a worker takes before it turns to its sessions: one costs as much as tens of hits.
 const STEPS: usize = 4;
+/// What a client that is turned away may have sent, in pieces of a kilobyte, for its refusal to reach it for sure.
+const LEFT_OVER: usize = 64;
 
 impl Prelude {
     /// Whether there is anything to do before the session.
@@ -89,28 +91,40 @@ async fn take_in(mut stream: TcpStream, prelude: &Prelude, member: &Member, pace
 async fn shake_hands(stream: TcpStream, acceptor: &Acceptor, proxied: bool, pace: &Pace) -> Result<Socket, Refusal> {
     let late = |what: &str| Refusal::Handshake(io::Error::new(io::ErrorKind::TimedOut, what));
     let slow = "its TLS handshake took too long";
-    // Who has said nothing yet takes nobody's seat.
-    let mut first = [0; 16];
-    let count =
-        timeout(PATIENCE, stream.peek(&mut first)).await.map_err(|_| late(slow))?.map_err(Refusal::Handshake)?;
-    match opening(&first[..count]) {
-        _ if count == 0 => return Err(Refusal::Header(HeaderError::Silent)),
-        Opening::Header if !proxied => return Err(Refusal::Header(HeaderError::Unwanted)),
-        _ => {}
-    }
+    let hello = async {
+        let mut first = [0; 16];
+        let count = match stream.peek(&mut first).await {
+            Ok(0) => return Err(Refusal::Header(HeaderError::Silent)),
+            Err(error) if error.kind() == io::ErrorKind::ConnectionReset => {
+                return Err(Refusal::Header(HeaderError::Silent));
+            }
+            peeked => peeked.map_err(Refusal::Handshake)?,
+        };
+        if !proxied && opening(&first[..count]) == Opening::Header {
+            return Err(Refusal::Header(HeaderError::Unwanted));
+        }
+        Acceptor::hello(stream).await.map_err(Refusal::Handshake)
+    };
+    // Who has not said what it wants takes nobody's seat.
+    let hello = timeout(PATIENCE, hello).await.map_err(|_| late(slow))??;
     let seat = timeout(PATIENCE, acceptor.seat()).await;
     let _seat = seat.map_err(|_| late("too many other TLS handshakes were under way for too long"))?;
-    let handshake = pace.paced(Socket::Tcp(stream).welcome(acceptor));
+    let handshake = pace.paced(Socket::welcome(hello, acceptor));
     timeout(PATIENCE, handshake).await.map_err(|_| late(slow))?.map_err(Refusal::Handshake)
 }
 
 /// Tells a client that speaks no TLS what is wrong, as Redis tells of its own protocol.
 async fn turn_away(mut stream: TcpStream) {
     // No more than one try: the client is owed nothing. What it sent is read, or closing would be a reset, which can destroy the
-    // answer.
+    // answer; but not all that it goes on to send, for the worker has others to serve.
     let _ = stream.try_write(b"-ERR Protocol error: expected a PROXY protocol header\r\n");
     let _ = stream.shutdown().await;
-    while stream.try_read(&mut [0; 1024]).is_ok_and(|count| count > 0) {}
+    let mut left_over = [0; 1024];
+    for _ in 0..LEFT_OVER {
+        if !stream.try_read(&mut left_over).is_ok_and(|count| count > 0) {
+            break;
+        }
+    }
 }
 
 /// Spreads the steps of a worker's handshakes among what its sessions do, so that thousands who come at once hold up nobody who is

@@ -18,9 +18,9 @@ use std::sync::Arc;
 use tokio::net::TcpStream;
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio_rustls::rustls::pki_types::ServerName;
-use tokio_rustls::rustls::server::WebPkiClientVerifier;
+use tokio_rustls::rustls::server::{self, WebPkiClientVerifier};
 use tokio_rustls::rustls::{ClientConfig, HandshakeKind, ServerConfig, crypto};
-use tokio_rustls::{TlsAcceptor, TlsConnector, TlsStream};
+use tokio_rustls::{LazyConfigAcceptor, StartHandshake, TlsConnector, TlsStream};
 use tracing::debug;
 
 pub(super) use self::certificate::common_name;
@@ -142,6 +142,9 @@ pub(crate) struct Acceptor {
     seats: Semaphore,
 }
 
+/// A client that has sent its first message, and waits for what it is answered.
+pub(crate) struct ClientHello(StartHandshake<TcpStream>);
+
 /// Handshakes of clients that may be under way at once, for the sake of the memory that they hold. What they cost is bounded by
 /// the pace at which workers take them.
 const SEATS: usize = 512;
@@ -156,6 +159,13 @@ impl Acceptor {
         Ok(Self { config, seats: Semaphore::new(SEATS) })
     }
 
+    /// Reads a client's first message. It takes no seat: one who does not send it whole keeps nobody else out. Fails with words
+    /// for an operator. Cancel safe: the connection is dropped.
+    pub(crate) async fn hello(stream: TcpStream) -> io::Result<ClientHello> {
+        let hello = LazyConfigAcceptor::new(server::Acceptor::default(), stream).await;
+        hello.map(ClientHello).map_err(problem::of_client)
+    }
+
     /// Waits for others to be done where many shake hands. To be held until [`Acceptor::accept`] is. Cancel safe; who comes first
     /// is first.
     pub(crate) async fn seat(&self) -> SemaphorePermit<'_> {
@@ -163,9 +173,8 @@ impl Acceptor {
     }
 
     /// Shakes hands with a client. Fails with words for an operator. Cancel safe: the connection is dropped.
-    pub(crate) async fn accept(&self, stream: TcpStream) -> io::Result<TlsStream<TcpStream>> {
-        let acceptor = TlsAcceptor::from(self.config.get());
-        let stream = acceptor.accept(stream).await.map_err(problem::of_client)?;
+    pub(crate) async fn accept(&self, hello: ClientHello) -> io::Result<TlsStream<TcpStream>> {
+        let stream = hello.0.into_stream(self.config.get()).await.map_err(problem::of_client)?;
         let (_, session) = stream.get_ref();
         // A ticket holds the certificate that was looked at when it was made.
         if session.handshake_kind() == Some(HandshakeKind::Resumed)
