@@ -36,6 +36,8 @@ pub(super) enum EarQuestion {
     Touch,
     /// AUTH, with a password that has changed.
     Login,
+    /// ECHO of this nonce, behind it: replies are in step.
+    Step(u64),
     /// What Redis announces to nobody.
     Unannounced(Probe),
     /// Of a fill, in the order in which its commands were sent: the TTL, those of fields, the value.

@@ -249,9 +249,11 @@ impl<'a, W, P: FaultPlan> Protocol<'a, W, P> {
         }
     }
 
-    /// The password of its user has changed to this, which a connection was made with: some servers want it of open ones.
-    pub(crate) fn log_in(&mut self, login: &Login, now: Time) {
+    /// The password of its user has changed to this, which a connection was made with: some servers want it of open ones. From
+    /// 7.2 on Redis gives no answer to one that it refuses while it has another to send, and so an `ECHO` of `nonce` is behind it.
+    pub(crate) fn log_in(&mut self, login: &Login, nonce: u64, now: Time) {
         self.dialogue.ask(&[b"AUTH", &login.user, &login.password], EarQuestion::Login, now);
+        self.dialogue.ask(&[b"ECHO", format!("{nonce:016x}").as_bytes()], EarQuestion::Step(nonce), now);
     }
 
     /// What was hit is collected.
@@ -330,11 +332,14 @@ impl<'a, W, P: FaultPlan> Protocol<'a, W, P> {
         now: Time,
     ) -> Result<(), Disconnection> {
         let refused = frame.first() == Some(&b'-');
+        if !is_in_step(&inquiry, frame) {
+            return Err(Disconnection::Broken("no answer to AUTH: desynchronised".into()));
+        }
         if refused {
             self.hear_refusal(&inquiry, frame);
         }
         match inquiry {
-            EarQuestion::NoEvict | EarQuestion::Login => {}
+            EarQuestion::NoEvict | EarQuestion::Login | EarQuestion::Step(_) => {}
             EarQuestion::Database => self.dialogue.hear_select(refused),
             EarQuestion::Announcements if refused => {
                 return Err(Disconnection::Refused(self.means.refusal(), frame.into()));
@@ -647,6 +652,18 @@ impl<'a, W, P: FaultPlan> Protocol<'a, W, P> {
 
     fn user_name(&self) -> std::borrow::Cow<'_, str> {
         String::from_utf8_lossy(&self.user)
+    }
+}
+
+/// Whether a login was answered, and the `ECHO` behind it: neither passes for the other. Nor does what Redis says to either of them
+/// in place of an answer, for AUTH nobody is forbidden and it is never put off.
+fn is_in_step(inquiry: &EarQuestion, frame: &[u8]) -> bool {
+    match (inquiry, frame.first()) {
+        (EarQuestion::Login, Some(b'-')) => !is_forbidden(frame) && !is_passing(frame),
+        (EarQuestion::Login, kind) => kind == Some(&b'+'),
+        (EarQuestion::Step(_), Some(b'-')) => true,
+        (EarQuestion::Step(nonce), _) => frame == format!("$16\r\n{nonce:016x}\r\n").as_bytes(),
+        _ => true,
     }
 }
 

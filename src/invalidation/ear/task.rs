@@ -188,7 +188,7 @@ async fn run(
             },
             () = ear.log_in.notified() => {
                 if let Some(login) = ear.login.get() {
-                    protocol.log_in(&login, Time::now());
+                    protocol.log_in(&login, rand::random(), Time::now());
                 }
                 Ok(())
             }

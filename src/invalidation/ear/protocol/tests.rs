@@ -654,6 +654,41 @@ fn a_lost_connection_ends_lease_and_epoch() {
 }
 
 #[test]
+fn a_login_that_is_not_answered_ends_it_before_anything_else_is_taken_for_its_answer() {
+    const ECHO: &str = "$16\r\n00000000000000ab\r\n";
+    const WRONG: &str = "-WRONGPASS invalid username-password pair or user is disabled.\r\n";
+    let no_echo = NOPERM.replace("'x'", "'echo'");
+    let login = Login { user: (*b"u").into(), password: (*b"p").into() };
+    let answers: [(&[&str], bool); 10] = [
+        (&[OK, ECHO], true),
+        (&[WRONG, ECHO], true),
+        (&[OK, &no_echo], true),
+        (&[WRONG, &no_echo], true),
+        (&[ECHO], false),
+        (&[&no_echo], false),
+        (&["-BUSY Redis is busy running a script.\r\n"], false),
+        (&[NO_TTL], false),
+        (&[OK, "$16\r\n00000000000000ac\r\n"], false),
+        (&[WRONG, VALUE], false),
+    ];
+    for (replies, goes_on) in answers {
+        let bench = EarBench::tracking();
+        let mut line = bench.ready();
+        line.protocol.log_in(&login, 0xab, at(1));
+        assert_eq!(line.asked(), ["AUTH U P", "ECHO 00000000000000AB"]);
+        line.fill(bench.get("k"));
+        let heard = line.receive(&replies.concat());
+        if !goes_on {
+            assert!(matches!(heard, Err(Disconnection::Broken(_))), "{replies:?}");
+            continue;
+        }
+        assert_eq!(heard, Ok(()), "{replies:?}");
+        line.answer(&[NO_TTL, VALUE]);
+        assert!(bench.keeps("k", at(2)), "what comes behind it has its place");
+    }
+}
+
+#[test]
 fn however_the_bytes_are_cut_the_outcome_is_the_same() {
     let replies = [OK, OK, ALL, FEATURES, TIME, LATENCY, MASTER, FLUSH, NO_TTL, VALUE].concat();
     for cut in 0..=replies.len() {
