@@ -305,7 +305,6 @@ impl App {
     async fn listen(&self, stop: CancellationToken) {
         let config = ChannelConfig {
             node: self.front(),
-            login: self.shared.login(),
             channel: self.shared.config.channel.name.clone(),
             origin_id: self.shared.origin_id.clone(),
         };

@@ -11,7 +11,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use common::redis::{free_port, loopback};
-use common::{Client, Crema, Redis, bulk, eventually, ok};
+use common::{Client, Crema, Redis, Value, bulk, eventually, ok};
 
 /// From one password to the next; the last and the one before it are valid.
 const ROTATION: Duration = Duration::from_secs(2);
@@ -238,4 +238,108 @@ fn users_of_cremas_own_have_passwords_upstream_that_change() {
         another.cmd(&["AUTH", "bob", "b"]) == ok()
             && another.try_cmd(&["ACL", "WHOAMI"]).is_ok_and(|who| who == bulk("app"))
     });
+}
+
+const RENEWED: &str = "a connection has logged in with its new password";
+
+fn renewals(crema: &Crema) -> usize {
+    crema.log().matches(RENEWED).count()
+}
+
+/// The ACL user of the connection that Redis calls so.
+fn user_of(redis: &Redis, id: i64) -> Option<String> {
+    let id = format!("id={id}");
+    let line = redis.client_list().into_iter().find(|line| line.split(' ').any(|field| field == id))?;
+    line.split(' ').find_map(|field| field.strip_prefix("user=")).map(str::to_owned)
+}
+
+#[test]
+fn a_connection_on_which_its_client_has_become_another_stays_that() {
+    let (redis, dir, path) = with_file("first");
+    assert_eq!(redis.client().cmd(&["ACL", "SETUSER", "other", "on", ">fixed", "~*", "&*", "+@all"]), ok());
+    let settings = dir.path().join("crema.toml");
+    let users = format!(
+        "[[user]]\nname = \"alice\"\npassword = \"a\"\nupstream_user = \"app\"\nupstream_password_file = \"{path}\"\n\
+         [[user]]\nname = \"bob\"\npassword = \"b\"\nupstream_user = \"other\"\nupstream_password = \"fixed\"\n"
+    );
+    std::fs::write(&settings, users).expect("our own directory");
+    let crema = Crema::over(redis.addr())
+        .flag("--auth", "own")
+        .flag("--config", settings.display())
+        .flag("--threads", 1)
+        .log("debug")
+        .start();
+    let home_of_alice = || {
+        let mut client = crema.client();
+        assert_eq!(client.cmd(&["AUTH", "alice", "a"]), ok());
+        let Value::Int(id) = client.cmd(&["CLIENT", "ID"]) else { panic!("it has a number") };
+        (client, id)
+    };
+    let (mut stays, alices) = home_of_alice();
+    let (mut changes, bobs) = home_of_alice();
+    assert_eq!(changes.cmd(&["AUTH", "bob", "b"]), ok());
+    assert_eq!(user_of(&redis, alices).as_deref(), Some("app"));
+    assert_eq!(user_of(&redis, bobs).as_deref(), Some("other"));
+    for (rotation, password) in ["second", "third"].into_iter().enumerate() {
+        let before = renewals(&crema);
+        redis.client().cmd(&["ACL", "SETUSER", "app", &format!(">{password}")]);
+        write(Path::new(&path), password);
+        eventually("alice's connections log in with it", || renewals(&crema) > before);
+        let who = ["stays", "changes"].iter().zip([(&mut stays, "app"), (&mut changes, "other")]);
+        for (name, (client, user)) in who {
+            let replies = client.pipeline(&[&["MULTI"][..], &["ACL", "WHOAMI"], &["EXEC"]]);
+            assert_eq!(replies[2], common::array([bulk(user)]), "{name}, rotation {rotation}");
+        }
+        assert_eq!(user_of(&redis, bobs).as_deref(), Some("other"));
+        // Back and forth: it is renewed for alice again only where it is hers.
+        for (user, password) in [("alice", "a"), ("bob", "b")] {
+            assert_eq!(changes.cmd(&["AUTH", user, password]), ok());
+        }
+    }
+    assert_eq!(changes.cmd(&["AUTH", "alice", "a"]), ok());
+    let before = renewals(&crema);
+    redis.client().cmd(&["ACL", "SETUSER", "app", "resetpass", ">fourth"]);
+    write(Path::new(&path), "fourth");
+    eventually("both log in with it", || renewals(&crema) >= before + 2);
+    assert_eq!(user_of(&redis, bobs).as_deref(), Some("app"));
+    assert_eq!(crema.count("crema_errors_total", &[]), 0);
+}
+
+#[test]
+fn a_connection_that_waits_logs_in_when_it_has_what_it_waits_for() {
+    let (redis, _dir, path) = with_file("first");
+    let crema = Crema::over(redis.addr())
+        .url(format!("redis://app:@{}", redis.addr()))
+        .flag("--upstream-password-file", &path)
+        .flag("--auth", "open")
+        .flag("--threads", 1)
+        .log("debug")
+        .start();
+    let (mut waits, mut other) = (crema.client(), crema.client());
+    for client in [&mut waits, &mut other] {
+        assert!(matches!(client.cmd(&["CLIENT", "ID"]), Value::Int(_)));
+    }
+    waits.send_cmd(&["BLPOP", "k", "0"]);
+    eventually("it waits", || redis.info("clients", "blocked_clients") == 1);
+    for (new, old) in [("second", "first"), ("third", "second")] {
+        let before = renewals(&crema);
+        redis.client().cmd(&["ACL", "SETUSER", "app", &format!(">{new}")]);
+        write(Path::new(&path), new);
+        // All of a worker's connections are looked at in one go.
+        eventually("others log in with it", || renewals(&crema) > before);
+        eventually("all have", || {
+            let now = renewals(&crema);
+            thread::sleep(Duration::from_millis(1200));
+            renewals(&crema) == now
+        });
+        redis.client().cmd(&["ACL", "SETUSER", "app", &format!("<{old}")]);
+    }
+    let before = renewals(&crema);
+    redis.client().cmd(&["RPUSH", "k", "v"]);
+    assert_eq!(waits.value(), common::array([bulk("k"), bulk("v")]));
+    eventually("it does, too", || renewals(&crema) > before);
+    let replies = waits.pipeline(&[&["MULTI"][..], &["ACL", "WHOAMI"], &["EXEC"]]);
+    assert_eq!(replies[2], common::array([bulk("app")]));
+    assert!(!crema.has_logged("a connection is given up"));
+    assert_eq!(crema.count("crema_errors_total", &[]), 0);
 }

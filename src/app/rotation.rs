@@ -5,14 +5,14 @@
 
 use std::sync::Arc;
 
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 use tracing::warn;
 
 use crate::config::{Auth, Config, PasswordOrigin, UpstreamPassword};
 use crate::error::Error;
 use crate::invalidation::L1;
 use crate::resp::Resp;
-use crate::upstream::{Backoff, LOOK, Node, RotatingLogin, Target, connect};
+use crate::upstream::{Backoff, LOOK, Login, Node, RotatingLogin, Target, connect};
 
 /// See the module's head.
 #[derive(Default)]
@@ -50,26 +50,61 @@ async fn first(user: &str, origin: &PasswordOrigin, setting: &'static str) -> Re
 
 /// Never returns.
 pub(super) async fn follow(source: Arc<RotatingLogin>, node: Arc<Node>, l1: Arc<L1>) {
-    let mut backoff = Backoff::default();
+    let (mut backoff, mut next_try) = (Backoff::default(), Instant::now());
     loop {
         sleep(LOOK).await;
         let login = source.fresh().await;
-        let is_new = |source: &RotatingLogin| source.proved().as_ref() != Some(&login);
-        if is_new(&source) {
-            let (node, login) = (Arc::clone(&node), Some(Arc::clone(&login)));
+        let proved = source.proved();
+        if proved.as_ref() == Some(&login) {
+            backoff.reset();
+        } else if next_try > Instant::now() {
+            continue;
+        } else {
+            let (node, login) = (Arc::clone(&node), Some(login));
             let made = connect(&Target { node, login, db: 0, resp: Resp::V2, name: "crema-login" }).await;
-            let refused = matches!(made, Err(Error::LoginRefused { .. }));
-            if refused || made.is_ok() && is_new(&source) {
+            if is_refused(made.as_ref().map(|connection| connection.login.as_ref()), proved.as_ref()) {
                 warn!("the upstream refuses the new password of user `{source}`: connections keep the last");
             }
-            if made.is_err() || is_new(&source) {
-                sleep(backoff.wait()).await;
+            if source.proved() == proved {
+                next_try = Instant::now() + backoff.wait();
                 continue;
             }
         }
-        backoff.reset();
         if let Some(proved) = source.proved() {
             l1.ears.seat(&proved.user).user().renew(&proved);
+        }
+    }
+}
+
+/// Whether a try with a new password was refused: it ended with that, or was made with the `last` that was accepted. It may also
+/// have been made with one that is newer still.
+fn is_refused(made: Result<Option<&Arc<Login>>, &Error>, last: Option<&Arc<Login>>) -> bool {
+    match made {
+        Ok(used) => last.is_some() && used == last,
+        Err(error) => matches!(error, Error::LoginRefused { .. }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_one_that_is_refused_is_warned_of() {
+        let login = |password: &[u8]| Arc::new(Login { user: (*b"u").into(), password: password.into() });
+        let (last, newer) = (login(b"last"), login(b"newer"));
+        let (node, reply) = (Arc::from("node"), Arc::from(&b"-WRONGPASS"[..]));
+        let (refused, late) =
+            (Error::LoginRefused { node: Arc::clone(&node), reply }, Error::Timeout { node, after: LOOK });
+        for (made, before, refuses) in [
+            (Ok(Some(&last)), Some(&last), true),
+            (Ok(Some(&newer)), Some(&last), false),
+            (Ok(Some(&newer)), None, false),
+            (Err(&refused), Some(&last), true),
+            (Err(&refused), None, true),
+            (Err(&late), Some(&last), false),
+        ] {
+            assert_eq!(is_refused(made, before), refuses, "{made:?}");
         }
     }
 }

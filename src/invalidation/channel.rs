@@ -26,7 +26,7 @@ use super::message::{Envelope, Message};
 use crate::error::Error;
 use crate::metrics::Need;
 use crate::resp::Resp;
-use crate::upstream::{Backoff, Connection, Login, Node, Target, connect};
+use crate::upstream::{Backoff, Connection, Node, Target, connect};
 
 /// The name under which the connection shows in `CLIENT LIST`.
 const CLIENT_NAME: &str = "crema-channel";
@@ -51,10 +51,9 @@ const BURST: usize = 1024;
 /// What to listen to, and as whom.
 #[derive(Clone, Debug)]
 pub(crate) struct ChannelConfig {
-    /// The server. Its `connect_timeout` holds for the handshake, and again for the subscription.
+    /// The server. Its `connect_timeout` holds for the handshake, and again for the subscription. Its user subscribes, and needs the
+    /// right to the channel (`&cache:invalidate`).
     pub node: Arc<Node>,
-    /// The user that subscribes; it needs the right to the channel (`&cache:invalidate`).
-    pub login: Option<Arc<Login>>,
     /// The channel's name, `cache:invalidate` unless configured otherwise.
     pub channel: String,
     /// What this process puts into its own messages, so that it can skip them here.
@@ -127,7 +126,7 @@ async fn hear(
     on: &impl Fn(Heard),
     subscribed: impl FnOnce(),
 ) -> Result<Infallible, Lost> {
-    let (node, login) = (Arc::clone(&config.node), config.login.clone());
+    let (node, login) = (Arc::clone(&config.node), config.node.login()); // its password may have changed
     let target = Target { node, login, db: 0, resp: Resp::V2, name: CLIENT_NAME };
     let Connection { socket, permit: _permit, .. } = connect(&target).await?;
     let (mut reader, mut writer) = tokio::io::split(socket);
@@ -200,7 +199,8 @@ async fn within<T>(limit: Duration, late: &'static str, work: impl Future<Output
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::Endpoint;
+    use crate::config::{Endpoint, PasswordOrigin};
+    use crate::upstream::RotatingLogin;
     use std::sync::Mutex;
     use tokio::io::{AsyncReadExt, BufReader};
     use tokio::net::{TcpListener, TcpStream};
@@ -287,7 +287,6 @@ mod tests {
             let endpoint = Endpoint::Tcp { host: "127.0.0.1".into(), port };
             let config = ChannelConfig {
                 node: Arc::new(Node::new(endpoint, 4, Duration::from_secs(1))),
-                login: None,
                 channel: "news".to_owned(),
                 origin_id: "me".to_owned(),
             };
@@ -344,6 +343,28 @@ mod tests {
             listen(&config, sink, end, on).await;
         });
         (notes, heard, stop)
+    }
+
+    #[tokio::test]
+    async fn each_link_logs_in_with_the_password_as_it_is_then() {
+        let file = tempfile::NamedTempFile::new().expect("a temporary file");
+        std::fs::write(file.path(), "0").expect("our own file");
+        let origin = PasswordOrigin::File(file.path().into());
+        let rotating = RotatingLogin::start(b"app", origin).await.expect("it can be read");
+        let (server, config) = Server::start().await;
+        let node = Node::new(config.node.endpoint.clone(), 4, Duration::from_secs(1));
+        let node = Arc::new(node.rotated_by(Some(Arc::clone(&rotating)), Vec::new()));
+        let (_, _, stop) = start(ChannelConfig { node, ..config });
+        for password in ["0", "100"] {
+            let (stream, _) = server.listener.accept().await.expect("a link");
+            let mut link = BufReader::new(stream);
+            assert_eq!(request(&mut link).await[1..], ["app", password]);
+            for n in 1..=100 {
+                std::fs::write(file.path(), n.to_string()).expect("our own file");
+                rotating.fresh().await;
+            }
+        }
+        stop.cancel();
     }
 
     #[tokio::test]

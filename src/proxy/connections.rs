@@ -24,7 +24,7 @@ use crate::clock::Time;
 use crate::config::Auth;
 use crate::error::Error;
 use crate::resp::Resp;
-use crate::upstream::{Connection, Lane, Login, Purpose, Target, adapt, connect_by, connect_unproved};
+use crate::upstream::{Connection, Lane, Login, Purpose, Target, adapt, connect_as_told, connect_by, connect_unproved};
 
 /// How long a connection may take to answer what is under way on it before it is handed on.
 const LAST_REPLY: Duration = Duration::from_secs(1);
@@ -118,7 +118,7 @@ impl Station {
                     refusal
                 }
                 Ok(connection) => {
-                    self.record.made(lane, login.cloned());
+                    self.record.made(lane, connection.login.clone());
                     return Ok(connection);
                 }
                 failed => return failed,
@@ -154,10 +154,24 @@ impl Station {
             (true, true) => Purpose::Spare,
         };
         let first = purpose();
-        match connect_by(target, first, entrants).await {
-            Err(Error::UpstreamLimit { .. }) if purpose() != first => connect_by(target, purpose(), entrants).await,
+        match self.connect(target, first, entrants).await {
+            Err(Error::UpstreamLimit { .. }) if purpose() != first => self.connect(target, purpose(), entrants).await,
             done => done,
         }
+    }
+
+    async fn connect(&self, target: &Target, purpose: Purpose, entrants: &[Arc<Login>]) -> Result<Connection, Error> {
+        if self.clients_prove() {
+            connect_as_told(target, purpose, entrants).await
+        } else {
+            connect_by(target, purpose, entrants).await
+        }
+    }
+
+    /// Whether sessions live by what their clients proved to Redis. Even where that equals a login of crema's own, it is not
+    /// renewed with that: a session does not outlive its password.
+    pub(super) fn clients_prove(&self) -> bool {
+        self.site.shared.config.auth == Auth::Upstream
     }
 
     /// One that `lane` may go on with: a spare, or the lane of its user that has been idle for longest. The last lane is not

@@ -32,6 +32,8 @@ struct Refused {
 struct Provenance {
     lane: Weak<Lane<InFlight>>,
     login: Option<Arc<Login>>,
+    /// Somebody is about to have it log in with another password.
+    due: bool,
 }
 
 impl LoginRecord {
@@ -55,7 +57,7 @@ impl LoginRecord {
 
     /// The connection of `lane` was made by this login.
     pub(super) fn made(&self, lane: &Rc<Lane<InFlight>>, login: Option<Arc<Login>>) {
-        self.made.borrow_mut().push(Provenance { lane: Rc::downgrade(lane), login });
+        self.made.borrow_mut().push(Provenance { lane: Rc::downgrade(lane), login, due: false });
     }
 
     /// Whether this connection would be missed: Redis accepts its login no more.
@@ -68,24 +70,33 @@ impl LoginRecord {
         self.made.borrow().iter().any(|made| made.lane.as_ptr() == Rc::as_ptr(lane))
     }
 
-    /// With what login this connection was made.
+    /// With what login this connection was made, or has logged in since.
     pub(super) fn login_of(&self, lane: &Rc<Lane<InFlight>>) -> Option<Arc<Login>> {
         let made = self.made.borrow();
         let of = made.iter().find(|made| made.lane.as_ptr() == Rc::as_ptr(lane))?;
         of.login.clone()
     }
 
-    /// The connections that were made by a login of these, and not by this one.
-    pub(super) fn made_by(&self, is: impl Fn(&Login) -> bool, new: &Login) -> Vec<Rc<Lane<InFlight>>> {
+    /// The connections that are logged in with one of these, and not with this one; but for those that are due.
+    pub(super) fn in_as(&self, is: impl Fn(&Login) -> bool, new: &Login) -> Vec<Rc<Lane<InFlight>>> {
         let made = self.made.borrow();
-        let old = made.iter().filter(|made| made.login.as_deref().is_some_and(|login| login != new && is(login)));
+        let old = made
+            .iter()
+            .filter(|made| !made.due && made.login.as_deref().is_some_and(|login| login != new && is(login)));
         old.filter_map(|made| made.lane.upgrade()).filter(|lane| lane.is_made()).collect()
     }
 
     /// The connection of `lane` is logged in with this by now.
-    pub(super) fn renew(&self, lane: &Rc<Lane<InFlight>>, login: &Arc<Login>) {
+    pub(super) fn logged_in(&self, lane: &Rc<Lane<InFlight>>, login: &Arc<Login>) {
         for made in self.made.borrow_mut().iter_mut().filter(|made| made.lane.as_ptr() == Rc::as_ptr(lane)) {
             made.login = Some(Arc::clone(login));
+        }
+    }
+
+    /// Whether somebody is about to have it log in with another password.
+    pub(super) fn set_due(&self, lane: &Rc<Lane<InFlight>>, due: bool) {
+        for made in self.made.borrow_mut().iter_mut().filter(|made| made.lane.as_ptr() == Rc::as_ptr(lane)) {
+            made.due = due;
         }
     }
 

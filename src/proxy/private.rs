@@ -8,6 +8,7 @@
 
 use std::ops::Deref;
 use std::rc::Rc;
+use std::sync::Arc;
 
 use tokio::sync::oneshot;
 use tracing::debug;
@@ -22,7 +23,7 @@ use super::who::Who;
 use crate::clock::Time;
 use crate::error::{Error, Sent};
 use crate::resp::{Resp, encode};
-use crate::upstream::{Lane, NodeIndex, OutOfBand, Settled, Step, steps};
+use crate::upstream::{Lane, Login, NodeIndex, OutOfBand, Settled, Step, steps};
 
 /// Where a private connection is to be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -138,6 +139,11 @@ impl Lent {
     /// The same, as commands are sent on it.
     pub(crate) fn own(&self) -> OwnLane {
         OwnLane { lane: Rc::clone(self.lane()), site: Rc::clone(&self.station.site) }
+    }
+
+    /// Redis has accepted this login on it.
+    pub(crate) fn is_in_as(&self, login: &Arc<Login>) {
+        self.station.record.logged_in(self.lane(), login);
     }
 
     /// The next commands are to run in this version and database.

@@ -166,6 +166,7 @@ impl Session {
         let reply = self.ask_login(line, spec, request).await?;
         if reply.as_ref().is_some_and(|reply| !reply.starts_with(b"-")) {
             self.logged_in(login);
+            self.end_login(self.caller.who.login.as_ref().filter(|_| self.link.is_for_life()));
         }
         Ok(reply)
     }
@@ -178,7 +179,12 @@ impl Session {
         request: Request<'_>,
     ) -> Result<Option<Vec<u8>>, Close> {
         if self.link.is_for_life() {
-            return self.ask(line, spec, request).await.map(Some);
+            let private = self.be_alone(line).await?;
+            self.asked(spec, Outcome::Pinned);
+            self.begin_login();
+            let reply = self.capture(&private, request.raw()).await?;
+            self.end_login(None);
+            return Ok(Some(reply));
         }
         match self.worker.front().log_in(request.raw()).await {
             Ok(reply) => {

@@ -178,7 +178,9 @@ impl Session {
             };
             let mut auth = Vec::new();
             encode::own_command(&mut auth, &[b"AUTH", &login.user, &login.password]);
+            self.begin_login();
             let reply = self.capture(&private, &auth).await?;
+            self.end_login(reply.starts_with(b"+").then_some(login));
             if !reply.starts_with(b"+") {
                 return Ok(Err(reply));
             }

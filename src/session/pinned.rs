@@ -6,6 +6,7 @@
 //!
 //! Holds contract point 2.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::oneshot;
@@ -21,6 +22,7 @@ use crate::invalidation::Change;
 use crate::metrics::Outcome;
 use crate::proxy::{self, Lent, OwnLane, ReplyAction, Role, SessionEnd, Setting, Taken};
 use crate::resp::Request;
+use crate::upstream::Login;
 
 /// A home on which nothing was sent for so long takes the next command, whatever it is: Redis is to know that its client lives
 /// (`timeout`), and `CLIENT LIST` about when it last said something.
@@ -258,7 +260,7 @@ impl Session {
     }
 
     /// All is answered, and a private connection is there for what comes next.
-    async fn be_alone(&mut self, line: &mut ClientLine) -> Result<OwnLane, Close> {
+    pub(super) async fn be_alone(&mut self, line: &mut ClientLine) -> Result<OwnLane, Close> {
         line.answered(self).await?;
         self.renew_loan(line).await?;
         self.borrow(line).await
@@ -271,6 +273,19 @@ impl Session {
             Ok(reply) => Ok(reply),
             Err(error) => self.told_of_loss(&error),
         }
+    }
+
+    /// A login is about to go over the private connection: until it is known whose it is, nothing of crema's own does.
+    pub(super) fn begin_login(&self) {
+        self.owner.set_free(false);
+    }
+
+    /// Redis has accepted this login there, or none.
+    pub(super) fn end_login(&self, accepted: Option<&Arc<Login>>) {
+        if let (Some(lent), Some(login)) = (self.link.conn(), accepted) {
+            lent.is_in_as(login);
+        }
+        self.owner.set_free(self.link.is_free());
     }
 
     fn told_of_loss(&self, error: &Error) -> Result<Vec<u8>, Close> {

@@ -37,6 +37,8 @@ pub(crate) struct Connection {
     pub generation: u64,
     /// What the server calls it, as `CLIENT ID` says; none where nobody may ask.
     pub id: Option<u64>,
+    /// The login that it was made with, which may be newer than the one that was asked for.
+    pub login: Option<Arc<Login>>,
 }
 
 /// Dials the node and runs the handshake, for crema itself. Cancel safe: dropping the future closes the connection.
@@ -49,7 +51,8 @@ pub(crate) async fn connect(target: &Target) -> Result<Connection, Error> {
 }
 
 /// The same for a session, or sessions, of a user who may be in a database that it may not select, for it came there as another:
-/// `entrants` are logins that may have the right, tried in turn.
+/// `entrants` are logins that may have the right, tried in turn. A login of crema's own whose password has changed is used as it
+/// is now.
 pub(crate) async fn connect_by(
     target: &Target,
     purpose: Purpose,
@@ -72,8 +75,12 @@ pub(crate) async fn connect_by(
     made
 }
 
-/// The same with the very login of `target`.
-async fn connect_as_told(target: &Target, purpose: Purpose, entrants: &[Arc<Login>]) -> Result<Connection, Error> {
+/// The same with the very login of `target`, as it must be where a client proved it: one that is revoked is of no use any more.
+pub(crate) async fn connect_as_told(
+    target: &Target,
+    purpose: Purpose,
+    entrants: &[Arc<Login>],
+) -> Result<Connection, Error> {
     let node = &target.node;
     let mut surveys = 0;
     loop {
@@ -193,7 +200,7 @@ impl ServerIdentity {
             Some(run_id) => node.generation.of(&run_id, begun, now),
             None => node.generation.number(),
         };
-        Connection { socket, permit, generation, id: self.id }
+        Connection { socket, permit, generation, id: self.id, login: target.login.clone() }
     }
 }
 

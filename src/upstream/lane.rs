@@ -139,6 +139,20 @@ impl<W: Waiter> Lane<W> {
         .await
     }
 
+    /// Whether what is sent now may wait for as long as a client's command does.
+    pub(crate) fn is_patient(&self) -> bool {
+        self.pipeline.borrow().is_patient()
+    }
+
+    /// Returns when that is over, or the connection. Cancel safe.
+    pub(crate) async fn impatient(&self) {
+        poll_fn(|cx| {
+            let pipeline = self.pipeline.borrow();
+            if pipeline.takes_commands() && pipeline.is_patient() { self.await_opening(cx) } else { Poll::Ready(()) }
+        })
+        .await;
+    }
+
     fn await_opening<T>(&self, cx: &Context<'_>) -> Poll<T> {
         self.opening.borrow_mut().push(cx.waker().clone());
         Poll::Pending

@@ -28,7 +28,9 @@ use std::time::Duration;
 
 pub(crate) use backoff::Backoff;
 pub(crate) use budget::{Ask, Budget, Permit, Purpose, Settled, Tenant};
-pub(crate) use connect::{Connection, Step, adapt, connect, connect_by, connect_unproved, read_reply, steps};
+pub(crate) use connect::{
+    Connection, Step, adapt, connect, connect_as_told, connect_by, connect_unproved, read_reply, steps,
+};
 pub use generation::Generation;
 pub(crate) use lane::Lane;
 pub(crate) use needs::Needs;
@@ -138,7 +140,7 @@ impl Node {
     async fn renewed(&self, login: Option<&Arc<Login>>) -> Option<(&RotatingLogin, Arc<Login>)> {
         let login = login?;
         let source = self.rotating.iter().find(|source| source.gave(login))?;
-        Some((source, source.fresh().await))
+        Some((source, source.at_connect().await))
     }
 
     /// The node said something at `now`, on any connection of the present generation: its pulse.

@@ -187,7 +187,7 @@ mod tests {
         let node = Node::new(endpoint, 3, Duration::from_secs(1));
         let socket = Socket::upstream(TcpStream::connect(address).await.expect("it accepts"));
         let permit = node.budget.permit(Purpose::Own).await.expect("there is room");
-        let connection = Connection { socket, permit, generation, id: None };
+        let connection = Connection { socket, permit, generation, id: None, login: None };
         let (mut server, _) = listener.accept().await.expect("a client");
         let needs = ["*0\r\n"; 6];
         let says = says.iter().take(1).chain(needs.iter().filter(|_| !says.is_empty())).chain(says.iter().skip(1));

@@ -287,6 +287,11 @@ impl<W: Waiter> Pipeline<W> {
         self.fifo.is_empty()
     }
 
+    /// Whether a reply is awaited for which Redis may let its client wait as long as it likes.
+    pub(in crate::upstream) fn is_patient(&self) -> bool {
+        self.fifo.iter().any(|awaited| matches!(&awaited.expect, Expected::Reply(waiter) if waiter.is_patient()))
+    }
+
     /// Whether it is as it was made, and may go on elsewhere once all is answered.
     pub(in crate::upstream) fn is_plain(&self) -> bool {
         !self.out.is_ahead() && self.mode == Mode::Replies
