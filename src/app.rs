@@ -312,13 +312,13 @@ impl App {
         let on = move |heard: Heard| stats.heard(heard.into());
         let mut means = self.shared.l1.mode().follow();
         while !stop.is_cancelled() {
-            let listening = stop.child_token();
-            let listen = channel::listen(&config, Arc::clone(&self.shared.l1) as Arc<_>, listening.clone(), &on);
+            let listen = channel::listen(&config, Arc::clone(&self.shared.l1) as Arc<_>, stop.clone(), &on);
             let ears_do = means.wait_for(|means| *means == CoherenceMeans::Channel);
             tokio::select! {
                 () = listen => return,
                 _ = ears_do => {}
             }
+            self.shared.l1.ears_listen(); // and whoever could say otherwise is gone
             let ears_do_not = means.wait_for(|means| *means != CoherenceMeans::Channel);
             let _ = stop.run_until_cancelled(ears_do_not).await; // an error: the process ends
         }
@@ -369,16 +369,22 @@ fn tell_choice(finding: &SurveyFinding) {
     let (means, promise) = (finding.means.as_str(), finding.means.about());
     let refusals = finding.refusals.iter().map(|(means, said)| format!("{} ({said})", means.as_str()));
     let refusals = refusals.collect::<Vec<_>>().join(", ");
+    let client = finding.client.as_ref().map(|user| {
+        format!(". It was asked as the first client's user, `{user}`, for `upstream` names none; who is asked for all is better named there")
+    });
+    let client = client.unwrap_or_default();
     match finding.means {
         CoherenceMeans::Tracking | CoherenceMeans::Undecided => {
             info!("coherence by {means}, which the upstream allows: {promise}");
         }
-        CoherenceMeans::Broadcast => warn!("coherence by {means}, for the upstream refuses {refusals}: {promise}"),
+        CoherenceMeans::Broadcast => {
+            warn!("coherence by {means}, for the upstream refuses {refusals}: {promise}{client}")
+        }
         CoherenceMeans::Channel => warn!(
             "coherence by {means}, for the upstream refuses {refusals}: {promise}; each write costs the upstream more. If \
-             only the user in `upstream` lacks the right, give it +client|tracking"
+             only the user in `upstream` lacks the right, give it +client|tracking{client}"
         ),
-        CoherenceMeans::Nothing => warn!("no coherence, for the upstream refuses {refusals}: {promise}"),
+        CoherenceMeans::Nothing => warn!("no coherence, for the upstream refuses {refusals}: {promise}{client}"),
     }
 }
 

@@ -6,7 +6,8 @@ mod common;
 
 use std::time::Duration;
 
-use common::{Client, Crema, MAX_STALENESS, Redis, Value, bulk, eventually, int, ok};
+use common::link::Way;
+use common::{Client, Crema, Link, MAX_STALENESS, Redis, Value, bulk, eventually, int, ok, pack};
 
 /// A Redis whose only user may do all but this.
 fn without(rules: &[&str]) -> Redis {
@@ -95,6 +96,8 @@ fn where_nobody_can_tell_of_changes_nothing_is_kept() {
         assert_eq!(client.cmd(&["GET", "k"]), bulk("v"));
     }
     assert_eq!(crema.outcomes("hit"), 0);
+    assert_eq!(crema.count("crema_promotions_total", &[]), 0);
+    assert!(crema.count("crema_promotions_dropped_total", &[("reason", "no_coherence")]) > 0);
 }
 
 #[test]
@@ -181,6 +184,84 @@ fn after_a_failover_the_new_server_is_asked() {
             false
         }
     });
+}
+
+/// A crema that has heard by tracking, with a client; and behind its link a new server, which refuses that and is not heard of yet.
+fn before_the_turn() -> (Redis, Link, Crema, Client) {
+    let mut redis = Redis::start();
+    let link = Link::to(redis.addr());
+    let crema = Crema::over(link.addr()).flag("--upstream-down", "error").start();
+    let mut client = crema.client();
+    assert_eq!(client.cmd(&["SET", "k", "old"]), ok());
+    assert!(mode(&crema, "tracking"));
+    link.down();
+    redis.kill();
+    let file = tempfile::NamedTempFile::new().expect("a temporary file");
+    std::fs::write(file.path(), "user default on nopass ~* &* +@all -client|tracking\n").expect("our own file");
+    redis.args(&["--aclfile", &file.path().display().to_string()]);
+    redis.restart();
+    assert_eq!(redis.client().cmd(&["SET", "k", "old"]), ok());
+    link.hold(Way::Requests);
+    link.up();
+    (redis, link, crema, client)
+}
+
+/// What was taken up before the new server was asked goes as it was written, and the fleet is told all the same.
+#[test]
+fn a_write_that_waits_for_a_server_where_writes_are_to_tell_is_told_of() {
+    let (redis, link, crema, mut client) = before_the_turn();
+    let other = Crema::start(&redis);
+    other.warm(&["GET", "k"]);
+    assert!(mode(&other, "channel"));
+    loop {
+        client.send_cmd(&["SET", "k", "new"]);
+        if client.is_silent_for(Duration::from_millis(500)) {
+            break; // it waits for its connection
+        }
+        assert!(client.value().is_error(), "the link was down a moment ago");
+    }
+    link.thaw();
+    assert_eq!(client.value(), ok());
+    assert!(mode(&crema, "channel"));
+    let mut reader = other.client();
+    eventually("it is seen", || reader.cmd(&["GET", "k"]) == bulk("new"));
+}
+
+/// Nothing is put before a write of which a part is sent already.
+#[test]
+fn a_large_write_that_has_begun_when_writes_come_to_tell_is_done_as_it_is() {
+    let (redis, link, crema, mut client) = before_the_turn();
+    let value: String = (0..100_000).map(|n| format!("{n:06}")).collect();
+    let request = pack(&["SET", "large", &value]);
+    let (begun, rest) = request.split_at(300_000);
+    client.send(begun);
+    eventually("it is sent ahead", || crema.count("crema_pinned_connections", &[]) == 1);
+    link.thaw();
+    eventually("the server is asked", || mode(&crema, "channel"));
+    client.send(rest);
+    assert_eq!(client.value(), ok());
+    assert_eq!(client.cmd(&["STRLEN", "large"]), int(600_000));
+    assert!(
+        client.cmd(&["GET", "large"]) == bulk(value.as_str()) && redis.client().cmd(&["GET", "large"]) == bulk(value)
+    );
+    assert_eq!(client.cmd(&["ECHO", "in step"]), bulk("in step"));
+}
+
+/// Where nobody is named in `upstream` the first client is asked for all, and that is told.
+#[test]
+fn where_no_user_is_named_it_is_told_who_was_asked() {
+    let redis = Redis::with(&["--requirepass", "secret"]);
+    let mut admin = redis.client();
+    admin.cmd(&["AUTH", "secret"]);
+    assert_eq!(admin.cmd(&["ACL", "SETUSER", "low", "on", ">pw", "~*", "&*", "+@all", "-client|tracking"]), ok());
+    let crema = Crema::over(redis.addr()).without_waiting().start();
+    let mut client = crema.client();
+    assert_eq!(client.cmd(&["AUTH", "low", "pw"]), ok());
+    assert_eq!(client.cmd(&["SET", "k", "v"]), ok());
+    eventually("it is told", || {
+        crema.has_logged("It was asked as the first client's user, `low`, for `upstream` names none")
+    });
+    assert!(mode(&crema, "channel"), "{}", crema.log());
 }
 
 /// Need, the command that shows it to an operator, how an ACL refuses it, whether it can be renamed, and a request of it.

@@ -55,7 +55,7 @@ impl Change {
             // It began no later than now.
             self.pause = self.alters.pause.map(|span| l1.pause(Time::now().plus(span)));
         }
-        // Where writes are told in one step with themselves, so was this.
+        // Where writes are told in one step with themselves, so was this; or its write knows better (`WriteGuard::owed`).
         let owed = !refused && self.alters.keys && !l1.mode().writes_tell();
         let debt = owed.then(|| l1.fleet.as_ref().map(Publisher::owe)).flatten();
         self.end(&l1);

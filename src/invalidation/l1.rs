@@ -19,7 +19,7 @@ use super::ears::Ears;
 use super::forget::Forget;
 use super::mode::CoherenceMode;
 use super::opaque::OpaqueWrites;
-use super::publish::Publisher;
+use super::publish::{Debt, Publisher};
 use super::silence::{Pause, Silence};
 use super::terms::L1Terms;
 use crate::cache::{Identity, Memory, Query};
@@ -88,20 +88,22 @@ impl L1 {
         if !self.mode().choose(means) {
             return;
         }
-        if self.mode().writes_tell() {
-            self.silence.set_deaf(false); // the ears listen to the channel themselves
-        }
         self.end_leases();
         self.bump(EpochReason::Coherence);
         self.ears.each(|ear| ear.try_again());
     }
 
+    /// Whoever listened to the fleet's channel beside the ears has stopped, for they do now: what it said last is of no matter.
+    pub(crate) fn ears_listen(&self) {
+        self.silence.set_deaf(false);
+        self.nudge(); // leases may begin again
+    }
+
     /// A write may have been done of which nobody tells: the fleet is to forget everything, and here it is forgotten at once.
-    pub(crate) fn owe_all(&self) {
+    /// Who can wait for the debt should, before its client knows of the write.
+    pub(crate) fn owe_all(&self) -> Option<Debt> {
         self.forget_all(EpochReason::Untold);
-        if let Some(fleet) = &self.fleet {
-            drop(fleet.owe());
-        }
+        self.fleet.as_ref().map(Publisher::owe)
     }
 
     /// What is in L1 of any of `keys`, each given as an argument with its header. Looks at every entry there is, so it does
@@ -286,13 +288,27 @@ impl Forget for L1 {
 mod tests {
     use super::*;
 
-    #[tokio::test]
-    async fn a_swap_of_databases_ends_the_joining_of_flights() {
+    fn l1(mode: CoherenceMode) -> Arc<L1> {
         let second = Duration::from_secs(1);
         let (max_staleness, acl_recheck) = (second, second);
-        let mode = CoherenceMode::tracking();
         let terms = L1Terms { max_staleness, acl_recheck, max_value: 1, l1_size: 0, mode, max_ears: 1 };
-        let l1 = L1::new(terms, None, Arc::new(Stats::default()), Control::here());
+        L1::new(terms, None, Arc::new(Stats::default()), Control::here())
+    }
+
+    #[tokio::test]
+    async fn what_was_said_of_the_channel_last_is_of_no_matter_once_the_ears_listen() {
+        let l1 = l1(CoherenceMode::auto(None, Duration::ZERO));
+        l1.silence.set_swaps_counted(false);
+        l1.choose(CoherenceMeans::Channel);
+        l1.deaf(); // by who is not dropped yet
+        assert!(l1.silence.is_swapping());
+        l1.ears_listen();
+        assert!(!l1.silence.is_swapping());
+    }
+
+    #[tokio::test]
+    async fn a_swap_of_databases_ends_the_joining_of_flights() {
+        let l1 = l1(CoherenceMode::tracking());
         let before = l1.opaque();
         l1.forget_all(EpochReason::SwapDb);
         assert_ne!(l1.opaque(), before, "what left before reads in a database that has another name now");

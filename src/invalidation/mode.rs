@@ -2,7 +2,8 @@
 //!
 //! All that differs between the means is asked here, by the ears, by `proxy` where it writes, and by `app`. Where the settings
 //! leave the choice (`coherence = "auto"`) the server is asked once for each generation, before a connection to it carries
-//! anything (`upstream/survey`): so no write is done untold that should be told of (point 4).
+//! anything (`upstream/survey`). A write that was taken up before that, and was done where it should have been told of, is told of
+//! with its answer: everyone forgets everything, before its client knows (`proxy/write_guard`, point 4).
 
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Duration;
@@ -119,6 +120,11 @@ impl CoherenceMode {
         self.writes_tell().then_some(self.ceiling)
     }
 
+    /// Whether it is known that somebody tells of changes: nothing may be kept before.
+    pub fn hears(&self) -> bool {
+        !matches!(self.means(), CoherenceMeans::Nothing | CoherenceMeans::Undecided)
+    }
+
     /// Whether somebody tells of changes to this key: no other may be kept.
     pub fn covers(&self, key: &[u8]) -> bool {
         self.means() != CoherenceMeans::Broadcast
@@ -223,7 +229,9 @@ mod tests {
         let mode = CoherenceMode::auto(Some(notices()), Duration::from_secs(9));
         let follower = mode.follow();
         assert!(mode.means() == CoherenceMeans::Undecided && mode.notices().is_none() && mode.ceiling().is_none());
-        assert!(mode.choose(CoherenceMeans::Channel));
+        assert!(!mode.hears(), "it is not known who would tell");
+        assert!(mode.choose(CoherenceMeans::Nothing) && !mode.hears());
+        assert!(mode.choose(CoherenceMeans::Channel) && mode.hears());
         assert!(mode.notices().is_some() && mode.ceiling().is_some() && !mode.insists());
         assert!(!mode.choose(CoherenceMeans::Channel));
         assert!(mode.choose(CoherenceMeans::Tracking) && mode.notices().is_none());

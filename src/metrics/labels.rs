@@ -109,6 +109,7 @@ labels! {
         EarBehind = "ear_behind": "The ear had as many fills to do as it may.",
         NoEar = "no_ear": "There were as many ears as there may be, and the session's user had none.",
         Refused = "refused": "The session's user may not do what an ear needs.",
+        NoCoherence = "no_coherence": "Nobody tells of changes, or it is not known yet who does.",
         NoPrefix = "no_prefix": "In broadcast mode, a key with none of the prefixes.",
         TooLarge = "too_large": "The answer was larger than may be kept.",
         ErrorReply = "error_reply": "Redis had answered the read with an error.",

@@ -291,7 +291,7 @@ impl Caller {
             let (command, write) = notify(&site.shared.l1, user, guard, form, request.raw());
             (command, write.into())
         } else {
-            (Cow::Borrowed(request.raw()), ReplyAction::Write(guard))
+            (Cow::Borrowed(request.raw()), ReplyAction::Write(guard.untold()))
         };
         track.send(&command, InFlight::new(site, recipient, action, worker.stats.sample()), now);
     }
@@ -409,6 +409,7 @@ impl Caller {
                 (command, write.into())
             }
         };
+        debug_assert!(!lane.is_ahead() || command.starts_with(request.raw()), "what was sent ahead is its beginning");
         // What a command does that the table does not know, nobody can say: it may wait.
         let patient = spec.blocking(request) || matches!(spec.route, Route::Taint | Route::Session(Verb::Wait));
         let recipient = Recipient::new(&self.replies, place, Tally::new(spec, Outcome::Pinned));
@@ -445,8 +446,8 @@ impl Caller {
 pub(crate) enum Role {
     /// Nothing.
     Alone,
-    /// Nothing, and another transaction would change what the connection is: the client watches keys, or what is on the
-    /// connection is not followed.
+    /// Nothing, and nothing may come before it: a part of it was sent ahead, or another transaction would change what the
+    /// connection is, for the client watches keys, or what is on it is not followed.
     Apart,
     /// It is queued: what it does is done when `EXEC` is.
     Queued,

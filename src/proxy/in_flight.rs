@@ -173,7 +173,7 @@ impl InFlight {
                 let l1 = &self.site.shared.l1;
                 let alone = guard.queued && kind != b'-' && !bytes.starts_with(QUEUED);
                 if alone && (guard.secret || l1.mode().writes_tell()) {
-                    l1.owe_all();
+                    drop(l1.owe_all());
                 }
                 written(&self.site, self.recipient.as_ref(), guard, kind);
             }
@@ -208,7 +208,7 @@ impl InFlight {
         if replies.is_over() {
             let l1 = &self.site.shared.l1;
             if replies.untold {
-                l1.owe_all();
+                drop(l1.owe_all());
             }
             match replies.notice.first() {
                 Some(b':') => user.set_publishes(true),
@@ -401,7 +401,7 @@ impl Waiter for InFlight {
                 if sent == Sent::Maybe {
                     self.site.stats.lost_writes.add(u64::from(replies.begun.is_none()));
                     if replies.may_be_alone() {
-                        self.site.shared.l1.owe_all();
+                        drop(self.site.shared.l1.owe_all());
                     }
                 }
                 self.begun = replies.begun.is_some();
@@ -466,6 +466,7 @@ impl InFlight {
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
+    use std::time::Duration;
 
     use tokio::runtime::Builder;
     use tokio::sync::{Notify, watch};
@@ -474,13 +475,14 @@ mod tests {
     use super::super::recipient::Tally;
     use super::super::replies::Replies;
     use super::super::reply_queue::SessionEnd;
-    use super::super::shared::tests::{node, shared};
+    use super::super::shared::tests::{node, shared_by};
     use super::super::who::Who;
     use super::super::worker::Worker;
     use super::*;
     use crate::cache::{Slot, Stamp};
     use crate::command::Class;
-    use crate::metrics::{Failure, Outcome};
+    use crate::invalidation::{CoherenceMode, Notices};
+    use crate::metrics::{CoherenceMeans, EpochReason, Failure, Outcome};
     use crate::resp::Resp;
     use crate::upstream::Topology;
 
@@ -496,10 +498,15 @@ mod tests {
 
     impl Office {
         fn open(test: impl FnOnce(Self)) {
+            Self::open_by(CoherenceMode::tracking(), test);
+        }
+
+        /// The same, where changes would be heard of this way.
+        fn open_by(mode: CoherenceMode, test: impl FnOnce(Self)) {
             let runtime = Builder::new_current_thread().enable_all().build().expect("a runtime");
             LocalSet::new().block_on(&runtime, async {
                 let topologies = watch::Sender::new(Arc::new(Topology::Single(node())));
-                let worker = Worker::new(shared(topologies.subscribe()), Arc::default());
+                let worker = Worker::new(shared_by(mode, topologies.subscribe()), Arc::default());
                 let member = worker.shared.clients.join("peer".to_owned(), &Arc::new(Notify::new()));
                 let replies = Rc::new(Replies::new(1 << 20, member, Arc::clone(&worker.stats)));
                 test(Self { worker: Rc::clone(&worker), replies });
@@ -562,6 +569,32 @@ mod tests {
             write.over(|| SET);
             assert_eq!((office.counts(), office.replies.is_settled()), ((1, 0, 0, 0), true));
         });
+    }
+
+    #[test]
+    fn a_write_that_went_untold_is_told_of_once_where_writes_are_to_tell_by_now() {
+        let end: [(fn(InFlight), u64); 4] = [
+            (|mut write| write.piece(b'+', b"+OK\r\n", AT), 1),
+            (|mut write| write.piece(b'-', b"-OOM no\r\n", AT), 0),
+            (|write| write.lost(&lost(), Sent::Maybe, SET), 1),
+            (drop, 1),
+        ];
+        for (end, told) in end {
+            let mode = CoherenceMode::auto(Some(Notices::new("c".into(), "me".into())), Duration::ZERO);
+            Office::open_by(mode, |office| {
+                let l1 = Arc::clone(&office.worker.shared.l1);
+                let untold = || office.worker.shared.stats.epochs(EpochReason::Untold);
+                office.write().piece(b'+', b"+OK\r\n", AT);
+                l1.choose(CoherenceMeans::Tracking);
+                let write = office.write();
+                assert_eq!(untold(), 0, "it was done where Redis tells");
+                l1.choose(CoherenceMeans::Channel);
+                end(write);
+                assert_eq!(untold(), told);
+                drop(office.write());
+                assert_eq!(untold(), told, "begun since, it has its notice");
+            });
+        }
     }
 
     #[test]

@@ -73,9 +73,10 @@ pub(super) fn notify<'a>(
     form: NoticeForm,
     command: &'a [u8],
 ) -> (Cow<'a, [u8]>, MarkedWrite) {
-    let (Some(notices), Some(notice)) = (l1.mode().notices(), guard.take_notice()) else {
-        return (Cow::Borrowed(command), MarkedWrite::Alone(guard));
+    let Some(notices) = l1.mode().notices() else {
+        return (Cow::Borrowed(command), MarkedWrite::Alone(guard.untold()));
     };
+    let Some(notice) = guard.take_notice() else { return (Cow::Borrowed(command), MarkedWrite::Alone(guard)) };
     let mut out = Vec::with_capacity(command.len() + 256);
     for part in form.parts() {
         match part {

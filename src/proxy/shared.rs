@@ -85,9 +85,9 @@ impl Shared {
         self.rule(index).is_some_and(|rule| rule.promote == Some(Promote::Never))
     }
 
-    /// The longest stay in L1 that the rule, or its absence, allows.
+    /// The longest stay in L1 that the rule, or its absence, allows; where neither says, the ear goes by the mode in force.
     pub(crate) fn ceiling(&self, index: RuleIndex) -> Option<Duration> {
-        self.rule(index).and_then(|rule| rule.ceiling).or(self.config.ceiling).or_else(|| self.l1.mode().ceiling())
+        self.rule(index).and_then(|rule| rule.ceiling).or(self.config.ceiling)
     }
 
     /// What the rule, or its absence, says about promotion.
@@ -117,8 +117,13 @@ pub(super) mod tests {
 
     /// What the workers of a process with no L1 share.
     pub(in crate::proxy) fn shared(topology: watch::Receiver<Arc<Topology>>) -> Arc<Shared> {
+        shared_by(CoherenceMode::tracking(), topology)
+    }
+
+    /// The same, where changes would be heard of this way.
+    pub(in crate::proxy) fn shared_by(mode: CoherenceMode, topology: watch::Receiver<Arc<Topology>>) -> Arc<Shared> {
         let second = Duration::from_secs(1);
-        let (max_value, l1_size, mode, max_ears) = (1, 0, CoherenceMode::tracking(), 1);
+        let (max_value, l1_size, max_ears) = (1, 0, 1);
         let terms = L1Terms { max_staleness: second, acl_recheck: second, max_value, l1_size, mode, max_ears };
         let stats = Arc::default();
         let l1 = L1::new(terms, None, Arc::clone(&stats), Control::here());

@@ -19,6 +19,8 @@ pub(crate) struct Transaction {
     opaque: bool,
     alters: Alters,
     news: Option<Box<News>>,
+    /// A write was queued when writes were not to tell of themselves.
+    untold: bool,
 }
 
 impl Transaction {
@@ -27,6 +29,7 @@ impl Transaction {
         self.slots.extend(l1.memory.stamps.slots(spec.keys(request)));
         self.reads.extend(spec.reads_unnamed(request).then_some(None));
         self.opaque |= spec.effect == Effect::Opaque;
+        self.untold |= !l1.mode().writes_tell();
         if wants_news(l1) {
             note_news(self.news.get_or_insert_default(), l1, spec, request);
         }
@@ -50,6 +53,6 @@ impl Transaction {
     /// `EXEC` is about to be sent: the keys are marked once more.
     pub(crate) fn begin(&mut self, lane: &OwnLane) -> WriteGuard {
         let slots = self.slots.drain(..).collect();
-        WriteGuard::of_transaction(&lane.site, slots, self.alters, (self.opaque, self.news.take()))
+        WriteGuard::of_transaction(&lane.site, slots, self.alters, (self.opaque, self.news.take(), !self.untold))
     }
 }

@@ -21,6 +21,7 @@ const REPEATED: usize = 64;
 
 /// The stamps of a write under way, and what the fleet is told when it is done. See the module's head.
 #[must_use = "dropped, the write counts as lost"]
+#[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own, in any combination")]
 pub(crate) struct WriteGuard {
     site: Rc<Site>,
     slots: SmallVec<[Slot; 4]>,
@@ -31,6 +32,9 @@ pub(crate) struct WriteGuard {
     pub(super) queued: bool,
     /// It may change keys of which Redis tells nobody.
     pub(super) secret: bool,
+    /// Where writes are to tell of themselves, this one does, or has nothing to tell. Not where it was sent before it was known
+    /// that they are to.
+    pub(super) told: bool,
 }
 
 /// What few writes have. It lies apart so that what awaits a reply is small: it is moved with every request.
@@ -68,17 +72,17 @@ impl WriteGuard {
         l1.memory.stamps.slots(spec.keys(request)).for_each(|slot| slots.push(slot));
         once_each(&mut slots);
         slots.iter().for_each(|&slot| l1.memory.stamps.begin(slot));
-        let (opaque, secret) = (spec.effect == Effect::Opaque, alters.keys);
-        Self { site: Rc::clone(site), slots, aftermath: None, opaque, queued: false, secret }
+        let (opaque, secret, told) = (spec.effect == Effect::Opaque, alters.keys, l1.mode().writes_tell());
+        Self { site: Rc::clone(site), slots, aftermath: None, opaque, queued: false, secret, told }
     }
 
     /// Of `EXEC`, which is about to be sent: what it carries out changes keys in `slots` and may change what `alters` says, and is
-    /// opaque where that is said; with what the fleet is told.
+    /// opaque where that is said; with what the fleet is told, and whether that is all there is to tell.
     pub(super) fn of_transaction(
         site: &Rc<Site>,
         mut slots: SmallVec<[Slot; 4]>,
         alters: Alters,
-        (opaque, news): (bool, Option<Box<News>>),
+        (opaque, news, told): (bool, Option<Box<News>>, bool),
     ) -> Self {
         let l1 = &site.shared.l1;
         once_each(&mut slots);
@@ -86,17 +90,23 @@ impl WriteGuard {
         let change = alters.any().then(|| Change::begin(l1, alters));
         let news = news.map(|news| *news);
         let aftermath = (change.is_some() || news.is_some()).then(|| Box::new(Aftermath { change, news }));
-        Self { site: Rc::clone(site), slots, aftermath, opaque, queued: false, secret: alters.keys }
+        Self { site: Rc::clone(site), slots, aftermath, opaque, queued: false, secret: alters.keys, told }
     }
 
     /// Of a write of which nothing is known but that there is one.
     pub(crate) fn unmarked(site: &Rc<Site>) -> Self {
         let site = Rc::clone(site);
-        Self { site, slots: SmallVec::new(), aftermath: None, opaque: false, queued: false, secret: false }
+        Self { site, slots: SmallVec::new(), aftermath: None, opaque: false, queued: false, secret: false, told: true }
     }
 
     fn aftermath(&mut self) -> &mut Aftermath {
         self.aftermath.get_or_insert_default()
+    }
+
+    /// It goes without what would tell of it.
+    pub(super) fn untold(mut self) -> Self {
+        self.told = false;
+        self
     }
 
     /// What goes with it in one step, where the channel carries coherence and there is something to tell.
@@ -110,6 +120,7 @@ impl WriteGuard {
         self.slots.append(&mut other.slots);
         self.opaque |= other.opaque;
         self.secret |= other.secret;
+        self.told &= other.told;
         let Some(more) = other.aftermath.take() else { return };
         let rest = self.aftermath();
         rest.change = rest.change.take().or(more.change);
@@ -121,17 +132,27 @@ impl WriteGuard {
 
     /// It was answered. `refused`: nothing was written. What comes back is settled before its client learns of it.
     pub(super) fn end(&mut self, refused: bool) -> Option<Debt> {
+        let owed = self.owed(refused && !self.opaque);
         let l1 = &self.site.shared.l1;
         let Some(rest) = self.aftermath.take() else {
             self.slots.drain(..).for_each(|slot| l1.memory.stamps.end(slot));
-            return None;
+            return owed;
         };
         let debt = rest.change.and_then(|change| change.answered(refused));
         self.slots.drain(..).for_each(|slot| l1.memory.stamps.end(slot));
         if let (Some(news), Some(fleet), false) = (rest.news, &l1.fleet, refused) {
             fleet.tell(news);
         }
-        debt
+        owed.or(debt)
+    }
+
+    /// What the fleet is owed where writes are to tell of themselves by now, and were not when this one was sent: it went out
+    /// untold. What is only queued is not done yet, and `undone` what was refused.
+    fn owed(&mut self, undone: bool) -> Option<Debt> {
+        let l1 = &self.site.shared.l1;
+        let untold = !self.told && !self.queued && !undone && l1.mode().writes_tell();
+        self.told = true; // and not twice
+        if untold { l1.owe_all() } else { None }
     }
 }
 
@@ -141,9 +162,8 @@ impl Drop for WriteGuard {
         if let Some(rest) = &mut self.aftermath {
             drop(rest.change.take());
         }
-        if !self.slots.is_empty() || self.aftermath.is_some() {
-            let none = self.end(false);
-            debug_assert!(none.is_none(), "the change is gone");
+        if !self.slots.is_empty() || self.aftermath.is_some() || !self.told {
+            drop(self.end(false)); // owed all the same, and nobody is left to wait
         }
     }
 }

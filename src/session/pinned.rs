@@ -148,7 +148,8 @@ impl Session {
     /// Sends a command over the private connection.
     pub(super) fn send(&mut self, private: &OwnLane, spec: &Spec, request: Request<'_>, now: Time) {
         let l1 = &self.worker.shared.l1;
-        let apart = self.link.is_watching() || !self.link.is_followed();
+        // What has gone ahead is the write's own beginning: nothing may come before it any more.
+        let apart = self.link.is_watching() || !self.link.is_followed() || self.link.ahead() > 0;
         let role = match self.link.open_mut() {
             Some(open) => {
                 match spec.effect {

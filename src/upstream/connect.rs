@@ -97,9 +97,9 @@ pub(crate) async fn connect_as_told(
             return Ok(made);
         }
         surveys += 1;
-        let login = node.login().or_else(|| target.login.clone());
         let asked = async {
-            node.survey.ask(made, login.as_deref(), &node.needs).await.map_err(|source| unreachable(node, source))
+            let asked = node.survey.ask(made, target.login.as_deref(), node).await;
+            asked.map_err(|source| unreachable(node, source))
         };
         if let Some(unused) = in_time(node, asked).await? {
             return Ok(unused);
@@ -255,7 +255,12 @@ impl Handshake<'_> {
             identity.id = std::str::from_utf8(&reply).ok().and_then(|id| id.strip_prefix(':')?.trim_end().parse().ok());
         }
         match replies.next() {
-            Some(reply) if node.needs.hear(Need::Info, None, &reply) => node.generation.refuse(),
+            // Who was refused for another reason, such as asking too often, may ask the next time.
+            Some(reply) if node.needs.hear(Need::Info, None, &reply) => {
+                if is_forbidden(&reply) {
+                    node.generation.refuse();
+                }
+            }
             Some(reply) => identity.run_id = run_id(&reply).map(Box::from),
             None => {}
         }
@@ -472,7 +477,31 @@ pub(crate) async fn read_reply(socket: &mut Socket, buffer: &mut Vec<u8>) -> io:
 
 #[cfg(test)]
 mod tests {
+    use tokio::net::TcpListener;
+
     use super::*;
+
+    #[tokio::test]
+    async fn who_may_not_ask_for_info_is_not_asked_again_and_who_asked_too_often_is() {
+        for (says, asks) in [
+            ("-ERR max requests limit exceeded\r\n", true),
+            ("-NOPERM User u has no permissions to run the 'info' command\r\n", false),
+            ("-ERR unknown command 'INFO', with args beginning with: 'server' \r\n", false),
+        ] {
+            let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+            let port = listener.local_addr().expect("it listens").port();
+            let endpoint = Endpoint::Tcp { host: "127.0.0.1".into(), port };
+            let node = Arc::new(Node::new(endpoint, 3, Duration::from_secs(10)));
+            let answers = async {
+                let (mut server, _) = listener.accept().await.expect("a client");
+                server.write_all(format!(":7\r\n{says}").as_bytes()).await.expect("it reads");
+                server
+            };
+            let (made, _server) = tokio::join!(connect_unproved(&node), answers);
+            made.expect("it does without");
+            assert_eq!(node.generation.may_ask(), asks, "{says}");
+        }
+    }
 
     #[test]
     fn only_what_differs_is_changed_and_the_version_first() {

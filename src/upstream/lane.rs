@@ -98,6 +98,11 @@ impl<W: Waiter> Lane<W> {
         self.pipeline.borrow_mut().out().forget_ahead(bytes);
     }
 
+    /// Whether a part of the next command was sent ahead.
+    pub(crate) fn is_ahead(&self) -> bool {
+        self.pipeline.borrow_mut().out().is_ahead()
+    }
+
     /// Appends bytes that are no command: a replica's side of a replication stream.
     pub(crate) fn send_raw(&self, bytes: &[u8]) {
         self.pipeline.borrow_mut().out().append_raw(bytes);

@@ -25,6 +25,7 @@ impl SendBuffer {
     /// Appends a command, of which some bytes may be there already. Returns where it begins, counted in all bytes ever.
     pub(super) fn append(&mut self, command: &[u8]) -> u64 {
         let start = self.queued;
+        debug_assert!(self.ahead <= command.len(), "what was sent ahead is its beginning");
         let rest = &command[std::mem::take(&mut self.ahead)..];
         self.queued += rest.len() as u64;
         self.bytes.extend_from_slice(rest);

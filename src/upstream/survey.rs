@@ -2,8 +2,10 @@
 //! anything.
 //!
 //! What coherence rests on differs by that (`invalidation/mode`), and writes go otherwise: so nothing is sent before it is known,
-//! at start and after a failover (point 4). And what crema must do without is told then, not when it is first missed. It is asked as the user of the upstream URL, or where that has none as the user of the
-//! connection that is made first. That connection is given up afterwards, for it may track keys or have subscribed. Called by
+//! at start and after a failover (point 4); a write that was taken up before is told of afterwards (`proxy/write_guard`). And what
+//! crema must do without is told then, not when it is first missed. It is asked as the user of the upstream URL, or where that
+//! has none as the user of the connection that is made first: what that one is refused is refused to all until another server
+//! stands there, for a crema that had it from another user would not be told what the rest of the fleet writes. That connection is given up afterwards, for it may track keys or have subscribed. Called by
 //! `connect`; what is tried, and what follows from it, `app` gives.
 
 use std::fmt;
@@ -15,7 +17,7 @@ use tokio::io::AsyncWriteExt;
 use tokio::sync::Mutex;
 
 use super::connect::read_reply;
-use super::{Connection, Login, Needs};
+use super::{Connection, Login, Needs, Node};
 use crate::error::is_passing;
 use crate::metrics::{CoherenceMeans, Need};
 use crate::resp::encode;
@@ -36,6 +38,8 @@ pub(crate) struct SurveyFinding {
     pub means: CoherenceMeans,
     /// What it said to the ways before, without CRLF.
     pub refusals: Vec<(CoherenceMeans, String)>,
+    /// The client's user as whom it was asked, where the URL of the upstream has none.
+    pub client: Option<String>,
 }
 
 /// See the module's head.
@@ -70,27 +74,29 @@ impl Survey {
         self.plan.get().is_some() && self.asked.load(Ordering::Acquire) != generation + 1
     }
 
-    /// Asks on a connection that was just made, as `login`, which is given up for it. Who comes meanwhile waits, and has its
-    /// connection back. A server that is busy says nothing now: it is asked again with the next connection. Cancel safe.
+    /// Asks on a connection to `node` that was just made, as `login` where the node has none of its own. It is given up for it. Who
+    /// comes meanwhile waits, and has its connection back; so has who is late, for another server stands there by now. A server that is busy says nothing now: it is asked again with the next connection. Cancel safe.
     pub(super) async fn ask(
         &self,
         connection: Connection,
         login: Option<&Login>,
-        needs: &Needs,
+        node: &Node,
     ) -> io::Result<Option<Connection>> {
         let Some(plan) = self.plan.get() else { return Ok(Some(connection)) };
         let _one = self.asking.lock().await;
         let generation = connection.generation;
-        if !self.is_due(generation) {
+        if generation != node.generation.number() || !self.is_due(generation) {
             return Ok(Some(connection));
         }
-        let mut asking = Asking { connection, needs };
-        let speaks = asking.log_in(login).await?;
+        let mut asking = Asking { connection, needs: &node.needs };
+        let own = node.login();
+        let speaks = asking.log_in(own.as_deref().or(login)).await?;
+        let client = login.filter(|_| own.is_none()).map(|login| String::from_utf8_lossy(&login.user).into_owned());
         asking.ask_needs().await?;
         let found = asking.attempt(&plan.trials, speaks).await?;
         if let Some(finding) = found {
             if !plan.trials.is_empty() {
-                (plan.told)(finding);
+                (plan.told)(SurveyFinding { client, ..finding });
             }
             self.asked.store(generation + 1, Ordering::Release);
         }
@@ -146,12 +152,12 @@ impl Asking<'_> {
                 }
             }
             match refusal {
-                None => return Ok(Some(SurveyFinding { means: trial.means, refusals })),
+                None => return Ok(Some(SurveyFinding { means: trial.means, refusals, client: None })),
                 Some(reply) if is_passing(&reply) || reply.starts_with(b"-NOAUTH") => return Ok(None),
                 Some(reply) => refusals.push((trial.means, String::from_utf8_lossy(&reply[1..]).trim().to_owned())),
             }
         }
-        Ok(Some(SurveyFinding { means: CoherenceMeans::Nothing, refusals }))
+        Ok(Some(SurveyFinding { means: CoherenceMeans::Nothing, refusals, client: None }))
     }
 
     async fn reply(&mut self, command: &[&[u8]]) -> io::Result<Vec<u8>> {
@@ -171,20 +177,34 @@ mod tests {
     use tokio::io::AsyncReadExt;
     use tokio::net::{TcpListener, TcpStream};
 
-    use super::super::{Node, Purpose};
+    use super::super::Purpose;
     use super::*;
+    use crate::clock::Time;
     use crate::config::Endpoint;
     use crate::net::Socket;
 
     type Findings = Arc<Noted<Vec<SurveyFinding>>>;
 
+    /// A connection to a server that another has taken the place of.
+    async fn asked_late(survey: &Survey) -> io::Result<Option<Connection>> {
+        asked_of(survey, (0, 1), &[]).await
+    }
+
     /// A plan of two ways, and a connection to a server that says these things in turn.
     async fn asked(survey: &Survey, generation: u64, says: &[&str]) -> io::Result<Option<Connection>> {
+        asked_of(survey, (generation, generation), says).await
+    }
+
+    async fn asked_of(
+        survey: &Survey,
+        (generation, present): (u64, u64),
+        says: &[&str],
+    ) -> io::Result<Option<Connection>> {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let address = listener.local_addr().expect("it listens");
-        let heard = Needs::default();
         let endpoint = Endpoint::Tcp { host: "127.0.0.1".into(), port: address.port() };
         let node = Node::new(endpoint, 3, Duration::from_secs(1));
+        turn(&node, present);
         let socket = Socket::upstream(TcpStream::connect(address).await.expect("it accepts"));
         let permit = node.budget.permit(Purpose::Own).await.expect("there is room");
         let connection = Connection { socket, permit, generation, id: None, login: None };
@@ -199,8 +219,15 @@ mod tests {
             }
             drop(server);
         };
-        let (asked, ()) = tokio::join!(survey.ask(connection, None, &heard), answers);
+        let (asked, ()) = tokio::join!(survey.ask(connection, None, &node), answers);
         asked
+    }
+
+    /// This is the present generation.
+    fn turn(node: &Node, generation: u64) {
+        for n in 0..=generation {
+            assert_eq!(node.generation.of(n.to_string().as_bytes(), Time::now(), Time::now()), n);
+        }
     }
 
     fn survey() -> (Survey, Findings) {
@@ -223,10 +250,21 @@ mod tests {
         asked(&survey, 1, &["%0\r\n", "-NOPERM no\r\n", "+OK\r\n", ":0\r\n"]).await.expect("answered");
         let refusals = vec![(CoherenceMeans::Tracking, "NOPERM no".to_owned())];
         let expected = [
-            SurveyFinding { means: CoherenceMeans::Tracking, refusals: vec![] },
-            SurveyFinding { means: CoherenceMeans::Channel, refusals },
+            SurveyFinding { means: CoherenceMeans::Tracking, refusals: vec![], client: None },
+            SurveyFinding { means: CoherenceMeans::Channel, refusals, client: None },
         ];
         assert_eq!(*findings.lock().expect("nobody panicked"), expected);
+    }
+
+    #[tokio::test]
+    async fn a_connection_to_a_former_server_is_asked_nothing() {
+        let (survey, findings) = survey();
+        let late = asked_late(&survey).await.expect("nothing was asked");
+        assert!(
+            late.is_some_and(|connection| connection.generation == 0)
+                && findings.lock().expect("nobody panicked").is_empty()
+        );
+        assert!(survey.is_due(1));
     }
 
     #[tokio::test]

@@ -44,8 +44,8 @@ pub struct Fill {
 const UNSEEN: u64 = 64 << 10;
 
 impl Fill {
-    /// The read `request` of one key, its first argument, which `query` describes. `ceiling` is the longest stay in L1,
-    /// `max_value` the size of the largest reply that may enter it.
+    /// The read `request` of one key, its first argument, which `query` describes. `ceiling` is the longest stay in L1, if the
+    /// settings name one, `max_value` the size of the largest reply that may enter it.
     pub fn new(request: Request<'_>, query: &Query<'_>, db: u32, ceiling: Option<Duration>, max_value: u64) -> Self {
         let raw = request.raw();
         let tail = raw.len() - query.tail.len();
@@ -56,6 +56,12 @@ impl Fill {
         let (request, size) = (raw.into(), max_value.min(UNSEEN));
         let (again, share) = (false, None);
         Self { request, key, tail, identity, command, slot, hash, db, ceiling, max_value, size, again, share }
+    }
+
+    /// Where the settings name no longest stay, this is it.
+    #[must_use]
+    pub(super) fn or_ceiling(self, ceiling: Option<Duration>) -> Self {
+        Self { ceiling: self.ceiling.or(ceiling), ..self }
     }
 
     /// The read was just answered with so many bytes.
@@ -409,6 +415,8 @@ mod tests {
         assert_eq!(of(b":-1\r\n", None, None), u64::MAX);
         let landing = bench.land(bench.pending(b":7\r\n", None), value, None, 8_000_000);
         assert!(matches!(landing, Landing::Expired));
+        let fill = |ceiling| bench.fill(&[b"GET", b"k"], ceiling).or_ceiling(Some(ms(3))).ceiling;
+        assert_eq!([fill(None), fill(Some(ms(9)))], [Some(ms(3)), Some(ms(9))], "what the settings name comes first");
     }
 
     #[test]

@@ -557,6 +557,8 @@ impl<'a, W, P: FaultPlan> Protocol<'a, W, P> {
         if !stamp.quiet() || self.not_master {
             return stats.fill(FillOutcome::Doomed);
         }
+        // Asked for behind the epoch, which changes when another mode is chosen; the worker may have asked before that.
+        let fill = fill.or_ceiling(self.around.terms.mode.ceiling());
         if self.fences.sent().is_none() && !freshness.held(now) {
             self.send_fence(now);
         }

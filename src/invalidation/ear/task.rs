@@ -36,6 +36,9 @@ const REFUSED: Duration = Duration::from_secs(60);
 impl L1 {
     /// Asks `ear` to fill L1, which then begins to listen. Never waits; the error is why the promotion was dropped.
     pub(crate) fn promote(self: &Arc<Self>, ear: &Arc<Ear>, fill: Fill) -> Result<(), DropReason> {
+        if !self.mode().hears() {
+            return Err(DropReason::NoCoherence);
+        }
         if !self.mode().covers(fill.key()) {
             return Err(DropReason::NoPrefix);
         }
