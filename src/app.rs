@@ -131,10 +131,10 @@ impl Running {
             None => None,
         };
         let (stop_sessions, control, acceptors) = (CancellationToken::new(), Control::here(), TaskTracker::new());
+        let entrances = Entrance::of_listeners(&config, control.clone())?;
         let app = App::new(config, (dialer, acceptor), logins, &control);
         let workers = Workers::start(&app.shared, &app.metrics.workers, &stop_sessions)
             .map_err(|source| failed("threads", "worker threads", source))?;
-        let entrances = Entrance::of_listeners(&app.shared.config, control.clone());
         for (listener, entrance) in listeners.into_iter().zip(entrances) {
             info!("listening on {}{}", listener.address(), listener.note());
             acceptors.spawn(accept(listener, workers.doors(), entrance, stop_sessions.clone()));

@@ -378,7 +378,7 @@ fn users_that_anybody_could_be_are_refused() {
         ("name = \"a\"", "a user lacks its password"),
         ("name = \"a\"\npassword = \"\"", "an empty password"),
         ("name = \"a\"\npassword = \"x\"\npassword_file = \"/x\"", "a user's password is given twice"),
-        ("name = \"a\"\npassword_file = \"/no/such/file\"", "/no/such/file: No such file"),
+        ("name = \"a\"\npassword_file = \"/no/such/file\"", "password_file /no/such/file: No such file"),
         ("name = \"a\"\npassword_hash = \"$2b$12$abc\"", "password_hash is no hash by argon2 or scrypt"),
         ("name = \"a\"\npassword = \"x\"\nupstream_user = \"b\"", "upstream_user has no password"),
         ("name = \"a\"\npassword = \"x\"\n[[user]]\nname = \"a\"\npassword = \"y\"", "there is a user `a` already"),

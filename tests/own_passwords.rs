@@ -7,7 +7,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use common::{Crema, Redis, Value, bulk, ok};
+use common::{Crema, Redis, Value, bulk, eventually, ok};
 
 const WRONG: &str = "WRONGPASS invalid username-password pair or user is disabled.";
 
@@ -103,7 +103,85 @@ fn a_password_in_a_file_is_the_one_that_stands_there_now() {
     let (mut before, mut after) = (crema.client(), crema.client());
     assert_eq!(before.cmd(&["AUTH", "one"]), ok());
     write("two");
+    assert_eq!(after.cmd(&["AUTH", "two"]), ok(), "it waits for its being read");
     assert_eq!(after.cmd(&["AUTH", "one"]).text(), WRONG);
-    assert_eq!(after.cmd(&["AUTH", "two"]), ok());
     assert_eq!(before.cmd(&["SET", "k", "v"]), ok(), "who is in stays");
+    // Where there is none it is told, once, however many try.
+    std::fs::remove_file(&path).expect("our own directory");
+    eventually("it is told", || crema.has_logged("the password of user `default` stays as it was: password_file"));
+    for _ in 0..3 {
+        assert_eq!(after.cmd(&["AUTH", "three"]).text(), WRONG);
+        assert_eq!(after.cmd(&["AUTH", "two"]), ok());
+    }
+    write("three");
+    assert_eq!(after.cmd(&["AUTH", "three"]), ok());
+    assert_eq!(crema.log().matches("stays as it was").count(), 1);
+}
+
+/// Where clients' passwords are crema's own, Redis is shown none, whatever is wrong with the login; and what is wrong is said in
+/// its words.
+#[test]
+fn redis_is_shown_no_password_of_cremas_own() {
+    const LOGINS: [&[&str]; 12] = [
+        &["HELLO", "4", "AUTH", "default", "S3CRET"],
+        &["HELLO", "-1", "AUTH", "default", "S3CRET"],
+        &["HELLO", "x", "AUTH", "default", "S3CRET"],
+        &["HELLO", "03", "AUTH", "default", "S3CRET"],
+        &["HELLO", "9223372036854775808", "AUTH", "default", "S3CRET"],
+        &["HELLO", "5"],
+        &["HELLO", "AUTH", "default", "S3CRET"],
+        &["HELLO", "3", "AUTH", "S3CRET"],
+        &["HELLO", "3", "AUTH", "default", "not-S3CRET"],
+        &["AUTH", "default", "S3CRET", "S3CRET"],
+        &["AUTH", "not-S3CRET"],
+        &["HELLO", "3", "S3CRET"],
+    ];
+    let redis = Redis::with(&["--requirepass", "its-own"]);
+    let mut file = tempfile::NamedTempFile::new().expect("a temporary file");
+    file.write_all(b"[[user]]\nname = \"default\"\npassword = \"S3CRET\"\n").expect("it can be written");
+    let launch = Crema::over(redis.addr()).url(format!("redis://:its-own@{}", redis.addr()));
+    let crema = launch.flag("--auth", "own").flag("--config", file.path().display()).start();
+    let (mut through, mut direct) = (crema.client(), redis.client());
+    for round in 0..2 {
+        for login in LOGINS {
+            let (got, expected) = (through.cmd(login), direct.cmd(login));
+            assert_eq!(got, expected, "{login:?}");
+        }
+        if round == 0 {
+            assert_eq!(through.cmd(&["AUTH", "S3CRET"]), ok());
+            assert_eq!(direct.cmd(&["AUTH", "its-own"]), ok());
+            assert_eq!(through.cmd(&["SET", "k", "v"]), ok());
+            direct.cmd(&["DEL", "k"]);
+        }
+    }
+    let mut watcher = redis.client();
+    assert_eq!(watcher.cmd(&["AUTH", "its-own"]), ok());
+    assert_eq!(watcher.cmd(&["CONFIG", "RESETSTAT"]), ok());
+    for client in [&mut through, &mut crema.client()] {
+        for login in LOGINS {
+            client.cmd(login);
+        }
+    }
+    let statistics = watcher.cmd(&["INFO", "commandstats"]);
+    for line in
+        statistics.text().lines().filter(|line| line.starts_with("cmdstat_hello") || line.starts_with("cmdstat_auth"))
+    {
+        assert!(line.contains("failed_calls=0"), "{line}");
+    }
+}
+
+/// A Redis without HELLO quotes what it was asked.
+#[test]
+fn a_redis_without_hello_is_shown_no_password_either() {
+    let redis = Redis::with(&["--rename-command", "HELLO", ""]);
+    let (crema, _file) = with_users(&redis, "[[user]]\nname = \"default\"\npassword = \"S3CRET\"\n");
+    let mut client = crema.client();
+    assert_eq!(client.cmd(&["AUTH", "S3CRET"]), ok());
+    assert_eq!(client.cmd(&["SET", "k", "v"]), ok());
+    let reply = client.cmd(&["HELLO", "3", "AUTH", "default", "S3CRET"]);
+    assert!(
+        reply.is_error() && reply.text().contains("unknown command") && !reply.text().contains("S3CRET"),
+        "{reply:?}"
+    );
+    assert_eq!(client.cmd(&["GET", "k"]), bulk("v"));
 }

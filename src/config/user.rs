@@ -3,6 +3,7 @@
 //! Where certificates name users, one may have no password.
 
 use std::fs;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -18,6 +19,12 @@ use super::url::Secret;
 
 /// The kinds of hash that are understood, as a PHC string names them.
 const KINDS: [&str; 4] = ["argon2id", "argon2i", "argon2d", "scrypt"];
+/// Memory that it may take to check one.
+const MEMORY: u64 = GIB;
+/// Memory that may be gone through to check one, pass by pass: some ten seconds of a processor.
+const WORK: u64 = 8 * GIB;
+/// Longer passwords stand in no file.
+const LONGEST: u64 = 64 << 10;
 
 /// A user that crema itself lets in.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -37,14 +44,23 @@ pub enum Password {
     Plain(Secret),
     /// Its hash, by argon2 or scrypt, as a PHC string.
     Hash(Secret),
-    /// The file that holds it, read at each login.
+    /// The file that holds it, read at start and whenever it has changed.
     File(PathBuf),
 }
 
 impl Password {
     /// The password in a file, without the line's end behind it. Why there is none, without a word of what stands there.
     pub fn read_file(path: &Path) -> Result<Secret, String> {
-        let text = fs::read_to_string(path).map_err(|error| format!("{}: {error}", path.display()))?;
+        let failed = |error| format!("{}: {error}", path.display());
+        // Whoever opens a pipe waits, perhaps for ever.
+        if !fs::metadata(path).map_err(failed)?.is_file() {
+            return Err(format!("{}: not a file", path.display()));
+        }
+        let mut text = String::new();
+        let read = fs::File::open(path).and_then(|file| file.take(LONGEST + 1).read_to_string(&mut text));
+        if read.map_err(failed)? as u64 > LONGEST {
+            return Err(format!("{}: longer than 64KiB", path.display()));
+        }
         let line = text.strip_suffix('\n').map_or(text.as_str(), |line| line.strip_suffix('\r').unwrap_or(line));
         if line.is_empty() || line.contains('\n') {
             return Err(format!("{}: not one line with a password", path.display()));
@@ -124,7 +140,9 @@ fn read_password(settings: &UserSettings) -> Result<Option<Password>, Problem> {
         (None, None, Some(path)) => {
             let path = PathBuf::from(path);
             let read = Password::read_file(&path);
-            read.map_err(|why| Problem::new(why, "give a file that holds the password alone"))?;
+            read.map_err(|why| {
+                Problem::new(format!("password_file {why}"), "give a file that holds the password alone")
+            })?;
             Ok(Some(Password::File(path)))
         }
         (None, None, None) => Ok(None),
@@ -135,7 +153,7 @@ fn read_password(settings: &UserSettings) -> Result<Option<Password>, Problem> {
     }
 }
 
-/// Whether a hash is one that can be checked, with no more memory than a machine has to spare.
+/// Whether a hash is one that can be checked, with no more memory and time than a machine has to spare.
 fn check_hash(hash: &str) -> Result<(), Problem> {
     let wrong = |wrong: &str| Err(Problem::new(wrong, "write what `crema --hash-password` prints"));
     let parts: Vec<&str> = hash.split('$').collect();
@@ -147,15 +165,60 @@ fn check_hash(hash: &str) -> Result<(), Problem> {
     if !whole {
         return wrong("password_hash is not a whole PHC string");
     }
-    let params = parts[parts.len() - 3];
-    let number = |name: &str| params.split(',').find_map(|param| param.strip_prefix(name)?.parse::<u64>().ok());
-    let bytes = match kind {
-        "scrypt" => number("ln=").zip(number("r=")).and_then(|(ln, r)| (128 * r).checked_shl(u32::try_from(ln).ok()?)),
-        _ => number("m=").and_then(|kib| kib.checked_mul(1024)),
+    let Some(cost) = Cost::of(kind, parts[parts.len() - 3]) else {
+        return wrong("password_hash has parameters with which nothing can be checked");
     };
-    match bytes {
-        Some(bytes) if bytes <= GIB => Ok(()),
-        _ => wrong("to check password_hash would take more memory than 1GiB"),
+    if cost.memory.is_none_or(|memory| memory > MEMORY) {
+        return wrong("to check password_hash would take more memory than 1GiB");
+    }
+    if cost.work.is_none_or(|work| work > WORK) {
+        return wrong(
+            "to check password_hash would take too long: more than 8 passes through 1GiB, or what is as much",
+        );
+    }
+    Ok(())
+}
+
+/// What it takes to check a hash, in bytes; `None` for what is beyond all numbers.
+struct Cost {
+    memory: Option<u64>,
+    /// The memory that is gone through, once for each pass.
+    work: Option<u64>,
+}
+
+impl Cost {
+    /// Of the parameters of a PHC string, as `m=19456,t=2,p=1`; `None` where these are none.
+    fn of(kind: &str, params: &str) -> Option<Self> {
+        let mut given: Vec<(&str, u64)> = Vec::new();
+        for param in params.split(',') {
+            let (name, value) = param.split_once('=')?;
+            if given.iter().any(|(earlier, _)| *earlier == name) {
+                return None;
+            }
+            given.push((name, value.parse().ok()?));
+        }
+        let number = |name: &str| given.iter().find(|(given, _)| *given == name).map(|(_, value)| *value);
+        if kind == "scrypt" {
+            return Self::of_scrypt(number("ln")?, number("r")?, number("p")?);
+        }
+        let (kib, passes, lanes) = (number("m")?, number("t")?, number("p")?);
+        if passes == 0 || lanes == 0 || lanes.checked_mul(8).is_none_or(|least| kib < least) {
+            return None;
+        }
+        let memory = kib.checked_mul(1024);
+        Some(Self { memory, work: memory.and_then(|memory| memory.checked_mul(passes)) })
+    }
+
+    /// Its `p` parts are held side by side, and each goes through 2^`ln` blocks of its own (RFC 7914, section 6).
+    fn of_scrypt(ln: u64, r: u64, p: u64) -> Option<Self> {
+        if ln == 0 || r == 0 || p == 0 || r.checked_mul(p).is_none_or(|both| both >= 1 << 30) {
+            return None;
+        }
+        let blocks = u32::try_from(ln).ok().and_then(|ln| 1_u64.checked_shl(ln));
+        let block = r.checked_mul(128);
+        let times = |count: Option<u64>| block.and_then(|block| block.checked_mul(count?));
+        let memory = times(blocks.and_then(|blocks| blocks.checked_add(p)));
+        Some(Self { memory, work: times(blocks).and_then(|bytes| bytes.checked_mul(p)) })
     }
 }
 
@@ -183,9 +246,33 @@ mod tests {
             let problem = check_hash(hash).expect_err(hash).to_string();
             assert!(problem.contains(reason), "{hash}: {problem}");
         }
-        for huge in ["argon2id$v=19$m=1048577,t=2,p=1", "scrypt$ln=21,r=8,p=1", "scrypt$ln=64,r=8,p=1"] {
-            let problem = check_hash(&format!("${huge}${salt_and_hash}")).expect_err(huge).to_string();
-            assert!(problem.contains("more memory"), "{huge}: {problem}");
+        let costly = [
+            ("argon2id$v=19$m=1048577,t=2,p=1", "more memory"),
+            ("argon2id$v=19$m=18446744073709551615,t=1,p=1", "more memory"),
+            ("scrypt$ln=21,r=8,p=1", "more memory"),
+            ("scrypt$ln=20,r=8,p=1", "more memory"),
+            ("scrypt$ln=60,r=8,p=1", "more memory"),
+            ("scrypt$ln=64,r=8,p=1", "more memory"),
+            ("scrypt$ln=4294967297,r=8,p=1", "more memory"),
+            ("scrypt$ln=10,r=8,p=67108863", "more memory"),
+            ("scrypt$ln=10,r=8,p=1048576", "more memory"),
+            ("scrypt$ln=16,r=8,p=1000", "too long"),
+            ("argon2id$v=19$m=19456,t=4294967295,p=1", "too long"),
+            ("argon2d$v=19$m=1048576,t=9,p=1", "too long"),
+            ("scrypt$ln=16,r=144115188075855872,p=1", "nothing can be checked"),
+            ("scrypt$ln=10,r=8,p=134217728", "nothing can be checked"),
+            ("scrypt$ln=10,r=8,p=0", "nothing can be checked"),
+            ("scrypt$ln=10,r=8", "nothing can be checked"),
+            ("scrypt$ln=10,ln=40,r=8,p=1", "nothing can be checked"),
+            ("argon2id$v=19$m=8,t=1,p=2", "nothing can be checked"),
+            ("argon2id$v=19$m=19456,t=0,p=1", "nothing can be checked"),
+        ];
+        for (hash, reason) in costly {
+            let problem = check_hash(&format!("${hash}${salt_and_hash}")).expect_err(hash).to_string();
+            assert!(problem.contains(reason), "{hash}: {problem}");
+        }
+        for most in ["argon2id$v=19$m=1048576,t=8,p=4", "scrypt$ln=19,r=8,p=16"] {
+            assert_eq!(check_hash(&format!("${most}${salt_and_hash}")), Ok(()), "{most}");
         }
     }
 
@@ -205,7 +292,13 @@ mod tests {
             let read = Password::read_file(&path);
             assert_eq!(read.as_ref().ok().map(Secret::expose), password, "{text:?}");
         }
+        for (length, is_read) in [(LONGEST, true), (LONGEST + 1, false)] {
+            fs::write(&path, vec![b'x'; usize::try_from(length).expect("short")]).expect("our own directory");
+            assert_eq!(Password::read_file(&path).is_ok(), is_read, "{length}");
+        }
         fs::remove_file(&path).expect("our own directory");
         assert!(Password::read_file(&path).is_err());
+        let problem = Password::read_file(directory.path()).expect_err("a directory");
+        assert!(problem.ends_with("not a file"), "{problem}");
     }
 }

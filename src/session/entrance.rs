@@ -8,6 +8,7 @@ use super::passwords::Passwords;
 use crate::command::Denied;
 use crate::config::Config;
 use crate::control::Control;
+use crate::error::Error;
 
 /// What is asked of the clients of a listener.
 pub(crate) struct Entrance {
@@ -20,14 +21,16 @@ pub(crate) struct Entrance {
 }
 
 impl Entrance {
-    /// As the settings say, for each address that is listened on, in their order. What takes long is done by `control`.
-    pub(crate) fn of_listeners(config: &Config, control: Control) -> Vec<Arc<Self>> {
-        let passwords = Arc::new(Passwords::new(&config.auth, control));
+    /// As the settings say, for each address that is listened on, in their order. What takes long is done by `control`. Fails
+    /// where a password cannot be read.
+    pub(crate) fn of_listeners(config: &Config, control: Control) -> Result<Vec<Arc<Self>>, Error> {
+        let passwords = Passwords::start(&config.auth, control);
+        let passwords = passwords.map_err(|why| Error::Password { setting: "user", why: why.into() })?;
         let entrance = |listen| {
             let denied = config.deny.at(listen);
             let is_restricted = !denied.is_empty();
             Arc::new(Self { passwords: Arc::clone(&passwords), denied, is_restricted })
         };
-        config.listen.iter().map(entrance).collect()
+        Ok(config.listen.iter().map(entrance).collect())
     }
 }

@@ -105,7 +105,15 @@ impl Session {
         let Shared { config, gate, .. } = &*self.worker.shared;
         let node = &self.worker.shared.front();
         if config.auth != Auth::Upstream {
-            return if verb == Some(Verb::Hello) { passwords::NO_AUTH_FOR_HELLO.to_vec() } else { otherwise };
+            if verb != Some(Verb::Hello) {
+                return otherwise;
+            }
+            let mut words = passwords::NO_AUTH_FOR_HELLO.to_vec();
+            if let Err(mistake) = Hello::parse(request, self.caller.resp) {
+                words.clear();
+                mistake.write(&mut words);
+            }
+            return words;
         }
         match gate.words(node, request.raw()).await {
             Ok(words) if words.first() == Some(&b'-') => words,
@@ -142,6 +150,10 @@ impl Session {
         self.keep_watches(line).await?;
         let reply = match login {
             Some(login) => self.try_login(line, spec, request, login).await?,
+            None if self.keeps_passwords() => {
+                self.fails(Failure::Login);
+                Some(b"-ERR syntax error\r\n".to_vec())
+            }
             None => self.ask_login(line, spec, request).await?,
         };
         if let Some(reply) = reply {
@@ -227,8 +239,9 @@ impl Session {
         line.answered(self).await?;
         let hello = match Hello::parse(request, self.caller.resp) {
             Ok(hello) => hello,
-            // No number, or the wrong one: Redis's own words, from whichever connection, for it changes none.
-            Err(Mistake::Version) => {
+            // Redis's own words, from whichever connection, for it changes none. A password of crema's own may stand behind it,
+            // which is none of Redis's business.
+            Err(Mistake::Number | Mistake::Version) if !self.keeps_passwords() => {
                 self.forward(spec, request);
                 return Ok(());
             }
@@ -237,7 +250,7 @@ impl Session {
                 return Ok(());
             }
         };
-        if let Some(refusal) = self.refusal_of_hello(line, request).await? {
+        if let Some(refusal) = self.refusal_of_hello(line, request, &hello).await? {
             self.asked(spec, Outcome::Forwarded);
             self.answer(|out| out.extend_from_slice(&refusal));
             return Ok(());
@@ -277,6 +290,7 @@ impl Session {
         &mut self,
         line: &mut ClientLine,
         request: Request<'_>,
+        hello: &Hello<'_>,
     ) -> Result<Option<Vec<u8>>, Close> {
         let shared = Arc::clone(&self.worker.shared);
         let node = shared.front();
@@ -290,7 +304,10 @@ impl Session {
         if refusal.starts_with(b"-NOPERM") {
             return Ok(Some(refusal));
         }
-        // It says what it was asked.
+        // It quotes what it is asked, and is shown no password of crema's own.
+        if hello.login.is_some() && self.keeps_passwords() {
+            return Ok(Some(refusal));
+        }
         let words = shared.gate.words(&node, request.raw()).await;
         Ok(Some(words.ok().filter(|words| is_forbidden(words)).unwrap_or(refusal)))
     }
@@ -389,7 +406,9 @@ struct Hello<'a> {
 }
 
 enum Mistake {
-    /// Redis tells a version that it does not speak from one that is no number.
+    /// The version is no number.
+    Number,
+    /// It is one that Redis does not speak.
     Version,
     Option(Vec<u8>),
     Name,
@@ -402,7 +421,12 @@ impl<'a> Hello<'a> {
             hello.resp = match request.arg(1) {
                 b"2" => Resp::V2,
                 b"3" => Resp::V3,
-                _ => return Err(Mistake::Version),
+                other => {
+                    // As Redis reads numbers (util.c, `string2ll`): without a plus, and without zeros ahead.
+                    let number = std::str::from_utf8(other).ok().and_then(|text| text.parse::<i64>().ok());
+                    let is_number = number.is_some_and(|number| number.to_string().as_bytes() == other);
+                    return Err(if is_number { Mistake::Version } else { Mistake::Number });
+                }
             };
         }
         let mut at = 2;
@@ -439,6 +463,7 @@ impl Hello<'_> {
 impl Mistake {
     fn write(&self, out: &mut Vec<u8>) {
         match self {
+            Self::Number => encode::error(out, "ERR Protocol version is not an integer or out of range"),
             Self::Version => encode::error(out, "NOPROTO unsupported protocol version"),
             Self::Option(option) => {
                 encode::error(out, &format!("ERR Syntax error in HELLO option '{}'", String::from_utf8_lossy(option)));

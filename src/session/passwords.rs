@@ -8,6 +8,9 @@
 //! that nobody else has; so a fleet of clients that connects again costs one check for each user. How long a refusal takes does not
 //! tell a name that there is from one that there is not: each name, known or not, has its hash to be checked against.
 //!
+//! A password in a file is read at start and then once a second, by a task of the control thread: no client makes crema read. Who
+//! would be refused waits for that.
+//!
 //! Holds contract point 8.
 
 use std::sync::{Arc, Mutex, PoisonError};
@@ -16,9 +19,9 @@ use std::time::Duration;
 
 use ring::hmac;
 use ring::rand::SystemRandom;
-use tokio::sync::Semaphore;
-use tokio::time::timeout;
-use tracing::warn;
+use tokio::sync::{Semaphore, watch};
+use tokio::time::{Instant, sleep, timeout};
+use tracing::{info, warn};
 
 use super::wire::ClientLine;
 use super::{Admission, Close, Session};
@@ -37,14 +40,20 @@ pub(super) const NO_AUTH_FOR_HELLO: &[u8] = b"-NOAUTH HELLO must be called with 
 const WRONG_PASS: &[u8] = b"-WRONGPASS invalid username-password pair or user is disabled.\r\n";
 /// How long a login may wait for its turn to be checked.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// How often it is looked whether a password in a file has changed.
+const LOOK: Duration = Duration::from_secs(1);
 
 /// The users that crema itself lets in, and what was proved of them.
 pub(super) struct Passwords {
     users: Vec<KnownUser>,
     /// Users with a hash, by their place: whom a name that nobody has is checked against.
-    hashed: Vec<usize>,
+    with_hash: Vec<usize>,
     /// What proofs are tagged with: random, and forgotten with the process.
     key: hmac::Key,
+    /// What the password of nobody is compared with, to no avail.
+    nobody: hmac::Tag,
+    /// When files were last begun to be looked at, and all have been.
+    looked: watch::Sender<Instant>,
     /// Hashes that may be checked at once.
     turns: Arc<Semaphore>,
     control: Control,
@@ -52,7 +61,7 @@ pub(super) struct Passwords {
 
 struct KnownUser {
     settings: User,
-    /// The tag of the password that was found right last.
+    /// The tag of the password: as it was read last, or as it was found right last.
     proof: Mutex<Option<hmac::Tag>>,
 }
 
@@ -66,29 +75,92 @@ enum Denial {
 }
 
 impl Passwords {
-    pub(super) fn new(auth: &Auth, control: Control) -> Self {
+    /// Reads the passwords that stand in files, and sees to it that it is done again when they change. Fails with a sentence that
+    /// names the file.
+    pub(super) fn start(auth: &Auth, control: Control) -> Result<Arc<Self>, String> {
+        let passwords = Arc::new(Self::new(auth, control));
+        for user in &passwords.users {
+            user.read(&passwords.key)?;
+        }
+        if passwords.users.iter().any(KnownUser::is_in_file) {
+            passwords.control.spawn(Arc::clone(&passwords).follow_files());
+        }
+        Ok(passwords)
+    }
+
+    fn new(auth: &Auth, control: Control) -> Self {
         let users = match auth {
             Auth::Own(users) => users.clone(),
             Auth::Upstream | Auth::Open => Vec::new(),
         };
         let users: Vec<_> = users.into_iter().map(|settings| KnownUser { settings, proof: Mutex::default() }).collect();
-        let hashed = (0..users.len()).filter(|&at| users[at].hash().is_some()).collect();
+        let with_hash = (0..users.len()).filter(|&at| users[at].hash().is_some()).collect();
         let key = hmac::Key::generate(hmac::HMAC_SHA256, &SystemRandom::new());
         let key = key.expect("the system gives random bytes, without which nothing here would have started");
         // Half of the processors at most, for those who are logged in have a right to the rest.
         let turns = available_parallelism().map_or(1, |cores| (cores.get() / 2).max(1));
-        Self { users, hashed, key, turns: Arc::new(Semaphore::new(turns)), control }
+        let nobody = hmac::sign(&key, b"");
+        let looked = watch::Sender::new(Instant::now());
+        Self { users, with_hash, key, nobody, looked, turns: Arc::new(Semaphore::new(turns)), control }
+    }
+
+    /// Never returns.
+    async fn follow_files(self: Arc<Self>) {
+        let mut troubles = vec![None; self.users.len()];
+        loop {
+            sleep(LOOK).await;
+            let began = Instant::now();
+            let passwords = Arc::clone(&self);
+            let read = self.control.spawn_blocking(move || {
+                passwords.read_files(&mut troubles);
+                troubles
+            });
+            troubles = read.await.unwrap_or_else(|_| vec![None; self.users.len()]);
+            self.looked.send_replace(began);
+        }
+    }
+
+    /// Reads what stands in files now. Where that cannot be read, what stood there last counts, and the `troubles` that each user
+    /// has are told once.
+    fn read_files(&self, troubles: &mut [Option<String>]) {
+        for (user, trouble) in self.users.iter().zip(troubles).filter(|(user, _)| user.is_in_file()) {
+            let name = &user.settings.name;
+            let read = user.read(&self.key);
+            match &read {
+                Ok(true) => info!("the password of user `{name}` was read anew"),
+                Ok(false) => {}
+                Err(why) if trouble.as_ref() == Some(why) => {}
+                Err(why) => warn!("the password of user `{name}` stays as it was: {why}"),
+            }
+            *trouble = read.err();
+        }
     }
 
     /// The user who has this name and this password. Cancel safe: a check that is under way ends by itself, and is remembered.
     async fn find(self: &Arc<Self>, given: &Login) -> Result<&User, Denial> {
-        let user = self.user(&given.user);
-        if let Some(at) = user
-            && self.users[at].is_proved(&self.key, &given.password)
-        {
-            return Ok(&self.users[at].settings);
+        let came = Instant::now();
+        if let Some(user) = self.proved(given) {
+            return Ok(user);
         }
-        let Some(checked) = self.checked(user, &given.user) else { return Err(Denial::Wrong) };
+        if let Some(user) = self.hashed(given).await? {
+            return Ok(user);
+        }
+        self.looked_after(came).await;
+        self.proved(given).ok_or(Denial::Wrong)
+    }
+
+    /// The user whose password is known to be this. As much is done for a name that nobody has.
+    fn proved(&self, given: &Login) -> Option<&User> {
+        let user = self.user(&given.user);
+        let proof = user.and_then(|at| self.users[at].proof());
+        let is_right = hmac::verify(&self.key, &given.password, proof.unwrap_or(self.nobody).as_ref()).is_ok();
+        user.filter(|_| is_right && proof.is_some()).map(|at| &self.users[at].settings)
+    }
+
+    /// The user whose hash is that of this password.
+    async fn hashed(self: &Arc<Self>, given: &Login) -> Result<Option<&User>, Denial> {
+        let user = self.user(&given.user);
+        let Some(checked) = self.checked(user, &given.user) else { return Ok(None) };
         let turn = timeout(PATIENCE, Arc::clone(&self.turns).acquire_owned()).await;
         let Ok(Ok(turn)) = turn else { return Err(Denial::Busy) };
         let (passwords, password) = (Arc::clone(self), given.password.clone());
@@ -100,9 +172,15 @@ impl Passwords {
             }
             right
         });
-        match (check.await, user) {
-            (Ok(true), Some(at)) if at == checked => Ok(&self.users[at].settings),
-            _ => Err(Denial::Wrong),
+        let is_right = matches!(check.await, Ok(true));
+        Ok(user.filter(|at| is_right && *at == checked).map(|at| &self.users[at].settings))
+    }
+
+    /// Waits until files have been looked at since, where passwords stand in such: who gives a new one is not refused because it
+    /// was not read yet. Whoever guesses waits as well, whatever the name.
+    async fn looked_after(&self, came: Instant) {
+        if self.users.iter().any(KnownUser::is_in_file) {
+            let _ = timeout(PATIENCE, self.looked.subscribe().wait_for(|began| *began > came)).await;
         }
     }
 
@@ -112,12 +190,12 @@ impl Passwords {
 
     /// Whose hash a login is checked against that was not found right: the user's own, or one that the name always leads to.
     fn checked(&self, user: Option<usize>, name: &[u8]) -> Option<usize> {
-        if let Some(own) = user.filter(|at| self.hashed.contains(at)) {
+        if let Some(own) = user.filter(|at| self.with_hash.contains(at)) {
             return Some(own);
         }
         let tag = hmac::sign(&self.key, name);
         let number = tag.as_ref().iter().take(8).fold(0, |number: usize, byte| number << 8 | usize::from(*byte));
-        self.hashed.get(number.checked_rem(self.hashed.len())?).copied()
+        self.with_hash.get(number.checked_rem(self.with_hash.len())?).copied()
     }
 }
 
@@ -133,18 +211,27 @@ impl KnownUser {
         self.hash().is_some_and(|hash| password_auth::verify_password(password, hash).is_ok())
     }
 
-    /// Whether `password` is known to be right. How long that takes tells nothing of how much of it is.
-    fn is_proved(&self, key: &hmac::Key, password: &[u8]) -> bool {
-        match &self.settings.password {
-            Some(Password::Plain(known)) => self.remember(hmac::sign(key, known.expose().as_bytes())),
-            Some(Password::File(path)) => match Password::read_file(path) {
-                Ok(known) => self.remember(hmac::sign(key, known.expose().as_bytes())),
-                Err(why) => warn!("a password cannot be read, and the one that was there before counts: {why}"),
-            },
-            Some(Password::Hash(_)) | None => {}
-        }
-        let proof = *self.proof.lock().unwrap_or_else(PoisonError::into_inner);
-        proof.is_some_and(|proof| hmac::verify(key, password, proof.as_ref()).is_ok())
+    fn is_in_file(&self) -> bool {
+        matches!(self.settings.password, Some(Password::File(_)))
+    }
+
+    /// Reads the password where it stands as it is; whether it is another than before. Waits for the file.
+    fn read(&self, key: &hmac::Key) -> Result<bool, String> {
+        let known = match &self.settings.password {
+            Some(Password::Plain(known)) => hmac::sign(key, known.expose().as_bytes()),
+            Some(Password::File(path)) => {
+                let read = Password::read_file(path).map_err(|why| format!("password_file {why}"))?;
+                hmac::sign(key, read.expose().as_bytes())
+            }
+            Some(Password::Hash(_)) | None => return Ok(false),
+        };
+        let is_new = self.proof().is_none_or(|before| before.as_ref() != known.as_ref());
+        self.remember(known);
+        Ok(is_new)
+    }
+
+    fn proof(&self) -> Option<hmac::Tag> {
+        *self.proof.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn remember(&self, proof: hmac::Tag) {
@@ -182,6 +269,7 @@ impl Session {
             let reply = self.capture(&private, &auth).await?;
             self.end_login(reply.starts_with(b"+").then_some(login));
             if !reply.starts_with(b"+") {
+                self.fails(Failure::Login);
                 return Ok(Err(reply));
             }
         }
@@ -270,7 +358,7 @@ mod tests {
     }
 
     fn passwords(users: Vec<User>) -> Arc<Passwords> {
-        Arc::new(Passwords::new(&Auth::Own(users), Control::here()))
+        Passwords::start(&Auth::Own(users), Control::here()).expect("all can be read")
     }
 
     fn hashed() -> Password {
@@ -315,16 +403,23 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_file_is_read_at_each_login_and_its_last_word_counts() {
+    async fn a_file_is_read_anew_and_its_last_word_counts() {
         let directory = tempfile::tempdir().expect("a directory");
         let path = directory.path().join("password");
-        let passwords = passwords(vec![user("anna", Password::File(path.clone()))]);
-        for password in ["one", "two"] {
-            std::fs::write(&path, format!("{password}\n")).expect("our own directory");
-            assert_eq!(found(&passwords, "anna", password).await, Ok("anna".into()));
-        }
+        let anna = || vec![user("anna", Password::File(path.clone()))];
+        let no_file = Passwords::start(&Auth::Own(anna()), Control::here()).err().expect("there is no file");
+        assert!(no_file.starts_with(&format!("password_file {}: ", path.display())), "{no_file}");
+        std::fs::write(&path, "one\n").expect("our own directory");
+        let passwords = passwords(anna());
+        std::fs::write(&path, "two\n").expect("our own directory");
+        assert_eq!(found(&passwords, "anna", "one").await, Ok("anna".into()), "no login reads a file");
+        assert_eq!(found(&passwords, "anna", "two").await, Ok("anna".into()), "a new one waits for its being read");
         assert_eq!(found(&passwords, "anna", "one").await, Err(Denial::Wrong));
+        assert_eq!(found(&passwords, "nobody", "").await, Err(Denial::Wrong));
         std::fs::remove_file(&path).expect("our own directory");
+        let mut troubles = [None];
+        passwords.read_files(&mut troubles);
+        assert!(troubles[0].is_some());
         assert_eq!(found(&passwords, "anna", "two").await, Ok("anna".into()));
     }
 }
