@@ -91,6 +91,17 @@ impl Denied {
         self
     }
 
+    /// The same, and where anything is denied, `SYNC` and `PSYNC` besides: all that a replica sends is passed on as it is, so that
+    /// nobody could look for what else is denied.
+    #[must_use]
+    pub fn and_replicas(mut self) -> Self {
+        if !self.is_empty() {
+            let sync = |row: &&Spec| row.route == Route::Session(Verb::Sync);
+            all().iter().filter(sync).for_each(|row| self.deny_row(row));
+        }
+        self
+    }
+
     /// Whether nothing is denied.
     pub fn is_empty(&self) -> bool {
         *self == Self::default()
@@ -181,6 +192,9 @@ mod tests {
         let some = denied(&["FT.SEARCH"]);
         assert!(some.has_foreign(b"ft.search", Some(Categories::NONE)));
         assert!(!some.has_foreign(b"ft.searches", Some(Categories::NONE)));
+        let replicas = some.and_replicas();
+        assert!(replicas.has(row("sync")) && replicas.has(row("psync")) && !replicas.has(row("replconf")));
+        assert!(Denied::default().and_replicas().is_empty());
         let mut none = Denied::default();
         for (word, mistake) in [
             ("flushal", DenialMistake::Command),

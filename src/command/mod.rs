@@ -39,6 +39,17 @@ pub fn lookup(req: Request<'_>) -> Option<&'static Spec> {
     index::find(Some(spec), req.arg(1))
 }
 
+/// The row of the command of that name, subcommands aside.
+pub(crate) fn named(name: &[u8]) -> Option<&'static Spec> {
+    index::find(None, name)
+}
+
+/// The row of `req`, whose first argument is another name of `spec`: that of a subcommand, where it is one's.
+pub(crate) fn renamed(spec: &'static Spec, req: Request<'_>) -> &'static Spec {
+    let subcommand = (spec.container && req.argc() > 1).then(|| index::find(Some(spec), req.arg(1)));
+    subcommand.flatten().unwrap_or(spec)
+}
+
 /// The row that stands for every command [`lookup`] does not find: it may be a module's or a newer server's, or `SWAPDB` under
 /// another name, so it may write any key and tell nobody, answer more than once, and leave any state behind on its connection.
 pub fn unknown() -> &'static Spec {

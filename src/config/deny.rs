@@ -1,26 +1,25 @@
 //! Commands that clients may not use: for all (`deny`), and at one address (`listen`, with `?deny=`).
 
 use super::error::Problem;
-use super::listen::Listen;
 use crate::command::{Categories, DenialMistake, Denied};
 
-/// What is denied at some addresses.
-pub(super) type DeniedAt = Vec<(Listen, Denied)>;
+/// What is denied at each address, in their order.
+pub(super) type DeniedAt = Vec<Denied>;
 
 /// What is denied, and where.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct DenyLists {
     /// To all clients.
     pub(super) everywhere: Denied,
-    /// To those of an address besides.
+    /// To those of each address besides.
     pub(super) at: DeniedAt,
 }
 
 impl DenyLists {
-    /// What clients of `listen` may not use.
-    pub fn at(&self, listen: &Listen) -> Denied {
-        let own = self.at.iter().filter(|(at, _)| at == listen);
-        own.fold(self.everywhere.clone(), |all, (_, denied)| all.and(denied))
+    /// What clients of the address with this number, from 0, may not use.
+    pub fn at(&self, number: usize) -> Denied {
+        let all = self.everywhere.clone();
+        self.at.get(number).map_or_else(|| all.clone(), |own| all.clone().and(own)).and_replicas()
     }
 }
 
@@ -33,14 +32,21 @@ pub(super) fn denied(text: &str) -> Result<Denied, Problem> {
 pub(super) fn take_option(text: &str) -> Result<(String, Denied), Problem> {
     let Some((address, options)) = text.split_once('?') else { return Ok((text.to_owned(), Denied::default())) };
     let (own, others): (Vec<&str>, Vec<&str>) = options.split('&').partition(|option| option.starts_with("deny="));
-    let denied = words(own.iter().flat_map(|option| option["deny=".len()..].split('+')))?;
+    let mut denied = Denied::default();
+    for option in own {
+        denied = denied.and(&words(option["deny=".len()..].split('+'))?);
+    }
     let rest = if others.is_empty() { address.to_owned() } else { format!("{address}?{}", others.join("&")) };
     Ok((rest, denied))
 }
 
 fn words<'a>(words: impl Iterator<Item = &'a str>) -> Result<Denied, Problem> {
     let mut denied = Denied::default();
-    for word in words.map(str::trim).filter(|word| !word.is_empty()) {
+    let words: Vec<&str> = words.map(str::trim).filter(|word| !word.is_empty()).collect();
+    if words.is_empty() {
+        return Err(Problem::new("nothing is named that is denied", "name commands and categories, or leave it out"));
+    }
+    for word in words {
         denied.deny(word).map_err(|mistake| match mistake {
             DenialMistake::Category => Problem::unknown("category", word.trim_start_matches('@'), Categories::names()),
             DenialMistake::Command => {
@@ -72,6 +78,20 @@ mod tests {
             let expected = (rest.to_owned(), denied(words).expect(words));
             assert_eq!(take_option(text), Ok(expected), "{text}");
         }
-        assert!(take_option("127.0.0.1:1?deny=flushal").is_err());
+        for wrong in ["127.0.0.1:1?deny=flushal", "127.0.0.1:1?deny=", "127.0.0.1:1?deny=keys&deny=+"] {
+            assert!(take_option(wrong).is_err(), "{wrong}");
+        }
+        for wrong in ["", " ", ","] {
+            assert!(denied(wrong).is_err(), "{wrong}");
+        }
+        assert_eq!(denied("none"), Ok(Denied::default()));
+    }
+
+    #[test]
+    fn what_is_denied_at_one_address_is_not_at_its_twin() {
+        let lists =
+            DenyLists { everywhere: Denied::default(), at: vec![Denied::default(), denied("keys").expect("a name")] };
+        assert!(lists.at(0).is_empty() && lists.at(2).is_empty());
+        assert_eq!(lists.at(1), denied("keys,sync,psync").expect("names"));
     }
 }

@@ -73,7 +73,7 @@ impl fmt::Display for Listen {
     }
 }
 
-/// Reads addresses separated by commas: at least one, no two that clash; and what is denied at some of them.
+/// Reads addresses separated by commas: at least one, no two that clash; and what is denied at each.
 pub(super) fn addresses(text: &str) -> Result<(Vec<Listen>, DeniedAt), Problem> {
     let (mut all, mut denied_at): (Vec<Listen>, _) = (Vec::new(), Vec::new());
     for part in text.split(',') {
@@ -85,9 +85,7 @@ pub(super) fn addresses(text: &str) -> Result<(Vec<Listen>, DeniedAt), Problem> 
                 "leave one of them out",
             ));
         }
-        if !denied.is_empty() {
-            denied_at.push((next.clone(), denied));
-        }
+        denied_at.push(denied);
         all.push(next);
     }
     Ok((all, denied_at))
@@ -96,9 +94,13 @@ pub(super) fn addresses(text: &str) -> Result<(Vec<Listen>, DeniedAt), Problem> 
 fn address(text: &str) -> Result<Listen, Problem> {
     let path = text.strip_prefix("unix://").or_else(|| text.strip_prefix("unix:")).unwrap_or(text);
     if path.starts_with('/') {
-        if path.ends_with(PROXY_ON) {
-            let right = "listen on an IP address and a port for it";
-            return Err(Problem::new("the PROXY protocol is not spoken over Unix sockets", right));
+        match path.split_once('?') {
+            None => {}
+            Some((_, "proxy=on" | "proxy=off")) => {
+                let right = "listen on an IP address and a port for it";
+                return Err(Problem::new("the PROXY protocol is not spoken over Unix sockets", right));
+            }
+            Some((_, option)) => return Err(unknown_option(option)),
         }
         if path.len() < 2 || path.len() > SOCKET_PATH_BYTES {
             let right = format!("write an absolute path of at most {SOCKET_PATH_BYTES} bytes");
@@ -110,14 +112,17 @@ fn address(text: &str) -> Result<Listen, Problem> {
         None => (text, false),
         Some((plain, "proxy=on")) => (plain, true),
         Some((plain, "proxy=off")) => (plain, false),
-        Some((_, option)) => {
-            let right = "write ?proxy=on where a load balancer sends the PROXY protocol, or nothing";
-            return Err(Problem::new(format!("unknown option `{option}` of an address to listen on"), right));
-        }
+        Some((_, option)) => return Err(unknown_option(option)),
     };
     let secure = plain.strip_prefix("tls://");
     let address = socket(secure.or_else(|| plain.strip_prefix("tcp://")).unwrap_or(plain))?;
     Ok(Listen::Tcp { address, tls: secure.is_some(), proxied })
+}
+
+fn unknown_option(option: &str) -> Problem {
+    let right =
+        "write ?proxy=on where a load balancer sends the PROXY protocol, ?deny= where more is denied, or nothing";
+    Problem::new(format!("unknown option `{option}` of an address to listen on"), right)
 }
 
 /// Reads `IP:PORT`; names are refused, because a name can stand for several addresses.
@@ -163,11 +168,24 @@ mod tests {
             ("127.0.0.1:1?proxy=yes", "unknown option `proxy=yes`"),
             ("127.0.0.1:1?", "unknown option ``"),
             ("/run/crema?proxy=on", "not spoken over Unix sockets"),
+            ("/run/crema?proxy=off", "not spoken over Unix sockets"),
+            ("unix:/run/crema?proxy=on&deny=keys", "not spoken over Unix sockets"),
+            ("/run/crema?mode=7", "unknown option `mode=7`"),
         ] {
             let problem = addresses(text).expect_err(text).to_string();
             assert!(problem.contains(reason), "{problem}");
         }
         assert!(addresses("127.0.0.1:1,127.0.0.1:1").is_err());
+    }
+
+    #[test]
+    fn an_address_has_its_own_denials_beside_the_proxy_protocol() {
+        let text = "127.0.0.1:0,127.0.0.1:0?deny=keys,tls://127.0.0.1:1?proxy=on&deny=keys,[::1]:2?deny=keys&proxy=on";
+        let (all, denied) = addresses(text).expect("all are good");
+        let shown: Vec<String> = all.iter().map(Listen::to_string).collect();
+        assert_eq!(shown, ["127.0.0.1:0", "127.0.0.1:0", "tls://127.0.0.1:1?proxy=on", "[::1]:2?proxy=on"]);
+        let are_denied: Vec<bool> = denied.iter().map(|denied| !denied.is_empty()).collect();
+        assert_eq!(are_denied, [false, true, true, true]);
     }
 
     #[test]

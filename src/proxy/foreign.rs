@@ -12,7 +12,7 @@ use redis_protocol::resp2::decode::decode;
 use redis_protocol::resp2::types::OwnedFrame;
 
 use crate::clock::Time;
-use crate::command::{Categories, fits, may_change_untold};
+use crate::command::{self, Categories, Spec, fits, may_change_untold};
 use crate::resp::to_resp2;
 
 /// Names remembered; past that they are asked for each time.
@@ -27,8 +27,10 @@ pub(crate) struct Account {
     pub nature: Nature,
     /// As in the table's rows; none where Redis does not say.
     arity: Option<i16>,
-    /// Those that the table has names for; none where Redis does not say.
+    /// Those that the table has names for, and no one where there is no such command; none where Redis does not say.
     pub categories: Option<Categories>,
+    /// The row of its first name, where it was given another.
+    first: Option<u16>,
 }
 
 /// What a command may do, as far as Redis says.
@@ -77,24 +79,39 @@ impl Foreign {
 
 impl Account {
     /// Redis does not know the command.
-    pub(crate) const UNKNOWN: Self = Self { nature: Nature::Unknown, arity: None, categories: None };
+    pub(crate) const UNKNOWN: Self =
+        Self { nature: Nature::Unknown, arity: None, categories: Some(Categories::NONE), first: None };
     /// Nothing was told.
-    pub(crate) const NONE: Self = Self { nature: Nature::Unsaid, arity: None, categories: None };
+    pub(crate) const NONE: Self = Self { nature: Nature::Unsaid, arity: None, categories: None, first: None };
 
     /// Reads the reply to `COMMAND INFO` with one `name`.
     pub(crate) fn read(name: &[u8], reply: &[u8]) -> Self {
         let nature = Nature::read(name, reply);
+        if nature == Nature::Unknown {
+            return Self::UNKNOWN;
+        }
         // Two headers, the name with its own, the number.
-        let line = reply.split(|&byte| byte == b'\n').nth(4).filter(|_| nature != Nature::Unknown);
+        let line = reply.split(|&byte| byte == b'\n').nth(4);
         let number = line.and_then(|line| std::str::from_utf8(line).ok()?.trim_end().strip_prefix(':')?.parse().ok());
-        let told = told(reply).filter(|_| nature != Nature::Unknown);
-        let categories = told.and_then(|told| match told.get(6) {
+        let told = told(reply).unwrap_or_default();
+        let categories = match told.get(6) {
             Some(OwnedFrame::Array(names)) => {
                 Some(names.iter().filter_map(category).fold(Categories::NONE, BitOr::bitor))
             }
             _ => None,
-        });
-        Self { nature, arity: number, categories }
+        };
+        let first = first_name(name, &told).and_then(command::named).map(|spec| spec.id);
+        Self { nature, arity: number, categories, first }
+    }
+
+    /// Whether Redis says how many arguments it takes.
+    pub(crate) fn says_arity(self) -> bool {
+        self.arity.is_some()
+    }
+
+    /// The row of its first name, where it was given another (`rename-command`).
+    pub(crate) fn first(self) -> Option<&'static Spec> {
+        self.first.map(command::by_id)
     }
 
     /// Whether Redis takes so many arguments, names included.
@@ -116,8 +133,7 @@ impl Nature {
             _ => false,
         };
         let names_keys = says(b"movablekeys") || told.get(3).is_some_and(|first| *first != OwnedFrame::Integer(0));
-        let first_name = told.first().and_then(word).filter(|first| !first.eq_ignore_ascii_case(name));
-        if first_name.is_some_and(may_change_untold) || says(b"write") && !names_keys {
+        if first_name(name, &told).is_some_and(may_change_untold) || says(b"write") && !names_keys {
             Nature::Secret
         } else if says(b"write") {
             Nature::Writes
@@ -134,16 +150,22 @@ impl Nature {
     }
 }
 
+/// The name by which the command of that `name` is told of, where that is another.
+fn first_name<'a>(name: &[u8], told: &'a [OwnedFrame]) -> Option<&'a [u8]> {
+    told.first().and_then(word).filter(|first| !first.eq_ignore_ascii_case(name))
+}
+
 /// What the reply to `COMMAND INFO` with one name says of it, nothing where the server does not know it; none where it is no such
-/// reply.
+/// reply, or an empty one: that says as little.
 fn told(reply: &[u8]) -> Option<Vec<OwnedFrame>> {
     // As RESP2, which has no sets of maps: the decoder cannot hash them.
     let mut resp2 = Vec::new();
     let decoded = to_resp2(reply, &mut resp2).ok().and_then(|_| decode(&resp2).ok()?);
     let Some((OwnedFrame::Array(told), _)) = decoded else { return None };
     match told.into_iter().next() {
-        Some(OwnedFrame::Array(told)) => Some(told),
-        _ => Some(Vec::new()),
+        Some(OwnedFrame::Array(told)) if !told.is_empty() => Some(told),
+        Some(OwnedFrame::Null) => Some(Vec::new()),
+        _ => None,
     }
 }
 
@@ -169,7 +191,9 @@ mod tests {
         for none in [&b"*1\r\n*-1\r\n"[..], b"*1\r\n$-1\r\n", b"*1\r\n_\r\n"] {
             assert_eq!(read(none), Nature::Unknown);
         }
-        assert_eq!(read(b"-NOPERM this user has no permissions\r\n"), Nature::Unsaid);
+        for silent in [&b"-NOPERM this user has no permissions\r\n"[..], b"*0\r\n", b"~0\r\n", b"*1\r\n*0\r\n"] {
+            assert_eq!(Account::read(b"x.y", silent), Account::NONE, "{}", silent.escape_ascii());
+        }
         let info = |name: &str, flags: &str, first: i32| {
             let reply = format!("*1\r\n*6\r\n${}\r\n{name}\r\n:-2\r\n{flags}:{first}\r\n:1\r\n:1\r\n", name.len());
             Nature::read(b"x.y", reply.as_bytes())
@@ -211,8 +235,21 @@ mod tests {
         }
         assert_eq!(told(&format!("{info}*0\r\n")), Some(Categories::NONE));
         assert_eq!(told("*1\r\n*6\r\n$3\r\nx.y\r\n:-2\r\n*0\r\n:1\r\n:1\r\n:1\r\n"), None, "before version 6");
-        assert_eq!(told("*1\r\n*-1\r\n"), None);
+        assert_eq!(told("*1\r\n*-1\r\n"), Some(Categories::NONE), "what there is not is in no category");
+        assert_eq!(told("*0\r\n"), None);
         assert_eq!(told("-NOPERM no\r\n"), None);
+    }
+
+    #[test]
+    fn a_renamed_command_is_known_by_its_first_name() {
+        let first = |name: &str, told: &str| {
+            let reply = format!("*1\r\n*6\r\n${}\r\n{told}\r\n:-1\r\n*0\r\n:0\r\n:0\r\n:0\r\n", told.len());
+            Account::read(name.as_bytes(), reply.as_bytes()).first().map(|spec| spec.name)
+        };
+        assert_eq!(first("fa", "flushall"), Some("flushall"));
+        assert_eq!(first("cfg", "config"), Some("config"));
+        assert_eq!(first("flushall", "FlushAll"), None, "it has no other");
+        assert_eq!(first("x.y", "ft.search"), None, "the table does not know it");
     }
 
     #[test]

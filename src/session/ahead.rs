@@ -48,7 +48,9 @@ impl Session {
                     self.borrow(line).await?
                 }
                 // So long a name is no command's.
-                None if nameless || begun.arg(0).len() > foreign::LONGEST => self.borrow(line).await?,
+                None if (nameless || begun.arg(0).len() > foreign::LONGEST) && !self.entrance.is_restricted => {
+                    self.borrow(line).await?
+                }
                 _ => return Ok(()),
             };
         }

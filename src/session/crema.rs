@@ -184,6 +184,7 @@ impl Session {
             ("effect", effect(spec).to_owned()),
             ("connection", connection(spec, asked).to_owned()),
             ("keys", keys.join(" ")),
+            ("denied", self.denial(known, asked).to_owned()),
             ("cacheable", self.cacheable(known, asked, rule).to_owned()),
             ("in_l1", in_l1),
             ("ttl_ms_left", first.map_or_else(String::new, left)),

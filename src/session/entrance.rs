@@ -26,11 +26,11 @@ impl Entrance {
     pub(crate) fn of_listeners(config: &Config, control: Control) -> Result<Vec<Arc<Self>>, Error> {
         let passwords = Passwords::start(&config.auth, control);
         let passwords = passwords.map_err(|why| Error::Password { setting: "user", why: why.into() })?;
-        let entrance = |listen| {
-            let denied = config.deny.at(listen);
+        let entrance = |number| {
+            let denied = config.deny.at(number);
             let is_restricted = !denied.is_empty();
             Arc::new(Self { passwords: Arc::clone(&passwords), denied, is_restricted })
         };
-        Ok(config.listen.iter().map(entrance).collect())
+        Ok((0..config.listen.len()).map(entrance).collect())
     }
 }

@@ -15,7 +15,7 @@ use super::link::Stay;
 use super::wire::ClientLine;
 use super::{Close, Session};
 use crate::clock::Time;
-use crate::command::{self, Route, Spec};
+use crate::command::{self, Categories, Route, Spec};
 use crate::proxy::{Account, Nature, ReplyAction};
 use crate::resp::{Request, encode};
 
@@ -28,23 +28,30 @@ impl Session {
     /// A command that is not in the table.
     pub(super) async fn foreign(&mut self, line: &mut ClientLine, request: Request<'_>) -> Result<(), Close> {
         let account = self.account(line, request).await?.unwrap_or(Account::NONE);
-        let name = name_of(request);
-        if account.nature != Nature::Unknown && self.entrance.denied.has_foreign(&name, account.categories) {
+        let (name, denied) = (name_of(request), &self.entrance.denied);
+        if let Some(first) = account.first().map(|first| command::renamed(first, request)).filter(|row| denied.has(row))
+        {
+            return self.deny(line, first.name, first.route).await;
+        }
+        if denied.has_foreign(&name, account.categories) {
             return self.deny(line, &String::from_utf8_lossy(&name), command::unknown().route).await;
         }
         self.send_foreign(line, account.nature, request).await
     }
 
     /// A command that the table knows with another number of arguments: whether the server takes it all the same, and it has
-    /// been sent then. Where the server does not say, it may.
+    /// been sent, or refused, then. Where the server does not say, it may.
     pub(super) async fn widened(
         &mut self,
         line: &mut ClientLine,
         spec: &Spec,
         request: Request<'_>,
     ) -> Result<bool, Close> {
-        let nature = match self.account(line, request).await? {
-            Some(account) if !account.takes(request.argc()) => return Ok(false),
+        let denied = self.entrance.denied.has(spec);
+        let account = self.account(line, request).await?.filter(|account| account.nature != Nature::Unsaid);
+        let nature = match account {
+            // What is denied is refused where it is not certain that the server would refuse it.
+            Some(account) if !account.takes(request.argc()) && (account.says_arity() || !denied) => return Ok(false),
             Some(account) => account.nature,
             // Whatever is new about it, what is about keys leaves a connection as it was.
             None => match spec.route {
@@ -52,7 +59,7 @@ impl Session {
                 _ => Nature::Writes,
             },
         };
-        if self.entrance.denied.has(spec) {
+        if denied {
             self.deny(line, spec.name, spec.route).await?;
         } else {
             self.send_foreign(line, nature, request).await?;
@@ -112,6 +119,22 @@ impl Session {
         let Some(account) = account else { return Ok(None) };
         self.worker.foreign.put(name, account, now);
         Ok(Some(account))
+    }
+
+    /// Whether a command is denied, as far as that is known without asking.
+    pub(super) fn denial(&self, known: Option<&Spec>, request: Request<'_>) -> &'static str {
+        let denied = &self.entrance.denied;
+        let is_denied = known.map_or_else(
+            || {
+                let name = name_of(request);
+                let account = self.worker.foreign.get(&name, Time::now());
+                let first = account.and_then(Account::first).map(|first| command::renamed(first, request));
+                let told = account.map_or(Some(Categories::NONE), |account| account.categories);
+                first.is_some_and(|first| denied.has(first)) || denied.has_foreign(&name, told)
+            },
+            |spec| denied.has(spec),
+        );
+        if is_denied { "yes" } else { "no" }
     }
 }
 
