@@ -136,9 +136,13 @@ fn who_sends_rubbish_without_end_holds_up_nobody() {
     std::thread::scope(|scope| {
         for _ in 0..4 {
             scope.spawn(|| {
+                let rubbish = vec![b'x'; 1 << 16];
                 while !over.load(Ordering::Relaxed) {
                     let mut stream = TcpStream::connect(addr).expect("it listens");
-                    while !over.load(Ordering::Relaxed) && stream.write_all(&[b'x'; 1 << 16]).is_ok() {}
+                    let mut goes_on = true;
+                    while goes_on && !over.load(Ordering::Relaxed) {
+                        goes_on = stream.write_all(&rubbish).is_ok();
+                    }
                 }
             });
         }
