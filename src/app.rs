@@ -378,7 +378,7 @@ fn tell_choice(finding: &SurveyFinding) {
             info!("coherence by {means}, which the upstream allows: {promise}");
         }
         CoherenceMeans::Broadcast => {
-            warn!("coherence by {means}, for the upstream refuses {refusals}: {promise}{client}")
+            warn!("coherence by {means}, for the upstream refuses {refusals}: {promise}{client}");
         }
         CoherenceMeans::Channel => warn!(
             "coherence by {means}, for the upstream refuses {refusals}: {promise}; each write costs the upstream more. If \
