@@ -257,7 +257,7 @@ impl Handshake<'_> {
         match replies.next() {
             // Who was refused for another reason, such as asking too often, may ask the next time.
             Some(reply) if node.needs.hear(Need::Info, None, &reply) && is_forbidden(&reply) => {
-                node.generation.refuse()
+                node.generation.refuse();
             }
             Some(reply) => identity.run_id = run_id(&reply).map(Box::from),
             None => {}
