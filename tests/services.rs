@@ -231,7 +231,7 @@ fn a_write_that_waits_for_a_server_where_writes_are_to_tell_is_told_of() {
 #[test]
 fn a_large_write_that_has_begun_when_writes_come_to_tell_is_done_as_it_is() {
     let (redis, link, crema, mut client) = before_the_turn();
-    let value: String = (0..100_000).map(|n| format!("{n:06}")).collect();
+    let value = (0..100_000).map(|n| format!("{n:06}")).collect::<Vec<_>>().concat();
     let request = pack(&["SET", "large", &value]);
     let (begun, rest) = request.split_at(300_000);
     client.send(begun);
