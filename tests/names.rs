@@ -3,7 +3,7 @@
 mod common;
 
 use common::value::shown;
-use common::{Client, Crema, Redis, Value, array, bulk, eventually, int, ok};
+use common::{Client, Crema, Redis, Value, array, bulk, eventually, int, ok, simple};
 
 /// Whether a connection of this name is there.
 fn is_seen(redis: &Redis, name: &str) -> bool {
@@ -250,4 +250,26 @@ fn a_name_that_was_queued_for_nothing_leaves_the_one_before() {
     client.cmd(&["CLIENT", "SETNAME", "first"]);
     let replies = client.pipeline(&[&["MULTI"][..], &["CLIENT", "SETNAME", ""], &["EXEC"], &["CLIENT", "GETNAME"]]);
     assert_eq!(replies[3], Value::Nil);
+}
+
+/// The name is told to a connection that stays the client's own behind the transaction in which it became so, and is known in it.
+#[test]
+fn a_name_is_known_in_the_transaction_in_which_the_connection_becomes_the_clients_own() {
+    let redis = Redis::start();
+    let crema = Crema::start(&redis);
+    for addr in [redis.addr(), crema.addr()] {
+        let mut client = Client::connect(addr);
+        assert_eq!(client.cmd(&["CLIENT", "SETNAME", "before"]), ok());
+        assert_eq!(client.cmd(&["MULTI"]), ok());
+        for command in [
+            &["CLIENT", "NO-EVICT", "ON"][..],
+            &["CLIENT", "GETNAME"],
+            &["CLIENT", "SETNAME", "after"],
+            &["CLIENT", "GETNAME"],
+        ] {
+            assert_eq!(client.cmd(command), simple("QUEUED"));
+        }
+        assert_eq!(client.cmd(&["EXEC"]), array([ok(), bulk("before"), ok(), bulk("after")]), "{addr}");
+        assert_eq!(client.cmd(&["CLIENT", "GETNAME"]), bulk("after"));
+    }
 }

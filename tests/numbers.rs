@@ -39,7 +39,8 @@ fn counts(pairs: &[(&str, u64)]) -> BTreeMap<String, u64> {
 #[test]
 fn what_cannot_be_sent_is_refused_and_nothing_else() {
     let mut redis = Redis::start();
-    let crema = Crema::over(redis.addr()).start();
+    // With "close" all are closed as soon as one has found that Redis is away.
+    let crema = Crema::over(redis.addr()).flag("--upstream-down", "error").start();
     if crema.is_direct() {
         return;
     }
@@ -237,6 +238,11 @@ fn every_metric_moves() {
         let _ = Client::try_connect(secure).and_then(|mut client| client.try_send(&pack(&["PING"])));
         crema.count("crema_tls_handshakes_failed_total", &[]) > 0
     });
+    eventually("a PROXY header that nobody asked for is refused", || {
+        let header = b"PROXY TCP4 192.0.2.1 192.0.2.2 1 2\r\n";
+        let _ = Client::try_connect(crema.addr()).and_then(|mut client| client.try_send(header));
+        crema.count("crema_proxy_headers_refused_total", &[]) > 0
+    });
     // As many clients as there may be, and one more.
     let many: Vec<_> = (0..12).map(|_| Client::try_connect(crema.addr())).collect();
     eventually("one is turned away", || crema.count("crema_sessions_refused_total", &[]) > 0);
@@ -273,6 +279,11 @@ fn every_metric_moves() {
     while deaf.try_send(&request).is_ok() {}
     eventually("it is counted", || shut.count("crema_slow_clients_total", &[]) > 0);
     seen.extend(moved(&shut));
+    // A server without a command that crema would ask.
+    let meagre = Redis::with(&["--rename-command", "CONFIG", ""]);
+    let without = Crema::over(meagre.addr()).start();
+    eventually("it is told", || without.count("crema_upstream_refusals", &[]) > 0);
+    seen.extend(moved(&without));
     let known: BTreeSet<String> = crema::metrics::descriptions().map(|(name, _)| name.to_owned()).collect();
     let still: Vec<&String> = known.iter().filter(|name| !seen.iter().any(|seen| seen.starts_with(*name))).collect();
     assert!(still.is_empty(), "never moved: {still:?}");

@@ -116,7 +116,7 @@ pub(super) fn decide(
     if let Route::Session(verb) = spec.route
         && !wrong
         && !harmless
-        && (facts.is_followed() || always_means_the_same(verb))
+        && (facts.is_followed() || always_means_the_same(verb) || facts.is_in_transaction() && is_of_names(verb))
     {
         return Decision::Verb(verb, spec);
     }
@@ -156,6 +156,11 @@ pub(super) fn is_for_lane(spec: &Spec, request: Request<'_>) -> bool {
 /// No transaction is begun, and crema knows what each command means.
 fn is_plain(facts: &impl Facts) -> bool {
     facts.is_followed() && !facts.is_in_transaction()
+}
+
+/// In the transaction in which a connection becomes the client's own it does not know the client's name yet.
+fn is_of_names(verb: Verb) -> bool {
+    matches!(verb, Verb::ClientSetName | Verb::ClientGetName)
 }
 
 /// Verbs that mean the same to a session whose connection crema does not follow.

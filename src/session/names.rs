@@ -106,7 +106,9 @@ impl Session {
         request: Request<'_>,
     ) -> Result<(), Close> {
         let (mut echo, mut spans) = (Vec::new(), Vec::new());
-        let name = self.name.as_deref().filter(|_| !self.link.is_for_life());
+        // One that is the client's own since this transaction began is told the name behind it.
+        let is_told = !self.link.awaits_introduction() || self.link.open().is_some_and(|open| open.renames);
+        let name = self.name.as_deref().filter(|_| !(self.link.is_for_life() && is_told));
         encode::own_command(&mut echo, &[b"ECHO", name.unwrap_or_default()]);
         match Request::parse_canonical(&echo, &mut spans) {
             Some(echo) if name.is_some() => {

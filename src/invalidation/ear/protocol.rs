@@ -354,11 +354,7 @@ impl<'a, W, P: FaultPlan> Protocol<'a, W, P> {
             }
             EarQuestion::Fence => self.hear_fence(frame, sent, now),
             EarQuestion::Turn => self.in_turn = !refused,
-            EarQuestion::Features => {
-                let features = ServerFeatures::read(frame);
-                self.effects.push(EarEffect::FieldTtls(features.field_ttls));
-                self.features = Some(features);
-            }
+            EarQuestion::Features => self.hear_features(frame),
             EarQuestion::Memory => self.effects.extend(self.touches.hear_policy(frame).map(EarEffect::Collect)),
             EarQuestion::Touch => self.around.stats.touched.add(self.touches.hear_touched(frame)),
             EarQuestion::Unannounced(probe) => self.hear_unannounced(probe, frame, sent, now),
@@ -384,6 +380,12 @@ impl<'a, W, P: FaultPlan> Protocol<'a, W, P> {
             }
         }
         Ok(())
+    }
+
+    fn hear_features(&mut self, frame: &[u8]) {
+        let features = ServerFeatures::read(frame);
+        self.effects.push(EarEffect::FieldTtls(features.field_ttls));
+        self.features = Some(features);
     }
 
     fn hear_refusal(&mut self, inquiry: &EarQuestion, reply: &[u8]) {

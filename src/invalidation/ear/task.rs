@@ -182,17 +182,12 @@ async fn run(
                 Ok(_) => receive(protocol, &mut input, ear.node(), backoff),
                 Err(error) => return lost(&error.to_string()),
             },
-            written = write.write(&out), if !out.is_empty() => match written {
-                Ok(n) => {
-                    out.drain(..n);
-                    Ok(())
-                }
+            written = write.write(&out), if !out.is_empty() => match written.map(|n| drop(out.drain(..n))) {
+                Ok(()) => Ok(()),
                 Err(error) => return lost(&error.to_string()),
             },
             () = ear.log_in.notified() => {
-                if let Some(login) = ear.login.get() {
-                    protocol.log_in(&login, rand::random(), Time::now());
-                }
+                log_in(protocol, ear);
                 Ok(())
             }
             Some((since, waiter)) = inbox.fences.recv() => {
@@ -220,6 +215,12 @@ async fn run(
         if let Err(ending) = went {
             return outage(ending, ear.node());
         }
+    }
+}
+
+fn log_in<W>(protocol: &mut Protocol<'_, W>, ear: &Ear) {
+    if let Some(login) = ear.login.get() {
+        protocol.log_in(&login, rand::random(), Time::now());
     }
 }
 
