@@ -162,7 +162,7 @@ fn a_client_with_a_connection_of_its_own_is_served_in_order() {
                 2 => {
                     commands.extend([vec!["MULTI"], vec!["GET", "n"], vec!["EXEC"]]);
                     let n = if n == 0 { Value::Nil } else { bulk(n.to_string()) };
-                    wanted.extend([ok(), common::simple("QUEUED"), array([n])]);
+                    wanted.extend([ok(), simple("QUEUED"), array([n])]);
                 }
                 3 => {
                     commands.push(vec!["EVAL", "return redis.call('INCR', 'n')", "0"]);
