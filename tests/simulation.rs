@@ -1,11 +1,12 @@
 //! Coherence, simulated: schedules that a seed decides, on one clock, and each answer judged against points 2 to 8 of the README.
 //!
-//! The ears, one for each of two users, are the program's ([`crema::invalidation::ear::Protocol`]), and so are lanes ([`crema::upstream::Pipeline`]), the memory that
-//! the ears fill, stamps, leases, flights and what a session remembers of its reads. Redis, links and the rest of a worker are models. Bytes are late, cut, frozen and lost; the
-//! process stands still; clocks are set; servers become replicas; others write past it.
+//! The ears, one for each of two users, are the program's ([`crema::invalidation::ear::Protocol`]), and so are lanes
+//! ([`crema::upstream::Pipeline`]), the memory that the ears fill, stamps, leases, flights and what a session remembers of its
+//! reads. Redis, links and the rest of a worker are models. Bytes are late, cut, frozen and lost; the process stands still;
+//! clocks are set; servers become replicas; others write past it.
 //!
-//! `SEED=7 cargo test --test simulation` runs the one schedule of that seed and, with `-- --nocapture`, tells all that happens. `SCHEDULES` is how many
-//! are run where no seed is given, `FIRST` the first of them.
+//! `SEED=7 cargo test --test simulation` runs the one schedule of that seed and, with `-- --nocapture`, tells all that happens.
+//! `SCHEDULES` is how many are run where no seed is given, `FIRST` the first of them.
 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};

@@ -2,10 +2,11 @@
 //!
 //! Owns what a list of such words means. What is said to a client that uses one is `session`'s.
 
+use super::table::ROWS;
 use super::{Categories, Route, Spec, Verb, all, index};
 
 /// The rows of the table, in words of a bit each.
-const WORDS: usize = 8;
+const WORDS: usize = ROWS.len().div_ceil(64);
 
 /// Which commands are denied.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -31,7 +31,7 @@ pub use self::error::{ConfigError, Place, Problem};
 pub use self::flags::{Flags, Settings};
 pub use self::glob::Glob;
 pub use self::listen::Listen;
-pub use self::origin::{PasswordOrigin, UpstreamPassword};
+pub use self::origin::{LONGEST_PASSWORD, PasswordOrigin, UpstreamPassword, read_password_file};
 pub use self::rule::{Promote, Rule, SHORT_TERM};
 pub use self::summary::Sources;
 pub use self::url::{Endpoint, Secret, Upstream};

@@ -1,7 +1,8 @@
 //! Passwords for the upstream, as the settings give them: written there, or where they stand while they change.
 //!
-//! Pure text but for the question whether a file is there; `upstream/rotating` reads them.
+//! Pure text but for what stands in files, where `upstream/rotating` and `session` have it read anew.
 
+use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use std::{env, fmt, fs};
@@ -10,6 +11,9 @@ use super::error::{ConfigError, Problem};
 use super::raw::{Layers, key};
 use super::units::{WORD_END, durations};
 use super::url::Secret;
+
+/// Longer passwords are none, in bytes.
+pub const LONGEST_PASSWORD: usize = 64 << 10;
 
 /// Where a password stands that may change while crema runs.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -88,10 +92,23 @@ fn words(command: &str) -> Vec<String> {
     }
 }
 
+/// What stands in a file that holds a password: all of it, or why that cannot be. Waits for the file, and for nothing else: a
+/// pipe is none, for whoever opens one waits, perhaps for ever.
+pub fn read_password_file(path: &Path) -> Result<Vec<u8>, String> {
+    let most = LONGEST_PASSWORD as u64;
+    if !fs::metadata(path).map_err(|error| error.to_string())?.is_file() {
+        return Err("not a file".to_owned());
+    }
+    let mut bytes = Vec::new();
+    let read = fs::File::open(path).and_then(|file| file.take(most + 1).read_to_end(&mut bytes));
+    read.map_err(|error| error.to_string())?;
+    if bytes.len() > LONGEST_PASSWORD { Err("longer than 64KiB".to_owned()) } else { Ok(bytes) }
+}
+
 /// Whether the file can be read now.
 pub(super) fn check_file(path: &str) -> Result<(), Problem> {
-    let opened = fs::File::open(path).map(drop);
-    opened.map_err(|error| Problem::new(format!("{path}: {error}"), "give a file that crema can read"))
+    let read = read_password_file(Path::new(path)).map(drop);
+    read.map_err(|why| Problem::new(format!("{path}: {why}"), "give a file that crema can read"))
 }
 
 /// Whether the program is there now.

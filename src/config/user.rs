@@ -2,8 +2,6 @@
 //! the upstream then sees. What clients give is `password…`, what the upstream is given is `upstream_password…`.
 //! Where certificates name users, one may have no password.
 
-use std::fs;
-use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -12,7 +10,7 @@ use toml::Spanned;
 use super::CertificateUser;
 use super::error::{ConfigError, Problem};
 use super::flags::UserSettings;
-use super::origin::{self, UpstreamPassword};
+use super::origin::{self, UpstreamPassword, read_password_file};
 use super::raw::{Given, Layers};
 use super::units::GIB;
 use super::url::Secret;
@@ -23,8 +21,6 @@ const KINDS: [&str; 4] = ["argon2id", "argon2i", "argon2d", "scrypt"];
 const MEMORY: u64 = GIB;
 /// Memory that may be gone through to check one, pass by pass: some ten seconds of a processor.
 const WORK: u64 = 8 * GIB;
-/// Longer passwords stand in no file.
-const LONGEST: u64 = 64 << 10;
 
 /// A user that crema itself lets in.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -51,16 +47,8 @@ pub enum Password {
 impl Password {
     /// The password in a file, without the line's end behind it. Why there is none, without a word of what stands there.
     pub fn read_file(path: &Path) -> Result<Secret, String> {
-        let failed = |error| format!("{}: {error}", path.display());
-        // Whoever opens a pipe waits, perhaps for ever.
-        if !fs::metadata(path).map_err(failed)?.is_file() {
-            return Err(format!("{}: not a file", path.display()));
-        }
-        let mut text = String::new();
-        let read = fs::File::open(path).and_then(|file| file.take(LONGEST + 1).read_to_string(&mut text));
-        if read.map_err(failed)? as u64 > LONGEST {
-            return Err(format!("{}: longer than 64KiB", path.display()));
-        }
+        let text = read_password_file(path).map_err(|why| format!("{}: {why}", path.display()))?;
+        let text = String::from_utf8(text).map_err(|_| format!("{}: not UTF-8", path.display()))?;
         let line = text.strip_suffix('\n').map_or(text.as_str(), |line| line.strip_suffix('\r').unwrap_or(line));
         if line.is_empty() || line.contains('\n') {
             return Err(format!("{}: not one line with a password", path.display()));
@@ -224,6 +212,9 @@ impl Cost {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
+    use super::super::LONGEST_PASSWORD;
     use super::*;
 
     #[test]
@@ -292,8 +283,8 @@ mod tests {
             let read = Password::read_file(&path);
             assert_eq!(read.as_ref().ok().map(Secret::expose), password, "{text:?}");
         }
-        for (length, is_read) in [(LONGEST, true), (LONGEST + 1, false)] {
-            fs::write(&path, vec![b'x'; usize::try_from(length).expect("short")]).expect("our own directory");
+        for (length, is_read) in [(LONGEST_PASSWORD, true), (LONGEST_PASSWORD + 1, false)] {
+            fs::write(&path, vec![b'x'; length]).expect("our own directory");
             assert_eq!(Password::read_file(&path).is_ok(), is_read, "{length}");
         }
         fs::remove_file(&path).expect("our own directory");

@@ -158,8 +158,8 @@ impl L1 {
         }
     }
 
-    /// Something has happened of which Redis tells nobody ([`Change`](super::Change)). No entry filled so far counts any more, and no flight
-    /// that left before is joined: it may read in a database that has another name by now.
+    /// Something has happened of which Redis tells nobody ([`Change`](super::Change)). No entry filled so far counts any more,
+    /// and no flight that left before is joined: it may read in a database that has another name by now.
     pub(super) fn forget_all(&self, reason: EpochReason) {
         if reason == EpochReason::Rights {
             self.rights.fetch_add(1, Ordering::AcqRel);

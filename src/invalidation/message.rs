@@ -2,8 +2,8 @@
 //!
 //! Owns the wire shape and nothing else: no sockets, no cache, no opinion on what a message should make happen. The
 //! shape is that of the Rust crate multi-tier-cache 0.6, so that programs built on it and crema understand each
-//! other: what that crate accepts is accepted here, what is written here it reads, but for `ForgetAll` and `Forget`. `channel` reads with it; whoever has
-//! something to tell the fleet writes with it.
+//! other: what that crate accepts is accepted here, what is written here it reads, but for `ForgetAll` and `Forget`. `channel`
+//! reads with it; whoever has something to tell the fleet writes with it.
 //!
 //! Keys are JSON strings, so a key that is not UTF-8 can be named by `Forget` alone, which is crema's own; the types ask for
 //! `String` and leave it to the caller to notice.

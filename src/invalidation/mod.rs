@@ -4,8 +4,8 @@
 //! Redis. Workers promote keys and ask for fences here, from their own threads; the ears run on the control thread. Nothing
 //! here knows a session or a lane.
 //!
-//! To read: [`terms`](L1Terms), [`l1`](L1), [`ears`](ears::Ears), `change`, then [`ear`] from its protocol on; the fleet's side is [`message`], `forget`,
-//! [`channel`], `notice`, `publish`.
+//! To read: [`terms`](L1Terms), [`l1`](L1), [`ears`](ears::Ears), `change`, then [`ear`] from its protocol on; the fleet's side
+//! is [`message`], `forget`, [`channel`], `notice`, `publish`.
 
 mod change;
 pub(crate) mod channel;

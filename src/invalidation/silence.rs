@@ -85,8 +85,8 @@ impl Silence {
         self.deaf.store(deaf, Ordering::Release);
     }
 
-    /// Whether such a change is under way, or nobody would tell of one. Asked after a lease was renewed, which is then ended: whoever begins a change counts it
-    /// first and ends leases second.
+    /// Whether such a change is under way, or nobody would tell of one. Asked after a lease was renewed, which is then ended:
+    /// whoever begins a change counts it first and ends leases second.
     pub fn is_swapping(&self) -> bool {
         self.swaps.load(Ordering::Acquire) > 0 || self.deaf.load(Ordering::Acquire) && self.relies_on_channel()
     }

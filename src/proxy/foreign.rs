@@ -27,7 +27,7 @@ pub(crate) struct Account {
     pub nature: Nature,
     /// As in the table's rows; none where Redis does not say.
     arity: Option<i16>,
-    /// Those that the table has names for, and no one where there is no such command; none where Redis does not say.
+    /// Of its ACL categories those that the table knows. Empty where there is no such command; none where Redis does not say.
     pub categories: Option<Categories>,
     /// The row of its first name, where it was given another.
     first: Option<u16>,

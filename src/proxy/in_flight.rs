@@ -76,8 +76,7 @@ impl From<MarkedWrite> for ReplyAction {
     }
 }
 
-/// Who has joined a read, where anybody has.
-#[allow(clippy::box_collection, reason = "a third of the size, and mostly nobody joins")]
+/// Who has joined a read, where anybody has. Boxed, for it is a third of the size so, and mostly nobody joins.
 pub(super) type JoinedRecipients = Box<Vec<Recipient>>;
 
 /// The reads under way on a lane. A lead keeps hold of them, and so ends its own flight.

@@ -240,8 +240,8 @@ impl KnownUser {
 }
 
 impl Session {
-    /// Asks [`Passwords`], while the client's commands behind this one wait; the session is the one whose password it was, else the refusal comes
-    /// back. A private connection that stays with the session becomes that user's first.
+    /// Asks [`Passwords`], while the client's commands behind this one wait; the session is the one whose password it was, else
+    /// the refusal comes back. A private connection that stays with the session becomes that user's first.
     pub(super) async fn log_in_here(
         &mut self,
         line: &mut ClientLine,

@@ -1,9 +1,10 @@
 //! A login of crema's own whose password changes: it stands in a file, or a command prints it.
 //!
 //! Services give out tokens that last for minutes. So the file is read before each connection, and each half second whether it has
-//! changed; the command is run as often as the settings say, and no connection waits for it. Where that fails, the last password goes on, and it is told. A new
-//! one is *proved* by a connection that was made with it, and only then do open connections log in with it (point 1: no client
-//! sees an error because of it). Redis itself leaves a connection logged in whose password changed; services end it.
+//! changed; the command is run as often as the settings say, and no connection waits for it. Where that fails, the last password
+//! goes on, and it is told. A new one is *proved* by a connection that was made with it, and only then do open connections log in
+//! with it (point 1: no client sees an error because of it). Redis itself leaves a connection logged in whose password changed;
+//! services end it.
 
 use std::fmt;
 use std::io;
@@ -19,14 +20,12 @@ use tokio::time::{Instant, timeout};
 use tracing::{info, warn};
 
 use super::Login;
-use crate::config::PasswordOrigin;
+use crate::config::{LONGEST_PASSWORD, PasswordOrigin, read_password_file};
 
 /// How often it is looked whether a file has changed.
 pub(crate) const LOOK: Duration = Duration::from_millis(500);
 /// How long a command may take.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// Longer passwords are none.
-const LONGEST: usize = 64 << 10;
 /// Former passwords that are remembered, to know what was made with them.
 const REMEMBERED: usize = 64;
 
@@ -142,7 +141,7 @@ impl fmt::Display for RotatingLogin {
 /// The password; white space at its ends is none of it.
 async fn read(origin: &PasswordOrigin) -> Result<Box<[u8]>, String> {
     let read = match origin {
-        PasswordOrigin::File(path) => std::fs::read(path).map_err(|error| error.to_string()),
+        PasswordOrigin::File(path) => read_password_file(path),
         PasswordOrigin::Command { words, .. } => match timeout(PATIENCE, run(words)).await {
             Ok(printed) => printed,
             Err(_) => Err(format!("it has not ended within {PATIENCE:?}")),
@@ -150,7 +149,7 @@ async fn read(origin: &PasswordOrigin) -> Result<Box<[u8]>, String> {
     };
     let bytes = read.map_err(|why| format!("{origin}: {why}"))?;
     let password = bytes.trim_ascii();
-    if password.is_empty() || password.len() > LONGEST {
+    if password.is_empty() || password.len() > LONGEST_PASSWORD {
         return Err(format!("{origin}: there is no password in it"));
     }
     Ok(password.into())
@@ -179,7 +178,7 @@ async fn run(words: &[String]) -> Result<Vec<u8>, String> {
 /// All that comes, of which no more is kept than a password may have. More than that is an error, or thrown away.
 async fn first_of(pipe: Option<impl AsyncRead + Unpin>, all: bool) -> io::Result<Vec<u8>> {
     let (mut kept, Some(mut pipe)) = (Vec::new(), pipe) else { return Ok(Vec::new()) };
-    let most = u64::try_from(LONGEST).unwrap_or(u64::MAX);
+    let most = u64::try_from(LONGEST_PASSWORD).unwrap_or(u64::MAX);
     (&mut pipe).take(most).read_to_end(&mut kept).await?;
     let more = if all { (&mut pipe).take(1).read(&mut [0]).await? } else { 0 };
     if more > 0 {
@@ -248,6 +247,7 @@ mod tests {
             (command(&["true"]), "`true`: there is no password in it"),
             (command(&["/no/such/program", "x"]), "`/no/such/program x`: No such file"),
             (PasswordOrigin::File("/no/such/file".into()), "/no/such/file: No such file"),
+            (PasswordOrigin::File("/dev/zero".into()), "/dev/zero: not a file"),
         ] {
             let wrong = RotatingLogin::start(b"u", origin).await.expect_err("it is wrong");
             assert!(wrong.starts_with(says), "{wrong}");

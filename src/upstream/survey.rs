@@ -5,8 +5,9 @@
 //! at start and after a failover (point 4); a write that was taken up before is told of afterwards (`proxy/write_guard`). And what
 //! crema must do without is told then, not when it is first missed. It is asked as the user of the upstream URL, or where that
 //! has none as the user of the connection that is made first: what that one is refused is refused to all until another server
-//! stands there, for a crema that had it from another user would not be told what the rest of the fleet writes. That connection is given up afterwards, for it may track keys or have subscribed. Called by
-//! `connect`; what is tried, and what follows from it, `app` gives.
+//! stands there, for a crema that had it from another user would not be told what the rest of the fleet writes. That connection
+//! is given up afterwards, for it may track keys or have subscribed. Called by `connect`; what is tried, and what follows from
+//! it, `app` gives.
 
 use std::fmt;
 use std::io;
@@ -75,7 +76,8 @@ impl Survey {
     }
 
     /// Asks on a connection to `node` that was just made, as `login` where the node has none of its own. It is given up for it. Who
-    /// comes meanwhile waits, and has its connection back; so has who is late, for another server stands there by now. A server that is busy says nothing now: it is asked again with the next connection. Cancel safe.
+    /// comes meanwhile waits, and has its connection back; so has who is late, for another server stands there by now. A server
+    /// that is busy says nothing now: it is asked again with the next connection. Cancel safe.
     pub(super) async fn ask(
         &self,
         connection: Connection,
