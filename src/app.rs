@@ -11,8 +11,8 @@ mod signals;
 mod status;
 
 use std::process::ExitCode;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -391,6 +391,12 @@ fn tell_choice(finding: &SurveyFinding) {
 /// Has L1 and the operator told when another server answers at the node's address.
 fn tell_turns(node: &Arc<Node>, l1: &Arc<L1>) {
     let (l1, of) = (Arc::downgrade(l1), Arc::downgrade(node));
+    let (leases, at) = (Weak::clone(&l1), Weak::clone(&of));
+    node.vouched.on_revocation(move || {
+        if let (Some(l1), Some(node)) = (leases.upgrade(), at.upgrade()) {
+            l1.end_leases_at(&node);
+        }
+    });
     node.generation.on_turn(move |several| {
         if let Some(node) = of.upgrade() {
             node.needs.forget();

@@ -128,6 +128,15 @@ impl Ears {
         self.each(|ear| ear.freshness.end());
     }
 
+    /// None at this node does.
+    pub(super) fn end_leases_at(&self, node: &Arc<Node>) {
+        self.each(|ear| {
+            if Arc::ptr_eq(ear.node(), node) {
+                ear.freshness.end();
+            }
+        });
+    }
+
     /// Nothing that any of them has filled so far counts any more.
     pub(super) fn bump(&self) {
         self.each(|ear| ear.freshness.bump());

@@ -28,6 +28,7 @@ use crate::command::{Spec, by_id};
 use crate::control::Control;
 use crate::metrics::{CoherenceMeans, EpochReason, Stats};
 use crate::resp::encode;
+use crate::upstream::Node;
 
 /// The process's L1. Shared by all workers and ears.
 pub(crate) struct L1 {
@@ -199,6 +200,11 @@ impl L1 {
     /// No ear vouches for anything until its next fence is back.
     pub(super) fn end_leases(&self) {
         self.ears.end_leases();
+    }
+
+    /// Another may own the keys of this node: none of its ears vouches for anything until its next fence is back.
+    pub(crate) fn end_leases_at(&self, node: &Arc<Node>) {
+        self.ears.end_leases_at(node);
     }
 
     /// Has every ear that has filled ask Redis at once whether it hears.

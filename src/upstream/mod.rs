@@ -19,6 +19,7 @@ mod send_buffer;
 mod signs;
 mod survey;
 mod topology;
+mod vouched;
 mod waiter;
 
 use std::fmt;
@@ -41,6 +42,7 @@ pub(crate) use rotating::{LOOK, RotatingLogin};
 pub(crate) use signs::{Service, Signs};
 pub(crate) use survey::{Survey, SurveyFinding, Trial};
 pub(crate) use topology::{NodeIndex, Topology};
+pub use vouched::Vouched;
 pub(crate) use waiter::OutOfBand;
 pub use waiter::Waiter;
 
@@ -69,6 +71,8 @@ pub(crate) struct Node {
     is_own_rotating: bool,
     /// Which server stands behind the address.
     pub generation: Generation,
+    /// Who vouches that it is still the owner of its keys.
+    pub vouched: Vouched,
     /// What it allows.
     pub survey: Survey,
     /// What it refuses to crema.
@@ -97,6 +101,7 @@ impl Node {
             rotating: Vec::new(),
             is_own_rotating: false,
             generation: Generation::default(),
+            vouched: Vouched::always(),
             survey: Survey::default(),
             needs: Needs::default(),
             presence: Presence::default(),
@@ -124,6 +129,12 @@ impl Node {
     pub(crate) fn rotated_by(self, own: Option<Arc<RotatingLogin>>, others: Vec<Arc<RotatingLogin>>) -> Self {
         let is_own_rotating = own.is_some();
         Self { rotating: own.into_iter().chain(others).collect(), is_own_rotating, ..self }
+    }
+
+    /// The same node, of whose keys another may become the owner: a census vouches for it.
+    #[must_use]
+    pub(crate) fn vouched_by_census(self) -> Self {
+        Self { vouched: Vouched::by_census(), ..self }
     }
 
     /// The user of the upstream URL, who asks what the server is.

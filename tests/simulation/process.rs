@@ -20,7 +20,7 @@ use crema::invalidation::{CoherenceMode, Fill, L1Terms, OpaqueWrites, Silence};
 use crema::metrics::Stats;
 use crema::proxy::{ReadHistory, ReplyPlace};
 use crema::resp::{Request, Span, encode};
-use crema::upstream::{Generation, Pipeline, Waiter};
+use crema::upstream::{Generation, Pipeline, Vouched, Waiter};
 
 use super::judge::Place;
 use super::{BASE, DATABASES, KEYS, RECHECK, STALENESS, USERS};
@@ -41,6 +41,7 @@ pub(crate) struct Memory {
     pub(crate) opaque_writes: OpaqueWrites,
     pub(crate) silence: Silence,
     pub(crate) generation: Generation,
+    pub(crate) vouched: Vouched,
     pub(crate) stats: Stats,
     pub(crate) users: [User; USERS],
     gets: Vec<Get>,
@@ -94,6 +95,7 @@ impl Memory {
             opaque_writes: OpaqueWrites::default(),
             silence: Silence::default(),
             generation: Generation::default(),
+            vouched: Vouched::always(),
             stats: Stats::default(),
             users: std::array::from_fn(|user| User::new(USER_NAMES[user], &known)),
         }
@@ -110,6 +112,7 @@ impl Memory {
             opaque_writes: &self.opaque_writes,
             silence: &self.silence,
             generation: &self.generation,
+            vouched: &self.vouched,
             stats: &self.stats,
             freshness,
             fence_times,

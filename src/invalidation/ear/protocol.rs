@@ -33,7 +33,7 @@ use crate::command::Caching;
 use crate::error::{is_forbidden, is_passing};
 use crate::metrics::{CoherenceMeans, EpochReason, FillOutcome, Need, Refusal, Stats};
 use crate::resp::Malformed;
-use crate::upstream::{Generation, Login, STALL};
+use crate::upstream::{Generation, Login, STALL, Vouched};
 
 /// After taking fills up the ear takes no more for so long: they are in no hurry, and one by one each would cost a worker a
 /// wake-up of this thread, and Redis a read and a write.
@@ -62,6 +62,8 @@ pub struct Surroundings<'a> {
     pub silence: &'a Silence,
     /// Which server stands behind the address.
     pub generation: &'a Generation,
+    /// Who vouches that it is still the owner of its keys.
+    pub vouched: &'a Vouched,
     /// What is counted.
     pub stats: &'a Stats,
     /// The lease and the epoch of this ear.
@@ -443,7 +445,7 @@ impl<'a, W, P: FaultPlan> Protocol<'a, W, P> {
 
     /// A fence is back: everything acknowledged before `sent` has been heard. Only a master that says so renews.
     fn hear_fence(&mut self, reply: &[u8], sent: Time, now: Time) {
-        let Surroundings { terms, freshness, silence, generation, stats, .. } = self.around;
+        let Surroundings { terms, freshness, silence, generation, vouched, stats, .. } = self.around;
         self.look_at_lease(now);
         self.fences.end();
         self.around.fence_times.end(sent, now);
@@ -459,9 +461,9 @@ impl<'a, W, P: FaultPlan> Protocol<'a, W, P> {
             freshness.end();
             freshness.bump();
             self.effects.push(EarEffect::Doubt);
-        } else if self.in_turn && !silence.is_paused(now) {
+        } else if let (Some(passed), true) = (vouched.bound(sent), self.in_turn && !silence.is_paused(now)) {
             let beyond = self.faults.has(PlantedFault::LeaseBeyondProbe);
-            let bound = if beyond { sent } else { self.unannounced.bound(sent) };
+            let bound = if beyond { passed } else { self.unannounced.bound(passed) };
             let bound = if self.faults.has(PlantedFault::LeaseFromAnswer) { now } else { bound };
             let until = bound.plus(terms.max_staleness);
             // No longer than the user's rights are known to be what they were.
@@ -469,7 +471,7 @@ impl<'a, W, P: FaultPlan> Protocol<'a, W, P> {
             freshness.renew(known.map_or(until, |asked| until.min(asked.plus(terms.acl_recheck))));
             // Whoever turns changes the number first and ends leases second.
             let swapping = silence.is_swapping() && !self.faults.has(PlantedFault::SwapIgnored);
-            if swapping || self.is_turned() || generation.is_several() {
+            if swapping || self.is_turned() || generation.is_several() || vouched.passed().is_none() {
                 freshness.end();
             }
         }

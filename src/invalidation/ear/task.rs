@@ -148,6 +148,7 @@ fn surroundings<'a>(ear: &'a Ear, l1: &'a L1) -> Surroundings<'a> {
         opaque_writes: &l1.opaque_writes,
         silence: &l1.silence,
         generation: &ear.node().generation,
+        vouched: &ear.node().vouched,
         stats: &l1.stats,
         freshness: &ear.freshness,
         fence_times: &ear.fence_times,

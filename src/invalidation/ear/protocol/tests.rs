@@ -36,6 +36,7 @@ struct EarBench {
     opaque_writes: OpaqueWrites,
     silence: Silence,
     generation: Generation,
+    vouched: Vouched,
     stats: Stats,
     freshness: Freshness,
     fence_times: FenceTimes,
@@ -61,6 +62,7 @@ impl EarBench {
             opaque_writes: OpaqueWrites::default(),
             silence: Silence::default(),
             generation: Generation::default(),
+            vouched: Vouched::always(),
             stats: Stats::default(),
             freshness: Freshness::new(),
             fence_times: FenceTimes::default(),
@@ -83,6 +85,7 @@ impl EarBench {
             opaque_writes: &self.opaque_writes,
             silence: &self.silence,
             generation: &self.generation,
+            vouched: &self.vouched,
             stats: &self.stats,
             freshness: &self.freshness,
             fence_times: &self.fence_times,
@@ -309,6 +312,27 @@ fn no_lease_begins_while_something_silences_it() {
     }
     several.ready();
     assert_eq!(several.lease_ms(), 0);
+}
+
+#[test]
+fn where_another_may_become_the_owner_a_lease_begins_with_the_census() {
+    let bench = EarBench { vouched: Vouched::by_census(), ..EarBench::tracking() };
+    let mut line = bench.ready();
+    assert_eq!(bench.lease_ms(), 0, "no census was passed");
+    bench.vouched.pass(at(80));
+    let mut fence = |sent| {
+        line.now = sent;
+        line.protocol.fence(at(sent), 1, at(sent));
+        assert_eq!(line.asked(), ["TIME", "LATENCY HISTOGRAM HELLO SWAPDB", "HELLO"]);
+        line.answer(&[TIME, LATENCY, MASTER]);
+        bench.lease_ms()
+    };
+    assert_eq!(fence(100), 480);
+    bench.vouched.revoke(at(110));
+    bench.freshness.end();
+    assert_eq!(fence(200), 0);
+    bench.vouched.pass(at(290));
+    assert_eq!(fence(280), 680, "no later than the fence");
 }
 
 #[test]
