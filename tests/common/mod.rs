@@ -4,7 +4,7 @@
 //! between proxy and Redis, and a RESP client written anew, so that a mistake in the proxy's codec cannot hide in the
 //! test of it. Knows the proxy from outside only: its flags, its sockets and its admin pages.
 //!
-//! Reading order: [`redis`], [`proxy`], [`link`], [`tls`], [`client`] (over [`value`]), [`differs`], [`judge`].
+//! Reading order: [`redis`], [`cluster`] (over [`bus`]), [`proxy`], [`link`], [`tls`], [`client`] (over [`value`]), [`differs`], [`judge`].
 //!
 //! With `CREMA_TEST_DIRECT=1` the [`Crema`] launcher hands out the address of the server itself. Whatever fails then is
 //! a fault of the test, not of the proxy; what cannot be asked of a bare Redis asks [`Crema::is_direct`] first. With
@@ -13,7 +13,9 @@
 #![allow(dead_code)] // every test file takes its own part of it
 #![allow(unused_imports)]
 
+pub(crate) mod bus;
 pub(crate) mod client;
+pub(crate) mod cluster;
 pub(crate) mod differs;
 pub(crate) mod judge;
 pub(crate) mod link;
@@ -29,6 +31,7 @@ use rand::SeedableRng;
 use rand::rngs::SmallRng;
 
 pub(crate) use client::{Client, pack};
+pub(crate) use cluster::Cluster;
 pub(crate) use link::Link;
 pub(crate) use proxy::Crema;
 pub(crate) use redis::Redis;

