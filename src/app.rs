@@ -4,15 +4,17 @@
 //! channel, and a look at the upstream every second. Redis need not be there: crema starts, says that it is not ready, and
 //! refuses clients, or answers with an error, until it is. `Running::end` is the whole order in which it ends.
 
+mod cluster;
 mod descriptors;
 mod lookout;
+mod nodes;
 mod rotation;
 mod signals;
 mod status;
 
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Weak};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -26,7 +28,7 @@ use tracing::{error, info, warn};
 
 use crate::admin::{self, Source};
 use crate::clock::Time;
-use crate::config::{Auth, Coherence, Config, SHORT_TERM, UpstreamDown};
+use crate::config::{Auth, Coherence, Config, SHORT_TERM, UpstreamDown, UpstreamKind};
 use crate::control::Control;
 use crate::error::Error;
 use crate::invalidation::channel::{self, ChannelConfig};
@@ -38,9 +40,11 @@ use crate::proxy::{Clients, Gate, OpenListeners, Shared};
 use crate::resp::Limits;
 use crate::server::{Listener, Workers, accept};
 use crate::session::Entrance;
-use crate::upstream::{Login, Node, SurveyFinding, Topology, keep_watch};
+use crate::upstream::{ClusterMap, Login, MapDoubts, Node, State, SurveyFinding, Topology};
 
+use cluster::{MapKeeper, follow_presence};
 use lookout::Lookout;
+use nodes::{NodePlan, Nodes};
 use rotation::RotatingLogins;
 use signals::Signals;
 
@@ -188,6 +192,9 @@ struct App {
     started: Instant,
     /// Which nodes there are. Workers follow it.
     topology: watch::Sender<Arc<Topology>>,
+    /// Whether any node of a cluster is there.
+    presence: watch::Sender<State>,
+    nodes: Arc<Nodes>,
     lookout: Lookout,
     /// What clients under TLS are shown.
     acceptor: Option<Arc<Acceptor>>,
@@ -204,30 +211,29 @@ impl App {
     ) -> Arc<Self> {
         let metrics = Metrics::new(config.threads.get());
         let origin_id = format!("crema-{:016x}", rand::random::<u64>());
-        let node = Node::new(config.upstream.node.clone(), config.max_upstream, config.connect_timeout);
-        let node = Arc::new(
-            node.secured(dialer)
-                .known_by(own_login(&config), config.response_timeout)
-                .rotated_by(logins.own, logins.others),
-        );
-        let topology = watch::Sender::new(Arc::new(Topology::Single(Arc::clone(&node))));
+        let plan = NodePlan::new(&config, dialer, logins);
+        let node = plan.node(&config.upstream.node);
+        let topology = watch::Sender::new(Arc::new(match config.upstream.kind {
+            UpstreamKind::Single => Topology::Single(Arc::clone(&node)),
+            UpstreamKind::Cluster => Topology::Cluster(ClusterMap::unread(Arc::clone(&node))),
+        }));
         let fleet =
             fleet(&config, &node, &origin_id).map(|fleet| Publisher::start(fleet, Arc::clone(&metrics.stats), control));
         let (terms, stats) = (terms(&config, &origin_id), Arc::clone(&metrics.stats));
         let l1 = L1::new(terms, fleet, stats, control.clone());
-        tell_turns(&node, &l1);
-        let weak = Arc::downgrade(&l1);
-        node.survey.plan(l1.mode().trials(), move |finding| {
-            if let Some(l1) = weak.upgrade() {
-                tell_choice(&finding);
-                l1.choose(finding.means);
-            }
-        });
-        let lookout = Lookout::new(node, Arc::clone(&l1));
+        let nodes = Arc::new(Nodes::new(plan, Arc::clone(&l1), control.clone()));
+        nodes.keep(&node);
+        let presence = watch::Sender::new(State::Unknown);
+        let lookout = Lookout::new(Arc::clone(&node), Arc::clone(&l1));
         let open_listeners = OpenListeners::new(config.upstream_down == UpstreamDown::Close);
         let shared = Arc::new(Shared {
-            config,
             topology: topology.subscribe(),
+            map: MapDoubts::default(),
+            presence: match config.upstream.kind {
+                UpstreamKind::Single => node.presence.follow(),
+                UpstreamKind::Cluster => presence.subscribe(),
+            },
+            config,
             l1,
             stats: Arc::clone(&metrics.stats),
             clients: Clients::default(),
@@ -237,7 +243,7 @@ impl App {
             origin_id,
         });
         let (started, draining) = (Instant::now(), AtomicBool::new(false));
-        Arc::new(Self { shared, metrics, started, topology, lookout, acceptor, draining })
+        Arc::new(Self { shared, metrics, started, topology, presence, nodes, lookout, acceptor, draining })
     }
 
     /// The node that serves what names no key.
@@ -274,7 +280,9 @@ impl App {
 
     /// Starts what looks after the upstream, L1 and the fleet's channel.
     fn watch_over(self: &Arc<Self>, control: &Control) {
-        control.spawn(keep_watch(self.front()));
+        if self.shared.config.upstream.kind == UpstreamKind::Cluster {
+            self.follow_cluster(control);
+        }
         let app = Arc::clone(self);
         control.spawn(async move {
             app.lookout.watch(|limit| app.shared.longest_argument.store(limit, Ordering::Relaxed)).await;
@@ -287,6 +295,18 @@ impl App {
             let app = Arc::clone(self);
             control.spawn_ending(|stop| async move { app.listen(stop).await });
         }
+    }
+
+    /// Starts what keeps the cluster's map.
+    fn follow_cluster(&self, control: &Control) {
+        let Shared { config, map, .. } = &*self.shared;
+        let first = self.front();
+        let others = config.upstream.seeds.iter().map(|seed| self.nodes.seed(seed));
+        let seeds = std::iter::once(first).chain(others).collect();
+        let node_map = config.cluster.node_map.clone();
+        let keeper = MapKeeper::new((Arc::clone(&self.nodes), seeds), node_map, self.topology.clone(), map.clone());
+        control.spawn(keeper.keep());
+        control.spawn(follow_presence(self.topology.clone(), self.presence.clone()));
     }
 
     /// Lets Moka do what it put off, once a second, and lets go of what nobody is any more.
@@ -386,30 +406,6 @@ fn tell_choice(finding: &SurveyFinding) {
         ),
         CoherenceMeans::Nothing => warn!("no coherence, for the upstream refuses {refusals}: {promise}{client}"),
     }
-}
-
-/// Has L1 and the operator told when another server answers at the node's address.
-fn tell_turns(node: &Arc<Node>, l1: &Arc<L1>) {
-    let (l1, of) = (Arc::downgrade(l1), Arc::downgrade(node));
-    let (leases, at) = (Weak::clone(&l1), Weak::clone(&of));
-    node.vouched.on_revocation(move || {
-        if let (Some(l1), Some(node)) = (leases.upgrade(), at.upgrade()) {
-            l1.end_leases_at(&node);
-        }
-    });
-    node.generation.on_turn(move |several| {
-        if let Some(node) = of.upgrade() {
-            node.needs.forget();
-        }
-        if let Some(l1) = l1.upgrade() {
-            l1.turn();
-        }
-        if several {
-            warn!("several servers answer at the upstream's address in turn: nothing is kept in memory or shared, each client has a connection of its own");
-        } else {
-            info!("another server answers at the upstream's address: connections to the former one are given up, and memory is empty");
-        }
-    });
 }
 
 #[cfg(test)]

@@ -169,7 +169,7 @@ pub(crate) async fn accept(
     entrance: Arc<Entrance>,
     stop: CancellationToken,
 ) {
-    let mut presence = doors.shared.front().presence.follow();
+    let mut presence = doors.shared.presence.clone();
     let open = &doors.shared.open_listeners;
     let accepting = async {
         open.opened();

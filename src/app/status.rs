@@ -7,7 +7,6 @@ use crate::admin::{EarStatus, L1Status, SettingsShown, Snapshot, Source, Upstrea
 use crate::clock::Time;
 use crate::invalidation::EarState;
 use crate::metrics::{Metrics, Need};
-use crate::net::tls::Dialer;
 use crate::proxy::Shared;
 
 impl Source for App {
@@ -15,7 +14,7 @@ impl Source for App {
         let Shared { config, l1, .. } = &*self.shared;
         let upstream = self.lookout.known();
         let now = Time::now();
-        let dialed = self.front().tls.as_ref().and_then(Dialer::expires);
+        let dialed = self.front().tls.as_ref().and_then(|dialer| dialer.expires());
         let ears = l1.ears.all().into_iter().map(|(user, ear)| {
             let left = ear.freshness.lease_left(now);
             let trouble = match ear.state() {

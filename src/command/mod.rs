@@ -18,6 +18,7 @@ mod flags;
 mod index;
 mod keys;
 mod route;
+mod slot;
 mod table;
 
 pub(crate) use alters::{Alters, may_change_untold};
@@ -26,6 +27,7 @@ pub(crate) use denied::{DenialMistake, Denied};
 pub use flags::CommandFlags;
 pub use keys::{KeySpec, Keys};
 pub use route::{Route, Verb};
+pub(crate) use slot::HashSlot;
 
 /// The row of `req`'s command, upper and lower case alike; with a subcommand, the subcommand's row (`config|set`).
 ///

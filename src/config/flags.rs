@@ -154,6 +154,23 @@ pub struct Settings {
     #[arg(long, value_name = "WHAT", help_heading = "Upstream")]
     pub(super) upstream_down: Option<Given>,
 
+    /// Shown as standalone or cluster [default: standalone]
+    #[arg(long, value_name = "VIEW", help_heading = "Cluster")]
+    pub(super) cluster_view: Option<Given>,
+    /// Where cluster clients find crema [default: auto]
+    #[arg(long, value_name = "ADDR", help_heading = "Cluster")]
+    pub(super) cluster_announce: Option<Given>,
+    /// Where nodes are that say another address [default: none]
+    #[arg(long, value_name = "SAYS=IS,..", help_heading = "Cluster")]
+    #[serde(deserialize_with = "comma_separated")]
+    pub(super) cluster_node_map: Option<Given>,
+    /// How long a slot may be without a node [default: 2s]
+    #[arg(long, value_name = "TIME", help_heading = "Cluster")]
+    pub(super) cluster_wait: Option<Given>,
+    /// MGET, MSET over several slots: split, error [default: split]
+    #[arg(long, value_name = "WHAT", help_heading = "Cluster")]
+    pub(super) cross_slot: Option<Given>,
+
     #[command(flatten)]
     pub(super) channel: ChannelSettings,
     #[arg(skip)]

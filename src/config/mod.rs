@@ -4,6 +4,7 @@
 //! its type. After [`load`] nobody checks a setting again. Opens no socket and reads no file but the one of settings; called by
 //! `main`, and by tests.
 
+mod cluster;
 mod compare;
 mod deny;
 mod error;
@@ -26,6 +27,7 @@ use std::path::PathBuf;
 use std::thread;
 use std::time::Duration;
 
+pub use self::cluster::{ClusterSettings, ClusterView, CrossSlot, NodeMap};
 pub use self::deny::DenyLists;
 pub use self::error::{ConfigError, Place, Problem};
 pub use self::flags::{Flags, Settings};
@@ -34,7 +36,7 @@ pub use self::listen::Listen;
 pub use self::origin::{LONGEST_PASSWORD, PasswordOrigin, UpstreamPassword, read_password_file};
 pub use self::rule::{Promote, Rule, SHORT_TERM};
 pub use self::summary::Sources;
-pub use self::url::{Endpoint, Secret, Upstream};
+pub use self::url::{Endpoint, Secret, Upstream, UpstreamKind};
 pub use self::user::{Password, User};
 pub use crate::error::UpstreamDown;
 use crate::net::tls::{AcceptorSettings, ClientCertificates, Credentials};
@@ -51,6 +53,8 @@ pub struct Config {
     pub upstream: Upstream,
     /// Where the password of its user stands, if that changes.
     pub upstream_password: Option<PasswordOrigin>,
+    /// How a cluster is dealt with, where the upstream is one.
+    pub cluster: ClusterSettings,
     /// What clients of `tls://` are shown and asked for.
     pub tls: Option<AcceptorSettings>,
     /// Which user a client is by its certificate alone; anything but `Off` goes with [`Auth::Own`] only.
@@ -262,6 +266,7 @@ fn read(layers: &Layers) -> Result<Config, ConfigError> {
         listen,
         upstream: layers.read(key!(upstream), "redis://127.0.0.1:6379", str::parse)?,
         upstream_password: origin::read_own(layers)?,
+        cluster: cluster::read(layers)?,
         tls: tls(layers)?,
         tls_client_user,
         admin: layers.read(key!(admin), "127.0.0.1:9380", |text| or_off(text, listen::socket))?,

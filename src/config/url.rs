@@ -1,5 +1,5 @@
 //! Upstream URLs: `redis://[user:password@]host[:port][/db]`, `rediss://` the same under TLS, with `?ca=&cert=&key=&sni=&verify=`,
-//! and `unix:///path[?db=N]`.
+//! `redis+cluster://` and `rediss+cluster://` with one host or several, and `unix:///path[?db=N]`.
 //!
 //! Owns the password until a handshake asks for it: nothing here prints it, and no error quotes any part of a URL, because a
 //! mistyped one can have its password anywhere.
@@ -19,8 +19,12 @@ pub(super) const SOCKET_PATH_BYTES: usize = 107;
 /// The Redis or Valkey that crema stands in front of. `Display` gives its URL with the password as `***`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Upstream {
-    /// The server to connect to.
+    /// What stands there.
+    pub kind: UpstreamKind,
+    /// The server to connect to; of several the first.
     pub node: Endpoint,
+    /// The others, any of which knows the rest.
+    pub seeds: Vec<Endpoint>,
     /// The ACL user of crema's own connections; `None` is the user `default`.
     pub user: Option<String>,
     /// Its password; empty for a user declared `nopass`. Always there when `user` is.
@@ -29,6 +33,15 @@ pub struct Upstream {
     pub db: u32,
     /// How connections use TLS, where they do.
     pub tls: Option<DialerSettings>,
+}
+
+/// What stands behind an upstream URL.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum UpstreamKind {
+    /// One server, or an address that leads to one.
+    Single,
+    /// A cluster, of which some nodes are named.
+    Cluster,
 }
 
 /// Where a server listens. `Display` is `host:port` (IPv6 in brackets) or the path.
@@ -81,16 +94,14 @@ impl FromStr for Upstream {
             return Err(Problem::new("not an upstream URL", "write redis://host:6379 or unix:///path/to/redis.sock"));
         };
         match scheme.to_ascii_lowercase().as_str() {
-            "redis" | "valkey" => tcp(rest),
+            "redis" | "valkey" => tcp(rest, UpstreamKind::Single),
             "unix" | "redis+unix" | "valkey+unix" => unix(rest),
-            "rediss" | "valkeys" => tls(rest),
+            "rediss" | "valkeys" => tls(rest, UpstreamKind::Single),
+            "redis+cluster" | "redis-cluster" | "valkey+cluster" => tcp(rest, UpstreamKind::Cluster),
+            "rediss+cluster" | "valkeys+cluster" => tls(rest, UpstreamKind::Cluster),
             "redis+sentinel" | "redis-sentinel" => Err(Problem::new(
                 "Sentinel is not supported in this version",
                 "write redis://host:port of the master, or of an address that follows it",
-            )),
-            "redis+cluster" | "redis-cluster" => Err(Problem::new(
-                "Cluster is not supported in this version",
-                "write redis://host:port of a server that is not in cluster mode",
             )),
             _ => Err(Problem::new("unknown scheme of an upstream URL", "write redis:// or unix://")),
         }
@@ -100,9 +111,13 @@ impl FromStr for Upstream {
 impl fmt::Display for Upstream {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match (&self.node, &self.tls) {
-            (Endpoint::Unix(_), _) => "unix://",
-            (Endpoint::Tcp { .. }, None) => "redis://",
-            (Endpoint::Tcp { .. }, Some(_)) => "rediss://",
+            (Endpoint::Unix(_), _) => "unix",
+            (Endpoint::Tcp { .. }, None) => "redis",
+            (Endpoint::Tcp { .. }, Some(_)) => "rediss",
+        })?;
+        f.write_str(match self.kind {
+            UpstreamKind::Single => "://",
+            UpstreamKind::Cluster => "+cluster://",
         })?;
         let user = percent_encode(self.user.as_deref().unwrap_or_default());
         match &self.password {
@@ -110,10 +125,12 @@ impl fmt::Display for Upstream {
             None if user.is_empty() => {}
             None => write!(f, "{user}@")?,
         }
+        write!(f, "{}", self.node)?;
+        self.seeds.iter().try_for_each(|seed| write!(f, ",{seed}"))?;
         match (&self.node, self.db) {
-            (node, 0) => write!(f, "{node}"),
-            (node @ Endpoint::Tcp { .. }, db) => write!(f, "{node}/{db}"),
-            (node @ Endpoint::Unix(_), db) => write!(f, "{node}?db={db}"),
+            (_, 0) => Ok(()),
+            (Endpoint::Tcp { .. }, db) => write!(f, "/{db}"),
+            (Endpoint::Unix(_), db) => write!(f, "?db={db}"),
         }?;
         self.tls.as_ref().map_or(Ok(()), |tls| show_options(tls, f))
     }
@@ -130,7 +147,7 @@ impl fmt::Display for Endpoint {
 }
 
 /// [`tcp`] with the options of TLS behind it.
-fn tls(rest: &str) -> Result<Upstream, Problem> {
+fn tls(rest: &str, kind: UpstreamKind) -> Result<Upstream, Problem> {
     let (location, query) = split_before(rest, &['?']);
     if query.contains('@') {
         return Err(unescaped());
@@ -168,7 +185,7 @@ fn tls(rest: &str) -> Result<Upstream, Problem> {
         (None, None) => None,
         _ => return Err(Problem::new("cert and key of the upstream URL go together", "give both files, or neither")),
     };
-    Ok(Upstream { tls: Some(settings), ..tcp(location)? })
+    Ok(Upstream { tls: Some(settings), ..tcp(location, kind)? })
 }
 
 /// The options of TLS that are not at their defaults, as [`tls`] reads them.
@@ -192,14 +209,17 @@ fn show_options(tls: &DialerSettings, f: &mut fmt::Formatter<'_>) -> fmt::Result
     if given.is_empty() { Ok(()) } else { write!(f, "?{given}") }
 }
 
-fn tcp(rest: &str) -> Result<Upstream, Problem> {
+fn tcp(rest: &str, kind: UpstreamKind) -> Result<Upstream, Problem> {
     let (authority, tail) = split_before(rest, &['/', '?', '#']);
     if tail.contains('@') {
         return Err(unescaped());
     }
     let (credentials, address) = authority.rsplit_once('@').unwrap_or(("", authority));
     let (user, password) = read_credentials(credentials)?;
-    let node = read_address(address)?;
+    let several = kind != UpstreamKind::Single;
+    let (first, others) = if several { address.split_once(',').unwrap_or((address, "")) } else { (address, "") };
+    let node = read_address(first)?;
+    let seeds = others.split(',').filter(|seed| !seed.is_empty()).map(read_address).collect::<Result<_, _>>()?;
     let db = match tail.strip_prefix('/').unwrap_or(tail) {
         "" => 0,
         path if path.contains(['?', '#']) => {
@@ -210,7 +230,7 @@ fn tcp(rest: &str) -> Result<Upstream, Problem> {
         }
         path => read_database(path)?,
     };
-    Ok(Upstream { node, user, password, db, tls: None })
+    Ok(Upstream { kind, node, seeds, user, password, db, tls: None })
 }
 
 fn unix(rest: &str) -> Result<Upstream, Problem> {
@@ -242,7 +262,8 @@ fn unix(rest: &str) -> Result<Upstream, Problem> {
             }
         },
     };
-    Ok(Upstream { node: Endpoint::Unix(PathBuf::from(path)), user, password, db, tls: None })
+    let node = Endpoint::Unix(PathBuf::from(path));
+    Ok(Upstream { kind: UpstreamKind::Single, node, seeds: Vec::new(), user, password, db, tls: None })
 }
 
 /// `user:password`, `:password` or nothing. A lone word is refused: redis-cli takes it for a password, most libraries for a user.
@@ -261,7 +282,7 @@ fn read_credentials(text: &str) -> Result<(Option<String>, Option<Secret>), Prob
     Ok(((!user.is_empty()).then_some(user), Some(password)))
 }
 
-fn read_address(text: &str) -> Result<Endpoint, Problem> {
+pub(super) fn read_address(text: &str) -> Result<Endpoint, Problem> {
     let no_ipv6 =
         || Problem::new("the upstream URL has a malformed IPv6 address", "write it in brackets: redis://[::1]:6379");
     let (host, port) = if let Some(bracketed) = text.strip_prefix('[') {
@@ -277,7 +298,9 @@ fn read_address(text: &str) -> Result<Endpoint, Problem> {
         }
         (percent_decode(host)?, port)
     };
-    if host.is_empty() || host.contains(|letter: char| letter.is_whitespace() || letter.is_control() || letter == '/') {
+    if host.is_empty()
+        || host.contains(|letter: char| letter.is_whitespace() || letter.is_control() || "/,".contains(letter))
+    {
         return Err(Problem::new("the upstream URL has no usable host", "write redis://host:6379"));
     }
     let port = match port.strip_prefix(':') {
@@ -401,6 +424,19 @@ mod tests {
     }
 
     #[test]
+    fn reads_the_nodes_of_a_cluster() {
+        let text = "redis+cluster://app:pw@a:7000,[::1]:7001,c/2";
+        let upstream = parse(text);
+        assert_eq!((upstream.kind, upstream.node.clone(), upstream.db), (UpstreamKind::Cluster, host("a", 7000), 2));
+        assert_eq!(upstream.seeds, [host("::1", 7001), host("c", 6379)]);
+        assert_eq!(upstream.to_string(), "redis+cluster://app:***@a:7000,[::1]:7001,c:6379/2");
+        let secure = parse("rediss+cluster://a,b?verify=chain");
+        assert_eq!((secure.kind, secure.seeds.len()), (UpstreamKind::Cluster, 1));
+        assert_eq!(secure.to_string(), "rediss+cluster://a:6379,b:6379?verify=chain");
+        assert_eq!(parse("valkey+cluster://a").seeds, []);
+    }
+
+    #[test]
     fn reads_credentials() {
         let good = [
             ("redis://app:pw@h", Some("app"), Some("pw")),
@@ -426,7 +462,8 @@ mod tests {
             ("http://hunter2@h", "unknown scheme"),
             ("rediss://:hunter2@h?verify=maybe", "an option"),
             ("redis+sentinel://:hunter2@a,b/main", "Sentinel is not supported"),
-            ("redis+cluster://:hunter2@a,b", "Cluster is not supported"),
+            ("redis+cluster://:hunter2@a,b:0", "no usable port"),
+            ("redis://:hunter2@a,b:1", "no usable host"),
             ("redis://hunter2@h", "could be a user or a password"),
             ("redis://:hunt/er2@h", "%2F"),
             ("redis://:hunt#er2@h", "%23"),

@@ -50,8 +50,9 @@ pub(crate) struct Caller {
     pub who: Rc<Who>,
     /// The protocol version that the client speaks.
     pub resp: Resp,
-    front: NodeSide,
-    /// At the nodes behind the front, as far as it has spoken to them.
+    /// At the node in the first place, mostly the only one.
+    first: NodeSide,
+    /// At the nodes behind it, as far as it has spoken to them.
     others: Vec<NodeSide>,
     /// What reads took that did not wait for a slow ear, since one last did.
     spared: Cell<Duration>,
@@ -61,15 +62,15 @@ impl Caller {
     /// A session that has asked nothing yet.
     pub(crate) fn new(replies: Rc<Replies>, who: Rc<Who>) -> Self {
         replies.member().is_now(who.user());
-        let front = NodeSide::new(Rc::clone(&who));
-        Self { replies, who, resp: Resp::V2, front, others: Vec::new(), spared: Cell::default() }
+        let first = NodeSide::new(Rc::clone(&who));
+        Self { replies, who, resp: Resp::V2, first, others: Vec::new(), spared: Cell::default() }
     }
 
     /// The session is someone else, or speaks another version: its next command goes on another lane. All its commands
     /// must have been answered.
     pub(crate) fn become_(&mut self, who: Rc<Who>, resp: Resp) {
         self.replies.member().is_now(who.user());
-        self.front.become_(Rc::clone(&who));
+        self.first.become_(Rc::clone(&who));
         self.others.clear();
         self.who = who;
         self.resp = resp;
@@ -103,19 +104,19 @@ impl Caller {
         }
     }
 
-    /// What it has at a node. Of one that is in the topology no more, what it has at the front.
+    /// What it has at a node. Of a place that none has any more, what it has at the first.
     fn side(&self, at: NodeIndex) -> &NodeSide {
-        at.number().checked_sub(1).and_then(|n| self.others.get(n)).unwrap_or(&self.front)
+        at.number().checked_sub(1).and_then(|n| self.others.get(n)).unwrap_or(&self.first)
     }
 
     /// The same, to be changed, with what its changes depend on.
     fn side_mut(&mut self, at: NodeIndex) -> (&mut NodeSide, &Replies) {
-        let Self { front, others, replies, .. } = self;
-        (at.number().checked_sub(1).and_then(|n| others.get_mut(n)).unwrap_or(front), replies)
+        let Self { first, others, replies, .. } = self;
+        (at.number().checked_sub(1).and_then(|n| others.get_mut(n)).unwrap_or(first), replies)
     }
 
     fn sides(&self) -> impl Iterator<Item = &NodeSide> {
-        iter::once(&self.front).chain(&self.others)
+        iter::once(&self.first).chain(&self.others)
     }
 
     /// Its user's ear at a node.
@@ -333,14 +334,14 @@ impl Caller {
 
     /// Sends a command of crema's own on the lane at the front; `action` takes its reply.
     pub(crate) fn ask(&mut self, worker: &Worker, command: &[u8], action: ReplyAction, now: Time) {
-        if let Ok(track) = self.track((worker, NodeIndex::FRONT), now) {
+        if let Ok(track) = self.track((worker, worker.front_index()), now) {
             track.ask(command, action, now);
         }
     }
 
     /// Its next command on a lane goes on another one, at whichever node.
     fn leave_lanes(&mut self) {
-        self.front.leave();
+        self.first.leave();
         self.others.iter_mut().for_each(NodeSide::leave);
     }
 

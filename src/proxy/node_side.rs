@@ -149,7 +149,7 @@ mod tests {
         }
 
         fn track(&mut self) -> Rc<Track> {
-            let at = (&*self.worker, NodeIndex::FRONT);
+            let at = (&*self.worker, NodeIndex::default());
             self.side.track(at, (&self.replies, Resp::V2), Time::now()).expect("a lane that is being made")
         }
 

@@ -9,7 +9,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::timeout;
 
-use crate::upstream::{Node, State as Presence};
+use crate::upstream::State as Presence;
 
 /// A client is not kept for longer, whatever is not known by then.
 const PATIENCE: Duration = Duration::from_millis(50);
@@ -53,9 +53,9 @@ impl OpenListeners {
 
     /// Waits until a client that is closed now will find what it would find at the upstream: until it is known whether that is away,
     /// where it is in doubt, and until nobody is let in, where it is. For 50 ms at most. Cancel safe.
-    pub(crate) async fn settled(&self, node: &Node) {
+    pub(crate) async fn settled(&self, mut presence: watch::Receiver<Presence>) {
         let Some(open) = &self.open else { return };
-        let (mut presence, mut open) = (node.presence.follow(), open.subscribe());
+        let mut open = open.subscribe();
         let settled = async {
             let known = presence.wait_for(|known| *known != Presence::Doubted).await;
             if known.is_ok_and(|known| *known == Presence::Away) {
@@ -82,12 +82,12 @@ mod tests {
     async fn clients_are_closed_behind_the_last_listener() {
         let (open, node) = (OpenListeners::new(true), node());
         (0..2).for_each(|_| open.opened());
-        assert!(is_ready(pin!(open.settled(&node))), "nobody doubts it");
+        assert!(is_ready(pin!(open.settled(node.presence.follow()))), "nobody doubts it");
         for (then, ready) in [(Presence::Doubted, false), (Presence::Away, false)] {
             node.presence.set(then);
-            assert_eq!(is_ready(pin!(open.settled(&node))), ready);
+            assert_eq!(is_ready(pin!(open.settled(node.presence.follow()))), ready);
         }
-        let mut settled = pin!(open.settled(&node));
+        let mut settled = pin!(open.settled(node.presence.follow()));
         open.closed();
         assert!(!is_ready(settled.as_mut()), "one is open");
         open.closed();
@@ -100,8 +100,8 @@ mod tests {
         node.presence.set(Presence::Doubted);
         let open = OpenListeners::new(true);
         open.opened();
-        open.settled(&node).await;
-        assert!(is_ready(pin!(OpenListeners::new(false).settled(&node))));
+        open.settled(node.presence.follow()).await;
+        assert!(is_ready(pin!(OpenListeners::new(false).settled(node.presence.follow()))));
     }
 
     #[tokio::test]
@@ -109,7 +109,7 @@ mod tests {
         let (open, node) = (OpenListeners::new(true), node());
         open.opened();
         node.presence.set(Presence::Doubted);
-        let mut settled = pin!(open.settled(&node));
+        let mut settled = pin!(open.settled(node.presence.follow()));
         assert!(!is_ready(settled.as_mut()));
         node.presence.set(Presence::There);
         assert!(is_ready(settled));

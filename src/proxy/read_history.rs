@@ -239,11 +239,11 @@ mod tests {
     fn what_one_ear_has_heard_says_nothing_of_another_nodes_reads() {
         let ([a, _], mut reads) = (slots(), ReadHistories::default());
         let other = NodeIndex::nth(2);
-        reads.at(NodeIndex::FRONT).note(ReplyPlace::at(1), Some(a), AT(0));
+        reads.at(NodeIndex::default()).note(ReplyPlace::at(1), Some(a), AT(0));
         reads.at(other).note(ReplyPlace::at(2), Some(a), AT(0));
         reads.answered(ReplyPlace::at(1), AT(10));
         reads.answered(ReplyPlace::at(2), AT(20));
-        assert_eq!(reads.at(NodeIndex::FRONT).key_status(a, AT(30)), KeyStatus::Heard);
+        assert_eq!(reads.at(NodeIndex::default()).key_status(a, AT(30)), KeyStatus::Heard);
         assert_eq!(reads.at(other).key_status(a, AT(5)), KeyStatus::Unheard(AT(20)));
         assert_eq!(reads.at(NodeIndex::nth(1)).key_status(a, AT(0)), KeyStatus::Heard, "nothing was read there");
     }

@@ -15,7 +15,7 @@ use crate::config::{Config, Promote, Rule};
 use crate::invalidation::L1;
 use crate::metrics::Stats;
 use crate::resp::Limits;
-use crate::upstream::{Login, Node, Topology};
+use crate::upstream::{Login, MapDoubts, Node, State, Topology};
 
 /// What all workers share.
 pub(crate) struct Shared {
@@ -23,6 +23,10 @@ pub(crate) struct Shared {
     pub config: Config,
     /// Which nodes there are and which serves what, now and as it changes.
     pub topology: watch::Receiver<Arc<Topology>>,
+    /// Has it looked at anew.
+    pub map: MapDoubts,
+    /// Whether the upstream is there at all.
+    pub presence: watch::Receiver<State>,
     /// The cache.
     pub l1: Arc<L1>,
     /// The process's counters.
@@ -127,9 +131,12 @@ pub(super) mod tests {
         let terms = L1Terms { max_staleness: second, acl_recheck: second, max_value, l1_size, mode, max_ears };
         let stats = Arc::default();
         let l1 = L1::new(terms, None, Arc::clone(&stats), Control::here());
+        let presence = topology.borrow().front().presence.follow();
         Arc::new(Shared {
             config: Config::default(),
             topology,
+            map: MapDoubts::default(),
+            presence,
             l1,
             stats,
             clients: Clients::default(),

@@ -57,6 +57,17 @@ impl Station {
         lanes.into_iter().filter(|lane| leaves(lane)).for_each(|lane| lane.lose(ANOTHER));
     }
 
+    /// The node has left the cluster's map: what was sent to it is still answered, and nothing more is sent. Whether anything is
+    /// unanswered; to be called again while it is, for a lane that was being made then is made by now.
+    pub(super) fn retire(&self) -> bool {
+        let mut answers = false;
+        self.lanes.each(|track, _| {
+            track.lane.retire();
+            answers |= !track.lane.has_ended();
+        });
+        answers
+    }
+
     /// Ends all connections that nobody has for itself.
     pub(super) fn close(&self) {
         self.stop.cancel();

@@ -44,16 +44,18 @@ pub(crate) struct Worker {
     corks: Rc<Corks>,
     fencing: Rc<Fencing>,
     map: RefCell<Map>,
+    /// Those of nodes that left a cluster, until all is answered there.
+    retired: RefCell<Vec<Rc<Station>>>,
     /// What was found at the last look at the stations.
     holds_writes: Cell<bool>,
     several: Cell<bool>,
     draining: Cell<bool>,
 }
 
-/// The topology that the worker goes by, with a station for each of its nodes in their order.
+/// The topology that the worker goes by, with a station for each of its nodes at the same place.
 struct Map {
     topology: Arc<Topology>,
-    stations: Vec<Rc<Station>>,
+    stations: Vec<Option<Rc<Station>>>,
 }
 
 impl Worker {
@@ -73,6 +75,7 @@ impl Worker {
             proofs: Proofs::default(),
             fencing,
             map: RefCell::new(Map { topology: Arc::clone(&topology), stations: Vec::new() }),
+            retired: RefCell::default(),
             holds_writes: Cell::default(),
             several: Cell::default(),
             draining: Cell::default(),
@@ -81,21 +84,33 @@ impl Worker {
         worker
     }
 
-    /// Goes by this version of the topology from now on. Of a node that is not in it the lanes are given up at once, as reads on them
-    /// may be sent again; what sessions have for themselves there stays with them.
+    /// Goes by this version of the topology from now on. Of a single node that is not in it the lanes are given up at once, as reads on
+    /// them may be sent again; a node that has left a cluster still says where each command belongs. What sessions have for
+    /// themselves there stays with them.
     pub(crate) fn adopt(self: &Rc<Self>, topology: Arc<Topology>) {
         let before = std::mem::take(&mut self.map.borrow_mut().stations);
-        let known = |node| before.iter().find(|station| Arc::ptr_eq(station.node(), node)).cloned();
-        let stations = topology.nodes().map(|node| known(node).unwrap_or_else(|| self.open(node)));
-        let stations: Vec<_> = stations.collect();
-        stations.iter().enumerate().for_each(|(n, station)| station.site.set_index(NodeIndex::nth(n)));
-        let left = before.into_iter().filter(|old| !stations.iter().any(|station| Rc::ptr_eq(station, old)));
-        let left: Vec<_> = left.collect();
+        let before: Vec<_> = before.into_iter().flatten().collect();
+        let mut stations = Vec::new();
+        for (at, node) in topology.nodes() {
+            let known = before.iter().find(|station| Arc::ptr_eq(station.node(), node)).cloned();
+            let station = known.unwrap_or_else(|| self.open(node));
+            station.site.set_index(at);
+            stations.resize(stations.len().max(at.number() + 1), None);
+            stations[at.number()] = Some(station);
+        }
+        let stays = |old: &Rc<Station>| stations.iter().flatten().any(|station| Rc::ptr_eq(station, old));
+        let left: Vec<_> = before.into_iter().filter(|old| !stays(old)).collect();
+        let redirects = topology.cluster().is_some();
         *self.map.borrow_mut() = Map { topology, stations };
         for station in left {
             self.shared.l1.ears.leave(station.node());
-            station.leave(|_| true);
-            station.close();
+            if redirects {
+                station.retire();
+                self.retired.borrow_mut().push(station);
+            } else {
+                station.leave(|_| true);
+                station.close();
+            }
         }
     }
 
@@ -110,7 +125,18 @@ impl Worker {
 
     /// The station of the node that serves what names no key.
     pub(crate) fn front(&self) -> Rc<Station> {
-        self.station(NodeIndex::FRONT)
+        let at = self.map.borrow().topology.front_index();
+        self.station(at)
+    }
+
+    /// Its place.
+    pub(super) fn front_index(&self) -> NodeIndex {
+        self.map.borrow().topology.front_index()
+    }
+
+    /// The topology that the worker goes by.
+    pub(crate) fn topology(&self) -> Arc<Topology> {
+        Arc::clone(&self.map.borrow().topology)
     }
 
     /// Which node serves this request.
@@ -125,14 +151,17 @@ impl Worker {
         self.map.borrow().topology.serving_key(key)
     }
 
-    /// The station of a node.
+    /// The station of a node; of a place that none has any more, the front's.
     pub(super) fn station(&self, at: NodeIndex) -> Rc<Station> {
-        Rc::clone(&self.map.borrow().stations[at.number()])
+        let map = self.map.borrow();
+        let there = |at: NodeIndex| map.stations.get(at.number())?.as_ref();
+        let station = there(at).or_else(|| there(map.topology.front_index()));
+        Rc::clone(station.expect("the front has a station"))
     }
 
     /// All stations.
     pub(crate) fn stations(&self) -> Vec<Rc<Station>> {
-        self.map.borrow().stations.clone()
+        self.map.borrow().stations.iter().flatten().cloned().collect()
     }
 
     /// Sends a command of crema's own as the user of the upstream URL; `action` takes its reply.
@@ -146,6 +175,7 @@ impl Worker {
 
     /// Every [`STALL`](crate::upstream::STALL): has each station look at its lanes.
     pub(crate) fn feel(&self, now: Time) {
+        self.retired.borrow().iter().for_each(|station| _ = station.feel(now));
         let stations = self.stations();
         let holds = stations.iter().fold(false, |holds, station| station.feel(now) | holds);
         self.holds_writes.set(holds);
@@ -173,6 +203,14 @@ impl Worker {
         for station in self.stations() {
             station.sweep(|user| self.proofs.newest(user), now);
         }
+        self.retired.borrow_mut().retain(|station| {
+            station.sweep(|_| None, now);
+            let answers = station.retire();
+            if !answers {
+                station.close();
+            }
+            answers
+        });
     }
 
     /// How the coin falls for the key of `query`, which at a full L1 has to win twice.
@@ -210,7 +248,7 @@ impl Worker {
 
     /// Ends all connections.
     pub(crate) fn close(&self) {
-        self.stations().iter().for_each(|station| station.close());
+        self.stations().iter().chain(&*self.retired.borrow()).for_each(|station| station.close());
         self.tasks.close();
     }
 }

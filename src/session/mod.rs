@@ -101,7 +101,7 @@ pub(crate) async fn serve(worker: Rc<Worker>, socket: Socket, replies: Rc<Replie
             let shared = Arc::clone(&session.worker.shared);
             drop(session); // what it holds at the upstream is of use to others
             if cut {
-                shared.open_listeners.settled(&shared.front()).await;
+                shared.open_listeners.settled(shared.presence.clone()).await;
             }
             if cut || midway {
                 wire.line.linger().await;

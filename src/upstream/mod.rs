@@ -6,6 +6,7 @@
 mod backoff;
 mod budget;
 mod carrier;
+mod cluster;
 mod connect;
 mod generation;
 mod lane;
@@ -29,6 +30,7 @@ use std::time::Duration;
 
 pub(crate) use backoff::Backoff;
 pub(crate) use budget::{Ask, Budget, Permit, Purpose, Settled, Tenant};
+pub(crate) use cluster::{ClusterAnswer, ClusterMap, ClusterState, MapDoubts, Shard, SlotTable, agreed, newer_than};
 pub(crate) use connect::{
     Connection, Step, adapt, connect, connect_as_told, connect_by, connect_unproved, read_reply, steps,
 };
@@ -57,7 +59,7 @@ pub(crate) struct Node {
     /// Where it is.
     pub endpoint: Endpoint,
     /// How it is spoken to under TLS, where it is.
-    pub tls: Option<Dialer>,
+    pub tls: Option<Arc<Dialer>>,
     /// The same for people and for error texts, without credentials.
     pub address: Arc<str>,
     /// Longest wait for a connection.
@@ -114,7 +116,7 @@ impl Node {
 
     /// The same node, spoken to under TLS.
     #[must_use]
-    pub(crate) fn secured(self, tls: Option<Dialer>) -> Self {
+    pub(crate) fn secured(self, tls: Option<Arc<Dialer>>) -> Self {
         Self { tls, ..self }
     }
 

@@ -3,21 +3,18 @@
 //! Owned by the control thread, which publishes each version whole; workers and sessions read the one that they have and take up the
 //! next between two commands. A version is never changed. With a single node nothing of a request is looked at.
 
-use std::iter;
 use std::sync::Arc;
 
 use super::Node;
-use crate::command::Spec;
+use super::cluster::ClusterMap;
+use crate::command::{HashSlot, Spec};
 use crate::resp::Request;
 
-/// The place of a node among [all of a version](Topology::nodes).
+/// The place of a node in the topology, which it keeps for as long as it is there.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct NodeIndex(u16);
 
 impl NodeIndex {
-    /// The front's.
-    pub(crate) const FRONT: Self = Self(0);
-
     /// The `n`th.
     pub(crate) fn nth(n: usize) -> Self {
         Self(u16::try_from(n).expect("a cluster has 1,000 nodes at most"))
@@ -34,6 +31,8 @@ impl NodeIndex {
 pub(crate) enum Topology {
     /// One node, which serves all.
     Single(Arc<Node>),
+    /// A cluster's masters, each of which serves some slots.
+    Cluster(ClusterMap),
 }
 
 impl Topology {
@@ -41,28 +40,59 @@ impl Topology {
     pub(crate) fn front(&self) -> &Arc<Node> {
         match self {
             Self::Single(node) => node,
+            Self::Cluster(map) => &map.shard(map.front()).expect("the front is in the map").node,
         }
     }
 
-    /// Which node serves this request.
-    pub(crate) fn serving(&self, _: &Spec, _: Request<'_>) -> NodeIndex {
+    /// Its place.
+    pub(crate) fn front_index(&self) -> NodeIndex {
         match self {
-            Self::Single(_) => NodeIndex::FRONT,
+            Self::Single(_) => NodeIndex::default(),
+            Self::Cluster(map) => map.front(),
+        }
+    }
+
+    /// Which node serves this request: that of its first key, or the front, which says so where nobody serves the key's slot.
+    #[inline]
+    pub(crate) fn serving(&self, spec: &Spec, request: Request<'_>) -> NodeIndex {
+        match self {
+            Self::Single(_) => NodeIndex::default(),
+            Self::Cluster(map) => {
+                let key = spec.keys(request).next();
+                key.and_then(|key| map.owner(HashSlot::of(key))).unwrap_or(map.front())
+            }
         }
     }
 
     /// Which node serves this key.
-    pub(crate) fn serving_key(&self, _: &[u8]) -> NodeIndex {
+    #[inline]
+    pub(crate) fn serving_key(&self, key: &[u8]) -> NodeIndex {
         match self {
-            Self::Single(_) => NodeIndex::FRONT,
+            Self::Single(_) => NodeIndex::default(),
+            Self::Cluster(map) => map.owner(HashSlot::of(key)).unwrap_or(map.front()),
         }
     }
 
-    /// All nodes, the front first.
-    pub(crate) fn nodes(&self) -> impl Iterator<Item = &Arc<Node>> {
+    /// All nodes, with their places.
+    pub(crate) fn nodes(&self) -> impl Iterator<Item = (NodeIndex, &Arc<Node>)> {
+        let (single, map) = match self {
+            Self::Single(node) => (Some((NodeIndex::default(), node)), None),
+            Self::Cluster(map) => (None, Some(map.shards().map(|(at, shard)| (at, &shard.node)))),
+        };
+        single.into_iter().chain(map.into_iter().flatten())
+    }
+
+    /// The map, where there is a cluster.
+    pub(crate) fn cluster(&self) -> Option<&ClusterMap> {
         match self {
-            Self::Single(node) => iter::once(node),
+            Self::Single(_) => None,
+            Self::Cluster(map) => Some(map),
         }
+    }
+
+    /// Its number: higher than that of every version before. Of a single node there is but one.
+    pub(crate) fn version(&self) -> u64 {
+        self.cluster().map_or(0, ClusterMap::version)
     }
 }
 
@@ -91,9 +121,9 @@ mod tests {
         for (topology, node) in [(&first, &one), (&second, &other)] {
             assert!(Arc::ptr_eq(topology.front(), node));
             let all: Vec<_> = topology.nodes().collect();
-            assert!(Arc::ptr_eq(all[topology.serving(spec, request).number()], node));
-            assert!(Arc::ptr_eq(all[topology.serving_key(b"k").number()], node));
-            assert!(topology.nodes().all(|known| Arc::ptr_eq(known, node)));
+            assert!(Arc::ptr_eq(all[topology.serving(spec, request).number()].1, node));
+            assert!(Arc::ptr_eq(all[topology.serving_key(b"k").number()].1, node));
+            assert!(topology.nodes().all(|(_, known)| Arc::ptr_eq(known, node)));
         }
     }
 }

@@ -1,0 +1,249 @@
+//! Keeps the map of a cluster: asks its nodes, and publishes what they agree on.
+//!
+//! All masters are asked when somebody was sent elsewhere or has lost a node, and one of them in turn every second. A map is taken from
+//! a node that is well, and that knows of the latest election that most know of. The nodes in the configuration are asked where no
+//! other answers.
+
+use std::collections::HashMap;
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::io::AsyncWriteExt;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout, timeout_at};
+use tracing::{debug, info, warn};
+
+use super::nodes::Nodes;
+use crate::config::{Endpoint, NodeMap};
+use crate::resp::{Resp, encode};
+use crate::upstream::{
+    ClusterAnswer, ClusterMap, ClusterState, Connection, MapDoubts, Node, SlotTable, State, Target, Topology, agreed,
+    connect, read_reply,
+};
+
+/// Nodes have so long to answer.
+const LONGEST: Duration = Duration::from_secs(1);
+/// Where most have answered, the others have so much longer.
+const GRACE: Duration = Duration::from_millis(50);
+/// Between two times that all are asked, at first and at most: whoever asks again and again changes nothing by it.
+const PAUSES: [Duration; 2] = [Duration::from_millis(5), Duration::from_millis(200)];
+
+/// See the module's head.
+pub(super) struct MapKeeper {
+    nodes: Arc<Nodes>,
+    seeds: Vec<Arc<Node>>,
+    node_map: NodeMap,
+    topology: watch::Sender<Arc<Topology>>,
+    doubts: MapDoubts,
+    connections: HashMap<Arc<str>, Connection>,
+    /// Who is asked next.
+    turn: usize,
+    /// The number of the latest election of which a map told.
+    epoch: u64,
+    trouble: Option<String>,
+}
+
+impl MapKeeper {
+    pub(super) fn new(
+        (nodes, seeds): (Arc<Nodes>, Vec<Arc<Node>>),
+        node_map: NodeMap,
+        topology: watch::Sender<Arc<Topology>>,
+        doubts: MapDoubts,
+    ) -> Self {
+        Self { nodes, seeds, node_map, topology, doubts, connections: HashMap::new(), turn: 0, epoch: 0, trouble: None }
+    }
+
+    /// Never returns.
+    pub(super) async fn keep(mut self) {
+        let mut second = interval(Duration::from_secs(1));
+        second.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut pause = PAUSES[0];
+        loop {
+            let asked = tokio::select! {
+                () = self.doubts.asked() => true,
+                _ = second.tick() => false,
+            };
+            let known = self.present().version() > 0;
+            if known && !asked {
+                pause = PAUSES[0];
+                let one = self.one_in_turn();
+                let answers = self.ask(vec![one]).await;
+                if answers.iter().all(|answer| self.is_present(&answer.table)) {
+                    continue;
+                }
+            }
+            let changed = self.read_all().await;
+            pause = if changed { PAUSES[0] } else { (pause * 2).min(PAUSES[1]) };
+            sleep(pause).await;
+        }
+    }
+
+    fn present(&self) -> Arc<Topology> {
+        Arc::clone(&self.topology.borrow())
+    }
+
+    fn masters(&self) -> Vec<Arc<Node>> {
+        self.present().nodes().map(|(_, node)| Arc::clone(node)).collect()
+    }
+
+    fn one_in_turn(&mut self) -> Arc<Node> {
+        let masters = self.masters();
+        self.turn = self.turn.wrapping_add(1);
+        Arc::clone(&masters[self.turn % masters.len()])
+    }
+
+    fn is_present(&self, table: &SlotTable) -> bool {
+        self.present().cluster().is_some_and(|map| map.is_as(table))
+    }
+
+    /// Asks all masters, or whoever can be found, and publishes what they agree on. Whether that was news.
+    async fn read_all(&mut self) -> bool {
+        let mut answers = self.ask(self.masters()).await;
+        if agreed(&answers, self.epoch).is_none() {
+            answers.extend(self.ask(self.seeds.clone()).await);
+        }
+        let Some(chosen) = agreed(&answers, self.epoch) else {
+            let trouble = if answers.is_empty() { "no node answers" } else { "no node that is well gives a map" };
+            self.tell(Some(trouble.to_owned()));
+            return false;
+        };
+        self.epoch = chosen.state.current_epoch;
+        let present = self.present();
+        let Some(map) = present.cluster() else { return false };
+        let Some(next) = map.next(&chosen.table, |endpoint| self.known(endpoint)) else {
+            self.tell(None);
+            return false;
+        };
+        self.publish(next);
+        true
+    }
+
+    /// A node that is asked already, or a new one.
+    fn known(&self, endpoint: &Endpoint) -> Arc<Node> {
+        let seed = self.seeds.iter().find(|seed| seed.endpoint == *endpoint);
+        seed.map_or_else(
+            || self.nodes.make(endpoint),
+            |seed| {
+                self.nodes.keep(seed);
+                Arc::clone(seed)
+            },
+        )
+    }
+
+    fn publish(&mut self, next: ClusterMap) {
+        let masters: Vec<_> = next.shards().map(|(_, shard)| shard.node.address.to_string()).collect();
+        info!(
+            version = next.version(),
+            slots = next.served(),
+            epoch = self.epoch,
+            "the cluster's masters: {}",
+            masters.join(", ")
+        );
+        let topology = Arc::new(Topology::Cluster(next));
+        self.topology.send_replace(Arc::clone(&topology));
+        let stays = |node: &Arc<Node>| topology.nodes().any(|(_, known)| Arc::ptr_eq(known, node));
+        self.nodes.retain(stays);
+        self.connections.retain(|address, _| masters.iter().any(|master| **master == **address));
+        self.tell(None);
+    }
+
+    fn tell(&mut self, trouble: Option<String>) {
+        match &trouble {
+            Some(trouble) if self.trouble.as_ref() != Some(trouble) => {
+                warn!("the cluster's map cannot be read: {trouble}; are the nodes running, and is `upstream` right?");
+            }
+            None if self.trouble.is_some() => info!("the cluster's map can be read again"),
+            _ => {}
+        }
+        self.trouble = trouble;
+    }
+
+    /// What these nodes say, of those that answer in time.
+    async fn ask(&mut self, nodes: Vec<Arc<Node>>) -> Vec<ClusterAnswer> {
+        let most = nodes.len() / 2 + 1;
+        let mut asking = JoinSet::new();
+        for node in nodes {
+            let kept = self.connections.remove(&node.address);
+            let node_map = self.node_map.clone();
+            asking.spawn(async move { read_from(node, kept, &node_map).await });
+        }
+        let (mut answers, mut until) = (Vec::new(), Instant::now() + LONGEST);
+        while let Ok(Some(answered)) = timeout_at(until, asking.join_next()).await {
+            if let Ok(Some((node, connection, answer))) = answered {
+                self.connections.insert(Arc::clone(&node.address), connection);
+                answers.push(answer);
+                if answers.len() == most {
+                    until = until.min(Instant::now() + GRACE);
+                }
+            }
+        }
+        answers
+    }
+}
+
+/// Asks one node, on a new connection where the last is of no use any more.
+async fn read_from(
+    node: Arc<Node>,
+    kept: Option<Connection>,
+    node_map: &NodeMap,
+) -> Option<(Arc<Node>, Connection, ClusterAnswer)> {
+    if let Some(mut connection) = kept
+        && let Ok(answer) = exchange(&node, &mut connection, node_map).await
+    {
+        return Some((node, connection, answer?));
+    }
+    let target = Target { node: Arc::clone(&node), login: node.login(), db: 0, resp: Resp::V2, name: "crema-map" };
+    let mut connection = connect(&target).await.ok()?;
+    let answer = exchange(&node, &mut connection, node_map).await.ok()??;
+    Some((node, connection, answer))
+}
+
+async fn exchange(node: &Node, connection: &mut Connection, node_map: &NodeMap) -> io::Result<Option<ClusterAnswer>> {
+    let mut questions = Vec::new();
+    encode::own_command(&mut questions, &[b"CLUSTER", b"INFO"]);
+    encode::own_command(&mut questions, &[b"CLUSTER", b"SLOTS"]);
+    let asked = async {
+        connection.socket.write_all(&questions).await?;
+        let mut buffer = Vec::new();
+        let state = read_reply(&mut connection.socket, &mut buffer).await?;
+        let slots = read_reply(&mut connection.socket, &mut buffer).await?;
+        io::Result::Ok((state, slots))
+    };
+    let (state, slots) = timeout(LONGEST, asked).await.map_err(|_| io::ErrorKind::TimedOut)??;
+    let answer = ClusterState::read(&state).zip(SlotTable::read(&slots, &node.endpoint, node_map));
+    if answer.is_none() {
+        debug!(upstream = %node.address, "no map: {}", String::from_utf8_lossy(&slots).trim());
+    }
+    Ok(answer.map(|(state, table)| ClusterAnswer { state, table }))
+}
+
+/// Tells whether any master is there; and where the front is not, has another be it. Never returns.
+pub(super) async fn follow_presence(topology: watch::Sender<Arc<Topology>>, presence: watch::Sender<State>) {
+    let mut versions = topology.subscribe();
+    loop {
+        let present = Arc::clone(&versions.borrow_and_update());
+        let mut changes = JoinSet::new();
+        let mut states = Vec::new();
+        for (at, node) in present.nodes() {
+            let mut state = node.presence.follow();
+            states.push((at, *state.borrow_and_update()));
+            changes.spawn(async move { _ = state.changed().await });
+        }
+        let any = |is: State| states.iter().find(|(_, state)| *state == is);
+        let now = [State::There, State::Doubted, State::Unknown].into_iter().find(|&state| any(state).is_some());
+        let now = now.unwrap_or(State::Away);
+        presence.send_if_modified(|known| std::mem::replace(known, now) != now);
+        let front = present.front_index();
+        let is_away = states.iter().any(|&(at, state)| at == front && state == State::Away);
+        if let (true, Some(&(there, _)), Some(map)) = (is_away, any(State::There), present.cluster()) {
+            topology.send_replace(Arc::new(Topology::Cluster(map.with_front(there))));
+            continue;
+        }
+        tokio::select! {
+            _ = changes.join_next() => {}
+            changed = versions.changed() => if changed.is_err() { return },
+        }
+    }
+}

@@ -1,0 +1,213 @@
+//! Which master serves which slot: one version of a cluster's map.
+//!
+//! A node keeps its place for as long as it is in the map, so that what belongs to a place stays with its server from version to
+//! version; the place of one that left is taken by the next that comes. Made by the keeper of the map, and never changed.
+
+use std::sync::Arc;
+
+use super::slots::SlotTable;
+use crate::command::HashSlot;
+use crate::config::Endpoint;
+use crate::upstream::{Node, NodeIndex};
+
+/// In place of a master's number: the slot has none.
+const NOBODY: u16 = u16::MAX;
+
+/// A master with slots, and who would follow it.
+#[derive(Clone, Debug)]
+pub(crate) struct Shard {
+    /// The master.
+    pub(crate) node: Arc<Node>,
+    /// Its replicas, as far as they are there.
+    pub(crate) replicas: Vec<Endpoint>,
+}
+
+/// See the module's head.
+#[derive(Debug)]
+pub(crate) struct ClusterMap {
+    version: u64,
+    front: NodeIndex,
+    /// By place.
+    shards: Vec<Option<Shard>>,
+    /// The place of each slot's master.
+    owners: Box<[u16; HashSlot::COUNT]>,
+}
+
+impl ClusterMap {
+    /// Nothing is known but one node, which is asked for everything.
+    pub(crate) fn unread(seed: Arc<Node>) -> Self {
+        let shard = Shard { node: seed, replicas: Vec::new() };
+        let owners = Box::new([NOBODY; HashSlot::COUNT]);
+        Self { version: 0, front: NodeIndex::default(), shards: vec![Some(shard)], owners }
+    }
+
+    /// The version after this one, as `table` has it; `make` gives the node of an address that is new. None where nothing has changed,
+    /// or the table knows no master.
+    pub(crate) fn next(&self, table: &SlotTable, mut make: impl FnMut(&Endpoint) -> Arc<Node>) -> Option<Self> {
+        if table.masters.is_empty() || (self.version > 0 && self.is_as(table)) {
+            return None;
+        }
+        let named = |endpoint: &Endpoint| table.masters.iter().find(|master| master.endpoint == *endpoint);
+        let mut shards: Vec<_> = self
+            .shards
+            .iter()
+            .map(|shard| shard.as_ref().filter(|shard| named(&shard.node.endpoint).is_some()).cloned())
+            .collect();
+        let mut places = Vec::with_capacity(table.masters.len());
+        for master in &table.masters {
+            let known = shards
+                .iter()
+                .position(|shard| shard.as_ref().is_some_and(|shard| shard.node.endpoint == master.endpoint));
+            let place = known.unwrap_or_else(|| {
+                let shard = Some(Shard { node: make(&master.endpoint), replicas: Vec::new() });
+                let vacant = shards.iter().position(Option::is_none).unwrap_or(shards.len());
+                if vacant == shards.len() {
+                    shards.push(shard)
+                } else {
+                    shards[vacant] = shard
+                }
+                vacant
+            });
+            if let Some(shard) = &mut shards[place] {
+                shard.replicas.clone_from(&master.replicas);
+            }
+            places.push(place);
+        }
+        let mut owners = Box::new([NOBODY; HashSlot::COUNT]);
+        for (slot, master) in table.owners.iter().enumerate() {
+            let place = master.map(|master| u16::try_from(places[usize::from(master)]).unwrap_or(NOBODY));
+            owners[slot] = place.unwrap_or(NOBODY);
+        }
+        let stays = shards.get(self.front.number()).is_some_and(|shard| shard.is_some());
+        let front = if stays { self.front } else { NodeIndex::nth(shards.iter().position(Option::is_some)?) };
+        Some(Self { version: self.version + 1, front, shards, owners })
+    }
+
+    /// Whether the table says what this version says.
+    pub(crate) fn is_as(&self, table: &SlotTable) -> bool {
+        let same_masters = self.shards.iter().flatten().count() == table.masters.len()
+            && self.shards.iter().flatten().all(|shard| {
+                let named = table.masters.iter().find(|master| master.endpoint == shard.node.endpoint);
+                named.is_some_and(|master| master.replicas == shard.replicas)
+            });
+        same_masters
+            && table.owners.iter().enumerate().all(|(slot, master)| {
+                let endpoint =
+                    self.owner_of(slot).map(|at| &self.shards[at].as_ref().expect("owners are there").node.endpoint);
+                endpoint == master.map(|master| &table.masters[usize::from(master)].endpoint)
+            })
+    }
+
+    /// The next version, in which another serves what names no key.
+    pub(crate) fn with_front(&self, front: NodeIndex) -> Self {
+        Self { version: self.version + 1, front, shards: self.shards.clone(), owners: self.owners.clone() }
+    }
+
+    fn owner_of(&self, slot: usize) -> Option<usize> {
+        Some(self.owners[slot]).filter(|&place| place != NOBODY).map(usize::from)
+    }
+
+    /// Its number: higher than that of every version before.
+    pub(crate) fn version(&self) -> u64 {
+        self.version
+    }
+
+    /// Whose place is that of the node which serves what names no key.
+    pub(crate) fn front(&self) -> NodeIndex {
+        self.front
+    }
+
+    /// What is at a place, if anything is.
+    pub(crate) fn shard(&self, at: NodeIndex) -> Option<&Shard> {
+        self.shards.get(at.number())?.as_ref()
+    }
+
+    /// All, with their places.
+    pub(crate) fn shards(&self) -> impl Iterator<Item = (NodeIndex, &Shard)> {
+        self.shards.iter().enumerate().filter_map(|(n, shard)| Some((NodeIndex::nth(n), shard.as_ref()?)))
+    }
+
+    /// Who serves a slot, if anybody does.
+    #[inline]
+    pub(crate) fn owner(&self, slot: HashSlot) -> Option<NodeIndex> {
+        match self.owners[slot.number()] {
+            NOBODY => None,
+            place => Some(NodeIndex::nth(usize::from(place))),
+        }
+    }
+
+    /// How many slots somebody serves.
+    pub(crate) fn served(&self) -> usize {
+        self.owners.iter().filter(|&&place| place != NOBODY).count()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::super::slots::MasterEntry;
+    use super::*;
+
+    fn at(port: u16) -> Endpoint {
+        Endpoint::Tcp { host: "127.0.0.1".into(), port }
+    }
+
+    fn make(endpoint: &Endpoint) -> Arc<Node> {
+        Arc::new(Node::new(endpoint.clone(), 1, Duration::from_secs(1)))
+    }
+
+    /// Masters at these ports, each with slots from one number to the next.
+    fn table(ports: &[(u16, usize)]) -> SlotTable {
+        let mut table = SlotTable::default();
+        let mut from = 0;
+        for (n, &(port, to)) in ports.iter().enumerate() {
+            table.masters.push(MasterEntry { endpoint: at(port), replicas: Vec::new() });
+            (from..to).for_each(|slot| table.owners[slot] = Some(n as u16));
+            from = to;
+        }
+        table
+    }
+
+    fn port_of(map: &ClusterMap, slot: usize) -> Option<String> {
+        let at = map.owner(HashSlot::nth(slot)?)?;
+        Some(map.shard(at)?.node.address.to_string())
+    }
+
+    #[test]
+    fn places_stay_and_those_of_nodes_that_left_are_taken_by_the_next() {
+        let seed = make(&at(1));
+        let unread = ClusterMap::unread(Arc::clone(&seed));
+        assert_eq!((unread.served(), unread.owner(HashSlot::of(b"k"))), (0, None));
+        let first = unread.next(&table(&[(2, 8000), (1, 16_384)]), make).expect("news");
+        assert!(
+            Arc::ptr_eq(&first.shard(NodeIndex::nth(0)).expect("the seed").node, &seed),
+            "a seed in the map is the same node"
+        );
+        assert_eq!((first.version(), first.served(), first.front()), (1, 16_384, NodeIndex::nth(0)));
+        assert_eq!(
+            (port_of(&first, 0), port_of(&first, 8000)),
+            (Some("127.0.0.1:2".into()), Some("127.0.0.1:1".into()))
+        );
+        assert!(first.next(&table(&[(1, 0), (2, 8000), (1, 16_384)][1..]), make).is_none(), "no news");
+
+        let second = first.next(&table(&[(2, 8000), (3, 16_384)]), make).expect("news");
+        assert_eq!(
+            second.shards().map(|(at, shard)| (at.number(), shard.node.address.to_string())).collect::<Vec<_>>(),
+            [(0, "127.0.0.1:3".into()), (1, "127.0.0.1:2".into())]
+        );
+        let third = second.next(&table(&[(2, 8000)]), make).expect("news");
+        assert_eq!((third.front(), third.served(), port_of(&third, 9000)), (NodeIndex::nth(1), 8000, None));
+        assert!(third.next(&SlotTable::default(), make).is_none(), "a table without masters is none");
+    }
+
+    #[test]
+    fn replicas_that_come_and_go_are_news() {
+        let first = ClusterMap::unread(make(&at(1))).next(&table(&[(1, 16_384)]), make).expect("news");
+        let mut with = table(&[(1, 16_384)]);
+        with.masters[0].replicas.push(at(9));
+        let second = first.next(&with, make).expect("news");
+        assert_eq!(second.shard(NodeIndex::nth(0)).expect("there").replicas, [at(9)]);
+        assert!(second.next(&with, make).is_none());
+    }
+}
