@@ -368,6 +368,7 @@ fn terms(config: &Config, origin_id: &str) -> L1Terms {
             }
             Coherence::Channel => CoherenceMode::channel(notices(), SHORT_TERM),
         },
+        is_cluster: config.upstream.kind == UpstreamKind::Cluster,
         max_ears: (config.max_upstream / 4).max(1),
     }
 }

@@ -10,6 +10,7 @@ use triomphe::ThinArc;
 
 use super::key::{Identity, Query};
 use super::lease::Epoch;
+use super::slot_epochs::{EntryEpoch, SlotEpochs, SlotStamp};
 use super::stamp::{Stamp, Stamps};
 use crate::clock::Time;
 use crate::resp::Resp;
@@ -33,8 +34,10 @@ pub(super) struct Entry(ThinArc<Meta, u8>);
 
 struct Meta {
     stamp: Stamp,
+    /// [`marked`](Epoch::marked) where there is a slot, so that without one a hit looks no further.
     epoch: Epoch,
     expires: Time,
+    slot: SlotStamp,
     identity: Identity,
     serial: u32,
     /// Lengths of the first two parts of the bytes. What follows them is the RESP2 reply, if it differs.
@@ -50,7 +53,7 @@ struct Meta {
 #[derive(Clone, Copy)]
 pub(super) struct Terms {
     pub(super) stamp: Stamp,
-    pub(super) epoch: Epoch,
+    pub(super) epoch: EntryEpoch,
     pub(super) expires: Time,
 }
 
@@ -58,9 +61,11 @@ impl Entry {
     /// Lays out an entry, or nothing where a part is 4 GiB or more.
     pub(super) fn new(serial: u32, q: &Query, resp3: &[u8], resp2: Option<&[u8]>, terms: Terms) -> Option<Self> {
         let resp2 = resp2.filter(|resp2| *resp2 != resp3).unwrap_or_default();
+        let EntryEpoch { ear, slot } = terms.epoch;
         let meta = Meta {
             stamp: terms.stamp,
-            epoch: terms.epoch,
+            epoch: if slot == SlotStamp::NONE { ear } else { ear.marked() },
+            slot,
             expires: terms.expires,
             identity: q.identity,
             serial,
@@ -91,18 +96,24 @@ impl Entry {
     }
 
     /// Whether this entry may answer `q` at `now`. The stamp is loaded last of all, and after the entry was found.
-    pub(super) fn judge(&self, q: &Query, stamps: &Stamps, epoch: Epoch, now: Time) -> Verdict {
+    pub(super) fn judge(&self, q: &Query, (stamps, slots): (&Stamps, &SlotEpochs), epoch: Epoch, now: Time) -> Verdict {
         let meta = self.meta();
         let tail = &self.0.slice[..meta.tail as usize];
         if meta.identity != q.identity || meta.command != q.command || tail != q.tail {
             Verdict::Foreign
         } else if now >= meta.expires {
             Verdict::Expired
-        } else if meta.epoch != epoch || meta.stamp != stamps.load(q.slot) {
+        } else if (meta.epoch != epoch && !self.is_of_slot(epoch, slots)) || meta.stamp != stamps.load(q.slot) {
             Verdict::Stale
         } else {
             Verdict::Current
         }
+    }
+
+    /// Whether it stands by its slot too, and both are what they were.
+    fn is_of_slot(&self, epoch: Epoch, slots: &SlotEpochs) -> bool {
+        let meta = self.meta();
+        meta.epoch == epoch.marked() && slots.stands(meta.slot)
     }
 
     /// The reply as a session of version `resp` is to get it.
@@ -214,7 +225,7 @@ mod tests {
     fn each_version_gets_its_own_bytes_and_equal_ones_are_kept_once() {
         let stamps = Stamps::for_l1(0);
         let q = Query::new(&stamps, Identities::default().intern("", 0), 1, b"k", b"$1\r\nk\r\n", b"");
-        let terms = Terms { stamp: stamps.load(q.slot), epoch: Freshness::new().epoch(), expires: Time::NEVER };
+        let terms = Terms { stamp: stamps.load(q.slot), epoch: Freshness::new().epoch().into(), expires: Time::NEVER };
         let entry = |resp2| Entry::new(0, &q, b"_\r\n", resp2, terms).expect("small");
 
         let differing = entry(Some(&b"$-1\r\n"[..]));
@@ -229,8 +240,11 @@ mod tests {
     fn the_key_is_the_first_argument() {
         let stamps = Stamps::for_l1(0);
         let identity = Identities::default().intern("", 0);
-        let terms =
-            |q: &Query| Terms { stamp: stamps.load(q.slot), epoch: Freshness::new().epoch(), expires: Time::NEVER };
+        let terms = |q: &Query| Terms {
+            stamp: stamps.load(q.slot),
+            epoch: Freshness::new().epoch().into(),
+            expires: Time::NEVER,
+        };
         for (tail, key) in [
             (&b"$3\r\na\nb\r\n"[..], &b"a\nb"[..]),
             (b"$1\r\nk\r\n$5\r\nfield\r\n", b"k"),
@@ -247,7 +261,7 @@ mod tests {
     fn only_the_first_hits_are_counted() {
         let stamps = Stamps::for_l1(0);
         let q = Query::new(&stamps, Identities::default().intern("", 0), 1, b"k", b"k", b"");
-        let terms = Terms { stamp: stamps.load(q.slot), epoch: Freshness::new().epoch(), expires: Time::NEVER };
+        let terms = Terms { stamp: stamps.load(q.slot), epoch: Freshness::new().epoch().into(), expires: Time::NEVER };
         let entry = Entry::new(0, &q, b"+OK\r\n", None, terms).expect("small");
         assert_eq!((0..100).filter(|_| entry.count_hit(16)).count(), 16);
     }

@@ -30,6 +30,11 @@ impl Epoch {
         self.0
     }
 
+    /// The same, as it is noted in entries that do not stand by it alone. Equal to none that an ear has.
+    pub(super) const fn marked(self) -> Self {
+        Self(self.0 | 1 << 63)
+    }
+
     fn next() -> Self {
         Self(NEXT_EPOCH.fetch_add(1, Ordering::Relaxed))
     }

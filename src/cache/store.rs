@@ -33,6 +33,7 @@ use super::key::{Identity, Query};
 use super::lease::{Epoch, Freshness};
 use super::policy::{Policy, Ticket, policy};
 use super::sampler::Sampler;
+use super::slot_epochs::{EntryEpoch, SlotEpochs};
 use super::stamp::{Stamp, Stamps};
 use crate::clock::Time;
 use crate::metrics::SharedCounter;
@@ -101,6 +102,7 @@ pub struct Store {
     ballast: Mutex<Ballast>,
     prepared: AtomicBool,
     doorkeeper: Doorkeeper,
+    slots: SlotEpochs,
 }
 
 impl Store {
@@ -119,8 +121,8 @@ impl Store {
         let listener = Arc::clone(&index);
         let policy = policy(capacity, move |hash, ticket, cause| listener.left_policy(hash, ticket, cause));
         let (counting, prepared) = (AtomicBool::new(false), AtomicBool::new(false));
-        let (serial, ballast) = (AtomicU32::new(0), Mutex::default());
-        Self { index, policy, limit: l1_size, capacity, serial, counting, ballast, prepared, doorkeeper }
+        let (serial, ballast, slots) = (AtomicU32::new(0), Mutex::default(), SlotEpochs::default());
+        Self { index, policy, limit: l1_size, capacity, serial, counting, ballast, prepared, doorkeeper, slots }
     }
 
     /// Answers `q` by appending the reply to `out`, if at this moment there is an entry that may be served; else `out` stays
@@ -143,7 +145,7 @@ impl Store {
             let told = !self.is_full() || sampler.one_in(WHEN_FULL);
             return if told { self.missed(q.hash, Lookup::Miss) } else { Lookup::Miss };
         };
-        let outcome = match entry.judge(q, stamps, fresh.epoch(), now) {
+        let outcome = match entry.judge(q, (stamps, &self.slots), fresh.epoch(), now) {
             Verdict::Current => {
                 entry.note_use();
                 let first = entry.count_hit(FIRST_HITS);
@@ -226,13 +228,13 @@ impl Store {
                 .index
                 .entries
                 .get(&q.hash)
-                .is_some_and(|entry| entry.judge(q, stamps, fresh.epoch(), now) == Verdict::Current)
+                .is_some_and(|entry| entry.judge(q, (stamps, &self.slots), fresh.epoch(), now) == Verdict::Current)
     }
 
     /// Until when [`Store::lookup`] would hit, all else being as it is; `None` where it would not hit now.
     pub fn held(&self, q: &Query, stamps: &Stamps, fresh: &Freshness, now: Time) -> Option<Time> {
         let entry = self.index.entries.get(&q.hash).filter(|_| fresh.held(now))?;
-        (entry.judge(q, stamps, fresh.epoch(), now) == Verdict::Current).then(|| entry.expires())
+        (entry.judge(q, (stamps, &self.slots), fresh.epoch(), now) == Verdict::Current).then(|| entry.expires())
     }
 
     /// What the entries answer whose arguments `wanted` wants, current or not. Looks at every entry.
@@ -244,11 +246,25 @@ impl Store {
         answers.collect()
     }
 
+    /// What entries about keys of a cluster's slots stand by.
+    pub fn slots(&self) -> &SlotEpochs {
+        &self.slots
+    }
+
     /// Takes in the answer to `q` that was asked for under `stamp` and in `epoch`, both read before the request was sent.
     /// `resp2` is the answer for RESP2 sessions where that differs; `expires` is the earlier of the key's own expiry and its
     /// rule's ceiling. An answer asked for under a stamp that is not quiet, already expired or too large is dropped. One that
     /// is no longer current does no harm: it is never served.
-    pub fn insert(&self, q: &Query, resp3: &[u8], resp2: Option<&[u8]>, stamp: Stamp, epoch: Epoch, expires: Time) {
+    pub fn insert(
+        &self,
+        q: &Query,
+        resp3: &[u8],
+        resp2: Option<&[u8]>,
+        stamp: Stamp,
+        epoch: impl Into<EntryEpoch>,
+        expires: Time,
+    ) {
+        let epoch = epoch.into();
         let now = Time::now();
         if !stamp.quiet() || expires <= now {
             return;

@@ -27,7 +27,7 @@ pub(crate) use denied::{DenialMistake, Denied};
 pub use flags::CommandFlags;
 pub use keys::{KeySpec, Keys};
 pub use route::{Route, Verb};
-pub(crate) use slot::HashSlot;
+pub use slot::HashSlot;
 
 /// The row of `req`'s command, upper and lower case alike; with a subcommand, the subcommand's row (`config|set`).
 ///

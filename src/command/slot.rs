@@ -9,25 +9,25 @@ static CRC16: Crc<u16, Table<16>> = Crc::<u16, Table<16>>::new(&CRC_16_XMODEM);
 
 /// One of a cluster's 16,384 slots.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub(crate) struct HashSlot(u16);
+pub struct HashSlot(u16);
 
 impl HashSlot {
     /// How many there are.
-    pub(crate) const COUNT: usize = 1 << 14;
+    pub const COUNT: usize = 1 << 14;
 
     /// That of a key.
     #[inline]
-    pub(crate) fn of(key: &[u8]) -> Self {
+    pub fn of(key: &[u8]) -> Self {
         Self(CRC16.checksum(tag(key)) % (1 << 14))
     }
 
     /// The one of this number, if there is one.
-    pub(crate) fn nth(number: usize) -> Option<Self> {
+    pub fn nth(number: usize) -> Option<Self> {
         u16::try_from(number).ok().filter(|_| number < Self::COUNT).map(Self)
     }
 
     /// Its number.
-    pub(crate) fn number(self) -> usize {
+    pub fn number(self) -> usize {
         usize::from(self.0)
     }
 }

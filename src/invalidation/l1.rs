@@ -24,7 +24,7 @@ use super::silence::{Pause, Silence};
 use super::terms::L1Terms;
 use crate::cache::{Identity, Memory, Query};
 use crate::clock::Time;
-use crate::command::{Spec, by_id};
+use crate::command::{HashSlot, Spec, by_id};
 use crate::control::Control;
 use crate::metrics::{CoherenceMeans, EpochReason, Stats};
 use crate::resp::encode;
@@ -207,6 +207,14 @@ impl L1 {
         self.ears.end_leases_at(node);
     }
 
+    /// A slot has left the node that served it, or one that moves is about to: nothing counts that was read of its keys before.
+    pub(crate) fn slot_left(&self, slot: HashSlot) {
+        if self.memory.store.slots().bump(slot) {
+            self.bump(EpochReason::Slot); // its numbers begin anew
+        }
+        self.stats.slots_left.add(1);
+    }
+
     /// Has every ear that has filled ask Redis at once whether it hears.
     pub(super) fn nudge(&self) {
         self.ears.nudge();
@@ -297,7 +305,8 @@ mod tests {
     fn l1(mode: CoherenceMode) -> Arc<L1> {
         let second = Duration::from_secs(1);
         let (max_staleness, acl_recheck) = (second, second);
-        let terms = L1Terms { max_staleness, acl_recheck, max_value: 1, l1_size: 0, mode, max_ears: 1 };
+        let terms =
+            L1Terms { max_staleness, acl_recheck, max_value: 1, l1_size: 0, mode, is_cluster: false, max_ears: 1 };
         L1::new(terms, None, Arc::new(Stats::default()), Control::here())
     }
 

@@ -17,6 +17,8 @@ pub struct L1Terms {
     pub l1_size: u64,
     /// By what means L1 hears of changes.
     pub mode: CoherenceMode,
+    /// Whether the keys of a slot can leave a node alone.
+    pub is_cluster: bool,
     /// Users that may have an ear at once; the reads of others are not kept.
     pub max_ears: usize,
 }

@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::Instant;
 
 use super::labels::{
-    ChannelMessage, DropReason, EpochReason, Failure, FillOutcome, Outcome, Path, Publication, Refusal,
+    CensusFinding, ChannelMessage, DropReason, EpochReason, Failure, FillOutcome, Outcome, Path, Publication, Refusal,
 };
 use super::latency::Histogram;
 use crate::command::Class;
@@ -236,6 +236,11 @@ pub struct Stats {
     pub fences: SharedCounter,
     /// Leases that ended before they were renewed.
     pub leases_lapsed: SharedCounter,
+    /// Slots of a cluster that were found to have left their node.
+    pub slots_left: SharedCounter,
+    /// Elections of masters that were heard of.
+    pub elections: SharedCounter,
+    census: [SharedCounter; CensusFinding::COUNT],
     /// Ears that had to connect anew.
     pub ear_reconnects: SharedCounter,
     /// Entries that L1 gave up for want of room.
@@ -253,6 +258,16 @@ impl Stats {
     /// Fills that had this outcome.
     pub fn fills(&self, outcome: FillOutcome) -> u64 {
         self.fills[outcome as usize].get()
+    }
+
+    /// Counts what a round showed of a master.
+    pub fn census(&self, finding: CensusFinding) {
+        self.census[finding as usize].add(1);
+    }
+
+    /// Rounds that showed this.
+    pub fn census_findings(&self, finding: CensusFinding) -> u64 {
+        self.census[finding as usize].get()
     }
 
     /// Counts what the fleet was told, or was not.
@@ -344,7 +359,7 @@ mod tests {
         assert_eq!(drops.iter().sum::<u64>(), 1);
         assert_eq!(drops[DropReason::FirstKnock as usize], 1);
         assert_eq!(FillOutcome::ALL.map(|outcome| stats.fills(outcome)), [0, 1, 0, 0, 0]);
-        assert_eq!(EpochReason::ALL.map(|reason| stats.epochs(reason)), [0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0]);
+        assert_eq!(EpochReason::ALL.map(|reason| stats.epochs(reason)), [0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0]);
         assert_eq!(ChannelMessage::ALL.map(|kind| stats.channel(kind)), [0, 0, 0, 0, 0, 0, 1, 0, 0, 0]);
     }
 }

@@ -14,8 +14,8 @@ use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusRecorder};
 use serde::Serialize;
 
 use super::labels::{
-    ChannelMessage, CoherenceMeans, DropReason, EpochReason, Failure, FillOutcome, Need, Outcome, Path, Publication,
-    Refusal,
+    CensusFinding, ChannelMessage, CoherenceMeans, DropReason, EpochReason, Failure, FillOutcome, Need, Outcome, Path,
+    Publication, Refusal,
 };
 use super::{Metrics, process};
 use crate::command::Class;
@@ -124,6 +124,16 @@ const COUNTERS: &[Row<ReadCounter>] = &[
         read: |m| m.stats.leases_lapsed.get(),
     },
     Row {
+        name: "crema_slots_left_total",
+        about: "Slots of a cluster that were found to have left their node, or to be leaving it: what was in memory of their keys counts no more.",
+        read: |m| m.stats.slots_left.get(),
+    },
+    Row {
+        name: "crema_elections_total",
+        about: "Elections of masters that the nodes of a cluster told of.",
+        read: |m| m.stats.elections.get(),
+    },
+    Row {
         name: "crema_ear_reconnects_total",
         about: "Times that an ear had to connect anew.",
         read: |m| m.stats.ear_reconnects.get(),
@@ -159,6 +169,13 @@ const LABELLED: &[Labelled] = &[
         key: "reason",
         labels: &EpochReason::LABELS,
         read: |m, i| m.stats.epochs(EpochReason::ALL[i]),
+    },
+    Labelled {
+        name: "crema_census_findings_total",
+        about: "What rounds of questions to those who elect masters showed of each master, which must be proven for memory to answer, in front of a cluster or under Sentinels.",
+        key: "finding",
+        labels: &CensusFinding::LABELS,
+        read: |m, i| m.stats.census_findings(CensusFinding::ALL[i]),
     },
     Labelled {
         name: "crema_users_without_l1_total",

@@ -143,7 +143,23 @@ labels! {
         Role = "role": "A command may have changed whether the server is a master.",
         Clock = "clock": "Redis's clock was set forward.",
         Rights = "rights": "The rights of the ear's user changed, or might have.",
+        Slot = "slot": "A slot has left a node so often that its numbers begin anew.",
         Coherence = "coherence": "Changes are heard of by other means than before.",
+    }
+}
+
+labels! {
+    /// What a round of questions to those who elect masters showed of one master: whether L1 may answer for its keys.
+    CensusFinding {
+        Proven = "proven": "Nobody else owned the master's keys when the round began.",
+        Silent = "silent": "The master did not answer in time.",
+        Unlisted = "unlisted": "No node that answers lists the master, or the lists of most are too old.",
+        Heir = "heir": "A replica did not answer that may have been elected.",
+        Voters = "voters": "So many did not answer, or know of an earlier election only, that they could elect.",
+        Demoted = "demoted": "The master says that it is none any more.",
+        Successor = "successor": "A replica of the master says that it is a master.",
+        Failing = "failing": "The master says that the cluster is down.",
+        Electors = "electors": "The master counts more or fewer masters with slots than it lists.",
     }
 }
 

@@ -127,8 +127,9 @@ pub(super) mod tests {
     /// The same, where changes would be heard of this way.
     pub(in crate::proxy) fn shared_by(mode: CoherenceMode, topology: watch::Receiver<Arc<Topology>>) -> Arc<Shared> {
         let second = Duration::from_secs(1);
-        let (max_value, l1_size, max_ears) = (1, 0, 1);
-        let terms = L1Terms { max_staleness: second, acl_recheck: second, max_value, l1_size, mode, max_ears };
+        let (max_value, l1_size, is_cluster, max_ears) = (1, 0, false, 1);
+        let terms =
+            L1Terms { max_staleness: second, acl_recheck: second, max_value, l1_size, mode, is_cluster, max_ears };
         let stats = Arc::default();
         let l1 = L1::new(terms, None, Arc::clone(&stats), Control::here());
         let presence = topology.borrow().front().presence.follow();

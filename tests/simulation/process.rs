@@ -83,6 +83,7 @@ impl Memory {
             max_value: 1000,
             l1_size: 1 << 20,
             mode: CoherenceMode::tracking(),
+            is_cluster: false,
             max_ears: USERS,
         };
         let stamps = stamps();

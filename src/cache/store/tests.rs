@@ -10,6 +10,7 @@ use rand::rngs::SmallRng;
 use rand_distr::{Distribution, Zipf};
 
 use crate::cache::{Identities, Slot};
+use crate::command::HashSlot;
 
 const REPLY: &[u8] = b"$1\r\nv\r\n";
 
@@ -215,6 +216,26 @@ fn an_answer_asked_for_before_a_change_is_never_served() {
     b.fresh.bump();
     b.store.insert(&q, REPLY, None, stamp, epoch, Time::NEVER);
     assert_eq!(b.lookup(&q).0, Lookup::Stale);
+}
+
+#[test]
+fn an_answer_about_a_slot_that_has_left_is_never_served() {
+    let mut b = Bench::new(16 << 20);
+    let (q, slot, other) = (b.query(b"k"), HashSlot::of(b"k"), HashSlot::of(b"l"));
+    let epoch = |b: &Bench| EntryEpoch::new(b.fresh.epoch(), b.store.slots().stamp(slot));
+    let before = epoch(&b);
+    b.store.insert(&q, REPLY, None, b.stamps.load(q.slot), before, Time::NEVER);
+    assert_eq!(b.lookup(&q).0, Lookup::Hit);
+    assert!(!b.store.slots().bump(other));
+    assert_eq!(b.lookup(&q).0, Lookup::Hit, "another slot is of no matter");
+    assert!(!b.store.slots().bump(slot));
+    assert_eq!(b.lookup(&q).0, Lookup::Stale);
+    b.store.insert(&q, REPLY, None, b.stamps.load(q.slot), before, Time::NEVER);
+    assert_eq!(b.lookup(&q).0, Lookup::Stale, "asked for before it left");
+    b.store.insert(&q, REPLY, None, b.stamps.load(q.slot), epoch(&b), Time::NEVER);
+    assert_eq!(b.lookup(&q).0, Lookup::Hit);
+    b.fresh.bump();
+    assert_eq!(b.lookup(&q).0, Lookup::Stale, "the ear's epoch counts as well");
 }
 
 #[test]

@@ -15,7 +15,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use crate::cache::{Epoch, Identity, Query, Slot, Stamp};
+use crate::cache::{EntryEpoch, Identity, Query, Slot, Stamp};
 use crate::clock::Time;
 use crate::command::{Spec, by_id};
 use crate::resp::{Request, Span, encode, to_twin};
@@ -132,11 +132,13 @@ impl Fill {
 pub(super) struct PendingFill {
     pub(super) fill: Fill,
     pub(super) stamp: Stamp,
-    pub(super) epoch: Epoch,
+    pub(super) epoch: EntryEpoch,
     /// Whether the TTLs of fields are asked for too, after that of the key.
     of_fields: bool,
     /// When what is read expires; none where Redis did not tell.
     expires: Option<Time>,
+    /// The key was not there when its TTL was asked for.
+    is_absent: bool,
 }
 
 /// What is made of the value that a fill brought.
@@ -158,15 +160,15 @@ pub(super) struct Entering {
     pub(super) fill: Fill,
     pub(super) resp2: Vec<u8>,
     pub(super) stamp: Stamp,
-    pub(super) epoch: Epoch,
+    pub(super) epoch: EntryEpoch,
     pub(super) expires: Time,
 }
 
 impl PendingFill {
     /// `stamp` and `epoch` must have been read before the request is sent. The stamp must be quiet.
-    pub(super) fn new(fill: Fill, stamp: Stamp, epoch: Epoch, of_fields: bool) -> Self {
+    pub(super) fn new(fill: Fill, stamp: Stamp, epoch: EntryEpoch, of_fields: bool) -> Self {
         debug_assert!(stamp.quiet(), "what is asked for while a write is under way may be of before or after it");
-        Self { fill, stamp, epoch, of_fields, expires: Some(Time::NEVER) }
+        Self { fill, stamp, epoch, of_fields, expires: Some(Time::NEVER), is_absent: false }
     }
 
     /// Appends its commands.
@@ -183,8 +185,14 @@ impl PendingFill {
         self.of_fields
     }
 
+    /// Whether the key was not there.
+    pub(super) fn is_absent(&self) -> bool {
+        self.is_absent
+    }
+
     /// The answer to PTTL, or to HPTTL, that was asked for at `sent`.
     pub(super) fn hear_ttl(&mut self, reply: &[u8], sent: Time) {
+        self.is_absent |= reply == b":-2\r\n";
         self.expires = match (self.expires, shortest(reply)) {
             (Some(expires), Some(left)) => Some(expires.min(sent.plus(left))),
             _ => None,
@@ -196,7 +204,7 @@ impl PendingFill {
     pub(super) fn land(
         self,
         value: Option<&[u8]>,
-        (stamp, epoch): (Stamp, Epoch),
+        (stamp, epoch): (Stamp, EntryEpoch),
         longest: Option<Duration>,
         (sent, now): (Time, Time),
     ) -> Landing {
@@ -365,8 +373,8 @@ mod tests {
             Fill::new(request, &query, 2, ceiling, 10)
         }
 
-        fn now(&self, fill: &Fill) -> (Stamp, Epoch) {
-            (self.stamps.load(fill.slot), self.fresh.epoch())
+        fn now(&self, fill: &Fill) -> (Stamp, EntryEpoch) {
+            (self.stamps.load(fill.slot), self.fresh.epoch().into())
         }
 
         /// A `GET k` whose TTL was told.

@@ -27,9 +27,9 @@ use super::push::{self, Push};
 use super::rights::{Rights, RightsPoll};
 use super::touch::{HitKeys, TouchBatch, TouchStep, Touches};
 use super::unannounced::{Probe, ProbeFinding, Unannounced};
-use crate::cache::{Arrivals, Freshness, Stamps, Store};
+use crate::cache::{Arrivals, EntryEpoch, Freshness, SlotStamp, Stamps, Store};
 use crate::clock::Time;
-use crate::command::Caching;
+use crate::command::{Caching, HashSlot};
 use crate::error::{is_forbidden, is_passing};
 use crate::metrics::{CoherenceMeans, EpochReason, FillOutcome, Need, Refusal, Stats};
 use crate::resp::Malformed;
@@ -89,6 +89,8 @@ pub enum EarEffect<W> {
     AskSteward,
     /// Something was filled for a user after whose rights somebody else asks.
     RightsDue,
+    /// A slot has left the node, as a fill was answered.
+    SlotLeft(HashSlot),
     /// The server is no master: the address may lead elsewhere by now.
     Doubt,
     /// The user is refused this, as Redis said, and the ear goes without.
@@ -339,6 +341,7 @@ impl<'a, W, P: FaultPlan> Protocol<'a, W, P> {
         }
         if refused {
             self.hear_refusal(&inquiry, frame);
+            self.effects.extend(moved(frame).map(EarEffect::SlotLeft));
         }
         match inquiry {
             EarQuestion::NoEvict | EarQuestion::Login | EarQuestion::Step(_) => {}
@@ -511,17 +514,20 @@ impl<'a, W, P: FaultPlan> Protocol<'a, W, P> {
 
     /// The value is here, which was asked for at `sent`: none where it was an error or too large.
     fn hear_value(&mut self, mut pending: PendingFill, value: Option<&[u8]>, sent: Time, now: Time) {
-        let Surroundings { terms, stamps, store, arrivals, stats, freshness, rights, .. } = self.around;
+        let Surroundings { terms, stamps, store, arrivals, stats, rights, .. } = self.around;
         self.window.leave(&pending.fill);
-        let present = (stamps.load(pending.fill.slot()), freshness.epoch());
+        let present = (stamps.load(pending.fill.slot()), self.epoch_of(&pending.fill));
         let unknown_rights = rights.known_at().is_none().then_some(terms.acl_recheck);
+        // Who creates a key in a slot that has left the node is told of by nobody.
+        let untold = (terms.is_cluster && pending.is_absent()).then_some(terms.max_staleness);
+        let longest = unknown_rights.into_iter().chain(untold).min();
         if self.faults.has(PlantedFault::StampAtAnswer) {
             pending.stamp = present.0;
         }
         if self.faults.has(PlantedFault::EpochAtAnswer) {
             pending.epoch = present.1;
         }
-        match pending.land(value, present, unknown_rights, (sent, now)) {
+        match pending.land(value, present, longest, (sent, now)) {
             Landing::Entry(Entering { fill, resp2, stamp, epoch, expires }) => {
                 if !self.faults.has(PlantedFault::ArrivalsUnnoted) {
                     arrivals.note(fill.slot(), now); // before anybody can find it
@@ -557,7 +563,7 @@ impl<'a, W, P: FaultPlan> Protocol<'a, W, P> {
             return stats.fill(FillOutcome::Refused);
         }
         // Read before the request is sent: only what was asked for under a quiet stamp may enter L1.
-        let (stamp, epoch) = (stamps.load(fill.slot()), freshness.epoch());
+        let (stamp, epoch) = (stamps.load(fill.slot()), self.epoch_of(&fill));
         if !stamp.quiet() || self.not_master {
             return stats.fill(FillOutcome::Doomed);
         }
@@ -580,6 +586,13 @@ impl<'a, W, P: FaultPlan> Protocol<'a, W, P> {
         if self.rights.is_due() {
             self.ask_rights(now);
         }
+    }
+
+    /// What an answer to this is asked for under, beside its key's stamp.
+    fn epoch_of(&self, fill: &Fill) -> EntryEpoch {
+        let Surroundings { terms, store, freshness, .. } = self.around;
+        let slot = if terms.is_cluster { store.slots().stamp(HashSlot::of(fill.key())) } else { SlotStamp::NONE };
+        EntryEpoch::new(freshness.epoch(), slot)
     }
 
     fn ask_rights(&mut self, now: Time) {
@@ -671,6 +684,12 @@ fn is_in_step(inquiry: &EarQuestion, frame: &[u8]) -> bool {
         (EarQuestion::Step(nonce), _) => frame == format!("$16\r\n{nonce:016x}\r\n").as_bytes(),
         _ => true,
     }
+}
+
+/// The slot that another node serves, as `-MOVED 3999 127.0.0.1:6381` says.
+fn moved(frame: &[u8]) -> Option<HashSlot> {
+    let mut words = std::str::from_utf8(frame).ok()?.strip_prefix("-MOVED ")?.split(' ');
+    HashSlot::nth(words.next()?.parse().ok()?)
 }
 
 /// What the fleet's channel names is forgotten for this ear's user; the other ears hear it themselves.

@@ -260,6 +260,7 @@ fn act(effect: EarEffect<oneshot::Sender<()>>, (ear, l1): (&Ear, &Arc<L1>), user
         EarEffect::AskSteward => l1.start_steward(&ear.group),
         EarEffect::RightsDue => ear.group.rights_due.notify_one(),
         EarEffect::Without(need, reply) => drop(ear.node().needs.hear(need, Some(user), &reply)),
+        EarEffect::SlotLeft(slot) => l1.slot_left(slot),
         EarEffect::Doubt => ear.node().generation.doubt(),
     }
 }

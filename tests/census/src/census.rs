@@ -2,7 +2,8 @@
 
 use stateright::{Model, Property};
 
-use crate::cluster::{A, B, C, Cluster, Event, MAJORITY, NODES, Q, R};
+use crate::ballot::{Heir, Standing, Testimony, Verdict, judge};
+use crate::cluster::{A, B, C, Cluster, Event, MAJORITY, MASTERS, NODES, Q, R};
 
 /// When a lease may begin.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -21,6 +22,8 @@ pub enum Rule {
     Outlived(Electors),
     /// When A says that it is a master, and all its replicas that they are none.
     AllAnswer,
+    /// As crema itself judges: by either of the last two.
+    Ballot,
 }
 
 /// Whose agreement is asked for.
@@ -57,6 +60,8 @@ pub struct World {
     replica_named: bool,
     /// So long ago that nobody who stood in it then does so still.
     outlived: bool,
+    /// The same of A's replica, as crema itself keeps it.
+    standing: Standing,
     /// What crema's map says: Q has taken B's place.
     moved: bool,
     /// B has said that it is no master.
@@ -85,6 +90,8 @@ struct Round {
     /// Who was asked and has answered, and who of them named the latest number: sets of bits.
     answered: u8,
     named: u8,
+    /// Who of them said that it is a master, as far as crema itself judges.
+    masters: u8,
     /// Another shard's master says that the latest number made it one.
     won_elsewhere: bool,
 }
@@ -110,7 +117,8 @@ impl Model for Census {
     fn init_states(&self) -> Vec<World> {
         let (cluster, round, end) = (Cluster::new(), None, End::Open);
         let (base, named, moved, replaced) = (0, 0, false, false);
-        vec![World { cluster, base, named, replica_named: true, outlived: true, moved, replaced, round, end }]
+        let standing = Standing::Settled;
+        vec![World { cluster, base, named, replica_named: true, outlived: true, standing, moved, replaced, round, end }]
     }
 
     fn actions(&self, world: &World, steps: &mut Vec<Step>) {
@@ -137,7 +145,7 @@ impl Model for Census {
             Step::Cluster(event) => next.cluster.apply(event),
             Step::Begin => {
                 let (late, outlived) = (world.cluster.is_written_elsewhere(), world.outlived);
-                next.round = Some(Round { late, outlived, answered: 0, named: 0, won_elsewhere: false });
+                next.round = Some(Round { late, outlived, answered: 0, named: 0, masters: 0, won_elsewhere: false });
             }
             Step::Answer(node) => next.answer(self.rule, node),
             Step::Close => {
@@ -180,9 +188,15 @@ impl World {
         let numbers = !matches!(rule, Rule::Hello | Rule::AllAnswer);
         if numbers && asked.epoch > self.named {
             (self.named, self.replica_named, self.outlived, self.round) = (asked.epoch, false, false, None);
+            self.standing = Standing::Open;
         }
         self.replica_named |= node == R && asked.epoch == self.named;
+        if rule == Rule::Ballot && node == R {
+            let outlived = self.outlived && self.round.as_ref().is_some_and(|round| round.outlived);
+            self.standing.hear(Testimony { is_master: false, epoch: asked.epoch.into() }, self.named.into(), outlived);
+        }
         if let Some(round) = &mut self.round {
+            round.masters |= u8::from(rule == Rule::Ballot && asked.master) << node;
             round.answered |= 1 << node;
             round.named |= u8::from(asked.epoch == self.named) << node;
             round.won_elsewhere |= node == Q && asked.master && asked.claim == self.named;
@@ -191,6 +205,9 @@ impl World {
 
     /// The round is over: whether A has a lease by it. A number may become the base.
     fn is_passed(&mut self, rule: Rule, round: &Round) -> bool {
+        if rule == Rule::Ballot {
+            return self.is_proven(round);
+        }
         let has = |set: u8, node: usize| set >> node & 1 == 1;
         if !has(round.answered, A) {
             return false;
@@ -198,7 +215,7 @@ impl World {
         // R has not said that it is a master, or there were no round.
         let settled = match rule {
             Rule::Hello => return true,
-            Rule::AllAnswer => return has(round.answered, R),
+            Rule::AllAnswer | Rule::Ballot => return has(round.answered, R),
             Rule::NamedByReplicas => has(round.named, R),
             Rule::WonElsewhere => round.won_elsewhere,
             Rule::Aged | Rule::Outlived(_) => round.outlived && self.outlived && has(round.answered, R),
@@ -216,5 +233,18 @@ impl World {
             _ => names(C) || names(if self.moved { Q } else { B }),
         };
         self.base == self.named && names(A) && agreed
+    }
+
+    /// The same by what crema itself runs.
+    fn is_proven(&self, round: &Round) -> bool {
+        let has = |set: u8, node: usize| set >> node & 1 == 1;
+        // Of who does not name the latest number it is told that it named an earlier one.
+        let epoch = |node| u64::from(if has(round.named, node) { self.named } else { self.named.saturating_sub(1) });
+        let said = |node| {
+            let said = Testimony { is_master: has(round.masters, node), epoch: epoch(node) };
+            has(round.answered, node).then_some(said)
+        };
+        let heirs = [Heir { said: said(R), standing: self.standing }];
+        judge(said(A), &heirs, [B, C, Q].into_iter().map(said), self.named.into(), MASTERS) == Verdict::Proven
     }
 }

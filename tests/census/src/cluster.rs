@@ -18,7 +18,9 @@ pub const Q: usize = 4;
 /// All of them.
 pub const NODES: [usize; 5] = [A, B, C, R, Q];
 
-/// A majority of the three masters.
+/// Who elects.
+pub const MASTERS: usize = 3;
+/// A majority of them.
 pub const MAJORITY: usize = 2;
 
 /// One server.

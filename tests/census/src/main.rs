@@ -6,6 +6,8 @@
 //! owner of the keys, and that is what must not be. What a node may do stands in [`cluster`], what crema concludes in [`census`].
 //! Rules that do not hold are run too: their counterexamples are what speaks for the one that does.
 
+#[path = "../../../src/upstream/cluster/ballot.rs"]
+mod ballot;
 mod census;
 mod cluster;
 
@@ -60,6 +62,11 @@ const RUNS: &[(&str, Census, bool)] = &[
     (
         "no lease but while all replicas say that they are replicas, takeovers and all",
         Census { rule: Rule::AllAnswer, takeover: true, elections: 2 },
+        true,
+    ),
+    (
+        "as crema itself judges: by either of the two",
+        Census { rule: Rule::Ballot, takeover: false, elections: 2 },
         true,
     ),
 ];

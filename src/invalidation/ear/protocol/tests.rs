@@ -54,6 +54,7 @@ impl EarBench {
                 max_value: 100,
                 l1_size,
                 mode,
+                is_cluster: false,
                 max_ears: 1,
             },
             stamps: Stamps::for_l1(0),
@@ -372,6 +373,46 @@ fn a_fill_enters_under_what_it_was_asked_under() {
     assert_eq!(line.asked().len(), 0, "it is there");
     line.push("k");
     assert!(!bench.keeps("k", at(5)));
+}
+
+fn in_a_cluster() -> EarBench {
+    EarBench { terms: L1Terms { is_cluster: true, ..EarBench::tracking().terms }, ..EarBench::tracking() }
+}
+
+#[test]
+fn that_a_key_is_missing_is_kept_for_the_bound_alone_in_a_cluster() {
+    for (bench, bound) in [(in_a_cluster(), true), (EarBench::tracking(), false)] {
+        let mut line = bench.ready();
+        line.fill(bench.get("k"));
+        line.fill(bench.get("l"));
+        line.asked();
+        line.answer(&[":-2\r\n", "_\r\n", NO_TTL, VALUE]);
+        let until = at(u64::try_from(STALENESS.as_millis()).expect("small"));
+        bench.freshness.renew(until.plus(STALENESS));
+        assert_eq!([bench.keeps("k", until), bench.keeps("l", until)], [!bound, true], "from the question on");
+    }
+}
+
+#[test]
+fn what_is_answered_with_a_redirect_is_dropped_and_a_slot_that_left_is_told() {
+    let bench = in_a_cluster();
+    let mut line = bench.ready();
+    for (redirect, effects) in [
+        ("-MOVED 7629 127.0.0.1:7001\r\n", vec!["SlotLeft(HashSlot(7629))"; 2]),
+        ("-ASK 7629 127.0.0.1:7001\r\n", vec![]),
+    ] {
+        line.fill(bench.get("k"));
+        line.asked();
+        line.answer(&[redirect, redirect]);
+        assert_eq!(line.effects(), effects);
+        assert!(!bench.keeps("k", at(1)));
+    }
+    assert_eq!(line.fills(FillOutcome::Refused), 2);
+    line.fill(bench.get("k"));
+    line.answer(&[NO_TTL, VALUE]);
+    assert!(bench.keeps("k", at(1)));
+    assert!(!bench.store.slots().bump(HashSlot::of(b"k")));
+    assert!(!bench.keeps("k", at(1)), "the slot has left");
 }
 
 #[test]
