@@ -17,8 +17,10 @@ mod denied;
 mod flags;
 mod index;
 mod keys;
+mod merge;
 mod route;
 mod slot;
+mod spread;
 mod table;
 
 pub(crate) use alters::{Alters, may_change_untold};
@@ -26,8 +28,11 @@ pub use categories::Categories;
 pub(crate) use denied::{DenialMistake, Denied};
 pub use flags::CommandFlags;
 pub use keys::{KeySpec, Keys};
+pub(crate) use merge::in_order;
+pub use merge::{Merge, NodeReply};
 pub use route::{Route, Verb};
 pub use slot::HashSlot;
+pub use spread::{Portrait, Spread};
 
 /// The row of `req`'s command, upper and lower case alike; with a subcommand, the subcommand's row (`config|set`).
 ///
@@ -127,6 +132,8 @@ pub struct Spec {
     pub route: Route,
     /// Whether its reply may be kept in L1, and what that takes.
     pub cache: Caching,
+    /// To which nodes of a cluster it goes.
+    pub spread: Spread,
     /// The group it belongs to.
     pub class: Class,
     /// Whether the rows that follow are subcommands of this one.

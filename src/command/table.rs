@@ -5,7 +5,8 @@
 //! (`tests/command_table.rs` does that against a running server). A command that is not here still works: as
 //! [`unknown`](super::unknown), on a connection of its own.
 //!
-//! The columns: name, arity, flags and what they do not say of ACL categories, effect, keys, route, and whether L1 keeps the reply.
+//! The columns: name, arity, flags and what they do not say of ACL categories, effect, keys, route, whether L1 keeps the reply, and
+//! behind `=>` to which nodes of a cluster it goes; without that to one, that of its first key.
 //!
 //! | flags |                 | keys            |                                                      |
 //! |-------|-----------------|-----------------|------------------------------------------------------|
@@ -35,7 +36,7 @@
 //!   `tests/reads.rs` has an example of each row and holds its reply against Redis's after every kind of write.
 
 use super::index::subcommand;
-use super::{Caching, Categories, Class, CommandFlags, Effect, KeySpec, Route, Spec, Verb};
+use super::{Caching, Categories, Class, CommandFlags, Effect, KeySpec, Merge, Portrait, Route, Spec, Spread, Verb};
 
 /// All rows. A container stands right above its subcommands; the row for unknown commands is the last.
 pub(super) static ROWS: [Spec; LIST.len()] = numbered();
@@ -61,7 +62,7 @@ const fn numbered() -> [Spec; LIST.len()] {
 /// Reads the list below into specs that have no number yet.
 macro_rules! table {
     ($($class:ident {
-        $($name:literal $arity:literal $flags:ident $effect:ident $keys:ident$(($($at:literal),+))? $route:ident$(($verb:ident))? $($cache:ident)?;)*
+        $($name:literal $arity:literal $flags:ident $effect:ident $keys:ident$(($($at:literal),+))? $route:ident$(($verb:ident))? $($cache:ident)? $(=> $spread:ident$(($how:ident))?)?;)*
     })*) => {
         const LIST: &[Spec] = &[$($(Spec {
             id: 0,
@@ -73,6 +74,7 @@ macro_rules! table {
             effect: Effect::$effect,
             route: Route::$route$((Verb::$verb))?,
             cache: cache!($($cache)?),
+            spread: spread!($($spread $($how)?)?),
             class: Class::$class,
             container: false,
         },)*)*];
@@ -99,6 +101,15 @@ macro_rules! cache {
     ($cache:ident) => { Caching::$cache };
 }
 
+#[rustfmt::skip]
+macro_rules! spread {
+    () => { Spread::OneNode };
+    (Masters $merge:ident) => { Spread::Masters(Merge::$merge) };
+    (Slots $merge:ident) => { Spread::Slots(Merge::$merge) };
+    (Face $portrait:ident) => { Spread::Face(Portrait::$portrait) };
+    ($spread:ident) => { Spread::$spread };
+}
+
 table! {
     String {
         "append"                          3  wdf   Write  one            Lane;
@@ -116,8 +127,8 @@ table! {
         "incrby"                          3  wdf   Write  one            Lane;
         "incrbyfloat"                     3  wdf   Write  one            Lane;
         "lcs"                            -3  r     Read   span(1, 2, 1)  Lane;
-        "mget"                           -2  rf    Read   span(1, -1, 1) Lane                         Each;
-        "mset"                           -3  wd    Write  span(1, -1, 2) Lane;
+        "mget"                           -2  rf    Read   span(1, -1, 1) Lane                         Each => Slots(InOrder);
+        "mset"                           -3  wd    Write  span(1, -1, 2) Lane                          => Slots(Agree);
         "msetnx"                         -3  wd    Write  span(1, -1, 2) Lane;
         "psetex"                          4  wd    Write  one            Lane;
         "set"                            -3  wd    Write  one            Lane;
@@ -268,13 +279,13 @@ table! {
     }
     Key {
         "copy"                           -3  wd    Write  span(1, 2, 1)  Lane;
-        "del"                            -2  w     Write  span(1, -1, 1) Lane;
+        "del"                            -2  w     Write  span(1, -1, 1) Lane                          => Slots(Sum);
         "dump"                            2  r     Read   one            Lane;
-        "exists"                         -2  rf    Read   span(1, -1, 1) Lane                         OneKey;
+        "exists"                         -2  rf    Read   span(1, -1, 1) Lane                         OneKey => Slots(Sum);
         "expire"                         -3  wf    Write  one            Lane;
         "expireat"                       -3  wf    Write  one            Lane;
         "expiretime"                      2  rf    Read   one            Lane;
-        "keys"                            2  rx    Read   none           Borrow;
+        "keys"                            2  rx    Read   none           Borrow                        => Masters(Join);
         "migrate"                        -6  wx    Write  migrate        Borrow;
         "move"                            3  wf    Write  one            Lane;
         "object"                         -2  o     None   none           Lane;
@@ -288,18 +299,18 @@ table! {
         "pexpireat"                      -3  wf    Write  one            Lane;
         "pexpiretime"                     2  rf    Read   one            Lane;
         "pttl"                            2  rf    Read   one            Lane;
-        "randomkey"                       1  r     Read   none           Lane;
+        "randomkey"                       1  r     Read   none           Lane                          => Masters(Pick);
         "rename"                          3  w     Write  span(1, 2, 1)  Lane;
         "renamenx"                        3  wf    Write  span(1, 2, 1)  Lane;
         "restore"                        -4  wdx   Write  one            Lane;
         "restore-asking"                 -4  wdx   Write  one            Lane;
-        "scan"                           -2  r     Read   none           Lane;
+        "scan"                           -2  r     Read   none           Lane                          => Cursor;
         "sort"                           -2  wdxg  Write  sort           Lane;
         "sort_ro"                        -2  rxg   Read   sort           Lane;
-        "touch"                          -2  rf    Read   span(1, -1, 1) Lane;
+        "touch"                          -2  rf    Read   span(1, -1, 1) Lane                          => Slots(Sum);
         "ttl"                             2  rf    Read   one            Lane;
         "type"                            2  rf    Read   one            Lane                         Plain;
-        "unlink"                         -2  wf    Write  span(1, -1, 1) Lane;
+        "unlink"                         -2  wf    Write  span(1, -1, 1) Lane                          => Slots(Sum);
     }
     Geo {
         "geoadd"                         -5  wd    Write  one            Lane;
@@ -333,12 +344,12 @@ table! {
         "psubscribe"                     -2  p     None   none           Session(Subscribe);
         "publish"                         3  pmf   None   none           Lane;
         "pubsub"                         -2  o     None   none           Lane;
-        "pubsub|channels"                -2  p     None   none           Lane;
+        "pubsub|channels"                -2  p     None   none           Lane                          => Masters(Unite);
         "pubsub|help"                     2  h     None   none           Lane;
-        "pubsub|numpat"                   2  p     None   none           Lane;
-        "pubsub|numsub"                  -2  p     None   none           Lane;
-        "pubsub|shardchannels"           -2  p     None   none           Lane;
-        "pubsub|shardnumsub"             -2  p     None   none           Lane;
+        "pubsub|numpat"                   2  p     None   none           Lane                          => Masters(Sum);
+        "pubsub|numsub"                  -2  p     None   none           Lane                          => Masters(Tally);
+        "pubsub|shardchannels"           -2  p     None   none           Lane                          => Masters(Unite);
+        "pubsub|shardnumsub"             -2  p     None   none           Lane                          => Masters(Tally);
         "punsubscribe"                   -1  p     None   none           Session(Subscribe);
         "spublish"                        3  pmf   None   one            Lane;
         "ssubscribe"                     -2  p     None   span(1, -1, 1) Session(Subscribe);
@@ -361,22 +372,22 @@ table! {
         "fcall"                          -3  m     Opaque count(2)       ScriptLane;
         "fcall_ro"                       -3  r     Read   count(2)       ScriptLane;
         "function"                       -2  o     None   none           Lane;
-        "function|delete"                 3  w     None   none           ScriptLane;
+        "function|delete"                 3  w     None   none           ScriptLane                    => Masters(Agree);
         "function|dump"                   2  o     None   none           ScriptLane;
-        "function|flush"                 -2  w     None   none           ScriptLane;
+        "function|flush"                 -2  w     None   none           ScriptLane                    => Masters(Agree);
         "function|help"                   2  o     None   none           Lane;
-        "function|kill"                   2  o     None   none           BorrowAnywhere;
+        "function|kill"                   2  o     None   none           BorrowAnywhere                => Masters(One);
         "function|list"                  -2  o     None   none           ScriptLane;
-        "function|load"                  -3  wd    None   none           ScriptLane;
-        "function|restore"               -3  wd    None   none           ScriptLane;
+        "function|load"                  -3  wd    None   none           ScriptLane                    => Masters(Agree);
+        "function|restore"               -3  wd    None   none           ScriptLane                    => Masters(Agree);
         "function|stats"                  2  o     None   none           BorrowAnywhere;
         "script"                         -2  o     None   none           Lane;
         "script|debug"                   -3  o     None   none           Taint;
-        "script|exists"                  -3  o     None   none           ScriptLane;
-        "script|flush"                   -2  o     None   none           ScriptLane;
+        "script|exists"                  -3  o     None   none           ScriptLane                    => Masters(And);
+        "script|flush"                   -2  o     None   none           ScriptLane                    => Masters(Agree);
         "script|help"                     2  o     None   none           Lane;
-        "script|kill"                     2  o     None   none           BorrowAnywhere;
-        "script|load"                     3  o     None   none           ScriptLane;
+        "script|kill"                     2  o     None   none           BorrowAnywhere                => Masters(One);
+        "script|load"                     3  o     None   none           ScriptLane                    => Masters(Agree);
         "script|show"                     3  o     None   none           Lane;
     }
     Connection {
@@ -394,14 +405,14 @@ table! {
         "client|list"                    -2  a     None   none           Home;
         "client|no-evict"                 3  a     None   none           Home;
         "client|no-touch"                 3  o     None   none           Session(ClientNoTouch);
-        "client|pause"                   -3  a     None   none           Session(ClientPause);
+        "client|pause"                   -3  a     None   none           Session(ClientPause)          => Masters(Agree);
         "client|reply"                    3  o     None   none           Session(ClientReply);
         "client|setinfo"                  4  o     None   none           Session(ClientSetInfo);
         "client|setname"                  3  o     None   none           Session(ClientSetName);
         "client|tracking"                -3  o     None   none           Taint;
         "client|trackinginfo"             2  o     None   none           Home;
         "client|unblock"                 -3  a     None   none           Home;
-        "client|unpause"                  2  a     None   none           Session(ClientUnpause);
+        "client|unpause"                  2  a     None   none           Session(ClientUnpause)        => Masters(Agree);
         "crema"                          -2  o     None   none           Lane;
         "crema|explain"                  -3  o     None   none           Session(CremaExplain);
         "crema|help"                      2  o     None   none           Session(CremaHelp);
@@ -416,22 +427,22 @@ table! {
         "quit"                           -1  f     None   none           Session(Quit);
         "reset"                           1  f     None   none           Session(Reset);
         "select"                          2  f     None   none           Session(Select);
-        "wait"                            3  b     None   none           Session(Wait);
-        "waitaof"                         4  b     None   none           Session(Wait);
+        "wait"                            3  b     None   none           Session(Wait)                 => Masters(Min);
+        "waitaof"                         4  b     None   none           Session(Wait)                 => Masters(Min);
     }
     Server {
         "acl"                            -2  o     None   none           Lane;
         "acl|cat"                        -2  o     None   none           Lane;
-        "acl|deluser"                    -3  a     None   none           Session(AclChange);
+        "acl|deluser"                    -3  a     None   none           Session(AclChange)            => Masters(Agree);
         "acl|dryrun"                     -4  a     None   none           Lane;
         "acl|genpass"                    -2  o     None   none           Lane;
         "acl|getuser"                     3  a     None   none           Lane;
         "acl|help"                        2  o     None   none           Lane;
         "acl|list"                        2  a     None   none           Lane;
-        "acl|load"                        2  a     None   none           Session(AclChange);
+        "acl|load"                        2  a     None   none           Session(AclChange)            => Masters(Agree);
         "acl|log"                        -2  a     None   none           Lane;
-        "acl|save"                        2  a     None   none           Lane;
-        "acl|setuser"                    -3  a     None   none           Session(AclChange);
+        "acl|save"                        2  a     None   none           Lane                          => Masters(Agree);
+        "acl|setuser"                    -3  a     None   none           Session(AclChange)            => Masters(Agree);
         "acl|users"                       2  a     None   none           Lane;
         "acl|whoami"                      2  o     None   none           Lane;
         "bgrewriteaof"                    1  a     None   none           Lane;
@@ -445,22 +456,22 @@ table! {
         "command|info"                   -2  c     None   none           Borrow;
         "command|list"                   -2  c     None   none           Lane;
         "commandlog"                     -2  o     None   none           Lane;
-        "commandlog|get"                 -4  a     None   none           Lane;
+        "commandlog|get"                 -4  a     None   none           Lane                          => Masters(Newest);
         "commandlog|help"                 2  o     None   none           Lane;
-        "commandlog|len"                  3  a     None   none           Lane;
-        "commandlog|reset"                3  a     None   none           Lane;
+        "commandlog|len"                  3  a     None   none           Lane                          => Masters(Sum);
+        "commandlog|reset"                3  a     None   none           Lane                          => Masters(Agree);
         "config"                         -2  o     None   none           Lane;
         "config|get"                     -3  a     None   none           Lane;
         "config|help"                     2  o     None   none           Lane;
-        "config|resetstat"                2  a     None   none           Lane;
-        "config|rewrite"                  2  a     None   none           Lane;
-        "config|set"                     -4  a     None   none           Session(ConfigSet);
-        "dbsize"                          1  rfk   Read   none           Lane;
+        "config|resetstat"                2  a     None   none           Lane                          => Masters(Agree);
+        "config|rewrite"                  2  a     None   none           Lane                          => Masters(Agree);
+        "config|set"                     -4  a     None   none           Session(ConfigSet)            => Masters(Agree);
+        "dbsize"                          1  rfk   Read   none           Lane                          => Masters(Sum);
         "debug"                          -2  a     Opaque unknown        Borrow;
         "failover"                       -1  a     None   none           Session(RoleChange);
-        "flushall"                       -1  wxk   Opaque none           Borrow;
-        "flushdb"                        -1  wxk   Opaque none           Borrow;
-        "info"                           -1  x     Read   none           Lane;
+        "flushall"                       -1  wxk   Opaque none           Borrow                        => Masters(Agree);
+        "flushdb"                        -1  wxk   Opaque none           Borrow                        => Masters(Agree);
+        "info"                           -1  x     Read   none           Lane                          => Face(Server);
         "lastsave"                        1  fxi   None   none           Lane;
         "latency"                        -2  o     None   none           Lane;
         "latency|doctor"                  2  a     None   none           Lane;
@@ -469,13 +480,13 @@ table! {
         "latency|histogram"              -2  a     None   none           Lane;
         "latency|history"                 3  a     None   none           Lane;
         "latency|latest"                  2  a     None   none           Lane;
-        "latency|reset"                  -2  a     None   none           Lane;
+        "latency|reset"                  -2  a     None   none           Lane                          => Masters(Sum);
         "lolwut"                         -1  rf    None   none           Lane;
         "memory"                         -2  o     None   none           Lane;
         "memory|doctor"                   2  o     None   none           Lane;
         "memory|help"                     2  o     None   none           Lane;
         "memory|malloc-stats"             2  o     None   none           Lane;
-        "memory|purge"                    2  o     None   none           Lane;
+        "memory|purge"                    2  o     None   none           Lane                          => Masters(Agree);
         "memory|stats"                    2  o     Read   none           Lane;
         "memory|usage"                   -3  r     Read   span(2, 2, 1)  Lane;
         "monitor"                         1  a     None   none           Session(Monitor);
@@ -488,49 +499,49 @@ table! {
         "shutdown"                       -1  a     None   none           BorrowAnywhere;
         "slaveof"                         3  a     None   none           Session(RoleChange);
         "slowlog"                        -2  o     None   none           Lane;
-        "slowlog|get"                    -2  a     None   none           Lane;
+        "slowlog|get"                    -2  a     None   none           Lane                          => Masters(Newest);
         "slowlog|help"                    2  o     None   none           Lane;
-        "slowlog|len"                     2  a     None   none           Lane;
-        "slowlog|reset"                   2  a     None   none           Lane;
+        "slowlog|len"                     2  a     None   none           Lane                          => Masters(Sum);
+        "slowlog|reset"                   2  a     None   none           Lane                          => Masters(Agree);
         "swapdb"                          3  wfxk  Opaque none           Session(SwapDb);
         "sync"                            1  a     None   none           Session(Sync);
         "time"                            1  f     None   none           Lane;
     }
     Cluster {
-        "asking"                          1  fc    None   none           Taint;
+        "asking"                          1  fc    None   none           Taint                         => Face(Mode);
         "cluster"                        -2  o     None   none           Lane;
-        "cluster|addslots"               -3  a     None   none           Lane;
-        "cluster|addslotsrange"          -4  a     None   none           Lane;
-        "cluster|bumpepoch"               2  a     None   none           Lane;
-        "cluster|count-failure-reports"   3  a     None   none           Lane;
-        "cluster|countkeysinslot"         3  o     Read   none           Lane;
-        "cluster|delslots"               -3  a     None   none           Lane;
-        "cluster|delslotsrange"          -4  a     None   none           Lane;
-        "cluster|failover"               -2  a     None   none           Session(RoleChange);
-        "cluster|flushslot"              -3  wak   Opaque none           Borrow;
-        "cluster|flushslots"              2  a     None   none           Lane;
-        "cluster|forget"                  3  a     None   none           Lane;
-        "cluster|getkeysinslot"           4  o     Read   none           Lane;
+        "cluster|addslots"               -3  a     None   none           Lane                          => NodeItself;
+        "cluster|addslotsrange"          -4  a     None   none           Lane                          => NodeItself;
+        "cluster|bumpepoch"               2  a     None   none           Lane                          => NodeItself;
+        "cluster|count-failure-reports"   3  a     None   none           Lane                          => NodeItself;
+        "cluster|countkeysinslot"         3  o     Read   none           Lane                          => OfSlot;
+        "cluster|delslots"               -3  a     None   none           Lane                          => NodeItself;
+        "cluster|delslotsrange"          -4  a     None   none           Lane                          => NodeItself;
+        "cluster|failover"               -2  a     None   none           Session(RoleChange)           => NodeItself;
+        "cluster|flushslot"              -3  wak   Opaque none           Borrow                        => NodeItself;
+        "cluster|flushslots"              2  a     None   none           Lane                          => NodeItself;
+        "cluster|forget"                  3  a     None   none           Lane                          => NodeItself;
+        "cluster|getkeysinslot"           4  o     Read   none           Lane                          => OfSlot;
         "cluster|help"                    2  o     None   none           Lane;
-        "cluster|info"                    2  o     None   none           Lane;
+        "cluster|info"                    2  o     None   none           Lane                          => Face(Info);
         "cluster|keyslot"                 3  o     None   none           Lane;
-        "cluster|links"                   2  o     None   none           Lane;
-        "cluster|meet"                   -4  a     None   none           Lane;
-        "cluster|myid"                    2  o     None   none           Lane;
-        "cluster|myshardid"               2  o     None   none           Lane;
-        "cluster|nodes"                   2  o     None   none           Lane;
-        "cluster|replicas"                3  a     None   none           Lane;
-        "cluster|replicate"               3  a     None   none           Session(RoleChange);
-        "cluster|reset"                  -2  a     Opaque none           Borrow;
-        "cluster|saveconfig"              2  a     None   none           Lane;
-        "cluster|set-config-epoch"        3  a     None   none           Lane;
-        "cluster|setslot"                -4  a     None   none           Borrow;
-        "cluster|shards"                  2  o     None   none           Lane;
-        "cluster|slaves"                  3  a     None   none           Lane;
+        "cluster|links"                   2  o     None   none           Lane                          => Face(Links);
+        "cluster|meet"                   -4  a     None   none           Lane                          => NodeItself;
+        "cluster|myid"                    2  o     None   none           Lane                          => Face(MyId);
+        "cluster|myshardid"               2  o     None   none           Lane                          => Face(MyShardId);
+        "cluster|nodes"                   2  o     None   none           Lane                          => Face(Nodes);
+        "cluster|replicas"                3  a     None   none           Lane                          => Face(Replicas);
+        "cluster|replicate"               3  a     None   none           Session(RoleChange)           => NodeItself;
+        "cluster|reset"                  -2  a     Opaque none           Borrow                        => NodeItself;
+        "cluster|saveconfig"              2  a     None   none           Lane                          => NodeItself;
+        "cluster|set-config-epoch"        3  a     None   none           Lane                          => NodeItself;
+        "cluster|setslot"                -4  a     None   none           Borrow                        => NodeItself;
+        "cluster|shards"                  2  o     None   none           Lane                          => Face(Shards);
+        "cluster|slaves"                  3  a     None   none           Lane                          => Face(Replicas);
         "cluster|slot-stats"             -4  o     None   none           Lane;
-        "cluster|slots"                   2  o     None   none           Lane;
-        "readonly"                        1  fc    None   none           Taint;
-        "readwrite"                       1  fc    None   none           Taint;
+        "cluster|slots"                   2  o     None   none           Lane                          => Face(Slots);
+        "readonly"                        1  fc    None   none           Taint                         => Face(Mode);
+        "readwrite"                       1  fc    None   none           Taint                         => Face(Mode);
     }
     Module {
         "bf.card"                         2  r     Read   one            Lane                         Plain;

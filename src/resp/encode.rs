@@ -112,7 +112,7 @@ pub(super) fn line(out: &mut Vec<u8>, kind: u8, text: &[u8]) {
 
 /// A type byte, a count or length, and the line's end.
 #[inline]
-pub(super) fn header(out: &mut Vec<u8>, kind: u8, n: usize) {
+pub(crate) fn header(out: &mut Vec<u8>, kind: u8, n: usize) {
     out.push(kind);
     decimal::write(out, n as u64);
     out.extend_from_slice(b"\r\n");

@@ -7,6 +7,7 @@
 //!   measure, what Redis says when it does not, and where servers differ; `inline` the quoting rules of requests typed by hand.
 //! * `reply`: where a reply ends, without building it.
 //! * `downgrade`: a RESP3 reply as the RESP2 one that Redis would have sent.
+//! * `elements`: what a reply consists of, where several become one.
 //! * [`encode`]: writers for what crema says itself.
 //! * `decimal`: the numbers in header lines, which all of the above share.
 //!
@@ -15,6 +16,7 @@
 
 mod decimal;
 mod downgrade;
+mod elements;
 pub mod encode;
 mod inline;
 mod limits;
@@ -23,6 +25,7 @@ mod request;
 
 pub use downgrade::to_resp2;
 pub(crate) use downgrade::{Twin, to_twin};
+pub use elements::{Elements, integer_of, is_error, text_of};
 pub(crate) use limits::Quirk;
 pub use limits::{Grammar, Limits, ProtocolError};
 pub use reply::{Malformed, Split, Splitter};
