@@ -28,7 +28,7 @@ use tracing::{error, info, warn};
 
 use crate::admin::{self, Source};
 use crate::clock::Time;
-use crate::config::{Auth, Coherence, Config, SHORT_TERM, UpstreamDown, UpstreamKind};
+use crate::config::{Auth, Coherence, Config, Endpoint, SHORT_TERM, UpstreamDown, UpstreamKind};
 use crate::control::Control;
 use crate::error::Error;
 use crate::invalidation::channel::{self, ChannelConfig};
@@ -40,10 +40,9 @@ use crate::proxy::{Clients, Gate, OpenListeners, Shared};
 use crate::resp::Limits;
 use crate::server::{Listener, Workers, accept};
 use crate::session::Entrance;
-use crate::upstream::{ClusterMap, Login, MapDoubts, Node, State, SurveyFinding, Topology};
+use crate::upstream::{ClusterMap, Login, MapDoubts, Node, Serving, State, SurveyFinding, Topology};
 
 use cluster::{MapKeeper, follow_presence};
-use lookout::Lookout;
 use nodes::{NodePlan, Nodes};
 use rotation::RotatingLogins;
 use signals::Signals;
@@ -195,7 +194,6 @@ struct App {
     /// Whether any node of a cluster is there.
     presence: watch::Sender<State>,
     nodes: Arc<Nodes>,
-    lookout: Lookout,
     /// What clients under TLS are shown.
     acceptor: Option<Arc<Acceptor>>,
     /// It was told to stop.
@@ -212,19 +210,20 @@ impl App {
         let metrics = Metrics::new(config.threads.get());
         let origin_id = format!("crema-{:016x}", rand::random::<u64>());
         let plan = NodePlan::new(&config, dialer, logins);
-        let node = plan.node(&config.upstream.node);
+        let node = plan.node(&config.cluster.node_map.resolve(config.upstream.node.clone()));
         let topology = watch::Sender::new(Arc::new(match config.upstream.kind {
             UpstreamKind::Single => Topology::Single(Arc::clone(&node)),
             UpstreamKind::Cluster => Topology::Cluster(ClusterMap::unread(Arc::clone(&node))),
         }));
-        let fleet =
-            fleet(&config, &node, &origin_id).map(|fleet| Publisher::start(fleet, Arc::clone(&metrics.stats), control));
+        let fleet = fleet(&config, &topology, &origin_id)
+            .map(|fleet| Publisher::start(fleet, Arc::clone(&metrics.stats), control));
         let (terms, stats) = (terms(&config, &origin_id), Arc::clone(&metrics.stats));
         let l1 = L1::new(terms, fleet, stats, control.clone());
-        let nodes = Arc::new(Nodes::new(plan, Arc::clone(&l1), control.clone()));
+        let longest_argument = Arc::new(AtomicU64::new(Limits::authenticated().bulk));
+        let nodes = Nodes::new(plan, Arc::clone(&l1), Arc::clone(&longest_argument), control.clone());
+        let nodes = Arc::new(nodes);
         nodes.keep(&node);
         let presence = watch::Sender::new(State::Unknown);
-        let lookout = Lookout::new(Arc::clone(&node), Arc::clone(&l1));
         let open_listeners = OpenListeners::new(config.upstream_down == UpstreamDown::Close);
         let shared = Arc::new(Shared {
             topology: topology.subscribe(),
@@ -239,11 +238,11 @@ impl App {
             clients: Clients::default(),
             open_listeners,
             gate: Gate::default(),
-            longest_argument: AtomicU64::new(Limits::authenticated().bulk),
+            longest_argument,
             origin_id,
         });
         let (started, draining) = (Instant::now(), AtomicBool::new(false));
-        Arc::new(Self { shared, metrics, started, topology, presence, nodes, lookout, acceptor, draining })
+        Arc::new(Self { shared, metrics, started, topology, presence, nodes, acceptor, draining })
     }
 
     /// The node that serves what names no key.
@@ -283,13 +282,13 @@ impl App {
         if self.shared.config.upstream.kind == UpstreamKind::Cluster {
             self.follow_cluster(control);
         }
-        let app = Arc::clone(self);
-        control.spawn(async move {
-            app.lookout.watch(|limit| app.shared.longest_argument.store(limit, Ordering::Relaxed)).await;
-        });
         control.spawn(Arc::clone(self).keep_house());
         for source in self.front().rotating() {
-            control.spawn(rotation::follow(Arc::clone(source), self.front(), Arc::clone(&self.shared.l1)));
+            control.spawn(rotation::follow(
+                Arc::clone(source),
+                Serving::front(self.topology.subscribe()),
+                Arc::clone(&self.shared.l1),
+            ));
         }
         if self.shared.config.channel.enabled && self.shared.config.coherence != Coherence::Channel {
             let app = Arc::clone(self);
@@ -301,7 +300,8 @@ impl App {
     fn follow_cluster(&self, control: &Control) {
         let Shared { config, map, .. } = &*self.shared;
         let first = self.front();
-        let others = config.upstream.seeds.iter().map(|seed| self.nodes.seed(seed));
+        let place = |seed: &Endpoint| config.cluster.node_map.resolve(seed.clone());
+        let others = config.upstream.seeds.iter().map(|seed| self.nodes.seed(&place(seed)));
         let seeds = std::iter::once(first).chain(others).collect();
         let node_map = config.cluster.node_map.clone();
         let keeper = MapKeeper::new((Arc::clone(&self.nodes), seeds), node_map, self.topology.clone(), map.clone());
@@ -324,7 +324,7 @@ impl App {
     /// Listens to the fleet's channel while the ears do not.
     async fn listen(&self, stop: CancellationToken) {
         let config = ChannelConfig {
-            node: self.front(),
+            serving: Serving::front(self.topology.subscribe()),
             channel: self.shared.config.channel.name.clone(),
             origin_id: self.shared.origin_id.clone(),
         };
@@ -374,10 +374,10 @@ fn terms(config: &Config, origin_id: &str) -> L1Terms {
 }
 
 /// Where the fleet is told, unless the channel is switched off.
-fn fleet(config: &Config, node: &Arc<Node>, origin_id: &str) -> Option<Fleet> {
+fn fleet(config: &Config, topology: &watch::Sender<Arc<Topology>>, origin_id: &str) -> Option<Fleet> {
     let channel = &config.channel;
     channel.enabled.then(|| Fleet {
-        node: Arc::clone(node),
+        serving: Serving::front(topology.subscribe()).of_key(channel.audit_stream.as_deref().map(str::as_bytes)),
         channel: channel.name.clone(),
         audit_stream: channel.audit_stream.clone(),
         origin_id: origin_id.to_owned(),
@@ -416,7 +416,7 @@ mod tests {
     use tokio::runtime::Handle;
 
     use super::*;
-    use crate::config::{Endpoint, Listen};
+    use crate::config::Listen;
 
     /// A process with a client, an admin port, and a fleet's channel, whose Redis does not answer.
     async fn running() -> (Running, std::net::TcpListener, TcpStream) {

@@ -173,8 +173,8 @@ impl Lookout {
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         match (&*known, &state) {
             (Err(_), Ok(server)) => info!(upstream = %self.node.address, "ready: {server} answers"),
-            (Ok(_), Err(trouble)) => warn!("not ready: {trouble}"),
-            (Err(old), Err(trouble)) if old != trouble => warn!("not ready: {trouble}"),
+            (Ok(_), Err(trouble)) => warn!(upstream = %self.node.address, "not ready: {trouble}"),
+            (Err(old), Err(trouble)) if old != trouble => warn!(upstream = %self.node.address, "not ready: {trouble}"),
             _ => {}
         }
         *known = state;

@@ -1,14 +1,16 @@
 //! The nodes of the upstream: how each is made, and what looks after it for as long as it is in the topology.
 
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
+use super::lookout::Lookout;
 use super::rotation::RotatingLogins;
 use super::{own_login, tell_choice};
-use crate::config::{Config, Endpoint};
+use crate::config::{Config, Endpoint, UpstreamKind};
 use crate::control::Control;
 use crate::invalidation::L1;
 use crate::net::tls::Dialer;
@@ -23,6 +25,8 @@ pub(super) struct NodePlan {
     login: Option<Arc<Login>>,
     own: Option<Arc<RotatingLogin>>,
     others: Vec<Arc<RotatingLogin>>,
+    /// Another may become the owner of its keys.
+    by_census: bool,
 }
 
 impl NodePlan {
@@ -35,6 +39,7 @@ impl NodePlan {
             login: own_login(config),
             own: logins.own,
             others: logins.others,
+            by_census: config.upstream.kind != UpstreamKind::Single,
         }
     }
 
@@ -42,7 +47,8 @@ impl NodePlan {
     pub(super) fn node(&self, endpoint: &Endpoint) -> Arc<Node> {
         let node = Node::new(endpoint.clone(), self.limit, self.connect_timeout);
         let node = node.secured(self.dialer.clone()).known_by(self.login.clone(), self.response_timeout);
-        Arc::new(node.rotated_by(self.own.clone(), self.others.clone()))
+        let node = node.rotated_by(self.own.clone(), self.others.clone());
+        Arc::new(if self.by_census { node.vouched_by_census() } else { node })
     }
 }
 
@@ -50,15 +56,24 @@ impl NodePlan {
 pub(super) struct Nodes {
     plan: NodePlan,
     l1: Arc<L1>,
+    /// The longest argument that a server takes, in bytes, as it says.
+    longest_argument: Arc<AtomicU64>,
     control: Control,
-    /// Ends what looks after each.
-    kept: Mutex<Vec<(Arc<Node>, CancellationToken)>>,
+    kept: Mutex<Vec<KeptNode>>,
+}
+
+/// A node that is looked after.
+struct KeptNode {
+    node: Arc<Node>,
+    lookout: Arc<Lookout>,
+    /// Ends what looks after it.
+    stop: CancellationToken,
 }
 
 impl Nodes {
     /// None yet; what looks after them ends with the tasks of `control`.
-    pub(super) fn new(plan: NodePlan, l1: Arc<L1>, control: Control) -> Self {
-        Self { plan, l1, control, kept: Mutex::default() }
+    pub(super) fn new(plan: NodePlan, l1: Arc<L1>, longest_argument: Arc<AtomicU64>, control: Control) -> Self {
+        Self { plan, l1, longest_argument, control, kept: Mutex::default() }
     }
 
     /// A new node, looked after.
@@ -75,13 +90,24 @@ impl Nodes {
 
     /// Looks after a node from now on. Of one that is looked after already nothing changes.
     pub(super) fn keep(&self, node: &Arc<Node>) {
-        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
-        if kept.iter().any(|(known, _)| Arc::ptr_eq(known, node)) {
+        let mut kept = self.lock();
+        if kept.iter().any(|kept| Arc::ptr_eq(&kept.node, node)) {
             return;
         }
-        let stop = self.control.child_token();
-        kept.push((Arc::clone(node), stop.clone()));
+        let (stop, lookout) = (self.control.child_token(), Lookout::new(Arc::clone(node), Arc::clone(&self.l1)));
+        let lookout = Arc::new(lookout);
+        kept.push(KeptNode { node: Arc::clone(node), lookout: Arc::clone(&lookout), stop: stop.clone() });
         drop(kept);
+        self.tell(node);
+        let (watched, stops) = (Arc::clone(node), stop.clone());
+        self.control.spawn(async move { _ = stops.run_until_cancelled(keep_watch(watched)).await });
+        let longest = Arc::clone(&self.longest_argument);
+        let looks = async move { lookout.watch(|limit| longest.store(limit, Ordering::Relaxed)).await };
+        self.control.spawn(async move { _ = stop.run_until_cancelled(looks).await });
+    }
+
+    /// Has L1 and the operator told of what becomes of it.
+    fn tell(&self, node: &Arc<Node>) {
         tell_turns(node, &self.l1);
         let weak = Arc::downgrade(&self.l1);
         node.survey.plan(self.l1.mode().trials(), move |finding| {
@@ -92,19 +118,29 @@ impl Nodes {
                 l1.choose(finding.means);
             }
         });
-        let watched = Arc::clone(node);
-        self.control.spawn(async move { _ = stop.run_until_cancelled(keep_watch(watched)).await });
     }
 
-    /// These are all that are looked after from now on.
+    /// Those for whom `stays` says so are all that are looked after from now on.
     pub(super) fn retain(&self, stays: impl Fn(&Arc<Node>) -> bool) {
-        self.kept.lock().unwrap_or_else(PoisonError::into_inner).retain(|(node, stop)| {
-            let stays = stays(node);
+        self.lock().retain(|kept| {
+            let stays = stays(&kept.node);
             if !stays {
-                stop.cancel();
+                kept.stop.cancel();
             }
             stays
         });
+    }
+
+    /// What a node calls itself, or what is wrong with it.
+    pub(super) fn known(&self, node: &Arc<Node>) -> Result<String, String> {
+        let kept = self.lock();
+        let lookout = kept.iter().find(|kept| Arc::ptr_eq(&kept.node, node)).map(|kept| Arc::clone(&kept.lookout));
+        drop(kept);
+        lookout.map_or_else(|| Err("it is not asked any more".to_owned()), |lookout| lookout.known())
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Vec<KeptNode>> {
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

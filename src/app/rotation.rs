@@ -12,7 +12,7 @@ use crate::config::{Auth, Config, PasswordOrigin, UpstreamPassword};
 use crate::error::Error;
 use crate::invalidation::L1;
 use crate::resp::Resp;
-use crate::upstream::{Backoff, LOOK, Login, Node, RotatingLogin, Target, connect};
+use crate::upstream::{Backoff, LOOK, Login, RotatingLogin, Serving, Target, connect};
 
 /// See the module's head.
 #[derive(Default)]
@@ -49,7 +49,7 @@ async fn first(user: &str, origin: &PasswordOrigin, setting: &'static str) -> Re
 }
 
 /// Never returns.
-pub(super) async fn follow(source: Arc<RotatingLogin>, node: Arc<Node>, l1: Arc<L1>) {
+pub(super) async fn follow(source: Arc<RotatingLogin>, front: Serving, l1: Arc<L1>) {
     let (mut backoff, mut next_try) = (Backoff::default(), Instant::now());
     loop {
         sleep(LOOK).await;
@@ -60,7 +60,7 @@ pub(super) async fn follow(source: Arc<RotatingLogin>, node: Arc<Node>, l1: Arc<
         } else if next_try > Instant::now() {
             continue;
         } else {
-            let (node, login) = (Arc::clone(&node), Some(login));
+            let (node, login) = (front.node(), Some(login));
             let made = connect(&Target { node, login, db: 0, resp: Resp::V2, name: "crema-login" }).await;
             if is_refused(made.as_ref().map(|connection| connection.login.as_ref()), proved.as_ref()) {
                 warn!("the upstream refuses the new password of user `{source}`: connections keep the last");

@@ -1,5 +1,6 @@
 //! What the admin port tells of the process: where each figure comes from.
 
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::App;
@@ -12,7 +13,11 @@ use crate::proxy::Shared;
 impl Source for App {
     fn snapshot(&self) -> Snapshot {
         let Shared { config, l1, .. } = &*self.shared;
-        let upstream = self.lookout.known();
+        let topology = Arc::clone(&self.topology.borrow());
+        let upstream = match topology.cluster() {
+            Some(map) if map.version() == 0 => Err("the cluster's map could not be read yet".to_owned()),
+            _ => self.nodes.known(topology.front()),
+        };
         let now = Time::now();
         let dialed = self.front().tls.as_ref().and_then(|dialer| dialer.expires());
         let ears = l1.ears.all().into_iter().map(|(user, ear)| {

@@ -26,7 +26,7 @@ use super::message::{Envelope, Message};
 use crate::error::Error;
 use crate::metrics::Need;
 use crate::resp::Resp;
-use crate::upstream::{Backoff, Connection, Node, Target, connect};
+use crate::upstream::{Backoff, Connection, Node, Serving, Target, connect};
 
 /// The name under which the connection shows in `CLIENT LIST`.
 const CLIENT_NAME: &str = "crema-channel";
@@ -53,7 +53,7 @@ const BURST: usize = 1024;
 pub(crate) struct ChannelConfig {
     /// The server. Its `connect_timeout` holds for the handshake, and again for the subscription. Its user subscribes, and needs the
     /// right to the channel (`&cache:invalidate`).
-    pub node: Arc<Node>,
+    pub serving: Serving,
     /// The channel's name, `cache:invalidate` unless configured otherwise.
     pub channel: String,
     /// What this process puts into its own messages, so that it can skip them here.
@@ -70,42 +70,52 @@ pub(crate) async fn listen(
     stop: CancellationToken,
     on: impl Fn(Heard),
 ) {
-    let channel = config.channel.as_str();
-    let upstream = &*config.node.address;
     let keep_listening = async {
-        let (mut backoff, mut returns) = (Backoff::default(), config.node.presence.returns());
-        let mut told = false;
         loop {
-            returns.tries();
-            // What was published while no link was up is lost, for Pub/Sub keeps nothing: that databases were swapped, of which
-            // Redis tells nobody, or that the table behind a cached page has changed. So everything is forgotten.
-            let mut since = None;
-            let subscribed = || {
-                sink.missed();
-                info!(channel, upstream, "listening to the fleet's channel");
-                since = Some(Instant::now());
-            };
-            let Err(lost) = hear(config, &*sink, &on, subscribed).await;
-            if since.is_some() {
-                sink.deaf();
-            }
-            if since.is_some_and(|since: Instant| since.elapsed() >= STEADY) {
-                backoff.reset();
-            }
-            // One warning an outage: there is one thing to do about it, however often it is retried.
-            if since.is_some() || !told {
-                told = true;
-                warn!(channel, upstream, %lost, "not listening to the fleet's channel, trying again");
-            } else {
-                debug!(channel, upstream, %lost, "still not listening to the fleet's channel");
-            }
+            let node = config.serving.node();
             tokio::select! {
-                () = sleep(backoff.wait()) => {}
-                () = returns.back() => backoff.reset(),
+                () = listen_at(config, &node, &*sink, &on) => {}
+                () = config.serving.moved(&node) => sink.deaf(),
             }
         }
     };
     stop.run_until_cancelled(keep_listening).await;
+}
+
+/// Listens at one node; never returns.
+async fn listen_at(config: &ChannelConfig, node: &Arc<Node>, sink: &(dyn Forget + Send + Sync), on: &impl Fn(Heard)) {
+    let (channel, upstream) = (config.channel.as_str(), &*node.address);
+    let (mut backoff, mut returns) = (Backoff::default(), node.presence.returns());
+    let mut told = false;
+    loop {
+        returns.tries();
+        // What was published while no link was up is lost, for Pub/Sub keeps nothing: that databases were swapped, of which
+        // Redis tells nobody, or that the table behind a cached page has changed. So everything is forgotten.
+        let mut since = None;
+        let subscribed = || {
+            sink.missed();
+            info!(channel, upstream, "listening to the fleet's channel");
+            since = Some(Instant::now());
+        };
+        let Err(lost) = hear(config, node, sink, on, subscribed).await;
+        if since.is_some() {
+            sink.deaf();
+        }
+        if since.is_some_and(|since: Instant| since.elapsed() >= STEADY) {
+            backoff.reset();
+        }
+        // One warning an outage: there is one thing to do about it, however often it is retried.
+        if since.is_some() || !told {
+            told = true;
+            warn!(channel, upstream, %lost, "not listening to the fleet's channel, trying again");
+        } else {
+            debug!(channel, upstream, %lost, "still not listening to the fleet's channel");
+        }
+        tokio::select! {
+            () = sleep(backoff.wait()) => {}
+            () = returns.back() => backoff.reset(),
+        }
+    }
 }
 
 /// How a link came to its end. Any of these is worth another try.
@@ -122,12 +132,13 @@ enum Lost {
 /// One link, from the first packet to its loss.
 async fn hear(
     config: &ChannelConfig,
+    node: &Arc<Node>,
     sink: &(dyn Forget + Send + Sync),
     on: &impl Fn(Heard),
     subscribed: impl FnOnce(),
 ) -> Result<Infallible, Lost> {
-    let (node, login) = (Arc::clone(&config.node), config.node.login()); // its password may have changed
-    let target = Target { node, login, db: 0, resp: Resp::V2, name: CLIENT_NAME };
+    let login = node.login(); // its password may have changed
+    let target = Target { node: Arc::clone(node), login, db: 0, resp: Resp::V2, name: CLIENT_NAME };
     let Connection { socket, permit: _permit, .. } = connect(&target).await?;
     let (mut reader, mut writer) = tokio::io::split(socket);
     #[allow(clippy::default_trait_access, reason = "redis does not export the type's name")]
@@ -137,9 +148,9 @@ async fn hear(
         writer.write_all(&redis::cmd("SUBSCRIBE").arg(&config.channel).get_packed_command()).await?;
         redis::parse_redis_value_async(&mut decoder, &mut reader).await
     };
-    let reply = within(config.node.connect_timeout, "no answer to SUBSCRIBE", subscribe).await?;
+    let reply = within(node.connect_timeout, "no answer to SUBSCRIBE", subscribe).await?;
     reply.extract_error().map_err(|refusal| {
-        config.node.needs.hear(Need::Subscribe, None, format!("-{refusal}").as_bytes());
+        node.needs.hear(Need::Subscribe, None, format!("-{refusal}").as_bytes());
         Lost::Refused(refusal)
     })?;
     subscribed();
@@ -200,11 +211,11 @@ async fn within<T>(limit: Duration, late: &'static str, work: impl Future<Output
 mod tests {
     use super::*;
     use crate::config::{Endpoint, PasswordOrigin};
-    use crate::upstream::RotatingLogin;
+    use crate::upstream::{RotatingLogin, Topology};
     use std::sync::Mutex;
     use tokio::io::{AsyncReadExt, BufReader};
     use tokio::net::{TcpListener, TcpStream};
-    use tokio::sync::mpsc;
+    use tokio::sync::{mpsc, watch};
 
     /// Writes down what it is told to forget.
     #[derive(Default)]
@@ -277,6 +288,11 @@ mod tests {
         listener: TcpListener,
     }
 
+    /// One node serves all.
+    fn serving(node: Node) -> Serving {
+        Serving::front(watch::Sender::new(Arc::new(Topology::Single(Arc::new(node)))).subscribe())
+    }
+
     /// The server's end of a link.
     type Link = BufReader<TcpStream>;
 
@@ -286,7 +302,7 @@ mod tests {
             let port = listener.local_addr().expect("it is bound").port();
             let endpoint = Endpoint::Tcp { host: "127.0.0.1".into(), port };
             let config = ChannelConfig {
-                node: Arc::new(Node::new(endpoint, 4, Duration::from_secs(1))),
+                serving: serving(Node::new(endpoint, 4, Duration::from_secs(1))),
                 channel: "news".to_owned(),
                 origin_id: "me".to_owned(),
             };
@@ -352,9 +368,9 @@ mod tests {
         let origin = PasswordOrigin::File(file.path().into());
         let rotating = RotatingLogin::start(b"app", origin).await.expect("it can be read");
         let (server, config) = Server::start().await;
-        let node = Node::new(config.node.endpoint.clone(), 4, Duration::from_secs(1));
-        let node = Arc::new(node.rotated_by(Some(Arc::clone(&rotating)), Vec::new()));
-        let (_, _, stop) = start(ChannelConfig { node, ..config });
+        let node = Node::new(config.serving.node().endpoint.clone(), 4, Duration::from_secs(1));
+        let serving = serving(node.rotated_by(Some(Arc::clone(&rotating)), Vec::new()));
+        let (_, _, stop) = start(ChannelConfig { serving, ..config });
         for password in ["0", "100"] {
             let (stream, _) = server.listener.accept().await.expect("a link");
             let mut link = BufReader::new(stream);

@@ -21,7 +21,7 @@ use crate::control::Control;
 use crate::error::Error;
 use crate::metrics::{Need, Publication, Stats};
 use crate::resp::{Resp, encode};
-use crate::upstream::{Backoff, Connection, Login, Node, Target, connect, read_reply};
+use crate::upstream::{Backoff, Connection, Login, Node, Serving, Target, connect, read_reply};
 
 /// Messages that may wait to be sent; more are dropped and counted.
 const QUEUE: usize = 4096;
@@ -96,8 +96,8 @@ fn of_keys(mut keys: Vec<String>) -> Message {
 /// Where to tell, and as whom.
 #[derive(Clone, Debug)]
 pub(crate) struct Fleet {
-    /// The server.
-    pub node: Arc<Node>,
+    /// The server: in a cluster, where all nodes carry the channel, that of the stream.
+    pub serving: Serving,
     /// The channel's name.
     pub channel: String,
     /// The key of the audit stream, if any.
@@ -263,7 +263,8 @@ async fn publish_on_one(
     backoff: &mut Backoff,
 ) -> Result<Infallible, Error> {
     let mut batch = Vec::new();
-    let mut line = PublishingLine { fleet, connection: None, login: None, buffer: Vec::new() };
+    let mut line =
+        PublishingLine { fleet, node: fleet.serving.node(), connection: None, login: None, buffer: Vec::new() };
     // What is owed came up on a connection that had been kept and was found dead: it is tried on a new one at once.
     let mut unpaid = false;
     loop {
@@ -289,8 +290,9 @@ async fn publish_on_one(
                     debts.tried(debt, refused.is_none());
                 }
                 if let Some(reply) = refused {
-                    fleet.node.needs.hear(Need::Publish, None, &reply);
-                    return Err(Error::Refused { node: Arc::clone(&fleet.node.address), reply: reply.into() });
+                    let node = fleet.serving.node();
+                    node.needs.hear(Need::Publish, None, &reply);
+                    return Err(Error::Refused { node: Arc::clone(&node.address), reply: reply.into() });
                 }
                 backoff.reset();
             }
@@ -314,6 +316,8 @@ async fn publish_on_one(
 /// The connection on which the fleet is told, kept while it is good.
 struct PublishingLine<'a> {
     fleet: &'a Fleet,
+    /// Where it leads.
+    node: Arc<Node>,
     connection: Option<Connection>,
     /// With what it was made.
     login: Option<Arc<Login>>,
@@ -325,15 +329,17 @@ impl PublishingLine<'_> {
     /// Says all of `batch` and returns an answer for each, Redis's errors included.
     async fn tell(&mut self, batch: &[Outgoing]) -> Result<Vec<Vec<u8>>, Error> {
         // The user of the upstream URL publishes; it needs the right to the channel, and to the stream if there is one.
-        let (node, login) = (&self.fleet.node, self.fleet.node.login());
-        if self.login != login {
-            self.hang_up(); // nothing is under way on it, and its password has changed
+        let node = self.fleet.serving.node();
+        let login = node.login();
+        if self.login != login || !Arc::ptr_eq(&self.node, &node) {
+            self.hang_up(); // nothing is under way on it, and its password has changed, or who serves the stream
+            self.node = Arc::clone(&node);
         }
         let Connection { socket, .. } = if let Some(connection) = &mut self.connection {
             connection
         } else {
             self.login.clone_from(&login);
-            let target = Target { node: Arc::clone(node), login, db: 0, resp: Resp::V2, name: "crema-publish" };
+            let target = Target { node: Arc::clone(&node), login, db: 0, resp: Resp::V2, name: "crema-publish" };
             self.connection.insert(connect(&target).await?)
         };
         let lost = |why: String| Error::Lost { node: Arc::clone(&node.address), why: why.into() };

@@ -38,7 +38,7 @@ pub(crate) struct Shared {
     /// Who may come in without a password.
     pub gate: Gate,
     /// The upstream's `proto-max-bulk-len`: the longest argument that a client may send, in bytes.
-    pub longest_argument: AtomicU64,
+    pub longest_argument: Arc<AtomicU64>,
     /// This process's name on the fleet's channel.
     pub origin_id: String,
 }
@@ -143,7 +143,7 @@ pub(super) mod tests {
             clients: Clients::default(),
             open_listeners: OpenListeners::new(false),
             gate: Gate::default(),
-            longest_argument: AtomicU64::new(Limits::authenticated().bulk),
+            longest_argument: Arc::new(AtomicU64::new(Limits::authenticated().bulk)),
             origin_id: String::new(),
         })
     }
