@@ -43,6 +43,7 @@ pub(crate) struct Plan {
     server: PathBuf,
     masters: usize,
     replicas: usize,
+    shares: Option<Vec<RangeInclusive<u16>>>,
     node_timeout: u32,
     args: Vec<String>,
     with_bus: bool,
@@ -85,6 +86,12 @@ impl Plan {
         self
     }
 
+    /// What slots each master has, in place of as many as the others.
+    pub(crate) fn shares(mut self, shares: &[RangeInclusive<u16>]) -> Plan {
+        (self.masters, self.shares) = (shares.len(), Some(shares.to_vec()));
+        self
+    }
+
     /// `cluster-node-timeout` in milliseconds. One that is small makes elections where a machine is slow.
     pub(crate) fn node_timeout(mut self, ms: u32) -> Plan {
         self.node_timeout = ms;
@@ -122,7 +129,8 @@ impl Plan {
         for _ in 0..masters * (1 + replicas) {
             cluster.launch();
         }
-        for (n, range) in shares(masters).enumerate() {
+        let shares = cluster.plan.shares.clone().unwrap_or_else(|| shares(masters).collect());
+        for (n, range) in shares.iter().enumerate() {
             let mut client = cluster.client(n);
             let (first, last) = (range.start().to_string(), range.end().to_string());
             assert_eq!(client.cmd(&["CLUSTER", "ADDSLOTSRANGE", &first, &last]), ok());
@@ -150,6 +158,7 @@ impl Cluster {
             server: redis::redis_server(),
             masters: 3,
             replicas: 1,
+            shares: None,
             node_timeout: 2000,
             args: Vec::new(),
             with_bus: false,
@@ -441,8 +450,13 @@ impl Cluster {
             epochs
         };
         let knows = |other: &usize| self.view(*other).iter().any(|line| line.id == self.members[n].id && line.is_up());
+        let is_ok = |n: usize| self.client(n).cmd(&["CLUSTER", "INFO"]).text().contains("cluster_state:ok");
         eventually("they know each other", || {
             awake.iter().all(knows) && awake.iter().all(|other| epochs(*other) == epochs(n))
+        });
+        // It takes two seconds until it serves.
+        eventually("it serves as the others do", || {
+            is_ok(n) || !awake.iter().all(|other| *other == n || is_ok(*other))
         });
     }
 
@@ -606,7 +620,8 @@ pub(crate) fn slot_of(key: &str) -> u16 {
 }
 
 /// Names of keys that all lie in one of these slots.
-pub(crate) fn keys_in(slots: RangeInclusive<u16>, prefix: &str) -> impl Iterator<Item = String> {
+pub(crate) fn keys_in(slots: RangeInclusive<u16>, prefix: &str) -> impl Iterator<Item = String> + use<> {
+    let prefix = prefix.to_owned();
     (0u32..).map(move |n| format!("{prefix}{n}")).filter(move |key| slots.contains(&slot_of(key)))
 }
 
