@@ -303,8 +303,8 @@ impl App {
         let place = |seed: &Endpoint| config.cluster.node_map.resolve(seed.clone());
         let others = config.upstream.seeds.iter().map(|seed| self.nodes.seed(&place(seed)));
         let seeds = std::iter::once(first).chain(others).collect();
-        let node_map = config.cluster.node_map.clone();
-        let keeper = MapKeeper::new((Arc::clone(&self.nodes), seeds), node_map, self.topology.clone(), map.clone());
+        let keeper =
+            MapKeeper::new((Arc::clone(&self.nodes), seeds), config.clone(), self.topology.clone(), map.clone());
         control.spawn(keeper.keep());
         control.spawn(follow_presence(self.topology.clone(), self.presence.clone()));
     }

@@ -69,22 +69,32 @@ fn count() -> Vec<(String, f64)> {
     seed(&redis);
     let mut found = Vec::new();
     let asked = [(Ask::GetOf(100), "hit"), (Ask::XRange, "XRANGE hit")];
-    for (promote, asks) in [("1", &asked[..]), ("0", &[(Ask::GetAny, "miss"), (Ask::Set, "SET")])] {
-        let crema = Peer::under_callgrind(&redis, &["--promote", promote]);
-        for (ask, name) in asks {
-            for depth in [1, 16, 64] {
-                let load = Load { clients: 1, ..Load::new(*ask, depth) };
-                // Often enough for every key to be in memory, which the first of two rounds sees to.
-                let batches = 20_000 / depth;
-                counted(&crema, &redis, &load, batches);
-                crema.callgrind("--zero");
-                let requests = counted(&crema, &redis, &load, batches);
-                crema.callgrind("--dump");
-                found.push((format!("{name}, P={depth}"), newest(crema.dir()) / requests as f64));
-            }
+    count_all(&redis, (&redis.url(), "1"), &asked, &mut found);
+    count_all(&redis, (&redis.url(), "0"), &[(Ask::GetAny, "miss"), (Ask::Set, "SET")], &mut found);
+    drop(redis);
+
+    let masters = Peer::masters(3);
+    let asked = [(Ask::SetOf(100), "SET in a cluster"), (Ask::GetOf(100), "hit in a cluster")];
+    count_all(&masters[0], (&masters[0].cluster_url(), "1"), &asked, &mut found);
+    count_all(&masters[0], (&masters[0].cluster_url(), "0"), &[(Ask::GetOf(100), "miss in a cluster")], &mut found);
+    found
+}
+
+/// Counts at each depth, with a crema that promotes one read in so many.
+fn count_all(redis: &Peer, (url, promote): (&str, &str), asked: &[(Ask, &str)], found: &mut Vec<(String, f64)>) {
+    let crema = Peer::under_callgrind(url, &["--promote", promote]);
+    for (ask, name) in asked {
+        for depth in [1, 16, 64] {
+            let load = Load { clients: 1, ..Load::new(*ask, depth) };
+            // Often enough for every key to be in memory, which the first of two rounds sees to.
+            let batches = 20_000 / depth;
+            counted(&crema, redis, &load, batches);
+            crema.callgrind("--zero");
+            let requests = counted(&crema, redis, &load, batches);
+            crema.callgrind("--dump");
+            found.push((format!("{name}, P={depth}"), newest(crema.dir()) / requests as f64));
         }
     }
-    found
 }
 
 /// The instructions of the busiest thread in the newest dump of callgrind in `dir`: the worker's. What others do is done by the

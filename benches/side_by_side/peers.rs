@@ -5,7 +5,7 @@
 
 use std::fs::{self, File};
 use std::io::{Read, Write};
-use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, Shutdown, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
@@ -112,8 +112,55 @@ impl Peer {
         peer
     }
 
-    /// This crema, run by callgrind.
-    pub(crate) fn under_callgrind(redis: &Peer, args: &[&str]) -> Self {
+    /// The masters of a cluster, with an equal share of the slots each.
+    pub(crate) fn masters(count: u16) -> Vec<Self> {
+        let masters: Vec<_> = (0..count)
+            .map(|_| {
+                Self::start("Redis", false, |port, _| {
+                    let mut command = Command::new("redis-server");
+                    command.args(["--bind", "127.0.0.1", "--port", &port.to_string(), "--save", ""]);
+                    command.args(["--cluster-enabled", "yes", "--cluster-port", &free_port().to_string()]);
+                    command.args(["--cluster-require-full-coverage", "no", "--maxclients", "20000"]);
+                    command
+                })
+            })
+            .collect();
+        let bus = |master: &Peer| {
+            master.ask_whole(&["CONFIG", "GET", "cluster-port"]).trim().lines().last().unwrap_or_default().to_owned()
+        };
+        for (n, master) in masters.iter().enumerate() {
+            let first = |n: usize| n * 16_384 / masters.len();
+            let (from, to) = (first(n).to_string(), (first(n + 1) - 1).to_string());
+            master.ask(&["CLUSTER", "ADDSLOTSRANGE", &from, &to]);
+            master.ask(&["CLUSTER", "SET-CONFIG-EPOCH", &(n + 1).to_string()]);
+        }
+        for other in &masters[1..] {
+            masters[0].ask(&["CLUSTER", "MEET", "127.0.0.1", &other.port.to_string(), &bus(other)]);
+        }
+        let deadline = Instant::now() + Duration::from_secs(60);
+        let is_whole = |master: &Peer| {
+            let info = master.ask_whole(&["CLUSTER", "INFO"]);
+            info.contains("cluster_state:ok") && info.contains("cluster_slots_ok:16384")
+        };
+        while !masters.iter().all(is_whole) {
+            assert!(Instant::now() < deadline, "the cluster does not come together");
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        masters
+    }
+
+    /// Where crema finds it.
+    pub(crate) fn url(&self) -> String {
+        format!("redis://127.0.0.1:{}", self.port)
+    }
+
+    /// The same, for one of a cluster.
+    pub(crate) fn cluster_url(&self) -> String {
+        format!("redis+cluster://127.0.0.1:{}", self.port)
+    }
+
+    /// This crema, run by callgrind, in front of what is at `url`.
+    pub(crate) fn under_callgrind(url: &str, args: &[&str]) -> Self {
         Self::start("crema", true, |port, _| {
             let mut command = Command::new("valgrind");
             command.args([
@@ -123,8 +170,7 @@ impl Peer {
                 "--quiet",
             ]);
             command.args([env!("CARGO_BIN_EXE_crema"), "--threads", "1", "--admin", "off"]);
-            command.args(["--listen", &format!("127.0.0.1:{port}")]);
-            command.args(["--upstream", &format!("redis://127.0.0.1:{}", redis.port)]).args(args);
+            command.args(["--listen", &format!("127.0.0.1:{port}"), "--upstream", url]).args(args);
             command
         })
     }
@@ -214,7 +260,7 @@ impl Peer {
                 let mut reply = [0; 1];
                 stream.write_all(b"*2\r\n$3\r\nGET\r\n$1\r\nk\r\n").is_ok()
                     && stream.read_exact(&mut reply).is_ok()
-                    && reply == *b"$"
+                    && matches!(reply[0], b'$' | b'-')
             });
             if answered {
                 return true;
@@ -239,13 +285,27 @@ impl Peer {
         cpu::memory(self.child.id())
     }
 
-    /// Sends a command as an operator would, and waits for the reply's first line.
-    pub(crate) fn ask(&self, args: &[&str]) -> String {
+    fn sends(&self, args: &[&str]) -> TcpStream {
         let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, self.port)).expect("it listens");
         let args: Vec<&[u8]> = args.iter().map(|arg| arg.as_bytes()).collect();
         let mut command = Vec::new();
         crema::resp::encode::command(&mut command, &args);
         stream.write_all(&command).expect("it reads");
+        stream
+    }
+
+    /// Sends a command as an operator would, and waits for the whole reply.
+    pub(crate) fn ask_whole(&self, args: &[&str]) -> String {
+        let mut stream = self.sends(args);
+        stream.shutdown(Shutdown::Write).expect("it is open");
+        let mut reply = String::new();
+        stream.read_to_string(&mut reply).expect("it answers, and closes");
+        reply
+    }
+
+    /// Sends a command as an operator would, and waits for the reply's first line.
+    pub(crate) fn ask(&self, args: &[&str]) -> String {
+        let mut stream = self.sends(args);
         let mut reply = Vec::new();
         while !reply.ends_with(b"\r\n") {
             let mut byte = [0; 1];

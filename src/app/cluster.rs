@@ -15,8 +15,9 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout, timeout_at};
 use tracing::{debug, info, warn};
 
+use super::descriptors;
 use super::nodes::Nodes;
-use crate::config::{Endpoint, NodeMap};
+use crate::config::{Config, Endpoint, NodeMap};
 use crate::resp::{Resp, encode};
 use crate::upstream::{
     ClusterAnswer, ClusterMap, ClusterState, Connection, MapDoubts, Node, SlotTable, State, Target, Topology, agreed,
@@ -34,25 +35,42 @@ const PAUSES: [Duration; 2] = [Duration::from_millis(5), Duration::from_millis(2
 pub(super) struct MapKeeper {
     nodes: Arc<Nodes>,
     seeds: Vec<Arc<Node>>,
-    node_map: NodeMap,
     topology: watch::Sender<Arc<Topology>>,
     doubts: MapDoubts,
+    /// Kept while all are asked again and again.
     connections: HashMap<Arc<str>, Connection>,
     /// Who is asked next.
     turn: usize,
     /// The number of the latest election of which a map told.
     epoch: u64,
     trouble: Option<String>,
+    /// How many there are, and how many connections each may have.
+    masters: usize,
+    limit: usize,
+    config: Config,
 }
 
 impl MapKeeper {
     pub(super) fn new(
         (nodes, seeds): (Arc<Nodes>, Vec<Arc<Node>>),
-        node_map: NodeMap,
+        config: Config,
         topology: watch::Sender<Arc<Topology>>,
         doubts: MapDoubts,
     ) -> Self {
-        Self { nodes, seeds, node_map, topology, doubts, connections: HashMap::new(), turn: 0, epoch: 0, trouble: None }
+        let (connections, limit) = (HashMap::new(), config.max_upstream);
+        Self {
+            nodes,
+            seeds,
+            topology,
+            doubts,
+            connections,
+            turn: 0,
+            epoch: 0,
+            trouble: None,
+            masters: 1,
+            limit,
+            config,
+        }
     }
 
     /// Never returns.
@@ -70,6 +88,7 @@ impl MapKeeper {
                 pause = PAUSES[0];
                 let one = self.one_in_turn();
                 let answers = self.ask(vec![one]).await;
+                self.connections.clear(); // no node is to keep one for what is asked so seldom
                 if answers.iter().all(|answer| self.is_present(&answer.table)) {
                     continue;
                 }
@@ -145,7 +164,10 @@ impl MapKeeper {
         self.topology.send_replace(Arc::clone(&topology));
         let stays = |node: &Arc<Node>| topology.nodes().any(|(_, known)| Arc::ptr_eq(known, node));
         self.nodes.retain(stays);
-        self.connections.retain(|address, _| masters.iter().any(|master| **master == **address));
+        if std::mem::replace(&mut self.masters, masters.len()) != masters.len() {
+            self.limit = descriptors::for_each_of(masters.len(), &self.config);
+        }
+        self.nodes.limit(self.limit);
         self.tell(None);
     }
 
@@ -166,7 +188,7 @@ impl MapKeeper {
         let mut asking = JoinSet::new();
         for node in nodes {
             let kept = self.connections.remove(&node.address);
-            let node_map = self.node_map.clone();
+            let node_map = self.config.cluster.node_map.clone();
             asking.spawn(async move { read_from(node, kept, &node_map).await });
         }
         let (mut answers, mut until) = (Vec::new(), Instant::now() + LONGEST);

@@ -17,8 +17,7 @@ const WORKER: usize = 4;
 
 /// Raises the limit of open files to what `config` may need, as far as the system lets us, and lowers `config` to what fits.
 pub(super) fn fit(config: &mut Config) {
-    let admin = config.admin.map_or(0, |_| MAX_CONNECTIONS + 1);
-    let own = OWN + WORKER * config.threads.get() + config.listen.len() + admin;
+    let own = own(config);
     let needed = own + config.max_clients + config.max_upstream;
     let limit = raise(needed);
     if limit >= needed {
@@ -35,6 +34,29 @@ pub(super) fn fit(config: &mut Config) {
         config.max_upstream
     );
     (config.max_clients, config.max_upstream) = (clients, upstream);
+}
+
+/// What the process has open beside clients and upstream.
+fn own(config: &Config) -> usize {
+    let admin = config.admin.map_or(0, |_| MAX_CONNECTIONS + 1);
+    OWN + WORKER * config.threads.get() + config.listen.len() + admin
+}
+
+/// How many connections each of so many nodes may have: `max_upstream`, as far as the system lets us.
+pub(super) fn for_each_of(nodes: usize, config: &Config) -> usize {
+    let clients = own(config) + config.max_clients;
+    let needed = clients + nodes * config.max_upstream;
+    let limit = raise(needed);
+    let each = (limit.saturating_sub(clients) / nodes.max(1)).clamp(config.least_upstream(), config.max_upstream);
+    if each < config.max_upstream {
+        warn!(
+            open_files = limit,
+            needed,
+            "each of {nodes} nodes may have {each} connections instead of {}: there are too few open files; raise `ulimit -n` to {needed}",
+            config.max_upstream
+        );
+    }
+    each
 }
 
 /// Raises the limit to `needed` where that is allowed; what it is then.

@@ -131,6 +131,11 @@ impl Nodes {
         });
     }
 
+    /// Each node may have so many connections.
+    pub(super) fn limit(&self, each: usize) {
+        self.lock().iter().for_each(|kept| kept.node.budget.set_limit(each));
+    }
+
     /// What a node calls itself, or what is wrong with it.
     pub(super) fn known(&self, node: &Arc<Node>) -> Result<String, String> {
         let kept = self.lock();

@@ -5,7 +5,7 @@
 //! whose was idle for longest when it last told. And some room is left for those who share, and for crema itself: sessions that
 //! block, or keep a connection for life, cannot take all there is.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
@@ -55,7 +55,7 @@ pub(crate) type Ask = oneshot::Sender<bool>;
 /// The connections of one node.
 #[derive(Debug)]
 pub(crate) struct Budget {
-    limit: usize,
+    limit: AtomicUsize,
     state: Mutex<BudgetState>,
     freed: Notify,
     /// The workers that are there.
@@ -106,10 +106,19 @@ impl Drop for Settled {
 }
 
 impl Budget {
+    /// So many from now on, for there are more nodes, or fewer. What is open beyond that stays until it is closed.
+    pub(crate) fn set_limit(&self, limit: usize) {
+        self.limit.store(limit, Ordering::Relaxed);
+    }
+
+    fn limit(&self) -> usize {
+        self.limit.load(Ordering::Relaxed)
+    }
+
     /// At most `limit` connections.
     pub(crate) fn new(limit: usize) -> Arc<Self> {
         let (state, freed, tenants) = (Mutex::default(), Notify::new(), Mutex::default());
-        Arc::new(Self { limit, state, freed, tenants })
+        Arc::new(Self { limit: AtomicUsize::new(limit), state, freed, tenants })
     }
 
     /// Connections open or being opened.
@@ -135,7 +144,7 @@ impl Budget {
         if let Some(permit) = self.take(purpose) {
             return Ok(permit);
         }
-        let full = Error::UpstreamLimit { limit: self.limit };
+        let full = Error::UpstreamLimit { limit: self.limit() };
         if purpose == Purpose::Spare {
             return Err(full);
         }
@@ -171,10 +180,10 @@ impl Budget {
     /// Leave to keep a connection for life. An eighth of all is left for those who need one for a moment.
     pub(crate) fn settle(self: &Arc<Self>) -> Result<Settled, Error> {
         let mut state = self.state();
-        if state.settled >= (self.ceiling(Purpose::Private) - self.limit / 8).max(1) {
+        if state.settled >= (self.ceiling(Purpose::Private) - self.limit() / 8).max(1) {
             drop(state);
             self.warn("kept for life");
-            return Err(Error::UpstreamLimit { limit: self.limit });
+            return Err(Error::UpstreamLimit { limit: self.limit() });
         }
         state.settled += 1;
         Ok(Settled(Arc::clone(self)))
@@ -192,11 +201,12 @@ impl Budget {
 
     /// How many there may be for one more of this purpose to come. An eighth is left for lanes, and a little for crema itself.
     fn ceiling(&self, purpose: Purpose) -> usize {
-        let (shared, own) = (self.limit / 8, (self.limit / 8).min(8));
+        let limit = self.limit();
+        let (shared, own) = (limit / 8, (limit / 8).min(8));
         match purpose {
-            Purpose::Spare | Purpose::Private => self.limit - shared - own,
-            Purpose::Shared => self.limit - own,
-            Purpose::Own => self.limit,
+            Purpose::Spare | Purpose::Private => limit - shared - own,
+            Purpose::Shared => limit - own,
+            Purpose::Own => limit,
         }
     }
 
@@ -213,7 +223,7 @@ impl Budget {
             state.warned = Some(now);
             let open = state.open;
             drop(state);
-            let limit = self.limit;
+            let limit = self.limit();
             warn!(
                 open,
                 max_upstream = limit,
