@@ -1,7 +1,8 @@
 # make run    try it: a private Redis, and crema in front of it on port 6380
+# make run-cluster, make run-sentinel   the same with a private cluster, or a group of servers under Sentinels
 # make test   everything that has to hold, Redis's own suite included, in about a quarter of an hour; installs what it needs
 # make check  the part of it that needs no server: format, lints, documentation, licences and advisories
-# make tcl    Redis's own test suite, through crema; make tcl JOBS=4 for more of it at once
+# make tcl    Redis's own test suite, through crema; make tcl JOBS=4 for more of it at once; make tcl CLUSTER=1 in front of a cluster
 # make orderings  stamps and leases in every order that the memory model allows (loom)
 # make models     what proves L1 fresh in front of a cluster, in every order of votes, gossip and questions (stateright)
 # make coverage  how much of the two kernels (the ear's protocol, the lanes' pipeline) their unit tests and the simulation run
@@ -16,7 +17,7 @@ SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .ONESHELL:
 .DELETE_ON_ERROR:
-.PHONY: run test check tcl fmt bench instructions fuzz long compat interop orderings models coverage need-redis need-tcl need-cc need-valgrind need-faketime need-outage need-llvm
+.PHONY: run run-cluster run-sentinel test check tcl fmt bench instructions fuzz long compat interop orderings models coverage need-redis need-tcl need-cc need-valgrind need-faketime need-outage need-llvm
 
 # Where `make run` listens. Another choice: make run PORT=6390 ADMIN=9390
 PORT := 6380
@@ -97,6 +98,10 @@ run: need-redis
 	echo "crema or its Redis has ended by itself." >&2
 	exit 1
 
+run-cluster run-sentinel: need-redis
+	@cargo build --release --locked
+	exec deploy/group $(@:run-%=%) $(BIN) $(PORT) $(ADMIN)
+
 # What fails ends nothing: the rest is wanted too. The test runner's summary comes last.
 test: check need-redis need-tcl need-cc need-valgrind need-faketime need-outage $(CLIENTS)/python.txt $(CLIENTS)/node.txt $(COMPAT)/python.txt $(COMPAT)/node.txt interop
 	@cargo test --doc --locked
@@ -125,7 +130,7 @@ check:
 
 tcl: need-redis need-tcl
 	cargo build --release --locked
-	tests/tcl/run --binary $(BIN) --jobs $(JOBS)
+	tests/tcl/run $(if $(CLUSTER),--cluster) --binary $(BIN) --jobs $(JOBS)
 
 fmt:
 	cargo fmt
