@@ -128,6 +128,11 @@ impl Error {
         }
     }
 
+    /// Whether a node is not there, or does not answer: another may come to serve what it served.
+    pub fn is_of_node(&self) -> bool {
+        matches!(self, Self::Lost { .. } | Self::Unreachable { .. } | Self::Timeout { .. })
+    }
+
     /// Whether it is a refusal that [passes by itself](is_passing).
     pub fn is_passing(&self) -> bool {
         matches!(self, Self::Refused { reply, .. } if is_passing(reply))

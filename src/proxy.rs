@@ -11,6 +11,8 @@ mod caller;
 mod clients;
 mod connections;
 mod cork;
+mod detour;
+mod detour_queue;
 mod doubts;
 mod each;
 mod fencing;
@@ -18,8 +20,10 @@ mod finding;
 mod foreign;
 mod foreman;
 mod gate;
+mod hearing;
 mod in_flight;
 mod lanes;
+mod lead;
 mod loans;
 mod login_record;
 mod login_turns;
@@ -29,6 +33,7 @@ mod notified_write;
 mod open_listeners;
 mod output;
 mod owner;
+mod pilot;
 mod pools;
 mod private;
 mod proof;
@@ -36,9 +41,11 @@ mod pulse;
 mod read_history;
 mod reader;
 mod recipient;
+mod redirect;
 mod renewal;
 mod replies;
 mod reply_queue;
+mod returned;
 mod room;
 mod shared;
 mod site;
@@ -76,7 +83,7 @@ use shared::RuleIndex;
 
 use crate::cache::{Coin, Lookup, Query, Sampler};
 use crate::clock::Time;
-use crate::command::{Caching, Effect, Route, Spec};
+use crate::command::{Caching, Effect, Spec};
 use crate::invalidation::Fill;
 use crate::metrics::{Outcome, Path};
 use crate::resp::{Request, Resp};
@@ -113,7 +120,7 @@ pub(crate) fn call(
     now: Time,
 ) -> Taken {
     let at = caller.served_at(worker, spec, request);
-    if !caller.turn(at, spec.route == Route::ScriptLane) {
+    if !caller.turn((worker, at), spec, request, now) {
         return Taken::Unanswered;
     }
     match spec.effect {
@@ -151,9 +158,14 @@ fn read(
     Taken::Yes
 }
 
-/// Has Redis answer a read that L1 may not answer yet, though it could: by the same read under way, or by sending it.
-pub(crate) fn lead(worker: &Worker, caller: &mut Caller, spec: &'static Spec, request: Request<'_>, now: Time) {
+/// Has Redis answer a read that L1 may not answer yet, though it could: by the same read under way, or by sending it. False where it
+/// is to go on another lane than what the session sent before, which is to be answered first.
+#[must_use]
+pub(crate) fn lead(worker: &Worker, caller: &mut Caller, spec: &'static Spec, request: Request<'_>, now: Time) -> bool {
     let at = caller.served_at(worker, spec, request);
+    if !caller.turn((worker, at), spec, request, now) {
+        return false;
+    }
     if let Some(each) = spec.each() {
         KeyLookups::of(worker, caller, each, request).send((worker, at), caller, spec, Miss::BehindEar, now);
     } else {
@@ -161,6 +173,7 @@ pub(crate) fn lead(worker: &Worker, caller: &mut Caller, spec: &'static Spec, re
         let rule = worker.shared.rule_of(request.arg(1));
         send((worker, at), caller, (spec, Miss::BehindEar), request, (&query, rule), now);
     }
+    true
 }
 
 /// Sends a read of one key, or has it wait for the same read under way.

@@ -10,7 +10,8 @@ use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::Instant;
 
 use super::labels::{
-    CensusFinding, ChannelMessage, DropReason, EpochReason, Failure, FillOutcome, Outcome, Path, Publication, Refusal,
+    CensusFinding, ChannelMessage, DropReason, EpochReason, Failure, FillOutcome, Outcome, Path, Publication,
+    RedirectKind, Refusal,
 };
 use super::latency::Histogram;
 use crate::command::Class;
@@ -81,6 +82,7 @@ pub struct WorkerStats {
     requests: RequestCounters,
     drops: [Counter; DropReason::COUNT],
     failures: [Counter; Failure::COUNT],
+    redirects: [Counter; RedirectKind::COUNT],
     latencies: [Histogram; Path::COUNT],
     sampler: LatencySampler,
     /// Requests whose reply is not whole yet.
@@ -152,6 +154,16 @@ impl WorkerStats {
     /// Promotions dropped for this reason.
     pub fn drops(&self, reason: DropReason) -> u64 {
         self.drops[reason as usize].get()
+    }
+
+    /// Counts a command that was not carried out where it was sent.
+    pub fn redirected(&self, kind: RedirectKind) {
+        self.redirects[kind as usize].add(1);
+    }
+
+    /// Commands that were not carried out for this reason.
+    pub fn redirects(&self, kind: RedirectKind) -> u64 {
+        self.redirects[kind as usize].get()
     }
 
     /// To be called as a request is taken up: for about one in 64 the time, else nothing.

@@ -15,7 +15,7 @@ use serde::Serialize;
 
 use super::labels::{
     CensusFinding, ChannelMessage, CoherenceMeans, DropReason, EpochReason, Failure, FillOutcome, Need, Outcome, Path,
-    Publication, Refusal,
+    Publication, RedirectKind, Refusal,
 };
 use super::{Metrics, process};
 use crate::command::Class;
@@ -155,6 +155,13 @@ const LABELLED: &[Labelled] = &[
         key: "reason",
         labels: &DropReason::LABELS,
         read: |m, i| m.sum(|w| w.drops(DropReason::ALL[i])),
+    },
+    Labelled {
+        name: "crema_redirects_total",
+        about: "Commands that a node of a cluster did not carry out and that went to another, or again, by reason.",
+        key: "kind",
+        labels: &RedirectKind::LABELS,
+        read: |m, i| m.sum(|w| w.redirects(RedirectKind::ALL[i])),
     },
     Labelled {
         name: "crema_fills_total",

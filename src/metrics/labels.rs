@@ -119,6 +119,18 @@ labels! {
 }
 
 labels! {
+    /// Why a command was sent to a node of a cluster and not carried out there, so that it goes to another, or again.
+    RedirectKind {
+        Moved = "moved": "Another node serves its slot.",
+        Ask = "ask": "Its slot is moving, and its keys are at the other node.",
+        TryAgain = "tryagain": "Its slot is moving, and its keys are at both nodes.",
+        ClusterDown = "clusterdown": "Nobody serves its slot, or the node knows too little of the others.",
+        ReadOnly = "readonly": "The node takes no writes: it is a replica now.",
+        Lost = "lost": "The node was not there, or its connection ended.",
+    }
+}
+
+labels! {
     /// What became of a fill that was sent.
     FillOutcome {
         Stored = "stored": "The value entered L1.",

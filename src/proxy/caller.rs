@@ -10,9 +10,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::oneshot;
-use tokio::time::{sleep, timeout};
+use tokio::time::sleep;
 
-use super::Unheard;
 use super::finding::Miss;
 use super::in_flight::{InFlight, ReplyAction};
 use super::node_side::NodeSide;
@@ -24,23 +23,19 @@ use super::recipient::{Recipient, Tally};
 use super::replies::Replies;
 use super::reply_queue::ReplyPlace;
 use super::shared::RuleIndex;
+use super::site::Site;
 use super::track::Track;
 use super::who::Who;
 use super::worker::Worker;
 use super::write_guard::WriteGuard;
 use crate::cache::{Query, Slot};
 use crate::clock::Time;
-use crate::command::{Effect, Route, Spec, Verb};
+use crate::command::{Effect, HashSlot, Route, Spec, Verb};
 use crate::error::{Error, Sent};
 use crate::invalidation::{Ear, Fill, L1};
 use crate::metrics::Outcome;
 use crate::resp::{Request, Resp, encode};
 use crate::upstream::NodeIndex;
-
-/// A hit may wait for a fence for so long, or for twice of what Redis would take: the next ones are the quicker for it.
-const WORTH: Duration = Duration::from_millis(5);
-/// No read takes less at Redis.
-const QUICKEST: Duration = Duration::from_micros(50);
 
 /// See the module's head.
 pub(crate) struct Caller {
@@ -54,8 +49,10 @@ pub(crate) struct Caller {
     first: NodeSide,
     /// At the nodes behind it, as far as it has spoken to them.
     others: Vec<NodeSide>,
+    /// The version of the map by which it last sent something.
+    version: u64,
     /// What reads took that did not wait for a slow ear, since one last did.
-    spared: Cell<Duration>,
+    pub(super) spared: Cell<Duration>,
 }
 
 impl Caller {
@@ -63,7 +60,7 @@ impl Caller {
     pub(crate) fn new(replies: Rc<Replies>, who: Rc<Who>) -> Self {
         replies.member().is_now(who.user());
         let first = NodeSide::new(Rc::clone(&who));
-        Self { replies, who, resp: Resp::V2, first, others: Vec::new(), spared: Cell::default() }
+        Self { replies, who, resp: Resp::V2, first, version: 0, others: Vec::new(), spared: Cell::default() }
     }
 
     /// The session is someone else, or speaks another version: its next command goes on another lane. All its commands
@@ -126,9 +123,31 @@ impl Caller {
 
     /// The next command goes to this node, on a lane for scripts or on another. False where the session must wait for its own
     /// answers first.
-    pub(super) fn turn(&mut self, at: NodeIndex, scripts: bool) -> bool {
+    pub(super) fn turn(
+        &mut self,
+        (worker, at): (&Worker, NodeIndex),
+        spec: &Spec,
+        request: Request<'_>,
+        now: Time,
+    ) -> bool {
+        if worker.redirects && !self.keeps_order(worker, spec, request, now) {
+            return false;
+        }
         let (side, replies) = self.side_mut(at);
-        side.turn(scripts, replies)
+        side.turn(spec.route == Route::ScriptLane, replies)
+    }
+
+    /// Whether the next command cannot come before one that was sent to another node for its slot: all is answered where the map is
+    /// another than it was then, where something is sent again, or where the slot seems to move.
+    fn keeps_order(&mut self, worker: &Worker, spec: &Spec, request: Request<'_>, now: Time) -> bool {
+        let slot = || spec.keys(request).next().map(HashSlot::of);
+        let apart =
+            self.replies.is_detoured() || self.version != worker.version() || worker.pilots.is_unsettled(slot, now);
+        if apart && self.is_on_lane() {
+            return false;
+        }
+        self.version = worker.version();
+        true
     }
 
     /// Whether something that it sent went on a lane and is not answered.
@@ -165,30 +184,6 @@ impl Caller {
         if spec.reads_unnamed(request) {
             self.note_reads(at, place, iter::once(None));
         }
-    }
-
-    /// Returns once L1 knows what it has not heard yet. False: it is not known to, its lease is over, or a fence takes so much
-    /// longer than Redis would that the read is better sent there. Who reads a key from Redis again and again would never be
-    /// answered out of L1: so where what was sent there has taken as long as the fence would have, that is waited for. Cancel
-    /// safe.
-    pub(crate) async fn hear(&self, worker: &Worker, Unheard { since, at }: Unheard) -> bool {
-        let (ear, now) = (self.ear(at), Time::now());
-        if ear.heard_up_to() >= since {
-            return true;
-        }
-        let (fence, miss) = (ear.fence_time(now), worker.station(at).lanes.round_trip(self.who.identity, self.resp));
-        let worth = miss.saturating_mul(2).max(WORTH);
-        let mut left = ear.freshness.lease_left(now);
-        if fence <= worth {
-            left = left.min(worth);
-        } else if self.spared.get() < fence {
-            self.spared.set(self.spared.get() + miss.max(QUICKEST));
-            ear.nudge(); // so that it is known soon whether that is still so
-            return false;
-        } else {
-            self.spared.set(Duration::ZERO);
-        }
-        matches!(timeout(left, ear.fence(since)).await, Ok(Ok(())))
     }
 
     /// Waits with a read of the same that another session of this lane has under way, where there is one that cannot be older than
@@ -238,7 +233,10 @@ impl Caller {
                 let reader = self.reader(at);
                 track.lead((recipient, None), (reader, rule, coin), (request.raw(), query), now);
             }
-            Err(error) => recipient.refuse(&worker.shared, &error, Sent::No),
+            Err(error) => {
+                let action = ReplyAction::Read(self.reader(at), Vec::new());
+                self.unsent((worker, at), recipient, action, request.raw(), &error);
+            }
         }
     }
 
@@ -279,22 +277,33 @@ impl Caller {
         self.note_any_read(at, place, spec, request);
         let outcome = if spec.effect == Effect::Opaque { Outcome::Opaque } else { Outcome::Write };
         let recipient = Recipient::new(&self.replies, place, Tally::new(spec, outcome));
-        let track = match self.track((worker, at), now) {
-            Ok(track) => track,
-            Err(error) => return recipient.refuse(&worker.shared, &error, Sent::No), // and nothing was marked
-        };
-        self.side_mut(at).0.sent(place);
-        let Track { site, .. } = &*track;
+        match self.track((worker, at), now) {
+            Ok(track) => {
+                self.side_mut(at).0.sent(place);
+                let (command, action) = self.marked(&track.site, spec, request);
+                let pending = InFlight::new(&track.site, recipient, action, worker.stats.sample());
+                track.send(&command, pending.by(&self.side(at).who, self.resp), now);
+            }
+            Err(error) if worker.redirects => {
+                let (command, action) = self.marked(&worker.station(at).site, spec, request);
+                self.unsent((worker, at), recipient, action, &command, &error);
+            }
+            Err(error) => recipient.refuse(&worker.shared, &error, Sent::No), // and nothing was marked
+        }
+    }
+
+    /// A write with its stamps marked, as it is sent.
+    #[inline]
+    fn marked<'a>(&self, site: &Rc<Site>, spec: &Spec, request: Request<'a>) -> (Cow<'a, [u8]>, ReplyAction) {
         let guard = WriteGuard::begin(site, spec, request);
-        let (command, action) = if worker.shared.l1.mode().writes_tell() {
+        if site.shared.l1.mode().writes_tell() {
             let user = self.who.seat.user();
             let form = NoticeForm::of(site, user, spec, request);
             let (command, write) = notify(&site.shared.l1, user, guard, form, request.raw());
             (command, write.into())
         } else {
             (Cow::Borrowed(request.raw()), ReplyAction::Write(guard.untold()))
-        };
-        track.send(&command, InFlight::new(site, recipient, action, worker.stats.sample()), now);
+        }
     }
 
     fn send(
@@ -309,10 +318,30 @@ impl Caller {
         match self.track((worker, at), now) {
             Ok(track) => {
                 self.side_mut(at).0.sent(place);
-                track.send(command, InFlight::new(&track.site, recipient, action, worker.stats.sample()), now);
+                let pending = InFlight::new(&track.site, recipient, action, worker.stats.sample());
+                track.send(command, pending.by(&self.side(at).who, self.resp), now);
             }
-            Err(error) => recipient.refuse(&worker.shared, &error, Sent::No),
+            Err(error) => self.unsent((worker, at), recipient, action, command, &error),
         }
+    }
+
+    /// There is no lane for it. In a cluster another node may come to serve it.
+    #[cold]
+    fn unsent(
+        &mut self,
+        (worker, at): (&Worker, NodeIndex),
+        recipient: Recipient,
+        action: ReplyAction,
+        command: &[u8],
+        error: &Error,
+    ) {
+        if !worker.redirects {
+            return recipient.refuse(&worker.shared, error, Sent::No);
+        }
+        self.side_mut(at).0.sent(recipient.place());
+        let station = worker.station(at);
+        let pending = InFlight::new(&station.site, recipient, action, None).by(&self.side(at).who, self.resp);
+        station.is_unsent(pending, command, error);
     }
 
     fn track(&mut self, (worker, at): (&Worker, NodeIndex), now: Time) -> Result<Rc<Track>, Error> {

@@ -1,50 +1,25 @@
-//! What the worker does for those who know neither lanes nor sessions: it sends reads again, and doubts what was proved.
+//! What the worker does for those who know neither lanes nor sessions: it sends commands again that were not carried out, and doubts
+//! what was proved.
 //!
 //! Holds contract point 7 (a write is sent once).
 
 use std::rc::Rc;
 
+use super::detour::{Detour, SentCommand, Tries, without_asking};
 use super::in_flight::{InFlight, ReplyAction};
-use super::reader::{LostReads, ReadPurpose};
+use super::reader::Reader;
+use super::replies::Replies;
+use super::reply_queue::ReplyPlace;
+use super::returned::{ReplyPurpose, ReturnReason, ReturnedCommand};
 use super::site::Foreman;
-use super::station::Station;
-use super::track::Track;
 use super::worker::Worker;
 use crate::clock::Time;
-use crate::command;
-use crate::error::{Error, Sent};
-use crate::resp::Request;
+use crate::error::Sent;
+use crate::upstream::Forwarder;
 
 impl Foreman for Worker {
-    fn send_again(self: Rc<Self>, reads: LostReads<'_>) {
-        let (mut spans, now) = (Vec::new(), Time::now());
-        let request = Request::parse_canonical(reads.command, &mut spans);
-        let known = request.and_then(|request| Some((command::lookup(request)?, request)));
-        let Some((spec, request)) = known else {
-            debug_assert!(false, "what was sent can be read");
-            return;
-        };
-        let station = self.station(self.serving(spec, request));
-        match lane(&station, &reads, now) {
-            Ok(track) => {
-                let LostReads { command, first, joined, reader, purpose } = reads;
-                match purpose {
-                    ReadPurpose::Fills(fills, sampled) => {
-                        let action = ReplyAction::Read(reader, fills);
-                        track.send(command, InFlight::new(&track.site, first, action, sampled), now);
-                    }
-                    ReadPurpose::Lead(rule, coin) => {
-                        let joined = (!joined.is_empty()).then(|| Box::new(joined));
-                        let query = &reader.who.clone().query(&self.shared.l1, spec, request);
-                        track.lead((first, joined), (reader, rule, coin), (command, query), now);
-                    }
-                }
-            }
-            Err(error) => {
-                let all = std::iter::once(reads.first).chain(reads.joined);
-                all.for_each(|recipient| recipient.refuse(&self.shared, &error, Sent::No));
-            }
-        }
+    fn carried_out(&self, replies: &Rc<Replies>, place: ReplyPlace, bytes: &[u8]) {
+        self.pilots.carried_out(replies, place, bytes);
     }
 
     fn lost_connection(self: Rc<Self>, doubted: Option<&[u8]>) {
@@ -55,6 +30,78 @@ impl Foreman for Worker {
     }
 }
 
-fn lane(station: &Rc<Station>, reads: &LostReads<'_>, now: Time) -> Result<Rc<Track>, Error> {
-    station.track(&reads.reader.who, reads.reader.resp, reads.reader.script, now)
+impl Forwarder<InFlight> for Worker {
+    fn forward(self: Rc<Self>, waiter: InFlight, bytes: &[u8]) {
+        let Some(command) = waiter.unpack() else { return };
+        if let (ReturnReason::Lost(..), ReplyPurpose::Read(..) | ReplyPurpose::Lead(..)) =
+            (&command.why, &command.purpose)
+        {
+            self.stats.retried_reads.add(1 + command.joined.len() as u64);
+        }
+        if command.site.redirects {
+            self.lead_on(command, without_asking(bytes));
+        } else {
+            self.send_again(command, bytes);
+        }
+    }
+}
+
+impl Worker {
+    /// Sends each who waits for the command on a detour of its own.
+    fn lead_on(self: &Rc<Self>, command: ReturnedCommand, bytes: &[u8]) {
+        let mut spans = Vec::new();
+        let slot = SentCommand::read(bytes, &mut spans).and_then(|sent| sent.slot());
+        let (bytes, now): (Rc<[u8]>, _) = (bytes.into(), Time::now());
+        let ReturnedCommand { site, first, joined, purpose, why, caller, sampled } = command;
+        let Some(caller) = caller else { return };
+        let script =
+            matches!(&purpose, ReplyPurpose::Read(reader, _) | ReplyPurpose::Lead(reader, ..) if reader.script);
+        for recipient in joined {
+            let reader = Reader::new(Rc::clone(&caller.0), caller.1, script);
+            let detour = Detour {
+                recipient,
+                purpose: ReplyPurpose::Read(reader, Vec::new()),
+                bytes: Rc::clone(&bytes),
+                why: why.clone(),
+                site: Rc::clone(&site),
+                caller: caller.clone(),
+                sampled: None,
+                tries: Tries::new(now),
+            };
+            self.detour(detour, slot);
+        }
+        let (recipient, tries) = (first, Tries::new(now));
+        self.detour(Detour { recipient, purpose, bytes, why, site, caller, sampled, tries }, slot);
+    }
+
+    /// Sends a read again whose connection was lost.
+    fn send_again(&self, command: ReturnedCommand, bytes: &[u8]) {
+        let (mut spans, now) = (Vec::new(), Time::now());
+        let Some(SentCommand { spec, request }) = SentCommand::read(bytes, &mut spans) else {
+            debug_assert!(false, "what was sent can be read");
+            return;
+        };
+        let ReturnedCommand { first, joined, purpose, sampled, .. } = command;
+        let (ReplyPurpose::Read(reader, _) | ReplyPurpose::Lead(reader, ..)) = &purpose else { return };
+        let station = self.station(self.serving(spec, request));
+        let track = match station.track(&reader.who, reader.resp, reader.script, now) {
+            Ok(track) => track,
+            Err(error) => {
+                let all = std::iter::once(first).chain(joined);
+                return all.for_each(|recipient| recipient.refuse(&self.shared, &error, Sent::No));
+            }
+        };
+        match purpose {
+            ReplyPurpose::Read(reader, fills) => {
+                let action = ReplyAction::Read(reader, fills);
+                track.send(bytes, InFlight::new(&track.site, first, action, sampled), now);
+            }
+            ReplyPurpose::Lead(reader, rule, coin) => {
+                let joined = (!joined.is_empty()).then(|| Box::new(joined));
+                let query = &reader.who.clone().query(&self.shared.l1, spec, request);
+                track.lead((first, joined), (reader, rule, coin), (bytes, query), now);
+            }
+            ReplyPurpose::Pass | ReplyPurpose::Write(_) => {}
+        }
+    }
 }

@@ -1,32 +1,34 @@
 //! What awaits a reply on a lane, and what else its arrival sets off.
 //!
 //! A write's stamps change before a byte of its reply is passed on; an opaque write's answer has a fence follow; a lead's
-//! reply goes to all who joined it, and then perhaps its key is promoted. When the connection is lost instead, reads that
-//! may be sent again are handed to the [`Foreman`](super::site::Foreman), and every other command is told what may have happened
-//! to it. Dropped, what it holds is lost: stamps, recipients and flight each see to themselves. Knows its [`Site`], and no lane.
+//! reply goes to all who joined it, and then perhaps its key is promoted. When the connection is lost instead, what may be
+//! sent again goes back to the worker, and every other command is told what may have happened to it. So does what a node of a cluster
+//! did not carry out, with its guard still under way. Dropped, what it holds is lost: stamps, recipients and flight each see to
+//! themselves. Knows its [`Site`], and no lane.
 //!
 //! Holds contract points 3 (own writes) and 7 (a write is sent once).
 
-use std::cell::RefCell;
+use std::cell::LazyCell;
 use std::rc::Rc;
 use std::task::{Context, Poll};
 use std::time::Instant;
 
 use tokio::sync::oneshot;
 
-use super::notified_write::{FirstByte, MarkedWrite, NotifiedWrite};
-use super::reader::{LostReads, ReadPurpose, Reader};
+use super::lead::{Lead, count_promotion};
+use super::notified_write::{ClientPart, FirstByte, MarkedWrite, NotifiedWrite};
+use super::reader::Reader;
 use super::recipient::Recipient;
-use super::shared::{RuleIndex, Shared};
+use super::redirect::ErrorLine;
+use super::returned::{ReturnReason, Returned};
 use super::site::Site;
+use super::who::Who;
 use super::write_guard::WriteGuard;
-use crate::cache::{Coin, FlightRef, Flights, Query};
 use crate::clock::Time;
-use crate::command;
 use crate::error::{Error, Sent};
 use crate::invalidation::Fill;
-use crate::metrics::{DropReason, Need, Path, WorkerStats};
-use crate::resp::Request;
+use crate::metrics::{DropReason, Need, Path};
+use crate::resp::Resp;
 use crate::upstream::Waiter;
 
 /// What Redis answers to a command in a transaction.
@@ -36,14 +38,32 @@ const WORTH_SHARING: usize = 16 << 10;
 
 /// One command that awaits its reply. Small, for it is moved with every request.
 pub(crate) struct InFlight {
-    site: Rc<Site>,
+    pub(super) site: Rc<Site>,
     /// None where the command is crema's own.
-    recipient: Option<Recipient>,
-    action: ReplyAction,
+    pub(super) recipient: Option<Recipient>,
+    pub(super) action: ReplyAction,
     /// Since when, where its latency is taken.
-    sampled: Option<Instant>,
-    begun: bool,
+    pub(super) sampled: Option<Instant>,
+    pub(super) stage: ReplyStage,
     patient: bool,
+    /// Who sent it, in a cluster, where it is no read: those know.
+    pub(super) caller: Option<Rc<Who>>,
+    pub(super) resp: Resp,
+}
+
+/// How far the reply is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum ReplyStage {
+    /// Nothing of it is here.
+    Awaited,
+    /// Nor here, and where it is a redirect the command goes elsewhere.
+    Followed,
+    /// `ASKING` goes before the command, and is answered first.
+    Asking,
+    /// That is answered.
+    Asked,
+    /// Redis has run the command.
+    Begun,
 }
 
 /// What the reply sets off besides being passed on.
@@ -65,6 +85,8 @@ pub(crate) enum ReplyAction {
     Capture(Vec<u8>, oneshot::Sender<Vec<u8>>),
     /// Nobody wants it.
     Ignore,
+    /// The command was not carried out, or perhaps not: once that is sure it goes back to the worker.
+    Return(Box<Returned>),
 }
 
 impl From<MarkedWrite> for ReplyAction {
@@ -76,71 +98,12 @@ impl From<MarkedWrite> for ReplyAction {
     }
 }
 
-/// Who has joined a read, where anybody has. Boxed, for it is a third of the size so, and mostly nobody joins.
-pub(super) type JoinedRecipients = Box<Vec<Recipient>>;
-
-/// The reads under way on a lane. A lead keeps hold of them, and so ends its own flight.
-pub(super) type LaneFlights = Rc<RefCell<Flights<Recipient>>>;
-
-/// A read that others may join. It keeps nothing of its command: the lane does, and shows it when the reply is whole. Dropped
-/// before its flight has landed, it lands, and whoever joined is cut off.
-pub(crate) struct Lead {
-    reader: Reader,
-    flights: LaneFlights,
-    flight: FlightRef,
-    /// Bytes of the reply so far, up to what can be told here.
-    size: u32,
-    /// Who joined, once nobody can any more: mostly nobody.
-    joined: Option<JoinedRecipients>,
-    /// The rule of its key.
-    rule: RuleIndex,
-    coin: Coin,
-    failed: bool,
-}
-
-impl Lead {
-    /// The read of `reader`, which `query` describes, is about to be sent on the lane of these `flights`; who `joined` has joined
-    /// it before.
-    pub(super) fn begin(
-        flights: &LaneFlights,
-        (reader, rule, coin): (Reader, RuleIndex, Coin),
-        joined: Option<JoinedRecipients>,
-        (shared, query): (&Shared, &Query<'_>),
-        now: Time,
-    ) -> Self {
-        let l1 = &shared.l1;
-        // Stamp and count are read before the first byte leaves.
-        let flight = flights.borrow_mut().lead(query, l1.memory.stamps.load(query.slot), l1.opaque(), now);
-        Self { reader, flights: Rc::clone(flights), flight, size: 0, joined, rule, coin, failed: false }
-    }
-
-    /// Nobody joins any more.
-    fn land(&mut self) {
-        let flight = std::mem::replace(&mut self.flight, FlightRef::NONE);
-        let joined = self.flights.borrow_mut().land(flight);
-        if !joined.is_empty() {
-            self.joined.get_or_insert_default().extend(joined);
-        }
-    }
-
-    fn joined(&self) -> &[Recipient] {
-        self.joined.as_ref().map_or(&[], |joined| joined)
-    }
-}
-
-impl Drop for Lead {
-    fn drop(&mut self) {
-        if self.flight != FlightRef::NONE {
-            self.land();
-        }
-    }
-}
-
 impl InFlight {
     /// A command that is answered to `recipient`.
     pub(crate) fn new(site: &Rc<Site>, recipient: Recipient, action: ReplyAction, sampled: Option<Instant>) -> Self {
         let site = Rc::clone(site);
-        Self { site, recipient: Some(recipient), action, sampled, begun: false, patient: false }
+        let (stage, caller, resp) = (ReplyStage::Awaited, None, Resp::V2);
+        Self { site, recipient: Some(recipient), action, sampled, stage, patient: false, caller, resp }
     }
 
     /// Redis is asked to wait: the reply may take as long as it likes.
@@ -152,17 +115,48 @@ impl InFlight {
 
     /// A command of crema's own whose reply no client sees.
     pub(crate) fn own(site: &Rc<Site>, action: ReplyAction) -> Self {
-        Self { site: Rc::clone(site), recipient: None, action, sampled: None, begun: false, patient: false }
+        let site = Rc::clone(site);
+        let (stage, caller, resp) = (ReplyStage::Awaited, None, Resp::V2);
+        Self { site, recipient: None, action, sampled: None, stage, patient: false, caller, resp }
+    }
+
+    /// Who sends it, in this version of the protocol: so it can be sent elsewhere, where it is a cluster's node that it goes to.
+    #[must_use]
+    pub(super) fn by(mut self, who: &Rc<Who>, resp: Resp) -> Self {
+        if self.site.redirects {
+            (self.caller, self.resp) = (Some(Rc::clone(who)), resp);
+        }
+        self
+    }
+
+    /// It goes on a lane to a node that may say that another is to carry it out: then it goes there.
+    pub(super) fn follow(&mut self) {
+        if self.stage == ReplyStage::Awaited && self.recipient.is_some() && self.caller().is_some() {
+            self.stage = ReplyStage::Followed;
+        }
+    }
+
+    pub(super) fn caller(&self) -> Option<(&Rc<Who>, Resp)> {
+        match &self.action {
+            ReplyAction::Read(reader, _) | ReplyAction::Lead(Lead { reader, .. }) => Some((&reader.who, reader.resp)),
+            _ => self.caller.as_ref().map(|who| (who, self.resp)),
+        }
+    }
+
+    /// The command goes behind an `ASKING`, in one piece with it.
+    #[must_use]
+    pub(super) fn asking(self) -> Self {
+        Self { stage: ReplyStage::Asking, ..self }
     }
 
     /// Answers with an error of crema's own.
     pub(crate) fn refuse(self, error: &Error, sent: Sent) {
-        self.lost(error, sent, &[]);
+        drop(self.lost(error, sent, &[])); // without its command it does not come back
     }
 
     /// The first byte of the reply is here: Redis has run the command.
-    fn begin(&mut self, kind: u8, bytes: &[u8]) {
-        self.begun = true;
+    pub(super) fn begin(&mut self, kind: u8, bytes: &[u8]) {
+        self.stage = ReplyStage::Begun;
         if kind == b'-' {
             note_refusal(&self.site, bytes);
         }
@@ -187,9 +181,22 @@ impl InFlight {
     /// The next piece of the replies to a write and its notice.
     fn notified(&mut self, kind: u8, bytes: &[u8], end: Option<Time>) {
         let (ReplyAction::NotifiedWrite(write), Some(recipient)) = (&mut self.action, &self.recipient) else { return };
-        let NotifiedWrite { guard, replies, user } = &mut **write;
-        let before = replies.begun;
-        let part = replies.piece(kind, bytes, end.is_some());
+        let NotifiedWrite { guard, replies, user, refusal } = &mut **write;
+        let mut before = replies.begun;
+        let mut part = replies.piece(kind, bytes, end.is_some());
+        if self.site.redirects && replies.begun.is_some_and(|begun| begun.kind == b'-') {
+            refusal.extend_from_slice(&part.head);
+            refusal.extend_from_slice(part.body);
+            if !replies.is_over() {
+                return; // its notice is to be answered before it may go elsewhere
+            }
+            if let ErrorLine::Redirect(kind) = ErrorLine::of(refusal, true) {
+                let line = std::mem::take(refusal);
+                return self.give_back(ReturnReason::Redirect(Some(kind), line));
+            }
+            (before, replies.begun) = (None, Some(FirstByte { kind: b'-', early: false }));
+            part = ClientPart { head: std::mem::take(refusal), body: b"" };
+        }
         match replies.begun {
             Some(FirstByte { early: true, .. }) if before.is_none() => {
                 recipient.replies().hold_early(recipient.place());
@@ -200,7 +207,7 @@ impl InFlight {
             _ => {}
         }
         if kind == b'-' {
-            note_refusal(&self.site, part.body);
+            note_refusal(&self.site, if part.head.is_empty() { part.body } else { &part.head });
         }
         recipient.append(&part.head, None);
         recipient.append(part.body, None);
@@ -227,42 +234,6 @@ impl InFlight {
                 recipient.replies().release(recipient.place());
             }
         }
-    }
-
-    fn promote<'a>(site: &Site, lead: &Lead, command: impl FnOnce() -> &'a [u8]) {
-        let Shared { l1, .. } = &*site.shared;
-        let wanted = match lead.coin {
-            Coin::Never => false,
-            Coin::IfJoined | Coin::Knock => lead.joined.is_some(),
-            Coin::Promote => true,
-        };
-        if !wanted || !l1.is_on() {
-            return;
-        }
-        let who = &lead.reader.who;
-        let mut spans = Vec::new();
-        let Some(request) = Request::parse_canonical(command(), &mut spans) else { return };
-        let Some(spec) = command::lookup(request) else { return };
-        let query = who.query(l1, spec, request);
-        let max_value = site.shared.promote(lead.rule).max_value;
-        let bytes = u64::from(lead.size);
-        let promoted = if lead.failed {
-            Err(DropReason::ErrorReply)
-        } else if lead.size == u32::MAX || bytes > max_value {
-            Err(DropReason::TooLarge)
-        } else {
-            let fill = Fill::new(request, &query, who.db, site.shared.ceiling(lead.rule), max_value);
-            l1.promote(&who.ear, fill.expecting(bytes))
-        };
-        count_promotion(&site.stats, promoted);
-    }
-}
-
-/// Counts what became of a promotion.
-fn count_promotion(stats: &WorkerStats, promoted: Result<(), DropReason>) {
-    match promoted {
-        Ok(()) => stats.promotions.add(1),
-        Err(reason) => stats.dropped(reason),
     }
 }
 
@@ -292,11 +263,9 @@ fn note_refusal(site: &Site, reply: &[u8]) {
     }
 }
 
-impl Waiter for InFlight {
-    fn piece(&mut self, kind: u8, bytes: &[u8], end: Option<Time>) {
-        if !self.begun {
-            self.begin(kind, bytes);
-        }
+impl InFlight {
+    /// The next piece of the reply goes to those who wait for it.
+    pub(super) fn deliver(&mut self, kind: u8, bytes: &[u8], end: Option<Time>) {
         match &mut self.action {
             ReplyAction::Lead(lead) => {
                 lead.size = lead.size.saturating_add(u32::try_from(bytes.len()).unwrap_or(u32::MAX));
@@ -320,18 +289,45 @@ impl Waiter for InFlight {
             }
         }
     }
+}
+
+impl Waiter for InFlight {
+    fn piece(&mut self, kind: u8, bytes: &[u8], end: Option<Time>) {
+        if self.stage != ReplyStage::Begun {
+            let plain = match self.stage {
+                ReplyStage::Followed => kind != b'-',
+                stage => stage == ReplyStage::Awaited,
+            };
+            if !plain && self.keeps_back(kind, bytes, end) {
+                return;
+            }
+            self.begin(kind, bytes);
+        }
+        self.deliver(kind, bytes, end);
+    }
+
+    fn goes_elsewhere(&self) -> bool {
+        matches!(self.action, ReplyAction::Return(_))
+    }
 
     fn over<'a>(mut self, command: impl FnOnce() -> &'a [u8]) {
+        let command = LazyCell::new(command);
+        let mut detoured = false;
         if let Some(recipient) = &mut self.recipient {
             recipient.finish();
+            detoured = recipient.replies().is_detoured();
+        }
+        if let ReplyAction::Lead(lead) = &mut self.action {
+            for recipient in lead.joined.iter_mut().flat_map(|joined| joined.iter_mut()) {
+                recipient.finish();
+                detoured |= recipient.replies().is_detoured();
+            }
+        }
+        if detoured {
+            self.overtakes(&command);
         }
         match self.action {
-            ReplyAction::Lead(mut lead) => {
-                for recipient in lead.joined.iter_mut().flat_map(|joined| joined.iter_mut()) {
-                    recipient.finish();
-                }
-                Self::promote(&self.site, &lead, command);
-            }
+            ReplyAction::Lead(lead) => lead.promote(&self.site, || *command),
             ReplyAction::Read(reader, fills) => {
                 let (l1, ear) = (&self.site.shared.l1, &reader.who.ear);
                 for fill in fills {
@@ -365,7 +361,8 @@ impl Waiter for InFlight {
     }
 
     fn awaits_more(&self) -> bool {
-        matches!(&self.action, ReplyAction::NotifiedWrite(write) if !write.replies.is_over())
+        self.stage == ReplyStage::Asked
+            || matches!(&self.action, ReplyAction::NotifiedWrite(write) if !write.replies.is_over())
     }
 
     fn confirms(&self) -> bool {
@@ -385,14 +382,18 @@ impl Waiter for InFlight {
         last
     }
 
-    fn lost(mut self, error: &Error, sent: Sent, command: &[u8]) {
+    fn lost(mut self, error: &Error, sent: Sent, command: &[u8]) -> Option<Self> {
+        self.take_back(); // of what a node said the end will not come
+        if !command.is_empty() && self.stage != ReplyStage::Begun && self.goes_again(error, sent) {
+            self.give_back(ReturnReason::Lost(error.clone(), sent));
+            return Some(self);
+        }
         match std::mem::replace(&mut self.action, ReplyAction::Ignore) {
             ReplyAction::Write(guard) => {
                 drop(guard);
-                if sent == Sent::Maybe && !self.begun {
+                if sent == Sent::Maybe && self.stage != ReplyStage::Begun {
                     self.site.stats.lost_writes.add(1);
                 }
-                self.tell(error, sent);
             }
             ReplyAction::NotifiedWrite(write) => {
                 let NotifiedWrite { guard, replies, .. } = *write;
@@ -403,58 +404,28 @@ impl Waiter for InFlight {
                         drop(self.site.shared.l1.owe_all());
                     }
                 }
-                self.begun = replies.begun.is_some();
-                self.tell(error, sent);
+                self.stage = if replies.begun.is_some() { ReplyStage::Begun } else { ReplyStage::Awaited };
             }
-            ReplyAction::Read(reader, fills) => self.read_again((reader, fills), error, sent, command),
-            ReplyAction::Lead(lead) => self.lead_again(lead, error, sent, command),
-            _ => self.tell(error, sent),
+            ReplyAction::Lead(mut lead) => {
+                lead.land();
+                let joined = lead.joined.take().map(|joined| *joined).unwrap_or_default();
+                for recipient in joined {
+                    self.tell(recipient, error, sent);
+                }
+            }
+            _ => {}
         }
+        if let Some(recipient) = self.recipient.take() {
+            self.tell(recipient, error, sent);
+        }
+        None
     }
 }
 
 impl InFlight {
-    fn read_again(mut self, (reader, fills): (Reader, Vec<Fill>), error: &Error, sent: Sent, command: &[u8]) {
-        let may_again = |recipient: &Recipient| !command.is_empty() && reader.may_again(error, recipient);
-        if self.begun || !self.recipient.as_ref().is_some_and(may_again) {
-            return self.tell(error, sent);
-        }
-        let Some(first) = self.recipient.take() else { return };
-        let purpose = ReadPurpose::Fills(fills, self.sampled);
-        self.send_again(LostReads { command, first, joined: Vec::new(), reader: reader.again(), purpose });
-    }
-
-    fn lead_again(mut self, mut lead: Lead, error: &Error, sent: Sent, command: &[u8]) {
-        lead.land();
-        let joined = lead.joined.take().map(|joined| *joined).unwrap_or_default();
-        let recipients = self.recipient.take().into_iter().chain(joined);
-        if self.begun {
-            return recipients.for_each(|recipient| recipient.cut(error.into()));
-        }
-        let may_again = |recipient: &Recipient| !command.is_empty() && lead.reader.may_again(error, recipient);
-        let (mut again, told): (Vec<_>, Vec<_>) = recipients.partition(may_again);
-        for recipient in told {
-            recipient.refuse(&self.site.shared, error, sent);
-        }
-        if again.is_empty() {
-            return;
-        }
-        let (first, purpose) = (again.remove(0), ReadPurpose::Lead(lead.rule, lead.coin));
-        self.send_again(LostReads { command, first, joined: again, reader: lead.reader.again(), purpose });
-    }
-
-    /// Where the worker is gone, so are the sessions that wait.
-    fn send_again(&self, reads: LostReads<'_>) {
-        self.site.stats.retried_reads.add(1 + reads.joined.len() as u64);
-        if let Some(foreman) = self.site.foreman() {
-            foreman.send_again(reads);
-        }
-    }
-
     /// A reply that has begun cannot be taken back: its session ends, as it would have on a connection of its own.
-    fn tell(&mut self, error: &Error, sent: Sent) {
-        let Some(recipient) = self.recipient.take() else { return };
-        if self.begun {
+    pub(super) fn tell(&self, recipient: Recipient, error: &Error, sent: Sent) {
+        if self.stage == ReplyStage::Begun {
             recipient.cut(error.into());
         } else {
             recipient.refuse(&self.site.shared, error, sent);
@@ -478,11 +449,11 @@ mod tests {
     use super::super::who::Who;
     use super::super::worker::Worker;
     use super::*;
-    use crate::cache::{Slot, Stamp};
-    use crate::command::Class;
+    use crate::cache::{Coin, Slot, Stamp};
+    use crate::command::{self, Class};
     use crate::invalidation::{CoherenceMode, Notices};
     use crate::metrics::{CoherenceMeans, EpochReason, Failure, Outcome};
-    use crate::resp::Resp;
+    use crate::resp::{Request, Resp};
     use crate::upstream::Topology;
 
     const SET: &[u8] = b"*3\r\n$3\r\nSET\r\n$1\r\nk\r\n$1\r\nv\r\n";
@@ -575,7 +546,7 @@ mod tests {
         let end: [(fn(InFlight), u64); 4] = [
             (|mut write| write.piece(b'+', b"+OK\r\n", AT), 1),
             (|mut write| write.piece(b'-', b"-OOM no\r\n", AT), 0),
-            (|write| write.lost(&lost(), Sent::Maybe, SET), 1),
+            (|write| drop(write.lost(&lost(), Sent::Maybe, SET)), 1),
             (drop, 1),
         ];
         for (end, told) in end {
@@ -600,7 +571,7 @@ mod tests {
     fn a_write_that_is_lost_may_have_been_done_and_its_session_ends() {
         Office::open(|office| {
             let before = office.stamp();
-            office.write().lost(&lost(), Sent::Maybe, SET);
+            assert!(office.write().lost(&lost(), Sent::Maybe, SET).is_none());
             assert!(office.stamp().quiet() && office.stamp() != before);
             assert_eq!((office.counts(), office.worker.stats.lost_writes.get()), ((0, 1, 1, 0), 1));
             assert_eq!(office.replies.ended(), Some(SessionEnd::Away));
@@ -622,7 +593,7 @@ mod tests {
         Office::open(|office| {
             let mut write = office.write();
             write.piece(b'$', b"$5\r\nhal", None);
-            write.lost(&lost(), Sent::Maybe, SET);
+            assert!(write.lost(&lost(), Sent::Maybe, SET).is_none());
             assert_eq!((office.counts(), office.worker.stats.lost_writes.get()), ((0, 1, 1, 0), 0), "it was done");
             assert_eq!(office.replies.ended(), Some(SessionEnd::Away));
         });
@@ -685,6 +656,6 @@ mod tests {
         assert!(size_of::<Lead>() <= 48, "{}", size_of::<Lead>());
         assert!(size_of::<Recipient>() <= 24, "{}", size_of::<Recipient>());
         // Up to 128 bytes are moved in line, in the lane's entry around it.
-        assert!(size_of::<InFlight>() <= 112, "{}", size_of::<InFlight>());
+        assert!(size_of::<InFlight>() <= 120, "{}", size_of::<InFlight>());
     }
 }

@@ -1,15 +1,16 @@
 //! The lanes of a worker at one node: which of them takes a command, and when another is opened.
 
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 use std::sync::Arc;
 
+use super::in_flight::InFlight;
 use super::station::Station;
 use super::track::Track;
 use super::who::Who;
 use crate::clock::Time;
-use crate::error::Error;
+use crate::error::{Error, Sent};
 use crate::resp::Resp;
-use crate::upstream::{Lane, Target};
+use crate::upstream::{Lane, Target, Waiter};
 
 /// Lanes that one identity may have open on one worker at once; more than one only while others are stalled.
 const LANES: usize = 4;
@@ -47,13 +48,24 @@ impl Station {
             return Err(error.clone());
         }
         let target = Target { node: Arc::clone(self.node()), login, db: who.db, resp, name: LANE_NAME };
-        let lane = Lane::shared(Arc::clone(self.node()), now);
+        let lane = Lane::shared(Arc::clone(self.node()), Weak::clone(&self.forwarder), now);
         self.run(&lane, Some((target, self.entrants(who))));
         let track = Track::new(&self.site, lane, who.user().into(), (resp, who.db));
         tracks.push(Rc::clone(&track));
         drop(lanes);
         self.warm(who, now);
         Ok(track)
+    }
+}
+
+impl Station {
+    /// A command for which there is no lane: told so, or sent elsewhere.
+    pub(super) fn is_unsent(&self, pending: InFlight, command: &[u8], error: &Error) {
+        if let Some(pending) = pending.lost(error, Sent::No, command)
+            && let Some(forwarder) = self.forwarder.upgrade()
+        {
+            forwarder.forward(pending, command);
+        }
     }
 }
 

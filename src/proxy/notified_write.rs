@@ -88,7 +88,7 @@ pub(super) fn notify<'a>(
     }
     let replies = NotifiedReplies::new(form, guard.opaque);
     let user = Arc::clone(user);
-    (Cow::Owned(out), MarkedWrite::WithNotice(Box::new(NotifiedWrite { guard, replies, user })))
+    (Cow::Owned(out), MarkedWrite::WithNotice(Box::new(NotifiedWrite { guard, replies, user, refusal: Vec::new() })))
 }
 
 /// A write whose stamps are marked, as it is sent.
@@ -106,6 +106,16 @@ pub(crate) struct NotifiedWrite {
     pub(super) replies: NotifiedReplies,
     /// Who writes.
     pub(super) user: Arc<AclUser>,
+    /// The client's reply, where that is an error and a node of a cluster may say so that another is to do the write.
+    pub(super) refusal: Vec<u8>,
+}
+
+impl NotifiedWrite {
+    /// Nothing of it was done, and it is sent as it was.
+    pub(super) fn start_over(&mut self) {
+        self.replies = NotifiedReplies::new(self.replies.form, self.replies.opaque);
+        self.refusal.clear();
+    }
 }
 
 /// The replies to a write and its notice: which bytes of them are the client's, and what they say of the two. No I/O.

@@ -93,7 +93,14 @@ impl ReadHistory {
             slot = None;
         }
         mark(&mut self.mostly, slot);
-        self.log.push_back(PastRead { place, slot, answered: Time::NEVER });
+        let read = PastRead { place, slot, answered: Time::NEVER };
+        match self.log.back() {
+            // It was sent to another node first, and came here behind what was sent later.
+            Some(last) if last.place > place => {
+                self.log.insert(self.log.partition_point(|read| read.place <= place), read);
+            }
+            _ => self.log.push_back(read),
+        }
         self.log.len() >= MANY
     }
 
@@ -224,6 +231,18 @@ mod tests {
         assert_eq!(reads.key_status(none_of_them, AT(9_900)), KeyStatus::Heard);
         // Another of them may share its slot.
         assert!(matches!(reads.key_status(slot(9_950), AT(9_900)), KeyStatus::Unheard(at) if at >= AT(9_950)));
+    }
+
+    #[test]
+    fn one_that_came_late_has_its_place() {
+        let ([a, b], mut reads) = (slots(), ReadHistory::default());
+        for (place, slot) in [(1, a), (5, a), (3, b), (7, b)] {
+            reads.note(ReplyPlace::at(place), Some(slot), AT(0));
+        }
+        reads.answered(ReplyPlace::at(3), AT(10));
+        reads.answered(ReplyPlace::at(7), AT(11));
+        assert_eq!(reads.key_status(b, AT(9)), KeyStatus::Unheard(AT(11)));
+        assert_eq!(reads.key_status(a, AT(20)), KeyStatus::Unanswered);
     }
 
     #[test]

@@ -1,16 +1,12 @@
-//! For whom a read is done, and what is left of it where its connection is lost.
+//! For whom a read is done, so that it can be sent again where its connection is lost.
 //!
 //! Holds contract point 7 (a write is sent once).
 
 use std::rc::Rc;
-use std::time::Instant;
 
 use super::recipient::Recipient;
-use super::shared::RuleIndex;
 use super::who::Who;
-use crate::cache::Coin;
 use crate::error::Error;
-use crate::invalidation::Fill;
 use crate::resp::Resp;
 
 /// For whom a read is done, so that it can be sent again.
@@ -43,22 +39,4 @@ impl Reader {
     pub(super) fn may_again(&self, error: &Error, recipient: &Recipient) -> bool {
         error.is_cut() && !self.again && recipient.may_wait_longer()
     }
-}
-
-/// What all wait for that one command was to answer, which is to be sent again.
-pub(super) struct LostReads<'a> {
-    pub(super) command: &'a [u8],
-    pub(super) first: Recipient,
-    /// Who waits for the same reply: mostly nobody.
-    pub(super) joined: Vec<Recipient>,
-    pub(super) reader: Reader,
-    pub(super) purpose: ReadPurpose,
-}
-
-/// What else a read is to bring.
-pub(super) enum ReadPurpose {
-    /// What it is to leave in L1; and since when its latency is taken.
-    Fills(Vec<Fill>, Option<Instant>),
-    /// Others may join it, and its key may be promoted.
-    Lead(RuleIndex, Coin),
 }

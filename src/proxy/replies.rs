@@ -15,6 +15,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use tokio::io::AsyncWrite;
+use tokio::sync::Notify;
 
 use super::clients::Member;
 use super::read_history::{KeyStatus, ReadHistories};
@@ -37,6 +38,10 @@ pub(crate) struct Replies {
     /// Whether there is a command that will not be answered.
     cut: Cell<bool>,
     last_answer: Cell<Time>,
+    /// Whether commands of the session are on a [detour](super::detour_queue).
+    detoured: Cell<bool>,
+    /// Told of each answer, while there are.
+    detour_news: RefCell<Option<Rc<Notify>>>,
     /// [`Worker::cork`](super::Worker::cork) looks after what is not written yet.
     pub(super) corked: Cell<bool>,
     member: Arc<Member>,
@@ -53,6 +58,8 @@ impl Replies {
             last_write: Cell::new(None),
             cut: Cell::new(false),
             last_answer: Cell::new(Time::ZERO),
+            detoured: Cell::default(),
+            detour_news: RefCell::default(),
             corked: Cell::new(false),
             member,
             stats,
@@ -150,6 +157,41 @@ impl Replies {
         }
         queue.bound(self.limit);
         queue.wake();
+        if end.is_some() && self.detoured.get() {
+            self.tell_detours();
+        }
+    }
+
+    /// Commands of the session are on a detour from now on. What comes back is told of each answer.
+    pub(super) fn begin_detour(&self) -> Rc<Notify> {
+        self.detoured.set(true);
+        Rc::clone(self.detour_news.borrow_mut().get_or_insert_default())
+    }
+
+    /// None are any more.
+    pub(super) fn end_detour(&self) {
+        self.detoured.set(false);
+        *self.detour_news.borrow_mut() = None;
+        self.wake();
+    }
+
+    /// Whether any are: the session sends nothing new meanwhile.
+    pub(super) fn is_detoured(&self) -> bool {
+        self.detoured.get()
+    }
+
+    #[cold]
+    fn tell_detours(&self) {
+        if let Some(news) = &*self.detour_news.borrow() {
+            news.notify_one();
+        }
+    }
+
+    /// Whether the command at `place` is answered, or never will be.
+    pub(super) fn is_answered(&self, place: ReplyPlace) -> bool {
+        let queue = self.queue.borrow();
+        let Some(at) = place.behind(queue.head) else { return true };
+        queue.is_cut(place) || queue.slots.get(at).is_none_or(|slot| slot.done)
     }
 
     /// As [`append`](Self::append), of bytes that others get as well: what is kept of them is kept once for all.
@@ -341,6 +383,7 @@ impl Replies {
         queue.ended.get_or_insert(why);
         queue.wake_room();
         queue.wake();
+        self.tell_detours();
     }
 
     /// The command at `place` will not be answered, and so none after it is: the session ends when all before it are.
@@ -359,6 +402,7 @@ impl Replies {
         }
         queue.settle();
         queue.wake();
+        self.tell_detours();
     }
 
     /// Whether a command will not be answered, so that no more are to be taken up.

@@ -8,7 +8,8 @@ use std::rc::{Rc, Weak};
 use std::sync::Arc;
 
 use super::fencing::Fencing;
-use super::reader::LostReads;
+use super::replies::Replies;
+use super::reply_queue::ReplyPlace;
 use super::shared::Shared;
 use crate::metrics::WorkerStats;
 use crate::upstream::{Node, NodeIndex, Service};
@@ -24,6 +25,8 @@ pub(crate) struct Site {
     pub(super) fencing: Rc<Fencing>,
     /// The node's place in the topology, as it was when the node was last in it.
     index: Cell<NodeIndex>,
+    /// Whether it is a cluster's: it may send commands elsewhere.
+    pub(super) redirects: bool,
     /// At the last look the node took no writes.
     refuses_writes: Cell<bool>,
     foreman: Weak<dyn Foreman>,
@@ -31,8 +34,8 @@ pub(crate) struct Site {
 
 /// Who does for those below what takes lanes, or what all sessions must know: the worker.
 pub(super) trait Foreman {
-    /// Sends reads again whose connection was lost.
-    fn send_again(self: Rc<Self>, reads: LostReads<'_>);
+    /// The command `bytes` at this place was carried out, and its session has others on a detour.
+    fn carried_out(&self, replies: &Rc<Replies>, place: ReplyPlace, bytes: &[u8]);
 
     /// A connection has ended, and not by crema's doing; where that may be because its user is no more, `doubted` is who.
     fn lost_connection(self: Rc<Self>, doubted: Option<&[u8]>);
@@ -46,8 +49,10 @@ impl Site {
         fencing: &Rc<Fencing>,
         foreman: Weak<dyn Foreman>,
     ) -> Rc<Self> {
+        let redirects = shared.topology.borrow().cluster().is_some();
         Rc::new(Self {
             node: Arc::clone(node),
+            redirects,
             shared: Arc::clone(shared),
             stats: Arc::clone(stats),
             fencing: Rc::clone(fencing),

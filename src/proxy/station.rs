@@ -22,7 +22,7 @@ use super::site::Site;
 use super::spare::Pools;
 use super::track::Lanes;
 use super::trouble::Trouble;
-use crate::upstream::{Ask, Lane, Node, Tenant};
+use crate::upstream::{Ask, Forwarder, Lane, Node, Tenant};
 
 /// See the module's head.
 pub(crate) struct Station {
@@ -41,13 +41,19 @@ pub(crate) struct Station {
     /// The generation at the last look.
     pub(super) generation: Cell<u64>,
     pub(super) trouble: RefCell<Trouble>,
+    /// Who sends elsewhere what was not carried out on a lane: the worker.
+    pub(super) forwarder: Weak<dyn Forwarder<InFlight>>,
     /// The node has left, or the worker ends.
     pub(super) stop: CancellationToken,
 }
 
 impl Station {
     /// One with no connection yet, whose tasks will be among `tasks`; and what asks it to make room at the node.
-    pub(super) fn new(site: Rc<Site>, tasks: &TaskTracker) -> (Rc<Self>, mpsc::Receiver<Ask>) {
+    pub(super) fn new(
+        site: Rc<Site>,
+        forwarder: Weak<dyn Forwarder<InFlight>>,
+        tasks: &TaskTracker,
+    ) -> (Rc<Self>, mpsc::Receiver<Ask>) {
         let (tenant, asked) = site.node.budget.join();
         let pulse = Pulse::new(&site.node, tasks);
         let station = Rc::new(Self {
@@ -63,6 +69,7 @@ impl Station {
             pulse,
             generation: Cell::default(),
             trouble: RefCell::default(),
+            forwarder,
             stop: CancellationToken::new(),
         });
         (station, asked)

@@ -8,16 +8,16 @@ use std::collections::HashMap;
 use std::rc::Rc;
 use std::time::Duration;
 
-use super::in_flight::{InFlight, JoinedRecipients, LaneFlights, Lead, ReplyAction};
+use super::in_flight::{InFlight, ReplyAction};
+use super::lead::{JoinedRecipients, LaneFlights, Lead};
 use super::reader::Reader;
 use super::recipient::Recipient;
 use super::shared::RuleIndex;
 use super::site::Site;
 use crate::cache::{Coin, Identity, Query};
 use crate::clock::Time;
-use crate::error::Sent;
 use crate::resp::Resp;
-use crate::upstream::{Lane, Waiter};
+use crate::upstream::Lane;
 
 /// A lane in use is checked this often for being in step.
 pub(super) const CHECK: Duration = Duration::from_secs(10);
@@ -59,10 +59,11 @@ impl Track {
     }
 
     /// Sends, or tells at once that it could not.
-    pub(crate) fn send(&self, command: &[u8], pending: InFlight, now: Time) {
-        if let Err(pending) = self.lane.send(command, pending, now) {
-            pending.lost(&self.lane.lost_error(), Sent::No, command);
+    pub(crate) fn send(&self, command: &[u8], mut pending: InFlight, now: Time) {
+        if self.site.redirects {
+            pending.follow();
         }
+        self.lane.send_or_tell(command, pending, now);
     }
 
     /// Sends a command of crema's own; `action` takes its reply.

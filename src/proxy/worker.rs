@@ -12,7 +12,8 @@ use tokio_util::task::TaskTracker;
 use super::cork::Corks;
 use super::fencing::Fencing;
 use super::foreign::Foreign;
-use super::in_flight::ReplyAction;
+use super::in_flight::{InFlight, ReplyAction};
+use super::pilot::Pilots;
 use super::proof::Proofs;
 use super::replies::Replies;
 use super::shared::Shared;
@@ -24,7 +25,7 @@ use crate::clock::Time;
 use crate::command::Spec;
 use crate::metrics::{DropReason, WorkerStats};
 use crate::resp::{Request, Resp};
-use crate::upstream::{Node, NodeIndex, Topology};
+use crate::upstream::{Forwarder, Node, NodeIndex, Topology};
 
 /// See the module's head.
 pub(crate) struct Worker {
@@ -41,9 +42,15 @@ pub(crate) struct Worker {
     /// Commands that the table does not know.
     pub foreign: Foreign,
     pub(super) proofs: Proofs,
+    /// What goes to another node than it was sent to.
+    pub(super) pilots: Pilots,
     corks: Rc<Corks>,
     fencing: Rc<Fencing>,
+    /// Whether nodes may send commands elsewhere: there is a cluster.
+    pub(super) redirects: bool,
     map: RefCell<Map>,
+    /// That of its topology.
+    version: Cell<u64>,
     /// Those of nodes that left a cluster, until all is answered there.
     retired: RefCell<Vec<Rc<Station>>>,
     /// What was found at the last look at the stations.
@@ -73,8 +80,11 @@ impl Worker {
             tasks,
             foreign: Foreign::default(),
             proofs: Proofs::default(),
+            pilots: Pilots::default(),
             fencing,
+            redirects: topology.cluster().is_some(),
             map: RefCell::new(Map { topology: Arc::clone(&topology), stations: Vec::new() }),
+            version: Cell::default(),
             retired: RefCell::default(),
             holds_writes: Cell::default(),
             several: Cell::default(),
@@ -100,11 +110,11 @@ impl Worker {
         }
         let stays = |old: &Rc<Station>| stations.iter().flatten().any(|station| Rc::ptr_eq(station, old));
         let left: Vec<_> = before.into_iter().filter(|old| !stays(old)).collect();
-        let redirects = topology.cluster().is_some();
+        self.version.set(topology.version());
         *self.map.borrow_mut() = Map { topology, stations };
         for station in left {
             self.shared.l1.ears.leave(station.node());
-            if redirects {
+            if self.redirects {
                 station.retire();
                 self.retired.borrow_mut().push(station);
             } else {
@@ -116,9 +126,10 @@ impl Worker {
 
     /// A station at `node`, with no connection yet.
     fn open(self: &Rc<Self>, node: &Arc<Node>) -> Rc<Station> {
-        let foreman: Weak<Self> = Rc::downgrade(self);
-        let site = Site::new(node, (&self.shared, &self.stats), &self.fencing, foreman as Weak<dyn Foreman>);
-        let (station, asked) = Station::new(site, &self.tasks);
+        let worker: Weak<Self> = Rc::downgrade(self);
+        let foreman = Weak::clone(&worker) as Weak<dyn Foreman>;
+        let site = Site::new(node, (&self.shared, &self.stats), &self.fencing, foreman);
+        let (station, asked) = Station::new(site, worker as Weak<dyn Forwarder<InFlight>>, &self.tasks);
         station.answer_asks(asked);
         station
     }
@@ -137,6 +148,12 @@ impl Worker {
     /// The topology that the worker goes by.
     pub(crate) fn topology(&self) -> Arc<Topology> {
         Arc::clone(&self.map.borrow().topology)
+    }
+
+    /// The number of that version.
+    #[inline]
+    pub(super) fn version(&self) -> u64 {
+        self.version.get()
     }
 
     /// Which node serves this request.
@@ -178,7 +195,9 @@ impl Worker {
         self.retired.borrow().iter().for_each(|station| _ = station.feel(now));
         let stations = self.stations();
         let holds = stations.iter().fold(false, |holds, station| station.feel(now) | holds);
-        self.holds_writes.set(holds);
+        // A node of a cluster that holds them back is about to hand a slot or its place over, and then says where they go: so they
+        // stay on lanes, where they are followed.
+        self.holds_writes.set(holds && !self.redirects);
         self.several.set(stations.iter().any(|station| station.node().generation.is_several()));
         for station in &stations {
             station.site.look_at_service();
@@ -248,6 +267,7 @@ impl Worker {
 
     /// Ends all connections.
     pub(crate) fn close(&self) {
+        self.pilots.stop.cancel();
         self.stations().iter().chain(&*self.retired.borrow()).for_each(|station| station.close());
         self.tasks.close();
     }

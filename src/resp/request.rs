@@ -385,14 +385,29 @@ impl<'a> Request<'a> {
     /// Rebuilds a request from its own [`raw`](Self::raw) bytes, kept somewhere; `spans` is room for the arguments'
     /// places. `None` unless `raw` is one canonical request and nothing else.
     pub fn parse_canonical(raw: &'a [u8], spans: &'a mut Vec<Span>) -> Option<Self> {
+        let (raw, behind) = Self::split_canonical(raw, spans)?;
+        behind.is_empty().then_some(Self { raw, args: spans })
+    }
+
+    /// The first of several requests as [`raw`](Self::raw) gives them, one behind the other. None where there is none.
+    pub fn parse_first(raw: &'a [u8], spans: &'a mut Vec<Span>) -> Option<Self> {
+        let (raw, _) = Self::split_canonical(raw, spans)?;
+        Some(Self { raw, args: spans })
+    }
+
+    /// The bytes of the first request, whose arguments are in `spans` then, and those behind it.
+    fn split_canonical(raw: &'a [u8], spans: &mut Vec<Span>) -> Option<(&'a [u8], &'a [u8])> {
         const NO_LIMITS: Limits =
             Limits { inline: 32, bulk: u64::MAX, args: u64::MAX, request: usize::MAX, ..Limits::authenticated() };
         spans.clear();
         let mut parser = Parser { args: mem::take(spans), ..Parser::default() };
         let parsed = parser.parse(raw, &NO_LIMITS);
-        let canonical = parsed == Ok(Parsed::Request { consumed: raw.len() }) && !parser.crooked;
+        let crooked = parser.crooked;
         *spans = parser.args;
-        canonical.then_some(Self { raw, args: spans })
+        match parsed {
+            Ok(Parsed::Request { consumed }) if !crooked => Some(raw.split_at(consumed)),
+            _ => None,
+        }
     }
 
     /// The request as an array of bulk strings in the one canonical way to write it: the client's own bytes where they
@@ -761,5 +776,7 @@ mod tests {
         }
         let trailing = [&raw[..], b"x"].concat();
         assert!(Request::parse_canonical(&trailing, &mut spans).is_none());
+        let first = Request::parse_first(&trailing, &mut spans).expect("what is behind it does not matter");
+        assert_eq!((first.raw(), first.argc()), (&raw[..], 2));
     }
 }

@@ -112,7 +112,9 @@ impl Session {
                 Taken::Unanswered => line.answered(self).await?,
                 Taken::Unheard(unheard) => {
                     if waits == HEARINGS || !line.while_writing(self, self.caller.hear(&self.worker, unheard)).await {
-                        proxy::lead(&self.worker, &mut self.caller, spec, request, Time::now());
+                        while !proxy::lead(&self.worker, &mut self.caller, spec, request, Time::now()) {
+                            line.answered(self).await?;
+                        }
                         return Ok(());
                     }
                     waits += 1;

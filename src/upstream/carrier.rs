@@ -154,13 +154,15 @@ impl<W: Waiter> Lane<W> {
             }
         }
         let owner = if self.is_private() { self.owner() } else { None };
-        self.pipeline.borrow_mut().receive(bytes, stale, now, &mut |said| {
+        let received = self.pipeline.borrow_mut().receive(bytes, stale, now, &mut |said| {
             let Some(owner) = &owner else { return };
             match said {
                 Unasked::Message(bytes) => owner.message(bytes),
                 Unasked::MonitorLine(line) => owner.monitored(line),
             }
-        })?;
+        });
+        self.forward_all();
+        received?;
         self.wake_prepared();
         Ok(())
     }

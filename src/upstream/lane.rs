@@ -8,7 +8,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
@@ -16,10 +16,10 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 
 use super::pipeline::{Mode, Pipeline};
-use super::waiter::{OutOfBand, Waiter};
+use super::waiter::{Forwarder, OutOfBand, Waiter};
 use super::{Connection, Node};
 use crate::clock::Time;
-use crate::error::Error;
+use crate::error::{Error, Sent};
 
 /// See the module's head.
 pub(crate) struct Lane<W> {
@@ -27,6 +27,8 @@ pub(crate) struct Lane<W> {
     private: bool,
     pub(super) pipeline: RefCell<Pipeline<W>>,
     owner: RefCell<Option<Rc<dyn OutOfBand>>>,
+    /// Who sends elsewhere what was not carried out on a shared lane.
+    forwarder: Option<Weak<dyn Forwarder<W>>>,
     /// The task, where it has nothing to do.
     task: Cell<Option<Waker>>,
     /// Who waits until the connection is made, or ready.
@@ -46,9 +48,10 @@ pub(crate) struct Lane<W> {
 }
 
 impl<W: Waiter> Lane<W> {
-    /// A lane for many sessions. Commands may be sent at once; they leave when [`run`](Self::run) has connected.
-    pub(crate) fn shared(node: Arc<Node>, now: Time) -> Rc<Self> {
-        Rc::new(Self::new(node, false, now))
+    /// A lane for many sessions. Commands may be sent at once; they leave when [`run`](Self::run) has connected. What is to go
+    /// elsewhere `forwarder` takes.
+    pub(crate) fn shared(node: Arc<Node>, forwarder: Weak<dyn Forwarder<W>>, now: Time) -> Rc<Self> {
+        Rc::new(Self { forwarder: Some(forwarder), ..Self::new(node, false, now) })
     }
 
     /// A connection for one session at a time.
@@ -62,6 +65,7 @@ impl<W: Waiter> Lane<W> {
             node,
             private,
             owner: RefCell::default(),
+            forwarder: None,
             task: Cell::default(),
             opening: RefCell::default(),
             heir: Cell::default(),
@@ -78,6 +82,15 @@ impl<W: Waiter> Lane<W> {
         let sent = self.pipeline.borrow_mut().send(command, waiter, now);
         self.wake();
         sent
+    }
+
+    /// The same, where the waiter is told at once that the lane has ended.
+    pub(crate) fn send_or_tell(&self, command: &[u8], waiter: W, now: Time) {
+        if let Err(waiter) = self.send(command, waiter, now)
+            && let Some(waiter) = waiter.lost(&self.lost_error(), Sent::No, command)
+        {
+            self.forward(waiter, command);
+        }
     }
 
     /// Appends a command that makes the connection ready for what is sent after it, which is not written before a reply of
@@ -370,9 +383,22 @@ impl<W: Waiter> Lane<W> {
             owner.cut();
         }
         // No borrow is held here: a waiter may open another lane and send on it.
-        loss.tell(error);
+        loss.tell(error, |waiter, command| self.forward(waiter, command));
         if let Some(owner) = owner {
             owner.ended();
+        }
+    }
+
+    /// Has what was not carried out here sent elsewhere.
+    pub(super) fn forward_all(&self) {
+        let elsewhere = self.pipeline.borrow_mut().take_elsewhere();
+        elsewhere.into_iter().for_each(|(waiter, command)| self.forward(waiter, &command));
+    }
+
+    /// Where nobody is there to do it, those who wait are gone as well.
+    fn forward(&self, waiter: W, command: &[u8]) {
+        if let Some(forwarder) = self.forwarder.as_ref().and_then(Weak::upgrade) {
+            forwarder.forward(waiter, command);
         }
     }
 

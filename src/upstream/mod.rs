@@ -47,8 +47,8 @@ pub(crate) use signs::{Service, Signs};
 pub(crate) use survey::{Survey, SurveyFinding, Trial};
 pub(crate) use topology::{NodeIndex, Topology};
 pub use vouched::Vouched;
-pub(crate) use waiter::OutOfBand;
 pub use waiter::Waiter;
+pub(crate) use waiter::{Forwarder, OutOfBand};
 
 use crate::clock::Time;
 use crate::config::Endpoint;

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use super::Node;
 use super::cluster::ClusterMap;
 use crate::command::{HashSlot, Spec};
+use crate::config::Endpoint;
 use crate::resp::Request;
 
 /// The place of a node in the topology, which it keeps for as long as it is there.
@@ -64,6 +65,14 @@ impl Topology {
         }
     }
 
+    /// Which node serves this slot; where nobody does, or there is none, the front.
+    pub(crate) fn serving_slot(&self, slot: Option<HashSlot>) -> NodeIndex {
+        match self {
+            Self::Single(_) => NodeIndex::default(),
+            Self::Cluster(map) => slot.and_then(|slot| map.owner(slot)).unwrap_or(map.front()),
+        }
+    }
+
     /// Which node serves this key.
     #[inline]
     pub(crate) fn serving_key(&self, key: &[u8]) -> NodeIndex {
@@ -80,6 +89,19 @@ impl Topology {
             Self::Cluster(map) => (None, Some(map.shards().map(|(at, shard)| (at, &shard.node)))),
         };
         single.into_iter().chain(map.into_iter().flatten())
+    }
+
+    /// The node at a place, if there is one.
+    pub(crate) fn node(&self, at: NodeIndex) -> Option<&Arc<Node>> {
+        match self {
+            Self::Single(node) => Some(node).filter(|_| at == NodeIndex::default()),
+            Self::Cluster(map) => map.shard(at).map(|shard| &shard.node),
+        }
+    }
+
+    /// The place of the node at an address, if it is there.
+    pub(crate) fn place_of(&self, endpoint: &Endpoint) -> Option<NodeIndex> {
+        self.nodes().find(|(_, node)| node.endpoint == *endpoint).map(|(at, _)| at)
     }
 
     /// The map, where there is a cluster.
@@ -102,7 +124,6 @@ mod tests {
 
     use super::*;
     use crate::command::lookup;
-    use crate::config::Endpoint;
     use crate::resp::{Span, encode};
 
     fn node(port: u16) -> Arc<Node> {

@@ -1,5 +1,7 @@
-//! What a lane knows of those who use it: who awaits a reply, and who has a private connection.
+//! What a lane knows of those who use it: who awaits a reply, who has a private connection, and who sends elsewhere what could not be
+//! done here.
 
+use std::rc::Rc;
 use std::task::{Context, Poll};
 
 use crate::clock::Time;
@@ -16,6 +18,12 @@ pub trait Waiter: 'static {
     /// Whether the next reply is for this waiter, too. Asked when one is over, and before [`over`](Self::over), which is
     /// called for the last.
     fn awaits_more(&self) -> bool;
+
+    /// Whether the reply, on a shared lane, was none: the command was not carried out here and is to go elsewhere. Asked when one is
+    /// over; the waiter is then given to the [`Forwarder`] instead of being told that it is [`over`](Self::over).
+    fn goes_elsewhere(&self) -> bool {
+        false
+    }
 
     /// Asked in the middle of a reply: ready once the receiver can take more bytes.
     fn poll_room(&mut self, cx: &mut Context<'_>) -> Poll<()>;
@@ -35,8 +43,17 @@ pub trait Waiter: 'static {
     /// Whether the command may change keys.
     fn writes(&self) -> bool;
 
-    /// The connection is gone and this reply will not come. `command` is what was, or was to be, sent on a shared lane.
-    fn lost(self, error: &Error, sent: Sent, command: &[u8]);
+    /// The connection is gone and this reply will not come. `command` is what was, or was to be, sent on a shared lane. Comes back
+    /// where that is to be sent elsewhere.
+    fn lost(self, error: &Error, sent: Sent, command: &[u8]) -> Option<Self>
+    where
+        Self: Sized;
+}
+
+/// Sends commands elsewhere that a lane was not answered.
+pub(crate) trait Forwarder<W> {
+    /// Takes `command` and what awaits its reply. No lane is in use then.
+    fn forward(self: Rc<Self>, waiter: W, command: &[u8]);
 }
 
 /// Whoever a private connection is lent to: takes what Redis says unasked. Must not use the connection meanwhile.

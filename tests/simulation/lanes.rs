@@ -164,7 +164,7 @@ impl World<'_> {
         let Some(mut lane) = self.workers[worker].lane(who).take() else { return };
         let error = lane.pipeline.lost("it was cut");
         if let Some(loss) = lane.pipeline.lose(&error) {
-            loss.tell(&error);
+            loss.tell(&error, |_, _| ());
         }
         let mut again = Vec::new();
         while let Some(LaneEvent::Lost(number)) = lane.event() {

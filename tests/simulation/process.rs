@@ -387,8 +387,9 @@ impl Waiter for Ticket {
         false
     }
 
-    fn lost(self, _: &Error, _: Sent, _: &[u8]) {
+    fn lost(self, _: &Error, _: Sent, _: &[u8]) -> Option<Self> {
         self.note(LaneEvent::Lost(self.number));
+        None
     }
 }
 

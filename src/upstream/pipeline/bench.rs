@@ -29,13 +29,14 @@ pub(super) struct NotingWaiter {
     pub(super) patient: bool,
     pub(super) own: bool,
     pub(super) writes: bool,
+    pub(super) elsewhere: bool,
 }
 
 impl NotingWaiter {
     pub(super) fn new() -> (Self, Rc<RefCell<ToldOfReply>>) {
         let told = Rc::new(RefCell::default());
-        let probe =
-            Self { told: Rc::clone(&told), replies: 1, confirmations: 0, patient: false, own: false, writes: false };
+        let (patient, own, writes, elsewhere) = (false, false, false, false);
+        let probe = Self { told: Rc::clone(&told), replies: 1, confirmations: 0, patient, own, writes, elsewhere };
         (probe, told)
     }
 }
@@ -84,8 +85,13 @@ impl Waiter for NotingWaiter {
         self.writes
     }
 
-    fn lost(self, _: &Error, sent: Sent, command: &[u8]) {
+    fn goes_elsewhere(&self) -> bool {
+        self.elsewhere
+    }
+
+    fn lost(self, _: &Error, sent: Sent, command: &[u8]) -> Option<Self> {
         self.told.borrow_mut().lost = Some((sent, command.to_vec()));
+        self.elsewhere.then_some(self)
     }
 }
 
@@ -136,7 +142,7 @@ impl PipelineBench {
 
     pub(super) fn lose(&mut self) {
         let error = self.pipeline.lost("gone");
-        self.pipeline.lose(&error).expect("it had not ended").tell(&error);
+        self.pipeline.lose(&error).expect("it had not ended").tell(&error, |_, _| ());
         assert!(self.pipeline.lose(&error).is_none(), "nobody is told twice");
     }
 }

@@ -85,6 +85,8 @@ pub struct Pipeline<W> {
     round_trip: Duration,
     /// Redis does not let this user be asked whether replies are in step.
     unverifiable: bool,
+    /// What was not carried out here, until it is [taken](Self::take_elsewhere).
+    elsewhere: Vec<(W, Box<[u8]>)>,
     /// Until when a shared lane waits for a session that takes nothing of its reply.
     patience: Option<Time>,
 }
@@ -151,6 +153,7 @@ impl<W: Waiter> Pipeline<W> {
             timed: None,
             round_trip: Duration::ZERO,
             unverifiable: false,
+            elsewhere: Vec::new(),
             patience: None,
         }
     }
@@ -367,6 +370,11 @@ impl<W: Waiter> Pipeline<W> {
         self.state != Stage::Open || self.goodbye == Goodbye::Soon || !self.out.to_write().is_empty()
     }
 
+    /// What is to be sent elsewhere, by what was received last.
+    pub(in crate::upstream) fn take_elsewhere(&mut self) -> Vec<(W, Box<[u8]>)> {
+        std::mem::take(&mut self.elsewhere)
+    }
+
     /// The connection has ended with this error. `None` where it had before; else who waits is to be told.
     pub fn lose(&mut self, error: &Error) -> Option<Loss<W>> {
         if self.state == Stage::Closed {
@@ -391,13 +399,17 @@ pub struct Loss<W> {
 }
 
 impl<W: Waiter> Loss<W> {
-    /// Tells each of them, in order, why; with its command, where that is still there. They may open another lane and send on it.
-    pub fn tell(mut self, error: &Error) {
+    /// Tells each of them, in order, why; with its command, where that is still there. Those that are to be sent elsewhere go to
+    /// `forward`, which may open another lane and send on it.
+    pub fn tell(mut self, error: &Error, mut forward: impl FnMut(W, &[u8])) {
         while let Some(Expectation { start, expect }) = self.fifo.pop_front() {
             let end = self.fifo.front().map_or(self.out.queued(), |next| next.start);
             if let Expected::Reply(waiter) = expect {
                 let sent = if start < self.out.written() { Sent::Maybe } else { Sent::No };
-                waiter.lost(error, sent, self.out.between(start, end));
+                let command = self.out.between(start, end);
+                if let Some(waiter) = waiter.lost(error, sent, command) {
+                    forward(waiter, command);
+                }
             }
         }
     }
@@ -477,7 +489,7 @@ mod tests {
         pipeline.open(AT(1));
         assert!(!pipeline.is_open() && pipeline.is_over().is_some());
         let error = pipeline.lost_error();
-        pipeline.lose(&error).expect("it had not ended").tell(&error);
+        pipeline.lose(&error).expect("it had not ended").tell(&error, |_, _| ());
         pipeline.close();
         assert_eq!(told.borrow().lost, Some((Sent::No, b"early".to_vec())));
         assert!(pipeline.end().is_some());

@@ -136,7 +136,12 @@ impl<W: Waiter> Pipeline<W> {
         }
         if let Expected::Reply(waiter) = expect {
             let (out, fifo) = (&self.out, &self.fifo);
-            waiter.over(|| out.between(start, fifo.front().map_or(out.queued(), |next| next.start)));
+            let command = || out.between(start, fifo.front().map_or(out.queued(), |next| next.start));
+            if waiter.goes_elsewhere() {
+                self.elsewhere.push((waiter, command().into()));
+            } else {
+                waiter.over(command);
+            }
         }
     }
 
@@ -398,7 +403,7 @@ mod tests {
         let told = bench.send("get", AT(0));
         let error = bench.receive("-ERR no\r\n", AT(1)).expect_err("it is in another database");
         assert!(matches!(error, Error::Refused { .. }));
-        bench.pipeline.lose(&error).expect("it had not ended").tell(&error);
+        bench.pipeline.lose(&error).expect("it had not ended").tell(&error, |_, _| ());
         assert_eq!(told.borrow().lost.as_ref().map(|lost| lost.0), Some(Sent::No), "it was held back");
     }
 }

@@ -1,0 +1,114 @@
+//! A read that others may join, until its reply is here: who has joined it, and whether its key is promoted then.
+//!
+//! Made when the read is sent, and held by what awaits its reply, `in_flight`.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+
+use super::reader::Reader;
+use super::recipient::Recipient;
+use super::shared::{RuleIndex, Shared};
+use super::site::Site;
+use crate::cache::{Coin, FlightRef, Flights, Query};
+use crate::clock::Time;
+use crate::command;
+use crate::invalidation::Fill;
+use crate::metrics::{DropReason, WorkerStats};
+use crate::resp::Request;
+
+/// Who has joined a read, where anybody has. Boxed, for it is a third of the size so, and mostly nobody joins.
+pub(super) type JoinedRecipients = Box<Vec<Recipient>>;
+
+/// The reads under way on a lane. A lead keeps hold of them, and so ends its own flight.
+pub(super) type LaneFlights = Rc<RefCell<Flights<Recipient>>>;
+
+/// A read that others may join. It keeps nothing of its command: the lane does, and shows it when the reply is whole. Dropped
+/// before its flight has landed, it lands, and whoever joined is cut off.
+pub(crate) struct Lead {
+    pub(super) reader: Reader,
+    flights: LaneFlights,
+    flight: FlightRef,
+    /// Bytes of the reply so far, up to what can be told here.
+    pub(super) size: u32,
+    /// Who joined, once nobody can any more: mostly nobody.
+    pub(super) joined: Option<JoinedRecipients>,
+    /// The rule of its key.
+    pub(super) rule: RuleIndex,
+    pub(super) coin: Coin,
+    pub(super) failed: bool,
+}
+
+impl Lead {
+    /// The read of `reader`, which `query` describes, is about to be sent on the lane of these `flights`; who `joined` has joined
+    /// it before.
+    pub(super) fn begin(
+        flights: &LaneFlights,
+        (reader, rule, coin): (Reader, RuleIndex, Coin),
+        joined: Option<JoinedRecipients>,
+        (shared, query): (&Shared, &Query<'_>),
+        now: Time,
+    ) -> Self {
+        let l1 = &shared.l1;
+        // Stamp and count are read before the first byte leaves.
+        let flight = flights.borrow_mut().lead(query, l1.memory.stamps.load(query.slot), l1.opaque(), now);
+        Self { reader, flights: Rc::clone(flights), flight, size: 0, joined, rule, coin, failed: false }
+    }
+
+    /// Its reply is whole: has its key promoted, if that is due.
+    pub(super) fn promote<'a>(&self, site: &Site, command: impl FnOnce() -> &'a [u8]) {
+        let Shared { l1, .. } = &*site.shared;
+        let wanted = match self.coin {
+            Coin::Never => false,
+            Coin::IfJoined | Coin::Knock => self.joined.is_some(),
+            Coin::Promote => true,
+        };
+        if !wanted || !l1.is_on() {
+            return;
+        }
+        let who = &self.reader.who;
+        let mut spans = Vec::new();
+        let Some(request) = Request::parse_canonical(command(), &mut spans) else { return };
+        let Some(spec) = command::lookup(request) else { return };
+        let query = who.query(l1, spec, request);
+        let max_value = site.shared.promote(self.rule).max_value;
+        let bytes = u64::from(self.size);
+        let promoted = if self.failed {
+            Err(DropReason::ErrorReply)
+        } else if self.size == u32::MAX || bytes > max_value {
+            Err(DropReason::TooLarge)
+        } else {
+            let fill = Fill::new(request, &query, who.db, site.shared.ceiling(self.rule), max_value);
+            l1.promote(&who.ear, fill.expecting(bytes))
+        };
+        count_promotion(&site.stats, promoted);
+    }
+
+    /// Nobody joins any more.
+    pub(super) fn land(&mut self) {
+        let flight = std::mem::replace(&mut self.flight, FlightRef::NONE);
+        let joined = self.flights.borrow_mut().land(flight);
+        if !joined.is_empty() {
+            self.joined.get_or_insert_default().extend(joined);
+        }
+    }
+
+    pub(super) fn joined(&self) -> &[Recipient] {
+        self.joined.as_ref().map_or(&[], |joined| joined)
+    }
+}
+
+impl Drop for Lead {
+    fn drop(&mut self) {
+        if self.flight != FlightRef::NONE {
+            self.land();
+        }
+    }
+}
+
+/// Counts what became of a promotion.
+pub(super) fn count_promotion(stats: &WorkerStats, promoted: Result<(), DropReason>) {
+    match promoted {
+        Ok(()) => stats.promotions.add(1),
+        Err(reason) => stats.dropped(reason),
+    }
+}

@@ -1,0 +1,198 @@
+//! Commands that come back from a lane: a node of a cluster did not carry them out, or their connection was lost and they may be sent
+//! again.
+//!
+//! What awaits a reply keeps the first bytes of an error back until it is sure whether the line is a redirect. Where it is, nothing of
+//! it reaches a client: the command goes back to the worker with all that awaits its reply, a write with its stamps still under way.
+//!
+//! Holds contract point 7 (a write is sent once).
+
+use std::rc::Rc;
+use std::time::Instant;
+
+use super::in_flight::{InFlight, ReplyAction, ReplyStage};
+use super::lead::Lead;
+use super::notified_write::MarkedWrite;
+use super::reader::Reader;
+use super::recipient::Recipient;
+use super::redirect::ErrorLine;
+use super::shared::RuleIndex;
+use super::site::Site;
+use super::who::Who;
+use crate::cache::Coin;
+use crate::clock::Time;
+use crate::error::{Error, Sent};
+use crate::invalidation::Fill;
+use crate::metrics::RedirectKind;
+use crate::resp::Resp;
+use crate::upstream::Waiter;
+
+/// A command that is to be sent again.
+pub(crate) struct Returned {
+    pub(super) action: ReplyAction,
+    pub(super) why: ReturnReason,
+}
+
+/// Why it is.
+#[derive(Clone)]
+pub(super) enum ReturnReason {
+    /// A node did not carry it out, and says so in this line, of which the kind is known once it is whole.
+    Redirect(Option<RedirectKind>, Vec<u8>),
+    /// Its connection was lost.
+    Lost(Error, Sent),
+}
+
+/// What of a command is left that is to be sent again, for each of those who wait for it.
+pub(super) struct ReturnedCommand {
+    /// Where it was sent.
+    pub(super) site: Rc<Site>,
+    pub(super) first: Recipient,
+    /// Who waits for the same reply: mostly nobody.
+    pub(super) joined: Vec<Recipient>,
+    pub(super) purpose: ReplyPurpose,
+    pub(super) why: ReturnReason,
+    /// Who sent it, and in which version.
+    pub(super) caller: Option<(Rc<Who>, Resp)>,
+    /// Since when its latency is taken.
+    pub(super) sampled: Option<Instant>,
+}
+
+/// What its reply is to bring.
+pub(super) enum ReplyPurpose {
+    /// Nothing else.
+    Pass,
+    /// What a read is to leave in L1.
+    Read(Reader, Vec<Fill>),
+    /// Others may join it, and its key may be promoted.
+    Lead(Reader, RuleIndex, Coin),
+    /// The stamps of a write, which is under way until then.
+    Write(MarkedWrite),
+}
+
+impl InFlight {
+    /// Whether these bytes are no part of a reply to the client, or perhaps none: they are kept then.
+    #[cold]
+    pub(super) fn keeps_back(&mut self, kind: u8, bytes: &[u8], end: Option<Time>) -> bool {
+        if self.stage == ReplyStage::Asking {
+            self.stage = if end.is_some() { ReplyStage::Asked } else { ReplyStage::Asking };
+            return true; // where it was refused, the next reply tells
+        }
+        self.stage = ReplyStage::Followed;
+        if kind != b'-' || matches!(self.action, ReplyAction::NotifiedWrite(_)) {
+            return false; // of a write with its notice all replies are seen first
+        }
+        let whole = end.is_some();
+        if let ReplyAction::Return(returned) = &mut self.action
+            && let ReturnReason::Redirect(known, line) = &mut returned.why
+        {
+            line.extend_from_slice(bytes);
+            match ErrorLine::of(line, whole) {
+                ErrorLine::Unfinished => {}
+                ErrorLine::Redirect(kind) => *known = Some(kind),
+                ErrorLine::Other => {
+                    let line = std::mem::take(line);
+                    self.take_back();
+                    self.begin(kind, &line);
+                    self.deliver(kind, &line, end);
+                }
+            }
+            return true;
+        }
+        let known = match ErrorLine::of(bytes, whole) {
+            ErrorLine::Other => return false,
+            ErrorLine::Unfinished => None,
+            ErrorLine::Redirect(kind) => Some(kind),
+        };
+        self.give_back(ReturnReason::Redirect(known, bytes.to_vec()));
+        true
+    }
+
+    /// It was carried out, and sessions that wait for it have others on a detour.
+    #[cold]
+    pub(super) fn overtakes(&self, command: &[u8]) {
+        let Some(foreman) = self.site.foreman() else { return };
+        let joined = match &self.action {
+            ReplyAction::Lead(lead) => lead.joined(),
+            _ => &[],
+        };
+        for recipient in self.recipient.iter().chain(joined) {
+            foreman.carried_out(recipient.replies(), recipient.place(), command);
+        }
+    }
+
+    /// This line is its reply.
+    pub(super) fn answer(mut self, line: &[u8]) {
+        self.piece(line[0], line, Some(Time::now()));
+        self.over(|| &[]);
+    }
+
+    /// It is to be sent again, as far as is known.
+    pub(super) fn give_back(&mut self, why: ReturnReason) {
+        let action = std::mem::replace(&mut self.action, ReplyAction::Ignore);
+        self.action = ReplyAction::Return(Box::new(Returned { action, why }));
+    }
+
+    /// It is not, or not for that reason.
+    pub(super) fn take_back(&mut self) {
+        match std::mem::replace(&mut self.action, ReplyAction::Ignore) {
+            ReplyAction::Return(returned) => self.action = returned.action,
+            action => self.action = action,
+        }
+    }
+
+    /// What is to be sent again, once it has come back.
+    pub(super) fn unpack(mut self) -> Option<ReturnedCommand> {
+        let (site, sampled) = (Rc::clone(&self.site), self.sampled);
+        let (ReplyAction::Return(returned), Some(first)) = (self.action, self.recipient.take()) else { return None };
+        let Returned { action, why } = *returned;
+        let mut joined = Vec::new();
+        let mut caller = self.caller.take().map(|who| (who, self.resp));
+        if let ReplyAction::Read(reader, _) | ReplyAction::Lead(Lead { reader, .. }) = &action {
+            caller = Some((Rc::clone(&reader.who), reader.resp));
+        }
+        let purpose = match action {
+            ReplyAction::Read(reader, fills) => ReplyPurpose::Read(reader, fills),
+            ReplyAction::Lead(mut lead) => {
+                lead.land();
+                joined = lead.joined.take().map(|joined| *joined).unwrap_or_default();
+                ReplyPurpose::Lead(lead.reader.again(), lead.rule, lead.coin)
+            }
+            ReplyAction::Write(guard) => ReplyPurpose::Write(MarkedWrite::Alone(guard)),
+            ReplyAction::NotifiedWrite(write) => ReplyPurpose::Write(MarkedWrite::WithNotice(write)),
+            _ => ReplyPurpose::Pass,
+        };
+        Some(ReturnedCommand { site, first, joined, purpose, why, caller, sampled })
+    }
+
+    /// Whether the command may be sent again: a read, once, where its session has sent no write behind it; and in a cluster, where
+    /// another node may come to serve the slot, whatever was not sent. Of those who joined a read, whoever may not wait is told.
+    pub(super) fn goes_again(&mut self, error: &Error, sent: Sent) -> bool {
+        let site = Rc::clone(&self.site);
+        if sent == Sent::No && site.redirects && error.is_of_node() && self.recipient.is_some() {
+            return self.caller().is_some();
+        }
+        match &mut self.action {
+            ReplyAction::Read(reader, _) => {
+                let again = self.recipient.as_ref().is_some_and(|recipient| reader.may_again(error, recipient));
+                *reader = reader.again();
+                again
+            }
+            ReplyAction::Lead(lead) => {
+                lead.land();
+                let joined = lead.joined.take().map(|joined| *joined).unwrap_or_default();
+                let all = self.recipient.take().into_iter().chain(joined);
+                let (mut again, told): (Vec<_>, Vec<_>) =
+                    all.partition(|recipient| lead.reader.may_again(error, recipient));
+                for recipient in told {
+                    recipient.refuse(&site.shared, error, sent);
+                }
+                if again.is_empty() {
+                    return false;
+                }
+                self.recipient = Some(again.remove(0));
+                lead.joined = (!again.is_empty()).then(|| Box::new(again));
+                true
+            }
+            _ => false,
+        }
+    }
+}
