@@ -4,6 +4,7 @@
 //! channel, and a look at the upstream every second. Redis need not be there: crema starts, says that it is not ready, and
 //! refuses clients, or answers with an error, until it is. `Running::end` is the whole order in which it ends.
 
+mod census;
 mod cluster;
 mod descriptors;
 mod lookout;
@@ -42,6 +43,7 @@ use crate::server::{Listener, Workers, accept};
 use crate::session::Entrance;
 use crate::upstream::{ClusterMap, Login, MapDoubts, Node, Serving, State, SurveyFinding, Topology};
 
+use census::CensusKeeper;
 use cluster::{MapKeeper, follow_presence};
 use nodes::{NodePlan, Nodes};
 use rotation::RotatingLogins;
@@ -306,6 +308,12 @@ impl App {
         let keeper =
             MapKeeper::new((Arc::clone(&self.nodes), seeds), config.clone(), self.topology.clone(), map.clone());
         control.spawn(keeper.keep());
+        if self.shared.l1.is_on() {
+            let (nodes, l1) = (Arc::clone(&self.nodes), Arc::clone(&self.shared.l1));
+            let node_map = config.cluster.node_map.clone();
+            let census = CensusKeeper::new((nodes, l1), node_map, self.topology.subscribe(), map.clone());
+            control.spawn(census.keep());
+        }
         control.spawn(follow_presence(self.topology.clone(), self.presence.clone()));
     }
 

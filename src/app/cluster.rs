@@ -160,6 +160,9 @@ impl MapKeeper {
             "the cluster's masters: {}",
             masters.join(", ")
         );
+        if let Some(before) = self.present().cluster() {
+            self.nodes.slots_leave(before, &next);
+        }
         let topology = Arc::new(Topology::Cluster(next));
         self.topology.send_replace(Arc::clone(&topology));
         let stays = |node: &Arc<Node>| topology.nodes().any(|(_, known)| Arc::ptr_eq(known, node));

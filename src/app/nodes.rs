@@ -10,11 +10,12 @@ use tracing::{info, warn};
 use super::lookout::Lookout;
 use super::rotation::RotatingLogins;
 use super::{own_login, tell_choice};
+use crate::command::HashSlot;
 use crate::config::{Config, Endpoint, UpstreamKind};
 use crate::control::Control;
 use crate::invalidation::L1;
 use crate::net::tls::Dialer;
-use crate::upstream::{Login, Node, RotatingLogin, keep_watch};
+use crate::upstream::{ClusterMap, Login, Node, RotatingLogin, keep_watch};
 
 /// What is the same of all nodes.
 pub(super) struct NodePlan {
@@ -120,7 +121,18 @@ impl Nodes {
         });
     }
 
-    /// Those for whom `stays` says so are all that are looked after from now on.
+    /// The next version of the map is about to be gone by: nothing counts that was read of slots which leave their nodes.
+    pub(super) fn slots_leave(&self, before: &ClusterMap, next: &ClusterMap) {
+        let node = |map: &ClusterMap, slot| Some(Arc::as_ptr(&map.shard(map.owner(slot)?)?.node));
+        for slot in (0..HashSlot::COUNT).filter_map(HashSlot::nth) {
+            let owner = node(before, slot);
+            if owner.is_some() && owner != node(next, slot) {
+                self.l1.slot_left(slot);
+            }
+        }
+    }
+
+    /// These are all that are looked after from now on.
     pub(super) fn retain(&self, stays: impl Fn(&Arc<Node>) -> bool) {
         self.lock().retain(|kept| {
             let stays = stays(&kept.node);

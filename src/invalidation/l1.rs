@@ -43,7 +43,7 @@ pub(crate) struct L1 {
     /// The opaque writes of all workers.
     pub opaque_writes: OpaqueWrites,
     pub(super) silence: Silence,
-    pub(super) stats: Arc<Stats>,
+    pub(crate) stats: Arc<Stats>,
     /// Commands that may change rights, counted when they are sent and when they are answered.
     rights: AtomicU64,
     /// Held by who looks at every entry.

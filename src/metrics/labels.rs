@@ -170,6 +170,7 @@ labels! {
         Voters = "voters": "So many did not answer, or know of an earlier election only, that they could elect.",
         Demoted = "demoted": "The master says that it is none any more.",
         Successor = "successor": "A replica of the master says that it is a master.",
+        Claimed = "claimed": "Another says that slots of the master are its own, under a later number.",
         Failing = "failing": "The master says that the cluster is down.",
         Electors = "electors": "The master counts more or fewer masters with slots than it lists.",
     }
@@ -221,7 +222,15 @@ labels! {
         Echo = "echo": "it is not checked now and then that replies are in step",
         Publish = "publish": "the fleet is not told of what only crema knows, such as SWAPDB; where writes tell of themselves, \
             each of such a user makes the fleet forget everything",
+        Census = "census": "in front of a cluster nothing is answered from memory",
         Subscribe = "subscribe": "what applications and other cremas say on the fleet's channel is not heard",
+    }
+}
+
+impl CensusFinding {
+    /// Whether it says that somebody else may own the keys, or that nobody knows who: leases end at once.
+    pub const fn is_sign(self) -> bool {
+        matches!(self, Self::Demoted | Self::Successor | Self::Claimed | Self::Failing | Self::Electors)
     }
 }
 
@@ -245,6 +254,7 @@ impl Need {
             Self::Latency => "LATENCY HISTOGRAM",
             Self::Echo => "ECHO",
             Self::Publish => "PUBLISH",
+            Self::Census => "CLUSTER INFO or CLUSTER NODES",
             Self::Subscribe => "SUBSCRIBE",
         }
     }

@@ -25,8 +25,8 @@ pub(crate) use counters::{Counter, Gauge, SharedCounter, WorkerStats};
 pub use export::descriptions;
 pub(crate) use export::{Levels, Value};
 pub(crate) use labels::{
-    ChannelMessage, CoherenceMeans, DropReason, EpochReason, Failure, FillOutcome, Path, Publication, RedirectKind,
-    Refusal,
+    CensusFinding, ChannelMessage, CoherenceMeans, DropReason, EpochReason, Failure, FillOutcome, Path, Publication,
+    RedirectKind, Refusal,
 };
 pub use labels::{Need, Outcome};
 pub(crate) use latency::Latency;

@@ -31,7 +31,10 @@ use std::time::Duration;
 
 pub(crate) use backoff::Backoff;
 pub(crate) use budget::{Ask, Budget, Permit, Purpose, Settled, Tenant};
-pub(crate) use cluster::{ClusterAnswer, ClusterMap, ClusterState, MapDoubts, Shard, SlotTable, agreed, newer_than};
+pub(crate) use cluster::{
+    Census, CensusQuestion, ClusterAnswer, ClusterMap, ClusterState, Listing, MapDoubts, Shard, SlotTable, Steward,
+    StewardReport, agreed, newer_than,
+};
 pub(crate) use connect::{
     Connection, Step, adapt, connect, connect_as_told, connect_by, connect_unproved, read_reply, steps,
 };

@@ -10,11 +10,11 @@
 
 /// What somebody said in a round.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Testimony {
+pub(crate) struct Testimony {
     /// It takes itself for a master.
-    pub is_master: bool,
+    pub(crate) is_master: bool,
     /// The latest election that it knows of: `cluster_current_epoch`.
-    pub epoch: u64,
+    pub(crate) epoch: u64,
 }
 
 /// How a replica stands to the latest number that anybody has named.
@@ -22,7 +22,7 @@ pub struct Testimony {
 /// A candidate stands in one number for twice the nodes' time-out at most, and afterwards only in later ones than it knows of. So a
 /// replica that has named the latest one, and so long after says that it is a replica still, can win none but a later one.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-pub enum Standing {
+pub(crate) enum Standing {
     /// It may stand in the latest number.
     #[default]
     Open,
@@ -34,7 +34,7 @@ pub enum Standing {
 
 impl Standing {
     /// A replica says this. `outlived`: it was asked twice the time-out or longer after it had named `latest`.
-    pub fn hear(&mut self, said: Testimony, latest: u64, outlived: bool) {
+    pub(crate) fn hear(&mut self, said: Testimony, latest: u64, outlived: bool) {
         *self = match *self {
             _ if said.is_master || said.epoch < latest => Self::Open,
             Self::Open => Self::Named,
@@ -46,27 +46,27 @@ impl Standing {
 
 /// One who may become the owner of the node's keys: its replica, as anybody knows it.
 #[derive(Clone, Copy, Debug)]
-pub struct Heir {
+pub(crate) struct Electable {
     /// None: it was silent in this round.
-    pub said: Option<Testimony>,
+    pub(crate) said: Option<Testimony>,
     /// What is known of it from earlier rounds.
-    pub standing: Standing,
+    pub(crate) standing: Standing,
 }
 
 /// What a round shows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Verdict {
+pub(crate) enum Judgement {
     /// Nobody else had become the owner when it began.
     Proven,
     /// It does not tell.
-    Unproven(Doubt),
+    Unproven(CensusDoubt),
     /// Somebody else may be the owner by now.
     Revoked(Sign),
 }
 
 /// Why a round does not tell.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Doubt {
+pub(crate) enum CensusDoubt {
     /// The node was silent.
     Silent,
     /// A replica was silent that may stand in the latest election.
@@ -77,7 +77,7 @@ pub enum Doubt {
 
 /// A sign that somebody else is the owner.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Sign {
+pub(crate) enum Sign {
     /// The node says that it is no master.
     Demoted,
     /// A replica says that it is a master.
@@ -86,34 +86,34 @@ pub enum Sign {
 
 /// Judges one node. `voters` are all others who may vote, with what they said; who answers that it is a replica may not. `electors` is
 /// the least number of masters with slots that anybody knows of.
-pub fn judge(
+pub(crate) fn judge(
     own: Option<Testimony>,
-    heirs: &[Heir],
+    heirs: &[Electable],
     voters: impl Iterator<Item = Option<Testimony>>,
     latest: u64,
     electors: usize,
-) -> Verdict {
+) -> Judgement {
     let is_master = |said: Option<Testimony>| said.is_some_and(|said| said.is_master);
-    let Some(own) = own else { return Verdict::Unproven(Doubt::Silent) };
+    let Some(own) = own else { return Judgement::Unproven(CensusDoubt::Silent) };
     if !own.is_master {
-        return Verdict::Revoked(Sign::Demoted);
+        return Judgement::Revoked(Sign::Demoted);
     }
     if heirs.iter().any(|heir| is_master(heir.said)) {
-        return Verdict::Revoked(Sign::Successor);
+        return Judgement::Revoked(Sign::Successor);
     }
     let mut silent = heirs.iter().filter(|heir| heir.said.is_none()).peekable();
     if silent.peek().is_none() {
-        return Verdict::Proven;
+        return Judgement::Proven;
     }
     if silent.any(|heir| heir.standing != Standing::Settled) {
-        return Verdict::Unproven(Doubt::Heir);
+        return Judgement::Unproven(CensusDoubt::Heir);
     }
     let may_vote_unheard = |said: &Option<Testimony>| said.is_none_or(|said| said.is_master && said.epoch < latest);
     let unheard = voters.filter(may_vote_unheard).count();
     if own.epoch == latest && unheard < electors / 2 + 1 {
-        Verdict::Proven
+        Judgement::Proven
     } else {
-        Verdict::Unproven(Doubt::Voters)
+        Judgement::Unproven(CensusDoubt::Voters)
     }
 }
 
@@ -131,35 +131,35 @@ mod tests {
         Some(Testimony { is_master: false, epoch })
     }
 
-    fn heir(said: Option<Testimony>, standing: Standing) -> Heir {
-        Heir { said, standing }
+    fn heir(said: Option<Testimony>, standing: Standing) -> Electable {
+        Electable { said, standing }
     }
 
-    fn judged(own: Option<Testimony>, heirs: &[Heir], voters: &[Option<Testimony>]) -> Verdict {
+    fn judged(own: Option<Testimony>, heirs: &[Electable], voters: &[Option<Testimony>]) -> Judgement {
         judge(own, heirs, voters.iter().copied(), LATEST, 3)
     }
 
     #[test]
     fn where_all_replicas_say_that_they_are_nobody_else_need_answer() {
         let heirs = [heir(replica(1), Standing::Open), heir(replica(7), Standing::Named)];
-        assert_eq!(judged(master(1), &heirs, &[None, None]), Verdict::Proven);
-        assert_eq!(judged(master(1), &[], &[None, None]), Verdict::Proven, "there are none");
+        assert_eq!(judged(master(1), &heirs, &[None, None]), Judgement::Proven);
+        assert_eq!(judged(master(1), &[], &[None, None]), Judgement::Proven, "there are none");
     }
 
     #[test]
     fn what_says_that_another_is_the_owner_revokes() {
-        assert_eq!(judged(replica(7), &[], &[]), Verdict::Revoked(Sign::Demoted));
+        assert_eq!(judged(replica(7), &[], &[]), Judgement::Revoked(Sign::Demoted));
         let heirs = [heir(None, Standing::Open), heir(master(7), Standing::Settled)];
-        assert_eq!(judged(master(7), &heirs, &[]), Verdict::Revoked(Sign::Successor));
-        assert_eq!(judged(None, &heirs, &[]), Verdict::Unproven(Doubt::Silent));
+        assert_eq!(judged(master(7), &heirs, &[]), Judgement::Revoked(Sign::Successor));
+        assert_eq!(judged(None, &heirs, &[]), Judgement::Unproven(CensusDoubt::Silent));
     }
 
     #[test]
     fn a_silent_replica_must_be_known_to_stand_in_later_elections_only() {
         for (standing, verdict) in [
-            (Standing::Open, Verdict::Unproven(Doubt::Heir)),
-            (Standing::Named, Verdict::Unproven(Doubt::Heir)),
-            (Standing::Settled, Verdict::Proven),
+            (Standing::Open, Judgement::Unproven(CensusDoubt::Heir)),
+            (Standing::Named, Judgement::Unproven(CensusDoubt::Heir)),
+            (Standing::Settled, Judgement::Proven),
         ] {
             let heirs = [heir(None, standing), heir(replica(7), Standing::Open)];
             assert_eq!(judged(master(7), &heirs, &[master(7), None]), verdict);
@@ -169,13 +169,13 @@ mod tests {
     #[test]
     fn and_those_who_were_not_heard_too_few_to_elect() {
         let silent = [heir(None, Standing::Settled)];
-        let doubt = Verdict::Unproven(Doubt::Voters);
-        assert_eq!(judged(master(7), &silent, &[master(7), None]), Verdict::Proven);
+        let doubt = Judgement::Unproven(CensusDoubt::Voters);
+        assert_eq!(judged(master(7), &silent, &[master(7), None]), Judgement::Proven);
         assert_eq!(judged(master(7), &silent, &[master(6), None]), doubt, "who names an earlier number may vote");
-        assert_eq!(judged(master(7), &silent, &[master(7), replica(1), None]), Verdict::Proven, "a replica may not");
+        assert_eq!(judged(master(7), &silent, &[master(7), replica(1), None]), Judgement::Proven, "a replica may not");
         assert_eq!(judged(master(7), &silent, &[master(7), None, None]), doubt, "counted is by node");
         assert_eq!(judged(master(6), &silent, &[master(7), master(7)]), doubt, "the node itself has not heard of it");
-        assert_eq!(judge(master(7), &silent, [].into_iter(), LATEST, 1), Verdict::Proven, "it alone elects");
+        assert_eq!(judge(master(7), &silent, [].into_iter(), LATEST, 1), Judgement::Proven, "it alone elects");
     }
 
     #[test]

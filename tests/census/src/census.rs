@@ -2,7 +2,7 @@
 
 use stateright::{Model, Property};
 
-use crate::ballot::{Heir, Standing, Testimony, Verdict, judge};
+use crate::ballot::{Electable, Standing, Testimony, Judgement, judge};
 use crate::cluster::{A, B, C, Cluster, Event, MAJORITY, MASTERS, NODES, Q, R};
 
 /// When a lease may begin.
@@ -244,7 +244,7 @@ impl World {
             let said = Testimony { is_master: has(round.masters, node), epoch: epoch(node) };
             has(round.answered, node).then_some(said)
         };
-        let heirs = [Heir { said: said(R), standing: self.standing }];
-        judge(said(A), &heirs, [B, C, Q].into_iter().map(said), self.named.into(), MASTERS) == Verdict::Proven
+        let heirs = [Electable { said: said(R), standing: self.standing }];
+        judge(said(A), &heirs, [B, C, Q].into_iter().map(said), self.named.into(), MASTERS) == Judgement::Proven
     }
 }

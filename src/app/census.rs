@@ -1,0 +1,244 @@
+//! Keeps the census of a cluster: begins its rounds, has the stewards ask, and says of each master what a round has shown.
+//!
+//! A quarter of `max_staleness` after a round began the next does, while there is something in L1; a node that was silent in one is not
+//! waited for in the next. One task of the control thread, with one steward for each node, masters and replicas, whoever the users
+//! are.
+//!
+//! Holds contract point 4 (others' writes soon).
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{mpsc, watch};
+use tokio::task::{AbortHandle, JoinSet};
+use tokio::time::{Instant, sleep_until};
+use tracing::{debug, info};
+
+use super::nodes::Nodes;
+use crate::clock::Time;
+use crate::command::HashSlot;
+use crate::config::{Endpoint, NodeMap};
+use crate::invalidation::L1;
+use crate::metrics::CensusFinding;
+use crate::upstream::{Census, CensusQuestion, Listing, MapDoubts, Node, Steward, StewardReport, Topology};
+
+/// Reports that may wait.
+const REPORTS: usize = 1024;
+/// A steward whose node is silent for so long connects anew, or for four times `max_staleness` if that is longer.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// See the module's head.
+pub(super) struct CensusKeeper {
+    nodes: Arc<Nodes>,
+    l1: Arc<L1>,
+    node_map: NodeMap,
+    topology: watch::Receiver<Arc<Topology>>,
+    doubts: MapDoubts,
+    census: Census,
+    stewards: HashMap<Endpoint, Watched>,
+    tasks: JoinSet<()>,
+    reports: (mpsc::Sender<StewardReport>, mpsc::Receiver<StewardReport>),
+    /// When the next round begins.
+    next: Instant,
+}
+
+/// A node that is asked.
+struct Watched {
+    questions: mpsc::Sender<CensusQuestion>,
+    /// It answered when it was asked last: the round waits for it.
+    is_live: bool,
+    /// It was asked in the present round, and has not answered.
+    is_due: bool,
+    task: AbortHandle,
+}
+
+impl CensusKeeper {
+    pub(super) fn new(
+        (nodes, l1): (Arc<Nodes>, Arc<L1>),
+        node_map: NodeMap,
+        topology: watch::Receiver<Arc<Topology>>,
+        doubts: MapDoubts,
+    ) -> Self {
+        Self {
+            nodes,
+            l1,
+            node_map,
+            topology,
+            doubts,
+            census: Census::default(),
+            stewards: HashMap::new(),
+            tasks: JoinSet::new(),
+            reports: mpsc::channel(REPORTS),
+            next: Instant::now(),
+        }
+    }
+
+    /// Never returns.
+    pub(super) async fn keep(mut self) {
+        loop {
+            tokio::select! {
+                biased;
+                Some(report) = self.reports.1.recv() => self.hear(report),
+                () = sleep_until(self.next) => {
+                    self.close();
+                    self.rest();
+                    if !self.l1.memory.store.is_empty() {
+                        self.begin();
+                    }
+                }
+            }
+            // Who has ended is of no matter: its steward is in the list no more.
+            while self.tasks.try_join_next().is_some() {}
+        }
+    }
+
+    fn begin(&mut self) {
+        let now = Time::now();
+        self.rest();
+        self.census.tidy(now);
+        self.appoint();
+        let question = CensusQuestion { round: now, lists: self.census.wants_lists(now) };
+        self.census.begin(now, question.lists);
+        for steward in self.stewards.values_mut() {
+            let asked = steward.questions.try_send(question).is_ok();
+            steward.is_due = asked && steward.is_live;
+        }
+    }
+
+    fn rest(&mut self) {
+        self.next = Instant::now() + self.l1.terms.max_staleness / 4;
+    }
+
+    /// The round is over: what it shows of each master counts.
+    fn close(&mut self) {
+        let Some(begun) = self.census.round() else { return };
+        for steward in self.stewards.values_mut() {
+            steward.is_live &= !steward.is_due;
+        }
+        let topology = Arc::clone(&self.topology.borrow());
+        for (_, node) in topology.nodes() {
+            let finding = self.census.finding(&node.endpoint);
+            self.l1.stats.census(finding);
+            match finding {
+                CensusFinding::Proven => node.vouched.pass(begun),
+                finding if finding.is_sign() => self.revoke(node, finding),
+                finding => debug!(upstream = %node.address, finding = finding.as_str(), "the census does not tell"),
+            }
+        }
+        self.census.end();
+    }
+
+    fn hear(&mut self, report: StewardReport) {
+        let StewardReport { endpoint, answer, listing, timeout } = report;
+        let now = Time::now();
+        let Some(steward) = self.stewards.get_mut(&endpoint) else { return };
+        let round = self.census.round();
+        let is_of_round = answer.as_ref().is_some_and(|(_, asked, _)| Some(*asked) == round);
+        steward.is_due &= !(is_of_round || answer.is_none());
+        steward.is_live = answer.is_some();
+        if let Some(timeout) = timeout {
+            self.census.hear_timeout(timeout);
+        }
+        let Some((id, asked, answer)) = answer else { return self.close_if_whole() };
+        if let Some(listing) = listing {
+            if self.census.is_news(&listing) {
+                self.slots_leave(&listing);
+                self.doubts.ask_anew();
+            }
+            self.census.hear_list(listing, asked);
+        }
+        let news = self.census.hear(&id, asked, answer, now);
+        if news.election {
+            self.l1.stats.elections.add(1);
+            info!(epoch = self.census.latest(), "the cluster's nodes tell of an election");
+            self.doubts.ask_anew();
+        }
+        if news.void {
+            return self.begin();
+        }
+        if news.odd {
+            self.doubts.ask_anew();
+            self.look_for_signs();
+        }
+        self.close_if_whole();
+    }
+
+    /// Of slots that a master does not serve any more, as it says itself, nothing counts that was read there.
+    fn slots_leave(&self, listing: &Listing) {
+        let topology = Arc::clone(&self.topology.borrow());
+        let own = listing.own();
+        let Some(map) = topology.cluster() else { return };
+        let Some((at, _)) = map.shards().find(|(_, shard)| own.endpoints.contains(&shard.node.endpoint)) else {
+            return;
+        };
+        for slot in (0..HashSlot::COUNT).filter_map(HashSlot::nth) {
+            if map.owner(slot) == Some(at) && !listing.claims(slot.number()) {
+                self.l1.slot_left(slot);
+            }
+        }
+    }
+
+    fn close_if_whole(&mut self) {
+        if !self.stewards.values().any(|steward| steward.is_due) {
+            self.close();
+        }
+    }
+
+    /// Leases end at once where somebody else may be the owner: that does not wait for the end of the round.
+    fn look_for_signs(&mut self) {
+        let topology = Arc::clone(&self.topology.borrow());
+        for (_, node) in topology.nodes() {
+            let finding = self.census.finding(&node.endpoint);
+            if finding.is_sign() {
+                self.revoke(node, finding);
+            }
+        }
+    }
+
+    fn revoke(&self, node: &Node, finding: CensusFinding) {
+        if node.vouched.passed().is_some() {
+            info!(upstream = %node.address, "memory does not answer for this node's keys: {}", finding.about());
+        }
+        node.vouched.revoke(Time::now());
+    }
+
+    /// A steward for each node that is known, and for no other.
+    fn appoint(&mut self) {
+        let topology = Arc::clone(&self.topology.borrow());
+        let mut wanted: HashMap<Endpoint, Option<Arc<Node>>> =
+            topology.nodes().map(|(_, node)| (node.endpoint.clone(), Some(Arc::clone(node)))).collect();
+        let all = self.census.endpoints();
+        let by_name = all.iter().any(|member| member.iter().skip(1).any(|name| wanted.contains_key(name)));
+        for member in all {
+            if member.iter().any(|endpoint| wanted.contains_key(endpoint)) {
+                continue;
+            }
+            let best = if by_name { member.last() } else { member.first() };
+            wanted.extend(best.map(|endpoint| (endpoint.clone(), None)));
+        }
+        self.stewards.retain(|endpoint, steward| {
+            let stays = wanted.contains_key(endpoint) && !steward.questions.is_closed();
+            if !stays {
+                steward.task.abort();
+            }
+            stays
+        });
+        for (endpoint, node) in wanted {
+            if !self.stewards.contains_key(&endpoint) {
+                let node = node.unwrap_or_else(|| self.nodes.seed(&endpoint));
+                let steward = self.appointed(node);
+                self.stewards.insert(endpoint, steward);
+            }
+        }
+    }
+
+    fn appointed(&mut self, node: Arc<Node>) -> Watched {
+        let (questions, asked) = mpsc::channel(1);
+        let patience = PATIENCE.max(self.l1.terms.max_staleness * 4);
+        let (node_map, reports) = (self.node_map.clone(), self.reports.0.clone());
+        let steward = Steward { node, node_map, patience, questions: asked, reports };
+        let task = self.tasks.spawn(steward.serve());
+        Watched { questions, is_live: false, is_due: false, task }
+    }
+}
