@@ -28,11 +28,13 @@ mod loans;
 mod login_record;
 mod login_turns;
 mod logins;
+mod node_question;
 mod node_side;
 mod notified_write;
 mod open_listeners;
 mod output;
 mod owner;
+mod parts;
 mod pilot;
 mod pools;
 mod private;
@@ -47,6 +49,7 @@ mod replies;
 mod reply_queue;
 mod returned;
 mod room;
+mod sending;
 mod shared;
 mod site;
 mod spare;
@@ -65,6 +68,7 @@ pub(crate) use foreign::{Account, Nature};
 pub(crate) use gate::Gate;
 pub(crate) use in_flight::ReplyAction;
 pub(crate) use lanes::LANE_NAME;
+pub(crate) use node_question::NodeQuestion;
 pub(crate) use open_listeners::OpenListeners;
 pub(crate) use owner::Owner;
 pub(crate) use private::{Lent, OwnLane, Setting};
@@ -79,11 +83,13 @@ pub(crate) use worker::Worker;
 
 use each::KeyLookups;
 use finding::{Finding, Miss};
+use parts::SlotParts;
 use shared::RuleIndex;
 
 use crate::cache::{Coin, Lookup, Query, Sampler};
 use crate::clock::Time;
-use crate::command::{Caching, Effect, Spec};
+use crate::command::{Caching, Effect, Spec, Spread};
+use crate::config::CrossSlot;
 use crate::invalidation::Fill;
 use crate::metrics::{Outcome, Path};
 use crate::resp::{Request, Resp};
@@ -119,6 +125,13 @@ pub(crate) fn call(
     request: Request<'_>,
     now: Time,
 ) -> Taken {
+    if let Spread::Slots(_) = spec.spread
+        && spec.each().is_none()
+        && worker.is_cluster()
+        && let Some(taken) = caller.split(worker, spec, request, now)
+    {
+        return taken;
+    }
     let at = caller.served_at(worker, spec, request);
     if !caller.turn((worker, at), spec, request, now) {
         return Taken::Unanswered;
@@ -131,6 +144,11 @@ pub(crate) fn call(
     Taken::Yes
 }
 
+/// Whether a command of this row comes in parts, its keys being in several slots.
+pub(crate) fn has_several_slots(spec: &Spec, request: Request<'_>) -> bool {
+    SlotParts::are_several(spec, request)
+}
+
 /// A read that L1 may answer: hit, wait or lead.
 fn read(
     (worker, at): (&Worker, NodeIndex),
@@ -140,13 +158,7 @@ fn read(
     now: Time,
 ) -> Taken {
     if let Some(each) = spec.each() {
-        let keys = KeyLookups::of(worker, caller, each, request);
-        match keys.find(worker, caller, now) {
-            Finding::Hit => worker.stats.count(spec.class, Outcome::Hit),
-            Finding::Unheard(unheard) => return Taken::Unheard(unheard),
-            Finding::Miss(miss) => keys.send((worker, at), caller, spec, miss, now),
-        }
-        return Taken::Yes;
+        return read_each((worker, at), caller, (spec, each), request, now);
     }
     let query = caller.who.query(&worker.shared.l1, spec, request);
     let rule = worker.shared.rule_of(request.arg(1));
@@ -154,6 +166,31 @@ fn read(
         Finding::Hit => worker.stats.count(spec.class, Outcome::Hit),
         Finding::Unheard(unheard) => return Taken::Unheard(unheard),
         Finding::Miss(miss) => send((worker, at), caller, (spec, miss), request, (&query, rule), now),
+    }
+    Taken::Yes
+}
+
+/// A read of many keys, each of which L1 may have.
+fn read_each(
+    (worker, at): (&Worker, NodeIndex),
+    caller: &mut Caller,
+    (spec, each): (&'static Spec, &'static Spec),
+    request: Request<'_>,
+    now: Time,
+) -> Taken {
+    let several = worker.is_cluster();
+    if several && worker.shared.config.cluster.cross_slot == CrossSlot::Error && SlotParts::are_several(spec, request) {
+        caller.pass_on((worker, at), spec, request, now); // the node refuses it
+        return Taken::Yes;
+    }
+    let keys = KeyLookups::of(worker, caller, each, request);
+    if several && !keys.may_be_sent(worker, caller, spec, now) {
+        return Taken::Unanswered;
+    }
+    match keys.find(worker, caller, now) {
+        Finding::Hit => worker.stats.count(spec.class, Outcome::Hit),
+        Finding::Unheard(unheard) => return Taken::Unheard(unheard),
+        Finding::Miss(miss) => keys.send((worker, at), caller, spec, miss, now),
     }
     Taken::Yes
 }
@@ -167,7 +204,11 @@ pub(crate) fn lead(worker: &Worker, caller: &mut Caller, spec: &'static Spec, re
         return false;
     }
     if let Some(each) = spec.each() {
-        KeyLookups::of(worker, caller, each, request).send((worker, at), caller, spec, Miss::BehindEar, now);
+        let keys = KeyLookups::of(worker, caller, each, request);
+        if worker.is_cluster() && !keys.may_be_sent(worker, caller, spec, now) {
+            return false;
+        }
+        keys.send((worker, at), caller, spec, Miss::BehindEar, now);
     } else {
         let query = caller.who.query(&worker.shared.l1, spec, request);
         let rule = worker.shared.rule_of(request.arg(1));

@@ -7,7 +7,7 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use crema::command::{self, Categories, Class, CommandFlags, Effect, KeySpec, Route, Spec};
+use crema::command::{self, Categories, Class, CommandFlags, Effect, KeySpec, Merge, Portrait, Route, Spec, Spread};
 use crema::resp::{Limits, Parsed, Parser, encode};
 use tempfile::TempDir;
 
@@ -82,6 +82,47 @@ fn compare_rows(server: &Server) {
         let same = spec.categories == told.categories | blocking;
         assert!(same || told.is_container, "{}: {:?} is {:?} here", told.name, spec.categories, told.categories);
     }
+}
+
+/// Where a command goes in a cluster, and why not as the server would have it.
+const OTHERWISE: &[(&str, Spread)] = &[
+    ("ping", Spread::OneNode),                          // that all are there is not asked
+    ("msetnx", Spread::OneNode),                        // all or nothing: no parts
+    ("info", Spread::Face(Portrait::Server)),           // the front's, of one server
+    ("scan", Spread::Cursor),                           // "special"
+    ("randomkey", Spread::Masters(Merge::Pick)),        // no policy is said for the answers
+    ("slowlog|get", Spread::Masters(Merge::Newest)),    // nor here
+    ("commandlog|get", Spread::Masters(Merge::Newest)), // nor here
+    ("latency|reset", Spread::Masters(Merge::Sum)),     // it answers a number
+    ("script|exists", Spread::Masters(Merge::And)),     // of a list
+    ("acl|deluser", Spread::Masters(Merge::Agree)),     // of the same users everywhere
+    ("mget", Spread::Slots(Merge::InOrder)),
+    ("mset", Spread::Slots(Merge::Agree)),
+    ("del", Spread::Slots(Merge::Sum)),
+    ("exists", Spread::Slots(Merge::Sum)),
+    ("touch", Spread::Slots(Merge::Sum)),
+    ("unlink", Spread::Slots(Merge::Sum)),
+];
+
+#[test]
+fn commands_go_where_the_server_s_tips_send_them() {
+    Server::all().for_each(|server| compare_tips(&server));
+}
+
+fn compare_tips(server: &Server) {
+    let mut compared = 0;
+    for told in server.connect().commands() {
+        if !told.tips.iter().any(|tip| tip.starts_with("request_policy:")) {
+            continue;
+        }
+        compared += 1;
+        let spec = row(&told.name);
+        let otherwise = OTHERWISE.iter().find(|(name, _)| *name == told.name).map(|(_, spread)| *spread);
+        let tips = told.tips.iter().map(String::as_bytes);
+        let expected = otherwise.unwrap_or_else(|| Spread::of_tips(tips));
+        assert_eq!(spec.spread, expected, "{}: {:?}", told.name, told.tips);
+    }
+    assert!(compared > 30 || compared == 0, "only {compared} commands had tips");
 }
 
 /// A key that a write command writes and that we do not know of stays in L1 with its old value: the worst that can happen.
@@ -255,6 +296,7 @@ struct Told {
     changes_keys: bool,
     /// Where numbers of keys are.
     counts: Vec<usize>,
+    tips: Vec<String>,
 }
 
 impl Told {
@@ -290,6 +332,7 @@ impl Told {
             has_keys: specs.iter().any(|spec| !flagged(spec, "not_key")),
             changes_keys: specs.iter().any(|spec| ["RW", "OW", "RM"].iter().any(|flag| flagged(spec, flag))),
             counts: counts.collect(),
+            tips: entry[7].array().iter().map(Reply::text).collect(),
         }
     }
 

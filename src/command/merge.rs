@@ -50,12 +50,12 @@ pub struct NodeReply<'a> {
 const LOG_ENTRIES: usize = 10;
 
 impl Merge {
-    /// The one answer to `request`. `chance` is a random number, of which some answers are chosen.
+    /// The one answer, to a `request` that may say how much is asked for. `chance` is a random number, by which some are chosen.
     ///
     /// # Panics
     /// Where no node was asked.
     #[must_use]
-    pub fn merged(self, answers: &[NodeReply<'_>], request: Request<'_>, chance: u64) -> Vec<u8> {
+    pub fn merged(self, answers: &[NodeReply<'_>], request: Option<Request<'_>>, chance: u64) -> Vec<u8> {
         assert!(!answers.is_empty(), "somebody was asked");
         if self == Self::One {
             return one(answers).to_vec();
@@ -82,7 +82,7 @@ impl Merge {
 /// The values of `parts`, each a list, in the order of `of`, which says of each value whose next one it is. An error where one of the
 /// parts is none such.
 #[must_use]
-pub fn in_order(parts: &[&[u8]], of: &[u32]) -> Vec<u8> {
+pub(crate) fn in_order(parts: &[&[u8]], of: &[u32]) -> Vec<u8> {
     if let Some(error) = parts.iter().find(|part| is_error(part)) {
         return error.to_vec();
     }
@@ -202,10 +202,8 @@ fn tally(replies: &[&[u8]]) -> Option<Vec<u8>> {
 }
 
 /// How many entries a request for a log asks for: all where the number is negative.
-fn log_entries(request: Request<'_>) -> usize {
-    if request.argc() < 3 {
-        return LOG_ENTRIES;
-    }
+fn log_entries(request: Option<Request<'_>>) -> usize {
+    let Some(request) = request.filter(|request| request.argc() > 2) else { return LOG_ENTRIES };
     let number = std::str::from_utf8(request.arg(2)).ok().and_then(|text| text.parse::<i64>().ok());
     number.map_or(LOG_ENTRIES, |number| usize::try_from(number).unwrap_or(usize::MAX))
 }
@@ -248,7 +246,7 @@ mod tests {
         let nodes = ["a:1", "b:2", "c:3", "d:4", "e:5"];
         let answers = replies.iter().zip(nodes).map(|(reply, node)| NodeReply { node, reply: reply.as_bytes() });
         let answers: Vec<_> = answers.collect();
-        String::from_utf8(merge.merged(&answers, request, chance)).expect("the tests write text")
+        String::from_utf8(merge.merged(&answers, Some(request), chance)).expect("the tests write text")
     }
 
     fn merged(merge: Merge, replies: &[&str]) -> String {
@@ -402,7 +400,7 @@ mod tests {
             let answers: Vec<_> = replies.iter().map(|reply| NodeReply { node: "n", reply }).collect();
             for merge in [Merge::Sum, Merge::Join, Merge::Unite, Merge::Tally, Merge::Newest, Merge::Agree, Merge::Min,
                 Merge::Max, Merge::And, Merge::One, Merge::Pick, Merge::InOrder] {
-                let merged = merge.merged(&answers, request, chance);
+                let merged = merge.merged(&answers, Some(request), chance);
                 let mut splitter = crate::resp::Splitter::default();
                 prop_assert_eq!(splitter.split(&merged), Ok(crate::resp::Split::End(merged.len())));
             }

@@ -23,7 +23,6 @@ use super::recipient::{Recipient, Tally};
 use super::replies::Replies;
 use super::reply_queue::ReplyPlace;
 use super::shared::RuleIndex;
-use super::site::Site;
 use super::track::Track;
 use super::who::Who;
 use super::worker::Worker;
@@ -31,7 +30,7 @@ use super::write_guard::WriteGuard;
 use crate::cache::{Query, Slot};
 use crate::clock::Time;
 use crate::command::{Effect, HashSlot, Route, Spec, Verb};
-use crate::error::{Error, Sent};
+use crate::error::Error;
 use crate::invalidation::{Ear, Fill, L1};
 use crate::metrics::Outcome;
 use crate::resp::{Request, Resp, encode};
@@ -77,9 +76,7 @@ impl Caller {
     #[inline]
     pub(super) fn served_at(&mut self, worker: &Worker, spec: &Spec, request: Request<'_>) -> NodeIndex {
         let at = worker.serving(spec, request);
-        if at.number() > self.others.len() {
-            self.speak_to(worker, at);
-        }
+        self.be_at(worker, at);
         at
     }
 
@@ -87,10 +84,28 @@ impl Caller {
     #[inline]
     pub(super) fn key_served_at(&mut self, worker: &Worker, key: &[u8]) -> NodeIndex {
         let at = worker.serving_key(key);
+        self.be_at(worker, at);
+        at
+    }
+
+    /// The same for a slot.
+    pub(super) fn slot_served_at(&mut self, worker: &Worker, slot: HashSlot) -> NodeIndex {
+        let at = worker.serving_slot(slot);
+        self.be_at(worker, at);
+        at
+    }
+
+    /// What the session has at this node is there from now on.
+    #[inline]
+    pub(super) fn be_at(&mut self, worker: &Worker, at: NodeIndex) {
         if at.number() > self.others.len() {
             self.speak_to(worker, at);
         }
-        at
+    }
+
+    /// Who it is at a node.
+    pub(super) fn who_at(&self, at: NodeIndex) -> Rc<Who> {
+        Rc::clone(&self.side(at).who)
     }
 
     #[cold]
@@ -102,12 +117,12 @@ impl Caller {
     }
 
     /// What it has at a node. Of a place that none has any more, what it has at the first.
-    fn side(&self, at: NodeIndex) -> &NodeSide {
+    pub(super) fn side(&self, at: NodeIndex) -> &NodeSide {
         at.number().checked_sub(1).and_then(|n| self.others.get(n)).unwrap_or(&self.first)
     }
 
     /// The same, to be changed, with what its changes depend on.
-    fn side_mut(&mut self, at: NodeIndex) -> (&mut NodeSide, &Replies) {
+    pub(super) fn side_mut(&mut self, at: NodeIndex) -> (&mut NodeSide, &Replies) {
         let Self { first, others, replies, .. } = self;
         (at.number().checked_sub(1).and_then(|n| others.get_mut(n)).unwrap_or(first), replies)
     }
@@ -130,17 +145,28 @@ impl Caller {
         request: Request<'_>,
         now: Time,
     ) -> bool {
-        if worker.redirects && !self.keeps_order(worker, spec, request, now) {
+        let slot = || spec.keys(request).next().map(HashSlot::of);
+        self.turn_for((worker, at), slot, spec.route == Route::ScriptLane, now)
+    }
+
+    /// The same, where the slot of its keys is known.
+    pub(super) fn turn_for(
+        &mut self,
+        (worker, at): (&Worker, NodeIndex),
+        slot: impl Fn() -> Option<HashSlot>,
+        scripts: bool,
+        now: Time,
+    ) -> bool {
+        if worker.redirects && !self.keeps_order(worker, slot, now) {
             return false;
         }
         let (side, replies) = self.side_mut(at);
-        side.turn(spec.route == Route::ScriptLane, replies)
+        side.turn(scripts, replies)
     }
 
     /// Whether the next command cannot come before one that was sent to another node for its slot: all is answered where the map is
     /// another than it was then, where something is sent again, or where the slot seems to move.
-    fn keeps_order(&mut self, worker: &Worker, spec: &Spec, request: Request<'_>, now: Time) -> bool {
-        let slot = || spec.keys(request).next().map(HashSlot::of);
+    fn keeps_order(&mut self, worker: &Worker, slot: impl Fn() -> Option<HashSlot>, now: Time) -> bool {
         let apart =
             self.replies.is_detoured() || self.version != worker.version() || worker.pilots.is_unsettled(slot, now);
         if apart && self.is_on_lane() {
@@ -251,8 +277,9 @@ impl Caller {
         if spec.effect == Effect::Read {
             return self.read((worker, at), Tally::new(spec, Outcome::NotCached), (spec, request), Vec::new(), now);
         }
-        let tally = Tally::new(spec, Outcome::Forwarded);
-        self.send((worker, at), request.raw(), (self.replies.reserve(), tally), ReplyAction::Pass, now);
+        let place = self.replies.reserve();
+        let recipient = Recipient::new(&self.replies, place, Tally::new(spec, Outcome::Forwarded));
+        self.put((worker, at), request.raw(), (place, recipient), ReplyAction::Pass, now);
     }
 
     /// Sends a read that nobody joins; `fills` are asked for once it is answered.
@@ -265,9 +292,8 @@ impl Caller {
         now: Time,
     ) {
         let place = self.replies.reserve();
-        self.note_reads(at, place, slots_read(&worker.shared.l1.memory.stamps, spec, request));
-        let reader = self.reader(at);
-        self.send((worker, at), request.raw(), (place, tally), ReplyAction::Read(reader, fills), now);
+        let recipient = Recipient::new(&self.replies, place, tally);
+        self.put_read((worker, at), (spec, request), (place, recipient), fills, now);
     }
 
     /// Sends a command that changes keys, known or not, on the lane.
@@ -277,80 +303,16 @@ impl Caller {
         self.note_any_read(at, place, spec, request);
         let outcome = if spec.effect == Effect::Opaque { Outcome::Opaque } else { Outcome::Write };
         let recipient = Recipient::new(&self.replies, place, Tally::new(spec, outcome));
-        match self.track((worker, at), now) {
-            Ok(track) => {
-                self.side_mut(at).0.sent(place);
-                let (command, action) = self.marked(&track.site, spec, request);
-                let pending = InFlight::new(&track.site, recipient, action, worker.stats.sample());
-                track.send(&command, pending.by(&self.side(at).who, self.resp), now);
-            }
-            Err(error) if worker.redirects => {
-                let (command, action) = self.marked(&worker.station(at).site, spec, request);
-                self.unsent((worker, at), recipient, action, &command, &error);
-            }
-            Err(error) => recipient.refuse(&worker.shared, &error, Sent::No), // and nothing was marked
-        }
+        self.put_write((worker, at), (spec, request), (place, recipient), now);
     }
 
-    /// A write with its stamps marked, as it is sent.
-    #[inline]
-    fn marked<'a>(&self, site: &Rc<Site>, spec: &Spec, request: Request<'a>) -> (Cow<'a, [u8]>, ReplyAction) {
-        let guard = WriteGuard::begin(site, spec, request);
-        if site.shared.l1.mode().writes_tell() {
-            let user = self.who.seat.user();
-            let form = NoticeForm::of(site, user, spec, request);
-            let (command, write) = notify(&site.shared.l1, user, guard, form, request.raw());
-            (command, write.into())
-        } else {
-            (Cow::Borrowed(request.raw()), ReplyAction::Write(guard.untold()))
-        }
-    }
-
-    fn send(
-        &mut self,
-        (worker, at): (&Worker, NodeIndex),
-        command: &[u8],
-        (place, tally): (ReplyPlace, Tally),
-        action: ReplyAction,
-        now: Time,
-    ) {
-        let recipient = Recipient::new(&self.replies, place, tally);
-        match self.track((worker, at), now) {
-            Ok(track) => {
-                self.side_mut(at).0.sent(place);
-                let pending = InFlight::new(&track.site, recipient, action, worker.stats.sample());
-                track.send(command, pending.by(&self.side(at).who, self.resp), now);
-            }
-            Err(error) => self.unsent((worker, at), recipient, action, command, &error),
-        }
-    }
-
-    /// There is no lane for it. In a cluster another node may come to serve it.
-    #[cold]
-    fn unsent(
-        &mut self,
-        (worker, at): (&Worker, NodeIndex),
-        recipient: Recipient,
-        action: ReplyAction,
-        command: &[u8],
-        error: &Error,
-    ) {
-        if !worker.redirects {
-            return recipient.refuse(&worker.shared, error, Sent::No);
-        }
-        self.side_mut(at).0.sent(recipient.place());
-        let station = worker.station(at);
-        let pending = InFlight::new(&station.site, recipient, action, None).by(&self.side(at).who, self.resp);
-        station.is_unsent(pending, command, error);
-    }
-
-    fn track(&mut self, (worker, at): (&Worker, NodeIndex), now: Time) -> Result<Rc<Track>, Error> {
+    pub(super) fn track(&mut self, (worker, at): (&Worker, NodeIndex), now: Time) -> Result<Rc<Track>, Error> {
         let resp = self.resp;
         let (side, replies) = self.side_mut(at);
         side.track((worker, at), (replies, resp), now)
     }
 
-    fn reader(&self, at: NodeIndex) -> Reader {
+    pub(super) fn reader(&self, at: NodeIndex) -> Reader {
         let side = self.side(at);
         Reader::new(Rc::clone(&side.who), self.resp, side.scripts)
     }

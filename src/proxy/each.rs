@@ -8,16 +8,17 @@
 
 use smallvec::SmallVec;
 
-use super::Unheard;
 use super::caller::Caller;
 use super::finding::{Finding, Miss};
+use super::parts::SlotParts;
 use super::read_history::KeyStatus;
 use super::recipient::Tally;
 use super::shared::RuleIndex;
 use super::worker::Worker;
+use super::{Taken, Unheard};
 use crate::cache::{Coin, Query};
 use crate::clock::Time;
-use crate::command::Spec;
+use crate::command::{HashSlot, Spec};
 use crate::invalidation::Fill;
 use crate::resp::{Request, Span, encode};
 use crate::upstream::NodeIndex;
@@ -94,7 +95,17 @@ impl<'a> KeyLookups<'a> {
         looked.into()
     }
 
-    /// Sends the request to the node that serves it, and has its keys promoted that L1 does not hold, once it is answered.
+    /// Whether it could be sent now, to whichever nodes its keys are at: behind what the session has sent there.
+    pub(super) fn may_be_sent(&self, worker: &Worker, caller: &mut Caller, spec: &Spec, now: Time) -> bool {
+        spec.keys(self.request).enumerate().all(|(key, name)| {
+            let at = self.nodes.get(key).copied();
+            let at = at.unwrap_or_else(|| caller.key_served_at(worker, name));
+            caller.turn_for((worker, at), || Some(HashSlot::of(name)), false, now)
+        })
+    }
+
+    /// Sends the request to the node that serves it, or its parts to theirs, and has its keys promoted that L1 does not hold, once it
+    /// is answered.
     pub(super) fn send(
         self,
         (worker, at): (&Worker, NodeIndex),
@@ -103,17 +114,28 @@ impl<'a> KeyLookups<'a> {
         miss: Miss,
         now: Time,
     ) {
+        if let Some(parts) = worker.is_cluster().then(|| SlotParts::of(spec, self.request)).flatten() {
+            let fills = self.fills_by_key(worker, caller, now).collect();
+            let taken = caller.send_parts(worker, (spec, miss.outcome()), parts, fills, now);
+            debug_assert!(taken == Taken::Yes, "that it may be sent was asked before");
+            return;
+        }
         let fills = self.fills(worker, caller, now);
         caller.read((worker, at), Tally::new(spec, miss.outcome()), (spec, self.request), fills, now);
     }
 
     /// What is to be asked for once the request is answered.
     pub(super) fn fills(&self, worker: &Worker, caller: &Caller, now: Time) -> Vec<Fill> {
-        if !worker.shared.l1.is_on() {
-            return Vec::new();
-        }
-        let keys = self.queries.iter().zip(&self.rules).zip(&self.nodes);
-        keys.filter_map(|((query, &rule), &at)| self.fill(worker, caller, (query, rule, at), now)).collect()
+        self.fills_by_key(worker, caller, now).map(|(_, fill)| fill).collect()
+    }
+
+    /// The same, each with the number of its key.
+    fn fills_by_key(&self, worker: &Worker, caller: &Caller, now: Time) -> impl Iterator<Item = (usize, Fill)> {
+        let keys = if worker.shared.l1.is_on() { self.queries.len() } else { 0 };
+        (0..keys).filter_map(move |key| {
+            let at = (&self.queries[key], self.rules[key], self.nodes[key]);
+            Some((key, self.fill(worker, caller, at, now)?))
+        })
     }
 
     /// Tosses the coin for one key.

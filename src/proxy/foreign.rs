@@ -12,7 +12,7 @@ use redis_protocol::resp2::decode::decode;
 use redis_protocol::resp2::types::OwnedFrame;
 
 use crate::clock::Time;
-use crate::command::{self, Categories, Spec, fits, may_change_untold};
+use crate::command::{self, Categories, Spec, Spread, fits, may_change_untold};
 use crate::resp::to_resp2;
 
 /// Names remembered; past that they are asked for each time.
@@ -31,6 +31,8 @@ pub(crate) struct Account {
     pub categories: Option<Categories>,
     /// The row of its first name, where it was given another.
     first: Option<u16>,
+    /// To which nodes of a cluster it goes, by its tips.
+    pub spread: Spread,
 }
 
 /// What a command may do, as far as Redis says.
@@ -79,10 +81,16 @@ impl Foreign {
 
 impl Account {
     /// Redis does not know the command.
-    pub(crate) const UNKNOWN: Self =
-        Self { nature: Nature::Unknown, arity: None, categories: Some(Categories::NONE), first: None };
+    pub(crate) const UNKNOWN: Self = Self {
+        nature: Nature::Unknown,
+        arity: None,
+        categories: Some(Categories::NONE),
+        first: None,
+        spread: Spread::OneNode,
+    };
     /// Nothing was told.
-    pub(crate) const NONE: Self = Self { nature: Nature::Unsaid, arity: None, categories: None, first: None };
+    pub(crate) const NONE: Self =
+        Self { nature: Nature::Unsaid, arity: None, categories: None, first: None, spread: Spread::OneNode };
 
     /// Reads the reply to `COMMAND INFO` with one `name`.
     pub(crate) fn read(name: &[u8], reply: &[u8]) -> Self {
@@ -101,7 +109,11 @@ impl Account {
             _ => None,
         };
         let first = first_name(name, &told).and_then(command::named).map(|spec| spec.id);
-        Self { nature, arity: number, categories, first }
+        let spread = match told.get(7) {
+            Some(OwnedFrame::Array(tips)) => Spread::of_tips(tips.iter().filter_map(word)),
+            _ => Spread::OneNode,
+        };
+        Self { nature, arity: number, categories, first, spread }
     }
 
     /// Whether Redis says how many arguments it takes.
@@ -238,6 +250,17 @@ mod tests {
         assert_eq!(told("*1\r\n*-1\r\n"), Some(Categories::NONE), "what there is not is in no category");
         assert_eq!(told("*0\r\n"), None);
         assert_eq!(told("-NOPERM no\r\n"), None);
+    }
+
+    #[test]
+    fn tips_say_to_which_nodes_it_goes() {
+        let told = |tips: &str| {
+            let info = "*1\r\n*8\r\n$3\r\nx.y\r\n:-2\r\n*1\r\n+readonly\r\n:0\r\n:0\r\n:0\r\n*0\r\n";
+            Account::read(b"x.y", format!("{info}{tips}").as_bytes()).spread
+        };
+        let tips = "*2\r\n$25\r\nrequest_policy:all_shards\r\n$23\r\nresponse_policy:agg_sum\r\n";
+        assert_eq!(told(tips), Spread::Masters(command::Merge::Sum));
+        assert_eq!([told("*0\r\n"), Account::NONE.spread], [Spread::OneNode; 2]);
     }
 
     #[test]

@@ -31,19 +31,26 @@ pub(super) struct Tally {
     class: Class,
     outcome: Outcome,
     reads: bool,
+    /// It is a command of which a client knows.
+    counts: bool,
 }
 
 impl Tally {
     /// Of a command of this row.
     pub(super) fn new(spec: &Spec, outcome: Outcome) -> Self {
-        Self { class: spec.class, outcome, reads: spec.effect == Effect::Read }
+        Self { class: spec.class, outcome, reads: spec.effect == Effect::Read, counts: true }
+    }
+
+    /// Of a part of one, which is counted as a whole.
+    pub(super) fn of_part(spec: &Spec) -> Self {
+        Self { counts: false, ..Self::new(spec, Outcome::Forwarded) }
     }
 }
 
 impl Recipient {
     /// At `place` in the replies of a session.
     pub(super) fn new(to: &Rc<Replies>, place: ReplyPlace, tally: Tally) -> Self {
-        to.stats().waiting.add(1);
+        to.stats().waiting.add(u64::from(tally.counts));
         Self { to: Rc::clone(to), place, tally, done: false }
     }
 
@@ -80,15 +87,17 @@ impl Recipient {
     /// The reply is whole.
     pub(super) fn finish(&mut self) {
         self.done = true;
-        let stats = self.to.stats();
-        stats.waiting.sub(1);
-        stats.count(self.tally.class, self.tally.outcome);
+        if self.tally.counts {
+            let stats = self.to.stats();
+            stats.waiting.sub(1);
+            stats.count(self.tally.class, self.tally.outcome);
+        }
     }
 
     /// It awaits nothing after all.
     pub(super) fn withdraw(mut self) {
         self.done = true;
-        self.to.stats().waiting.sub(1);
+        self.to.stats().waiting.sub(u64::from(self.tally.counts));
     }
 
     /// Answers with an error of crema's own, or has the client closed.
@@ -112,9 +121,11 @@ impl Recipient {
 
     fn fail(&mut self, failure: Failure) {
         self.done = true;
-        let stats = self.to.stats();
-        stats.waiting.sub(1);
-        stats.failed(self.tally.class, failure);
+        if self.tally.counts {
+            let stats = self.to.stats();
+            stats.waiting.sub(1);
+            stats.failed(self.tally.class, failure);
+        }
     }
 }
 

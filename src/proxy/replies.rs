@@ -19,7 +19,9 @@ use tokio::sync::Notify;
 
 use super::clients::Member;
 use super::read_history::{KeyStatus, ReadHistories};
-use super::reply_queue::{EARLY, HELD, HIGH_WATER, LOOKED_AT, QueuedReply, ReplyPlace, ReplyQueue, SessionEnd};
+use super::reply_queue::{
+    EARLY, HELD, HIGH_WATER, LOOKED_AT, PART, QueuedReply, ReplyPlace, ReplyQueue, SessionEnd, WholeReply,
+};
 use crate::cache::Slot;
 use crate::clock::Time;
 use crate::metrics::{Counter, WorkerStats};
@@ -46,6 +48,8 @@ pub(crate) struct Replies {
     pub(super) corked: Cell<bool>,
     member: Arc<Member>,
     stats: Arc<WorkerStats>,
+    /// They are taken and not written, so nothing waits until they are.
+    taken: bool,
 }
 
 impl Replies {
@@ -63,7 +67,27 @@ impl Replies {
             corked: Cell::new(false),
             member,
             stats,
+            taken: false,
         }
+    }
+
+    /// Of commands of the session of `replies` that are answered to somebody else: they are to be [taken](Self::take).
+    pub(super) fn aside(replies: &Self) -> Self {
+        let of = Self::new(replies.limit, Arc::clone(&replies.member), Arc::clone(&replies.stats));
+        Self { taken: true, ..of }
+    }
+
+    /// The replies that are there, which go out nowhere else.
+    pub(super) fn take(&self) -> Vec<u8> {
+        let output = &mut self.queue.borrow_mut().output;
+        let mut all = Vec::with_capacity(output.len());
+        while !output.is_empty() {
+            let bytes = output.to_write();
+            let len = bytes.len();
+            all.extend_from_slice(bytes);
+            output.wrote(len);
+        }
+        all
     }
 
     /// The counters of its worker.
@@ -82,6 +106,12 @@ impl Replies {
         let silent = queue.silent;
         queue.slots.push_back(QueuedReply { silent, ..QueuedReply::default() });
         queue.head.plus(queue.slots.len() - 1)
+    }
+
+    /// The places of the next command, which has so many parts; the first of them. When all parts are answered, what `whole` makes of
+    /// their replies is the command's.
+    pub(super) fn reserve_parts(&self, parts: usize, whole: WholeReply) -> ReplyPlace {
+        self.queue.borrow_mut().reserve_parts(parts, whole)
     }
 
     /// The place that the next command will have.
@@ -140,6 +170,7 @@ impl Replies {
         let Some(at) = place.behind(queue.head) else { return };
         let Some(slot) = queue.slots.get_mut(at) else { return };
         slot.done |= end.is_some();
+        let is_part = slot.holds & PART != 0;
         if !slot.silent {
             if at == 0 && slot.holds == 0 {
                 queue.output.push(bytes);
@@ -152,7 +183,10 @@ impl Replies {
             self.reads.borrow_mut().answered(place, when);
             self.last_answer.set(self.last_answer.get().max(when));
         }
-        if at == 0 && end.is_some() {
+        if is_part && end.is_some() {
+            queue.assemble(place);
+            queue.settle();
+        } else if at == 0 && end.is_some() {
             queue.settle();
         }
         queue.bound(self.limit);
@@ -246,6 +280,7 @@ impl Replies {
     fn end_hold(&self, place: ReplyPlace, why: u8) {
         self.slot(place, |slot| slot.holds &= !why);
         let queue = &mut *self.queue.borrow_mut();
+        queue.assemble(place);
         queue.settle();
         if queue.has_room() {
             queue.wake_room();
@@ -255,7 +290,7 @@ impl Replies {
 
     /// Whether the next reply is there and only [held](Self::hold).
     pub(crate) fn is_held(&self) -> bool {
-        self.queue.borrow().slots.front().is_some_and(|slot| slot.holds != 0 && slot.done)
+        self.queue.borrow().slots.front().is_some_and(|slot| slot.holds & !PART != 0 && slot.done)
     }
 
     fn slot(&self, place: ReplyPlace, change: impl FnOnce(&mut QueuedReply)) {
@@ -273,6 +308,11 @@ impl Replies {
         }
         let behind = match queue.slots.iter().position(|slot| !slot.done) {
             Some(0) if queue.slots[0].holds == 0 => None,
+            // Between parts it would be a part's.
+            Some(at) if queue.slots[at].holds & PART != 0 => {
+                let first = queue.slots.iter().take(at).rposition(|slot| slot.holds & PART == 0);
+                first.and_then(|before| queue.slots.get_mut(before))
+            }
             Some(at) => queue.slots.get_mut(at),
             None => queue.slots.back_mut(),
         };
@@ -370,7 +410,7 @@ impl Replies {
     /// Ready once the client has taken enough for more bytes of a large reply to be read.
     pub(crate) fn poll_room(&self, cx: &mut Context<'_>) -> Poll<()> {
         let queue = &mut *self.queue.borrow_mut();
-        if queue.ended.is_some() || queue.has_room() {
+        if self.taken || queue.ended.is_some() || queue.has_room() {
             return Poll::Ready(());
         }
         queue.room.push(cx.waker().clone());
@@ -397,6 +437,7 @@ impl Replies {
         while queue.head.plus(queue.slots.len()) <= place {
             queue.slots.push_back(QueuedReply::default());
         }
+        let place = queue.first_part(place); // without a part there is no whole
         if !queue.is_cut(place) {
             queue.cut = Some((place, why));
         }
@@ -531,6 +572,50 @@ mod tests {
         replies.message(b"said behind a held one");
         replies.release(a);
         assert_eq!((out(&replies), replies.is_held()), ("absaid behind a held one".to_owned(), false));
+    }
+
+    #[test]
+    fn parts_are_answered_as_one_when_all_are_there() {
+        let replies = of(1000);
+        let a = replies.reserve();
+        let first =
+            replies.reserve_parts(3, Box::new(|parts: &[&[u8]]| [b"<", parts.concat().as_slice(), b">"].concat()));
+        let (second, third) = (first.plus(1), first.plus(2));
+        answer(&replies, "e");
+        assert_eq!(replies.unanswered(), 5);
+        replies.append(third, b"d", AT);
+        replies.append(a, b"a", AT);
+        replies.append(first, b"b", AT);
+        replies.message(b"said");
+        replies.hold(second);
+        replies.append(second, b"c", AT);
+        assert_eq!((out(&replies).as_str(), replies.unanswered()), ("asaid", 4), "a part is held");
+        replies.release(second);
+        assert_eq!((out(&replies).as_str(), replies.is_settled()), ("<bcd>e", true));
+    }
+
+    #[test]
+    fn without_one_of_its_parts_a_command_is_not_answered() {
+        let replies = of(1000);
+        let a = replies.reserve();
+        let first = replies.reserve_parts(2, Box::new(|parts: &[&[u8]]| parts.concat()));
+        replies.append(first, b"b", AT);
+        replies.cut(first.plus(1), SessionEnd::Away);
+        assert_eq!((replies.is_cut(first), replies.ended()), (true, None));
+        replies.append(a, b"a", AT);
+        assert_eq!((out(&replies).as_str(), replies.ended()), ("a", Some(SessionEnd::Away)));
+    }
+
+    #[test]
+    fn parts_that_nobody_wants_to_hear_of_are_awaited() {
+        let replies = of(1000);
+        replies.set_silent(true);
+        let first = replies.reserve_parts(2, Box::new(|parts: &[&[u8]]| parts.concat()));
+        replies.set_silent(false);
+        replies.append(first.plus(1), b"b", AT);
+        assert!(!replies.is_settled());
+        replies.append(first, b"a", AT);
+        assert_eq!((out(&replies).as_str(), replies.is_settled()), ("", true));
     }
 
     #[test]

@@ -55,7 +55,12 @@ pub(super) struct ReplyQueue {
     pub(super) ended: Option<SessionEnd>,
     pub(super) session: Option<Waker>,
     pub(super) room: Vec<Waker>,
+    /// Commands in parts, in their order: the first place of each, how many it has, and what the whole is.
+    wholes: VecDeque<(ReplyPlace, usize, WholeReply)>,
 }
+
+/// Makes of the replies to its parts that to a command.
+pub(super) type WholeReply = Box<dyn FnOnce(&[&[u8]]) -> Vec<u8>>;
 
 /// The reply to one command, until it can go out.
 #[derive(Default)]
@@ -63,7 +68,7 @@ pub(super) struct QueuedReply {
     pub(super) bytes: Vec<u8>,
     pub(super) done: bool,
     pub(super) silent: bool,
-    /// Why nothing of it goes out: [`HELD`], [`EARLY`], [`LOOKED_AT`].
+    /// Why nothing of it goes out: [`HELD`], [`EARLY`], [`LOOKED_AT`], [`PART`].
     pub(super) holds: u8,
 }
 
@@ -73,6 +78,8 @@ pub(super) const HELD: u8 = 1;
 pub(super) const EARLY: u8 = 2;
 /// The session looks at how the reply begins.
 pub(super) const LOOKED_AT: u8 = 4;
+/// It is a part of the answer to a command.
+pub(super) const PART: u8 = 8;
 
 /// Why a session must end though its client said nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -98,7 +105,8 @@ impl ReplyQueue {
     /// Whether more can be taken from a lane: little waits for the client, or all of it waits behind the reply that comes next.
     pub(super) fn has_room(&self) -> bool {
         let written = self.output.is_empty();
-        let awaited = self.slots.front().is_some_and(|head| !head.done && head.holds & (HELD | EARLY) != HELD);
+        let is_awaited = |head: &QueuedReply| !head.done && head.holds & (HELD | EARLY) != HELD;
+        let awaited = self.slots.front().is_some_and(|head| is_awaited(head) || head.holds & PART != 0);
         self.buffered() <= HIGH_WATER || written && awaited
     }
 
@@ -111,6 +119,48 @@ impl ReplyQueue {
     /// Whether the command at `place`, or one before it, will not be answered.
     pub(super) fn is_cut(&self, place: ReplyPlace) -> bool {
         self.cut.is_some_and(|(first, _)| first <= place)
+    }
+
+    /// Places for the next command, one for each part; the first of them.
+    pub(super) fn reserve_parts(&mut self, parts: usize, whole: WholeReply) -> ReplyPlace {
+        let first = self.head.plus(self.slots.len());
+        let part = || QueuedReply { silent: self.silent, holds: PART, ..QueuedReply::default() };
+        self.slots.extend((0..parts).map(|_| part()));
+        self.wholes.push_back((first, parts, whole));
+        first
+    }
+
+    /// The command in parts to which `place` belongs, as its number among those.
+    fn whole_at(&self, place: ReplyPlace) -> Option<usize> {
+        let at = self.wholes.partition_point(|(first, ..)| *first <= place).checked_sub(1)?;
+        let (first, parts, _) = self.wholes[at];
+        place.behind(first).is_some_and(|behind| behind < parts).then_some(at)
+    }
+
+    /// The first place of the command of which `place` is a part; itself where it is none.
+    pub(super) fn first_part(&mut self, place: ReplyPlace) -> ReplyPlace {
+        self.whole_at(place).map_or(place, |at| self.wholes[at].0)
+    }
+
+    /// Puts the answer of the command together of which `place` is a part, where all parts are there.
+    pub(super) fn assemble(&mut self, place: ReplyPlace) {
+        let Some(at) = self.whole_at(place) else { return };
+        let (first, parts, _) = self.wholes[at];
+        let Some(from) = first.behind(self.head) else { return };
+        let mut slots = self.slots.range(from..from + parts);
+        if !slots.all(|part| part.done && part.holds == PART) {
+            return;
+        }
+        let Some((.., whole)) = self.wholes.remove(at) else { return };
+        let replies: Vec<&[u8]> = self.slots.range(from..from + parts).map(|part| part.bytes.as_slice()).collect();
+        let silent = self.slots[from].silent;
+        let reply = if silent { Vec::new() } else { whole(&replies) };
+        self.waiting += reply.len();
+        for part in self.slots.range_mut(from..from + parts) {
+            self.waiting -= std::mem::take(&mut part.bytes).len();
+            part.holds = 0;
+        }
+        self.slots[from].bytes = reply;
     }
 
     /// Moves what is at the head, and may go, to the output.

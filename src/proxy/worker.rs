@@ -22,7 +22,7 @@ use super::station::Station;
 use super::who::Who;
 use crate::cache::{Coin, Promoter, Query, Sampler};
 use crate::clock::Time;
-use crate::command::Spec;
+use crate::command::{HashSlot, Spec};
 use crate::metrics::{DropReason, WorkerStats};
 use crate::resp::{Request, Resp};
 use crate::upstream::{Forwarder, Node, NodeIndex, Topology};
@@ -160,6 +160,18 @@ impl Worker {
     #[inline]
     pub(super) fn serving(&self, spec: &Spec, request: Request<'_>) -> NodeIndex {
         self.map.borrow().topology.serving(spec, request)
+    }
+
+    /// Which node serves this slot.
+    pub(super) fn serving_slot(&self, slot: HashSlot) -> NodeIndex {
+        let topology = &self.map.borrow().topology;
+        topology.cluster().and_then(|map| map.owner(slot)).unwrap_or(topology.front_index())
+    }
+
+    /// Whether several nodes may serve what a command asks for.
+    #[inline]
+    pub(crate) fn is_cluster(&self) -> bool {
+        self.map.borrow().topology.cluster().is_some()
     }
 
     /// Which node serves this key.

@@ -6,7 +6,7 @@ use super::input::Input;
 use super::link::Stay;
 use super::wire::ClientLine;
 use super::{Admission, Close, Session, foreign};
-use crate::command::{self, Route};
+use crate::command::{self, Route, Spread};
 use crate::resp::Parser;
 
 /// Of a request that is not whole yet, no more than this is kept back from Redis.
@@ -38,6 +38,9 @@ impl Session {
             let known = command::lookup(begun);
             if known.is_some_and(|spec| self.entrance.denied.has(spec)) {
                 return Ok(()); // what is denied is refused when it is whole
+            }
+            if self.worker.is_cluster() && known.is_some_and(|spec| spec.spread != Spread::OneNode) {
+                return Ok(()); // where it goes is known when it is whole
             }
             match known.map(|spec| spec.route) {
                 Some(Route::Taint) => self.keep(line, Stay::Tainted).await?,

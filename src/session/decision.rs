@@ -6,7 +6,7 @@
 //! Holds contract points 1 and 2: what a command may go on follows from its row and from what is unanswered before it.
 
 use super::LARGE_REQUEST;
-use crate::command::{self, Effect, Route, Spec, Verb};
+use crate::command::{self, Effect, Route, Spec, Spread, Verb};
 use crate::resp::Request;
 
 /// What is done with a command.
@@ -30,6 +30,8 @@ pub(super) enum Decision {
     Foreign,
     /// The session acts on it itself.
     Verb(Verb, &'static Spec),
+    /// It concerns several nodes of a cluster, or the cluster itself.
+    Spread(&'static Spec),
     /// It goes on a lane, or is answered out of memory.
     Lane(&'static Spec),
     /// The same, once a loan that is over has been given back.
@@ -63,6 +65,10 @@ pub(super) trait Facts {
     fn is_denied(&self, spec: &Spec) -> bool;
     /// Several servers stand behind the address, and one connection leads to one of them.
     fn is_several(&self) -> bool;
+    /// Several servers are behind, each of which serves some keys.
+    fn is_cluster(&self) -> bool;
+    /// Its keys are in several slots, and it may be taken apart.
+    fn has_several_slots(&self, spec: &Spec, request: Request<'_>) -> bool;
     /// Commands that are no reads would hold up others on a lane.
     fn holds_writes(&self) -> bool;
     /// The client reads nothing and asks on: a private connection answers.
@@ -111,6 +117,9 @@ pub(super) fn decide(
     if !wrong && facts.is_denied(spec) {
         return Decision::Deny(spec);
     }
+    if !spec.spread.is_plain() && !wrong && facts.is_cluster() && is_plain(facts) {
+        return Decision::Spread(spec);
+    }
     // What cannot change a right is a command like another.
     let harmless = spec.route == Route::Session(Verb::ConfigSet) && !spec.alters(request).rights;
     if let Route::Session(verb) = spec.route
@@ -127,12 +136,18 @@ pub(super) fn decide(
     let lane = spec.on_lane(request) || wrong && spec.route != Route::LaneUnlessBlocking || harmless;
     let held_back = spec.effect != Effect::Read && facts.holds_writes();
     if !lane || request.raw().len() > LARGE_REQUEST || held_back || facts.is_crowded() {
-        return Decision::Private(spec);
+        return private(facts, spec, request);
     }
     if facts.rides() {
         return Decision::Lane(spec);
     }
-    if facts.has_done_with_loan() { Decision::LaneAfterLoan(spec) } else { Decision::Private(spec) }
+    if facts.has_done_with_loan() { Decision::LaneAfterLoan(spec) } else { private(facts, spec, request) }
+}
+
+/// What goes on no lane goes on a private connection, unless that leads to one node, and the command to several.
+fn private(facts: &impl Facts, spec: &'static Spec, request: Request<'_>) -> Decision {
+    let splits = matches!(spec.spread, Spread::Slots(_)) && facts.is_cluster() && is_plain(facts);
+    if splits && facts.has_several_slots(spec, request) { Decision::Spread(spec) } else { Decision::Private(spec) }
 }
 
 /// Whether nothing about a session without a connection of its own keeps its commands off lanes.
@@ -149,8 +164,11 @@ pub(super) fn is_open_to_lanes(facts: &impl Facts) -> bool {
 /// Whether `request`, of this row, goes on a lane where the session [is open to them](is_open_to_lanes): what [`decide`] says
 /// then, sooner.
 #[inline]
-pub(super) fn is_for_lane(spec: &Spec, request: Request<'_>) -> bool {
-    spec.arity_ok(request.argc()) && spec.on_lane(request) && request.raw().len() <= LARGE_REQUEST
+pub(super) fn is_for_lane(spec: &Spec, request: Request<'_>, is_cluster: bool) -> bool {
+    (spec.spread.is_plain() || !is_cluster)
+        && spec.arity_ok(request.argc())
+        && spec.on_lane(request)
+        && request.raw().len() <= LARGE_REQUEST
 }
 
 /// No transaction is begun, and crema knows what each command means.
@@ -185,6 +203,7 @@ mod tests {
         passwords: bool,
         denied: &'static str,
         several: bool,
+        cluster: bool,
         holds_writes: bool,
         crowded: bool,
         transaction: bool,
@@ -200,6 +219,7 @@ mod tests {
         passwords: false,
         denied: "",
         several: false,
+        cluster: false,
         holds_writes: false,
         crowded: false,
         transaction: false,
@@ -230,6 +250,12 @@ mod tests {
         fn is_several(&self) -> bool {
             self.several
         }
+        fn is_cluster(&self) -> bool {
+            self.cluster
+        }
+        fn has_several_slots(&self, spec: &Spec, request: Request<'_>) -> bool {
+            crate::proxy::has_several_slots(spec, request)
+        }
         fn holds_writes(&self) -> bool {
             self.holds_writes
         }
@@ -257,7 +283,8 @@ mod tests {
         let request = Request::parse_canonical(&raw, &mut spans).expect("as it was made");
         let named = |kind: &str, spec: &Spec| format!("{kind} {}", spec.name);
         let known = command::lookup(request);
-        let sooner = known.filter(|spec| facts.rides && is_open_to_lanes(&facts) && is_for_lane(spec, request));
+        let sooner =
+            known.filter(|spec| facts.rides && is_open_to_lanes(&facts) && is_for_lane(spec, request, facts.cluster));
         let decision = decide(&facts, known, request, asked);
         assert!(sooner.is_none() || matches!(decision, Decision::Lane(_)), "{line}: both say the same");
         match decision {
@@ -266,6 +293,7 @@ mod tests {
             Decision::Close(spec) => named("close", spec),
             Decision::Verb(verb, _) => format!("{verb:?}"),
             Decision::Lane(spec) => named("lane", spec),
+            Decision::Spread(spec) => named("spread", spec),
             Decision::LaneAfterLoan(spec) => named("lane after loan", spec),
             Decision::Private(spec) => named("private", spec),
             Decision::Apart(spec) => named("apart", spec),
@@ -366,6 +394,39 @@ mod tests {
         assert_eq!(what(LOAN, "GET k"), "lane after loan get");
         assert_eq!(what(LOAN, "KEYS *"), "private keys");
         assert_eq!(what(Described { done_with_loan: false, ..LOAN }, "GET k"), "private get", "while it is not");
+    }
+
+    #[test]
+    fn in_a_cluster_some_commands_concern_several_nodes() {
+        let plain = Described { cluster: true, ..PLAIN };
+        for (line, want) in [
+            ("GET k", "lane get"),
+            ("MGET a b", "lane mget"),
+            ("DBSIZE", "spread dbsize"),
+            ("KEYS *", "spread keys"),
+            ("SCAN 0", "spread scan"),
+            ("INFO", "spread info"),
+            ("READONLY", "spread readonly"),
+            ("CONFIG SET requirepass x", "spread config|set"),
+            ("CLUSTER SLOTS", "spread cluster|slots"),
+            ("CLUSTER FAILOVER", "spread cluster|failover"),
+            ("CLUSTER KEYSLOT x", "lane cluster|keyslot"),
+            ("WAIT 1 0", "spread wait"),
+            ("DBSIZE x", "widen dbsize"),
+        ] {
+            assert_eq!(what(plain, line), want, "{line}");
+        }
+        assert_eq!(
+            what(Described { cluster: true, ..MULTI }, "DBSIZE"),
+            "private dbsize",
+            "its transaction is at one node"
+        );
+        assert_eq!(what(Described { cluster: true, ..TAINTED }, "DBSIZE"), "private dbsize");
+        assert_eq!(what(Described { cluster: true, ..LOAN }, "DBSIZE"), "spread dbsize");
+        let busy = Described { rides: false, done_with_loan: false, ..plain };
+        assert_eq!((what(busy, "MGET a b"), what(busy, "MGET a a")), ("spread mget".into(), "private mget".into()));
+        assert_eq!(what(Described { crowded: true, ..plain }, "DEL a b"), "spread del");
+        assert_eq!(what(Described { cluster: true, ..MULTI }, "MGET a b"), "private mget");
     }
 
     #[test]

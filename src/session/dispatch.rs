@@ -69,6 +69,7 @@ impl Session {
                 }
                 Decision::Foreign => return self.foreign(line, request).await,
                 Decision::Verb(verb, spec) => return self.verb(line, verb, spec, request).await,
+                Decision::Spread(spec) => return Box::pin(self.spread(line, spec, request)).await,
                 Decision::LaneAfterLoan(spec) => {
                     self.end_loan(line).await?;
                     return self.try_lane(line, spec, request).await;

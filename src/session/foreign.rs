@@ -12,10 +12,11 @@ use tokio::sync::oneshot;
 use tokio::time::timeout;
 
 use super::link::Stay;
+use super::spread::masters;
 use super::wire::ClientLine;
 use super::{Close, Session};
 use crate::clock::Time;
-use crate::command::{self, Categories, Route, Spec};
+use crate::command::{self, Categories, Merge, Route, Spec, Spread};
 use crate::proxy::{Account, Nature, ReplyAction};
 use crate::resp::{Request, encode};
 
@@ -36,7 +37,30 @@ impl Session {
         if denied.has_foreign(&name, account.categories) {
             return self.deny(line, &String::from_utf8_lossy(&name), command::unknown().route).await;
         }
+        if let Spread::Masters(merge) = account.spread
+            && self.worker.is_cluster()
+            && self.link.is_followed()
+            && self.link.open().is_none()
+        {
+            return self.foreign_everywhere(line, account.nature, request, merge).await;
+        }
         self.send_foreign(line, account.nature, request).await
+    }
+
+    /// A command that goes to all masters of a cluster, as the server says.
+    async fn foreign_everywhere(
+        &mut self,
+        line: &mut ClientLine,
+        nature: Nature,
+        request: Request<'_>,
+        merge: Merge,
+    ) -> Result<(), Close> {
+        line.answered(self).await?;
+        if self.has_done_with_loan() {
+            self.end_loan(line).await?;
+        }
+        let masters = masters(&self.worker.topology());
+        self.ask_nodes(line, &masters, (row_of(nature), request), merge).await
     }
 
     /// A command that the table knows with another number of arguments: whether the server takes it all the same, and it has
@@ -76,12 +100,7 @@ impl Session {
             self.renew_loan(line).await?;
             self.borrow(line).await?
         };
-        let spec = match nature {
-            Nature::Secret | Nature::Unsaid => command::unknown(),
-            Nature::Writes | Nature::Anything => command::unknown_told(),
-            Nature::Reads | Nature::Unknown => command::unknown_read(),
-        };
-        self.send(&private, spec, request, Time::now());
+        self.send(&private, row_of(nature), request, Time::now());
         Ok(())
     }
 
@@ -135,6 +154,15 @@ impl Session {
             |spec| denied.has(spec),
         );
         if is_denied { "yes" } else { "no" }
+    }
+}
+
+/// The row that stands for a command of this nature.
+fn row_of(nature: Nature) -> &'static Spec {
+    match nature {
+        Nature::Secret | Nature::Unsaid => command::unknown(),
+        Nature::Writes | Nature::Anything => command::unknown_told(),
+        Nature::Reads | Nature::Unknown => command::unknown_read(),
     }
 }
 

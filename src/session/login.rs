@@ -341,7 +341,8 @@ impl Session {
                 lent.is_now(hello.resp, self.caller.who.db);
             }
         }
-        self.answer(|out| out.extend_from_slice(reply));
+        let shown = self.hello_shown(reply.to_vec());
+        self.answer(|out| out.extend_from_slice(&shown));
     }
 
     async fn hello_on_lane(
@@ -368,7 +369,11 @@ impl Session {
         encode::command(&mut plain, &[request.arg(0)]);
         let mut spans = Vec::new();
         if let Some(plain) = Request::parse_canonical(&plain, &mut spans) {
-            self.forward(spec, plain);
+            if self.shows_one_server() && self.link.is_shared() {
+                self.show_hello(line, spec, plain).await;
+            } else {
+                self.forward(spec, plain);
+            }
         }
         Ok(())
     }

@@ -19,6 +19,7 @@ mod decision;
 mod denial;
 mod dispatch;
 mod entrance;
+mod face;
 mod foreign;
 mod input;
 mod link;
@@ -26,6 +27,8 @@ mod login;
 mod names;
 mod passwords;
 mod pinned;
+mod scan_cursor;
+mod spread;
 mod transaction;
 mod wait;
 mod wire;
@@ -36,6 +39,7 @@ use std::sync::Arc;
 
 use crate::clock::Time;
 use crate::command::{self, Class, Spec};
+use crate::config::CrossSlot;
 use crate::error::{Error, Sent};
 use crate::metrics::{Failure, Outcome};
 use crate::net::Socket;
@@ -158,6 +162,8 @@ struct Look {
     limits: Limits,
     /// It has no connection of its own, and nothing keeps it off lanes: what goes on one, the command alone decides.
     is_plain: bool,
+    /// Commands may concern several nodes.
+    is_cluster: bool,
 }
 
 /// A command that was not done with at once.
@@ -197,6 +203,17 @@ impl Facts for Moment<'_> {
 
     fn is_several(&self) -> bool {
         self.session.worker.is_several()
+    }
+
+    fn is_cluster(&self) -> bool {
+        self.session.worker.is_cluster()
+    }
+
+    fn has_several_slots(&self, spec: &Spec, request: Request<'_>) -> bool {
+        let whole = self.session.link.ahead() == 0;
+        whole
+            && self.session.worker.shared.config.cluster.cross_slot == CrossSlot::Split
+            && proxy::has_several_slots(spec, request)
     }
 
     fn holds_writes(&self) -> bool {
@@ -309,7 +326,9 @@ impl Session {
     fn take_up(&mut self, request: Request<'_>, look: &Look) -> Option<Unfinished> {
         let known = command::lookup(request);
         let decision = match known {
-            Some(spec) if look.is_plain && decision::is_for_lane(spec, request) => Decision::Lane(spec),
+            Some(spec) if look.is_plain && decision::is_for_lane(spec, request, look.is_cluster) => {
+                Decision::Lane(spec)
+            }
             _ => self.decide(known, request, Inquiry::Nothing, look.now),
         };
         match decision {
@@ -347,7 +366,7 @@ impl Session {
         let now = Time::now();
         let limits = Limits { grammar, ..self.worker.shared.limits(self.admission == Admission::Shut) };
         let is_plain = self.link.is_shared() && decision::is_open_to_lanes(&Moment { session: self, now });
-        Look { now, limits, is_plain }
+        Look { now, limits, is_plain, is_cluster: self.worker.is_cluster() }
     }
 
     /// What is done with a command now.

@@ -325,6 +325,29 @@ impl ClientLine {
         .await
     }
 
+    /// As [`while_writing`](Self::while_writing), for what may take as long as it likes: the session ends where its client leaves.
+    pub(super) async fn while_there<T>(
+        &mut self,
+        session: &Session,
+        future: impl Future<Output = T>,
+    ) -> Result<T, Close> {
+        let mut future = pin!(future);
+        poll_fn(|cx| {
+            session.caller.replies.register(cx);
+            let _ = self.poll_flush(cx, session);
+            if let Poll::Ready(result) = future.as_mut().poll(cx) {
+                return Poll::Ready(Ok(result));
+            }
+            self.poll_left(cx).map(|()| Err(Close::Gently))
+        })
+        .await
+    }
+
+    /// The address at which the client came.
+    pub(super) fn local(&self) -> String {
+        self.socket.local()
+    }
+
     /// Writes what can go out; ready when nothing is left to write. What a client sent that is gone is carried out all the same.
     fn poll_flush(&mut self, cx: &mut Context<'_>, session: &Session) -> Poll<()> {
         let replies = &session.caller.replies;
