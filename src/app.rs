@@ -10,12 +10,13 @@ mod descriptors;
 mod lookout;
 mod nodes;
 mod rotation;
+mod sentinel;
 mod signals;
 mod status;
 
 use std::process::ExitCode;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -27,7 +28,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{error, info, warn};
 
-use crate::admin::{self, Source};
+use crate::admin::{self, SentinelStatus, Source};
 use crate::clock::Time;
 use crate::config::{Auth, Coherence, Config, Endpoint, SHORT_TERM, UpstreamDown, UpstreamKind};
 use crate::control::Control;
@@ -41,12 +42,13 @@ use crate::proxy::{Clients, Gate, OpenListeners, Shared};
 use crate::resp::Limits;
 use crate::server::{Listener, Workers, accept};
 use crate::session::Entrance;
-use crate::upstream::{ClusterMap, Login, MapDoubts, Node, Serving, State, SurveyFinding, Topology};
+use crate::upstream::{ClusterMap, Login, MapDoubts, Node, SentinelLogin, Serving, State, SurveyFinding, Topology};
 
 use census::CensusKeeper;
 use cluster::{MapKeeper, follow_presence};
 use nodes::{NodePlan, Nodes};
 use rotation::RotatingLogins;
+use sentinel::GroupPlan;
 use signals::Signals;
 
 /// The tasks beside the workers may take so long to end.
@@ -196,6 +198,9 @@ struct App {
     /// Whether any node of a cluster is there.
     presence: watch::Sender<State>,
     nodes: Arc<Nodes>,
+    /// As whom Sentinels are asked, and what is told of the group that they watch.
+    sentinel_login: SentinelLogin,
+    group: Arc<Mutex<SentinelStatus>>,
     /// What clients under TLS are shown.
     acceptor: Option<Arc<Acceptor>>,
     /// It was told to stop.
@@ -211,12 +216,10 @@ impl App {
     ) -> Arc<Self> {
         let metrics = Metrics::new(config.threads.get());
         let origin_id = format!("crema-{:016x}", rand::random::<u64>());
+        let sentinel_login = logins.sentinel.clone();
         let plan = NodePlan::new(&config, dialer, logins);
-        let node = plan.node(&config.cluster.node_map.resolve(config.upstream.node.clone()));
-        let topology = watch::Sender::new(Arc::new(match config.upstream.kind {
-            UpstreamKind::Single => Topology::Single(Arc::clone(&node)),
-            UpstreamKind::Cluster => Topology::Cluster(ClusterMap::unread(Arc::clone(&node))),
-        }));
+        let topology = watch::Sender::new(Arc::new(first_topology(&config, &plan)));
+        let node = Arc::clone(topology.borrow().front());
         let fleet = fleet(&config, &topology, &origin_id)
             .map(|fleet| Publisher::start(fleet, Arc::clone(&metrics.stats), control));
         let (terms, stats) = (terms(&config, &origin_id), Arc::clone(&metrics.stats));
@@ -224,7 +227,9 @@ impl App {
         let longest_argument = Arc::new(AtomicU64::new(Limits::authenticated().bulk));
         let nodes = Nodes::new(plan, Arc::clone(&l1), Arc::clone(&longest_argument), control.clone());
         let nodes = Arc::new(nodes);
-        nodes.keep(&node);
+        if !node.is_gone() {
+            nodes.keep(&node);
+        }
         let presence = watch::Sender::new(State::Unknown);
         let open_listeners = OpenListeners::new(config.upstream_down == UpstreamDown::Close);
         let shared = Arc::new(Shared {
@@ -232,7 +237,7 @@ impl App {
             map: MapDoubts::default(),
             presence: match config.upstream.kind {
                 UpstreamKind::Single => node.presence.follow(),
-                UpstreamKind::Cluster => presence.subscribe(),
+                UpstreamKind::Cluster | UpstreamKind::Sentinel { .. } => presence.subscribe(),
             },
             config,
             l1,
@@ -244,7 +249,19 @@ impl App {
             origin_id,
         });
         let (started, draining) = (Instant::now(), AtomicBool::new(false));
-        Arc::new(Self { shared, metrics, started, topology, presence, nodes, acceptor, draining })
+        let group = Arc::default();
+        Arc::new(Self {
+            shared,
+            metrics,
+            started,
+            topology,
+            presence,
+            nodes,
+            sentinel_login,
+            group,
+            acceptor,
+            draining,
+        })
     }
 
     /// The node that serves what names no key.
@@ -281,8 +298,10 @@ impl App {
 
     /// Starts what looks after the upstream, L1 and the fleet's channel.
     fn watch_over(self: &Arc<Self>, control: &Control) {
-        if self.shared.config.upstream.kind == UpstreamKind::Cluster {
-            self.follow_cluster(control);
+        match self.shared.config.upstream.kind {
+            UpstreamKind::Single => {}
+            UpstreamKind::Cluster => self.follow_cluster(control),
+            UpstreamKind::Sentinel { .. } => self.follow_group(control),
         }
         control.spawn(Arc::clone(self).keep_house());
         for source in self.front().rotating() {
@@ -314,6 +333,19 @@ impl App {
             let census = CensusKeeper::new((nodes, l1), node_map, self.topology.subscribe(), map.clone());
             control.spawn(census.keep());
         }
+        control.spawn(follow_presence(self.topology.clone(), self.presence.clone()));
+    }
+
+    /// Starts what keeps the group that Sentinels watch.
+    fn follow_group(&self, control: &Control) {
+        let Shared { config, map, l1, .. } = &*self.shared;
+        let around = (&self.nodes, l1, control);
+        let plan = GroupPlan::new(config, self.sentinel_login.clone(), around, (&self.topology, map), &self.group);
+        control.spawn(async move {
+            if let Some(plan) = plan {
+                plan.keep().await;
+            }
+        });
         control.spawn(follow_presence(self.topology.clone(), self.presence.clone()));
     }
 
@@ -350,6 +382,16 @@ impl App {
             let ears_do_not = means.wait_for(|means| *means != CoherenceMeans::Channel);
             let _ = stop.run_until_cancelled(ears_do_not).await; // an error: the process ends
         }
+    }
+}
+
+/// What is known before anybody was asked.
+fn first_topology(config: &Config, plan: &NodePlan) -> Topology {
+    let node = || plan.node(&config.cluster.node_map.resolve(config.upstream.node.clone()));
+    match &config.upstream.kind {
+        UpstreamKind::Single => Topology::Single(node()),
+        UpstreamKind::Cluster => Topology::Cluster(ClusterMap::unread(node())),
+        UpstreamKind::Sentinel { name } => Topology::Single(plan.unknown(&format!("the master of `{name}`"))),
     }
 }
 

@@ -46,6 +46,34 @@ pub(crate) struct UpstreamStatus {
     pub server: Option<String>,
     /// One sentence on what is wrong, if something is.
     pub trouble: Option<String>,
+    /// The group that Sentinels watch, where that is what stands behind.
+    pub sentinel: Option<SentinelStatus>,
+}
+
+/// A group that Sentinels watch.
+#[derive(Clone, Debug, Default, Serialize)]
+pub(crate) struct SentinelStatus {
+    /// Sentinels that there are.
+    pub sentinels: u64,
+    /// And that answer.
+    pub answering: u64,
+    /// The master, once a majority has named it.
+    pub master: Option<String>,
+    /// Why L1 may not answer, if it may not.
+    pub doubt: Option<String>,
+    /// Masters that took the place of another.
+    pub failovers: u64,
+}
+
+impl SentinelStatus {
+    /// Why there is no master yet.
+    pub(crate) fn waits(&self) -> String {
+        match (self.answering, self.sentinels) {
+            (0, _) => "no Sentinel answers; are they running, and is `upstream` right?".to_owned(),
+            (some, all) if some <= all / 2 => format!("{some} of {all} Sentinels answer, which is no majority"),
+            _ => "the Sentinels agree on no server that says it is a master".to_owned(),
+        }
+    }
 }
 
 /// An ear, and the lease that it holds.
@@ -99,6 +127,7 @@ pub(crate) struct SettingsShown {
 impl Snapshot {
     /// The part of it that is metrics.
     pub(super) fn levels(&self) -> Levels {
+        let group = self.upstream.sentinel.as_ref();
         let ears = |matches: fn(&EarStatus) -> bool| self.ears.iter().filter(|ear| matches(ear)).count() as u64;
         Levels {
             ready: self.ready.is_ok(),
@@ -113,6 +142,10 @@ impl Snapshot {
             ears: ears(|ear| ear.listens),
             ears_connected: ears(|ear| ear.connected),
             leases_held: ears(|ear| ear.lease_ms_left.is_some()),
+            sentinels: group.map_or(0, |group| group.sentinels),
+            sentinels_answering: group.map_or(0, |group| group.answering),
+            master_proven: group.is_some_and(|group| group.master.is_some() && group.doubt.is_none()),
+            failovers: group.map_or(0, |group| group.failovers),
         }
     }
 }
@@ -289,6 +322,7 @@ pub(super) mod tests {
                 up: true,
                 server: Some("redis 7.4.1".to_owned()),
                 trouble: None,
+                sentinel: None,
             },
             ears: vec![ear("default", true, Some(420)), ear("bob", true, None), ear("eve", false, None)],
             l1: L1Status { entries: 3, bytes: 900, capacity: 1_000 },

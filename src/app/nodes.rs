@@ -46,7 +46,15 @@ impl NodePlan {
 
     /// The node at an address, with no connection yet.
     pub(super) fn node(&self, endpoint: &Endpoint) -> Arc<Node> {
-        let node = Node::new(endpoint.clone(), self.limit, self.connect_timeout);
+        self.planned(Node::new(endpoint.clone(), self.limit, self.connect_timeout))
+    }
+
+    /// In place of one that is not known yet.
+    pub(super) fn unknown(&self, name: &str) -> Arc<Node> {
+        self.planned(Node::unknown(name))
+    }
+
+    fn planned(&self, node: Node) -> Arc<Node> {
         let node = node.secured(self.dialer.clone()).known_by(self.login.clone(), self.response_timeout);
         let node = node.rotated_by(self.own.clone(), self.others.clone());
         Arc::new(if self.by_census { node.vouched_by_census() } else { node })
@@ -87,6 +95,11 @@ impl Nodes {
     /// A node that is asked for others, and is not looked after.
     pub(super) fn seed(&self, endpoint: &Endpoint) -> Arc<Node> {
         self.plan.node(endpoint)
+    }
+
+    /// A Sentinel, where no user of the servers is known.
+    pub(super) fn sentinel(&self, endpoint: &Endpoint) -> Node {
+        Node::new(endpoint.clone(), 1, self.plan.connect_timeout).secured(self.plan.dialer.clone())
     }
 
     /// Looks after a node from now on. Of one that is looked after already nothing changes.

@@ -12,7 +12,7 @@ use crate::config::{Auth, Config, PasswordOrigin, UpstreamPassword};
 use crate::error::Error;
 use crate::invalidation::L1;
 use crate::resp::Resp;
-use crate::upstream::{Backoff, LOOK, Login, RotatingLogin, Serving, Target, connect};
+use crate::upstream::{Backoff, LOOK, Login, RotatingLogin, SentinelLogin, Serving, Target, connect};
 
 /// See the module's head.
 #[derive(Default)]
@@ -21,6 +21,8 @@ pub(super) struct RotatingLogins {
     pub(super) own: Option<Arc<RotatingLogin>>,
     /// Those of users of crema's own.
     pub(super) others: Vec<Arc<RotatingLogin>>,
+    /// That of the Sentinels' user, whether it changes or not.
+    pub(super) sentinel: SentinelLogin,
 }
 
 impl RotatingLogins {
@@ -39,8 +41,24 @@ impl RotatingLogins {
                 logins.others.push(first(upstream, origin, "user").await?);
             }
         }
+        logins.sentinel = sentinel_login(config).await?;
         Ok(logins)
     }
+}
+
+async fn sentinel_login(config: &Config) -> Result<SentinelLogin, Error> {
+    let named = config.sentinel.user.as_deref();
+    let user = named.unwrap_or("default");
+    Ok(match &config.sentinel.password {
+        None => SentinelLogin::None,
+        Some(UpstreamPassword::Fixed(password)) => {
+            let login = Login { user: user.as_bytes().into(), password: password.expose().as_bytes().into() };
+            SentinelLogin::Fixed(Arc::new(login), named.is_some())
+        }
+        Some(UpstreamPassword::Changes(origin)) => {
+            SentinelLogin::Changes(first(user, origin, "sentinel_password_file").await?, named.is_some())
+        }
+    })
 }
 
 async fn first(user: &str, origin: &PasswordOrigin, setting: &'static str) -> Result<Arc<RotatingLogin>, Error> {

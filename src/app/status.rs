@@ -1,11 +1,12 @@
 //! What the admin port tells of the process: where each figure comes from.
 
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError};
 
 use super::App;
 use crate::admin::{EarStatus, L1Status, SettingsShown, Snapshot, Source, UpstreamStatus};
 use crate::clock::Time;
+use crate::config::UpstreamKind;
 use crate::invalidation::EarState;
 use crate::metrics::{Metrics, Need};
 use crate::proxy::Shared;
@@ -13,11 +14,7 @@ use crate::proxy::Shared;
 impl Source for App {
     fn snapshot(&self) -> Snapshot {
         let Shared { config, l1, .. } = &*self.shared;
-        let topology = Arc::clone(&self.topology.borrow());
-        let upstream = match topology.cluster() {
-            Some(map) if map.version() == 0 => Err("the cluster's map could not be read yet".to_owned()),
-            _ => self.nodes.known(topology.front()),
-        };
+        let upstream = self.upstream();
         let now = Time::now();
         let dialed = self.front().tls.as_ref().and_then(|dialer| dialer.expires());
         let ears = l1.ears.all().into_iter().map(|(user, ear)| {
@@ -42,18 +39,13 @@ impl Source for App {
             ready: if self.draining.load(Ordering::Relaxed) {
                 Err("crema was told to stop".to_owned())
             } else {
-                upstream.clone().map(drop)
+                upstream.trouble.clone().map_or(Ok(()), Err)
             },
             uptime: self.started.elapsed(),
             certificate_expires: self.acceptor.iter().filter_map(|tls| tls.expires()).chain(dialed).min(),
             means: l1.mode().means(),
             refusals: Need::ALL.map(|need| self.front().needs.is_refused(need)),
-            upstream: UpstreamStatus {
-                address: config.upstream.to_string(),
-                up: upstream.is_ok(),
-                server: upstream.clone().ok(),
-                trouble: upstream.err(),
-            },
+            upstream,
             ears: ears.collect(),
             l1: L1Status {
                 entries: l1.memory.store.len() as u64,
@@ -72,5 +64,26 @@ impl Source for App {
 
     fn metrics(&self) -> &Metrics {
         &self.metrics
+    }
+}
+
+impl App {
+    fn upstream(&self) -> UpstreamStatus {
+        let topology = Arc::clone(&self.topology.borrow());
+        let kind = &self.shared.config.upstream.kind;
+        let sentinel = matches!(kind, UpstreamKind::Sentinel { .. })
+            .then(|| self.group.lock().unwrap_or_else(PoisonError::into_inner).clone());
+        let known = match (topology.cluster(), &sentinel) {
+            (Some(map), _) if map.version() == 0 => Err("the cluster's map could not be read yet".to_owned()),
+            (_, Some(group)) if group.master.is_none() => Err(group.waits()),
+            _ => self.nodes.known(topology.front()),
+        };
+        UpstreamStatus {
+            address: self.shared.config.upstream.to_string(),
+            up: known.is_ok(),
+            server: known.clone().ok(),
+            trouble: known.err(),
+            sentinel,
+        }
     }
 }

@@ -154,6 +154,16 @@ pub struct Settings {
     #[arg(long, value_name = "WHAT", help_heading = "Upstream")]
     pub(super) upstream_down: Option<Given>,
 
+    /// Who crema is to Sentinels [default: none]
+    #[arg(long, value_name = "USER", help_heading = "Sentinel")]
+    pub(super) sentinel_user: Option<Given>,
+    /// The password that they want [default: none]
+    #[arg(long, value_name = "PASSWORD", help_heading = "Sentinel")]
+    pub(super) sentinel_password: Option<Given>,
+    /// Or a file with it, read anew [default: off]
+    #[arg(long, value_name = "FILE", help_heading = "Sentinel")]
+    pub(super) sentinel_password_file: Option<Given>,
+
     /// Shown as standalone or cluster [default: standalone]
     #[arg(long, value_name = "VIEW", help_heading = "Cluster")]
     pub(super) cluster_view: Option<Given>,

@@ -14,6 +14,7 @@ mod listen;
 mod origin;
 mod raw;
 mod rule;
+mod sentinel;
 mod summary;
 mod units;
 mod url;
@@ -35,6 +36,7 @@ pub use self::glob::Glob;
 pub use self::listen::Listen;
 pub use self::origin::{LONGEST_PASSWORD, PasswordOrigin, UpstreamPassword, read_password_file};
 pub use self::rule::{Promote, Rule, SHORT_TERM};
+pub use self::sentinel::SentinelSettings;
 pub use self::summary::Sources;
 pub use self::url::{Endpoint, Secret, Upstream, UpstreamKind};
 pub use self::user::{Password, User};
@@ -55,6 +57,8 @@ pub struct Config {
     pub upstream_password: Option<PasswordOrigin>,
     /// How a cluster is dealt with, where the upstream is one.
     pub cluster: ClusterSettings,
+    /// Who crema is to Sentinels.
+    pub sentinel: SentinelSettings,
     /// What clients of `tls://` are shown and asked for.
     pub tls: Option<AcceptorSettings>,
     /// Which user a client is by its certificate alone; anything but `Off` goes with [`Auth::Own`] only.
@@ -267,6 +271,7 @@ fn read(layers: &Layers) -> Result<Config, ConfigError> {
         upstream: layers.read(key!(upstream), "redis://127.0.0.1:6379", str::parse)?,
         upstream_password: origin::read_own(layers)?,
         cluster: cluster::read(layers)?,
+        sentinel: sentinel::read(layers)?,
         tls: tls(layers)?,
         tls_client_user,
         admin: layers.read(key!(admin), "127.0.0.1:9380", |text| or_off(text, listen::socket))?,

@@ -19,6 +19,7 @@ impl Sources {
         for Found { name, value, .. } in &mut found {
             match name.as_str() {
                 "upstream" => *value = config.upstream.to_string(), // as it was given it may hold a password
+                "sentinel_password" if value != "none" => "***".clone_into(value),
                 "listen" if value.contains("[::]:") => value.push_str(" ([::] is IPv6 alone: for IPv4 add 0.0.0.0)"),
                 "upstream_password_command" => {
                     value.replace(super::units::WORD_END, " ").trim_end().clone_into(value);

@@ -1,5 +1,6 @@
 //! Upstream URLs: `redis://[user:password@]host[:port][/db]`, `rediss://` the same under TLS, with `?ca=&cert=&key=&sni=&verify=`,
-//! `redis+cluster://` and `rediss+cluster://` with one host or several, and `unix:///path[?db=N]`.
+//! `redis+cluster://` and `rediss+cluster://` with one host or several, `redis+sentinel://host,host/name[/db]` and
+//! `rediss+sentinel://` likewise, and `unix:///path[?db=N]`.
 //!
 //! Owns the password until a handshake asks for it: nothing here prints it, and no error quotes any part of a URL, because a
 //! mistyped one can have its password anywhere.
@@ -13,6 +14,7 @@ use super::error::Problem;
 use crate::net::tls::{Credentials, DialerSettings, Verify};
 
 const DEFAULT_PORT: u16 = 6379;
+const SENTINEL_PORT: u16 = 26_379;
 /// The longest path that fits `sockaddr_un` on Linux, its final NUL left off.
 pub(super) const SOCKET_PATH_BYTES: usize = 107;
 
@@ -36,16 +38,24 @@ pub struct Upstream {
 }
 
 /// What stands behind an upstream URL.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum UpstreamKind {
     /// One server, or an address that leads to one.
     Single,
     /// A cluster, of which some nodes are named.
     Cluster,
+    /// A master and its replicas, of which Sentinels know: those are named, and the user is the servers'.
+    Sentinel {
+        /// By which they know it.
+        name: String,
+    },
 }
 
+/// What a URL of Sentinels is before its name is read.
+const SENTINEL: UpstreamKind = UpstreamKind::Sentinel { name: String::new() };
+
 /// Where a server listens. `Display` is `host:port` (IPv6 in brackets) or the path.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Endpoint {
     /// A host name or address without brackets, and a port.
     Tcp {
@@ -99,10 +109,8 @@ impl FromStr for Upstream {
             "rediss" | "valkeys" => tls(rest, UpstreamKind::Single),
             "redis+cluster" | "redis-cluster" | "valkey+cluster" => tcp(rest, UpstreamKind::Cluster),
             "rediss+cluster" | "valkeys+cluster" => tls(rest, UpstreamKind::Cluster),
-            "redis+sentinel" | "redis-sentinel" => Err(Problem::new(
-                "Sentinel is not supported in this version",
-                "write redis://host:port of the master, or of an address that follows it",
-            )),
+            "redis+sentinel" | "redis-sentinel" | "valkey+sentinel" | "valkey-sentinel" => tcp(rest, SENTINEL),
+            "rediss+sentinel" | "rediss-sentinel" | "valkeys+sentinel" => tls(rest, SENTINEL),
             _ => Err(Problem::new("unknown scheme of an upstream URL", "write redis:// or unix://")),
         }
     }
@@ -118,6 +126,7 @@ impl fmt::Display for Upstream {
         f.write_str(match self.kind {
             UpstreamKind::Single => "://",
             UpstreamKind::Cluster => "+cluster://",
+            UpstreamKind::Sentinel { .. } => "+sentinel://",
         })?;
         let user = percent_encode(self.user.as_deref().unwrap_or_default());
         match &self.password {
@@ -127,6 +136,9 @@ impl fmt::Display for Upstream {
         }
         write!(f, "{}", self.node)?;
         self.seeds.iter().try_for_each(|seed| write!(f, ",{seed}"))?;
+        if let UpstreamKind::Sentinel { name } = &self.kind {
+            write!(f, "/{}", percent_encode(name))?;
+        }
         match (&self.node, self.db) {
             (_, 0) => Ok(()),
             (Endpoint::Tcp { .. }, db) => write!(f, "/{db}"),
@@ -217,9 +229,12 @@ fn tcp(rest: &str, kind: UpstreamKind) -> Result<Upstream, Problem> {
     let (credentials, address) = authority.rsplit_once('@').unwrap_or(("", authority));
     let (user, password) = read_credentials(credentials)?;
     let several = kind != UpstreamKind::Single;
+    let port = if kind == SENTINEL { SENTINEL_PORT } else { DEFAULT_PORT };
     let (first, others) = if several { address.split_once(',').unwrap_or((address, "")) } else { (address, "") };
-    let node = read_address(first)?;
-    let seeds = others.split(',').filter(|seed| !seed.is_empty()).map(read_address).collect::<Result<_, _>>()?;
+    let node = read_address_or(first, port)?;
+    let others = others.split(',').filter(|seed| !seed.is_empty());
+    let seeds = others.map(|seed| read_address_or(seed, port)).collect::<Result<_, _>>()?;
+    let (kind, tail) = if kind == SENTINEL { read_name(tail)? } else { (kind, tail) };
     let db = match tail.strip_prefix('/').unwrap_or(tail) {
         "" => 0,
         path if path.contains(['?', '#']) => {
@@ -282,7 +297,25 @@ fn read_credentials(text: &str) -> Result<(Option<String>, Option<Secret>), Prob
     Ok(((!user.is_empty()).then_some(user), Some(password)))
 }
 
+/// The name of a Sentinel's group, and what stands behind it.
+fn read_name(tail: &str) -> Result<(UpstreamKind, &str), Problem> {
+    let path = tail.strip_prefix('/').unwrap_or_default();
+    let (name, tail) = split_before(path, &['/', '?', '#']);
+    let name = percent_decode(name)?;
+    if name.is_empty() || name.contains(char::is_control) {
+        return Err(Problem::new(
+            "the upstream URL does not say by what name the Sentinels know the master",
+            "write redis+sentinel://host:26379,host:26379/NAME",
+        ));
+    }
+    Ok((UpstreamKind::Sentinel { name }, tail))
+}
+
 pub(super) fn read_address(text: &str) -> Result<Endpoint, Problem> {
+    read_address_or(text, DEFAULT_PORT)
+}
+
+fn read_address_or(text: &str, default: u16) -> Result<Endpoint, Problem> {
     let no_ipv6 =
         || Problem::new("the upstream URL has a malformed IPv6 address", "write it in brackets: redis://[::1]:6379");
     let (host, port) = if let Some(bracketed) = text.strip_prefix('[') {
@@ -304,8 +337,8 @@ pub(super) fn read_address(text: &str) -> Result<Endpoint, Problem> {
         return Err(Problem::new("the upstream URL has no usable host", "write redis://host:6379"));
     }
     let port = match port.strip_prefix(':') {
-        None if port.is_empty() => DEFAULT_PORT,
-        Some("") => DEFAULT_PORT,
+        None if port.is_empty() => default,
+        Some("") => default,
         Some(digits) if digits.bytes().all(|byte| byte.is_ascii_digit()) => digits.parse().unwrap_or(0),
         _ => 0,
     };
@@ -427,13 +460,26 @@ mod tests {
     fn reads_the_nodes_of_a_cluster() {
         let text = "redis+cluster://app:pw@a:7000,[::1]:7001,c/2";
         let upstream = parse(text);
-        assert_eq!((upstream.kind, upstream.node.clone(), upstream.db), (UpstreamKind::Cluster, host("a", 7000), 2));
+        assert_eq!((&upstream.kind, &upstream.node, upstream.db), (&UpstreamKind::Cluster, &host("a", 7000), 2));
         assert_eq!(upstream.seeds, [host("::1", 7001), host("c", 6379)]);
         assert_eq!(upstream.to_string(), "redis+cluster://app:***@a:7000,[::1]:7001,c:6379/2");
         let secure = parse("rediss+cluster://a,b?verify=chain");
-        assert_eq!((secure.kind, secure.seeds.len()), (UpstreamKind::Cluster, 1));
+        assert_eq!((&secure.kind, secure.seeds.len()), (&UpstreamKind::Cluster, 1));
         assert_eq!(secure.to_string(), "rediss+cluster://a:6379,b:6379?verify=chain");
         assert_eq!(parse("valkey+cluster://a").seeds, []);
+    }
+
+    #[test]
+    fn reads_a_group_that_sentinels_watch() {
+        let upstream = parse("redis+sentinel://app:pw@a,[::1]:7001,c/my%20main/2");
+        assert_eq!(upstream.kind, UpstreamKind::Sentinel { name: "my main".into() });
+        assert_eq!((upstream.node.clone(), upstream.db), (host("a", 26_379), 2));
+        assert_eq!(upstream.seeds, [host("::1", 7001), host("c", 26_379)]);
+        assert_eq!(upstream.to_string(), "redis+sentinel://app:***@a:26379,[::1]:7001,c:26379/my%20main/2");
+        let secure = parse("rediss+sentinel://a/m?verify=chain");
+        assert!(secure.tls.is_some() && secure.kind == UpstreamKind::Sentinel { name: "m".into() });
+        assert_eq!(secure.to_string(), "rediss+sentinel://a:26379/m?verify=chain");
+        assert_eq!(parse("redis-sentinel://a/m"), parse("valkey+sentinel://a:26379/m/0"));
     }
 
     #[test]
@@ -461,7 +507,9 @@ mod tests {
             ("localhost:6379", "redis://host:6379"),
             ("http://hunter2@h", "unknown scheme"),
             ("rediss://:hunter2@h?verify=maybe", "an option"),
-            ("redis+sentinel://:hunter2@a,b/main", "Sentinel is not supported"),
+            ("redis+sentinel://:hunter2@a,b", "by what name"),
+            ("redis+sentinel://:hunter2@a,b//3", "by what name"),
+            ("redis+sentinel://:hunter2@a,b/main/x", "no usable database"),
             ("redis+cluster://:hunter2@a,b:0", "no usable port"),
             ("redis://:hunter2@a,b:1", "no usable host"),
             ("redis://hunter2@h", "could be a user or a password"),

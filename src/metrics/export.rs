@@ -235,6 +235,14 @@ const GAUGES: &[Row<ReadGauge>] = &[
         about: "Ears whose lease is in force; while it is below crema_ears, reads go to Redis.",
         read: |_, l| l.leases_held,
     },
+    Row { name: "crema_sentinels", about: "Sentinels that watch the upstream.", read: |_, l| l.sentinels },
+    Row { name: "crema_sentinels_answering", about: "Those that answer.", read: |_, l| l.sentinels_answering },
+    Row { name: "crema_sentinel_failovers", about: "Masters that took another's place.", read: |_, l| l.failovers },
+    Row {
+        name: "crema_sentinel_master_proven",
+        about: "1 while most Sentinels show that no other master can have taken a write, else 0.",
+        read: |_, l| l.master_proven.into(),
+    },
     Row { name: "crema_sessions", about: "Client connections open.", read: |m, _| m.level(|w| &w.sessions) },
     Row {
         name: "crema_requests_waiting",
@@ -334,6 +342,14 @@ pub struct Levels {
     pub ears_connected: u64,
     /// Those with a lease in force.
     pub leases_held: u64,
+    /// Sentinels that there are.
+    pub sentinels: u64,
+    /// Those that answer.
+    pub sentinels_answering: u64,
+    /// Whether enough of them say that no other master can have taken a write.
+    pub master_proven: bool,
+    /// Masters that took the place of another.
+    pub failovers: u64,
 }
 
 /// The value of a metric, as the status JSON shows it.

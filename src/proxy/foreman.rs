@@ -4,6 +4,7 @@
 //! Holds contract point 7 (a write is sent once).
 
 use std::rc::Rc;
+use std::sync::Arc;
 
 use super::detour::{Detour, SentCommand, Tries, without_asking};
 use super::in_flight::{InFlight, ReplyAction};
@@ -75,7 +76,7 @@ impl Worker {
     }
 
     /// Sends a read again whose connection was lost.
-    fn send_again(&self, command: ReturnedCommand, bytes: &[u8]) {
+    fn send_again(self: &Rc<Self>, command: ReturnedCommand, bytes: &[u8]) {
         let (mut spans, now) = (Vec::new(), Time::now());
         let Some(SentCommand { spec, request }) = SentCommand::read(bytes, &mut spans) else {
             debug_assert!(false, "what was sent can be read");
@@ -83,7 +84,13 @@ impl Worker {
         };
         let ReturnedCommand { first, joined, purpose, sampled, .. } = command;
         let (ReplyPurpose::Read(reader, _) | ReplyPurpose::Lead(reader, ..)) = &purpose else { return };
-        let station = self.station(self.serving(spec, request));
+        let mut station = self.station(self.serving(spec, request));
+        if station.node().is_gone() {
+            // Another has taken its place, of which this thread has not been told yet.
+            let newest = Arc::clone(&self.shared.topology.borrow());
+            self.adopt(newest);
+            station = self.station(self.serving(spec, request));
+        }
         let track = match station.track(&reader.who, reader.resp, reader.script, now) {
             Ok(track) => track,
             Err(error) => {

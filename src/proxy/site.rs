@@ -93,5 +93,6 @@ impl Site {
     pub(super) fn refused_write(&self) {
         self.node.signs.serves(Service::ReadOnly);
         self.node.generation.doubt();
+        self.shared.map.ask_anew();
     }
 }

@@ -57,6 +57,14 @@ impl Station {
         lanes.into_iter().filter(|lane| leaves(lane)).for_each(|lane| lane.lose(ANOTHER));
     }
 
+    /// Another serves in the node's place, and whoever made it the master has the former one close all its connections: what sessions
+    /// have for themselves there ends as well.
+    pub(super) fn end(&self) {
+        self.leave(|_| true);
+        self.privates().into_iter().for_each(|lane| lane.lose(ANOTHER));
+        self.close();
+    }
+
     /// The node has left the cluster's map: what was sent to it is still answered, and nothing more is sent. Whether anything is
     /// unanswered; to be called again while it is, for a lane that was being made then is made by now.
     pub(super) fn retire(&self) -> bool {

@@ -94,9 +94,9 @@ impl Worker {
         worker
     }
 
-    /// Goes by this version of the topology from now on. Of a single node that is not in it the lanes are given up at once, as reads on
-    /// them may be sent again; a node that has left a cluster still says where each command belongs. What sessions have for
-    /// themselves there stays with them.
+    /// Goes by this version of the topology from now on. Of a single node that is not in it all connections are given up at once, as a
+    /// client of Sentinels gives up its own, and reads on lanes are sent again. A node that has left a cluster still says where each
+    /// command belongs, and what sessions have for themselves there stays with them.
     pub(crate) fn adopt(self: &Rc<Self>, topology: Arc<Topology>) {
         let before = std::mem::take(&mut self.map.borrow_mut().stations);
         let before: Vec<_> = before.into_iter().flatten().collect();
@@ -118,8 +118,7 @@ impl Worker {
                 station.retire();
                 self.retired.borrow_mut().push(station);
             } else {
-                station.leave(|_| true);
-                station.close();
+                station.end();
             }
         }
     }

@@ -139,6 +139,8 @@ fn known(target: &Target, made: Result<Connection, Error>) -> Result<Connection,
     let user = target.login.as_ref().map_or("default".into(), |login| String::from_utf8_lossy(&login.user));
     let (node, name, db) = (&target.node, target.name, target.db);
     let upstream = &node.address;
+    // It may have left while the connection was made, which then counts among those that were made before.
+    let made = if node.is_gone() { Err(unreachable(node, gone())) } else { made };
     match &made {
         Ok(connection) => debug!(%upstream, name, %user, db, local = connection.socket.local(), "connected"),
         Err(error) => debug!(%upstream, name, %user, db, %error, "not connected"),
@@ -166,6 +168,9 @@ async fn open(node: &Node) -> Result<Socket, Error> {
 
 /// A stream to the node, on which nothing was said yet. A name is looked up each time, and all its addresses are tried. Cancel safe.
 pub(super) async fn dial(node: &Node) -> io::Result<Socket> {
+    if node.is_gone() {
+        return Err(gone());
+    }
     Ok(match &node.endpoint {
         Endpoint::Tcp { host, port } => Socket::upstream(net::dial(host, *port).await?),
         Endpoint::Unix(path) => Socket::Unix(UnixStream::connect(path).await?),
@@ -178,6 +183,10 @@ pub(super) async fn secure(node: &Node, socket: Socket) -> io::Result<Socket> {
         (Some(tls), Endpoint::Tcp { host, .. }) => socket.secure(tls, host).await,
         _ => Ok(socket),
     }
+}
+
+fn gone() -> io::Error {
+    io::Error::new(io::ErrorKind::NotConnected, "another is the master, or none is known")
 }
 
 fn unreachable(node: &Node, source: io::Error) -> Error {

@@ -106,6 +106,11 @@ impl Generation {
         number
     }
 
+    /// The server has no part in the upstream any more: all its connections are of a former generation.
+    pub(super) fn leave(&self) {
+        self.number.fetch_add(1, Ordering::AcqRel);
+    }
+
     /// Whether a connection may ask for the server's id at all.
     pub(super) fn may_ask(&self) -> bool {
         !self.refused.load(Ordering::Relaxed)

@@ -17,6 +17,7 @@ mod presence;
 mod quirks;
 mod rotating;
 mod send_buffer;
+mod sentinel;
 mod serving;
 mod signs;
 mod survey;
@@ -26,7 +27,7 @@ mod waiter;
 
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 pub(crate) use backoff::Backoff;
@@ -45,6 +46,9 @@ pub use pipeline::Pipeline;
 pub(crate) use pipeline::{ANOTHER, Mode, STALL};
 pub(crate) use presence::{Presence, State, keep_watch};
 pub(crate) use rotating::{LOOK, RotatingLogin};
+pub(crate) use sentinel::{
+    GroupStanding, Inquirer, SentinelCensus, SentinelId, SentinelLogin, SentinelReport, Tenure, role, scout,
+};
 pub(crate) use serving::Serving;
 pub(crate) use signs::{Service, Signs};
 pub(crate) use survey::{Survey, SurveyFinding, Trial};
@@ -91,6 +95,8 @@ pub(crate) struct Node {
     /// The connections that there may be.
     pub budget: Arc<Budget>,
     heard: AtomicU64,
+    /// It is no part of the upstream any more, or never was.
+    gone: AtomicBool,
     quirks: quirks::Quirks,
 }
 
@@ -115,8 +121,27 @@ impl Node {
             signs: Signs::default(),
             budget: Budget::new(limit),
             heard: AtomicU64::new(0),
+            gone: AtomicBool::new(false),
             quirks: quirks::Quirks::default(),
         }
+    }
+
+    /// In place of the node that serves all, while it is not known which does: no connection is made to it. It is called `name`.
+    pub(crate) fn unknown(name: &str) -> Self {
+        let endpoint = Endpoint::Tcp { host: name.to_owned(), port: 0 };
+        Self { address: name.into(), gone: AtomicBool::new(true), ..Self::new(endpoint, 0, Duration::ZERO) }
+    }
+
+    /// Another serves in its place from now on: no connection is made to it any more, and what it answers is no answer. To be called
+    /// before the other can be used.
+    pub(crate) fn leave(&self) {
+        self.gone.store(true, Ordering::Release);
+        self.generation.leave();
+    }
+
+    /// Whether it is no part of the upstream.
+    pub(crate) fn is_gone(&self) -> bool {
+        self.gone.load(Ordering::Acquire)
     }
 
     /// The same node, spoken to under TLS.

@@ -1,0 +1,309 @@
+//! A real Sentinel group: a master, two replicas and three Sentinels, each behind a link of its own.
+//!
+//! Everybody knows everybody by the address of a link, so whoever is cut off by its link is cut off from all. A failover takes a few
+//! seconds here, most of which Sentinels wait on purpose.
+
+use std::fs::File;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use rustix::process::{Pid, Signal, kill_process};
+use tempfile::TempDir;
+
+use super::client::Client;
+use super::link::Link;
+use super::redis::{Redis, free_port, loopback, redis_server, valkey_server};
+use super::value::Value;
+use super::{eventually, within};
+
+/// The name by which Sentinels know the group.
+pub(crate) const NAME: &str = "main";
+/// A master that is silent for so long is held to be down, in milliseconds.
+pub(crate) const DOWN_AFTER: u64 = 1000;
+/// Whatever Sentinels decide, they have done it by then.
+pub(crate) const DECIDED: Duration = Duration::from_secs(90);
+/// As many servers and Sentinels as there are.
+const SIZE: usize = 3;
+
+/// How a group is to be.
+#[derive(Clone, Default)]
+pub(crate) struct Plan {
+    /// Valkey's servers and Sentinels.
+    valkey: bool,
+    /// More arguments of the servers.
+    server: Vec<String>,
+    /// More lines of the Sentinels' files.
+    sentinel: Vec<String>,
+    /// With what the servers' default user and the Sentinels' log in.
+    passwords: [Option<&'static str>; 2],
+    quorum: Option<usize>,
+}
+
+impl Plan {
+    /// Servers and Sentinels of Valkey, where that is installed.
+    pub(crate) fn valkey(self) -> Plan {
+        Plan { valkey: true, ..self }
+    }
+
+    /// Servers with more arguments.
+    pub(crate) fn servers(mut self, args: &[&str]) -> Plan {
+        self.server.extend(args.iter().map(|arg| (*arg).to_owned()));
+        self
+    }
+
+    /// Sentinels with more lines in their files.
+    pub(crate) fn sentinels(mut self, lines: &[&str]) -> Plan {
+        self.sentinel.extend(lines.iter().map(|line| (*line).to_owned()));
+        self
+    }
+
+    /// Servers that want this password of everybody, and Sentinels that want the other.
+    pub(crate) fn passwords(self, server: Option<&'static str>, sentinel: Option<&'static str>) -> Plan {
+        Plan { passwords: [server, sentinel], ..self }
+    }
+
+    /// Sentinels of which so many must hold the master to be down.
+    pub(crate) fn quorum(self, quorum: usize) -> Plan {
+        Plan { quorum: Some(quorum), ..self }
+    }
+
+    /// The group, or none where its servers are not installed. Returns when all know all.
+    pub(crate) fn try_start(self) -> Option<Group> {
+        let links: Vec<Link> = (0..SIZE).map(|_| Link::to(loopback(1))).collect();
+        let servers: Option<Vec<Redis>> = links.iter().map(|link| self.server(link)).collect();
+        let servers = servers?;
+        let (host, port) = ("127.0.0.1", links[0].addr().port().to_string());
+        for server in &servers[1..] {
+            server.client().cmd(&["REPLICAOF", host, &port]);
+        }
+        for server in &servers[1..] {
+            eventually("a replica follows its master", || replication(server).contains("master_link_status:up"));
+        }
+        let sentinels = (0..SIZE).map(|_| Sentinel::start(&self, links[0].addr())).collect();
+        let group = Group { servers, links, sentinels };
+        within(DECIDED, "all Sentinels know all", || {
+            let knows = |sentinel: &Sentinel| {
+                let master = sentinel.master();
+                master.contains("num-slaves=2") && master.contains("num-other-sentinels=2")
+            };
+            group.sentinels.iter().all(knows)
+        });
+        Some(group)
+    }
+
+    /// The same of servers that are always there.
+    pub(crate) fn start(self) -> Group {
+        self.try_start().expect("redis-server is installed")
+    }
+
+    fn program(&self) -> PathBuf {
+        if self.valkey { valkey_server().expect("its servers run") } else { redis_server() }
+    }
+
+    fn server(&self, link: &Link) -> Option<Redis> {
+        let port = link.addr().port().to_string();
+        let mut args = vec!["--replica-announce-ip", "127.0.0.1", "--replica-announce-port", &port];
+        if let Some(password) = self.passwords[0] {
+            args.extend(["--requirepass", password, "--masterauth", password]);
+        }
+        args.extend(self.server.iter().map(String::as_str));
+        let server = if self.valkey { Redis::valkey_with(&args)? } else { Redis::with(&args) };
+        link.turn_to(server.addr());
+        Some(server)
+    }
+}
+
+/// See the module's head.
+pub(crate) struct Group {
+    /// The first is the master at the beginning.
+    pub(crate) servers: Vec<Redis>,
+    /// To each of them.
+    pub(crate) links: Vec<Link>,
+    pub(crate) sentinels: Vec<Sentinel>,
+}
+
+impl Group {
+    pub(crate) fn start() -> Group {
+        Plan::default().start()
+    }
+
+    /// The URL of the group for a proxy, with these credentials: "", or "user:password@".
+    pub(crate) fn url(&self, credentials: &str) -> String {
+        let seeds: Vec<_> = self.sentinels.iter().map(|sentinel| sentinel.link.addr().to_string()).collect();
+        format!("redis+sentinel://{credentials}{}/{NAME}", seeds.join(","))
+    }
+
+    /// Which of the servers most Sentinels name.
+    pub(crate) fn named(&self) -> Option<usize> {
+        let named: Vec<_> = self.sentinels.iter().filter_map(|sentinel| sentinel.try_named()).collect();
+        let count = |link: &Link| named.iter().filter(|port| **port == link.addr().port()).count();
+        self.links.iter().position(|link| count(link) > SIZE / 2)
+    }
+
+    /// Waits until most Sentinels name another server than this one, and that is a master. Which it is.
+    #[track_caller]
+    pub(crate) fn moved_from(&self, before: usize) -> usize {
+        let mut now = before;
+        within(DECIDED, "another master", || {
+            now = self.named().unwrap_or(before);
+            now != before && replication(&self.servers[now]).contains("role:master")
+        });
+        now
+    }
+
+    /// Waits until this server follows another.
+    #[track_caller]
+    pub(crate) fn follows(&self, server: usize) {
+        within(DECIDED, "the former master follows the new one", || {
+            let says = replication(&self.servers[server]);
+            says.contains("role:slave") && says.contains("master_link_status:up")
+        });
+    }
+
+    /// Waits until all Sentinels are done with a failover and would take up another.
+    #[track_caller]
+    pub(crate) fn settled(&self) {
+        within(DECIDED, "no failover is in progress", || {
+            let done = |sentinel: &Sentinel| !sentinel.master().contains("failover_in_progress");
+            self.sentinels.iter().all(done) && self.named().is_some()
+        });
+    }
+}
+
+fn replication(server: &Redis) -> String {
+    server.client().cmd(&["INFO", "replication"]).text()
+}
+
+/// One Sentinel, by its link.
+pub(crate) struct Sentinel {
+    pub(crate) link: Link,
+    port: u16,
+    server: PathBuf,
+    dir: TempDir,
+    child: Child,
+    password: Option<&'static str>,
+}
+
+impl Sentinel {
+    fn start(plan: &Plan, master: SocketAddr) -> Sentinel {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let (port, link) = (free_port(), Link::to(loopback(1)));
+        link.turn_to(loopback(port));
+        let announced = link.addr().port();
+        let quorum = plan.quorum.unwrap_or(SIZE / 2 + 1);
+        let mut lines = vec![
+            format!("port {port}"),
+            "bind 127.0.0.1".to_owned(),
+            "protected-mode no".to_owned(),
+            format!("dir {}", dir.path().display()),
+            "sentinel announce-ip 127.0.0.1".to_owned(),
+            format!("sentinel announce-port {announced}"),
+            format!("sentinel monitor {NAME} 127.0.0.1 {} {quorum}", master.port()),
+            format!("sentinel down-after-milliseconds {NAME} {DOWN_AFTER}"),
+            format!("sentinel failover-timeout {NAME} 6000"),
+        ];
+        let [server, own] = plan.passwords;
+        lines.extend(server.map(|password| format!("sentinel auth-pass {NAME} {password}")));
+        lines.extend(own.map(|password| format!("requirepass {password}")));
+        lines.extend(plan.sentinel.iter().cloned());
+        std::fs::write(dir.path().join("sentinel.conf"), lines.join("\n") + "\n").expect("our own directory");
+        let server = plan.program();
+        let child = spawn(&server, &dir);
+        let sentinel = Sentinel { link, port, server, dir, child, password: own };
+        eventually("a Sentinel answers", || sentinel.try_client().is_ok());
+        sentinel
+    }
+
+    /// Where it is, past the link.
+    pub(crate) fn addr(&self) -> SocketAddr {
+        loopback(self.port)
+    }
+
+    /// A connection past the link.
+    #[track_caller]
+    pub(crate) fn client(&self) -> Client {
+        self.try_client().expect("the Sentinel accepts")
+    }
+
+    fn try_client(&self) -> std::io::Result<Client> {
+        let mut client = Client::try_connect(loopback(self.port))?;
+        if let Some(password) = self.password {
+            client.try_cmd(&["AUTH", password])?;
+        }
+        Ok(client)
+    }
+
+    /// What it says of the master: `name=value`, a line each.
+    pub(crate) fn master(&self) -> String {
+        let Ok(mut client) = self.try_client() else { return String::new() };
+        let Value::Array(fields) = client.cmd(&["SENTINEL", "MASTER", NAME]) else { return String::new() };
+        let texts: Vec<_> = fields.iter().map(Value::text).collect();
+        texts.chunks(2).map(|pair| pair.join("=") + "\n").collect()
+    }
+
+    /// The port of the server that it names, as far as it answers.
+    fn try_named(&self) -> Option<u16> {
+        let reply = self.try_client().ok()?.try_cmd(&["SENTINEL", "GET-MASTER-ADDR-BY-NAME", NAME]).ok()?;
+        let Value::Array(address) = reply else { return None };
+        address.last()?.text().parse().ok()
+    }
+
+    /// Has it begin a failover that nobody voted for.
+    #[track_caller]
+    pub(crate) fn fail_over(&self) {
+        let reply = self.client().cmd(&["SENTINEL", "FAILOVER", NAME]);
+        assert_eq!(reply, super::ok(), "SENTINEL FAILOVER");
+    }
+
+    /// Keeps it from doing anything until [`thaw`](Self::thaw).
+    pub(crate) fn freeze(&self) {
+        self.signal(Signal::STOP);
+    }
+
+    pub(crate) fn thaw(&self) {
+        self.signal(Signal::CONT);
+    }
+
+    pub(crate) fn kill(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+
+    /// Starts it again, with what it knew.
+    pub(crate) fn restart(&mut self) {
+        self.kill();
+        self.child = spawn(&self.server, &self.dir);
+        eventually("a Sentinel answers", || self.try_client().is_ok());
+    }
+
+    fn signal(&self, signal: Signal) {
+        let pid = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw).expect("a pid");
+        kill_process(pid, signal).expect("our own child");
+    }
+}
+
+impl Drop for Sentinel {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            let log = std::fs::read_to_string(self.dir.path().join("log")).unwrap_or_default();
+            let lines: Vec<_> = log.lines().collect();
+            eprintln!("--- Sentinel on port {}:", self.port);
+            lines[lines.len().saturating_sub(25)..].iter().for_each(|line| eprintln!("{line}"));
+        }
+        self.kill();
+    }
+}
+
+fn spawn(server: &PathBuf, dir: &TempDir) -> Child {
+    let log = File::options().create(true).append(true).open(dir.path().join("log")).expect("a log file");
+    Command::new(server)
+        .arg(dir.path().join("sentinel.conf"))
+        .arg("--sentinel")
+        .stdout(log.try_clone().expect("a second handle"))
+        .stderr(log)
+        .stdin(Stdio::null())
+        .spawn()
+        .unwrap_or_else(|e| panic!("{}: {e}", server.display()))
+}
