@@ -452,9 +452,9 @@ mod tests {
     use crate::cache::{Coin, Slot, Stamp};
     use crate::command::{self, Class};
     use crate::invalidation::{CoherenceMode, Notices};
-    use crate::metrics::{CoherenceMeans, EpochReason, Failure, Outcome};
+    use crate::metrics::{CoherenceMeans, EpochReason, Failure, Outcome, RedirectKind};
     use crate::resp::{Request, Resp};
-    use crate::upstream::Topology;
+    use crate::upstream::{ClusterMap, Topology};
 
     const SET: &[u8] = b"*3\r\n$3\r\nSET\r\n$1\r\nk\r\n$1\r\nv\r\n";
     const GET: &[u8] = b"*2\r\n$3\r\nGET\r\n$1\r\nk\r\n";
@@ -473,9 +473,14 @@ mod tests {
 
         /// The same, where changes would be heard of this way.
         fn open_by(mode: CoherenceMode, test: impl FnOnce(Self)) {
+            Self::open_over(Topology::Single(node()), mode, test);
+        }
+
+        /// The same, in front of a cluster.
+        fn open_over(topology: Topology, mode: CoherenceMode, test: impl FnOnce(Self)) {
             let runtime = Builder::new_current_thread().enable_all().build().expect("a runtime");
             LocalSet::new().block_on(&runtime, async {
-                let topologies = watch::Sender::new(Arc::new(Topology::Single(node())));
+                let topologies = watch::Sender::new(Arc::new(topology));
                 let worker = Worker::new(shared_by(mode, topologies.subscribe()), Arc::default());
                 let member = worker.shared.clients.join("peer".to_owned(), &Arc::new(Notify::new()));
                 let replies = Rc::new(Replies::new(1 << 20, member, Arc::clone(&worker.stats)));
@@ -504,6 +509,18 @@ mod tests {
             let guard = WriteGuard::begin(site, spec, request);
             let recipient = Recipient::new(&self.replies, place, Tally::new(spec, Outcome::Write));
             InFlight::new(site, recipient, ReplyAction::Write(guard), None)
+        }
+
+        /// One that is followed where a node sends it.
+        fn followed_write(&self) -> InFlight {
+            let who = Who::new(&self.worker.shared, self.worker.front().node(), None, 0);
+            let mut write = self.write().by(&who, Resp::V2);
+            write.follow();
+            write
+        }
+
+        fn open_in_a_cluster(test: impl FnOnce(Self)) {
+            Self::open_over(Topology::Cluster(ClusterMap::unread(node())), CoherenceMode::tracking(), test);
         }
 
         fn reader(&self) -> Recipient {
@@ -647,6 +664,93 @@ mod tests {
             drop(lead);
             assert!(track.flights.borrow().is_empty());
             assert_eq!((office.counts(), office.replies.ended()), ((0, 1, 1, 0), Some(SessionEnd::Away)));
+        });
+    }
+
+    #[test]
+    fn a_redirected_write_comes_back_under_way_and_its_client_sees_nothing() {
+        Office::open_in_a_cluster(|office| {
+            let mut write = office.followed_write();
+            for (bytes, end) in [("-MO", None), ("VED 3999 127.0.0.1:1\r", None), ("\n", AT)] {
+                assert!(!write.awaits_more() && office.replies.is_flushed());
+                write.piece(b'-', bytes.as_bytes(), end);
+            }
+            assert!(write.goes_elsewhere() && !office.stamp().quiet() && office.replies.unanswered() == 1);
+            let command = write.unpack().expect("it came back");
+            let ReturnReason::Redirect(kind, line) = &command.why else { panic!("a redirect") };
+            assert_eq!((*kind, line.as_slice()), (Some(RedirectKind::Moved), &b"-MOVED 3999 127.0.0.1:1\r\n"[..]));
+            assert!(command.caller.is_some());
+            drop(command);
+            assert!(office.stamp().quiet(), "dropped, it is lost");
+            assert_eq!(office.replies.ended(), Some(SessionEnd::Away));
+        });
+    }
+
+    #[test]
+    fn another_error_is_the_clients_however_it_comes() {
+        Office::open_in_a_cluster(|office| {
+            for pieces in [&["-M", "ISCONF no\r\n"][..], &["-READONL", "\r\n"], &["-ERR no\r\n"]] {
+                let mut write = office.followed_write();
+                for (n, piece) in pieces.iter().enumerate() {
+                    write.piece(b'-', piece.as_bytes(), AT.filter(|_| n + 1 == pieces.len()));
+                }
+                assert!(!write.goes_elsewhere() && office.stamp().quiet());
+                write.over(|| SET);
+                assert!(office.replies.is_settled());
+            }
+            assert_eq!(office.counts(), (3, 0, 0, 0));
+        });
+        Office::open(|office| {
+            let mut write = office.write();
+            write.piece(b'-', b"-MOVED 3999 127.0.0.1:1\r\n", AT);
+            assert!(!write.goes_elsewhere(), "a single node's word is the client's");
+            write.over(|| SET);
+            assert!(office.replies.is_settled());
+        });
+    }
+
+    #[test]
+    fn behind_asking_the_second_reply_is_the_clients() {
+        Office::open_in_a_cluster(|office| {
+            for refused in ["+OK\r\n", "-ERR This instance has cluster support disabled\r\n"] {
+                let mut write = office.write().asking();
+                write.piece(refused.as_bytes()[0], refused.as_bytes(), AT);
+                assert!(write.awaits_more() && office.replies.unanswered() == 1);
+                write.piece(b'+', b"+O", None);
+                assert!(!write.awaits_more());
+                write.piece(b'+', b"K\r\n", AT);
+                assert!(!write.awaits_more() && !write.goes_elsewhere());
+                write.over(|| SET);
+                assert!(office.replies.is_settled());
+            }
+            let who = Who::new(&office.worker.shared, office.worker.front().node(), None, 0);
+            let mut write = office.write().by(&who, Resp::V2).asking();
+            write.piece(b'+', b"+OK\r\n", AT);
+            write.piece(b'-', b"-TRYAGAIN no\r\n", AT);
+            assert!(write.goes_elsewhere() && !write.awaits_more());
+        });
+    }
+
+    #[test]
+    fn in_a_cluster_what_was_not_sent_comes_back() {
+        Office::open_in_a_cluster(|office| {
+            let back = office.followed_write().lost(&lost(), Sent::No, SET).expect("another node may serve it");
+            assert!(!office.stamp().quiet() && office.replies.ended().is_none());
+            drop(back);
+        });
+        Office::open_in_a_cluster(|office| {
+            assert!(office.followed_write().lost(&lost(), Sent::Maybe, SET).is_none());
+            assert_eq!(office.replies.ended(), Some(SessionEnd::Away), "nobody knows whether it was done");
+        });
+        Office::open_in_a_cluster(|office| {
+            let mut write = office.followed_write();
+            write.piece(b'-', b"-MOVED 39", None);
+            assert!(write.lost(&lost(), Sent::Maybe, SET).is_none(), "half of a line is no word");
+            assert_eq!(office.replies.ended(), Some(SessionEnd::Away));
+        });
+        let full = Error::UpstreamLimit { limit: 1 };
+        Office::open_in_a_cluster(|office| {
+            assert!(office.followed_write().lost(&full, Sent::No, SET).is_none(), "no other node helps there");
         });
     }
 

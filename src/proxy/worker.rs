@@ -51,8 +51,8 @@ pub(crate) struct Worker {
     map: RefCell<Map>,
     /// That of its topology.
     version: Cell<u64>,
-    /// Those of nodes that left a cluster, until all is answered there.
-    retired: RefCell<Vec<Rc<Station>>>,
+    /// Those of nodes that left a cluster, until all is answered there; since when.
+    retired: RefCell<Vec<(Rc<Station>, Time)>>,
     /// What was found at the last look at the stations.
     holds_writes: Cell<bool>,
     several: Cell<bool>,
@@ -116,7 +116,7 @@ impl Worker {
             self.shared.l1.ears.leave(station.node());
             if self.redirects {
                 station.retire();
-                self.retired.borrow_mut().push(station);
+                self.retired.borrow_mut().push((station, Time::now()));
             } else {
                 station.end();
             }
@@ -203,7 +203,14 @@ impl Worker {
 
     /// Every [`STALL`](crate::upstream::STALL): has each station look at its lanes.
     pub(crate) fn feel(&self, now: Time) {
-        self.retired.borrow().iter().for_each(|station| _ = station.feel(now));
+        let patience = self.shared.config.cluster.wait;
+        let retired = self.retired.borrow().clone();
+        for (station, since) in &retired {
+            station.feel(now);
+            if now.saturating_since(*since) > patience {
+                station.leave(|_| true); // another serves what it was asked
+            }
+        }
         let stations = self.stations();
         let holds = stations.iter().fold(false, |holds, station| station.feel(now) | holds);
         // A node of a cluster that holds them back is about to hand a slot or its place over, and then says where they go: so they
@@ -233,7 +240,7 @@ impl Worker {
         for station in self.stations() {
             station.sweep(|user| self.proofs.newest(user), now);
         }
-        self.retired.borrow_mut().retain(|station| {
+        self.retired.borrow_mut().retain(|(station, _)| {
             station.sweep(|_| None, now);
             let answers = station.retire();
             if !answers {
@@ -279,7 +286,8 @@ impl Worker {
     /// Ends all connections.
     pub(crate) fn close(&self) {
         self.pilots.stop.cancel();
-        self.stations().iter().chain(&*self.retired.borrow()).for_each(|station| station.close());
+        self.stations().iter().for_each(|station| station.close());
+        self.retired.borrow().iter().for_each(|(station, _)| station.close());
         self.tasks.close();
     }
 }
