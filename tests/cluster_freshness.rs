@@ -244,6 +244,47 @@ fn a_slot_that_is_taken_without_its_keys_takes_what_was_in_memory_along() {
     assert!(crema.count("crema_slots_left_total", &[]) > 0);
 }
 
+/// What `CREMA EXPLAIN` says of a read.
+fn explained(client: &mut Client, key: &str, field: &str) -> String {
+    let fields = client.cmd(&["CREMA", "EXPLAIN", "GET", key]).items().to_vec();
+    let pair = fields.chunks(2).find(|pair| pair[0].text() == field);
+    pair.unwrap_or_else(|| panic!("no {field}"))[1].text()
+}
+
+#[test]
+fn people_are_told_who_serves_a_key_and_whether_memory_may_answer_there() {
+    let cluster = plan().start();
+    let crema = in_front_of(&cluster);
+    let key = key_in(16_383, "k");
+    crema.warm(&["GET", &key]);
+    let mut client = crema.client();
+    assert_eq!(explained(&mut client, &key, "slot"), "16383");
+    assert_eq!(explained(&mut client, &key, "node"), cluster.addr(cluster.owner(16_383)).to_string());
+    eventually("there is a lease", || {
+        explained(&mut client, &key, "lease_ms_left") != "0" && explained(&mut client, &key, "in_l1") == "yes"
+    });
+    assert_eq!(client.cmd(&["CREMA", "REFRESH", &key]).number(), 1, "it is read anew where it lies");
+    let (_, status) = crema.admin("/api/status").expect("it answers");
+    for told in ["\"map_version\":1,", "\"slots\":5462,", "\"census\":\"proven\""] {
+        assert!(status.contains(told), "no {told} in {status}");
+    }
+}
+
+#[test]
+fn where_the_census_may_not_ask_memory_answers_nothing() {
+    let cluster = plan().masters(1).replicas(0).start();
+    let mut admin = cluster.client(0);
+    assert_eq!(admin.cmd(&["ACL", "SETUSER", "app", "on", ">pw", "~*", "&*", "+@all", "-cluster|nodes"]), ok());
+    let url = cluster.url().replace("://", "://app:pw@");
+    let crema = cluster.crema().url(url).start();
+    let mut client = crema.client();
+    eventually("it is told", || {
+        assert_eq!(client.cmd(&["GET", "k"]), Value::Nil);
+        crema.metric("crema_upstream_refusals", &[("need", "census")]) > 0.0
+    });
+    assert_eq!(crema.outcomes("hit"), 0);
+}
+
 #[test]
 fn that_a_key_is_missing_is_not_believed_for_longer_than_the_bound() {
     let cluster = plan().masters(1).replicas(0).start();

@@ -27,7 +27,7 @@ use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
-pub(crate) use status::{EarStatus, L1Status, SentinelStatus, SettingsShown, Snapshot, UpstreamStatus};
+pub(crate) use status::{EarStatus, L1Status, NodeStatus, SentinelStatus, SettingsShown, Snapshot, UpstreamStatus};
 
 use crate::metrics::Metrics;
 

@@ -48,6 +48,10 @@ pub(crate) struct UpstreamStatus {
     pub trouble: Option<String>,
     /// The group that Sentinels watch, where that is what stands behind.
     pub sentinel: Option<SentinelStatus>,
+    /// The version of a cluster's map; zero where there is none.
+    pub map_version: u64,
+    /// The masters, of a single server that.
+    pub nodes: Vec<NodeStatus>,
 }
 
 /// A group that Sentinels watch.
@@ -74,6 +78,25 @@ impl SentinelStatus {
             _ => "the Sentinels agree on no server that says it is a master".to_owned(),
         }
     }
+}
+
+/// A master.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct NodeStatus {
+    /// Where it is.
+    pub address: String,
+    /// What it says it is, once it has said so.
+    pub server: Option<String>,
+    /// One sentence on what is wrong, if something is.
+    pub trouble: Option<String>,
+    /// How many slots of a cluster it serves.
+    pub slots: u64,
+    /// Where its replicas are.
+    pub replicas: Vec<String>,
+    /// How long ago the round began that proved last that nobody else owns its keys; none where none did, or none is needed.
+    pub proven_ms_ago: Option<u64>,
+    /// What the last round showed: the name of one of `CensusFinding`.
+    pub census: Option<&'static str>,
 }
 
 /// An ear, and the lease that it holds.
@@ -323,6 +346,8 @@ pub(super) mod tests {
                 server: Some("redis 7.4.1".to_owned()),
                 trouble: None,
                 sentinel: None,
+                map_version: 0,
+                nodes: Vec::new(),
             },
             ears: vec![ear("default", true, Some(420)), ear("bob", true, None), ear("eve", false, None)],
             l1: L1Status { entries: 3, bytes: 900, capacity: 1_000 },

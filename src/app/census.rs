@@ -120,6 +120,7 @@ impl CensusKeeper {
         for (_, node) in topology.nodes() {
             let finding = self.census.finding(&node.endpoint);
             self.l1.stats.census(finding);
+            node.vouched.note(finding);
             match finding {
                 CensusFinding::Proven => node.vouched.pass(begun),
                 finding if finding.is_sign() => self.revoke(node, finding),

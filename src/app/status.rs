@@ -4,17 +4,18 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 
 use super::App;
-use crate::admin::{EarStatus, L1Status, SettingsShown, Snapshot, Source, UpstreamStatus};
+use crate::admin::{EarStatus, L1Status, NodeStatus, SettingsShown, Snapshot, Source, UpstreamStatus};
 use crate::clock::Time;
 use crate::config::UpstreamKind;
 use crate::invalidation::EarState;
-use crate::metrics::{Metrics, Need};
+use crate::metrics::{CensusFinding, Metrics, Need};
 use crate::proxy::Shared;
+use crate::upstream::{Node, NodeIndex, Topology};
 
 impl Source for App {
     fn snapshot(&self) -> Snapshot {
         let Shared { config, l1, .. } = &*self.shared;
-        let upstream = self.upstream();
+        let (upstream, topology) = (self.upstream(), Arc::clone(&self.topology.borrow()));
         let now = Time::now();
         let dialed = self.front().tls.as_ref().and_then(|dialer| dialer.expires());
         let ears = l1.ears.all().into_iter().map(|(user, ear)| {
@@ -44,7 +45,7 @@ impl Source for App {
             uptime: self.started.elapsed(),
             certificate_expires: self.acceptor.iter().filter_map(|tls| tls.expires()).chain(dialed).min(),
             means: l1.mode().means(),
-            refusals: Need::ALL.map(|need| self.front().needs.is_refused(need)),
+            refusals: Need::ALL.map(|need| topology.nodes().any(|(_, node)| node.needs.is_refused(need))),
             upstream,
             ears: ears.collect(),
             l1: L1Status {
@@ -68,6 +69,22 @@ impl Source for App {
 }
 
 impl App {
+    fn node_status(&self, topology: &Topology, at: NodeIndex, node: &Arc<Node>) -> NodeStatus {
+        let known = self.nodes.known(node);
+        let shard = topology.cluster().and_then(|map| map.shard(at));
+        let passed = node.vouched.passed().filter(|&passed| passed != Time::NEVER);
+        let ago = passed.map(|passed| Time::now().saturating_since(passed).as_millis());
+        NodeStatus {
+            address: node.address.to_string(),
+            server: known.clone().ok(),
+            trouble: known.err(),
+            slots: topology.cluster().map_or(0, |map| map.served_by(at)) as u64,
+            replicas: shard.iter().flat_map(|shard| &shard.replicas).map(ToString::to_string).collect(),
+            proven_ms_ago: ago.map(|ago| u64::try_from(ago).unwrap_or(u64::MAX)),
+            census: node.vouched.finding().map(CensusFinding::as_str),
+        }
+    }
+
     fn upstream(&self) -> UpstreamStatus {
         let topology = Arc::clone(&self.topology.borrow());
         let kind = &self.shared.config.upstream.kind;
@@ -84,6 +101,8 @@ impl App {
             server: known.clone().ok(),
             trouble: known.err(),
             sentinel,
+            map_version: topology.version(),
+            nodes: topology.nodes().map(|(at, node)| self.node_status(&topology, at, node)).collect(),
         }
     }
 }

@@ -159,6 +159,11 @@ impl Entry {
         self.meta().identity
     }
 
+    /// Whether an ear has filled it in this epoch, in a cluster.
+    pub(super) fn is_of_ear(&self, epoch: Epoch) -> bool {
+        self.meta().epoch == epoch.marked()
+    }
+
     /// The key that it is about: the first of its arguments, each of which has its length in front.
     pub(super) fn key(&self) -> &[u8] {
         let tail = &self.0.slice[..self.meta().tail as usize];

@@ -307,8 +307,15 @@ impl Store {
     /// The keys of entries that were hit since they were last taken so, of those identities that are wanted; of more than
     /// `most`, about `most` that chance chooses, and the others another time. A key comes once for each command that was hit.
     /// Walks through all entries: not to be called where sessions or an ear wait.
-    pub fn take_hits(&self, wanted: impl Fn(Identity) -> bool, most: usize) -> Vec<(Identity, Box<[u8]>)> {
-        let used = |entry: &Entry| entry.is_used() && wanted(entry.identity());
+    /// `ear`: only of entries that an ear has filled in this epoch, in a cluster.
+    pub fn take_hits(
+        &self,
+        wanted: impl Fn(Identity) -> bool,
+        ear: Option<Epoch>,
+        most: usize,
+    ) -> Vec<(Identity, Box<[u8]>)> {
+        let used =
+            |entry: &Entry| entry.is_used() && wanted(entry.identity()) && ear.is_none_or(|ear| entry.is_of_ear(ear));
         let count = self.index.entries.iter().filter(|entry| used(entry)).count();
         let mut rng = rand::rng();
         let mut take = |entry: &Entry| used(entry) && (count <= most || rng.random_range(0..count) < most);

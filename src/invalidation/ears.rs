@@ -86,9 +86,9 @@ impl Ears {
         self.all().into_iter().filter(|(_, ear)| Arc::ptr_eq(ear.node(), node)).collect()
     }
 
-    /// One of this user's.
-    pub(super) fn one_of(&self, user: &[u8]) -> Option<Arc<Ear>> {
-        self.lock().get(user)?.ears().into_iter().next()
+    /// This user's at the node, if there is one.
+    pub(super) fn of(&self, user: &[u8], node: &Arc<Node>) -> Option<Arc<Ear>> {
+        self.lock().get(user)?.ears().into_iter().find(|ear| Arc::ptr_eq(ear.node(), node))
     }
 
     /// Shows `look` each ear there is. It must not ask for one.
@@ -96,18 +96,21 @@ impl Ears {
         self.lock().values().for_each(|user| user.each_ear(&mut look));
     }
 
-    /// Those that were ever asked to fill.
-    pub(super) fn that_have_filled(&self) -> Vec<Arc<Ear>> {
+    /// Those at the node that were ever asked to fill.
+    pub(super) fn that_have_filled_at(&self, node: &Arc<Node>) -> Vec<Arc<Ear>> {
         let mut ears = Vec::new();
-        self.each(|ear| ears.extend(ear.has_filled().then(|| Arc::clone(ear))));
+        self.each(|ear| {
+            let has_filled = ear.has_filled() && Arc::ptr_eq(ear.node(), node);
+            ears.extend(has_filled.then(|| Arc::clone(ear)));
+        });
         ears
     }
 
-    /// Whether any was ever asked to fill.
-    pub(super) fn have_filled(&self) -> bool {
+    /// Whether any at the node was ever asked to fill.
+    pub(super) fn have_filled_at(&self, node: &Arc<Node>) -> bool {
         self.lock().values().any(|user| {
             let mut filled = false;
-            user.each_ear(|ear| filled |= ear.has_filled());
+            user.each_ear(|ear| filled |= ear.has_filled() && Arc::ptr_eq(ear.node(), node));
             filled
         })
     }
@@ -193,9 +196,10 @@ mod tests {
         assert!(both.iter().zip(epochs).all(|(ear, epoch)| ear.freshness.epoch() != epoch));
         ears.end_leases();
         assert!(both.iter().all(|ear| !ear.freshness.held(Time::now())));
-        assert_eq!((ears.all_at(&one).len(), ears.have_filled()), (1, false));
+        assert_eq!((ears.all_at(&one).len(), ears.have_filled_at(&one)), (1, false));
         ears.leave(&one);
         assert_eq!(ears.all().len(), 1);
-        assert!(Arc::ptr_eq(&ears.one_of(b"").expect("there is one"), &both[1]));
+        assert!(ears.of(b"", &one).is_none());
+        assert!(Arc::ptr_eq(&ears.of(b"", &other).expect("there is one"), &both[1]));
     }
 }

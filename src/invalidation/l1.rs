@@ -27,7 +27,7 @@ use crate::clock::Time;
 use crate::command::{HashSlot, Spec, by_id};
 use crate::control::Control;
 use crate::metrics::{CoherenceMeans, EpochReason, Stats};
-use crate::resp::encode;
+use crate::resp::{Request, Span, encode};
 use crate::upstream::Node;
 
 /// The process's L1. Shared by all workers and ears.
@@ -109,7 +109,8 @@ impl L1 {
 
     /// What is in L1 of any of `keys`, each given as an argument with its header. Looks at every entry there is, so it does
     /// on a thread of its own, one call at a time.
-    pub(crate) async fn kept(self: &Arc<Self>, keys: Vec<Vec<u8>>) -> Vec<Kept> {
+    /// `at` says which node serves the key of a request.
+    pub(crate) async fn kept(self: &Arc<Self>, keys: Vec<Vec<u8>>, at: impl Fn(Request<'_>) -> Arc<Node>) -> Vec<Kept> {
         let _one = self.looking.lock().await;
         let (found, answer) = oneshot::channel();
         let l1 = Arc::clone(self);
@@ -121,8 +122,11 @@ impl L1 {
         let found = if thread.is_ok() { answer.await.unwrap_or_default() } else { Vec::new() };
         let known = |(identity, command, tail): (Identity, u16, Box<[u8]>)| {
             let (user, db) = self.memory.identities.of(identity)?;
-            let ear = self.ears.one_of(&user)?;
-            Some(Kept { ear, db, identity, command, request: whole_request(by_id(command), &tail) })
+            let request = whole_request(by_id(command), &tail);
+            let mut spans: Vec<Span> = Vec::new();
+            let node = at(Request::parse_canonical(&request, &mut spans)?);
+            let ear = self.ears.of(&user, &node)?;
+            Some(Kept { ear, db, identity, command, request })
         };
         found.into_iter().filter_map(known).collect()
     }
@@ -137,16 +141,16 @@ impl L1 {
         self.opaque_writes.count();
     }
 
-    /// Whether an opaque write has to be followed by a [`fence`](Self::fence): some ear was asked to fill.
-    pub(crate) fn must_fence(&self) -> bool {
-        self.ears.have_filled()
+    /// Whether an opaque write at this node has to be followed by a [`fence`](Self::fence): some ear there was asked to fill.
+    pub(crate) fn must_fence(&self, node: &Arc<Node>) -> bool {
+        self.ears.have_filled_at(node)
     }
 
-    /// Returns once everything that Redis had acknowledged before the call is applied to L1: after a fence on every ear that
+    /// Returns once everything that the node had acknowledged before the call is applied to L1: after a fence on every ear there that
     /// ever filled. An ear whose fence is not back when its lease ends has its epoch bumped instead, so this takes
     /// `max_staleness` at the longest. Cancel safe: a fence asked for stays harmless.
-    pub(crate) async fn fence(&self) {
-        let ears = self.ears.that_have_filled();
+    pub(crate) async fn fence(&self, node: &Arc<Node>) {
+        let ears = self.ears.that_have_filled_at(node);
         let since = Time::now();
         let asked: Vec<_> = ears.iter().map(|ear| (ear, ear.fence(since))).collect();
         for (ear, fence) in asked {

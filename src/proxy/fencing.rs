@@ -3,7 +3,8 @@
 //! Which of the two costs less depends on how much L1 is asked for. While it answers many others, the script waits: those
 //! who only read shall not notice it. Else the script goes on, and whoever reads before a fence is back waits for that. It
 //! is sent at once where L1 was asked since the last one, so that it is mostly back by then; where nobody asks there is
-//! none at all. Both are right whenever they are chosen. Belongs to a worker.
+//! none at all. Both are right whenever they are chosen. What ran
+//! at one node is fenced on the ears there. Belongs to a worker's site.
 //!
 //! Holds contract point 3 (own writes).
 
@@ -20,14 +21,16 @@ use super::replies::Replies;
 use super::reply_queue::ReplyPlace;
 use crate::clock::Time;
 use crate::invalidation::{Debt, L1};
+use crate::upstream::Node;
 
 /// Once scripts wait, they do until nobody has asked L1 during so many fences in a row. Where sessions take turns with scripts and
 /// reads, all of them may wait for one fence, and ask nothing meanwhile; they are back at once.
 const PATIENCE: u32 = 8;
 
-/// The fences of one worker's opaque writes: at most one is under way, and those who come meanwhile share the next.
+/// The fences of one worker's opaque writes at one node: at most one is under way, and those who come meanwhile share the next.
 pub(super) struct Fencing {
     l1: Arc<L1>,
+    node: Arc<Node>,
     /// How long a reply may wait for the fleet to be told.
     limit: Duration,
     /// The worker's tasks.
@@ -41,9 +44,10 @@ pub(super) struct Fencing {
 
 impl Fencing {
     /// None are under way. A reply waits for the fleet no longer than `limit`.
-    pub(super) fn new(l1: &Arc<L1>, limit: Duration, tasks: &TaskTracker) -> Rc<Self> {
+    pub(super) fn new(l1: &Arc<L1>, node: &Arc<Node>, limit: Duration, tasks: &TaskTracker) -> Rc<Self> {
         Rc::new(Self {
             l1: Arc::clone(l1),
+            node: Arc::clone(node),
             limit,
             tasks: tasks.clone(),
             holding: Cell::default(),
@@ -57,7 +61,7 @@ impl Fencing {
     /// of `recipient` until a fence is back.
     pub(super) fn answered_opaque(self: &Rc<Self>, recipient: &Recipient) -> bool {
         let l1 = &self.l1;
-        let held = self.holding.get() > 0 && l1.must_fence();
+        let held = self.holding.get() > 0 && l1.must_fence(&self.node);
         if held {
             recipient.replies().hold(recipient.place());
             self.held.borrow_mut().push((Rc::clone(recipient.replies()), recipient.place()));
@@ -90,7 +94,7 @@ impl Fencing {
         while self.wanted.replace(false) {
             let held = self.held.take();
             l1.opaque_writes.start_over();
-            l1.fence().await;
+            l1.fence(&self.node).await;
             let holding = self.holding.get();
             let goes_on = l1.opaque_writes.is_busy() || holding > 0 && l1.opaque_writes.is_asked();
             self.holding.set(if goes_on { PATIENCE } else { holding.saturating_sub(1) });

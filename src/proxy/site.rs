@@ -21,7 +21,7 @@ pub(crate) struct Site {
     pub(super) shared: Arc<Shared>,
     /// The worker's counters.
     pub(super) stats: Arc<WorkerStats>,
-    /// The worker's fences.
+    /// The worker's fences at the node.
     pub(super) fencing: Rc<Fencing>,
     /// The node's place in the topology, as it was when the node was last in it.
     index: Cell<NodeIndex>,
@@ -46,7 +46,7 @@ impl Site {
     pub(super) fn new(
         node: &Arc<Node>,
         (shared, stats): (&Arc<Shared>, &Arc<WorkerStats>),
-        fencing: &Rc<Fencing>,
+        fencing: Rc<Fencing>,
         foreman: Weak<dyn Foreman>,
     ) -> Rc<Self> {
         let redirects = shared.topology.borrow().cluster().is_some();
@@ -55,7 +55,7 @@ impl Site {
             redirects,
             shared: Arc::clone(shared),
             stats: Arc::clone(stats),
-            fencing: Rc::clone(fencing),
+            fencing,
             index: Cell::default(),
             refuses_writes: Cell::default(),
             foreman,

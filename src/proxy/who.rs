@@ -82,6 +82,11 @@ impl Who {
         self.login.as_ref().map(|own| self.seat.user().login().unwrap_or_else(|| Arc::clone(own)))
     }
 
+    /// Its user's ear at a node.
+    pub(crate) fn ear_at(&self, shared: &Shared, node: &Arc<Node>) -> Arc<Ear> {
+        shared.l1.ears.at(self.seat.user(), node)
+    }
+
     /// The user's name; empty for Redis's default user, unproved.
     pub(super) fn user(&self) -> &[u8] {
         self.login.as_ref().map_or(&[], |login| &login.user)

@@ -45,7 +45,6 @@ pub(crate) struct Worker {
     /// What goes to another node than it was sent to.
     pub(super) pilots: Pilots,
     corks: Rc<Corks>,
-    fencing: Rc<Fencing>,
     /// Whether nodes may send commands elsewhere: there is a cluster.
     pub(super) redirects: bool,
     map: RefCell<Map>,
@@ -70,7 +69,6 @@ impl Worker {
     pub(crate) fn new(shared: Arc<Shared>, stats: Arc<WorkerStats>) -> Rc<Self> {
         let topology = Arc::clone(&shared.topology.borrow());
         let tasks = TaskTracker::new();
-        let fencing = Fencing::new(&shared.l1, shared.config.connect_timeout, &tasks);
         let worker = Rc::new(Self {
             shared,
             stats,
@@ -81,7 +79,6 @@ impl Worker {
             foreign: Foreign::default(),
             proofs: Proofs::default(),
             pilots: Pilots::default(),
-            fencing,
             redirects: topology.cluster().is_some(),
             map: RefCell::new(Map { topology: Arc::clone(&topology), stations: Vec::new() }),
             version: Cell::default(),
@@ -127,7 +124,8 @@ impl Worker {
     fn open(self: &Rc<Self>, node: &Arc<Node>) -> Rc<Station> {
         let worker: Weak<Self> = Rc::downgrade(self);
         let foreman = Weak::clone(&worker) as Weak<dyn Foreman>;
-        let site = Site::new(node, (&self.shared, &self.stats), &self.fencing, foreman);
+        let fencing = Fencing::new(&self.shared.l1, node, self.shared.config.connect_timeout, &self.tasks);
+        let site = Site::new(node, (&self.shared, &self.stats), fencing, foreman);
         let (station, asked) = Station::new(site, worker as Weak<dyn Forwarder<InFlight>>, &self.tasks);
         station.answer_asks(asked);
         station

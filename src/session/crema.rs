@@ -3,11 +3,12 @@
 //! Inside MULTI it goes to Redis like any command that there is not.
 
 use std::fmt::Write as _;
+use std::sync::Arc;
 
 use super::Session;
 use crate::cache::Query;
 use crate::clock::Time;
-use crate::command::{self, Effect, Route, Spec, Verb};
+use crate::command::{self, Effect, HashSlot, Route, Spec, Verb};
 use crate::config::{Promote, Rule};
 use crate::invalidation::Fill;
 use crate::invalidation::Forget;
@@ -104,7 +105,9 @@ impl Session {
             argument
         };
         let keys: Vec<Vec<u8>> = request.args().skip(2).map(as_argument).collect();
-        let kept = shared.l1.kept(keys).await;
+        let topology = self.worker.topology();
+        let at = |read: Request<'_>| Arc::clone(topology.node_of_key(read.arg(1)));
+        let kept = shared.l1.kept(keys, at).await;
         let mut anew = 0;
         for kept in kept {
             let mut spans: Vec<Span> = Vec::new();
@@ -142,6 +145,9 @@ impl Session {
             ("l1_bytes", number(l1.memory.store.bytes())),
             ("l1_capacity", number(shared.config.l1_size)),
             ("ears", l1.ears.all().len().to_string()),
+            ("nodes", self.worker.topology().nodes().count().to_string()),
+            ("map_version", number(self.worker.topology().version())),
+            ("elections", number(shared.stats.elections.get())),
             ("promote", shared.config.promote.to_string()),
             ("max_staleness_ms", number(millis(shared.config.max_staleness))),
             ("coherence", l1.mode().means().as_str().to_owned()),
@@ -168,6 +174,7 @@ impl Session {
         let keeps = known.is_some() && spec.keeps(asked);
         let rule = if keeps { shared.rule(shared.rule_of(asked.arg(1))) } else { None };
         let held = if keeps { self.held(spec, asked) } else { Vec::new() };
+        let (slot, node, lease) = self.whereabouts(spec, asked);
         let first = held.iter().flatten().min().copied();
         let in_l1 = match (held.len(), held.iter().flatten().count()) {
             (_, 0) => "no".to_owned(),
@@ -189,6 +196,9 @@ impl Session {
             ("in_l1", in_l1),
             ("ttl_ms_left", first.map_or_else(String::new, left)),
             ("rule", rule.map_or_else(String::new, |rule| rule.pattern.to_string())),
+            ("slot", slot),
+            ("node", node),
+            ("lease_ms_left", lease),
         ];
         self.map(&fields, reply);
     }
@@ -212,12 +222,25 @@ impl Session {
         if rule.is_some_and(|rule| rule.promote == Some(Promote::Never)) { "no: a rule says never" } else { "yes" }
     }
 
+    /// The slot of its first key in a cluster, the node that serves it, and how long memory may answer there for the session's user.
+    fn whereabouts(&self, spec: &Spec, asked: Request<'_>) -> (String, String, String) {
+        let topology = self.worker.topology();
+        let key = spec.keys(asked).next();
+        let slot = key.filter(|_| topology.cluster().is_some()).map(|key| HashSlot::of(key).number().to_string());
+        let node = key.map_or_else(|| topology.front(), |key| topology.node_of_key(key));
+        let ear = self.caller.who.ear_at(&self.worker.shared, node);
+        let left = millis(ear.freshness.lease_left(Time::now()));
+        (slot.unwrap_or_default(), node.address.to_string(), left.to_string())
+    }
+
     /// Until when L1 may answer a read, where it can; of a read of many keys, each.
     fn held(&self, spec: &Spec, asked: Request<'_>) -> Vec<Option<Time>> {
         let (l1, who) = (&self.worker.shared.l1, &self.caller.who);
+        let topology = self.worker.topology();
         let held = |spec: &Spec, asked: Request<'_>| {
             let query = who.query(l1, spec, asked);
-            l1.memory.held_until(&query, &who.ear.freshness, Time::now())
+            let ear = who.ear_at(&self.worker.shared, topology.node_of_key(asked.arg(1)));
+            l1.memory.held_until(&query, &ear.freshness, Time::now())
         };
         let Some(each) = spec.each() else { return vec![held(spec, asked)] };
         let keys = asked.args().skip(1).map(|key| {

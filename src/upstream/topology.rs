@@ -82,6 +82,12 @@ impl Topology {
         }
     }
 
+    /// The node itself.
+    pub(crate) fn node_of_key(&self, key: &[u8]) -> &Arc<Node> {
+        let at = self.serving_key(key);
+        self.nodes().find(|(known, _)| *known == at).map_or_else(|| self.front(), |(_, node)| node)
+    }
+
     /// All nodes, with their places.
     pub(crate) fn nodes(&self) -> impl Iterator<Item = (NodeIndex, &Arc<Node>)> {
         let (single, map) = match self {

@@ -15,9 +15,10 @@
 
 use std::fmt;
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 
 use crate::clock::Time;
+use crate::metrics::CensusFinding;
 
 /// See the module's head. One for each node.
 pub struct Vouched {
@@ -26,6 +27,8 @@ pub struct Vouched {
     /// A round that began no later counts no more.
     revoked: AtomicU64,
     on_revocation: OnceLock<Box<dyn Fn() + Send + Sync>>,
+    /// What the last round showed, for people: one more than the number of a [`CensusFinding`]; 0: none was held yet.
+    finding: AtomicU8,
 }
 
 impl Vouched {
@@ -41,12 +44,22 @@ impl Vouched {
 
     fn since(since: Time) -> Self {
         let (since, revoked) = (AtomicU64::new(since.as_nanos()), AtomicU64::new(0));
-        Self { since, revoked, on_revocation: OnceLock::new() }
+        Self { since, revoked, on_revocation: OnceLock::new(), finding: AtomicU8::new(0) }
     }
 
     /// `told` is called at each revocation: it is to end the leases at the node. To be given once, at start.
     pub fn on_revocation(&self, told: impl Fn() + Send + Sync + 'static) {
         let _ = self.on_revocation.set(Box::new(told));
+    }
+
+    /// The last round showed this, which people may look up.
+    pub(crate) fn note(&self, finding: CensusFinding) {
+        self.finding.store(finding as u8 + 1, Ordering::Relaxed);
+    }
+
+    /// What the last round showed.
+    pub(crate) fn finding(&self) -> Option<CensusFinding> {
+        CensusFinding::ALL.get(usize::from(self.finding.load(Ordering::Relaxed)).checked_sub(1)?).copied()
     }
 
     /// A round was passed whose first question was sent at `begun` or later. One that began before the last revocation is void.
@@ -92,6 +105,16 @@ mod tests {
     use super::*;
 
     const AT: fn(u64) -> Time = Time::from_nanos;
+
+    #[test]
+    fn what_the_last_round_showed_can_be_looked_up() {
+        let vouched = Vouched::by_census();
+        assert_eq!(vouched.finding(), None);
+        for finding in CensusFinding::ALL {
+            vouched.note(finding);
+            assert_eq!(vouched.finding(), Some(finding));
+        }
+    }
 
     #[test]
     fn of_a_single_server_the_fence_alone_decides() {

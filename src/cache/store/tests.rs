@@ -134,19 +134,20 @@ fn keys_that_were_hit_are_taken_once_and_few_at_a_time() {
     for key in &keys {
         b.insert(&b.query(key.as_bytes()), REPLY);
     }
-    assert!(b.store.take_hits(|_| true, 10).is_empty(), "nothing was hit");
+    assert!(b.store.take_hits(|_| true, None, 10).is_empty(), "nothing was hit");
     for key in &keys[..500] {
         let q = b.query(key.as_bytes());
         assert!(b.lookup(&q).0.is_hit());
     }
-    assert!(b.store.take_hits(|_| false, 1000).is_empty());
-    let first = b.store.take_hits(|identity| identity == b.identity(), 100);
+    assert!(b.store.take_hits(|_| false, None, 1000).is_empty());
+    let first = b.store.take_hits(|identity| identity == b.identity(), None, 100);
     assert!((50..200).contains(&first.len()), "{}", first.len());
-    let mut all: Vec<_> = first.into_iter().chain(b.store.take_hits(|_| true, 1000)).map(|(_, key)| key).collect();
+    let mut all: Vec<_> =
+        first.into_iter().chain(b.store.take_hits(|_| true, None, 1000)).map(|(_, key)| key).collect();
     all.sort();
     let wanted: Vec<_> = (0..500).map(|i| format!("{i:04}").into_bytes().into_boxed_slice()).collect();
     assert_eq!(all, wanted);
-    assert!(b.store.take_hits(|_| true, 1000).is_empty());
+    assert!(b.store.take_hits(|_| true, None, 1000).is_empty());
 }
 
 #[test]

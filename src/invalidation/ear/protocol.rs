@@ -360,7 +360,7 @@ impl<'a, W, P: FaultPlan> Protocol<'a, W, P> {
             EarQuestion::Fence => self.hear_fence(frame, sent, now),
             EarQuestion::Turn => self.in_turn = !refused,
             EarQuestion::Features => self.hear_features(frame),
-            EarQuestion::Memory => self.effects.extend(self.touches.hear_policy(frame).map(EarEffect::Collect)),
+            EarQuestion::Memory => self.hear_policy(frame),
             EarQuestion::Touch => self.around.stats.touched.add(self.touches.hear_touched(frame)),
             EarQuestion::Unannounced(probe) => self.hear_unannounced(probe, frame, sent, now),
             EarQuestion::Ttl(_) if is_forbidden(frame) => {
@@ -385,6 +385,11 @@ impl<'a, W, P: FaultPlan> Protocol<'a, W, P> {
             }
         }
         Ok(())
+    }
+
+    fn hear_policy(&mut self, frame: &[u8]) {
+        let ear = self.around.terms.is_cluster.then(|| self.around.freshness.epoch());
+        self.effects.extend(self.touches.hear_policy(frame, ear).map(EarEffect::Collect));
     }
 
     fn hear_features(&mut self, frame: &[u8]) {
@@ -629,11 +634,13 @@ impl<'a, W, P: FaultPlan> Protocol<'a, W, P> {
             TouchStep::Rest => {}
             TouchStep::AskPolicy => self.dialogue.ask(&[b"INFO", b"memory"], EarQuestion::Memory, now),
             TouchStep::Send(batches) => {
-                for TouchBatch { db, keys } in batches {
-                    self.dialogue.select(db, now);
-                    let keys = keys.iter().map(|key| &**key);
-                    let command: Vec<&[u8]> = std::iter::once(&b"TOUCH"[..]).chain(keys).collect();
-                    self.dialogue.ask(&command, EarQuestion::Touch, now);
+                for batch in batches {
+                    self.dialogue.select(batch.db, now);
+                    for keys in batch.parts(self.around.terms.is_cluster) {
+                        let keys = keys.iter().map(|key| &**key);
+                        let command: Vec<&[u8]> = std::iter::once(&b"TOUCH"[..]).chain(keys).collect();
+                        self.dialogue.ask(&command, EarQuestion::Touch, now);
+                    }
                 }
             }
         }

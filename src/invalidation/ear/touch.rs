@@ -9,8 +9,9 @@
 use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
-use crate::cache::{Identity, Store};
+use crate::cache::{Epoch, Identity, Store};
 use crate::clock::Time;
+use crate::command::HashSlot;
 
 /// From the beginning of one round to that of the next.
 const ROUND: Duration = Duration::from_secs(10);
@@ -46,7 +47,11 @@ pub struct TouchBatch {
 
 /// Whose keys are to be collected.
 #[derive(Debug)]
-pub struct HitKeys(HashMap<Identity, u32>);
+pub struct HitKeys {
+    databases: HashMap<Identity, u32>,
+    /// Only of this ear's: where there are several nodes, each is told of its own keys.
+    ear: Option<Epoch>,
+}
 
 /// What is to be done now.
 #[derive(Debug, PartialEq, Eq)]
@@ -93,7 +98,8 @@ impl Touches {
     }
 
     /// The answer to `INFO memory`: whose keys are to be collected, where Redis makes use of it.
-    pub(super) fn hear_policy(&mut self, reply: &[u8]) -> Option<HitKeys> {
+    /// `ear`: only of entries of this epoch.
+    pub(super) fn hear_policy(&mut self, reply: &[u8], ear: Option<Epoch>) -> Option<HitKeys> {
         if reply.first() == Some(&b'-') {
             self.forbid();
             return None;
@@ -102,7 +108,7 @@ impl Touches {
             return None;
         }
         self.collecting = true;
-        Some(HitKeys(self.databases.clone()))
+        Some(HitKeys { databases: self.databases.clone(), ear })
     }
 
     /// They are collected.
@@ -112,6 +118,9 @@ impl Touches {
 
     /// The answer to TOUCH: how many of the keys there were.
     pub(super) fn hear_touched(&mut self, reply: &[u8]) -> u64 {
+        if [&b"-MOVED "[..], b"-ASK ", b"-TRYAGAIN ", b"-CLUSTERDOWN "].iter().any(|moves| reply.starts_with(moves)) {
+            return 0; // the key's slot has left, or is about to
+        }
         let count = reply.strip_prefix(b":").and_then(|count| std::str::from_utf8(count).ok()?.trim_end().parse().ok());
         count.unwrap_or_else(|| {
             self.forbid();
@@ -125,12 +134,20 @@ impl Touches {
     }
 }
 
+impl TouchBatch {
+    /// Parts whose keys may go in one command: in a cluster, those of one slot.
+    pub(super) fn parts(&self, is_cluster: bool) -> impl Iterator<Item = &[Box<[u8]>]> {
+        self.keys.chunk_by(move |one, other| !is_cluster || HashSlot::of(one) == HashSlot::of(other))
+    }
+}
+
 impl HitKeys {
     /// Collects what was hit since the last time. There can be millions of entries: not to be called where anybody waits.
     pub fn collect(&self, store: &Store) -> Vec<TouchBatch> {
         let mut keys: BTreeMap<u32, Vec<Box<[u8]>>> = BTreeMap::new();
-        for (identity, key) in store.take_hits(|identity| self.0.contains_key(&identity), MOST) {
-            keys.entry(self.0[&identity]).or_default().push(key);
+        let Self { databases, ear } = self;
+        for (identity, key) in store.take_hits(|identity| databases.contains_key(&identity), *ear, MOST) {
+            keys.entry(databases[&identity]).or_default().push(key);
         }
         let batches = |(db, mut keys): (u32, Vec<Box<[u8]>>)| {
             // The same key, hit under several commands.
@@ -185,8 +202,8 @@ mod tests {
         assert_eq!(touches.step(at(9_999), true), TouchStep::Rest);
         assert_eq!(touches.step(at(10_000), false), TouchStep::Rest, "there is nothing");
         assert_eq!(touches.step(at(10_000), true), TouchStep::AskPolicy);
-        assert!(touches.hear_policy(LRU).is_some());
-        assert!(touches.hear_policy(LRU).is_none(), "one at a time");
+        assert!(touches.hear_policy(LRU, None).is_some());
+        assert!(touches.hear_policy(LRU, None).is_none(), "one at a time");
         assert_eq!(touches.step(at(30_000), true), TouchStep::Rest, "not collected yet");
         touches.collected(batches(15), at(30_000));
         let sent = |touches: &mut Touches, now| match touches.step(at(now), true) {
@@ -199,19 +216,30 @@ mod tests {
         assert_eq!(sent(&mut touches, 91_000), 3);
         assert_eq!(touches.hear_touched(b":7\r\n"), 7);
         assert_eq!(touches.step(at(92_000), true), TouchStep::AskPolicy);
-        assert!(touches.hear_policy(b"=9\r\ntxt:# Memory\r\nmaxmemory:0\r\n").is_none());
+        assert!(touches.hear_policy(b"=9\r\ntxt:# Memory\r\nmaxmemory:0\r\n", None).is_none());
         assert_eq!(touches.step(at(93_000), true), TouchStep::Rest);
     }
 
     #[test]
     fn who_may_not_ask_or_touch_is_left_alone() {
         let mut asks = Touches::new(at(0));
-        assert!(asks.hear_policy(b"-NOPERM no\r\n").is_none());
+        assert!(asks.hear_policy(b"-NOPERM no\r\n", None).is_none());
         assert_eq!(asks.step(at(60_000), true), TouchStep::Rest);
         let mut touches = Touches::new(at(0));
-        assert!(touches.hear_policy(LRU).is_some());
+        assert!(touches.hear_policy(LRU, None).is_some());
         touches.collected(batches(2), at(0));
         assert_eq!(touches.hear_touched(b"-NOPERM no\r\n"), 0);
         assert_eq!(touches.step(at(60_000), true), TouchStep::Rest);
+    }
+
+    #[test]
+    fn in_a_cluster_a_command_names_keys_of_one_slot_and_a_redirect_is_no_refusal() {
+        let keys = [&b"{a}1"[..], b"{a}2", b"b"].map(Box::from).to_vec();
+        let batch = TouchBatch { db: 0, keys };
+        let parts = |is_cluster| batch.parts(is_cluster).map(<[_]>::len).collect::<Vec<_>>();
+        assert_eq!((parts(false), parts(true)), (vec![3], vec![2, 1]));
+        let mut touches = Touches::new(at(0));
+        assert_eq!(touches.hear_touched(b"-MOVED 1 127.0.0.1:7000\r\n"), 0);
+        assert!(touches.hear_policy(LRU, None).is_some());
     }
 }

@@ -136,6 +136,11 @@ impl ClusterMap {
         }
     }
 
+    /// How many slots the node at that place serves.
+    pub(crate) fn served_by(&self, at: NodeIndex) -> usize {
+        self.owners.iter().filter(|&&place| usize::from(place) == at.number()).count()
+    }
+
     /// How many slots somebody serves.
     pub(crate) fn served(&self) -> usize {
         self.owners.iter().filter(|&&place| place != NOBODY).count()
