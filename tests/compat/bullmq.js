@@ -1,4 +1,5 @@
 // BullMQ at work: every job is done once, whatever became of its first attempts. Usage: bullmq.js PORT PROTOCOL COUNT
+// Where the variable TAG is set, all its keys have that.
 'use strict';
 
 const assert = require('node:assert/strict');
@@ -6,10 +7,11 @@ const { Queue, QueueEvents, Worker, FlowProducer } = require('bullmq');
 
 const [port, protocol, count] = process.argv.slice(2).map(Number);
 const connection = { port, protocol, maxRetriesPerRequest: null };
+const shared = { connection, prefix: process.env.TAG || 'bull' };
 
 async function main() {
-  const queue = new Queue('work', { connection });
-  const events = new QueueEvents('work', { connection });
+  const queue = new Queue('work', shared);
+  const events = new QueueEvents('work', shared);
   await events.waitUntilReady();
   const done = new Map();
   const heard = new Map();
@@ -33,7 +35,7 @@ async function main() {
     add(done, job.data.n);
     return job.data.n * 2;
   };
-  const workers = [0, 1, 2].map(() => new Worker('work', work, { connection, concurrency: 20 }));
+  const workers = [0, 1, 2].map(() => new Worker('work', work, { ...shared, concurrency: 20 }));
   for (let at = 0; at < count; at += 100) await queue.addBulk(jobs.slice(at, at + 100));
   await all;
   const counts = await queue.getJobCounts('completed', 'failed', 'wait', 'active', 'delayed', 'prioritized');
@@ -45,12 +47,12 @@ async function main() {
   assert.ok(results.every((job) => job.returnvalue === job.data.n * 2), 'a result is wrong');
 
   // A parent waits for its children and is given what they returned.
-  const flow = new FlowProducer({ connection });
+  const flow = new FlowProducer(shared);
   const children = Array.from({ length: 50 }, (_, n) => ({ name: 'child', queueName: 'children', data: { n } }));
   const parentsWork = async (job) => Object.values(await job.getChildrenValues()).reduce((a, b) => a + b, 0);
-  workers.push(new Worker('children', async (job) => job.data.n, { connection, concurrency: 5 }));
-  workers.push(new Worker('parents', parentsWork, { connection }));
-  const parents = new QueueEvents('parents', { connection });
+  workers.push(new Worker('children', async (job) => job.data.n, { ...shared, concurrency: 5 }));
+  workers.push(new Worker('parents', parentsWork, shared));
+  const parents = new QueueEvents('parents', shared);
   await parents.waitUntilReady();
   const { job } = await flow.add({ name: 'sum', queueName: 'parents', data: {}, children });
   assert.equal(await job.waitUntilFinished(parents, 60_000), 1225);

@@ -1,7 +1,7 @@
 """Celery at work: every task is done once, and its result is read. Usage: celery_jobs.py PORT PROTOCOL COUNT
 
 The broker and the store of results are the same Redis. The worker is a process of its own, which gets its settings by the
-environment.
+environment. Where the variable TAG is set, all keys have that.
 """
 
 import os
@@ -19,6 +19,9 @@ URL = f"redis://127.0.0.1:{PORT}/0"
 redis.utils.DEFAULT_RESP_VERSION = redis.connection.DEFAULT_RESP_VERSION = int(PROTOCOL)
 
 app = Celery("celery_jobs", broker=URL, backend=URL)
+TAG = os.environ.get("TAG", "")
+if TAG:
+    app.conf.update(broker_transport_options={"global_keyprefix": TAG}, result_backend_transport_options={"global_keyprefix": TAG})
 app.conf.update(task_acks_late=True, worker_prefetch_multiplier=4, broker_connection_retry_on_startup=True)
 
 
@@ -27,7 +30,7 @@ def work(self, n):
     r = redis.Redis(port=int(PORT), protocol=int(PROTOCOL))
     if n % 50 == 0 and self.request.retries == 0:
         raise self.retry(countdown=0.05)
-    r.rpush("done", n)
+    r.rpush(f"{TAG}done", n)
     return n * 2
 
 
@@ -46,11 +49,11 @@ def main(count):
         results = group(work.s(n) for n in range(count)).apply_async()
         assert results.get(timeout=300) == [n * 2 for n in range(count)], "a result is wrong"
         r = redis.Redis(port=int(PORT), protocol=int(PROTOCOL))
-        done = [int(n) for n in r.lrange("done", 0, -1)]
+        done = [int(n) for n in r.lrange(f"{TAG}done", 0, -1)]
         assert sorted(done) == list(range(count)), f"{len(done)} tasks done, {len(set(done))} different"
         sum_of_all = chord(work.s(n) for n in range(count, count + 20))(total.s())
         assert sum_of_all.get(timeout=60) == sum(2 * n for n in range(count, count + 20)), "a chord's sum is wrong"
-        assert r.llen("celery") == 0, "tasks are left in the queue"
+        assert r.llen(f"{TAG}celery") == 0, "tasks are left in the queue"
     finally:
         worker.terminate()
         worker.wait(30)
