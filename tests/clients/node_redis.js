@@ -1,10 +1,11 @@
-// A program as people write them with node-redis. Usage: node_redis.js PORT PROTOCOL smoke|connections COUNT
-// Where the variable CA names a file of authorities, it speaks TLS.
+// A program as people write them with node-redis. Usage: node_redis.js PORT PROTOCOL smoke|cluster|connections COUNT
+// Where the variable CA names a file of authorities, it speaks TLS. Where CLUSTER is set there is a cluster behind: scripts name
+// their keys.
 'use strict';
 
 const assert = require('node:assert/strict');
 const { readFileSync } = require('node:fs');
-const { createClient, RESP_TYPES, WatchError } = require('redis');
+const { createClient, createCluster, RESP_TYPES, WatchError } = require('redis');
 
 const [port, RESP] = process.argv.slice(2, 4).map(Number);
 const tls = process.env.CA ? { tls: true, ca: readFileSync(process.env.CA) } : {};
@@ -39,7 +40,8 @@ async function smoke() {
   await r.rPush('l', ['1', '2']);
   assert.equal((await r.blPop('l', 1)).element, '1');
   assert.equal(await r.get('by:script'), null);
-  await r.eval("return redis.call('set', 'by' .. ':script', ARGV[1])", { arguments: ['v'] });
+  const key = process.env.CLUSTER ? 'KEYS[1]' : "'by' .. ':script'";
+  await r.eval(`return redis.call('set', ${key}, ARGV[1])`, { keys: ['by:script'], arguments: ['v'] });
   assert.equal(await r.get('by:script'), 'v');
   const value = Buffer.alloc(1_300_000, 'a\r\n$-1\r\n');
   await r.set('big', value);
@@ -63,6 +65,31 @@ async function smoke() {
   process.exit(0);
 }
 
+// As a client of clusters.
+async function cluster() {
+  const connected = () => createCluster({ rootNodes: [{ url: `redis://127.0.0.1:${port}` }], RESP }).connect();
+  const r = await connected();
+  await Promise.all(r.masters.map(async (node) => (await r.nodeClient(node)).flushAll()));
+  const numbers = Array.from({ length: 200 }, (_, n) => n);
+  await Promise.all(numbers.map((n) => r.set(`key:${n}`, n)));
+  assert.deepEqual(await Promise.all(numbers.map((n) => r.get(`key:${n}`))), numbers.map(String));
+  assert.equal(await r.mSet([['{t}a', '1'], ['{t}b', '2']]), 'OK');
+  assert.deepEqual(await r.mGet(['{t}a', '{t}b', '{t}none']), ['1', '2', null]);
+  assert.deepEqual(await r.multi().incr('{t}a').get('{t}b').exec(), [2, '2']);
+  assert.equal(await r.eval("return redis.call('incr', KEYS[1])", { keys: ['by:script'] }), 1);
+  await r.rPush('l', '1');
+  assert.equal((await r.blPop('l', 1)).element, '1');
+  await assert.rejects(r.lPush('key:1', '1'), /WRONGTYPE/);
+  const sub = await connected();
+  const heard = new Promise((done) => sub.subscribe('news', done));
+  for (;;) {
+    await r.publish('news', 'text');
+    if ((await Promise.race([heard, new Promise((done) => setTimeout(done, 20))])) === 'text') break;
+  }
+  console.log('ok');
+  process.exit(0);
+}
+
 async function connections(count) {
   for (let n = 0; n < count; n++) {
     const r = await connect();
@@ -74,7 +101,7 @@ async function connections(count) {
   process.stdin.on('end', () => process.exit(0));
 }
 
-const work = process.argv[4] === 'smoke' ? smoke() : connections(Number(process.argv[5]));
+const work = { smoke, cluster, connections }[process.argv[4]](Number(process.argv[5]));
 work.catch((e) => {
   console.error(e);
   process.exit(1);

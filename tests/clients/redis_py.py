@@ -1,8 +1,9 @@
-"""A program as people write them with redis-py. Usage: redis_py.py PORT PROTOCOL smoke|connections COUNT
+"""A program as people write them with redis-py. Usage: redis_py.py PORT PROTOCOL smoke|cluster|connections COUNT
 
-Where the variable CA names a file of authorities, it speaks TLS.
+Where the variable CA names a file of authorities, it speaks TLS. Where CLUSTER is set there is a cluster behind: scripts name
+their keys.
 
-`smoke` uses a bit of everything and says ok. `connections` opens that many default connections, uses each, says
+`smoke` uses a bit of everything and says ok; `cluster` does so as a client of clusters, and with valkey-py too. `connections` opens that many default connections, uses each, says
 ready, and keeps them open until its input ends.
 """
 
@@ -11,6 +12,7 @@ import sys
 import threading
 
 import redis
+import valkey
 
 CA = os.environ.get("CA")
 TLS = {"ssl": True, "ssl_ca_certs": CA} if CA else {}
@@ -54,9 +56,10 @@ def smoke(port, protocol):
     assert r.geoadd("geo", (13.361389, 38.115556, "Palermo")) == 1
     assert sorted(r.scan_iter(match="bulk:*", count=50)) == sorted(f"bulk:{n}" for n in range(500))
 
-    script = r.register_script("return redis.call('set', 'by' .. ':script', ARGV[1])")
+    key = "KEYS[1]" if "CLUSTER" in os.environ else "'by' .. ':script'"
+    script = r.register_script(f"return redis.call('set', {key}, ARGV[1])")
     assert r.get("by:script") is None
-    assert script(args=["v"]) == "OK" and r.get("by:script") == "v"
+    assert script(keys=["by:script"], args=["v"]) == "OK" and r.get("by:script") == "v"
     try:
         r.lpush("k", 1)
         raise SystemExit("no WRONGTYPE")
@@ -90,6 +93,37 @@ def smoke(port, protocol):
     print("ok", flush=True)
 
 
+def cluster(port, protocol):
+    for library, client in [(redis, redis.RedisCluster), (valkey, valkey.ValkeyCluster)]:
+        r = client(host="127.0.0.1", port=port, protocol=protocol, decode_responses=True)
+        r.flushall()
+        for n in range(200):
+            assert r.set(f"key:{n}", n)
+        assert [r.get(f"key:{n}") for n in range(200)] == [str(n) for n in range(200)]
+        assert r.mset({"{t}a": 1, "{t}b": 2}) and r.mget("{t}a", "{t}b", "{t}none") == ["1", "2", None]
+        assert r.mget_nonatomic([f"key:{n}" for n in range(50)]) == [str(n) for n in range(50)]
+        with r.pipeline() as p:
+            for n in range(200):
+                p.incr(f"key:{n}")
+            assert p.execute() == [n + 1 for n in range(200)]
+        assert r.dbsize() == 202 and sorted(r.scan_iter(match="key:*", count=50)) == sorted(f"key:{n}" for n in range(200))
+        assert r.eval("return redis.call('incr', KEYS[1])", 1, "by:script") == 1
+        assert r.rpush("l", 1) == 1 and r.blpop("l", timeout=1) in (("l", "1"), ["l", "1"])
+        pubsub = r.pubsub()
+        pubsub.subscribe("news")
+        assert pubsub.get_message(timeout=5)["type"] == "subscribe"
+        r.publish("news", "text")
+        assert pubsub.get_message(timeout=5)["data"] == "text"
+        pubsub.close()
+        try:
+            r.lpush("key:1", 1)
+            raise SystemExit("no WRONGTYPE")
+        except library.ResponseError as e:
+            assert "WRONGTYPE" in str(e)
+        r.close()
+    print("ok", flush=True)
+
+
 def connections(port, protocol, count):
     clients = [redis.Redis(port=port, **TLS, protocol=protocol, decode_responses=True) for _ in range(count)]
     for n, r in enumerate(clients):
@@ -102,5 +136,7 @@ if __name__ == "__main__":
     port, protocol = int(sys.argv[1]), int(sys.argv[2])
     if sys.argv[3] == "smoke":
         smoke(port, protocol)
+    elif sys.argv[3] == "cluster":
+        cluster(port, protocol)
     else:
         connections(port, protocol, int(sys.argv[4]))
