@@ -162,6 +162,10 @@ impl Findings {
         let unexplained = |(_, acked): &&(String, Time)| !may_lose || *acked + second < self.span.0;
         let lost: Vec<_> = self.lost.iter().filter(unexplained).collect();
         assert!(lost.is_empty(), "{what}: acknowledged and lost: {lost:?}");
+        for redirect in ["MOVED", "ASK", "TRYAGAIN"] {
+            let told = self.errors.get(&format!("Proxy(0): {redirect}"));
+            assert!(told.is_none(), "{what}: clients are told of {redirect}: {self}");
+        }
         assert!(self.verdict.reads > 100 && self.verdict.writes > 50, "{what}: too little to mean anything: {self}");
     }
 }
