@@ -109,6 +109,7 @@ test: check need-redis need-tcl need-cc need-valgrind need-faketime need-outage 
 	failed=
 	tests/tcl/run --binary $(TEST_BIN) --jobs 2 || failed+=" Redis's own suite"
 	tests/tcl/run --newer --binary $(TEST_BIN) --jobs 2 --units $(NEWER_UNITS) || failed+=" the suite of a later Redis"
+	tests/tcl/run --cluster --binary $(TEST_BIN) --jobs 3 || failed+=" Redis's own suite in front of a cluster"
 	tests/compat/run --binary $(TEST_BIN) redis-py-commands bullmq || failed+=" compat"
 	tests/outage/run --binary $(TEST_BIN) --cases 1 reset || failed+=" outage"
 	$(MAKE) --no-print-directory orderings || failed+=" orderings"
@@ -154,6 +155,7 @@ long: need-redis $(CLIENTS)/python.txt
 	CREMA_FUZZ_REPLIES=$(REPLIES) cargo test --locked --test fuzz -- --nocapture
 	SCHEDULES=1000000 cargo test --release --locked --test simulation no_schedule -- --nocapture
 	CREMA_PROFILE_TIMES=100 cargo test --locked --test profiles
+	CREMA_CLUSTER_ROUNDS=12 CREMA_CLUSTER_TIMEOUT=5000 cargo test --locked --test cluster_faults masters_that -- --nocapture
 
 compat: need-redis need-tcl need-cc need-outage $(CLIENTS)/node.txt $(COMPAT)/python.txt $(COMPAT)/node.txt
 	cargo build --release --locked

@@ -1,15 +1,17 @@
 //! What befalls a cluster, and what is seen through crema meanwhile: no hit is older than the bound, no write is lost that
 //! Redis kept, none is done twice, and L1 answers again soon after all is whole.
 //!
-//! What is done and how it is judged stands in [`common::ledger`]. `CREMA_CLUSTER_ROUNDS` repeats what takes long (`make long`).
+//! What is done and how it is judged stands in [`common::ledger`]. `CREMA_CLUSTER_ROUNDS` repeats what takes long, and
+//! `CREMA_CLUSTER_TIMEOUT` sets the nodes' time-out for it in milliseconds (`make long`).
 
 mod common;
 
+use std::collections::HashSet;
 use std::time::Duration;
 
-use common::cluster::{Failover, Plan, SLOTS, keys_in, slot_of};
+use common::cluster::{Failover, Plan, SLOTS, key_in, keys_in, slot_of};
 use common::ledger::{Crowd, Findings, judged, time_to_hits, told_apart};
-use common::{Cluster, Crema, eventually, number_from_env};
+use common::{Cluster, Crema, Value, eventually, number_from_env, ok, within};
 
 const MAX_STALENESS: Duration = Duration::from_millis(200);
 
@@ -82,7 +84,9 @@ fn failovers_that_are_asked_for() {
 
 #[test]
 fn masters_that_are_cut_off_frozen_or_killed() {
-    let Some(mut scene) = Scene::of(Cluster::plan().node_timeout(1000).with_bus()) else { return };
+    let node_timeout = number_from_env("CREMA_CLUSTER_TIMEOUT").unwrap_or(1000);
+    let node_timeout = u32::try_from(node_timeout).expect("milliseconds");
+    let Some(mut scene) = Scene::of(Cluster::plan().node_timeout(node_timeout).with_bus()) else { return };
     for round in 0..number_from_env("CREMA_CLUSTER_ROUNDS").unwrap_or(1) {
         let what = |text: &str| format!("{text}, round {round}");
         let (master, replica) = scene.first();
@@ -95,6 +99,18 @@ fn masters_that_are_cut_off_frozen_or_killed() {
             std::thread::sleep(MAX_STALENESS * 2);
         });
         findings.hold(&what("frozen"), true);
+
+        let (master, replica) = scene.first();
+        let findings = scene.act(|cluster| {
+            cluster.bus().isolate(master);
+            std::thread::sleep(Duration::from_millis(300));
+            cluster.failover(replica, Failover::Takeover);
+            cluster.await_master(replica);
+            std::thread::sleep(Duration::from_secs(1));
+            cluster.bus().heal();
+            eventually("it follows", || !cluster.is_master(master));
+        });
+        findings.hold(&what("cut off, and another took over"), true);
 
         let (master, replica) = scene.first();
         let findings = scene.act(|cluster| {
@@ -147,7 +163,7 @@ fn other_electors_than_at_the_beginning() {
 }
 
 #[test]
-fn slots_that_move_and_come_back() {
+fn slots_that_move_are_taken_and_come_back() {
     let Some(mut scene) = Scene::of(Cluster::plan().masters(3)) else { return };
     let keys = scene.next_keys();
     let slots: Vec<u16> = keys.iter().take(12).map(|key| slot_of(key)).collect();
@@ -160,4 +176,72 @@ fn slots_that_move_and_come_back() {
         cluster.remove(new);
     });
     findings.hold("out and in", false);
+    let slot = slot_of(&scene.next_keys()[0]);
+    let findings = scene.act(|cluster| {
+        cluster.take_slot(slot, 1);
+        eventually("the former owner knows", || cluster.owner(slot) == 1);
+    });
+    // Its keys are gone.
+    findings.hold("taken without its keys", true);
+}
+
+/// Every key that is there all the time is found.
+#[test]
+fn a_scan_goes_on_through_a_failover() {
+    let cluster = Cluster::plan().start();
+    let crema = cluster.crema().start();
+    if crema.is_direct() {
+        return;
+    }
+    let keys: HashSet<String> = (0..300).map(|n| format!("key:{n}")).collect();
+    let mut client = crema.client();
+    for key in &keys {
+        assert_eq!(client.cmd(&["SET", key, "v"]), ok());
+    }
+    // All of it is at the replica that is to take over.
+    let mut master = cluster.client(0);
+    let own = keys_in(0..=5000, "own:").next().expect("there are many");
+    assert_eq!(master.cmd(&["SET", &own, "v"]), ok());
+    assert_eq!(master.cmd(&["WAIT", "1", "20000"]).number(), 1);
+    let (mut cursor, mut found) = ("0".to_owned(), HashSet::new());
+    for step in 0.. {
+        let reply = client.cmd(&["SCAN", &cursor, "COUNT", "10", "MATCH", "key:*"]);
+        assert!(!reply.is_error(), "step {step}: {reply:?}");
+        let [next, some] = reply.items() else { panic!("a cursor and keys: {reply:?}") };
+        found.extend(some.items().iter().map(Value::text));
+        cursor = next.text();
+        if cursor == "0" {
+            break;
+        }
+        if step == 5 {
+            cluster.failover(3, Failover::Agreed);
+            cluster.await_master(3);
+            cluster.await_whole();
+        }
+    }
+    let missing: Vec<_> = keys.difference(&found).collect();
+    assert!(missing.is_empty(), "not found: {missing:?}");
+}
+
+/// It is not said to be done where one was not asked, and what the others forgot L1 has forgotten.
+#[test]
+fn a_flush_with_a_node_down_is_no_success() {
+    let mut cluster = Cluster::plan().masters(3).args(&["--cluster-require-full-coverage", "no"]).start();
+    let crema = cluster.crema().flag("--upstream-down", "error").start();
+    if crema.is_direct() {
+        return;
+    }
+    let keys: Vec<String> = [0, 6000, 12_000].map(|slot| key_in(slot, "k")).into();
+    let mut client = crema.client();
+    for key in &keys {
+        assert_eq!(client.cmd(&["SET", key, "v"]), ok());
+        crema.warm(&["GET", key]);
+    }
+    cluster.kill(2);
+    let reply = client.cmd(&["FLUSHALL"]);
+    assert!(reply.is_error(), "a node is down: {reply:?}");
+    for (n, key) in keys.iter().take(2).enumerate() {
+        let there = cluster.client(n).cmd(&["GET", key]);
+        within(MAX_STALENESS * 10, "all see what the node has", || client.cmd(&["GET", key]) == there);
+    }
 }

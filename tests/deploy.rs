@@ -69,3 +69,11 @@ fn a_cluster_with_crema_in_front_serves() {
         assert_eq!(client.cmd(&["GET", &format!("key:{n}")]), bulk("v"));
     }
 }
+
+#[test]
+fn a_master_under_sentinels_with_crema_in_front_serves() {
+    let group = Group::start("sentinel");
+    let mut client = group.client();
+    assert_eq!(client.cmd(&["SET", "key", "v"]), ok());
+    assert_eq!(client.cmd(&["GET", "key"]), bulk("v"));
+}
