@@ -247,10 +247,14 @@ fn work(
                 _ = pulse.tick() => worker.feel(Time::now()),
                 _ = second.tick() => worker.sweep(Time::now()),
                 () = shut(&mut open_listeners) => sessions.cut(),
-                Ok(()) = topology.changed() => worker.adopt(Arc::clone(&topology.borrow_and_update())),
+                Ok(()) = topology.changed() => {
+                    worker.adopt(Arc::clone(&topology.borrow_and_update()));
+                    sessions.wake();
+                }
             }
         }
         worker.drain();
+        sessions.tasks.close();
         sessions.wake();
         let drained = timeout(shared.config.drain_timeout, sessions.tasks.wait()).await;
         if drained.is_err() {
@@ -343,9 +347,8 @@ impl Sessions {
         }
     }
 
-    /// Has every session look whether it should end, and lets [`TaskTracker::wait`] end with the last.
+    /// Has every session look whether it should end, or what it has at the nodes is still right.
     fn wake(&self) {
-        self.tasks.close();
         self.open.borrow().values().for_each(|replies| replies.wake());
     }
 }

@@ -6,8 +6,9 @@
 //! [`Spec::keys`](super::Spec::keys) and [`Spec::blocking`](super::Spec::blocking).
 
 use std::ops::Range;
+use std::time::Duration;
 
-use crate::resp::Request;
+use crate::resp::{Request, encode};
 
 /// Where the keys are among the arguments. Argument 0 is the command's name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,7 +43,39 @@ pub enum KeySpec {
     Unknown,
 }
 
+/// What is known of the first key of a request that is not whole.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum FirstKey<'a> {
+    /// It names none.
+    None,
+    /// It is this.
+    Known(&'a [u8]),
+    /// More has to be there.
+    NotYet,
+}
+
 impl KeySpec {
+    /// The first key of a request of which these arguments are there, or another in the same slot.
+    pub(crate) fn first_of(self, begun: Request<'_>) -> FirstKey<'_> {
+        let at = match self {
+            KeySpec::None | KeySpec::Unknown => return FirstKey::None,
+            KeySpec::Range { first, .. } => place(first, begun.argc()),
+            KeySpec::Numkeys { also: Some(at), .. } => place(at, begun.argc()),
+            KeySpec::Numkeys { at, also: None } => {
+                let at = place(at, begun.argc());
+                if at < begun.argc() && number(begun.arg(at)) == 0 {
+                    return FirstKey::None;
+                }
+                at + 1
+            }
+            KeySpec::AfterStreams => ReadOptions::of(begun).streams,
+            KeySpec::Migrate if begun.argc() > 3 && begun.arg(3).is_empty() => return FirstKey::NotYet,
+            KeySpec::Migrate => 3,
+            KeySpec::Sort | KeySpec::GeoRadius => 1,
+        };
+        if at < begun.argc() { FirstKey::Known(begun.arg(at)) } else { FirstKey::NotYet }
+    }
+
     /// Whether the argument at `at`, of `argc` in all, may be a key or say where keys are.
     pub fn concerns(self, at: usize, argc: usize) -> bool {
         match self {
@@ -168,7 +201,34 @@ pub(super) fn has_patterns(req: Request<'_>) -> bool {
 
 /// Whether XREAD or XREADGROUP is to wait for entries.
 pub(super) fn has_block_option(req: Request<'_>) -> bool {
-    ReadOptions::of(req).block
+    ReadOptions::of(req).block.is_some()
+}
+
+/// See [`Spec::waits_on`](super::Spec::waits_on). The time-out stands behind BLOCK, in milliseconds; before a number of keys, or in
+/// the last place, in seconds. What is none Redis has refused.
+pub(super) fn waits_on(keys: KeySpec, req: Request<'_>, waited: Duration, out: &mut Vec<u8>) -> bool {
+    let (at, unit) = match keys {
+        KeySpec::AfterStreams => match ReadOptions::of(req).block {
+            Some(at) => (at, Duration::from_millis(1)),
+            None => return false,
+        },
+        KeySpec::Numkeys { at, .. } => (place(at, req.argc()) - 1, Duration::from_secs(1)),
+        _ => (req.argc() - 1, Duration::from_secs(1)),
+    };
+    if at >= req.argc() {
+        return false;
+    }
+    let text = std::str::from_utf8(req.arg(at)).ok();
+    let Some(time) = text.and_then(|text| text.parse::<f64>().ok()).filter(|time| *time > 0.0 && time.is_finite())
+    else {
+        return false;
+    };
+    // At least a millisecond, for none is for ever.
+    let left = (time * unit.as_secs_f64() - waited.as_secs_f64()).max(0.001) / unit.as_secs_f64();
+    let left = if keys == KeySpec::AfterStreams { format!("{left:.0}") } else { format!("{left:.3}") };
+    let args: Vec<&[u8]> = (0..req.argc()).map(|n| if n == at { left.as_bytes() } else { req.arg(n) }).collect();
+    encode::command(out, &args);
+    true
 }
 
 /// Whether CONFIG SET sets the password of Redis's default user.
@@ -183,7 +243,8 @@ pub(super) fn loads_keys(req: Request<'_>) -> bool {
 
 /// The options of XREAD and XREADGROUP.
 struct ReadOptions {
-    block: bool,
+    /// The argument behind BLOCK.
+    block: Option<usize>,
     /// The argument behind STREAMS: the first key. Without that word, the number of arguments.
     streams: usize,
 }
@@ -192,7 +253,7 @@ impl ReadOptions {
     /// A group, a consumer or a key may be named like an option, so each option's own arguments have to be stepped over.
     /// An option nobody knows yet is taken to have none: a newer server's must not hide the streams behind it.
     fn of(req: Request<'_>) -> ReadOptions {
-        let mut block = false;
+        let mut block = None;
         let mut at = 1;
         while at < req.argc() {
             let option = req.arg(at);
@@ -201,7 +262,7 @@ impl ReadOptions {
                 break;
             }
             if is(option, b"block") {
-                block = true;
+                block = Some(at);
                 at += 1;
             } else if is(option, b"count") {
                 at += 1;
@@ -261,7 +322,7 @@ mod tests {
 
     use super::*;
     use crate::command::{all, lookup};
-    use crate::resp::{Limits, Parser, encode};
+    use crate::resp::{Limits, Parser};
 
     /// Runs `see` on a request of these arguments.
     fn with<T>(args: &[&[u8]], see: impl FnOnce(Request<'_>) -> T) -> T {
@@ -329,6 +390,58 @@ mod tests {
         assert!(!blocks("XREAD STREAMS block 0"));
         assert!(blocks("BLPOP a 0"));
         assert!(!blocks("GET block"));
+    }
+
+    #[test]
+    fn the_first_key_is_known_as_soon_as_it_is_there() {
+        let known = |line: &str, argc: usize| {
+            let args: Vec<_> = line.split(' ').map(str::as_bytes).take(argc).collect();
+            with(&args, |req| match lookup(req).expect("a command of the table").keys.first_of(req) {
+                FirstKey::None => "none".to_owned(),
+                FirstKey::NotYet => "not yet".to_owned(),
+                FirstKey::Known(key) => String::from_utf8_lossy(key).into_owned(),
+            })
+        };
+        for (line, at) in [
+            ("SET k v", 1),
+            ("BITOP AND k l", 2),
+            ("EVAL script 1 k v", 3),
+            ("ZUNIONSTORE k 2 l m", 1),
+            ("XREAD COUNT 1 STREAMS k 0", 4),
+            ("MIGRATE host 1 k 0 9", 3),
+            ("SORT k BY w_*", 1),
+        ] {
+            assert_eq!((known(line, at), known(line, at + 1)), ("not yet".into(), "k".into()), "{line}");
+        }
+        assert_eq!((known("EVAL script 0 v", 3), known("PING x", 1)), ("none".into(), "none".into()));
+    }
+
+    #[test]
+    fn a_command_that_has_waited_waits_for_the_rest() {
+        let rest = |line: &str, waited: u64| {
+            let args: Vec<_> = line.split(' ').map(str::as_bytes).collect();
+            with(&args, |req| {
+                let mut out = Vec::new();
+                let spec = lookup(req).expect("a command of the table");
+                spec.waits_on(req, Duration::from_millis(waited), &mut out).then_some(out)
+            })
+        };
+        let same = |line: &str, waited, want: &str| {
+            let args: Vec<_> = want.split(' ').map(str::as_bytes).collect();
+            let mut wanted = Vec::new();
+            encode::command(&mut wanted, &args);
+            assert_eq!(rest(line, waited), Some(wanted), "{line}");
+        };
+        same("BLPOP a b 3", 1_250, "BLPOP a b 1.750");
+        same("BLMOVE a b LEFT LEFT 0.5", 100, "BLMOVE a b LEFT LEFT 0.400");
+        same("BZMPOP 2 1 a MIN", 500, "BZMPOP 1.500 1 a MIN");
+        same("XREAD COUNT 1 BLOCK 700 STREAMS a $", 100, "XREAD COUNT 1 BLOCK 600 STREAMS a $");
+        same("XREADGROUP GROUP g c BLOCK 700 STREAMS a >", 900, "XREADGROUP GROUP g c BLOCK 1 STREAMS a >");
+        same("BRPOP a 1", 2_000, "BRPOP a 0.001");
+        for line in ["BLPOP a 0", "XREAD BLOCK 0 STREAMS a $", "XREAD STREAMS a $", "GET 5", "BLPOP a -1", "BLPOP a x"]
+        {
+            assert_eq!(rest(line, 100), None, "{line}");
+        }
     }
 
     #[test]

@@ -8,6 +8,7 @@
 //! [`Caching`] and [`Spec::keys`]; the metrics by [`Class`] and [`Spec::id`].
 
 use std::sync::LazyLock;
+use std::time::Duration;
 
 use crate::resp::{Request, Twin};
 
@@ -27,10 +28,11 @@ pub(crate) use alters::{Alters, may_change_untold};
 pub use categories::Categories;
 pub(crate) use denied::{DenialMistake, Denied};
 pub use flags::CommandFlags;
+pub(crate) use keys::FirstKey;
 pub use keys::{KeySpec, Keys};
 pub(crate) use merge::in_order;
 pub use merge::{Merge, NodeReply};
-pub use route::{Route, Verb};
+pub use route::{Route, Subscription, SubscriptionKind, Verb};
 pub use slot::HashSlot;
 pub use spread::{Portrait, Spread};
 
@@ -172,6 +174,20 @@ impl Spec {
         }
     }
 
+    /// What it begins or ends, of [`Verb::Subscribe`].
+    pub fn subscription(&self) -> Option<Subscription> {
+        if self.route != Route::Session(Verb::Subscribe) {
+            return None;
+        }
+        let begins = !self.name.contains("un");
+        let kind = match self.name.as_bytes()[0] {
+            b'p' => SubscriptionKind::Patterns,
+            _ if self.keys != KeySpec::None => SubscriptionKind::Shards,
+            _ => SubscriptionKind::Channels,
+        };
+        Some(Subscription { kind, begins })
+    }
+
     /// Whether `req` may make its connection wait: always for [`Route::Blocking`], with a BLOCK option for
     /// [`Route::LaneUnlessBlocking`]. Inside MULTI nothing blocks: that is the caller's to know.
     pub fn blocking(&self, req: Request<'_>) -> bool {
@@ -180,6 +196,12 @@ impl Spec {
             Route::LaneUnlessBlocking => keys::has_block_option(req),
             _ => false,
         }
+    }
+
+    /// Writes to `out` what `req` is to be where it has waited for so long: it waits for the rest of its time. False where it does not
+    /// wait, or waits for ever.
+    pub fn waits_on(&self, req: Request<'_>, waited: Duration, out: &mut Vec<u8>) -> bool {
+        self.blocking(req) && keys::waits_on(self.keys, req, waited, out)
     }
 
     /// Whether `req` may go on a lane, one for scripts included.
@@ -394,6 +416,23 @@ mod tests {
         assert_eq!(found("CONFIG ''\r\n"), None);
         assert_eq!(found("GET set\r\n"), Some("get"), "no container: the argument is a key");
         assert_eq!(found("DEBUG SLEEP 0\r\n"), Some("debug"));
+    }
+
+    #[test]
+    fn subscriptions_begin_and_end() {
+        use SubscriptionKind::{Channels, Patterns, Shards};
+        let of = |name: &str| named(name.as_bytes()).and_then(Spec::subscription);
+        for (name, kind, begins) in [
+            ("subscribe", Channels, true),
+            ("unsubscribe", Channels, false),
+            ("psubscribe", Patterns, true),
+            ("punsubscribe", Patterns, false),
+            ("ssubscribe", Shards, true),
+            ("sunsubscribe", Shards, false),
+        ] {
+            assert_eq!(of(name), Some(Subscription { kind, begins }), "{name}");
+        }
+        assert_eq!((of("publish"), of("quit")), (None, None));
     }
 
     #[test]

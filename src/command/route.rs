@@ -96,6 +96,26 @@ pub enum Verb {
     CremaStatus,
 }
 
+/// What a command of [`Verb::Subscribe`] begins or ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Subscription {
+    /// To what.
+    pub kind: SubscriptionKind,
+    /// It begins.
+    pub begins: bool,
+}
+
+/// To what a client subscribes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SubscriptionKind {
+    /// Channels by name.
+    Channels,
+    /// Channels by patterns.
+    Patterns,
+    /// Channels that belong to a slot.
+    Shards,
+}
+
 impl Verb {
     /// Whether it changes something of the connection that it comes on.
     pub const fn changes_connection(self) -> bool {

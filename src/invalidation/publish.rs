@@ -33,7 +33,7 @@ const LARGEST: usize = 64 << 10;
 const KEPT: &[u8] = b"10000";
 
 /// What a write is to tell, collected while its keys are known and told when it is done.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct News {
     keys: Vec<String>,
     unnamed: u64,

@@ -83,6 +83,7 @@ labels! {
         Protocol = "protocol": "The client broke the protocol.",
         Denied = "denied": "A command that `deny` names.",
         Login = "login": "No login, or a wrong one, where crema keeps the passwords.",
+        CrossSlot = "cross_slot": "In a transaction of a cluster, a command that its node cannot do.",
         Command = "command": "A CREMA subcommand that there is not, that is malformed, or that failed.",
     }
 }

@@ -17,6 +17,7 @@ use super::in_flight::{InFlight, ReplyAction};
 use super::node_side::NodeSide;
 use super::notified_write::{NoticeForm, notify};
 use super::private::OwnLane;
+use super::queued::{QueuedCommand, RedirectNote};
 use super::read_history::{KeyStatus, slots_read};
 use super::reader::Reader;
 use super::recipient::{Recipient, Tally};
@@ -106,6 +107,13 @@ impl Caller {
     /// Who it is at a node.
     pub(super) fn who_at(&self, at: NodeIndex) -> Rc<Who> {
         Rc::clone(&self.side(at).who)
+    }
+
+    /// The session is about to speak to a node on a connection of its own.
+    pub(crate) fn meet(&mut self, worker: &Worker, at: NodeIndex) {
+        if at.number() > self.others.len() {
+            self.speak_to(worker, at);
+        }
     }
 
     #[cold]
@@ -366,7 +374,21 @@ impl Caller {
     ) -> ReplyPlace {
         debug_assert!(!self.is_on_lane(), "a session changes connections only when all that it sent has been answered");
         self.leave_lanes();
-        let (place, site) = (self.replies.reserve(), &lane.site);
+        let place = self.replies.reserve();
+        self.send_at(place, lane, (spec, request), role, now);
+        place
+    }
+
+    /// The same for a command that has its place, and was not carried out elsewhere.
+    pub(crate) fn send_at(
+        &self,
+        place: ReplyPlace,
+        lane: &OwnLane,
+        (spec, request): (&Spec, Request<'_>),
+        role: Role,
+        now: Time,
+    ) {
+        let site = &lane.site;
         let l1 = &site.shared.l1;
         let marks = match spec.effect {
             Effect::Read => {
@@ -375,7 +397,7 @@ impl Caller {
             }
             Effect::Write | Effect::Opaque => {
                 self.note_any_read(site.index(), place, spec, request);
-                let queued = matches!(role, Role::Queued);
+                let queued = matches!(role, Role::Queued(_));
                 Some(if queued {
                     WriteGuard::begin_queued(site, spec, request)
                 } else {
@@ -385,8 +407,16 @@ impl Caller {
             Effect::None => None,
         };
         let (marks, extra, kind) = match role {
+            Role::Queued(Some(redirect)) => {
+                if marks.is_some() {
+                    self.replies.wrote(place);
+                }
+                let action = ReplyAction::Queued(Box::new(QueuedCommand::new(marks, redirect)));
+                let recipient = Recipient::new(&self.replies, place, Tally::new(spec, Outcome::Pinned));
+                return lane.put(request.raw(), InFlight::new(site, recipient, action, None), now);
+            }
             Role::Alone => (marks, None, NoticeForm::of(site, self.who.seat.user(), spec, request)),
-            Role::Apart | Role::Queued => (marks, None, NoticeForm::Pair),
+            Role::Apart | Role::Queued(None) => (marks, None, NoticeForm::Pair),
             Role::Exec(extra) => (marks, extra, NoticeForm::Exec.tried_by(site, self.who.seat.user())),
         };
         let (command, action) = match (marks, extra) {
@@ -406,7 +436,6 @@ impl Caller {
         let patient = spec.blocking(request) || matches!(spec.route, Route::Taint | Route::Session(Verb::Wait));
         let recipient = Recipient::new(&self.replies, place, Tally::new(spec, Outcome::Pinned));
         lane.put(&command, InFlight::new(site, recipient, action, None).patient(patient), now);
-        place
     }
 
     /// Sends a read on a connection of the session's own; `fills` are asked for once it is answered. Nothing may be unanswered on
@@ -428,8 +457,22 @@ impl Caller {
         (spec, request): (&Spec, Request<'_>),
         action: ReplyAction,
         now: Time,
+    ) -> ReplyPlace {
+        let place = self.replies.reserve();
+        self.send_with_at(place, lane, (spec, request), action, now);
+        place
+    }
+
+    /// The same for a command that has its place, and was not carried out elsewhere.
+    pub(crate) fn send_with_at(
+        &self,
+        place: ReplyPlace,
+        lane: &OwnLane,
+        (spec, request): (&Spec, Request<'_>),
+        action: ReplyAction,
+        now: Time,
     ) {
-        let recipient = Recipient::new(&self.replies, self.replies.reserve(), Tally::new(spec, Outcome::Pinned));
+        let recipient = Recipient::new(&self.replies, place, Tally::new(spec, Outcome::Pinned));
         lane.put(request.raw(), InFlight::new(&lane.site, recipient, action, None), now);
     }
 }
@@ -441,8 +484,8 @@ pub(crate) enum Role {
     /// Nothing, and nothing may come before it: a part of it was sent ahead, or another transaction would change what the
     /// connection is, for the client watches keys, or what is on it is not followed.
     Apart,
-    /// It is queued: what it does is done when `EXEC` is.
-    Queued,
+    /// It is queued: what it does is done when `EXEC` is. In a cluster, with where it is noted that its keys belong elsewhere.
+    Queued(Option<RedirectNote>),
     /// It is `EXEC`, which does what these marks are of.
     Exec(Option<WriteGuard>),
 }

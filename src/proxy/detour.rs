@@ -122,7 +122,7 @@ impl<'a> SentCommand<'a> {
 
 /// How often, and since when, a command has been sent in vain.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Tries {
+pub(crate) struct Tries {
     since: Time,
     all: u32,
     moves: u32,
@@ -130,7 +130,7 @@ pub(super) struct Tries {
 
 /// What is to be done with it next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum NextTry {
+pub(crate) enum NextTry {
     /// It is sent at once.
     Now,
     /// It is sent after a pause.
@@ -143,12 +143,12 @@ pub(super) enum NextTry {
 
 impl Tries {
     /// Before the first, of a command that came back at `since`.
-    pub(super) fn new(since: Time) -> Self {
+    pub(crate) fn new(since: Time) -> Self {
         Self { since, all: 0, moves: 0 }
     }
 
     /// It came back because of `kind`. Another node may come to serve its slot for as long as `wait`.
-    pub(super) fn next(&mut self, kind: RedirectKind, wait: Duration, now: Time) -> NextTry {
+    pub(crate) fn next(&mut self, kind: RedirectKind, wait: Duration, now: Time) -> NextTry {
         use RedirectKind as Kind;
         let first = self.all == 0;
         self.all += 1;

@@ -13,7 +13,7 @@ use redis_protocol::resp2::types::OwnedFrame;
 
 use crate::clock::Time;
 use crate::command::{self, Categories, Spec, Spread, fits, may_change_untold};
-use crate::resp::to_resp2;
+use crate::resp::{Request, to_resp2};
 
 /// Names remembered; past that they are asked for each time.
 const KNOWN: usize = 4096;
@@ -33,6 +33,8 @@ pub(crate) struct Account {
     first: Option<u16>,
     /// To which nodes of a cluster it goes, by its tips.
     pub spread: Spread,
+    /// Which argument is its first key, as far as Redis says: none where that depends on the others.
+    first_key: Option<u16>,
 }
 
 /// What a command may do, as far as Redis says.
@@ -86,11 +88,23 @@ impl Account {
         arity: None,
         categories: Some(Categories::NONE),
         first: None,
+        first_key: None,
         spread: Spread::OneNode,
     };
     /// Nothing was told.
-    pub(crate) const NONE: Self =
-        Self { nature: Nature::Unsaid, arity: None, categories: None, first: None, spread: Spread::OneNode };
+    pub(crate) const NONE: Self = Self {
+        nature: Nature::Unsaid,
+        arity: None,
+        categories: None,
+        first: None,
+        first_key: None,
+        spread: Spread::OneNode,
+    };
+
+    /// Nothing was told, and this is believed of it.
+    pub(crate) fn of(nature: Nature) -> Self {
+        Self { nature, ..Self::NONE }
+    }
 
     /// Reads the reply to `COMMAND INFO` with one `name`.
     pub(crate) fn read(name: &[u8], reply: &[u8]) -> Self {
@@ -113,7 +127,17 @@ impl Account {
             Some(OwnedFrame::Array(tips)) => Spread::of_tips(tips.iter().filter_map(word)),
             _ => Spread::OneNode,
         };
-        Self { nature, arity: number, categories, first, spread }
+        let first_key = match told.get(3) {
+            Some(&OwnedFrame::Integer(at)) => u16::try_from(at).ok().filter(|&at| at > 0),
+            _ => None,
+        };
+        Self { nature, arity: number, categories, first, first_key, spread }
+    }
+
+    /// The first key of a request, where Redis says which that is.
+    pub(crate) fn key_of(self, request: Request<'_>) -> Option<&[u8]> {
+        let at = usize::from(self.first_key?);
+        (at < request.argc()).then(|| request.arg(at))
     }
 
     /// Whether Redis says how many arguments it takes.

@@ -17,6 +17,7 @@ use tokio::sync::oneshot;
 
 use super::lead::{Lead, count_promotion};
 use super::notified_write::{ClientPart, FirstByte, MarkedWrite, NotifiedWrite};
+use super::queued::{QUEUED, QueuedCommand};
 use super::reader::Reader;
 use super::recipient::Recipient;
 use super::redirect::ErrorLine;
@@ -31,8 +32,6 @@ use crate::metrics::{DropReason, Need, Path};
 use crate::resp::Resp;
 use crate::upstream::Waiter;
 
-/// What Redis answers to a command in a transaction.
-const QUEUED: &[u8] = b"+QUEUED\r\n";
 /// Pieces of a reply from so many bytes on are kept once for all who wait for it.
 const WORTH_SHARING: usize = 16 << 10;
 
@@ -79,6 +78,8 @@ pub(crate) enum ReplyAction {
     NotifiedWrite(Box<NotifiedWrite>),
     /// It answers everyone who joined, and may be promoted.
     Lead(Lead),
+    /// A command of a transaction in a cluster, which may have to begin again at another node.
+    Queued(Box<QueuedCommand>),
     /// So many confirmations of a (un)subscribe command follow.
     Confirm(usize),
     /// The whole reply is given to crema, and to no client.
@@ -169,6 +170,11 @@ impl InFlight {
                     drop(l1.owe_all());
                 }
                 written(&self.site, self.recipient.as_ref(), guard, kind);
+            }
+            ReplyAction::Queued(command) => {
+                if let Some(guard) = &mut command.guard {
+                    written(&self.site, self.recipient.as_ref(), guard, kind);
+                }
             }
             ReplyAction::Lead(lead) => lead.land(),
             ReplyAction::Read(_, fills) if kind == b'-' => {
@@ -279,6 +285,11 @@ impl InFlight {
                 }
             }
             ReplyAction::NotifiedWrite(_) => self.notified(kind, bytes, end),
+            ReplyAction::Queued(command) => {
+                if let (Some(shown), Some(recipient)) = (command.shown(kind, bytes, end.is_some()), &self.recipient) {
+                    recipient.append(&shown, end);
+                }
+            }
             action => {
                 if let ReplyAction::Capture(whole, _) = action {
                     whole.extend_from_slice(bytes);
@@ -357,7 +368,11 @@ impl Waiter for InFlight {
     }
 
     fn writes(&self) -> bool {
-        matches!(self.action, ReplyAction::Write(_) | ReplyAction::NotifiedWrite(_))
+        match &self.action {
+            ReplyAction::Write(_) | ReplyAction::NotifiedWrite(_) => true,
+            ReplyAction::Queued(command) => command.guard.is_some(),
+            _ => false,
+        }
     }
 
     fn awaits_more(&self) -> bool {

@@ -11,7 +11,7 @@ use super::replies::Replies;
 use super::reply_queue::SessionEnd;
 use crate::invalidation::L1;
 use crate::resp::encode;
-use crate::upstream::OutOfBand;
+use crate::upstream::{OutOfBand, is_told_by_one_node};
 
 /// The session as a private connection sees it.
 pub(crate) struct Owner {
@@ -20,6 +20,8 @@ pub(crate) struct Owner {
     bound: Cell<bool>,
     /// No transaction is open on the connection, and no request half sent; and crema knows what each command means there.
     free: Cell<bool>,
+    /// It has another for its subscriptions: of this one's messages it is told only what no other node tells.
+    is_feed: bool,
     /// It keeps the connection for life.
     pub(super) keeps: Cell<bool>,
     /// Others need what it has borrowed and does not use.
@@ -30,7 +32,13 @@ impl Owner {
     /// The owner behind `replies`.
     pub(crate) fn new(replies: Rc<Replies>, l1: Arc<L1>) -> Rc<Self> {
         let (bound, keeps, wanted) = (Cell::default(), Cell::default(), Cell::default());
-        Rc::new(Self { replies, l1, bound, free: Cell::default(), keeps, wanted })
+        Rc::new(Self { replies, l1, bound, free: Cell::default(), is_feed: false, keeps, wanted })
+    }
+
+    /// The same of a connection to a node that tells of its keys, or has shard channels.
+    pub(crate) fn of_feed(replies: Rc<Replies>, l1: Arc<L1>) -> Rc<Self> {
+        let (bound, keeps, wanted) = (Cell::default(), Cell::default(), Cell::default());
+        Rc::new(Self { replies, l1, bound, free: Cell::default(), is_feed: true, keeps, wanted })
     }
 
     /// Asks for what it has borrowed. False where it keeps that, or was asked already.
@@ -43,17 +51,17 @@ impl Owner {
     }
 
     /// Whether others need what it has borrowed: what is done with is to be given back at once.
-    pub(crate) fn is_wanted(&self) -> bool {
+    pub(super) fn is_wanted(&self) -> bool {
         self.wanted.get()
     }
 
     /// Whether the session ends with the connection: there is state on it that would be lost in silence.
-    pub(crate) fn bind(&self, bound: bool) {
+    pub(super) fn bind(&self, bound: bool) {
         self.bound.set(bound);
     }
 
     /// Whether a command of crema's own may go on the connection now.
-    pub(crate) fn set_free(&self, free: bool) {
+    pub(super) fn set_free(&self, free: bool) {
         self.free.set(free);
     }
 }
@@ -64,7 +72,9 @@ impl OutOfBand for Owner {
     }
 
     fn message(&self, bytes: &[u8]) {
-        self.replies.message(bytes);
+        if !self.is_feed || is_told_by_one_node(bytes) {
+            self.replies.message(bytes);
+        }
     }
 
     /// What crema asks on its own account is nothing that a client ran: what any of its connections was made ready with, and

@@ -16,6 +16,7 @@ use tracing::debug;
 use super::in_flight::{InFlight, ReplyAction};
 use super::loans::LoanNumber;
 use super::owner::Owner;
+use super::queued::{QueuedCommand, RedirectNote};
 use super::site::Site;
 use super::spare::Spare;
 use super::station::Station;
@@ -60,6 +61,19 @@ impl OwnLane {
     /// Sends a command of crema's own; `action` takes its reply. Where it cannot be sent, nobody is left to tell.
     pub(crate) fn ask(&self, command: &[u8], action: ReplyAction, now: Time) {
         drop(self.lane.send(command, InFlight::own(&self.site, action), now));
+    }
+
+    /// Sends a command of crema's own whose reply nobody wants.
+    pub(crate) fn tell(&self, command: &[&[u8]]) {
+        let mut raw = Vec::new();
+        encode::own_command(&mut raw, command);
+        self.ask(&raw, ReplyAction::Ignore, Time::now());
+    }
+
+    /// Sends a command of a transaction that begins again here, of which the client has been told that it is queued.
+    pub(crate) fn queue_again(&self, command: &[u8], redirect: &RedirectNote, now: Time) {
+        let command_again = QueuedCommand::new(None, Rc::clone(redirect));
+        self.ask(command, ReplyAction::Queued(Box::new(command_again)), now);
     }
 
     /// Sends a command that is answered to `recipient`, or tells at once that it could not.
@@ -141,6 +155,22 @@ impl Lent {
         OwnLane { lane: Rc::clone(self.lane()), site: Rc::clone(&self.station.site) }
     }
 
+    /// Whether it leads to the node of this station.
+    pub(crate) fn is_at(&self, station: &Rc<Station>) -> bool {
+        Rc::ptr_eq(&self.station, station)
+    }
+
+    /// Whether the session ends with it, and whether a command of crema's own may go on it now.
+    pub(crate) fn stands(&self, bound: bool, free: bool) {
+        self.owner.bind(bound);
+        self.owner.set_free(free);
+    }
+
+    /// Whether others need it, so that it is to be given back as soon as it is done with.
+    pub(crate) fn is_wanted(&self) -> bool {
+        self.owner.is_wanted()
+    }
+
     /// Redis has accepted this login on it.
     pub(crate) fn is_in_as(&self, login: &Arc<Login>) {
         self.station.record.logged_in(self.lane(), login);
@@ -200,6 +230,15 @@ impl Lent {
             self.station.site.stats.homes.add(1);
         }
         Ok(())
+    }
+
+    /// It stayed for a while, and is a loan again.
+    pub(crate) fn unsettle(&mut self) {
+        if self.home.take().is_some() {
+            self.owner.keeps.set(false);
+            self.station.site.stats.pinned.add(1);
+            self.station.site.stats.homes.sub(1);
+        }
     }
 
     /// Back to the pool. Everything on it must have been answered, and it must be as it was lent but for version and

@@ -45,8 +45,16 @@ impl ErrorLine {
     }
 }
 
+/// What a whole error reply says, where it is one of these lines.
+pub(crate) fn redirect_of(error: &[u8]) -> Option<RedirectKind> {
+    match ErrorLine::of(error, true) {
+        ErrorLine::Redirect(kind) => Some(kind),
+        ErrorLine::Other | ErrorLine::Unfinished => None,
+    }
+}
+
 /// The node that `-ASK slot host:port` names, where it is to be connected to.
-pub(super) fn named_node(line: &[u8], node_map: &NodeMap) -> Option<Endpoint> {
+pub(crate) fn named_node(line: &[u8], node_map: &NodeMap) -> Option<Endpoint> {
     let name = std::str::from_utf8(line).ok()?.split_ascii_whitespace().nth(2)?;
     let (host, port) = name.rsplit_once(':')?;
     let endpoint = Endpoint::Tcp { host: host.to_owned(), port: port.parse().ok()? };

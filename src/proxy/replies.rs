@@ -3,7 +3,8 @@
 //! Whoever answers (a hit, a lane, a flight, a fence that came back) writes here and need not know who is before it:
 //! bytes of the first unanswered command go straight to the output, those of a later one wait in their place. Shared by
 //! the session and by whatever holds a place, all on one thread. Never blocks; memory is bounded by the output limit,
-//! past which the session is dropped.
+//! past which the session is dropped. Longer than most files: the one handle on
+//! one queue.
 //!
 //! Holds contract point 2 (order).
 
@@ -171,7 +172,7 @@ impl Replies {
         let Some(slot) = queue.slots.get_mut(at) else { return };
         slot.done |= end.is_some();
         let is_part = slot.holds & PART != 0;
-        if !slot.silent {
+        if !slot.silent || slot.holds & LOOKED_AT != 0 {
             if at == 0 && slot.holds == 0 {
                 queue.output.push(bytes);
             } else {
@@ -277,10 +278,41 @@ impl Replies {
         Some(first)
     }
 
+    /// The whole error that a reply is which is [looked at](Self::look_at); empty where it is none, or there will not be one. None
+    /// as long as that is not known.
+    pub(crate) fn error_at(&self, place: ReplyPlace) -> Option<Vec<u8>> {
+        let queue = self.queue.borrow();
+        let slot = place.behind(queue.head).and_then(|at| queue.slots.get(at));
+        match slot.filter(|_| queue.ended.is_none() && !queue.is_cut(place)) {
+            Some(slot) if slot.bytes.is_empty() && !slot.done => None,
+            Some(slot) if slot.bytes.first() != Some(&b'-') => Some(Vec::new()),
+            Some(slot) => slot.done.then(|| slot.bytes.clone()),
+            None => Some(Vec::new()),
+        }
+    }
+
+    /// A reply that was [looked at](Self::look_at) is none: another comes at its place, and is looked at as well.
+    pub(crate) fn take_back(&self, place: ReplyPlace) {
+        let queue = &mut *self.queue.borrow_mut();
+        if let Some(slot) = place.behind(queue.head).and_then(|at| queue.slots.get_mut(at)) {
+            debug_assert!(slot.holds & LOOKED_AT != 0, "nothing of it has gone out");
+            queue.waiting -= slot.bytes.len();
+            (slot.bytes, slot.done) = (Vec::new(), false);
+        }
+    }
+
+    /// A reply that was [looked at](Self::look_at) may go out.
+    pub(crate) fn show(&self, place: ReplyPlace) {
+        self.end_hold(place, LOOKED_AT);
+    }
+
     fn end_hold(&self, place: ReplyPlace, why: u8) {
         self.slot(place, |slot| slot.holds &= !why);
         let queue = &mut *self.queue.borrow_mut();
         queue.assemble(place);
+        if let Some(slot) = place.behind(queue.head).and_then(|at| queue.slots.get_mut(at)).filter(|slot| slot.silent) {
+            queue.waiting -= std::mem::take(&mut slot.bytes).len(); // it was there to be looked at
+        }
         queue.settle();
         if queue.has_room() {
             queue.wake_room();
@@ -628,6 +660,36 @@ mod tests {
         replies.append(a, b"-1\r\n", AT);
         assert_eq!((out(&replies).as_str(), replies.first_bytes(a)), ("", Some(b"*-".to_vec())));
         assert_eq!(out(&replies), "*-1\r\n");
+    }
+
+    #[test]
+    fn an_error_that_is_looked_at_can_be_taken_back() {
+        let replies = of(1000);
+        for silent in [false, true] {
+            replies.set_silent(silent);
+            let a = replies.reserve();
+            replies.set_silent(false);
+            let b = replies.reserve();
+            replies.look_at(a);
+            replies.append(b, b"b", AT);
+            assert_eq!(replies.error_at(a), None, "nothing is here");
+            replies.append(a, b"-MOVED", None);
+            assert_eq!(replies.error_at(a), None, "not all is here");
+            replies.append(a, b" 1\r\n", AT);
+            assert_eq!((replies.error_at(a), out(&replies).as_str()), (Some(b"-MOVED 1\r\n".to_vec()), ""));
+            replies.take_back(a);
+            assert_eq!((replies.error_at(a), replies.unanswered()), (None, 2));
+            replies.append(a, b"$9\r\n", None);
+            assert_eq!(replies.error_at(a), Some(Vec::new()), "it is none");
+            replies.show(a);
+            replies.append(a, b"rest", AT);
+            assert_eq!(out(&replies), if silent { "b" } else { "$9\r\nrestb" });
+            assert!(replies.is_settled() && replies.error_at(a) == Some(Vec::new()), "it is answered");
+        }
+        let (c, d) = (replies.reserve(), replies.reserve());
+        replies.look_at(d);
+        replies.cut(c, SessionEnd::Away);
+        assert_eq!(replies.error_at(d), Some(Vec::new()), "it will not come");
     }
 
     #[test]

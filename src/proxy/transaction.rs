@@ -2,6 +2,8 @@
 //!
 //! Holds contract point 3 (own writes).
 
+use smallvec::SmallVec;
+
 use super::private::OwnLane;
 use super::read_history::slots_read;
 use super::write_guard::{WriteGuard, note_news, wants_news};
@@ -13,7 +15,7 @@ use crate::resp::Request;
 /// What a session's `MULTI` has queued so far.
 #[derive(Debug, Default)]
 pub(crate) struct Transaction {
-    slots: Vec<Slot>,
+    slots: SmallVec<[Slot; 4]>,
     /// Of the keys that are only read.
     reads: Vec<Option<Slot>>,
     opaque: bool,
@@ -51,8 +53,8 @@ impl Transaction {
     }
 
     /// `EXEC` is about to be sent: the keys are marked once more.
-    pub(crate) fn begin(&mut self, lane: &OwnLane) -> WriteGuard {
-        let slots = self.slots.drain(..).collect();
-        WriteGuard::of_transaction(&lane.site, slots, self.alters, (self.opaque, self.news.take(), !self.untold))
+    pub(crate) fn begin(&self, lane: &OwnLane) -> WriteGuard {
+        let (slots, news) = (self.slots.clone(), self.news.clone());
+        WriteGuard::of_transaction(&lane.site, slots, self.alters, (self.opaque, news, !self.untold))
     }
 }

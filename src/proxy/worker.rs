@@ -14,6 +14,7 @@ use super::fencing::Fencing;
 use super::foreign::Foreign;
 use super::in_flight::{InFlight, ReplyAction};
 use super::pilot::Pilots;
+use super::private::Lent;
 use super::proof::Proofs;
 use super::replies::Replies;
 use super::shared::Shared;
@@ -138,7 +139,7 @@ impl Worker {
     }
 
     /// Its place.
-    pub(super) fn front_index(&self) -> NodeIndex {
+    pub(crate) fn front_index(&self) -> NodeIndex {
         self.map.borrow().topology.front_index()
     }
 
@@ -177,12 +178,22 @@ impl Worker {
         self.map.borrow().topology.serving_key(key)
     }
 
+    /// Which node a command of this slot belongs to; without one, the front.
+    pub(crate) fn node_of(&self, slot: Option<HashSlot>) -> NodeIndex {
+        slot.map_or_else(|| self.front_index(), |slot| self.serving_slot(slot))
+    }
+
     /// The station of a node; of a place that none has any more, the front's.
-    pub(super) fn station(&self, at: NodeIndex) -> Rc<Station> {
+    pub(crate) fn station(&self, at: NodeIndex) -> Rc<Station> {
         let map = self.map.borrow();
         let there = |at: NodeIndex| map.stations.get(at.number())?.as_ref();
         let station = there(at).or_else(|| there(map.topology.front_index()));
         Rc::clone(station.expect("the front has a station"))
+    }
+
+    /// Whether the node that a private connection leads to is in the topology.
+    pub(crate) fn has_station(&self, lent: &Lent) -> bool {
+        self.map.borrow().stations.iter().flatten().any(|station| lent.is_at(station))
     }
 
     /// All stations.

@@ -1,12 +1,14 @@
 //! Large requests that are not whole yet: what is there of them goes to Redis, which decides how much it holds for its clients.
 //!
+//! In a cluster that is the node of its first key, once that is there; what names its keys behind what is large is taken whole.
+//!
 //! Holds contract point 2: what is sent ahead is followed by the rest of the same request and by nothing else.
 
 use super::input::Input;
 use super::link::Stay;
 use super::wire::ClientLine;
 use super::{Admission, Close, Session, foreign};
-use crate::command::{self, Route, Spread};
+use crate::command::{self, FirstKey, Route, Spread};
 use crate::resp::Parser;
 
 /// Of a request that is not whole yet, no more than this is kept back from Redis.
@@ -34,28 +36,36 @@ impl Session {
             if nameless && next <= foreign::LONGEST || begun.argc() == 1 && command::has_subcommands(begun) {
                 return Ok(()); // its name is not known yet
             }
-            let queued = self.link.open().is_some();
             let known = command::lookup(begun);
             if known.is_some_and(|spec| self.entrance.denied.has(spec)) {
                 return Ok(()); // what is denied is refused when it is whole
             }
-            if self.worker.is_cluster() && known.is_some_and(|spec| spec.spread != Spread::OneNode) {
+            if self.in_cluster && known.is_some_and(|spec| spec.spread != Spread::OneNode) {
                 return Ok(()); // where it goes is known when it is whole
             }
+            if self.in_cluster {
+                let first = known.map_or(FirstKey::None, |spec| spec.keys.first_of(begun));
+                if first == FirstKey::NotYet || !self.is_placed_ahead(line, first).await? {
+                    return Ok(());
+                }
+            }
+            let queued = self.link.open().is_some();
             match known.map(|spec| spec.route) {
-                Some(Route::Taint) => self.keep(line, Stay::Tainted).await?,
-                Some(Route::Home) if queued => self.keep(line, Stay::Tainted).await?,
-                Some(Route::Home) => self.keep(line, Stay::Home).await?,
-                Some(Route::Blocking) if !queued => self.keep(line, Stay::Home).await?,
+                Some(Route::Lane | Route::LaneIfOne | Route::ScriptLane | Route::Borrow | Route::Blocking)
+                    if self.in_cluster => {}
+                Some(Route::Taint) => drop(self.keep(line, Stay::Tainted).await?),
+                Some(Route::Home) if queued => drop(self.keep(line, Stay::Tainted).await?),
+                Some(Route::Home) => drop(self.keep(line, Stay::Home).await?),
+                Some(Route::Blocking) if !queued => drop(self.keep(line, Stay::Home).await?),
                 Some(Route::Lane | Route::LaneIfOne | Route::ScriptLane | Route::Borrow | Route::Blocking) => {
-                    self.borrow(line).await?
+                    drop(self.borrow(line).await?);
                 }
                 // So long a name is no command's.
                 None if (nameless || begun.arg(0).len() > foreign::LONGEST) && !self.entrance.is_restricted => {
-                    self.borrow(line).await?
+                    drop(self.borrow(line).await?);
                 }
                 _ => return Ok(()),
-            };
+            }
         }
         if let Some(lent) = self.link.conn() {
             lent.lane().send_ahead(&bytes[self.link.ahead()..]);
@@ -78,7 +88,7 @@ impl Session {
         }
         let Some(end) = parser.cut(bytes.len()) else { return };
         lent.lane().forget_ahead(ahead - end);
-        self.change(|link| link.send_ahead(end));
+        self.change(|link| link.cut_ahead(end));
         input.truncate(end);
     }
 }

@@ -184,7 +184,7 @@ fn is_of_names(verb: Verb) -> bool {
 /// Verbs that mean the same to a session whose connection crema does not follow.
 fn always_means_the_same(verb: Verb) -> bool {
     use Verb as V;
-    matches!(verb, V::Quit | V::Reset | V::ClientReply | V::Multi | V::Exec | V::Discard | V::Watch)
+    matches!(verb, V::Quit | V::Reset | V::ClientReply | V::Multi | V::Exec | V::Discard | V::Watch | V::Unwatch)
         || matches!(verb, V::Subscribe | V::Monitor | V::Sync | V::SwapDb | V::AclChange | V::ConfigSet)
         || matches!(verb, V::RoleChange | V::ClientPause | V::ClientUnpause)
 }

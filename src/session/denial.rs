@@ -17,6 +17,9 @@ impl Session {
         if ends {
             words = format!("EXECABORT Transaction discarded because of: {words}");
         }
+        if self.link.is_held() {
+            self.place(line, None).await?;
+        }
         if self.link.open().is_some()
             && let Some(private) = self.own_lane()
         {
@@ -28,6 +31,9 @@ impl Session {
                 encode::command(&mut spoiled, &[b""]); // no command has this name: it is refused, and so the transaction is
             }
             self.capture(&private, &spoiled).await?;
+            if let Some(prefix) = self.link.open_mut().and_then(|open| open.prefix.as_mut()).filter(|_| !ends) {
+                prefix.queue(&spoiled);
+            }
             if ends {
                 self.change(Link::discard);
             }

@@ -142,7 +142,7 @@ impl Session {
                 Err(Close::Gently)
             }
             V::Reset => self.reset(line, spec, request).await,
-            _ if self.link.open().is_some() => self.queue(line, verb, spec, request).await,
+            _ if self.link.is_in_transaction() => self.queue(line, verb, spec, request).await,
             V::Hello => self.hello(line, spec, request).await,
             V::Auth => self.auth(line, spec, request).await,
             V::Select => self.select(line, spec, request).await,
@@ -190,12 +190,13 @@ impl Session {
             self.caller.replies.set_silent(false); // and a RESET that is to be skipped is skipped
         }
         let keeps = self.worker.shared.config.auth == Auth::Upstream;
+        self.feeds = None;
         drop(self.change(|link| link.reset(keeps))); // and with it whatever the client left on it
         match self.own_lane() {
             Some(private) => {
                 self.send(&private, spec, request, Time::now());
                 line.answered(self).await?;
-                if let Some(lent) = self.link.conn_mut() {
+                if let Some(lent) = self.link.kept_conn_mut() {
                     lent.is_now(Resp::V2, 0);
                     lent.lane().set_mode(Mode::Replies);
                 }

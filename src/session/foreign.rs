@@ -11,12 +11,12 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
-use super::link::Stay;
+use super::link::{Link, Stay};
 use super::spread::masters;
 use super::wire::ClientLine;
 use super::{Close, Session};
 use crate::clock::Time;
-use crate::command::{self, Categories, Merge, Route, Spec, Spread};
+use crate::command::{self, Categories, HashSlot, Merge, Route, Spec, Spread};
 use crate::proxy::{Account, Nature, ReplyAction};
 use crate::resp::{Request, encode};
 
@@ -40,11 +40,11 @@ impl Session {
         if let Spread::Masters(merge) = account.spread
             && self.worker.is_cluster()
             && self.link.is_followed()
-            && self.link.open().is_none()
+            && !self.link.is_in_transaction()
         {
             return self.foreign_everywhere(line, account.nature, request, merge).await;
         }
-        self.send_foreign(line, account.nature, request).await
+        self.send_foreign(line, account, request).await
     }
 
     /// A command that goes to all masters of a cluster, as the server says.
@@ -73,25 +73,47 @@ impl Session {
     ) -> Result<bool, Close> {
         let denied = self.entrance.denied.has(spec);
         let account = self.account(line, request).await?.filter(|account| account.nature != Nature::Unsaid);
-        let nature = match account {
+        let account = match account {
             // What is denied is refused where it is not certain that the server would refuse it.
             Some(account) if !account.takes(request.argc()) && (account.says_arity() || !denied) => return Ok(false),
-            Some(account) => account.nature,
+            Some(account) => account,
             // Whatever is new about it, what is about keys leaves a connection as it was.
-            None => match spec.route {
+            None => Account::of(match spec.route {
                 Route::Session(_) | Route::Home | Route::Taint | Route::Close => Nature::Anything,
                 _ => Nature::Writes,
-            },
+            }),
         };
         if denied {
             self.deny(line, spec.name, spec.route).await?;
         } else {
-            self.send_foreign(line, nature, request).await?;
+            self.send_foreign(line, account, request).await?;
         }
         Ok(true)
     }
 
-    async fn send_foreign(&mut self, line: &mut ClientLine, nature: Nature, request: Request<'_>) -> Result<(), Close> {
+    async fn send_foreign(
+        &mut self,
+        line: &mut ClientLine,
+        account: Account,
+        request: Request<'_>,
+    ) -> Result<(), Close> {
+        let nature = account.nature;
+        let spec = row_of(nature);
+        if self.in_cluster {
+            let slot = account.key_of(request).map(HashSlot::of);
+            if self.link.is_in_transaction() {
+                if !self.place(line, slot).await? {
+                    return Ok(());
+                }
+            } else if slot.is_some() {
+                self.single(line, slot, spec, request).await?;
+                if nature.may_taint() {
+                    line.answered(self).await?;
+                    drop(self.change(Link::end_loan)); // nobody knows what it is by now
+                }
+                return Ok(());
+            }
+        }
         let queued = self.link.open().is_some();
         let taints = nature.may_taint() || queued && !matches!(nature, Nature::Unknown | Nature::Reads);
         let private = if taints {
@@ -100,7 +122,7 @@ impl Session {
             self.renew_loan(line).await?;
             self.borrow(line).await?
         };
-        self.send(&private, row_of(nature), request, Time::now());
+        self.send(&private, spec, request, Time::now());
         Ok(())
     }
 

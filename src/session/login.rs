@@ -178,7 +178,8 @@ impl Session {
         let reply = self.ask_login(line, spec, request).await?;
         if reply.as_ref().is_some_and(|reply| !reply.starts_with(b"-")) {
             self.logged_in(login);
-            self.end_login(self.caller.who.login.as_ref().filter(|_| self.link.is_for_life()));
+            let proved = self.caller.who.login.clone().filter(|_| self.link.is_for_life());
+            self.end_login(proved.as_ref());
         }
         Ok(reply)
     }

@@ -14,12 +14,15 @@
 
 mod ahead;
 mod client;
+mod connection;
 mod crema;
 mod decision;
 mod denial;
 mod dispatch;
 mod entrance;
 mod face;
+mod feeds;
+mod follow;
 mod foreign;
 mod input;
 mod link;
@@ -27,6 +30,9 @@ mod login;
 mod names;
 mod passwords;
 mod pinned;
+mod place;
+mod prefix;
+mod replay;
 mod scan_cursor;
 mod spread;
 mod transaction;
@@ -43,13 +49,14 @@ use crate::config::CrossSlot;
 use crate::error::{Error, Sent};
 use crate::metrics::{Failure, Outcome};
 use crate::net::Socket;
-use crate::proxy::{self, Caller, Lent, Owner, Replies, SessionEnd, Taken, Worker};
+use crate::proxy::{self, Caller, Lent, Owner, Replies, SessionEnd, Taken, Who, Worker};
 use crate::resp::{Grammar, Limits, Parsed, Parser, ProtocolError, Request};
 
 pub(crate) use entrance::Entrance;
 
 use ahead::KEPT_BACK;
 use decision::{Decision, Facts, Inquiry};
+use feeds::Feeds;
 use link::Link;
 use wait::Wait;
 use wire::{ClientLine, Event, Wire};
@@ -86,6 +93,10 @@ pub(crate) async fn serve(worker: Rc<Worker>, socket: Socket, replies: Rc<Replie
                 Ok(()) => continue,
                 Err(close) => break (close, false),
             },
+            Event::NodesChanged => match Box::pin(session.feed(&mut wire.line)).await {
+                Ok(()) => continue,
+                Err(close) => break (close, false),
+            },
             Event::Eof | Event::Ended | Event::Drained | Event::Idle => break (Close::Gently, false),
             Event::Gone => break (Close::Now, false),
         }
@@ -119,6 +130,7 @@ pub(crate) async fn serve(worker: Rc<Worker>, socket: Socket, replies: Rc<Replie
 struct Session {
     worker: Rc<Worker>,
     caller: Caller,
+    /// Whom a connection that is lent next belongs to.
     owner: Rc<Owner>,
     entrance: Arc<Entrance>,
     admission: Admission,
@@ -128,6 +140,12 @@ struct Session {
     crowded: bool,
     /// What the command under way counts as, where it is answered here.
     tally: Cell<(Class, Result<Outcome, Failure>)>,
+    /// Several nodes serve its keys.
+    in_cluster: bool,
+    /// As whom it is known to be allowed `MULTI`.
+    queues_as: Option<Rc<Who>>,
+    /// What it has at other nodes than the one that its subscriptions are at.
+    feeds: Option<Box<Feeds>>,
     /// What the client calls itself, where crema keeps that.
     name: Option<Box<[u8]>>,
     /// `CLIENT SETINFO` as the client sent it, to be told to a connection of its own too.
@@ -221,11 +239,11 @@ impl Facts for Moment<'_> {
     }
 
     fn is_crowded(&self) -> bool {
-        self.session.crowded
+        self.session.is_crowded()
     }
 
     fn is_in_transaction(&self) -> bool {
-        self.session.link.open().is_some()
+        self.session.link.is_in_transaction()
     }
 
     fn is_followed(&self) -> bool {
@@ -247,6 +265,9 @@ impl Session {
         let owner = Owner::new(Rc::clone(&replies), worker.shared.l1.clone());
         Self {
             caller: Caller::new(replies, who),
+            in_cluster: worker.topology().cluster().is_some(),
+            queues_as: None,
+            feeds: None,
             worker,
             owner,
             entrance,

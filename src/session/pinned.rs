@@ -6,6 +6,7 @@
 //!
 //! Holds contract point 2.
 
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -20,21 +21,31 @@ use crate::command::{Effect, Route, Spec};
 use crate::error::{Error, Sent};
 use crate::invalidation::Change;
 use crate::metrics::Outcome;
-use crate::proxy::{self, Lent, OwnLane, ReplyAction, Role, SessionEnd, Setting, Taken};
+use crate::proxy::{self, Lent, OwnLane, Owner, ReplyAction, ReplyPlace, Role, SessionEnd, Setting, Taken};
 use crate::resp::Request;
-use crate::upstream::Login;
+use crate::upstream::{Login, NodeIndex};
 
 /// A home on which nothing was sent for so long takes the next command, whatever it is: Redis is to know that its client lives
 /// (`timeout`), and `CLIENT LIST` about when it last said something.
 const ASIDE: Duration = Duration::from_secs(10);
 
+/// Whether something was sent on a home within that.
+pub(super) fn is_awake(home: &Lent, now: Time) -> bool {
+    home.lane().idle_for(now) < ASIDE
+}
+
 impl Session {
     /// Changes the link. Whether the session ends with its connection follows from what the link is then.
     pub(super) fn change<R>(&mut self, how: impl FnOnce(&mut Link<Lent>) -> R) -> R {
         let result = how(&mut self.link);
-        self.owner.bind(self.link.is_bound());
-        self.owner.set_free(self.link.is_free());
+        self.link.standings().for_each(|one| one.conn.stands(one.bound, one.free));
         result
+    }
+
+    /// Whether the client is not reading and a private connection answers it. In a cluster its commands go to several nodes, and
+    /// lanes answer: what it does not take is kept here, up to the limit of its output.
+    pub(super) fn is_crowded(&self) -> bool {
+        self.crowded && !self.in_cluster
     }
 
     /// Whether what may go on a lane does. A session with a home goes from one to the other when all that it sent is answered; in
@@ -43,7 +54,7 @@ impl Session {
         if self.link.is_shared() {
             return true;
         }
-        let settled = |home: &Lent| self.caller.replies.is_settled() && home.lane().idle_for(now) < ASIDE;
+        let settled = |home: &Lent| self.caller.replies.is_settled() && is_awake(home, now);
         self.link.leaves_home().is_some_and(|home| self.caller.is_on_lane() || settled(home))
     }
 
@@ -54,7 +65,12 @@ impl Session {
 
     /// Whether the private connection is only borrowed and what it was borrowed for is over.
     pub(super) fn has_done_with_loan(&self) -> bool {
-        self.link.is_over() && !self.crowded
+        self.link.is_over() && !self.is_crowded()
+    }
+
+    /// Whether others need what it has borrowed.
+    pub(super) fn is_loan_wanted(&self) -> bool {
+        self.link.conn().is_some_and(Lent::is_wanted)
     }
 
     /// A borrowed connection that is done with serves the next command that needs one, too.
@@ -77,23 +93,30 @@ impl Session {
         Ok(())
     }
 
-    /// The private connection, where there is one.
+    /// The active connection, where there is one.
     pub(super) fn own_lane(&self) -> Option<OwnLane> {
         self.link.conn().map(Lent::own)
     }
 
-    /// Has a private connection from here on, at least until the present purpose is over.
+    /// Has a private connection from here on, at least until the present purpose is over: in a cluster, to the front.
     pub(super) async fn borrow(&mut self, line: &mut ClientLine) -> Result<OwnLane, Close> {
+        if self.in_cluster {
+            if self.link.open().is_some()
+                && let Some(private) = self.own_lane()
+            {
+                self.leave_lane(line).await?;
+                return Ok(private);
+            }
+            let front = self.worker.front_index();
+            return self.borrow_at(line, front).await;
+        }
         if let Link::Errand(_) = self.link {
             self.end_loan(line).await?; // it may be in another database
         }
         let private = if let Some(private) = self.own_lane() {
             private
         } else {
-            let mut lent = self.lend(line, Setting::Database).await?;
-            if !lent.prepared().await {
-                lent = self.lend(line, Setting::Fresh).await?; // its handshake says why not, or does better
-            }
+            let lent = self.lend_ready(line, self.worker.front_index()).await?;
             let private = lent.own();
             self.change(|link| *link = Link::borrowed(lent));
             private
@@ -102,26 +125,56 @@ impl Session {
         Ok(private)
     }
 
+    /// Has a connection to a node lent that is in the session's database.
+    pub(super) async fn lend_ready(&mut self, line: &mut ClientLine, at: NodeIndex) -> Result<Lent, Close> {
+        line.answered(self).await?;
+        let mut lent = self.lend(at, Setting::Database);
+        if !lent.prepared().await {
+            lent = self.lend(at, Setting::Fresh); // its handshake says why not, or does better
+        }
+        Ok(lent)
+    }
+
     /// The same for a command about the server, which takes any connection.
     async fn borrow_anywhere(&mut self, line: &mut ClientLine) -> Result<OwnLane, Close> {
         if !self.link.is_shared() {
             return self.borrow(line).await;
         }
-        let lent = self.lend(line, Setting::Anywhere).await?;
+        line.answered(self).await?;
+        let lent = self.lend(self.worker.front_index(), Setting::Anywhere);
         let private = lent.own();
         self.change(|link| *link = Link::Errand(Box::new(lent)));
         Ok(private)
     }
 
-    async fn lend(&mut self, line: &mut ClientLine, place: Setting) -> Result<Lent, Close> {
-        line.answered(self).await?;
-        let owner = self.owner.clone();
-        Ok(self.worker.front().lend(&self.caller.who, self.caller.resp, place, owner, Time::now()))
+    pub(super) fn lend(&mut self, at: NodeIndex, place: Setting) -> Lent {
+        self.caller.meet(&self.worker, at);
+        // Each connection has one of its own, and mostly there is but one connection.
+        if Rc::strong_count(&self.owner) > 1 {
+            self.owner = Owner::new(Rc::clone(&self.caller.replies), Arc::clone(&self.worker.shared.l1));
+        }
+        let owner = Rc::clone(&self.owner);
+        self.worker.station(at).lend(&self.caller.who, self.caller.resp, place, owner, Time::now())
     }
 
-    /// Has a private connection for life.
+    /// Has a private connection for life: in a cluster, to the front.
     pub(super) async fn keep(&mut self, line: &mut ClientLine, stay: Stay) -> Result<OwnLane, Close> {
-        let private = self.borrow(line).await?;
+        if let Some(kept) = self.link.kept_conn().filter(|_| self.in_cluster && self.link.open().is_none()) {
+            let private = kept.own();
+            self.leave_lane(line).await?;
+            if self.link.is_over() {
+                self.end_loan(line).await?;
+            }
+            self.change(|link| link.keep(stay));
+            return Ok(private);
+        }
+        self.keep_at(line, self.worker.front_index(), stay).await
+    }
+
+    /// The same to this node.
+    pub(super) async fn keep_at(&mut self, line: &mut ClientLine, at: NodeIndex, stay: Stay) -> Result<OwnLane, Close> {
+        let is_free = self.in_cluster && self.link.open().is_none();
+        let private = if is_free { self.borrow_at(line, at).await? } else { self.borrow(line).await? };
         if !self.link.is_for_life()
             && let Some(lent) = self.link.conn_mut()
             && let Err(full) = lent.settle()
@@ -132,7 +185,7 @@ impl Session {
         self.change(|link| link.keep(stay));
         self.introduce(Time::now(), true);
         if self.link.open().is_none()
-            && let Some(lent) = self.link.conn_mut()
+            && let Some(lent) = self.link.kept_conn_mut()
         {
             let _ = lent.prepared().await; // or CLIENT LIST would show what is still to be read from it
         }
@@ -145,10 +198,11 @@ impl Session {
         self.link.note_wait(replies.next(), replies.head());
     }
 
-    /// Sends a command over the private connection.
-    pub(super) fn send(&mut self, private: &OwnLane, spec: &Spec, request: Request<'_>, now: Time) {
+    /// Sends a command over a private connection.
+    pub(super) fn send(&mut self, private: &OwnLane, spec: &Spec, request: Request<'_>, now: Time) -> ReplyPlace {
         let l1 = &self.worker.shared.l1;
         // What has gone ahead is the write's own beginning: nothing may come before it any more.
+        let is_cut = self.link.is_cut();
         let apart = self.link.is_watching() || !self.link.is_followed() || self.link.ahead() > 0;
         let role = match self.link.open_mut() {
             Some(open) => {
@@ -158,19 +212,27 @@ impl Session {
                     Effect::None => {}
                 }
                 open.queue.queue_change(spec.alters(request));
-                Role::Queued
+                let redirected = open.prefix.as_mut().map(|prefix| {
+                    if is_cut {
+                        prefix.forget();
+                    } else {
+                        prefix.queue(request.raw());
+                    }
+                    Rc::clone(prefix.redirected())
+                });
+                Role::Queued(redirected)
             }
             None if apart => Role::Apart,
             None => Role::Alone,
         };
-        self.caller.send_on(private, spec, request, role, now);
+        self.caller.send_on(private, spec, request, role, now)
     }
 
     /// Sends a command that changes no connection, over whichever the session has.
     pub(super) fn forward(&mut self, spec: &Spec, request: Request<'_>) {
         let now = Time::now();
         match self.own_lane() {
-            Some(private) => self.send(&private, spec, request, now),
+            Some(private) => _ = self.send(&private, spec, request, now),
             None => self.caller.forward(&self.worker, spec, request, now),
         }
     }
@@ -182,6 +244,9 @@ impl Session {
         spec: &'static Spec,
         request: Request<'_>,
     ) -> Result<(), Close> {
+        if self.in_cluster && !self.is_placed(line, spec, request).await? {
+            return Ok(()); // it has been answered, or sent
+        }
         if self.has_done_with_loan() && spec.route == Route::BorrowAnywhere {
             self.end_loan(line).await?;
         }
@@ -203,7 +268,7 @@ impl Session {
         if !queued && spec.blocking(request) {
             self.note_wait();
         }
-        if self.link.free_home().is_some() && !self.crowded && spec.keeps(request) {
+        if self.link.free_home().is_some() && !self.is_crowded() && spec.keeps(request) {
             self.call_at_home(line, &private, spec, request).await;
         } else {
             self.send(&private, spec, request, Time::now());
@@ -278,15 +343,15 @@ impl Session {
 
     /// A login is about to go over the private connection: until it is known whose it is, nothing of crema's own does.
     pub(super) fn begin_login(&self) {
-        self.owner.set_free(false);
+        self.link.standings().for_each(|one| one.conn.stands(one.bound, false));
     }
 
     /// Redis has accepted this login there, or none.
-    pub(super) fn end_login(&self, accepted: Option<&Arc<Login>>) {
-        if let (Some(lent), Some(login)) = (self.link.conn(), accepted) {
+    pub(super) fn end_login(&mut self, accepted: Option<&Arc<Login>>) {
+        if let (Some(lent), Some(login)) = (self.link.kept_conn().or(self.link.conn()), accepted) {
             lent.is_in_as(login);
         }
-        self.owner.set_free(self.link.is_free());
+        self.change(|_| ());
     }
 
     fn told_of_loss(&self, error: &Error) -> Result<Vec<u8>, Close> {

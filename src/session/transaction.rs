@@ -23,9 +23,12 @@ impl Session {
         &mut self,
         line: &mut ClientLine,
         verb: Verb,
-        spec: &Spec,
+        spec: &'static Spec,
         request: Request<'_>,
     ) -> Result<(), Close> {
+        if self.in_cluster {
+            return self.transact_in_cluster(line, verb, spec, request).await;
+        }
         let private = match verb {
             Verb::Multi | Verb::Watch => Some(self.borrow(line).await?),
             _ => {
@@ -40,8 +43,8 @@ impl Session {
             return Ok(());
         };
         match verb {
-            Verb::Multi => self.change(Link::multi),
-            Verb::Watch => self.change(Link::watch),
+            Verb::Multi => self.change(|link| link.multi(None)),
+            Verb::Watch => self.change(|link| link.watch(None)),
             Verb::Unwatch => self.change(Link::unwatch),
             Verb::Exec => {
                 self.exec(line, &private, spec, request).await;
@@ -73,7 +76,7 @@ impl Session {
     }
 
     /// Whether the transaction that ends with the command at `place` is carried out, once Redis says so.
-    async fn is_done(&self, line: &mut ClientLine, place: ReplyPlace) -> bool {
+    pub(super) async fn is_done(&self, line: &mut ClientLine, place: ReplyPlace) -> bool {
         let replies = &self.caller.replies;
         replies.look_at(place);
         let first = poll_fn(|cx| {
@@ -95,6 +98,10 @@ impl Session {
         spec: &'static Spec,
         request: Request<'_>,
     ) -> Result<(), Close> {
+        let slot = self.slot_of(spec, request);
+        if self.in_cluster && !self.place_queued(line, spec, slot).await? {
+            return Ok(());
+        }
         match verb {
             Verb::ClientReply => self.queue_reply(line, spec, request).await,
             Verb::ClientGetName => self.queue_get_name(line, spec, request).await,
@@ -115,6 +122,16 @@ impl Session {
         spec: &Spec,
         request: Request<'_>,
     ) -> Result<(), Close> {
+        if self.in_cluster {
+            if self.link.is_in_transaction() {
+                let slot = self.slot_of(spec, request);
+                if !self.place_queued(line, spec, slot).await? {
+                    return Ok(());
+                }
+            } else if let Some(subscription) = spec.subscription() {
+                return self.subscribe(line, subscription, spec, request).await;
+            }
+        }
         let stay = if verb == Verb::Sync { Stay::Tainted } else { Stay::Stream };
         let private = self.keep(line, stay).await?;
         if verb == Verb::Monitor && self.link.open().is_none() {

@@ -19,7 +19,7 @@ use super::{Close, Session, SessionEnd};
 use crate::clock::Time;
 use crate::net::Socket;
 use crate::net::buffer;
-use crate::proxy::Replies;
+use crate::proxy::{Replies, ReplyPlace};
 
 /// Bytes asked for at a time.
 const READ: usize = 16 << 10;
@@ -52,6 +52,8 @@ pub(super) enum Event {
     Drained,
     /// The client was silent for longer than the idle time-out.
     Idle,
+    /// The nodes of the cluster are others by now, and what a subscriber has there is not by that.
+    NodesChanged,
     /// Others need the connection that the session has borrowed and is done with.
     LoanWanted,
 }
@@ -139,6 +141,13 @@ impl Wire {
         if session.worker.is_draining() && self.is_empty() && replies.is_settled() && session.link.open().is_none() {
             return Poll::Ready(Event::Drained);
         }
+        if session.has_lost_its_node() {
+            replies.end(SessionEnd::Upstream);
+            return Poll::Ready(Event::Ended);
+        }
+        if session.has_to_feed() && replies.is_settled() {
+            return Poll::Ready(Event::NodesChanged);
+        }
         match self.poll_read(cx) {
             Poll::Ready(0) => Poll::Ready(Event::Eof),
             Poll::Ready(n) => {
@@ -147,8 +156,7 @@ impl Wire {
             }
             Poll::Pending => {
                 self.input.give_back();
-                if session.owner.is_wanted() && session.has_done_with_loan() && self.is_empty() && replies.is_settled()
-                {
+                if session.is_loan_wanted() && session.has_done_with_loan() && self.is_empty() && replies.is_settled() {
                     return Poll::Ready(Event::LoanWanted);
                 }
                 match &mut self.idle {
@@ -266,6 +274,37 @@ impl ClientLine {
             }
             if replies.ended().is_some() {
                 return Poll::Ready(Err(Close::Gently));
+            }
+            self.poll_abandoned(cx, session).map(|()| Err(Close::Gently))
+        })
+        .await
+    }
+
+    /// Waits until what is at the head of the replies is there and only held.
+    pub(super) async fn held(&mut self, session: &Session) -> Result<(), Close> {
+        let replies: &Replies = &session.caller.replies;
+        poll_fn(|cx| {
+            replies.register(cx);
+            let _ = self.poll_flush(cx, session);
+            if replies.is_held() || replies.is_settled() {
+                return Poll::Ready(Ok(()));
+            }
+            if replies.ended().is_some() || replies.has_cut() {
+                return Poll::Ready(Err(Close::Gently));
+            }
+            self.poll_abandoned(cx, session).map(|()| Err(Close::Gently))
+        })
+        .await
+    }
+
+    /// Waits until it is known which error the reply at `place` is, if it is one: empty where it is none. It must be looked at.
+    pub(super) async fn looked_at(&mut self, session: &Session, place: ReplyPlace) -> Result<Vec<u8>, Close> {
+        poll_fn(|cx| {
+            let replies = &session.caller.replies;
+            replies.register(cx);
+            let _ = self.poll_flush(cx, session);
+            if let Some(error) = replies.error_at(place) {
+                return Poll::Ready(Ok(error));
             }
             self.poll_abandoned(cx, session).map(|()| Err(Close::Gently))
         })

@@ -309,6 +309,11 @@ impl<W: Waiter> Lane<W> {
         self.pipeline.borrow_mut().set_mode(mode);
     }
 
+    /// How many subscriptions there are: to channels and patterns, and to shard channels.
+    pub(crate) fn subscriptions(&self) -> [u64; 2] {
+        self.pipeline.borrow().subscriptions()
+    }
+
     /// How bytes are understood now.
     pub(crate) fn mode(&self) -> Mode {
         self.pipeline.borrow().mode()

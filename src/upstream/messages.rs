@@ -4,6 +4,9 @@
 //! and a subscriber may only run commands whose replies cannot look like one (Redis, `processCommand`, "Only
 //! (P|S)SUBSCRIBE / (P|S)UNSUBSCRIBE / PING / QUIT / RESET are allowed in this context").
 
+/// How the channels begin on which a server tells what happens to its keys.
+pub(crate) const KEY_EVENTS: [&[u8]; 2] = [b"__keyspace@", b"__keyevent@"];
+
 /// What a whole reply on such a connection is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Announced {
@@ -27,6 +30,11 @@ impl Subscriptions {
     pub(super) fn confirmed(&mut self, shard: bool, left: u64, push: bool) {
         self.are_left(shard, left);
         self.pushes = push;
+    }
+
+    /// How many there are: to channels and patterns, and to shard channels.
+    pub(super) fn counts(&self) -> [u64; 2] {
+        self.left
     }
 
     /// So many are left.
@@ -54,6 +62,19 @@ pub(super) fn classify(reply: &[u8]) -> Option<Announced> {
     }
 }
 
+/// Whether a message is one that no other node of a cluster tells: of a shard channel, or of what happens to a key.
+pub(crate) fn is_told_by_one_node(message: &[u8]) -> bool {
+    let Some(word) = first_word(message) else { return false };
+    let channel = match word {
+        b"smessage" | b"sunsubscribe" => return true,
+        b"message" => 1,
+        b"pmessage" => 2,
+        _ => return false,
+    };
+    let channel = bulk_at(message, channel);
+    channel.is_some_and(|channel| KEY_EVENTS.iter().any(|prefix| channel.starts_with(prefix)))
+}
+
 /// Whether a simple string is a line of `MONITOR`: `+1339518083.107412 [0 127.0.0.1:60866] "keys" "*"`.
 pub(super) fn is_monitor_line(reply: &[u8]) -> bool {
     let Some(line) = reply.strip_prefix(b"+") else { return false };
@@ -63,14 +84,25 @@ pub(super) fn is_monitor_line(reply: &[u8]) -> bool {
 
 /// The first element of an array or push, where it is a bulk string.
 fn first_word(reply: &[u8]) -> Option<&[u8]> {
+    bulk_at(reply, 0)
+}
+
+/// The element at that place of an array or push, where it and all before it are bulk strings.
+fn bulk_at(reply: &[u8], place: usize) -> Option<&[u8]> {
     if !matches!(reply.first(), Some(b'*' | b'>')) {
         return None;
     }
-    let after_header = after_line(reply)?;
-    let (len, rest) = (after_header.strip_prefix(b"$")?, after_line(after_header)?);
-    let digits = len.iter().take_while(|b| b.is_ascii_digit()).count();
-    let len: usize = std::str::from_utf8(&len[..digits]).ok()?.parse().ok()?;
-    rest.get(..len)
+    let mut rest = after_line(reply)?;
+    for left in (0..=place).rev() {
+        let (header, body) = (rest.strip_prefix(b"$")?, after_line(rest)?);
+        let digits = header.iter().take_while(|b| b.is_ascii_digit()).count();
+        let len: usize = std::str::from_utf8(&header[..digits]).ok()?.parse().ok()?;
+        if left == 0 {
+            return body.get(..len);
+        }
+        rest = body.get(len..)?.strip_prefix(b"\r\n")?;
+    }
+    None
 }
 
 /// The integer at the end of a confirmation.
@@ -100,6 +132,26 @@ mod tests {
         assert_eq!(classify(b"*2\r\n$4\r\npong\r\n$0\r\n\r\n"), None);
         assert_eq!(classify(b"*1\r\n:1\r\n"), None);
         assert_eq!(classify(b"+OK\r\n"), None);
+    }
+
+    #[test]
+    fn what_one_node_alone_tells_is_known() {
+        let message = |words: &[&str]| {
+            let bulk = |word: &&str| format!("${}\r\n{word}\r\n", word.len());
+            format!(">{}\r\n{}", words.len(), words.iter().map(bulk).collect::<String>())
+        };
+        for (words, told) in [
+            (&["message", "__keyspace@0__:k", "set"][..], true),
+            (&["message", "news", "__keyspace@0__:k"], false),
+            (&["pmessage", "__key*", "__keyevent@0__:set", "k"], true),
+            (&["pmessage", "__keyspace@*", "news", "x"], false),
+            (&["smessage", "news", "x"], true),
+            (&["invalidate", "__keyspace@0__:k"], false),
+        ] {
+            assert_eq!(is_told_by_one_node(message(words).as_bytes()), told, "{words:?}");
+        }
+        assert!(is_told_by_one_node(b"*3\r\n$12\r\nsunsubscribe\r\n$1\r\na\r\n:0\r\n"));
+        assert!(!is_told_by_one_node(b"*3\r\n$9\r\nsubscribe\r\n$11\r\n__keyspace@\r\n:0\r\n"));
     }
 
     #[test]

@@ -41,6 +41,7 @@ pub(crate) use connect::{
 };
 pub use generation::Generation;
 pub(crate) use lane::Lane;
+pub(crate) use messages::{KEY_EVENTS, is_told_by_one_node};
 pub(crate) use needs::Needs;
 pub use pipeline::Pipeline;
 pub(crate) use pipeline::{ANOTHER, Mode, STALL};

@@ -141,6 +141,12 @@ impl ClusterMap {
         self.owners.iter().filter(|&&place| usize::from(place) == at.number()).count()
     }
 
+    /// The place of the node at this address.
+    pub(crate) fn place_of(&self, endpoint: &Endpoint) -> Option<NodeIndex> {
+        let known = self.shards().find(|(_, shard)| shard.node.endpoint == *endpoint);
+        known.map(|(at, _)| at)
+    }
+
     /// How many slots somebody serves.
     pub(crate) fn served(&self) -> usize {
         self.owners.iter().filter(|&&place| place != NOBODY).count()

@@ -300,6 +300,11 @@ impl<W: Waiter> Pipeline<W> {
         !self.out.is_ahead() && self.mode == Mode::Replies
     }
 
+    /// How many subscriptions there are: to channels and patterns, and to shard channels.
+    pub(in crate::upstream) fn subscriptions(&self) -> [u64; 2] {
+        self.subscriptions.counts()
+    }
+
     /// How bytes are understood now.
     pub(in crate::upstream) fn mode(&self) -> Mode {
         self.mode

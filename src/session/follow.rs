@@ -1,0 +1,159 @@
+//! Where a command goes that a node of a cluster did not carry out, of those on private connections.
+//!
+//! All of it is decided before a command is run (`proxy/redirect`), so even a write may be sent again. On a private connection such a
+//! command is alone: nothing of its session is behind it, and the session looks at its answer before it takes up the next. A command
+//! that blocks is told when its slot moves, with nothing done; it waits on at the next node for as long as was left.
+//!
+//! Holds contract points 2 (nothing of a session overtakes) and 7 (only what was not carried out is sent again).
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::sleep;
+
+use super::wire::ClientLine;
+use super::{Close, Session};
+use crate::clock::Time;
+use crate::command::{Class, HashSlot, Spec};
+use crate::metrics::RedirectKind;
+use crate::proxy::{NextTry, ReplyPlace, Role, Tries, named_node, redirect_of};
+use crate::resp::Request;
+use crate::upstream::{NodeIndex, newer_than};
+
+/// A large request flows through, and what of it has gone to one node cannot be sent to another.
+const NOT_WHOLE: &[u8] = b"-TRYAGAIN crema: the slot of this request has moved, and not all of it is here any more\r\n";
+
+/// How it begins what Redis says of a group that is not there.
+const NO_GROUP: &[u8] = b"-NOGROUP ";
+
+/// What is told that it belongs elsewhere after so long was waiting until then.
+const SETTLED: Duration = Duration::from_secs(1);
+
+/// Where a command is sent again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Way {
+    pub(super) at: NodeIndex,
+    /// Its slot is on the way to that node: it has to say that it knows.
+    pub(super) asking: bool,
+}
+
+impl Session {
+    /// Sees to it that the command at `place`, which was sent at `begun` and is looked at, is carried out, or answered with an error.
+    pub(super) async fn follow(
+        &mut self,
+        line: &mut ClientLine,
+        (place, slot): (ReplyPlace, Option<HashSlot>),
+        (spec, request): (&Spec, Request<'_>),
+        begun: Time,
+    ) -> Result<(), Close> {
+        // What was said of a stream that is not there any more: that it was moved looks the same.
+        let mut gone = None;
+        let (mut tries, mut told) = (Tries::new(begun), begun);
+        loop {
+            let error = line.looked_at(self, place).await?;
+            let now = Time::now();
+            if now.saturating_since(told) > SETTLED {
+                tries = Tries::new(now); // it was taken, and has waited there
+            }
+            told = now;
+            if gone.is_some() && error.starts_with(NO_GROUP) {
+                break; // it is so
+            }
+            let kind = match redirect_of(&error) {
+                Some(kind) => kind,
+                None if gone.is_none() && spec.blocking(request) && tells_of_no_stream(&error) => {
+                    gone = Some(error.clone());
+                    RedirectKind::TryAgain
+                }
+                None => {
+                    gone = None;
+                    break;
+                }
+            };
+            if self.link.is_cut() {
+                self.worker.shared.map.ask_anew();
+                self.caller.replies.take_back(place);
+                self.caller.replies.append(place, NOT_WHOLE, Some(Time::ZERO));
+                break;
+            }
+            let before = self.worker.node_of(slot);
+            let Some(way) = self.find_way(line, &mut tries, (kind, &error), slot).await else { break };
+            if speaks_for_itself(spec) && (kind != RedirectKind::Moved || way.at == before) {
+                break; // the words may be its own
+            }
+            self.send_again(place, way, (spec, request), begun);
+        }
+        if let Some(gone) = gone {
+            self.caller.replies.take_back(place);
+            self.caller.replies.append(place, &gone, Some(Time::ZERO));
+        }
+        self.caller.replies.show(place);
+        Ok(())
+    }
+
+    /// Sends a command again that was sent first at `begun`. One that waits does so for the rest of its time.
+    fn send_again(&mut self, place: ReplyPlace, way: Way, (spec, request): (&Spec, Request<'_>), begun: Time) {
+        self.caller.replies.take_back(place);
+        let private = self.relend(way.at);
+        if way.asking {
+            private.tell(&[b"ASKING"]);
+        }
+        let (mut rest, mut spans) = (Vec::new(), Vec::new());
+        let shorter = spec.waits_on(request, Time::now().saturating_since(begun), &mut rest);
+        let parsed = if shorter { Request::parse_canonical(&rest, &mut spans) } else { None };
+        let request = parsed.unwrap_or(request);
+        if spec.blocking(request) {
+            if let Some(lent) = self.link.loan_conn_mut() {
+                let _ = lent.settle(); // it has room where the last had
+            }
+            self.link.note_wait(place, place);
+        }
+        self.caller.send_at(place, &private, (spec, request), Role::Alone, Time::now());
+    }
+
+    /// Where a command of this slot is to go that was told this; none where it is not sent again.
+    pub(super) async fn find_way(
+        &mut self,
+        line: &mut ClientLine,
+        tries: &mut Tries,
+        (kind, error): (RedirectKind, &[u8]),
+        slot: Option<HashSlot>,
+    ) -> Option<Way> {
+        let shared = Arc::clone(&self.worker.shared);
+        let next = tries.next(kind, shared.config.cluster.wait, Time::now());
+        let told = self.worker.station(self.worker.node_of(slot));
+        match next {
+            NextTry::GiveUp => return None,
+            NextTry::Now => {}
+            NextTry::After(pause) => line.while_writing(self, sleep(pause)).await,
+            // What the map says by now may be another than the node that was asked.
+            NextTry::Elsewhere(_) if self.link.conn().is_some_and(|lent| !lent.is_at(&told)) => {}
+            NextTry::Elsewhere(pause) => {
+                shared.map.ask_anew();
+                let mut topology = shared.topology.clone();
+                let newer = newer_than(self.worker.topology().version(), &mut topology, pause);
+                let newer = line.while_writing(self, newer).await;
+                while self.worker.topology().version() < newer.version() && !self.worker.is_closed() {
+                    tokio::task::yield_now().await; // the worker takes it up in its own time
+                }
+            }
+        }
+        if kind == RedirectKind::Ask
+            && let Some(at) = named_node(error, &shared.config.cluster.node_map)
+                .and_then(|endpoint| self.worker.topology().cluster()?.place_of(&endpoint))
+        {
+            return Some(Way { at, asking: true });
+        }
+        Some(Way { at: self.worker.node_of(slot), asking: false })
+    }
+}
+
+/// Whether a command that waits for a stream is told that it is not there any more.
+fn tells_of_no_stream(error: &[u8]) -> bool {
+    error.starts_with(NO_GROUP) || error.starts_with(b"-UNBLOCKED the stream key no longer exists")
+}
+
+/// Whether an answer that looks like a redirect may be the command's own, which has run.
+fn speaks_for_itself(spec: &Spec) -> bool {
+    matches!(spec.class, Class::Script | Class::Module)
+}
