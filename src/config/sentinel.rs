@@ -19,7 +19,11 @@ pub struct SentinelSettings {
 }
 
 pub(super) fn read(layers: &Layers) -> Result<SentinelSettings, ConfigError> {
-    let or_none = |text: &str| Ok((text != "none").then(|| text.to_owned()));
+    let or_none = |text: &str| match text {
+        "none" => Ok(None),
+        "" => Err(Problem::new("nothing is written here", "write \"none\" for none")),
+        text => Ok(Some(text.to_owned())),
+    };
     let user = layers.read(key!(sentinel_user), "none", or_none)?;
     let password = layers.read(key!(sentinel_password), "none", or_none)?;
     let file = layers.read(key!(sentinel_password_file), "off", |text| match text {
