@@ -50,6 +50,7 @@ mod replies;
 mod reply_queue;
 mod returned;
 mod room;
+mod route_memo;
 mod sending;
 mod shared;
 mod site;
@@ -136,12 +137,14 @@ pub(crate) fn call(
     {
         return taken;
     }
+    if spec.effect == Effect::Read && spec.keeps(request) {
+        return read(worker, caller, spec, request, now);
+    }
     let at = caller.served_at(worker, spec, request);
     if !caller.turn((worker, at), spec, request, now) {
         return Taken::Unanswered;
     }
     match spec.effect {
-        Effect::Read if spec.keeps(request) => return read((worker, at), caller, spec, request, now),
         Effect::Read | Effect::None => caller.pass_on((worker, at), spec, request, now),
         Effect::Write | Effect::Opaque => caller.write((worker, at), spec, request, now),
     }
@@ -154,17 +157,15 @@ pub(crate) fn has_several_slots(spec: &Spec, request: Request<'_>) -> bool {
 }
 
 /// A read that L1 may answer: hit, wait or lead.
-fn read(
-    (worker, at): (&Worker, NodeIndex),
-    caller: &mut Caller,
-    spec: &'static Spec,
-    request: Request<'_>,
-    now: Time,
-) -> Taken {
+fn read(worker: &Worker, caller: &mut Caller, spec: &'static Spec, request: Request<'_>, now: Time) -> Taken {
     if let Some(each) = spec.each() {
-        return read_each((worker, at), caller, (spec, each), request, now);
+        return read_each(worker, caller, (spec, each), request, now);
     }
     let query = caller.who.query(&worker.shared.l1, spec, request);
+    let at = caller.read_served_at(worker, query.hash, request.arg(1));
+    if !caller.turn((worker, at), spec, request, now) {
+        return Taken::Unanswered;
+    }
     let rule = worker.shared.rule_of(request.arg(1));
     match find((worker, at), caller, spec, (&query, rule), now) {
         Finding::Hit => worker.stats.count(spec.class, Outcome::Hit),
@@ -176,12 +177,16 @@ fn read(
 
 /// A read of many keys, each of which L1 may have.
 fn read_each(
-    (worker, at): (&Worker, NodeIndex),
+    worker: &Worker,
     caller: &mut Caller,
     (spec, each): (&'static Spec, &'static Spec),
     request: Request<'_>,
     now: Time,
 ) -> Taken {
+    let at = caller.served_at(worker, spec, request);
+    if !caller.turn((worker, at), spec, request, now) {
+        return Taken::Unanswered;
+    }
     let several = worker.is_cluster();
     if several && worker.shared.config.cluster.cross_slot == CrossSlot::Error && SlotParts::are_several(spec, request) {
         caller.pass_on((worker, at), spec, request, now); // the node refuses it

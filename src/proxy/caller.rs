@@ -81,6 +81,14 @@ impl Caller {
         at
     }
 
+    /// The same for a read of one key, which has this hash.
+    #[inline]
+    pub(super) fn read_served_at(&mut self, worker: &Worker, hash: u64, key: &[u8]) -> NodeIndex {
+        let at = worker.serving_read(hash, key);
+        self.be_at(worker, at);
+        at
+    }
+
     /// The same for one key.
     #[inline]
     pub(super) fn key_served_at(&mut self, worker: &Worker, key: &[u8]) -> NodeIndex {

@@ -17,6 +17,7 @@ use super::pilot::Pilots;
 use super::private::Lent;
 use super::proof::Proofs;
 use super::replies::Replies;
+use super::route_memo::RouteMemo;
 use super::shared::Shared;
 use super::site::{Foreman, Site};
 use super::station::Station;
@@ -51,6 +52,7 @@ pub(crate) struct Worker {
     map: RefCell<Map>,
     /// That of its topology.
     version: Cell<u64>,
+    routes: RouteMemo,
     /// Those of nodes that left a cluster, until all is answered there; since when.
     retired: RefCell<Vec<(Rc<Station>, Time)>>,
     /// What was found at the last look at the stations.
@@ -83,6 +85,7 @@ impl Worker {
             redirects: topology.cluster().is_some(),
             map: RefCell::new(Map { topology: Arc::clone(&topology), stations: Vec::new() }),
             version: Cell::default(),
+            routes: RouteMemo::default(),
             retired: RefCell::default(),
             holds_writes: Cell::default(),
             several: Cell::default(),
@@ -170,6 +173,15 @@ impl Worker {
     #[inline]
     pub(crate) fn is_cluster(&self) -> bool {
         self.map.borrow().topology.cluster().is_some()
+    }
+
+    /// Which node serves this key, of which a read has this hash.
+    #[inline]
+    pub(super) fn serving_read(&self, hash: u64, key: &[u8]) -> NodeIndex {
+        match &*self.map.borrow().topology {
+            Topology::Single(_) => NodeIndex::default(),
+            topology @ Topology::Cluster(_) => self.routes.serving(topology, hash, key),
+        }
     }
 
     /// Which node serves this key.

@@ -1,0 +1,70 @@
+//! Where reads of a cluster's keys went last: to look that up is less work than the key's slot, which a hit can do without.
+//!
+//! A worker's, and emptied with each version of the topology. A place that is remembered for another key sends a read astray, which is
+//! what a map that is not true any more does as well: L1 has nothing of that key there, and the node says where it belongs.
+
+use std::cell::Cell;
+
+use crate::upstream::{NodeIndex, Topology};
+
+/// Reads remembered; a power of two.
+const KNOWN: usize = 2048;
+
+/// See the module's head.
+pub(super) struct RouteMemo(Box<[Cell<(u64, NodeIndex)>]>);
+
+impl Default for RouteMemo {
+    fn default() -> Self {
+        let memo = Self((0..KNOWN).map(|_| Cell::default()).collect());
+        memo.clear();
+        memo
+    }
+}
+
+impl RouteMemo {
+    /// The topology is another.
+    pub(super) fn clear(&self) {
+        // What none is remembered under: its place is that of another.
+        self.0.iter().enumerate().for_each(|(place, known)| known.set((!(place as u64), NodeIndex::default())));
+    }
+
+    /// Which node serves `key`, of which a read has this hash.
+    #[inline]
+    pub(super) fn serving(&self, topology: &Topology, hash: u64, key: &[u8]) -> NodeIndex {
+        let known = &self.0[hash as usize % KNOWN];
+        let (of, at) = known.get();
+        if of == hash {
+            return at;
+        }
+        let at = topology.serving_key(key);
+        known.set((hash, at));
+        at
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    use super::*;
+    use crate::config::Endpoint;
+    use crate::upstream::{ClusterMap, Node};
+
+    #[test]
+    fn what_is_remembered_is_what_the_topology_says() {
+        let endpoint = Endpoint::Tcp { host: "127.0.0.1".into(), port: 1 };
+        let node = Arc::new(Node::new(endpoint, 1, Duration::from_secs(1)));
+        let topology = Topology::Cluster(ClusterMap::unread(node));
+        let memo = RouteMemo::default();
+        for hash in [0, 1, KNOWN as u64, u64::MAX, !1] {
+            memo.0[hash as usize % KNOWN].set((hash ^ 1 << 40, NodeIndex::nth(7)));
+            assert_eq!(memo.serving(&topology, hash, b"k"), NodeIndex::default());
+            assert_eq!(memo.0[hash as usize % KNOWN].get().0, hash);
+        }
+        memo.0[3].set((3, NodeIndex::nth(7)));
+        assert_eq!(memo.serving(&topology, 3, b"k"), NodeIndex::nth(7));
+        memo.clear();
+        assert_eq!(memo.serving(&topology, 3, b"k"), NodeIndex::default());
+    }
+}
