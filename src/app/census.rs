@@ -123,7 +123,7 @@ impl CensusKeeper {
             node.vouched.note(finding);
             match finding {
                 CensusFinding::Proven => node.vouched.pass(begun),
-                finding if finding.is_sign() => self.revoke(node, finding),
+                finding if finding.is_sign() => revoke(node, finding),
                 finding => debug!(upstream = %node.address, finding = finding.as_str(), "the census does not tell"),
             }
         }
@@ -192,16 +192,9 @@ impl CensusKeeper {
         for (_, node) in topology.nodes() {
             let finding = self.census.finding(&node.endpoint);
             if finding.is_sign() {
-                self.revoke(node, finding);
+                revoke(node, finding);
             }
         }
-    }
-
-    fn revoke(&self, node: &Node, finding: CensusFinding) {
-        if node.vouched.passed().is_some() {
-            info!(upstream = %node.address, "memory does not answer for this node's keys: {}", finding.about());
-        }
-        node.vouched.revoke(Time::now());
     }
 
     /// A steward for each node that is known, and for no other.
@@ -242,4 +235,11 @@ impl CensusKeeper {
         let task = self.tasks.spawn(steward.serve());
         Watched { questions, is_live: false, is_due: false, task }
     }
+}
+
+fn revoke(node: &Node, finding: CensusFinding) {
+    if node.vouched.passed().is_some() {
+        info!(upstream = %node.address, "memory does not answer for this node's keys: {}", finding.about());
+    }
+    node.vouched.revoke(Time::now());
 }

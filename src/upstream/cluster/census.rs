@@ -151,9 +151,9 @@ impl Census {
             self.latest = Some(answer.said.epoch);
             self.members.values_mut().for_each(|member| member.standing = Standing::Open);
         }
-        let (latest, outlives) = (self.latest(), self.outlives());
+        let (latest, candidacy) = (self.latest(), self.outlives());
         let member = self.members.entry(id.clone()).or_default();
-        let outlived = asked >= member.named.plus(outlives);
+        let outlived = asked >= member.named.plus(candidacy);
         let before = member.standing;
         member.standing.hear(answer.said, latest, outlived);
         if (before, member.standing) == (Standing::Open, Standing::Named) {

@@ -41,7 +41,11 @@ impl Listing {
         header.starts_with('$').then_some(())?;
         let mut nodes = Vec::new();
         for line in lines.lines().filter(|line| !line.trim().is_empty()) {
-            nodes.extend(node(line, asked, node_map)?);
+            let words: Vec<_> = line.split_ascii_whitespace().collect();
+            let is_in = words.get(2).is_some_and(|flags| flags.split(',').all(|flag| flag != "handshake"));
+            if is_in {
+                nodes.push(node(&words, asked, node_map)?);
+            }
         }
         (nodes.iter().filter(|node| node.is_self).count() == 1).then_some(Self(nodes))
     }
@@ -82,20 +86,15 @@ impl Listing {
     }
 }
 
-/// `<id> <ip:port@cport[,hostname[,..]]> <flags> <master> <ping> <pong> <epoch> <link> <slot> ..`; none for one that is not in the
-/// cluster yet.
-fn node(line: &str, asked: &Endpoint, node_map: &NodeMap) -> Option<Option<ListedNode>> {
-    let words: Vec<_> = line.split_ascii_whitespace().collect();
-    let [id, address, flags, master, _, _, epoch, _, slots @ ..] = &words[..] else { return None };
+/// `<id> <ip:port@cport[,hostname[,..]]> <flags> <master> <ping> <pong> <epoch> <link> <slot> ..`.
+fn node(words: &[&str], asked: &Endpoint, node_map: &NodeMap) -> Option<ListedNode> {
+    let [id, address, flags, master, _, _, epoch, _, slots @ ..] = words else { return None };
     let has = |flag: &str| flags.split(',').any(|known| known == flag);
-    if has("handshake") {
-        return Some(None);
-    }
     let replicates = (has("slave") || has("replica")).then(|| MemberId((*master).into()));
     let is_self = has("myself");
     // What stands in brackets is on its way.
     let mut served = slots.iter().filter(|slot| !slot.starts_with('[')).peekable();
-    Some(Some(ListedNode {
+    Some(ListedNode {
         id: MemberId((*id).into()),
         endpoints: if has("noaddr") { Vec::new() } else { endpoints(address, asked, node_map)? },
         replicates,
@@ -103,7 +102,7 @@ fn node(line: &str, asked: &Endpoint, node_map: &NodeMap) -> Option<Option<Liste
         slots: if is_self { served.map(|slots| range(slots)).collect::<Option<_>>()? } else { Vec::new() },
         epoch: epoch.parse().ok()?,
         is_self,
-    }))
+    })
 }
 
 /// `5` or `5-9`.
