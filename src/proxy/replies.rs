@@ -3,8 +3,7 @@
 //! Whoever answers (a hit, a lane, a flight, a fence that came back) writes here and need not know who is before it:
 //! bytes of the first unanswered command go straight to the output, those of a later one wait in their place. Shared by
 //! the session and by whatever holds a place, all on one thread. Never blocks; memory is bounded by the output limit,
-//! past which the session is dropped. Longer than most files: the one handle on
-//! one queue.
+//! past which the session is dropped. The file is long, for it is the one handle on one queue.
 //!
 //! Holds contract point 2 (order).
 
