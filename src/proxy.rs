@@ -74,6 +74,7 @@ pub(crate) use lanes::LANE_NAME;
 pub(crate) use node_question::NodeQuestion;
 pub(crate) use open_listeners::OpenListeners;
 pub(crate) use owner::Owner;
+pub(crate) use parts::PartsInTurn;
 pub(crate) use private::{Lent, OwnLane, Setting};
 pub(crate) use queued::RedirectNote;
 pub use read_history::{KeyStatus, ReadHistory};

@@ -95,6 +95,36 @@ fn whole(merge: Merge, of: Vec<u32>) -> WholeReply {
     })
 }
 
+/// A command in parts whose session sends one after the other, and puts their replies together.
+pub(crate) struct PartsInTurn {
+    parts: Vec<SlotPart>,
+    whole: WholeReply,
+}
+
+impl PartsInTurn {
+    /// None where all keys are in one slot.
+    pub(crate) fn of(spec: &Spec, request: Request<'_>) -> Option<Self> {
+        let Spread::Slots(merge) = spec.spread else { return None };
+        let SlotParts { parts, of } = SlotParts::of(spec, request)?;
+        Some(Self { parts, whole: whole(merge, of) })
+    }
+
+    /// The nodes that serve them.
+    pub(crate) fn nodes(&self, worker: &Worker) -> Vec<NodeIndex> {
+        self.parts.iter().map(|part| worker.serving_slot(part.slot)).collect()
+    }
+
+    /// The commands.
+    pub(crate) fn commands(&self) -> impl Iterator<Item = &[u8]> {
+        self.parts.iter().map(|part| part.command.as_slice())
+    }
+
+    /// What the replies to all of them make together.
+    pub(crate) fn whole(self, replies: &[&[u8]]) -> Vec<u8> {
+        (self.whole)(replies)
+    }
+}
+
 impl Caller {
     /// Takes up a command whose keys may be in several slots. None where they are in one, and where none of it shall be split: it is
     /// one command then, and what it is answered is a node's own affair.

@@ -17,7 +17,7 @@ use crate::clock::Time;
 use crate::command::{Effect, HashSlot, Merge, NodeReply, Portrait, Route, Spec, Spread, Verb};
 use crate::config::ClusterView;
 use crate::invalidation::Change;
-use crate::proxy::{self, NodeQuestion, Taken};
+use crate::proxy::{self, NodeQuestion, PartsInTurn, Taken};
 use crate::resp::{Elements, Request, encode, text_of};
 use crate::upstream::{NodeIndex, Topology};
 
@@ -54,6 +54,11 @@ impl Session {
             }
             Spread::OneNode | Spread::Slots(_) => {
                 let now = Time::now();
+                if self.holds_up(spec, now)
+                    && let Some(parts) = PartsInTurn::of(spec, request)
+                {
+                    return self.ask_in_turn(line, parts, spec).await;
+                }
                 match proxy::call(&self.worker, &mut self.caller, spec, request, now) {
                     Taken::Yes => Ok(()),
                     taken => self.on_lane(line, spec, request, taken, now).await,
@@ -100,12 +105,34 @@ impl Session {
     /// Sends a command to a node: on a lane, if it would hold up nobody there.
     fn ask_one(&mut self, at: NodeIndex, spec: &Spec, request: Request<'_>) -> NodeQuestion {
         let (worker, now) = (&self.worker, Time::now());
-        let holds_up = spec.effect != Effect::Read && (worker.holds_writes() || worker.shared.l1.is_paused(now));
-        if spec.on_lane(request) && !holds_up {
+        if spec.on_lane(request) && !self.holds_up(spec, now) {
             self.caller.ask_node(worker, at, (spec, request), now)
         } else {
             self.caller.ask_node_apart(worker, at, (spec, request), now)
         }
+    }
+
+    /// Whether a command of this row would hold up others on a lane.
+    fn holds_up(&self, spec: &Spec, now: Time) -> bool {
+        spec.effect != Effect::Read && (self.worker.holds_writes() || self.worker.shared.l1.is_paused(now))
+    }
+
+    /// Sends the parts of a command that would hold up others on lanes, one after the other on connections of their own.
+    async fn ask_in_turn(&mut self, line: &mut ClientLine, parts: PartsInTurn, spec: &Spec) -> Result<(), Close> {
+        let nodes = parts.nodes(&self.worker);
+        let whole = self.caller.begin_whole(&self.worker, spec, &nodes);
+        let (mut replies, mut heard, mut spans) = (Vec::new(), Time::ZERO, Vec::new());
+        for (command, at) in parts.commands().zip(nodes) {
+            let part = Request::parse_canonical(command, &mut spans).expect("as it was made");
+            let mut question = self.caller.ask_node_apart(&self.worker, at, (spec, part), Time::now());
+            let (reply, when) = line.while_writing(self, question.answer()).await;
+            question.end(Time::now());
+            heard = heard.max(when);
+            replies.push(reply);
+        }
+        let replies: Vec<&[u8]> = replies.iter().map(Vec::as_slice).collect();
+        whole.give(&parts.whole(&replies), heard);
+        Ok(())
     }
 
     /// What one node says to a command on a lane, and when that was heard.
