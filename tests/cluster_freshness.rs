@@ -208,7 +208,9 @@ fn while_most_answer_memory_does_and_while_most_are_silent_it_does_not() {
     eventually("no lease is left", || crema.metric("crema_lease_held", &[]) == 0.0);
     let silent = Instant::now();
     assert_eq!(reader.during(&writer, || silent.elapsed() < BOUND * 3), 0);
-    others.iter().for_each(|&n| cluster.link(n).thaw());
+    for &n in &others {
+        cluster.link(n).thaw();
+    }
     reader.until_hit(&writer);
 }
 

@@ -169,7 +169,7 @@ fn append(crema: &Crema, list: &str, ends: &AtomicBool) -> Vec<Value> {
             match reply {
                 Value::Int(length) => {
                     done.push(n.clone());
-                    assert_eq!(length as usize, done.len(), "{list}: {n} is the last of what was done");
+                    assert_eq!(usize::try_from(length), Ok(done.len()), "{list}: {n} is the last of what was done");
                 }
                 error => {
                     assert!(error.is_error(), "{error:?}");
@@ -178,8 +178,8 @@ fn append(crema: &Crema, list: &str, ends: &AtomicBool) -> Vec<Value> {
             }
         }
         sent += PIPELINE;
-        let last = client.cmd(&["LINDEX", list, "-1"]);
-        assert_eq!(last.text(), done.last().cloned().unwrap_or_default(), "{list}: its own write");
+        let newest = client.cmd(&["LINDEX", list, "-1"]);
+        assert_eq!(newest.text(), done.last().cloned().unwrap_or_default(), "{list}: its own write");
     }
     let list = client.cmd(&["LRANGE", list, "0", "-1"]);
     let list: Vec<String> = list.items().iter().map(Value::text).collect();
@@ -259,7 +259,9 @@ fn pipelines_stay_in_order_while_valkey_moves_slots_as_a_whole() {
     let crema = cluster.crema().start();
     under_load(&crema, &slots, || {
         for round in 1..5 {
-            slots.iter().for_each(|&slot| assert!(migrate(slot, round % 3)));
+            for &slot in &slots {
+                assert!(migrate(slot, round % 3));
+            }
         }
     });
     assert!(redirects(&crema, "moved") > 0);

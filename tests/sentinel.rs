@@ -247,7 +247,7 @@ fn hits_go_on_without_a_minority_of_sentinels_and_not_without_a_majority() {
     }
     assert_eq!(crema.outcomes("hit"), hits, "nothing comes out of memory");
     eventually("it is told", || crema.count("crema_sentinel_master_proven", &[]) == 0);
-    group.sentinels.iter().take(2).for_each(|sentinel| sentinel.thaw());
+    group.sentinels.iter().take(2).for_each(common::sentinel::Sentinel::thaw);
     until_hit(&crema, "k");
 }
 
@@ -397,8 +397,8 @@ fn no_write_is_done_twice_and_none_is_lost_that_the_next_master_had() {
     once.dedup();
     assert_eq!(once.len(), list.len(), "none is there twice");
     let owed = acknowledged[..before].iter().chain(&acknowledged[after..]);
-    let lost: Vec<_> = owed.filter(|n| once.binary_search(n).is_err()).collect();
-    assert!(lost.is_empty(), "{lost:?}");
+    let missing: Vec<_> = owed.filter(|n| once.binary_search(n).is_err()).collect();
+    assert!(missing.is_empty(), "{missing:?}");
     group.servers[moved].kill();
 }
 

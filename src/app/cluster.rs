@@ -268,7 +268,7 @@ pub(super) async fn follow_presence(topology: watch::Sender<Arc<Topology>>, pres
         }
         tokio::select! {
             _ = changes.join_next() => {}
-            changed = versions.changed() => if changed.is_err() { return },
+            newer = versions.changed() => if newer.is_err() { return },
         }
     }
 }

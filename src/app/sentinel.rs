@@ -254,7 +254,9 @@ impl GroupKeeper {
         let is_asked =
             |id: &SentinelId| self.sentinels.values().any(|known| known.answers && known.id.as_ref() == Some(id));
         let missing: Vec<_> = self.listed.iter().filter(|(id, _)| !is_asked(id)).map(|(_, at)| at.clone()).collect();
-        missing.into_iter().for_each(|at| self.ask(at));
+        for at in missing {
+            self.ask(at);
+        }
         let (seeds, listed) = (&self.plan.seeds, &self.listed);
         self.sentinels.retain(|at, sentinel| {
             let stays = seeds.contains(at) || listed.values().any(|listed| listed == at);
@@ -337,11 +339,12 @@ impl GroupKeeper {
         let (sentinels, answering) = (self.census.size(), self.census.present());
         let has_majority = answering > sentinels / 2;
         if sentinels > 0 && self.has_majority.replace(has_majority) != Some(has_majority) {
-            match has_majority {
-                true => info!("{answering} of {sentinels} Sentinels answer"),
-                false => warn!(
+            if has_majority {
+                info!("{answering} of {sentinels} Sentinels answer");
+            } else {
+                warn!(
                     "{answering} of {sentinels} Sentinels answer: cache off, reads go to Redis, and no other master would be found"
-                ),
+                );
             }
         }
         let longest = self.plan.max_staleness.max(IDLE * 2);

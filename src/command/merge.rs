@@ -159,7 +159,9 @@ fn join(replies: &[&[u8]]) -> Option<Vec<u8>> {
     let lists: Option<Vec<_>> = replies.iter().map(|reply| Elements::of(reply)).collect();
     let lists = lists?;
     let mut out = header_like(replies[0], lists.iter().map(Elements::len).sum());
-    lists.iter().for_each(|list| out.extend_from_slice(list.bytes()));
+    for list in &lists {
+        out.extend_from_slice(list.bytes());
+    }
     Some(out)
 }
 
@@ -174,7 +176,9 @@ fn unite(replies: &[&[u8]]) -> Option<Vec<u8>> {
         }
     }
     let mut out = header_like(replies[0], all.len());
-    all.iter().for_each(|element| out.extend_from_slice(element));
+    for element in all {
+        out.extend_from_slice(element);
+    }
     Some(out)
 }
 
@@ -220,7 +224,9 @@ fn newest(replies: &[&[u8]], most: usize) -> Option<Vec<u8>> {
     entries.sort_by_key(|(time, _)| *time);
     entries.truncate(most);
     let mut out = header_like(replies[0], entries.len());
-    entries.iter().for_each(|(_, entry)| out.extend_from_slice(entry));
+    for (_, entry) in entries {
+        out.extend_from_slice(entry);
+    }
     Some(out)
 }
 
@@ -360,7 +366,9 @@ mod tests {
     fn list(values: &[Vec<u8>]) -> Vec<u8> {
         let mut out = Vec::new();
         encode::array_header(&mut out, values.len());
-        values.iter().for_each(|value| out.extend_from_slice(value));
+        for value in values {
+            out.extend_from_slice(value);
+        }
         out
     }
 

@@ -191,14 +191,14 @@ mod tests {
         let set: &[u8] = b"*3\r\n$3\r\nSET\r\n$3\r\nfoo\r\n$1\r\nv\r\n";
         for bytes in [set.to_vec(), [ASKING, set].concat(), [ASKING, MULTI, set, b"*1\r\n$4\r\neXEC\r\n"].concat()] {
             let mut spans = Vec::new();
-            let sent = SentCommand::read(&bytes, &mut spans).expect("a command");
-            assert_eq!((sent.request.raw(), sent.slot().map(HashSlot::number)), (set, Some(12_182)));
-            assert!(!sent.speaks_for_itself());
+            let command = SentCommand::read(&bytes, &mut spans).expect("a command");
+            assert_eq!((command.request.raw(), command.slot().map(HashSlot::number)), (set, Some(12_182)));
+            assert!(!command.speaks_for_itself());
         }
         let eval: &[u8] = b"*3\r\n$4\r\nEVAL\r\n$1\r\nx\r\n$1\r\n0\r\n";
         let mut spans = Vec::new();
-        let sent = SentCommand::read(eval, &mut spans).expect("a command");
-        assert!(sent.speaks_for_itself() && sent.slot().is_none());
+        let script = SentCommand::read(eval, &mut spans).expect("a command");
+        assert!(script.speaks_for_itself() && script.slot().is_none());
     }
 
     const AT: fn(u64) -> Time = |millis| Time::from_nanos((1 << 40) + millis * 1_000_000);

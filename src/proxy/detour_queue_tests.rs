@@ -136,19 +136,21 @@ impl Course {
         }
         self.done.push(place);
         if let Some(queue) = &mut self.queue {
-            queue.carried_out(at(place as u64), super::tests::slot(slot));
+            queue.carried_out(at(place as u64), tests::slot(slot));
         }
     }
 
     fn redirect(&mut self, place: usize) {
         let end = at(self.sent.len() as u64);
         let queue = self.queue.get_or_insert_with(|| DetourQueue::new(end));
-        queue.redirected(at(place as u64), super::tests::slot(self.sent[place]), place);
+        queue.redirected(at(place as u64), slot(self.sent[place]), place);
     }
 
     /// The connection is lost before anything that waits on it was written.
     fn lose(&mut self, node: usize) {
-        std::mem::take(&mut self.lanes[node]).into_iter().for_each(|place| self.redirect(place));
+        for place in std::mem::take(&mut self.lanes[node]) {
+            self.redirect(place);
+        }
     }
 
     fn step(&mut self, asks: bool) {

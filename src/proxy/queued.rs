@@ -60,7 +60,7 @@ mod tests {
     #[test]
     fn the_client_is_told_that_what_belongs_elsewhere_is_queued() {
         let note = RedirectNote::default();
-        let mut command = |pieces: &[&str]| {
+        let command = |pieces: &[&str]| {
             let mut queued = QueuedCommand::new(None, Rc::clone(&note));
             let mut shown = Vec::new();
             for (n, piece) in pieces.iter().enumerate() {

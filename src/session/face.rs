@@ -38,7 +38,7 @@ impl ShownAddress {
     /// An id of forty hexadecimal digits, the same wherever this address is shown.
     fn id(&self, of: &str) -> String {
         let digest = digest(&SHA256, format!("{of} {}:{}", self.host, self.port).as_bytes());
-        digest.as_ref().iter().take(20).map(|byte| format!("{byte:02x}")).collect()
+        digest.as_ref().iter().take(20).fold(String::new(), |id, byte| id + &format!("{byte:02x}"))
     }
 
     fn node_id(&self) -> String {
@@ -71,11 +71,14 @@ pub(super) fn shown(portrait: Portrait, at: &ShownAddress, request: Request<'_>,
     Some(out)
 }
 
+/// The last of all slots.
+const LAST_SLOT: i64 = 16_383;
+
 fn slots(out: &mut Vec<u8>, at: &ShownAddress, resp: Resp) {
     encode::array_header(out, 1);
     encode::array_header(out, 3);
     encode::integer(out, 0);
-    encode::integer(out, HashSlot::COUNT as i64 - 1);
+    encode::integer(out, LAST_SLOT);
     encode::array_header(out, 4);
     encode::bulk(out, at.host.as_bytes());
     encode::integer(out, i64::from(at.port));
@@ -89,7 +92,7 @@ fn shards(out: &mut Vec<u8>, at: &ShownAddress, resp: Resp) {
     encode::bulk(out, b"slots");
     encode::array_header(out, 2);
     encode::integer(out, 0);
-    encode::integer(out, HashSlot::COUNT as i64 - 1);
+    encode::integer(out, LAST_SLOT);
     encode::bulk(out, b"nodes");
     encode::array_header(out, 1);
     encode::map_header(out, 7, resp);
@@ -130,18 +133,18 @@ pub(super) fn corrected(portrait: Portrait, reply: Vec<u8>, resp: Resp) -> Vec<u
         _ => &[],
     };
     let Some(told) = text_of(&reply).filter(|_| !is_error(&reply)) else { return reply };
-    let (mut corrected, mut rest) = (Vec::with_capacity(told.len() + 8), told);
-    while !rest.is_empty() {
-        let end = rest.windows(2).position(|at| at == b"\r\n").map_or(rest.len(), |end| end + 2);
-        let (line, behind) = rest.split_at(end);
+    let (mut shown, mut left) = (Vec::with_capacity(told.len() + 8), told);
+    while !left.is_empty() {
+        let end = left.windows(2).position(|at| at == b"\r\n").map_or(left.len(), |end| end + 2);
+        let (line, behind) = left.split_at(end);
         match lines.iter().find(|(name, _)| line.starts_with(name.as_bytes())) {
-            Some((name, value)) => corrected.extend_from_slice(format!("{name}{value}\r\n").as_bytes()),
-            None => corrected.extend_from_slice(line),
+            Some((name, value)) => shown.extend_from_slice(format!("{name}{value}\r\n").as_bytes()),
+            None => shown.extend_from_slice(line),
         }
-        rest = behind;
+        left = behind;
     }
-    let mut out = Vec::with_capacity(corrected.len() + 16);
-    text(&mut out, &corrected, resp);
+    let mut out = Vec::with_capacity(shown.len() + 16);
+    text(&mut out, &shown, resp);
     out
 }
 

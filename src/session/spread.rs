@@ -97,7 +97,9 @@ impl Session {
         if let Some(change) = change {
             drop(change.answered(answers.iter().all(|(_, reply)| reply.starts_with(b"-"))));
         }
-        questions.into_iter().for_each(|question| question.end(Time::now()));
+        for question in questions {
+            question.end(Time::now());
+        }
         whole.give(&merge.merged(&replies, Some(request), random()), heard);
         Ok(())
     }

@@ -397,7 +397,9 @@ impl<W: Waiter> Lane<W> {
     /// Has what was not carried out here sent elsewhere.
     pub(super) fn forward_all(&self) {
         let elsewhere = self.pipeline.borrow_mut().take_elsewhere();
-        elsewhere.into_iter().for_each(|(waiter, command)| self.forward(waiter, &command));
+        for (waiter, command) in elsewhere {
+            self.forward(waiter, &command);
+        }
     }
 
     /// Where nobody is there to do it, those who wait are gone as well.

@@ -33,7 +33,7 @@ use std::time::Duration;
 pub(crate) use backoff::Backoff;
 pub(crate) use budget::{Ask, Budget, Permit, Purpose, Settled, Tenant};
 pub(crate) use cluster::{
-    Census, CensusQuestion, ClusterAnswer, ClusterMap, ClusterState, Listing, MapDoubts, Shard, SlotTable, Steward,
+    Census, CensusQuestion, ClusterAnswer, ClusterMap, ClusterState, Listing, MapDoubts, SlotTable, Steward,
     StewardReport, agreed, newer_than,
 };
 pub(crate) use connect::{

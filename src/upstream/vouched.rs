@@ -135,7 +135,7 @@ mod tests {
     fn a_revocation_is_told_once_and_only_a_later_census_counts() {
         let (vouched, told) = (Vouched::by_census(), Arc::new(AtomicU32::new(0)));
         let count = Arc::clone(&told);
-        vouched.on_revocation(move || drop(count.fetch_add(1, Ordering::Relaxed)));
+        vouched.on_revocation(move || _ = count.fetch_add(1, Ordering::Relaxed));
         vouched.revoke(AT(1));
         assert_eq!(told.load(Ordering::Relaxed), 0, "there was nothing to end");
         vouched.pass(AT(5));

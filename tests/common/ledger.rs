@@ -201,7 +201,8 @@ fn settle(
         }
     }
     let mut logs = Vec::new();
-    let (mut lost, mut answered, mut refused, mut errors) = (Vec::new(), 0, 0, HashMap::<String, usize>::new());
+    let (mut missed, mut answered, mut refused) = (Vec::new(), 0, 0);
+    let mut errors = HashMap::<String, usize>::new();
     for account in accounts {
         for (text, count) in &account.errors {
             *errors.entry(text.clone()).or_default() += count;
@@ -220,7 +221,7 @@ fn settle(
                             acked: acked.unwrap_or(Time::MAX),
                             via: *via,
                         }),
-                        (None, Some(acked)) => lost.push((format!("{word} in {} by {via:?}", keys[*key]), *acked)),
+                        (None, Some(acked)) => missed.push((format!("{word} in {} by {via:?}", keys[*key]), *acked)),
                         (None, None) => {}
                     }
                 }
@@ -240,7 +241,7 @@ fn settle(
         logs.push(log);
     }
     let verdict = judge::judge(&logs, keys, Rules { max_staleness, monotone: false });
-    Findings { verdict, lost, doubled, answered, refused, errors, span }
+    Findings { verdict, lost: missed, doubled, answered, refused, errors, span }
 }
 
 /// How many whole words two contents begin with alike.
@@ -391,10 +392,10 @@ impl<'a> Router<'a> {
     }
 
     fn ask(&mut self, addr: SocketAddr, asking: bool, command: &[&str]) -> Option<Value> {
-        if !self.clients.contains_key(&addr) {
+        if let std::collections::hash_map::Entry::Vacant(e) = self.clients.entry(addr) {
             let mut client = Client::try_connect(addr).ok()?;
             client.patience(PATIENCE);
-            self.clients.insert(addr, client);
+            e.insert(client);
         }
         let client = self.clients.get_mut(&addr)?;
         if asking {

@@ -137,7 +137,7 @@ impl Group {
 
     /// Which of the servers most Sentinels name.
     pub(crate) fn named(&self) -> Option<usize> {
-        let named: Vec<_> = self.sentinels.iter().filter_map(|sentinel| sentinel.try_named()).collect();
+        let named: Vec<_> = self.sentinels.iter().filter_map(Sentinel::try_named).collect();
         let count = |link: &Link| named.iter().filter(|port| **port == link.addr().port()).count();
         self.links.iter().position(|link| count(link) > SIZE / 2)
     }

@@ -123,10 +123,12 @@ mod tests {
 
     const LATEST: u64 = 7;
 
+    #[expect(clippy::unnecessary_wraps, reason = "as it is answered")]
     fn master(epoch: u64) -> Option<Testimony> {
         Some(Testimony { is_master: true, epoch })
     }
 
+    #[expect(clippy::unnecessary_wraps, reason = "as it is answered")]
     fn replica(epoch: u64) -> Option<Testimony> {
         Some(Testimony { is_master: false, epoch })
     }

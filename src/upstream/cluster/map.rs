@@ -30,14 +30,14 @@ pub(crate) struct ClusterMap {
     /// By place.
     shards: Vec<Option<Shard>>,
     /// The place of each slot's master.
-    owners: Box<[u16; HashSlot::COUNT]>,
+    owners: Box<[u16]>,
 }
 
 impl ClusterMap {
     /// Nothing is known but one node, which is asked for everything.
     pub(crate) fn unread(seed: Arc<Node>) -> Self {
         let shard = Shard { node: seed, replicas: Vec::new() };
-        let owners = Box::new([NOBODY; HashSlot::COUNT]);
+        let owners = vec![NOBODY; HashSlot::COUNT].into_boxed_slice();
         Self { version: 0, front: NodeIndex::default(), shards: vec![Some(shard)], owners }
     }
 
@@ -62,9 +62,9 @@ impl ClusterMap {
                 let shard = Some(Shard { node: make(&master.endpoint), replicas: Vec::new() });
                 let vacant = shards.iter().position(Option::is_none).unwrap_or(shards.len());
                 if vacant == shards.len() {
-                    shards.push(shard)
+                    shards.push(shard);
                 } else {
-                    shards[vacant] = shard
+                    shards[vacant] = shard;
                 }
                 vacant
             });
@@ -73,12 +73,12 @@ impl ClusterMap {
             }
             places.push(place);
         }
-        let mut owners = Box::new([NOBODY; HashSlot::COUNT]);
+        let mut owners = vec![NOBODY; HashSlot::COUNT].into_boxed_slice();
         for (slot, master) in table.owners.iter().enumerate() {
             let place = master.map(|master| u16::try_from(places[usize::from(master)]).unwrap_or(NOBODY));
             owners[slot] = place.unwrap_or(NOBODY);
         }
-        let stays = shards.get(self.front.number()).is_some_and(|shard| shard.is_some());
+        let stays = shards.get(self.front.number()).is_some_and(Option::is_some);
         let front = if stays { self.front } else { NodeIndex::nth(shards.iter().position(Option::is_some)?) };
         Some(Self { version: self.version + 1, front, shards, owners })
     }

@@ -13,6 +13,6 @@ pub(crate) use agreement::{ClusterAnswer, agreed};
 pub(crate) use census::Census;
 pub(crate) use doubts::{MapDoubts, newer_than};
 pub(crate) use listing::Listing;
-pub(crate) use map::{ClusterMap, Shard};
+pub(crate) use map::ClusterMap;
 pub(crate) use slots::{ClusterState, SlotTable};
 pub(crate) use steward::{CensusQuestion, Steward, StewardReport};

@@ -22,6 +22,7 @@ pub(super) struct ToldOfReply {
 }
 
 /// A waiter that notes what it is told.
+#[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own, in any combination")]
 pub(super) struct NotingWaiter {
     told: Rc<RefCell<ToldOfReply>>,
     pub(super) replies: usize,

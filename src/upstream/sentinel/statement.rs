@@ -167,14 +167,19 @@ fn text(frame: &OwnedFrame) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::resp::encode;
 
     fn at(port: u16) -> Endpoint {
         Endpoint::Tcp { host: "10.0.0.1".to_owned(), port }
     }
 
     fn bulks(words: &[&str]) -> Vec<u8> {
-        let words: String = words.iter().map(|word| format!("${}\r\n{word}\r\n", word.len())).collect();
-        format!("*{}\r\n{words}", words.matches('$').count()).into_bytes()
+        let mut out = Vec::new();
+        encode::array_header(&mut out, words.len());
+        for word in words {
+            encode::bulk(&mut out, word.as_bytes());
+        }
+        out
     }
 
     fn master(port: &str, flags: &str) -> Vec<u8> {
