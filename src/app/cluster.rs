@@ -90,6 +90,7 @@ impl MapKeeper {
                 let answers = self.ask(vec![one]).await;
                 self.connections.clear(); // no node is to keep one for what is asked so seldom
                 if answers.iter().all(|answer| self.is_present(&answer.table)) {
+                    answers.iter().for_each(|answer| self.learn_replicas(&answer.table));
                     continue;
                 }
             }
@@ -115,6 +116,14 @@ impl MapKeeper {
 
     fn is_present(&self, table: &SlotTable) -> bool {
         self.present().cluster().is_some_and(|map| map.is_as(table))
+    }
+
+    /// Who replicates whom is for people alone: no new version is made of it.
+    fn learn_replicas(&self, table: &SlotTable) {
+        let present = self.present();
+        if let Some(map) = present.cluster().and_then(|map| map.with_replicas(table)) {
+            self.topology.send_replace(Arc::new(Topology::Cluster(map)));
+        }
     }
 
     /// Asks all masters, or whoever can be found, and publishes what they agree on. Whether that was news.

@@ -1,6 +1,6 @@
 //! Where reads of a cluster's keys went last: to look that up is less work than the key's slot, which a hit can do without.
 //!
-//! A worker's, and emptied with each version of the topology. A place that is remembered for another key sends a read astray, which is
+//! One for each version of the topology that a worker goes by. A place that is remembered for another key sends a read astray, which is
 //! what a map that is not true any more does as well: L1 has nothing of that key there, and the node says where it belongs.
 
 use std::cell::Cell;
@@ -15,19 +15,12 @@ pub(super) struct RouteMemo(Box<[Cell<(u64, NodeIndex)>]>);
 
 impl Default for RouteMemo {
     fn default() -> Self {
-        let memo = Self((0..KNOWN).map(|_| Cell::default()).collect());
-        memo.clear();
-        memo
+        // What none is remembered under: its place is that of another.
+        Self((0..KNOWN as u64).map(|place| Cell::new((!place, NodeIndex::default()))).collect())
     }
 }
 
 impl RouteMemo {
-    /// The topology is another.
-    pub(super) fn clear(&self) {
-        // What none is remembered under: its place is that of another.
-        self.0.iter().enumerate().for_each(|(place, known)| known.set((!(place as u64), NodeIndex::default())));
-    }
-
     /// Which node serves `key`, of which a read has this hash.
     #[inline]
     pub(super) fn serving(&self, topology: &Topology, hash: u64, key: &[u8]) -> NodeIndex {
@@ -64,7 +57,5 @@ mod tests {
         }
         memo.0[3].set((3, NodeIndex::nth(7)));
         assert_eq!(memo.serving(&topology, 3, b"k"), NodeIndex::nth(7));
-        memo.clear();
-        assert_eq!(memo.serving(&topology, 3, b"k"), NodeIndex::default());
     }
 }

@@ -52,7 +52,6 @@ pub(crate) struct Worker {
     map: RefCell<Map>,
     /// That of its topology.
     version: Cell<u64>,
-    routes: RouteMemo,
     /// Those of nodes that left a cluster, until all is answered there; since when.
     retired: RefCell<Vec<(Rc<Station>, Time)>>,
     /// What was found at the last look at the stations.
@@ -65,6 +64,7 @@ pub(crate) struct Worker {
 struct Map {
     topology: Arc<Topology>,
     stations: Vec<Option<Rc<Station>>>,
+    routes: RouteMemo,
 }
 
 impl Worker {
@@ -83,9 +83,12 @@ impl Worker {
             proofs: Proofs::default(),
             pilots: Pilots::default(),
             redirects: topology.cluster().is_some(),
-            map: RefCell::new(Map { topology: Arc::clone(&topology), stations: Vec::new() }),
+            map: RefCell::new(Map {
+                topology: Arc::clone(&topology),
+                stations: Vec::new(),
+                routes: RouteMemo::default(),
+            }),
             version: Cell::default(),
-            routes: RouteMemo::default(),
             retired: RefCell::default(),
             holds_writes: Cell::default(),
             several: Cell::default(),
@@ -112,7 +115,7 @@ impl Worker {
         let stays = |old: &Rc<Station>| stations.iter().flatten().any(|station| Rc::ptr_eq(station, old));
         let left: Vec<_> = before.into_iter().filter(|old| !stays(old)).collect();
         self.version.set(topology.version());
-        *self.map.borrow_mut() = Map { topology, stations };
+        *self.map.borrow_mut() = Map { topology, stations, routes: RouteMemo::default() };
         for station in left {
             self.shared.l1.ears.leave(station.node());
             if self.redirects {
@@ -178,9 +181,10 @@ impl Worker {
     /// Which node serves this key, of which a read has this hash.
     #[inline]
     pub(super) fn serving_read(&self, hash: u64, key: &[u8]) -> NodeIndex {
-        match &*self.map.borrow().topology {
+        let map = self.map.borrow();
+        match &*map.topology {
             Topology::Single(_) => NodeIndex::default(),
-            topology @ Topology::Cluster(_) => self.routes.serving(topology, hash, key),
+            topology @ Topology::Cluster(_) => map.routes.serving(topology, hash, key),
         }
     }
 
@@ -322,6 +326,8 @@ mod tests {
 
     use super::super::shared::tests::{node, shared};
     use super::*;
+    use crate::config::Endpoint;
+    use crate::upstream::{ClusterMap, MasterEntry, SlotTable};
 
     #[tokio::test]
     async fn a_lane_whose_sessions_have_left_is_closed_before_long_and_the_last_of_a_user_who_stays_is_kept() {
@@ -344,6 +350,30 @@ mod tests {
             assert_eq!((left.is_open(), stays.lane.is_open()), (false, true));
 
             drop(front);
+            worker.close();
+            worker.tasks.wait().await;
+        };
+        LocalSet::new().run_until(in_a_worker).await;
+    }
+
+    #[tokio::test]
+    async fn a_read_goes_where_the_present_map_says() {
+        let in_a_worker = async {
+            let endpoint = |port| Endpoint::Tcp { host: "127.0.0.1".into(), port };
+            let make = |endpoint: &Endpoint| Arc::new(Node::new(endpoint.clone(), 1, Duration::from_secs(1)));
+            let unread = ClusterMap::unread(make(&endpoint(1)));
+            let of = |owner| {
+                let masters = [1, 2].map(|port| MasterEntry { endpoint: endpoint(port), replicas: Vec::new() });
+                SlotTable { masters: masters.into(), owners: vec![Some(owner); HashSlot::COUNT] }
+            };
+            let first = unread.next(&of(0), make).expect("news");
+            let second = first.next(&of(1), make).expect("news");
+            let topologies = watch::Sender::new(Arc::new(Topology::Cluster(first)));
+            let worker = Worker::new(shared(topologies.subscribe()), Arc::default());
+            let places = [0, 1].map(NodeIndex::nth);
+            assert_eq!((worker.serving_read(7, b"k"), worker.serving_read(7, b"k")), (places[0], places[0]));
+            worker.adopt(Arc::new(Topology::Cluster(second)));
+            assert_eq!(worker.serving_read(7, b"k"), places[1], "what was remembered was of the map before");
             worker.close();
             worker.tasks.wait().await;
         };

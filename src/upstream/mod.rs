@@ -32,6 +32,8 @@ use std::time::Duration;
 
 pub(crate) use backoff::Backoff;
 pub(crate) use budget::{Ask, Budget, Permit, Purpose, Settled, Tenant};
+#[cfg(test)]
+pub(crate) use cluster::MasterEntry;
 pub(crate) use cluster::{
     Census, CensusQuestion, ClusterAnswer, ClusterMap, ClusterState, Listing, MapDoubts, SlotTable, Steward,
     StewardReport, agreed, newer_than,

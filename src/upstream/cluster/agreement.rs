@@ -16,7 +16,7 @@ pub(crate) struct ClusterAnswer {
 /// none but at the very start, while nothing is `known`.
 pub(crate) fn agreed(answers: &[ClusterAnswer], known: u64) -> Option<&ClusterAnswer> {
     let epoch = |answer: &ClusterAnswer| answer.state.current_epoch;
-    let saying = |one: &ClusterAnswer| answers.iter().filter(|other| other.table == one.table).count();
+    let saying = |one: &ClusterAnswer| answers.iter().filter(|other| other.table.agrees_with(&one.table)).count();
     let well = || answers.iter().filter(|answer| answer.state.is_ok && !answer.table.masters.is_empty());
     let is_named = |one: &&ClusterAnswer| {
         let naming = well().filter(|other| epoch(other) == epoch(one)).count();

@@ -83,13 +83,27 @@ impl ClusterMap {
         Some(Self { version: self.version + 1, front, shards, owners })
     }
 
-    /// Whether the table says what this version says.
+    /// This version with the replicas that the table has, where these are others.
+    pub(crate) fn with_replicas(&self, table: &SlotTable) -> Option<Self> {
+        let mut shards = self.shards.clone();
+        let mut others = false;
+        for shard in shards.iter_mut().flatten() {
+            if let Some(master) = table.masters.iter().find(|master| master.endpoint == shard.node.endpoint) {
+                others |= shard.replicas != master.replicas;
+                shard.replicas.clone_from(&master.replicas);
+            }
+        }
+        others.then(|| Self { shards, owners: self.owners.clone(), ..*self })
+    }
+
+    /// Whether the table says what this version says of masters and slots.
     pub(crate) fn is_as(&self, table: &SlotTable) -> bool {
         let same_masters = self.shards.iter().flatten().count() == table.masters.len()
-            && self.shards.iter().flatten().all(|shard| {
-                let named = table.masters.iter().find(|master| master.endpoint == shard.node.endpoint);
-                named.is_some_and(|master| master.replicas == shard.replicas)
-            });
+            && self
+                .shards
+                .iter()
+                .flatten()
+                .all(|shard| table.masters.iter().any(|master| master.endpoint == shard.node.endpoint));
         same_masters
             && table.owners.iter().enumerate().all(|(slot, master)| {
                 let endpoint =
@@ -213,12 +227,14 @@ mod tests {
     }
 
     #[test]
-    fn replicas_that_come_and_go_are_news() {
+    fn replicas_that_come_and_go_make_no_version() {
         let first = ClusterMap::unread(make(&at(1))).next(&table(&[(1, 16_384)]), make).expect("news");
         let mut with = table(&[(1, 16_384)]);
         with.masters[0].replicas.push(at(9));
-        let second = first.next(&with, make).expect("news");
+        assert!(first.next(&with, make).is_none());
+        let second = first.with_replicas(&with).expect("another");
+        assert_eq!(second.version(), first.version());
         assert_eq!(second.shard(NodeIndex::nth(0)).expect("there").replicas, [at(9)]);
-        assert!(second.next(&with, make).is_none());
+        assert!(second.with_replicas(&with).is_none());
     }
 }

@@ -14,5 +14,7 @@ pub(crate) use census::Census;
 pub(crate) use doubts::{MapDoubts, newer_than};
 pub(crate) use listing::Listing;
 pub(crate) use map::ClusterMap;
+#[cfg(test)]
+pub(crate) use slots::MasterEntry;
 pub(crate) use slots::{ClusterState, SlotTable};
 pub(crate) use steward::{CensusQuestion, Steward, StewardReport};

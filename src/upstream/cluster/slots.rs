@@ -56,6 +56,12 @@ impl SlotTable {
         Some(table)
     }
 
+    /// Whether both have the same masters with the same slots. In which replicas they list, nodes differ for a while.
+    pub(crate) fn agrees_with(&self, other: &Self) -> bool {
+        let (own, others) = (self.masters.iter(), other.masters.iter());
+        self.owners == other.owners && own.map(|master| &master.endpoint).eq(others.map(|master| &master.endpoint))
+    }
+
     fn number_of(&mut self, endpoint: Endpoint, mut replicas: Vec<Endpoint>) -> Option<u16> {
         let known = self.masters.iter().position(|master| master.endpoint == endpoint);
         let number = known.unwrap_or_else(|| {
