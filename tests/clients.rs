@@ -165,7 +165,6 @@ fn smoke(script: &str, protocol: u8) {
 }
 
 #[test]
-#[ignore = "transactions and blocking commands do not follow their slots yet"]
 fn programs_for_one_redis_run_on_a_cluster() {
     // With databases, where there is such a cluster.
     let plan = Cluster::valkey().map(|plan| plan.args(&["--cluster-databases", "16"]));
@@ -176,7 +175,6 @@ fn programs_for_one_redis_run_on_a_cluster() {
 }
 
 #[test]
-#[ignore = "transactions and blocking commands do not follow their slots yet"]
 fn programs_for_a_cluster_run_on_a_cluster() {
     let cluster = Cluster::plan().masters(3).start();
     for view in ["standalone", "cluster"] {

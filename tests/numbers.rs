@@ -5,10 +5,12 @@ mod common;
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use common::cluster::{Failover, key_in};
 use common::link::Way;
 use common::redis::{free_port, loopback};
+use common::sentinel::Group;
 use common::tls::Authority;
-use common::{AT_LAST, Client, Crema, Link, Redis, eventually, ok, pack};
+use common::{AT_LAST, Client, Cluster, Crema, Link, Redis, bulk, eventually, ok, pack};
 
 /// Requests that failed, by class, and errors by reason; only what is not zero.
 fn failures(crema: &Crema) -> (BTreeMap<String, u64>, BTreeMap<String, u64>) {
@@ -171,6 +173,36 @@ fn moved(crema: &Crema) -> BTreeSet<String> {
     moving.map(|(series, _)| series.split('{').next().expect("a name").to_owned()).collect()
 }
 
+/// What moves in front of a cluster of which a slot goes elsewhere and a master is replaced.
+fn of_a_cluster() -> BTreeSet<String> {
+    let cluster = Cluster::start();
+    let key = key_in(5, "k");
+    let crema = cluster.crema().flag("--promote", "1").start();
+    crema.warm(&["GET", &key]);
+    let mut client = crema.client();
+    assert_eq!(client.cmd(&["SET", &key, "v"]), ok());
+    cluster.move_slot(5, 1);
+    assert_eq!(client.cmd(&["GET", &key]), bulk("v"));
+    eventually("memory is told that the slot has left", || crema.count("crema_slots_left_total", &[]) > 0);
+    cluster.failover(3, Failover::Force);
+    eventually("an election is seen", || {
+        crema.warm(&["GET", &key]);
+        crema.count("crema_elections_total", &[]) > 0
+    });
+    moved(&crema)
+}
+
+/// What moves in front of a group of Sentinels that fails over.
+fn of_sentinels() -> BTreeSet<String> {
+    let group = Group::start();
+    let crema = Crema::over(group.servers[0].addr()).url(group.url("")).flag("--promote", "1").start();
+    eventually("the master is proven", || crema.count("crema_sentinel_master_proven", &[]) > 0);
+    let proven = moved(&crema);
+    group.sentinels[0].fail_over();
+    eventually("the failover is seen", || crema.count("crema_sentinel_failovers", &[]) > 0);
+    proven.into_iter().chain(moved(&crema)).collect()
+}
+
 #[test]
 fn every_metric_moves() {
     let redis = Redis::with(&["--requirepass", "secret"]);
@@ -247,6 +279,10 @@ fn every_metric_moves() {
     let many: Vec<_> = (0..12).map(|_| Client::try_connect(crema.addr())).collect();
     eventually("one is turned away", || crema.count("crema_sessions_refused_total", &[]) > 0);
     drop(many);
+    eventually("they have left", || {
+        let answered = Client::try_connect(crema.addr()).and_then(|mut client| client.try_cmd(&["PING"]));
+        answered.is_ok_and(|reply| !reply.is_error())
+    });
     // A link that stands still until the lease has lapsed, and then breaks under a read and a write.
     crema.warm(&["GET", "hot"]);
     let lapsed = crema.count("crema_leases_lapsed_total", &[]);
@@ -284,6 +320,8 @@ fn every_metric_moves() {
     let without = Crema::over(meagre.addr()).start();
     eventually("it is told", || without.count("crema_upstream_refusals", &[]) > 0);
     seen.extend(moved(&without));
+    seen.extend(of_a_cluster());
+    seen.extend(of_sentinels());
     let known: BTreeSet<String> = crema::metrics::descriptions().map(|(name, _)| name.to_owned()).collect();
     let still: Vec<&String> = known.iter().filter(|name| !seen.iter().any(|seen| seen.starts_with(*name))).collect();
     assert!(still.is_empty(), "never moved: {still:?}");
