@@ -89,14 +89,16 @@ impl MapKeeper {
                 let one = self.one_in_turn();
                 let answers = self.ask(vec![one]).await;
                 self.connections.clear(); // no node is to keep one for what is asked so seldom
-                if answers.iter().all(|answer| self.is_present(&answer.table)) {
-                    answers.iter().for_each(|answer| self.learn_replicas(&answer.table));
+                if let Some(answer) = answers.first()
+                    && self.is_present(&answer.table)
+                {
+                    self.learn_replicas(&answer.table);
                     continue;
                 }
             }
-            let changed = self.read_all().await;
-            pause = if changed { PAUSES[0] } else { (pause * 2).min(PAUSES[1]) };
+            self.read_all().await;
             sleep(pause).await;
+            pause = (pause * 2).min(PAUSES[1]);
         }
     }
 
@@ -126,26 +128,35 @@ impl MapKeeper {
         }
     }
 
-    /// Asks all masters, or whoever can be found, and publishes what they agree on. Whether that was news.
-    async fn read_all(&mut self) -> bool {
+    /// Where no master gives a map: their replicas, which may have taken over, and the nodes in the settings.
+    fn others(&self) -> Vec<Arc<Node>> {
+        let (present, masters) = (self.present(), self.masters());
+        let replicas =
+            present.cluster().into_iter().flat_map(|map| map.shards().flat_map(|(_, shard)| &shard.replicas));
+        let replicas = replicas.map(|endpoint| self.nodes.seed(endpoint));
+        let others = self.seeds.iter().cloned().chain(replicas);
+        others.filter(|other| !masters.iter().any(|master| master.endpoint == other.endpoint)).collect()
+    }
+
+    /// Asks all masters, or whoever can be found, and publishes what they agree on.
+    async fn read_all(&mut self) {
+        let present = self.present();
+        let is_present = |table: &SlotTable| present.cluster().is_some_and(|map| map.is_as(table));
         let mut answers = self.ask(self.masters()).await;
-        if agreed(&answers, self.epoch).is_none() {
-            answers.extend(self.ask(self.seeds.clone()).await);
+        if agreed(&answers, self.epoch, is_present).is_none() {
+            answers.extend(self.ask(self.others()).await);
         }
-        let Some(chosen) = agreed(&answers, self.epoch) else {
+        let Some(chosen) = agreed(&answers, self.epoch, is_present) else {
             let trouble = if answers.is_empty() { "no node answers" } else { "no node that is well gives a map" };
-            self.tell(Some(trouble.to_owned()));
-            return false;
+            return self.tell(Some(trouble.to_owned()));
         };
         self.epoch = chosen.state.current_epoch;
         let present = self.present();
-        let Some(map) = present.cluster() else { return false };
-        let Some(next) = map.next(&chosen.table, |endpoint| self.known(endpoint)) else {
-            self.tell(None);
-            return false;
-        };
-        self.publish(next);
-        true
+        let Some(map) = present.cluster() else { return };
+        match map.next(&chosen.table, |endpoint| self.known(endpoint)) {
+            Some(next) => self.publish(next),
+            None => self.tell(None),
+        }
     }
 
     /// A node that is asked already, or a new one.

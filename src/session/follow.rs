@@ -133,8 +133,8 @@ impl Session {
                 let mut topology = shared.topology.clone();
                 let newer = newer_than(self.worker.topology().version(), &mut topology, pause);
                 let newer = line.while_writing(self, newer).await;
-                while self.worker.topology().version() < newer.version() && !self.worker.is_closed() {
-                    tokio::task::yield_now().await; // the worker takes it up in its own time
+                if newer.version() > self.worker.topology().version() {
+                    self.worker.adopt(newer);
                 }
             }
         }

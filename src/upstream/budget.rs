@@ -180,7 +180,7 @@ impl Budget {
     /// Leave to keep a connection for life. An eighth of all is left for those who need one for a moment.
     pub(crate) fn settle(self: &Arc<Self>) -> Result<Settled, Error> {
         let mut state = self.state();
-        if state.settled >= (self.ceiling(Purpose::Private) - self.limit() / 8).max(1) {
+        if state.settled >= self.ceiling(Purpose::Private).saturating_sub(self.limit() / 8).max(1) {
             drop(state);
             self.warn("kept for life");
             return Err(Error::UpstreamLimit { limit: self.limit() });

@@ -12,9 +12,13 @@ pub(crate) struct ClusterAnswer {
 }
 
 /// The map to go by: of a node that is well, knows of the latest election of which most of that map's masters know, and where that
-/// is not to be had of any from `known` on, the number in the last map. Of several the one that most say. Where none is well there is
-/// none but at the very start, while nothing is `known`.
-pub(crate) fn agreed(answers: &[ClusterAnswer], known: u64) -> Option<&ClusterAnswer> {
+/// is not to be had of any from `known` on, the number in the last map. Of several the one that most say, and where as many say another
+/// the present one. Where none is well there is none but at the very start, while nothing is `known`.
+pub(crate) fn agreed(
+    answers: &[ClusterAnswer],
+    known: u64,
+    is_present: impl Fn(&SlotTable) -> bool,
+) -> Option<&ClusterAnswer> {
     let epoch = |answer: &ClusterAnswer| answer.state.current_epoch;
     let saying = |one: &ClusterAnswer| answers.iter().filter(|other| other.table.agrees_with(&one.table)).count();
     let well = || answers.iter().filter(|answer| answer.state.is_ok && !answer.table.masters.is_empty());
@@ -23,7 +27,7 @@ pub(crate) fn agreed(answers: &[ClusterAnswer], known: u64) -> Option<&ClusterAn
         naming > one.table.masters.len() / 2
     };
     let best = |some: &mut dyn Iterator<Item = &'_ ClusterAnswer>| -> Option<usize> {
-        let best = some.max_by_key(|answer| (epoch(answer), saying(answer)))?;
+        let best = some.max_by_key(|answer| (epoch(answer), saying(answer), is_present(&answer.table)))?;
         answers.iter().position(|answer| std::ptr::eq(answer, best))
     };
     let chosen = best(&mut well().filter(is_named))
@@ -50,7 +54,7 @@ mod tests {
     }
 
     fn chosen(answers: &[ClusterAnswer], known: u64) -> Option<u16> {
-        agreed(answers, known).and_then(|answer| answer.table.owners[0])
+        agreed(answers, known, |_| false).and_then(|answer| answer.table.owners[0])
     }
 
     #[test]
@@ -73,6 +77,10 @@ mod tests {
     #[test]
     fn of_two_maps_with_one_number_the_one_that_most_say_counts() {
         assert_eq!(chosen(&[answer(true, 5, 0), answer(true, 5, 1), answer(true, 5, 1)], 5), Some(1));
+        for answers in [[answer(true, 5, 0), answer(true, 5, 1)], [answer(true, 5, 1), answer(true, 5, 0)]] {
+            let kept = agreed(&answers, 5, |table| table.owners[0] == Some(0)).map(|answer| answer.table.owners[0]);
+            assert_eq!(kept, Some(Some(0)), "one against one changes nothing");
+        }
     }
 
     #[test]

@@ -57,6 +57,8 @@ pub(crate) struct Census {
 #[derive(Debug, Default)]
 struct Roster {
     all: BTreeSet<MemberId>,
+    /// Those whose lists these are.
+    listed: BTreeSet<MemberId>,
     /// By master.
     heirs: BTreeMap<MemberId, BTreeSet<MemberId>>,
 }
@@ -181,8 +183,7 @@ impl Census {
         let Some(own) = self.lists(begun).find(|list| list.own().endpoints.contains(endpoint)) else {
             return CensusFinding::Unlisted;
         };
-        let has_listed = |id: &MemberId| self.lists(begun).any(|list| list.own().id == *id);
-        if own.masters().filter(|master| has_listed(&master.id)).count() <= own.electors() / 2 {
+        if own.masters().filter(|master| roster.listed.contains(&master.id)).count() <= own.electors() / 2 {
             return CensusFinding::Unlisted;
         }
         let id = &own.own().id;
@@ -213,7 +214,8 @@ impl Census {
     }
 
     fn call_roll(&self, begun: Time) -> Roster {
-        let mut roster = Roster::default();
+        let listed = self.lists(begun).map(|list| list.own().id.clone()).collect();
+        let mut roster = Roster { listed, ..Roster::default() };
         for node in self.lists(begun).flat_map(Listing::nodes) {
             roster.all.insert(node.id.clone());
             if let Some(master) = &node.replicates {

@@ -53,6 +53,7 @@ impl SlotTable {
             let number = table.number_of(endpoint, replicas?)?;
             table.owners.get_mut(first..=last)?.fill(Some(number));
         }
+        table.sort();
         Some(table)
     }
 
@@ -60,6 +61,16 @@ impl SlotTable {
     pub(crate) fn agrees_with(&self, other: &Self) -> bool {
         let (own, others) = (self.masters.iter(), other.masters.iter());
         self.owners == other.owners && own.map(|master| &master.endpoint).eq(others.map(|master| &master.endpoint))
+    }
+
+    /// Older servers list masters in an order of their own, each in another.
+    fn sort(&mut self) {
+        let mut order: Vec<usize> = (0..self.masters.len()).collect();
+        order.sort_by_cached_key(|&master| self.masters[master].endpoint.to_string());
+        let mut places = vec![0; order.len()];
+        (0..).zip(&order).for_each(|(place, &master)| places[master] = place);
+        self.masters = order.into_iter().map(|master| self.masters[master].clone()).collect();
+        self.owners.iter_mut().flatten().for_each(|owner| *owner = places[usize::from(*owner)]);
     }
 
     fn number_of(&mut self, endpoint: Endpoint, mut replicas: Vec<Endpoint>) -> Option<u16> {
@@ -73,23 +84,34 @@ impl SlotTable {
     }
 }
 
-/// A node of the reply: its preferred address, its port, and more. Redis gives nothing, nil or `?` where it knows no address of its
-/// own (`cluster-preferred-endpoint-type`).
+/// A node of the reply: its preferred address, its port, its name, and more of it by name. Redis gives nothing or nil where the node
+/// is to be reached as the one that was asked, and `?` where its preferred name is not known (`cluster-preferred-endpoint-type`).
 fn address(node: &BytesFrame, asked: &Endpoint, node_map: &NodeMap) -> Option<Endpoint> {
     let BytesFrame::Array(parts) = node else { return None };
-    let [host, BytesFrame::Integer(port), ..] = &parts[..] else { return None };
+    let [host, BytesFrame::Integer(port), more @ ..] = &parts[..] else { return None };
     let host = match host {
         BytesFrame::BulkString(host) => std::str::from_utf8(host).ok()?,
         BytesFrame::Null => "",
         _ => return None,
     };
     let host = match (host, asked) {
-        ("" | "?", Endpoint::Tcp { host, .. }) => host.clone(),
-        ("" | "?", Endpoint::Unix(_)) => return None,
+        ("?", _) => named(more.get(1)?, "ip")?,
+        ("", Endpoint::Tcp { host, .. }) => host.clone(),
+        ("", Endpoint::Unix(_)) => return None,
         (host, _) => host.to_owned(),
     };
     let port = u16::try_from(*port).ok().filter(|&port| port > 0)?;
     Some(node_map.resolve(Endpoint::Tcp { host, port }))
+}
+
+/// What else is known of a node: names and values in turn.
+fn named(metadata: &BytesFrame, name: &str) -> Option<String> {
+    let BytesFrame::Array(pairs) = metadata else { return None };
+    let text = |frame: &BytesFrame| match frame {
+        BytesFrame::BulkString(text) => Some(std::str::from_utf8(text).ok()?.to_owned()),
+        _ => None,
+    };
+    pairs.chunks(2).find_map(|pair| text(pair.get(1)?).filter(|_| text(&pair[0]).as_deref() == Some(name)))
 }
 
 /// What a node says in `CLUSTER INFO`.
@@ -146,6 +168,23 @@ mod tests {
         assert_eq!(table.masters[1], MasterEntry { endpoint: at("asked", 9), replicas: vec![at("a", 1), at("a", 2)] });
         assert_eq!(table.owners[..5], [Some(0), Some(0), Some(1), Some(0), Some(1)]);
         assert_eq!(read("*0\r\n"), Some(SlotTable::default()));
+    }
+
+    #[test]
+    fn a_node_without_a_name_is_where_its_address_says() {
+        let node = |more: &str| format!("*1\r\n*3\r\n:0\r\n:1\r\n*4\r\n$1\r\n?\r\n:7\r\n$2\r\nid\r\n{more}");
+        let table = read(&node("*2\r\n$2\r\nip\r\n$8\r\n10.0.0.9\r\n")).expect("as Redis writes it");
+        assert_eq!(table.masters[0].endpoint, at("10.0.0.9", 7));
+        assert_eq!(read(&node("*0\r\n")), None, "it is nowhere");
+    }
+
+    #[test]
+    fn masters_are_the_same_in_whatever_order_they_are_listed() {
+        let one = |port: u16, slot: u16| format!("*3\r\n:{slot}\r\n:{slot}\r\n*2\r\n$1\r\na\r\n:{port}\r\n");
+        let read = |first: String, second: String| read(&format!("*2\r\n{first}{second}")).expect("a table");
+        let [here, there] = [read(one(2, 5), one(1, 9)), read(one(1, 9), one(2, 5))];
+        assert_eq!(here, there);
+        assert_eq!((here.owners[5], here.owners[9]), (Some(1), Some(0)));
     }
 
     #[test]

@@ -101,6 +101,10 @@ impl SentinelCensus {
     /// A Sentinel was asked at `asked` and says this.
     pub(crate) fn hear(&mut self, id: &SentinelId, statement: Statement, asked: Time, now: Time) {
         let Some(member) = self.roll.get_mut(id) else { return };
+        // Two addresses may lead to it: what it was asked before is no news.
+        if member.said.as_ref().is_some_and(|(_, last)| asked < *last) {
+            return;
+        }
         // One that cannot be seen this time is not taken back.
         if let Some(vote) = statement.vote.as_ref().filter(|vote| member.vote_shown() != Some(*vote)) {
             member.vote = Some((vote.clone(), now));
@@ -230,8 +234,10 @@ impl SentinelCensus {
     }
 
     fn doubt(&self, adopted: &Tenure) -> Option<GroupDoubt> {
-        let promoted = self.replicas.iter().find(|(_, role)| **role == ReplicaRole::Promoted);
-        if let Some((replica, _)) = promoted.filter(|(replica, _)| **replica != adopted.master) {
+        let is_other = |replica: &Endpoint| *replica != adopted.master;
+        let mut replicas = self.replicas.iter();
+        let promoted = replicas.find(|(replica, role)| **role == ReplicaRole::Promoted && is_other(replica));
+        if let Some((replica, _)) = promoted {
             return Some(GroupDoubt::Promoted(replica.clone()));
         }
         for (id, member) in &self.roll {
