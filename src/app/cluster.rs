@@ -283,7 +283,15 @@ pub(super) async fn follow_presence(topology: watch::Sender<Arc<Topology>>, pres
         let front = present.front_index();
         let is_away = states.iter().any(|&(at, state)| at == front && state == State::Away);
         if let (true, Some(&(there, _)), Some(map)) = (is_away, any(State::There), present.cluster()) {
-            topology.send_replace(Arc::new(Topology::Cluster(map.with_front(there))));
+            let next = Arc::new(Topology::Cluster(map.with_front(there)));
+            // Unless the keeper of the map was first.
+            topology.send_if_modified(|known| {
+                let is_it = Arc::ptr_eq(known, &present);
+                if is_it {
+                    *known = next;
+                }
+                is_it
+            });
             continue;
         }
         tokio::select! {

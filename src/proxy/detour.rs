@@ -156,9 +156,10 @@ impl Tries {
             Kind::Ask | Kind::TryAgain => BETWEEN,
             Kind::Moved | Kind::ReadOnly | Kind::ClusterDown | Kind::Lost => wait,
         };
-        // However long it has waited for what was sent behind it, it is sent once.
         let left = long.saturating_sub(now.saturating_since(self.since));
-        if left.is_zero() && !first {
+        // However long it has waited for others, it is sent once, and once more by a newer map.
+        let by_map = matches!(kind, Kind::Moved | Kind::ReadOnly) && self.moves == 0;
+        if left.is_zero() && !first && !by_map {
             return NextTry::GiveUp;
         }
         let pause = |[least, most]: [Duration; 2], n: u32| least.saturating_mul(1 << n.min(10)).min(most);
@@ -168,7 +169,8 @@ impl Tries {
             Kind::Moved | Kind::ReadOnly if self.moves == MOVES => NextTry::GiveUp,
             Kind::Moved | Kind::ReadOnly => {
                 self.moves += 1;
-                NextTry::Elsewhere(pause(MAP_PAUSE, self.moves).min(left))
+                let pause = pause(MAP_PAUSE, self.moves);
+                NextTry::Elsewhere(if by_map { pause } else { pause.min(left) })
             }
             Kind::Lost if first => NextTry::Now,
             Kind::ClusterDown | Kind::Lost => NextTry::Elsewhere(pause(MAP_PAUSE, self.all).min(left)),
@@ -213,8 +215,20 @@ mod tests {
         assert_eq!(tries.next(RedirectKind::Moved, WAIT, AT(9)), NextTry::GiveUp);
         let mut tries = Tries::new(AT(0));
         let late = tries.next(RedirectKind::ReadOnly, WAIT, AT(5000));
-        assert_eq!(late, NextTry::Elsewhere(Duration::ZERO), "it is sent once, and at once");
+        assert_eq!(
+            late,
+            NextTry::Elsewhere(Duration::from_millis(50)),
+            "it is sent once, by a newer map if there is one"
+        );
         assert_eq!(tries.next(RedirectKind::Moved, WAIT, AT(5001)), NextTry::GiveUp);
+    }
+
+    #[test]
+    fn one_that_is_late_and_then_sent_astray_goes_by_the_newer_map() {
+        let mut tries = Tries::new(AT(0));
+        assert_eq!(tries.next(RedirectKind::TryAgain, WAIT, AT(5000)), NextTry::After(Duration::ZERO));
+        assert_eq!(tries.next(RedirectKind::Moved, WAIT, AT(5001)), NextTry::Elsewhere(Duration::from_millis(50)));
+        assert_eq!(tries.next(RedirectKind::Moved, WAIT, AT(5060)), NextTry::GiveUp);
     }
 
     #[test]

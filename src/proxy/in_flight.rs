@@ -190,7 +190,7 @@ impl InFlight {
         let NotifiedWrite { guard, replies, user, refusal } = &mut **write;
         let mut before = replies.begun;
         let mut part = replies.piece(kind, bytes, end.is_some());
-        if self.site.redirects && replies.begun.is_some_and(|begun| begun.kind == b'-') {
+        if self.site.redirects && self.caller.is_some() && replies.begun.is_some_and(|begun| begun.kind == b'-') {
             refusal.extend_from_slice(&part.head);
             refusal.extend_from_slice(part.body);
             if !replies.is_over() {

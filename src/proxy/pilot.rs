@@ -169,17 +169,16 @@ impl Worker {
             self.shared.l1.slot_left(slot);
         }
         let next = detour.tries.next(kind, self.shared.config.cluster.wait, Time::now());
-        if kind == RedirectKind::Ask
-            && next == NextTry::Now
-            && let ReturnReason::Redirect(_, line) = &detour.why
-            && let Some(at) = named_node(line, &self.shared.config.cluster.node_map)
-                .and_then(|endpoint| self.topology().place_of(&endpoint))
-        {
-            return Destination::Node(at, true);
-        }
+        let named = match &detour.why {
+            ReturnReason::Redirect(Some(RedirectKind::Ask), line) => {
+                named_node(line, &self.shared.config.cluster.node_map)
+            }
+            _ => None,
+        };
+        let named = named.and_then(|endpoint| self.topology().place_of(&endpoint));
         match next {
             NextTry::GiveUp => return Destination::Nowhere,
-            NextTry::Now if kind == RedirectKind::Ask => {
+            NextTry::Now if kind == RedirectKind::Ask && named.is_none() => {
                 self.shared.map.ask_anew(); // it names a node that is not in the map
                 self.await_other(slot, &detour.site, Duration::from_millis(20)).await;
             }
@@ -192,7 +191,10 @@ impl Worker {
                 }
             }
         }
-        Destination::Node(self.topology().serving_slot(slot), false)
+        match named {
+            Some(at) => Destination::Node(at, true),
+            None => Destination::Node(self.topology().serving_slot(slot), false),
+        }
     }
 
     /// Whether the map says that this node serves the slot.

@@ -398,7 +398,11 @@ impl<W: Waiter> Lane<W> {
     pub(super) fn forward_all(&self) {
         let elsewhere = self.pipeline.borrow_mut().take_elsewhere();
         for (waiter, command) in elsewhere {
-            self.forward(waiter, &command);
+            if waiter.goes_elsewhere() {
+                self.forward(waiter, &command);
+            } else {
+                waiter.over(|| &command);
+            }
         }
     }
 

@@ -85,7 +85,7 @@ pub struct Pipeline<W> {
     round_trip: Duration,
     /// Redis does not let this user be asked whether replies are in step.
     unverifiable: bool,
-    /// What was not carried out here, until it is [taken](Self::take_elsewhere).
+    /// What was not carried out here and what was answered behind it, until it is [taken](Self::take_elsewhere).
     elsewhere: Vec<(W, Box<[u8]>)>,
     /// Until when a shared lane waits for a session that takes nothing of its reply.
     patience: Option<Time>,
@@ -375,7 +375,7 @@ impl<W: Waiter> Pipeline<W> {
         self.state != Stage::Open || self.goodbye == Goodbye::Soon || !self.out.to_write().is_empty()
     }
 
-    /// What is to be sent elsewhere, by what was received last.
+    /// What is to be sent elsewhere, and what is over behind it, by what was received last.
     pub(in crate::upstream) fn take_elsewhere(&mut self) -> Vec<(W, Box<[u8]>)> {
         std::mem::take(&mut self.elsewhere)
     }

@@ -137,7 +137,8 @@ impl<W: Waiter> Pipeline<W> {
         if let Expected::Reply(waiter) = expect {
             let (out, fifo) = (&self.out, &self.fifo);
             let command = || out.between(start, fifo.front().map_or(out.queued(), |next| next.start));
-            if waiter.goes_elsewhere() {
+            // What is behind one that goes elsewhere is over when that one has gone, which may be told of it.
+            if waiter.goes_elsewhere() || !self.elsewhere.is_empty() {
                 self.elsewhere.push((waiter, command().into()));
             } else {
                 waiter.over(command);
