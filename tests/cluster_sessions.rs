@@ -583,6 +583,8 @@ fn who_is_subscribed_to_a_shard_channel_is_told_when_its_slot_moves() {
         assert_eq!(client.cmd(&["SSUBSCRIBE", &channel]), confirmed, "at the new one");
         assert_eq!(publisher.cmd(&["SPUBLISH", &channel, "x"]), int(1));
         assert_eq!(client.value().items()[2], bulk("x"));
+        assert_eq!(client.cmd(&["SUNSUBSCRIBE"]).items()[..2], [bulk("sunsubscribe"), bulk(&channel)]);
+        assert_eq!(client.cmd(&["PING"]), Value::Simple("PONG".to_owned()), "it was the only one");
     }
 }
 

@@ -84,17 +84,21 @@ impl Caller {
     pub(crate) fn ask_node_apart(
         &mut self,
         worker: &Worker,
-        at: NodeIndex,
+        (at, asking): (NodeIndex, bool),
         (spec, request): (&Spec, Request<'_>),
         now: Time,
     ) -> NodeQuestion {
         let (replies, recipient) = self.part(spec);
         let station = worker.station(at);
+        self.be_at(worker, at);
         let owner = Owner::new(Rc::clone(&replies), worker.shared.l1.clone());
         let setting = if spec.route == Route::BorrowAnywhere { Setting::Anywhere } else { Setting::Database };
         let lent = station.lend(&self.who_at(at), self.resp, setting, owner, now);
         let own = lent.own();
         let waits = spec.route == Route::Session(Verb::Wait);
+        if asking {
+            lent.tell(&[b"ASKING"], now); // the node does not serve the slot yet
+        }
         if waits {
             lent.tell(&[b"PING"], now); // makes all that was replicated the connection's own
         }

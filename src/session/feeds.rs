@@ -47,7 +47,6 @@ struct Wanted {
 struct Feed {
     lent: Lent,
     has: Wanted,
-    shards: Names,
 }
 
 impl Wanted {
@@ -112,7 +111,7 @@ impl Session {
         request: Request<'_>,
     ) -> Result<(), Close> {
         if subscription.kind == SubscriptionKind::Shards {
-            return self.subscribe_shards(line, subscription, spec, request).await;
+            return self.subscribe_shards(line, spec, request).await;
         }
         let private = self.keep(line, Stay::Stream).await?;
         private.set_mode(Mode::Subscribed);
@@ -175,7 +174,7 @@ impl Session {
         }
         let wanted = &feeds.wanted;
         let told: Vec<_> = feeds.all.iter_mut().filter_map(|feed| feed.want(wanted)).collect();
-        feeds.all.retain(|feed| !feed.has.is_empty() || !feed.shards.is_empty());
+        feeds.all.retain(|feed| !feed.has.is_empty() || feed.shards() > 0);
         self.feeds = (!feeds.all.is_empty() || !feeds.wanted.is_empty()).then_some(feeds);
         for reply in told {
             let _ = line.while_writing(self, reply).await; // where it is lost the session ends
@@ -196,11 +195,16 @@ impl Session {
         }
         lent.stands(true, false);
         lent.lane().set_mode(Mode::Subscribed);
-        Ok(Feed { lent, has: Wanted::default(), shards: Names::new() })
+        Ok(Feed { lent, has: Wanted::default() })
     }
 }
 
 impl Feed {
+    /// How many shard channels are subscribed to on it.
+    fn shards(&self) -> usize {
+        usize::try_from(self.lent.lane().subscriptions()[1]).unwrap_or(usize::MAX)
+    }
+
     /// Has the node tell of this, and no more of what it told of before. What is told when it does; none where it does already.
     fn want(&mut self, wanted: &Wanted) -> Option<oneshot::Receiver<Vec<u8>>> {
         let changes = wanted.changes(&self.has);
@@ -228,7 +232,6 @@ impl Session {
     async fn subscribe_shards(
         &mut self,
         line: &mut ClientLine,
-        subscription: Subscription,
         spec: &Spec,
         request: Request<'_>,
     ) -> Result<(), Close> {
@@ -244,7 +247,7 @@ impl Session {
         let mut at = self.worker.node_of(Some(slot));
         let mut place = None;
         loop {
-            let private = self.shard_lane(line, at, (subscription, &names)).await?;
+            let private = self.shard_lane(line, at).await?;
             private.set_mode(Mode::Subscribed);
             let confirmations = ReplyAction::Confirm(names.len());
             let sent = match place {
@@ -272,12 +275,7 @@ impl Session {
     }
 
     /// The connection on which shard channels at this node are.
-    async fn shard_lane(
-        &mut self,
-        line: &mut ClientLine,
-        at: NodeIndex,
-        (subscription, names): (Subscription, &[Vec<u8>]),
-    ) -> Result<OwnLane, Close> {
+    async fn shard_lane(&mut self, line: &mut ClientLine, at: NodeIndex) -> Result<OwnLane, Close> {
         let station = self.worker.station(at);
         match self.link.kept_conn() {
             None => return self.keep_at(line, at, Stay::Stream).await,
@@ -293,15 +291,7 @@ impl Session {
         let feeds = self.feeds_mut();
         feeds.version = None; // one that is of no use any more goes
         let at = known.unwrap_or(feeds.all.len() - 1);
-        let feed = &mut feeds.all[at];
-        for name in names {
-            if subscription.begins {
-                feed.shards.insert(name.clone());
-            } else {
-                feed.shards.remove(name);
-            }
-        }
-        Ok(feed.lent.own())
+        Ok(feeds.all[at].lent.own())
     }
 
     /// All subscriptions to shard channels end, at each node.
@@ -311,11 +301,8 @@ impl Session {
         if let Some(feeds) = &mut self.feeds {
             feeds.version = None;
         }
-        for feed in self.feeds.iter_mut().flat_map(|feeds| &mut feeds.all) {
-            let shards = std::mem::take(&mut feed.shards).len();
-            if shards > 0 {
-                lanes.push((feed.lent.own(), shards));
-            }
+        for feed in self.feeds.iter().flat_map(|feeds| &feeds.all).filter(|feed| feed.shards() > 0) {
+            lanes.push((feed.lent.own(), feed.shards()));
         }
         let own = self.link.kept_conn().map_or(0, |lent| lent.lane().subscriptions()[1] as usize);
         if own > 0 || lanes.is_empty() {

@@ -10,6 +10,7 @@
 use rand::random;
 
 use super::face::{ShownAddress, corrected, shown, standalone_hello};
+use super::follow::Way;
 use super::scan_cursor::{ScanCursor, ScanPrint, ScanStep};
 use super::wire::ClientLine;
 use super::{Close, Session};
@@ -17,7 +18,7 @@ use crate::clock::Time;
 use crate::command::{Effect, HashSlot, Merge, NodeReply, Portrait, Route, Spec, Spread, Verb};
 use crate::config::ClusterView;
 use crate::invalidation::Change;
-use crate::proxy::{self, NodeQuestion, PartsInTurn, Taken};
+use crate::proxy::{self, NodeQuestion, PartsInTurn, Taken, Tries, redirect_of};
 use crate::resp::{Elements, Request, encode, text_of};
 use crate::upstream::{NodeIndex, Topology};
 
@@ -110,7 +111,7 @@ impl Session {
         if spec.on_lane(request) && !self.holds_up(spec, now) {
             self.caller.ask_node(worker, at, (spec, request), now)
         } else {
-            self.caller.ask_node_apart(worker, at, (spec, request), now)
+            self.caller.ask_node_apart(worker, (at, false), (spec, request), now)
         }
     }
 
@@ -124,17 +125,32 @@ impl Session {
         let nodes = parts.nodes(&self.worker);
         let whole = self.caller.begin_whole(&self.worker, spec, &nodes);
         let (mut replies, mut heard, mut spans) = (Vec::new(), Time::ZERO, Vec::new());
-        for (command, at) in parts.commands().zip(nodes) {
+        for command in parts.commands() {
             let part = Request::parse_canonical(command, &mut spans).expect("as it was made");
-            let mut question = self.caller.ask_node_apart(&self.worker, at, (spec, part), Time::now());
-            let (reply, when) = line.while_writing(self, question.answer()).await;
-            question.end(Time::now());
+            let (reply, when) = self.ask_apart(line, spec, part).await;
             heard = heard.max(when);
             replies.push(reply);
         }
         let replies: Vec<&[u8]> = replies.iter().map(Vec::as_slice).collect();
         whole.give(&parts.whole(&replies), heard);
         Ok(())
+    }
+
+    /// What the node says that serves the slot of a part, and when that was heard: the next, where the slot has left meanwhile.
+    async fn ask_apart(&mut self, line: &mut ClientLine, spec: &Spec, part: Request<'_>) -> (Vec<u8>, Time) {
+        let slot = spec.keys(part).next().map(HashSlot::of);
+        let (mut tries, mut way) = (Tries::new(Time::now()), Way { at: self.worker.node_of(slot), asking: false });
+        loop {
+            let to = (way.at, way.asking);
+            let mut question = self.caller.ask_node_apart(&self.worker, to, (spec, part), Time::now());
+            let answer = line.while_writing(self, question.answer()).await;
+            question.end(Time::now());
+            let Some(kind) = redirect_of(&answer.0) else { return answer };
+            match self.find_way(line, &mut tries, (kind, &answer.0), slot).await {
+                Some(next) => way = next,
+                None => return answer,
+            }
+        }
     }
 
     /// What one node says to a command on a lane, and when that was heard.
