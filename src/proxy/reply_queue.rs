@@ -147,7 +147,8 @@ impl ReplyQueue {
         let Some(at) = self.whole_at(place) else { return };
         let (first, parts, _) = self.wholes[at];
         let Some(from) = first.behind(self.head) else { return };
-        let mut slots = self.slots.range(from..from + parts);
+        // From the last on, which is mostly the last to come.
+        let mut slots = self.slots.range(from..from + parts).rev();
         if !slots.all(|part| part.done && part.holds == PART) {
             return;
         }
