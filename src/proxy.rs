@@ -131,15 +131,15 @@ pub(crate) fn call(
     request: Request<'_>,
     now: Time,
 ) -> Taken {
+    if spec.effect == Effect::Read && spec.keeps(request) {
+        return read(worker, caller, spec, request, now);
+    }
     if let Spread::Slots(_) = spec.spread
         && spec.each().is_none()
         && worker.is_cluster()
         && let Some(taken) = caller.split(worker, spec, request, now)
     {
         return taken;
-    }
-    if spec.effect == Effect::Read && spec.keeps(request) {
-        return read(worker, caller, spec, request, now);
     }
     let at = caller.served_at(worker, spec, request);
     if !caller.turn((worker, at), spec, request, now) {
@@ -163,7 +163,7 @@ fn read(worker: &Worker, caller: &mut Caller, spec: &'static Spec, request: Requ
         return read_each(worker, caller, (spec, each), request, now);
     }
     let query = caller.who.query(&worker.shared.l1, spec, request);
-    let at = caller.read_served_at(worker, query.hash, request.arg(1));
+    let at = caller.read_served_at(worker, query.hash, request);
     if !caller.turn((worker, at), spec, request, now) {
         return Taken::Unanswered;
     }

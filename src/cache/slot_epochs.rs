@@ -68,7 +68,8 @@ impl SlotEpochs {
 
     /// Whether the slot is still what it was.
     pub(super) fn stands(&self, stamp: SlotStamp) -> bool {
-        HashSlot::nth(stamp.slot.into()).is_none_or(|slot| self.stamp(slot) == stamp)
+        let numbers = self.0.get().map_or(&[][..], |all| all);
+        numbers.get(usize::from(stamp.slot)).is_none_or(|number| number.load(Ordering::Acquire) == stamp.number)
     }
 
     fn at(&self, slot: HashSlot) -> &AtomicU16 {

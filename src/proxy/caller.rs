@@ -83,8 +83,8 @@ impl Caller {
 
     /// The same for a read of one key, which has this hash.
     #[inline]
-    pub(super) fn read_served_at(&mut self, worker: &Worker, hash: u64, key: &[u8]) -> NodeIndex {
-        let at = worker.serving_read(hash, key);
+    pub(super) fn read_served_at(&mut self, worker: &Worker, hash: u64, request: Request<'_>) -> NodeIndex {
+        let at = worker.serving_read(hash, || request.arg(1));
         self.be_at(worker, at);
         at
     }

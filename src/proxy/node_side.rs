@@ -52,22 +52,28 @@ impl NodeSide {
 
     /// The next command goes on a lane for scripts, or on another. False where the session must wait for its own answers first.
     /// What comes behind an unanswered script of its own waits for that wherever it goes: so it follows it on the same lane.
+    #[inline]
     pub(super) fn turn(&mut self, scripts: bool, replies: &Replies) -> bool {
         // Reads of a lane that was lost are sent again on another: what is sent now may not overtake them.
         let lost = self.track.as_ref().is_some_and(|track| !track.lane.is_open());
-        if self.scripts != scripts || lost {
-            let head = replies.head();
-            let unanswered = |place: Option<ReplyPlace>| place.is_some_and(|place| place >= head);
-            if !unanswered(self.sent) {
-                self.scripts = scripts;
-                self.track = None;
-            } else if lost || scripts || !unanswered(self.script) {
-                return false;
-            }
+        if (self.scripts != scripts || lost) && !self.changes_lanes(scripts, lost, replies) {
+            return false;
         }
         if scripts {
             self.script = Some(replies.next());
         }
+        true
+    }
+
+    #[cold]
+    fn changes_lanes(&mut self, scripts: bool, lost: bool, replies: &Replies) -> bool {
+        let head = replies.head();
+        let unanswered = |place: Option<ReplyPlace>| place.is_some_and(|place| place >= head);
+        if unanswered(self.sent) {
+            return !lost && !scripts && unanswered(self.script);
+        }
+        self.scripts = scripts;
+        self.track = None;
         true
     }
 

@@ -113,11 +113,14 @@ impl ReadHistory {
     }
 
     /// How things stand where the ear has answered what was sent at `heard`.
+    #[inline]
     pub fn key_status(&mut self, slot: Slot, heard: Time) -> KeyStatus {
         let (word, bit) = bit(slot);
-        if self.mostly[word] & bit == 0 {
-            return KeyStatus::Heard;
-        }
+        if self.mostly[word] & bit == 0 { KeyStatus::Heard } else { self.standing(slot, heard) }
+    }
+
+    #[inline(never)]
+    fn standing(&mut self, slot: Slot, heard: Time) -> KeyStatus {
         self.forget(heard);
         let of_slot = self.log.iter().filter(|read| read.slot.is_none_or(|read| read == slot));
         let last =

@@ -172,6 +172,11 @@ impl Worker {
         topology.cluster().and_then(|map| map.owner(slot)).unwrap_or(topology.front_index())
     }
 
+    /// Whether what is for all masters is for more than one.
+    pub(crate) fn has_several_masters(&self) -> bool {
+        self.map.borrow().topology.nodes().nth(1).is_some()
+    }
+
     /// Whether several nodes may serve what a command asks for.
     #[inline]
     pub(crate) fn is_cluster(&self) -> bool {
@@ -180,7 +185,7 @@ impl Worker {
 
     /// Which node serves this key, of which a read has this hash.
     #[inline]
-    pub(super) fn serving_read(&self, hash: u64, key: &[u8]) -> NodeIndex {
+    pub(super) fn serving_read<'a>(&self, hash: u64, key: impl FnOnce() -> &'a [u8]) -> NodeIndex {
         let map = self.map.borrow();
         match &*map.topology {
             Topology::Single(_) => NodeIndex::default(),
@@ -371,9 +376,9 @@ mod tests {
             let topologies = watch::Sender::new(Arc::new(Topology::Cluster(first)));
             let worker = Worker::new(shared(topologies.subscribe()), Arc::default());
             let places = [0, 1].map(NodeIndex::nth);
-            assert_eq!((worker.serving_read(7, b"k"), worker.serving_read(7, b"k")), (places[0], places[0]));
+            assert_eq!((worker.serving_read(7, || b"k"), worker.serving_read(7, || b"k")), (places[0], places[0]));
             worker.adopt(Arc::new(Topology::Cluster(second)));
-            assert_eq!(worker.serving_read(7, b"k"), places[1], "what was remembered was of the map before");
+            assert_eq!(worker.serving_read(7, || b"k"), places[1], "what was remembered was of the map before");
             worker.close();
             worker.tasks.wait().await;
         };

@@ -255,7 +255,7 @@ impl Session {
         if !self.place(line, slot).await? {
             return Ok(false);
         }
-        if matches!(spec.spread, Spread::Masters(_) | Spread::Cursor) {
+        if matches!(spec.spread, Spread::Masters(_) | Spread::Cursor) && self.worker.has_several_masters() {
             self.spoil(NOT_ONE_NODE);
             return Ok(false);
         }
