@@ -365,10 +365,10 @@ impl Session {
     }
 }
 
-/// `MULTI`, as crema says it.
+/// `MULTI`, as its client said it: where it is carried out `MONITOR` shows it.
 fn multi() -> Vec<u8> {
     let mut multi = Vec::new();
-    encode::own_command(&mut multi, &[b"MULTI"]);
+    encode::command(&mut multi, &[b"MULTI"]);
     multi
 }
 
