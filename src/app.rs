@@ -301,7 +301,7 @@ impl App {
         match self.shared.config.upstream.kind {
             UpstreamKind::Single => {}
             UpstreamKind::Cluster => self.follow_cluster(control),
-            UpstreamKind::Sentinel { .. } => self.follow_group(control),
+            UpstreamKind::Sentinel { ref name } => self.follow_group(name, control),
         }
         control.spawn(Arc::clone(self).keep_house());
         for source in self.front().rotating() {
@@ -337,15 +337,12 @@ impl App {
     }
 
     /// Starts what keeps the group that Sentinels watch.
-    fn follow_group(&self, control: &Control) {
+    fn follow_group(&self, name: &str, control: &Control) {
         let Shared { config, map, l1, .. } = &*self.shared;
         let around = (&self.nodes, l1, control);
-        let plan = GroupPlan::new(config, self.sentinel_login.clone(), around, (&self.topology, map), &self.group);
-        control.spawn(async move {
-            if let Some(plan) = plan {
-                plan.keep().await;
-            }
-        });
+        let login = self.sentinel_login.clone();
+        let plan = GroupPlan::new(name, (config, login), around, (&self.topology, map), &self.group);
+        control.spawn(plan.keep());
         control.spawn(follow_presence(self.topology.clone(), self.presence.clone()));
     }
 

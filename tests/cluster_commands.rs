@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
 use common::cluster::{Failover, SLOTS, key_in, slot_of};
-use common::{Client, Cluster, Crema, Value, array, bulk, eventually, int, ok};
+use common::{Client, Cluster, Crema, Stop, Value, array, bulk, eventually, int, ok};
 
 fn three() -> Cluster {
     Cluster::plan().masters(3).start()
@@ -309,12 +309,13 @@ fn a_scan_reports_what_was_there_throughout_while_slots_move() {
             }
             0
         });
+        let end = Stop(&over);
         for round in 0..8 {
             let seen = scan(&mut client, if round % 2 == 0 { "200" } else { "2000" });
             let missed: Vec<_> = keys.difference(&seen).collect();
             assert!(missed.is_empty(), "round {round} missed {missed:?}");
         }
-        over.store(true, Ordering::Relaxed);
+        drop(end);
         assert!(movers.join().expect("slots move") > 0);
     });
 }
@@ -432,13 +433,13 @@ fn parts_follow_their_slots() {
     let over = AtomicBool::new(false);
     thread::scope(|scope| {
         scope.spawn(|| {
+            let _over = Stop(&over);
             for (n, key) in keys.iter().step_by(2).enumerate() {
                 let slot = slot_of(key);
                 cluster.move_slot(slot, (cluster.owner(slot) + 1 + n % 2) % 3);
                 // Two that take slots at a time do so under one number, and one of the slots is lost to all.
                 cluster.await_whole();
             }
-            over.store(true, Ordering::Relaxed);
         });
         for round in 0.. {
             if over.load(Ordering::Relaxed) && round > 50 {

@@ -94,7 +94,7 @@ const OTHERWISE: &[(&str, Spread)] = &[
     ("slowlog|get", Spread::Masters(Merge::Newest)),    // nor here
     ("commandlog|get", Spread::Masters(Merge::Newest)), // nor here
     ("latency|reset", Spread::Masters(Merge::Sum)),     // it answers a number
-    ("script|exists", Spread::Masters(Merge::And)),     // of a list
+    ("script|exists", Spread::Masters(Merge::Min)),     // of a list
     ("acl|deluser", Spread::Masters(Merge::Agree)),     // of the same users everywhere
     ("mget", Spread::Slots(Merge::InOrder)),
     ("mset", Spread::Slots(Merge::Agree)),

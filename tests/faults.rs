@@ -11,7 +11,9 @@ use std::time::{Duration, Instant};
 
 use common::judge::{Log, Read, Rules, Seen, Via, Write, judge, now};
 use common::link::Way;
-use common::{AT_LAST, Client, Crema, Link, MAX_STALENESS, Redis, Value, bulk, eventually, int, ok, pack, within};
+use common::{
+    AT_LAST, Client, Crema, Link, MAX_STALENESS, Redis, Stop, Value, bulk, eventually, int, ok, pack, within,
+};
 
 const KEYS: usize = 4;
 
@@ -85,15 +87,6 @@ fn freeze_while_others_write(ways: &[Way]) {
         assert!(verdict.violations.is_empty(), "{verdict}");
         assert!(verdict.reads > 1_000, "too few reads to mean anything: {verdict}");
     });
-}
-
-/// Ends the threads of a scope also where an assertion fails before it was their time.
-struct Stop<'a>(&'a AtomicBool);
-
-impl Drop for Stop<'_> {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::Relaxed);
-    }
 }
 
 fn write_versions(redis: &Redis, names: &[String], done: &AtomicBool) -> Log {

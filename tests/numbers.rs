@@ -199,7 +199,7 @@ fn of_sentinels() -> BTreeSet<String> {
     eventually("the master is proven", || crema.count("crema_sentinel_master_proven", &[]) > 0);
     let proven = moved(&crema);
     group.sentinels[0].fail_over();
-    eventually("the failover is seen", || crema.count("crema_sentinel_failovers", &[]) > 0);
+    eventually("the failover is seen", || crema.count("crema_sentinel_failovers_total", &[]) > 0);
     proven.into_iter().chain(moved(&crema)).collect()
 }
 

@@ -10,7 +10,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use common::cluster::{key_in, keys_in};
-use common::{Client, Cluster, Crema, Value, bulk, eventually, int, ok};
+use common::{Client, Cluster, Crema, Stop, Value, bulk, eventually, int, ok};
 
 /// Commands of a pipeline.
 const PIPELINE: usize = 16;
@@ -197,22 +197,13 @@ fn under_load(crema: &Crema, slots: &[u16], moves: impl FnOnce()) {
             .flat_map(|&slot| (0..2).map(move |n| key_in(slot, &format!("list{n}-"))))
             .map(|list| scope.spawn(move || append(crema, &list, ends)))
             .collect();
-        let end = EndOfLoad(ends);
+        let end = Stop(ends);
         moves();
         drop(end);
         clients.into_iter().flat_map(|client| client.join().expect("its list is right")).collect()
     });
     let first = refused.first();
     assert_eq!(first, None, "each client writes to one key, so that nothing is overtaken: {} of these", refused.len());
-}
-
-/// Also where a test fails.
-struct EndOfLoad<'a>(&'a AtomicBool);
-
-impl Drop for EndOfLoad<'_> {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::Relaxed);
-    }
 }
 
 #[test]

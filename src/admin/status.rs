@@ -65,6 +65,8 @@ pub(crate) struct SentinelStatus {
     pub master: Option<String>,
     /// Why L1 may not answer, if it may not.
     pub doubt: Option<String>,
+    /// What is wrong with the server that they name, if something is.
+    pub trouble: Option<String>,
     /// Masters that took the place of another.
     pub failovers: u64,
 }
@@ -75,7 +77,10 @@ impl SentinelStatus {
         match (self.answering, self.sentinels) {
             (0, _) => "no Sentinel answers; are they running, and is `upstream` right?".to_owned(),
             (some, all) if some <= all / 2 => format!("{some} of {all} Sentinels answer, which is no majority"),
-            _ => "the Sentinels agree on no server that says it is a master".to_owned(),
+            _ => match &self.trouble {
+                Some(trouble) => format!("the Sentinels name a master that cannot be used: {trouble}"),
+                None => "the Sentinels agree on no master".to_owned(),
+            },
         }
     }
 }
@@ -168,7 +173,6 @@ impl Snapshot {
             sentinels: group.map_or(0, |group| group.sentinels),
             sentinels_answering: group.map_or(0, |group| group.answering),
             master_proven: group.is_some_and(|group| group.master.is_some() && group.doubt.is_none()),
-            failovers: group.map_or(0, |group| group.failovers),
         }
     }
 }

@@ -13,7 +13,7 @@ use tokio::io::AsyncWriteExt;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout, timeout_at};
-use tracing::{debug, info, warn};
+use tracing::{info, warn};
 
 use super::descriptors;
 use super::nodes::Nodes;
@@ -44,6 +44,8 @@ pub(super) struct MapKeeper {
     /// The number of the latest election of which a map told.
     epoch: u64,
     trouble: Option<String>,
+    /// Why one of those that were asked last gave none; of several always the same.
+    refusal: Option<String>,
     /// How many there are, and how many connections each may have.
     masters: usize,
     limit: usize,
@@ -67,6 +69,7 @@ impl MapKeeper {
             turn: 0,
             epoch: 0,
             trouble: None,
+            refusal: None,
             masters: 1,
             limit,
             config,
@@ -142,13 +145,14 @@ impl MapKeeper {
     async fn read_all(&mut self) {
         let present = self.present();
         let is_present = |table: &SlotTable| present.cluster().is_some_and(|map| map.is_as(table));
+        self.refusal = None;
         let mut answers = self.ask(self.masters()).await;
         if agreed(&answers, self.epoch, is_present).is_none() {
             answers.extend(self.ask(self.others()).await);
         }
         let Some(chosen) = agreed(&answers, self.epoch, is_present) else {
-            let trouble = if answers.is_empty() { "no node answers" } else { "no node that is well gives a map" };
-            return self.tell(Some(trouble.to_owned()));
+            let none = self.refusal.take().filter(|_| answers.is_empty());
+            return self.tell(Some(none.unwrap_or_else(|| "no node that is well gives a map".to_owned())));
         };
         self.epoch = chosen.state.current_epoch;
         let present = self.present();
@@ -216,12 +220,16 @@ impl MapKeeper {
         }
         let (mut answers, mut until) = (Vec::new(), Instant::now() + LONGEST);
         while let Ok(Some(answered)) = timeout_at(until, asking.join_next()).await {
-            if let Ok(Some((node, connection, answer))) = answered {
-                self.connections.insert(Arc::clone(&node.address), connection);
-                answers.push(answer);
-                if answers.len() == most {
-                    until = until.min(Instant::now() + GRACE);
+            match answered {
+                Ok(Ok((node, connection, answer))) => {
+                    self.connections.insert(Arc::clone(&node.address), connection);
+                    answers.push(answer);
+                    if answers.len() == most {
+                        until = until.min(Instant::now() + GRACE);
+                    }
                 }
+                Ok(Err(why)) => self.refusal = self.refusal.take().into_iter().chain([why]).min(),
+                Err(_) => {} // the process ends
             }
         }
         answers
@@ -233,19 +241,25 @@ async fn read_from(
     node: Arc<Node>,
     kept: Option<Connection>,
     node_map: &NodeMap,
-) -> Option<(Arc<Node>, Connection, ClusterAnswer)> {
+) -> Result<(Arc<Node>, Connection, ClusterAnswer), String> {
     if let Some(mut connection) = kept
         && let Ok(answer) = exchange(&node, &mut connection, node_map).await
     {
-        return Some((node, connection, answer?));
+        return Ok((node, connection, answer?));
     }
     let target = Target { node: Arc::clone(&node), login: node.login(), db: 0, resp: Resp::V2, name: "crema-map" };
-    let mut connection = connect(&target).await.ok()?;
-    let answer = exchange(&node, &mut connection, node_map).await.ok()??;
-    Some((node, connection, answer))
+    let mut connection = connect(&target).await.map_err(|error| error.to_string())?;
+    let answer =
+        exchange(&node, &mut connection, node_map).await.map_err(|error| format!("{}: {error}", node.address))??;
+    Ok((node, connection, answer))
 }
 
-async fn exchange(node: &Node, connection: &mut Connection, node_map: &NodeMap) -> io::Result<Option<ClusterAnswer>> {
+/// What the node answers, or says instead of it.
+async fn exchange(
+    node: &Node,
+    connection: &mut Connection,
+    node_map: &NodeMap,
+) -> io::Result<Result<ClusterAnswer, String>> {
     let mut questions = Vec::new();
     encode::own_command(&mut questions, &[b"CLUSTER", b"INFO"]);
     encode::own_command(&mut questions, &[b"CLUSTER", b"SLOTS"]);
@@ -258,10 +272,10 @@ async fn exchange(node: &Node, connection: &mut Connection, node_map: &NodeMap) 
     };
     let (state, slots) = timeout(LONGEST, asked).await.map_err(|_| io::ErrorKind::TimedOut)??;
     let answer = ClusterState::read(&state).zip(SlotTable::read(&slots, &node.endpoint, node_map));
-    if answer.is_none() {
-        debug!(upstream = %node.address, "no map: {}", String::from_utf8_lossy(&slots).trim());
-    }
-    Ok(answer.map(|(state, table)| ClusterAnswer { state, table }))
+    let said = [&state, &slots].into_iter().find(|reply| reply.starts_with(b"-"));
+    let said = said.map_or("no map".into(), |reply| String::from_utf8_lossy(&reply[1..]));
+    let answer = answer.map(|(state, table)| ClusterAnswer { state, table });
+    Ok(answer.ok_or_else(|| format!("{} says: {}", node.address, said.trim())))
 }
 
 /// Tells whether any master is there; and where the front is not, has another be it. Never returns.

@@ -14,7 +14,7 @@ use crate::error::Error;
 use crate::invalidation::L1;
 use crate::metrics::Need;
 use crate::resp::{Resp, encode};
-use crate::upstream::{Connection, Node, Service, Target, connect, read_reply};
+use crate::upstream::{Connection, Node, Service, Target, connect, read_reply, told_role};
 
 /// Every so many looks, one a second, is on a new connection.
 const ANEW: u32 = 5;
@@ -138,7 +138,7 @@ impl Lookout {
                 Err("the upstream left commands without an answer for response_timeout".to_owned())
             }
             Service::ReadOnly => {
-                if self.ask(looking, &[b"HELLO"]).await.is_ok_and(|reply| is_master(&reply)) {
+                if self.ask(looking, &[b"HELLO"]).await.is_ok_and(|reply| told_role(&reply) == Some(true)) {
                     self.node.signs.mends(service);
                 }
                 Err("the upstream refuses writes with READONLY: it is a replica; is `upstream` right?".to_owned())
@@ -185,12 +185,6 @@ fn advice(error: &Error) -> String {
     format!("{error}; is it running, and is `upstream` right?")
 }
 
-/// Whether the reply to `HELLO`, an array of names and values or a map, says that the server is a master.
-fn is_master(reply: &[u8]) -> bool {
-    let says = b"$4\r\nrole\r\n$6\r\nmaster\r\n";
-    reply.windows(says.len()).any(|part| part == says)
-}
-
 /// The number on the last line of a reply: the value in an answer to `CONFIG GET` of one number.
 fn last_number(reply: &[u8]) -> Option<u64> {
     std::str::from_utf8(reply).ok()?.lines().last()?.parse().ok()
@@ -218,7 +212,5 @@ mod tests {
         assert_eq!(name(b"-NOPERM no\r\n"), "a server that does not give its version");
         assert_eq!(last_number(b"*2\r\n$18\r\nproto-max-bulk-len\r\n$9\r\n536870912\r\n"), Some(536_870_912));
         assert_eq!(last_number(b"-NOPERM no\r\n"), None);
-        assert!(is_master(b"*4\r\n$4\r\nrole\r\n$6\r\nmaster\r\n$7\r\nmodules\r\n*0\r\n"));
-        assert!(!is_master(b"*2\r\n$4\r\nrole\r\n$7\r\nreplica\r\n"));
     }
 }

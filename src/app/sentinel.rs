@@ -19,13 +19,13 @@ use tracing::{info, warn};
 use super::nodes::Nodes;
 use crate::admin::SentinelStatus;
 use crate::clock::Time;
-use crate::config::{Config, Endpoint, NodeMap, UpstreamKind};
+use crate::config::{Config, Endpoint, NodeMap};
 use crate::control::Control;
 use crate::invalidation::L1;
 use crate::resp::Resp;
 use crate::upstream::{
-    GroupStanding, Inquirer, MapDoubts, Node, SentinelCensus, SentinelId, SentinelLogin, SentinelReport, State, Target,
-    Tenure, Topology, connect, role, scout,
+    Backoff, GroupStanding, Inquirer, MapDoubts, Node, SentinelCensus, SentinelId, SentinelLogin, SentinelReport,
+    State, Target, Tenure, Topology, connect, role, scout,
 };
 
 /// More Sentinels, or replicas, are not asked.
@@ -56,7 +56,10 @@ pub(super) struct GroupKeeper {
     reports: mpsc::Sender<SentinelReport>,
     pace: watch::Sender<Duration>,
     /// Those who are named, and asked whether they are masters.
-    trials: JoinSet<Option<(Tenure, Arc<Node>)>>,
+    trials: JoinSet<(Tenure, Arc<Node>, Result<(), String>)>,
+    /// When one that failed is tried again.
+    next_trial: Instant,
+    backoff: Backoff,
     uneasy_until: Instant,
     has_majority: Option<bool>,
 }
@@ -87,18 +90,17 @@ struct AskedSentinel {
 }
 
 impl GroupPlan {
-    /// None where the upstream is no such group.
+    /// That of the master with this name.
     pub(super) fn new(
-        config: &Config,
-        login: SentinelLogin,
+        name: &str,
+        (config, login): (&Config, SentinelLogin),
         (nodes, l1, control): (&Arc<Nodes>, &Arc<L1>, &Control),
         (topology, doubts): (&watch::Sender<Arc<Topology>>, &MapDoubts),
         status: &Arc<Mutex<SentinelStatus>>,
-    ) -> Option<Self> {
-        let UpstreamKind::Sentinel { name } = &config.upstream.kind else { return None };
+    ) -> Self {
         let seeds = std::iter::once(&config.upstream.node).chain(&config.upstream.seeds).cloned().collect();
-        Some(Self {
-            name: name.as_str().into(),
+        Self {
+            name: name.into(),
             seeds,
             node_map: config.cluster.node_map.clone(),
             login,
@@ -109,7 +111,7 @@ impl GroupPlan {
             l1: Arc::clone(l1),
             control: control.clone(),
             status: Arc::clone(status),
-        })
+        }
     }
 
     /// Keeps it. Never returns.
@@ -124,6 +126,8 @@ impl GroupPlan {
             reports,
             pace: watch::Sender::new(UNEASY),
             trials: JoinSet::new(),
+            next_trial: Instant::now(),
+            backoff: Backoff::default(),
             uneasy_until: Instant::now(),
             has_majority: None,
         };
@@ -141,8 +145,11 @@ impl GroupPlan {
                     keeper.weigh();
                 }
                 Some(tried) = keeper.trials.join_next() => {
-                    if let Ok(Some((tenure, node))) = tried {
-                        keeper.adopt(tenure, &node);
+                    if let Ok((tenure, node, said)) = tried {
+                        match said {
+                            Ok(()) => keeper.adopt(tenure, &node),
+                            Err(why) => keeper.tell_unusable(&node, why),
+                        }
                     }
                 }
                 () = keeper.plan.doubts.asked() => keeper.uneasy_until = Instant::now() + UNEASE,
@@ -301,12 +308,26 @@ impl GroupKeeper {
         }
         if let Some(tenure) = self.census.candidate()
             && self.trials.is_empty()
+            && self.next_trial <= Instant::now()
         {
             let at = self.plan.node_map.resolve(tenure.master.clone());
             let node = self.plan.nodes.seed(&at);
-            self.trials.spawn(async move { is_master(&node).await.then_some((tenure, node)) });
+            self.trials.spawn(async move {
+                let said = is_master(&node).await;
+                (tenure, node, said)
+            });
         }
         self.tell(&standing);
+    }
+
+    /// A majority names this node, of which this is wrong.
+    fn tell_unusable(&mut self, node: &Node, why: String) {
+        self.next_trial = Instant::now() + self.backoff.wait();
+        let status = &mut *self.status();
+        if status.trouble.as_ref() != Some(&why) {
+            warn!(upstream = %node.address, "the Sentinels name a master that cannot be used: {why}; does crema reach this address (cluster_node_map), and is the user in `upstream` right?");
+            status.trouble = Some(why);
+        }
     }
 
     /// This node says that it is the master, and a majority named it.
@@ -327,9 +348,11 @@ impl GroupKeeper {
             info!(%upstream, number, "the Sentinels name the master of `{name}`");
         } else {
             info!(%upstream, number, "the Sentinels name another master of `{name}`: connections to the former one are given up, and memory is empty");
-            self.status().failovers += 1;
+            self.plan.l1.stats.failovers.add(1);
         }
         self.status().master = Some(upstream.to_string());
+        self.status().trouble = None;
+        self.backoff.reset();
         self.census.adopt(tenure);
         self.send_scouts();
         self.weigh();
@@ -350,7 +373,9 @@ impl GroupKeeper {
         let longest = self.plan.max_staleness.max(IDLE * 2);
         let doubt = match standing {
             GroupStanding::Proven(since) if Time::now().saturating_since(*since) <= longest => None,
-            GroupStanding::Proven(_) | GroupStanding::Silent => Some("too few Sentinels answer".to_owned()),
+            GroupStanding::Proven(_) | GroupStanding::Silent => {
+                Some("no majority of the Sentinels has confirmed it lately".to_owned())
+            }
             GroupStanding::Doubted(doubt) => Some(doubt.to_string()),
         };
         let status = &mut *self.status();
@@ -382,11 +407,13 @@ impl GroupKeeper {
     }
 }
 
-/// Whether the server says that it is a master.
-async fn is_master(node: &Arc<Node>) -> bool {
+/// Whether the server says that it is a master, or what is wrong.
+async fn is_master(node: &Arc<Node>) -> Result<(), String> {
     let target = Target { node: Arc::clone(node), login: node.login(), db: 0, resp: Resp::V2, name: "crema-scout" };
-    match connect(&target).await {
-        Ok(mut made) => role(&mut made.socket, &mut Vec::new()).await == Some(true),
-        Err(_) => false,
+    let mut made = connect(&target).await.map_err(|error| error.to_string())?;
+    match role(&mut made.socket, &mut Vec::new()).await {
+        Some(true) => Ok(()),
+        Some(false) => Err("it says that it is a replica".to_owned()),
+        None => Err("it does not say what it is".to_owned()),
     }
 }

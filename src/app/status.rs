@@ -4,7 +4,7 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 
 use super::App;
-use crate::admin::{EarStatus, L1Status, NodeStatus, SettingsShown, Snapshot, Source, UpstreamStatus};
+use crate::admin::{EarStatus, L1Status, NodeStatus, SentinelStatus, SettingsShown, Snapshot, Source, UpstreamStatus};
 use crate::clock::Time;
 use crate::config::UpstreamKind;
 use crate::invalidation::EarState;
@@ -89,7 +89,8 @@ impl App {
         let topology = Arc::clone(&self.topology.borrow());
         let kind = &self.shared.config.upstream.kind;
         let sentinel = matches!(kind, UpstreamKind::Sentinel { .. })
-            .then(|| self.group.lock().unwrap_or_else(PoisonError::into_inner).clone());
+            .then(|| self.group.lock().unwrap_or_else(PoisonError::into_inner).clone())
+            .map(|group| SentinelStatus { failovers: self.shared.stats.failovers.get(), ..group });
         let known = match (topology.cluster(), &sentinel) {
             (Some(map), _) if map.version() == 0 => Err("the cluster's map could not be read yet".to_owned()),
             (_, Some(group)) if group.master.is_none() => Err(group.waits()),

@@ -27,8 +27,6 @@ pub enum Merge {
     Min,
     /// The largest.
     Max,
-    /// True where all say so, at each place of a list.
-    And,
     /// One must have done it.
     One,
     /// Any of them that is no null.
@@ -66,7 +64,7 @@ impl Merge {
         let replies: Vec<&[u8]> = answers.iter().map(|answer| answer.reply).collect();
         let merged = match self {
             Self::Sum => fold_numbers(&replies, i64::saturating_add),
-            Self::Min | Self::And => numbers(&replies, i64::min),
+            Self::Min => numbers(&replies, i64::min),
             Self::Max | Self::Agree => numbers(&replies, i64::max),
             Self::Join => join(&replies),
             Self::Unite => unite(&replies),
@@ -264,7 +262,7 @@ mod tests {
         assert_eq!(merged(Merge::Sum, &[":1\r\n", ":0\r\n", ":41\r\n"]), ":42\r\n");
         assert_eq!(merged(Merge::Min, &[":1\r\n", ":0\r\n", ":41\r\n"]), ":0\r\n");
         assert_eq!(merged(Merge::Max, &[":1\r\n", ":-5\r\n"]), ":1\r\n");
-        assert_eq!(merged(Merge::And, &["*2\r\n:1\r\n:1\r\n", "*2\r\n:1\r\n:0\r\n"]), "*2\r\n:1\r\n:0\r\n");
+        assert_eq!(merged(Merge::Min, &["*2\r\n:1\r\n:1\r\n", "*2\r\n:1\r\n:0\r\n"]), "*2\r\n:1\r\n:0\r\n");
         assert_eq!(merged(Merge::Min, &["*2\r\n:1\r\n:2\r\n", "*2\r\n:0\r\n:3\r\n"]), "*2\r\n:0\r\n:2\r\n", "WAITAOF");
         assert_eq!(merged(Merge::Sum, &["+odd\r\n", ":1\r\n"]), "+odd\r\n", "as the first said it");
     }
@@ -407,7 +405,7 @@ mod tests {
             let request = Request::parse_canonical(&raw, &mut spans).expect("as it was made");
             let answers: Vec<_> = replies.iter().map(|reply| NodeReply { node: "n", reply }).collect();
             for merge in [Merge::Sum, Merge::Join, Merge::Unite, Merge::Tally, Merge::Newest, Merge::Agree, Merge::Min,
-                Merge::Max, Merge::And, Merge::One, Merge::Pick, Merge::InOrder] {
+                Merge::Max, Merge::One, Merge::Pick, Merge::InOrder] {
                 let merged = merge.merged(&answers, Some(request), chance);
                 let mut splitter = crate::resp::Splitter::default();
                 prop_assert_eq!(splitter.split(&merged), Ok(crate::resp::Split::End(merged.len())));

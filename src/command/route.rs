@@ -29,6 +29,13 @@ pub enum Route {
     Close,
 }
 
+impl Route {
+    /// Whether a command changes something of the connection that it comes on.
+    pub const fn changes_connection(self) -> bool {
+        matches!(self, Self::Home | Self::Taint) || matches!(self, Self::Session(verb) if verb.changes_connection())
+    }
+}
+
 /// What a session has to do itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Verb {

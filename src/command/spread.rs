@@ -106,8 +106,7 @@ mod tests {
                  client|unpause acl|deluser acl|load acl|save acl|setuser commandlog|reset config|resetstat config|rewrite \
                  config|set flushall flushdb memory|purge slowlog|reset",
             ),
-            (Spread::Masters(Merge::Min), "wait waitaof"),
-            (Spread::Masters(Merge::And), "script|exists"),
+            (Spread::Masters(Merge::Min), "script|exists wait waitaof"),
             (Spread::Masters(Merge::One), "function|kill script|kill"),
             (Spread::Masters(Merge::Pick), "randomkey"),
             (Spread::OfSlot, "cluster|countkeysinslot cluster|getkeysinslot"),

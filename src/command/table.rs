@@ -383,7 +383,7 @@ table! {
         "function|stats"                  2  o     None   none           BorrowAnywhere;
         "script"                         -2  o     None   none           Lane;
         "script|debug"                   -3  o     None   none           Taint;
-        "script|exists"                  -3  o     None   none           ScriptLane                    => Masters(And);
+        "script|exists"                  -3  o     None   none           ScriptLane                    => Masters(Min);
         "script|flush"                   -2  o     None   none           ScriptLane                    => Masters(Agree);
         "script|help"                     2  o     None   none           Lane;
         "script|kill"                     2  o     None   none           BorrowAnywhere                => Masters(One);

@@ -96,7 +96,9 @@ fn place(text: &str) -> Result<Endpoint, Problem> {
     if !text.rsplit(']').next().is_some_and(|tail| tail.contains(':')) {
         return Err(Problem::new(format!("`{text}` has no port"), "write HOST:PORT"));
     }
-    read_address(text)
+    read_address(text).map_err(|_| {
+        Problem::new(format!("`{text}` is no usable address"), "write HOST:PORT, an IPv6 address in brackets")
+    })
 }
 
 #[cfg(test)]

@@ -107,10 +107,12 @@ impl FromStr for Upstream {
             "redis" | "valkey" => tcp(rest, UpstreamKind::Single),
             "unix" | "redis+unix" | "valkey+unix" => unix(rest),
             "rediss" | "valkeys" => tls(rest, UpstreamKind::Single),
-            "redis+cluster" | "redis-cluster" | "valkey+cluster" => tcp(rest, UpstreamKind::Cluster),
-            "rediss+cluster" | "valkeys+cluster" => tls(rest, UpstreamKind::Cluster),
+            "redis+cluster" | "redis-cluster" | "valkey+cluster" | "valkey-cluster" => tcp(rest, UpstreamKind::Cluster),
+            "rediss+cluster" | "rediss-cluster" | "valkeys+cluster" | "valkeys-cluster" => {
+                tls(rest, UpstreamKind::Cluster)
+            }
             "redis+sentinel" | "redis-sentinel" | "valkey+sentinel" | "valkey-sentinel" => tcp(rest, SENTINEL),
-            "rediss+sentinel" | "rediss-sentinel" | "valkeys+sentinel" => tls(rest, SENTINEL),
+            "rediss+sentinel" | "rediss-sentinel" | "valkeys+sentinel" | "valkeys-sentinel" => tls(rest, SENTINEL),
             _ => Err(Problem::new("unknown scheme of an upstream URL", "write redis:// or unix://")),
         }
     }

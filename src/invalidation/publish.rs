@@ -290,7 +290,7 @@ async fn publish_on_one(
                     debts.tried(debt, refused.is_none());
                 }
                 if let Some(reply) = refused {
-                    let node = fleet.serving.node();
+                    let node = Arc::clone(&line.node);
                     node.needs.hear(Need::Publish, None, &reply);
                     return Err(Error::Refused { node: Arc::clone(&node.address), reply: reply.into() });
                 }

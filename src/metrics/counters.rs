@@ -248,8 +248,10 @@ pub struct Stats {
     pub fences: SharedCounter,
     /// Leases that ended before they were renewed.
     pub leases_lapsed: SharedCounter,
-    /// Slots of a cluster that were found to have left their node.
+    /// Times that a slot of a cluster was found to have left its node.
     pub slots_left: SharedCounter,
+    /// Masters that took the place of another, as Sentinels say.
+    pub failovers: SharedCounter,
     /// Elections of masters that were heard of.
     pub elections: SharedCounter,
     census: [SharedCounter; CensusFinding::COUNT],

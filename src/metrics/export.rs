@@ -125,8 +125,13 @@ const COUNTERS: &[Row<ReadCounter>] = &[
     },
     Row {
         name: "crema_slots_left_total",
-        about: "Slots of a cluster that were found to have left their node, or to be leaving it: what was in memory of their keys counts no more.",
+        about: "Times that a slot of a cluster was found to have left its node, or to be leaving it: what was in memory of its keys counts no more. One slot can count several times.",
         read: |m| m.stats.slots_left.get(),
+    },
+    Row {
+        name: "crema_sentinel_failovers_total",
+        about: "Masters that took another's place.",
+        read: |m| m.stats.failovers.get(),
     },
     Row {
         name: "crema_elections_total",
@@ -237,7 +242,6 @@ const GAUGES: &[Row<ReadGauge>] = &[
     },
     Row { name: "crema_sentinels", about: "Sentinels that watch the upstream.", read: |_, l| l.sentinels },
     Row { name: "crema_sentinels_answering", about: "Those that answer.", read: |_, l| l.sentinels_answering },
-    Row { name: "crema_sentinel_failovers", about: "Masters that took another's place.", read: |_, l| l.failovers },
     Row {
         name: "crema_sentinel_master_proven",
         about: "1 while most Sentinels show that no other master can have taken a write, else 0.",
@@ -348,8 +352,6 @@ pub struct Levels {
     pub sentinels_answering: u64,
     /// Whether enough of them say that no other master can have taken a write.
     pub master_proven: bool,
-    /// Masters that took the place of another.
-    pub failovers: u64,
 }
 
 /// The value of a metric, as the status JSON shows it.

@@ -83,7 +83,7 @@ labels! {
         Protocol = "protocol": "The client broke the protocol.",
         Denied = "denied": "A command that `deny` names.",
         Login = "login": "No login, or a wrong one, where crema keeps the passwords.",
-        CrossSlot = "cross_slot": "In a transaction of a cluster, a command that its node cannot do.",
+        CrossSlot = "cross_slot": "In a cluster, a command that cannot be at the node where it would have to be.",
         Command = "command": "A CREMA subcommand that there is not, that is malformed, or that failed.",
     }
 }
@@ -156,7 +156,7 @@ labels! {
         Role = "role": "A command may have changed whether the server is a master.",
         Clock = "clock": "Redis's clock was set forward.",
         Rights = "rights": "The rights of the ear's user changed, or might have.",
-        Slot = "slot": "A slot has left a node so often that its numbers begin anew.",
+        Slot = "slot": "A slot was found to have left its node so often that its numbers begin anew.",
         Coherence = "coherence": "Changes are heard of by other means than before.",
     }
 }

@@ -2,7 +2,6 @@
 //!
 //! Holds contract points 2 (order) and 4 (others' writes soon).
 
-use std::borrow::Cow;
 use std::cell::Cell;
 use std::iter;
 use std::rc::Rc;
@@ -13,12 +12,9 @@ use tokio::sync::oneshot;
 use tokio::time::sleep;
 
 use super::finding::Miss;
-use super::in_flight::{InFlight, ReplyAction};
+use super::in_flight::ReplyAction;
 use super::node_side::NodeSide;
-use super::notified_write::{NoticeForm, notify};
-use super::private::OwnLane;
-use super::queued::{QueuedCommand, RedirectNote};
-use super::read_history::{KeyStatus, slots_read};
+use super::read_history::KeyStatus;
 use super::reader::Reader;
 use super::recipient::{Recipient, Tally};
 use super::replies::Replies;
@@ -27,10 +23,9 @@ use super::shared::RuleIndex;
 use super::track::Track;
 use super::who::Who;
 use super::worker::Worker;
-use super::write_guard::WriteGuard;
 use crate::cache::{Query, Slot};
 use crate::clock::Time;
-use crate::command::{Effect, HashSlot, Route, Spec, Verb};
+use crate::command::{Effect, HashSlot, Route, Spec};
 use crate::error::Error;
 use crate::invalidation::{Ear, Fill, L1};
 use crate::metrics::Outcome;
@@ -99,14 +94,14 @@ impl Caller {
 
     /// The same for a slot.
     pub(super) fn slot_served_at(&mut self, worker: &Worker, slot: HashSlot) -> NodeIndex {
-        let at = worker.serving_slot(slot);
+        let at = worker.node_of(Some(slot));
         self.be_at(worker, at);
         at
     }
 
     /// What the session has at this node is there from now on.
     #[inline]
-    pub(super) fn be_at(&mut self, worker: &Worker, at: NodeIndex) {
+    pub(crate) fn be_at(&mut self, worker: &Worker, at: NodeIndex) {
         if at.number() > self.others.len() {
             self.speak_to(worker, at);
         }
@@ -115,13 +110,6 @@ impl Caller {
     /// Who it is at a node.
     pub(super) fn who_at(&self, at: NodeIndex) -> Rc<Who> {
         Rc::clone(&self.side(at).who)
-    }
-
-    /// The session is about to speak to a node on a connection of its own.
-    pub(crate) fn meet(&mut self, worker: &Worker, at: NodeIndex) {
-        if at.number() > self.others.len() {
-            self.speak_to(worker, at);
-        }
     }
 
     #[cold]
@@ -154,6 +142,7 @@ impl Caller {
 
     /// The next command goes to this node, on a lane for scripts or on another. False where the session must wait for its own
     /// answers first.
+    #[inline]
     pub(super) fn turn(
         &mut self,
         (worker, at): (&Worker, NodeIndex),
@@ -166,6 +155,7 @@ impl Caller {
     }
 
     /// The same, where the slot of its keys is known.
+    #[inline]
     pub(super) fn turn_for(
         &mut self,
         (worker, at): (&Worker, NodeIndex),
@@ -173,7 +163,7 @@ impl Caller {
         scripts: bool,
         now: Time,
     ) -> bool {
-        if worker.redirects && !self.keeps_order(worker, slot, now) {
+        if worker.is_cluster() && !self.keeps_order(worker, slot, now) {
             return false;
         }
         let (side, replies) = self.side_mut(at);
@@ -182,6 +172,7 @@ impl Caller {
 
     /// Whether the next command cannot come before one that was sent to another node for its slot: all is answered where the map is
     /// another than it was then, where something is sent again, or where the slot seems to move.
+    #[inline(never)]
     fn keeps_order(&mut self, worker: &Worker, slot: impl Fn() -> Option<HashSlot>, now: Time) -> bool {
         let apart =
             self.replies.is_detoured() || self.version != worker.version() || worker.pilots.is_unsettled(slot, now);
@@ -222,7 +213,7 @@ impl Caller {
     }
 
     /// The same of a write: what it changes itself is marked, and it may have read more.
-    fn note_any_read(&self, at: NodeIndex, place: ReplyPlace, spec: &Spec, request: Request<'_>) {
+    pub(super) fn note_any_read(&self, at: NodeIndex, place: ReplyPlace, spec: &Spec, request: Request<'_>) {
         if spec.reads_unnamed(request) {
             self.note_reads(at, place, iter::once(None));
         }
@@ -347,7 +338,7 @@ impl Caller {
     }
 
     /// Its next command on a lane goes on another one, at whichever node.
-    fn leave_lanes(&mut self) {
+    pub(super) fn leave_lanes(&mut self) {
         self.first.leave();
         self.others.iter_mut().for_each(NodeSide::leave);
     }
@@ -370,130 +361,4 @@ impl Caller {
             }
         }
     }
-
-    /// Sends a command on a private connection, with the stamps of what it writes. Nothing may be unanswered on the lane.
-    pub(crate) fn send_on(
-        &mut self,
-        lane: &OwnLane,
-        spec: &Spec,
-        request: Request<'_>,
-        role: Role,
-        now: Time,
-    ) -> ReplyPlace {
-        debug_assert!(!self.is_on_lane(), "a session changes connections only when all that it sent has been answered");
-        self.leave_lanes();
-        let place = self.replies.reserve();
-        self.send_at(place, lane, (spec, request), role, now);
-        place
-    }
-
-    /// The same for a command that has its place, and was not carried out elsewhere.
-    pub(crate) fn send_at(
-        &self,
-        place: ReplyPlace,
-        lane: &OwnLane,
-        (spec, request): (&Spec, Request<'_>),
-        role: Role,
-        now: Time,
-    ) {
-        let site = &lane.site;
-        let l1 = &site.shared.l1;
-        let marks = match spec.effect {
-            Effect::Read => {
-                self.note_reads(site.index(), place, slots_read(&l1.memory.stamps, spec, request));
-                None
-            }
-            Effect::Write | Effect::Opaque => {
-                self.note_any_read(site.index(), place, spec, request);
-                let queued = matches!(role, Role::Queued(_));
-                Some(if queued {
-                    WriteGuard::begin_queued(site, spec, request)
-                } else {
-                    WriteGuard::begin(site, spec, request)
-                })
-            }
-            Effect::None => None,
-        };
-        let (marks, extra, kind) = match role {
-            Role::Queued(Some(redirect)) => {
-                if marks.is_some() {
-                    self.replies.wrote(place);
-                }
-                let action = ReplyAction::Queued(Box::new(QueuedCommand::new(marks, redirect)));
-                let recipient = Recipient::new(&self.replies, place, Tally::new(spec, Outcome::Pinned));
-                return lane.put(request.raw(), InFlight::new(site, recipient, action, None), now);
-            }
-            Role::Alone => (marks, None, NoticeForm::of(site, self.who.seat.user(), spec, request)),
-            Role::Apart | Role::Queued(None) => (marks, None, NoticeForm::Pair),
-            Role::Exec(extra) => (marks, extra, NoticeForm::Exec.tried_by(site, self.who.seat.user())),
-        };
-        let (command, action) = match (marks, extra) {
-            (None, None) => (Cow::Borrowed(request.raw()), ReplyAction::Pass),
-            (marks, extra) => {
-                self.replies.wrote(place);
-                let mut all = marks.unwrap_or_else(|| WriteGuard::unmarked(site));
-                if let Some(extra) = extra {
-                    all.add(extra);
-                }
-                let (command, write) = notify(l1, self.who.seat.user(), all, kind, request.raw());
-                (command, write.into())
-            }
-        };
-        debug_assert!(!lane.is_ahead() || command.starts_with(request.raw()), "what was sent ahead is its beginning");
-        // What a command does that the table does not know, nobody can say: it may wait.
-        let patient = spec.blocking(request) || matches!(spec.route, Route::Taint | Route::Session(Verb::Wait));
-        let recipient = Recipient::new(&self.replies, place, Tally::new(spec, Outcome::Pinned));
-        lane.put(&command, InFlight::new(site, recipient, action, None).patient(patient), now);
-    }
-
-    /// Sends a read on a connection of the session's own; `fills` are asked for once it is answered. Nothing may be unanswered on
-    /// the lane. Where the connection is lost the session ends, so it is sent once.
-    pub(crate) fn read_on(&mut self, lane: &OwnLane, spec: &Spec, request: Request<'_>, fills: Vec<Fill>, now: Time) {
-        debug_assert!(!self.is_on_lane(), "a session changes connections only when all that it sent has been answered");
-        self.leave_lanes();
-        let place = self.replies.reserve();
-        self.note_reads(lane.node(), place, slots_read(&lane.site.shared.l1.memory.stamps, spec, request));
-        let recipient = Recipient::new(&self.replies, place, Tally::new(spec, Outcome::Pinned));
-        let action = ReplyAction::Read(Reader::once(Rc::clone(&self.side(lane.node()).who), self.resp), fills);
-        lane.put(request.raw(), InFlight::new(&lane.site, recipient, action, None), now);
-    }
-
-    /// Sends a command on a private connection, to be answered as `action` says.
-    pub(crate) fn send_with(
-        &self,
-        lane: &OwnLane,
-        (spec, request): (&Spec, Request<'_>),
-        action: ReplyAction,
-        now: Time,
-    ) -> ReplyPlace {
-        let place = self.replies.reserve();
-        self.send_with_at(place, lane, (spec, request), action, now);
-        place
-    }
-
-    /// The same for a command that has its place, and was not carried out elsewhere.
-    pub(crate) fn send_with_at(
-        &self,
-        place: ReplyPlace,
-        lane: &OwnLane,
-        (spec, request): (&Spec, Request<'_>),
-        action: ReplyAction,
-        now: Time,
-    ) {
-        let recipient = Recipient::new(&self.replies, place, Tally::new(spec, Outcome::Pinned));
-        lane.put(request.raw(), InFlight::new(&lane.site, recipient, action, None), now);
-    }
-}
-
-/// What a command on a private connection is to a transaction.
-pub(crate) enum Role {
-    /// Nothing.
-    Alone,
-    /// Nothing, and nothing may come before it: a part of it was sent ahead, or another transaction would change what the
-    /// connection is, for the client watches keys, or what is on it is not followed.
-    Apart,
-    /// It is queued: what it does is done when `EXEC` is. In a cluster, with where it is noted that its keys belong elsewhere.
-    Queued(Option<RedirectNote>),
-    /// It is `EXEC`, which does what these marks are of.
-    Exec(Option<WriteGuard>),
 }

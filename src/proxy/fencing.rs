@@ -3,8 +3,8 @@
 //! Which of the two costs less depends on how much L1 is asked for. While it answers many others, the script waits: those
 //! who only read shall not notice it. Else the script goes on, and whoever reads before a fence is back waits for that. It
 //! is sent at once where L1 was asked since the last one, so that it is mostly back by then; where nobody asks there is
-//! none at all. Both are right whenever they are chosen. What ran
-//! at one node is fenced on the ears there. Belongs to a worker's site.
+//! none at all. Both are right whenever they are chosen. What ran at one node is
+//! fenced on the ears there. Belongs to a worker's site.
 //!
 //! Holds contract point 3 (own writes).
 

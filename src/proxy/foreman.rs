@@ -55,10 +55,8 @@ impl Worker {
         let (bytes, now): (Rc<[u8]>, _) = (bytes.into(), Time::now());
         let ReturnedCommand { site, first, joined, purpose, why, caller, sampled } = command;
         let Some(caller) = caller else { return };
-        let script =
-            matches!(&purpose, ReplyPurpose::Read(reader, _) | ReplyPurpose::Lead(reader, ..) if reader.script);
         for recipient in joined {
-            let reader = Reader::new(Rc::clone(&caller.0), caller.1, script);
+            let reader = Reader::new(Rc::clone(&caller.0), caller.1, false);
             let detour = Detour {
                 recipient,
                 purpose: ReplyPurpose::Read(reader, Vec::new()),

@@ -8,7 +8,6 @@
 //!
 //! Holds contract points 3 (own writes) and 7 (a write is sent once).
 
-use std::cell::LazyCell;
 use std::rc::Rc;
 use std::task::{Context, Poll};
 use std::time::Instant;
@@ -121,13 +120,9 @@ impl InFlight {
         Self { site, recipient: None, action, sampled: None, stage, patient: false, caller, resp }
     }
 
-    /// Who sends it, in this version of the protocol: so it can be sent elsewhere, where it is a cluster's node that it goes to.
-    #[must_use]
-    pub(super) fn by(mut self, who: &Rc<Who>, resp: Resp) -> Self {
-        if self.site.redirects {
-            (self.caller, self.resp) = (Some(Rc::clone(who)), resp);
-        }
-        self
+    /// Who sends it, in this version of the protocol: so it can be sent elsewhere. Of what goes to a cluster's node.
+    pub(super) fn is_by(&mut self, who: &Rc<Who>, resp: Resp) {
+        (self.caller, self.resp) = (Some(Rc::clone(who)), resp);
     }
 
     /// It goes on a lane to a node that may say that another is to carry it out: then it goes there.
@@ -156,7 +151,7 @@ impl InFlight {
     }
 
     /// The first byte of the reply is here: Redis has run the command.
-    pub(super) fn begin(&mut self, kind: u8, bytes: &[u8]) {
+    fn begin(&mut self, kind: u8, bytes: &[u8]) {
         self.stage = ReplyStage::Begun;
         if kind == b'-' {
             note_refusal(&self.site, bytes);
@@ -271,7 +266,7 @@ fn note_refusal(site: &Site, reply: &[u8]) {
 
 impl InFlight {
     /// The next piece of the reply goes to those who wait for it.
-    pub(super) fn deliver(&mut self, kind: u8, bytes: &[u8], end: Option<Time>) {
+    fn deliver(&mut self, kind: u8, bytes: &[u8], end: Option<Time>) {
         match &mut self.action {
             ReplyAction::Lead(lead) => {
                 lead.size = lead.size.saturating_add(u32::try_from(bytes.len()).unwrap_or(u32::MAX));
@@ -302,6 +297,37 @@ impl InFlight {
     }
 }
 
+impl InFlight {
+    /// The reply is whole, and sets off what it sets off.
+    #[inline]
+    fn end<'a>(mut self, command: impl FnOnce() -> &'a [u8]) {
+        if let Some(recipient) = &mut self.recipient {
+            recipient.finish();
+        }
+        match self.action {
+            ReplyAction::Lead(mut lead) => {
+                for recipient in lead.joined.iter_mut().flat_map(|joined| joined.iter_mut()) {
+                    recipient.finish();
+                }
+                lead.promote(&self.site, command);
+            }
+            ReplyAction::Read(reader, fills) => {
+                let (l1, ear) = (&self.site.shared.l1, &reader.who.ear);
+                for fill in fills {
+                    count_promotion(&self.site.stats, l1.promote(ear, fill));
+                }
+            }
+            ReplyAction::Capture(whole, told) => {
+                let _ = told.send(whole); // whoever asked may be gone
+            }
+            _ => {}
+        }
+        if let Some(since) = self.sampled {
+            self.site.stats.record(Path::Miss, since);
+        }
+    }
+}
+
 impl Waiter for InFlight {
     fn piece(&mut self, kind: u8, bytes: &[u8], end: Option<Time>) {
         if self.stage != ReplyStage::Begun {
@@ -321,38 +347,13 @@ impl Waiter for InFlight {
         matches!(self.action, ReplyAction::Return(_))
     }
 
-    fn over<'a>(mut self, command: impl FnOnce() -> &'a [u8]) {
-        let command = LazyCell::new(command);
-        let mut detoured = false;
-        if let Some(recipient) = &mut self.recipient {
-            recipient.finish();
-            detoured = recipient.replies().is_detoured();
+    fn over<'a>(self, command: impl FnOnce() -> &'a [u8]) {
+        if self.site.redirects {
+            let command = command();
+            self.overtakes(command);
+            return self.end(|| command);
         }
-        if let ReplyAction::Lead(lead) = &mut self.action {
-            for recipient in lead.joined.iter_mut().flat_map(|joined| joined.iter_mut()) {
-                recipient.finish();
-                detoured |= recipient.replies().is_detoured();
-            }
-        }
-        if detoured {
-            self.overtakes(&command);
-        }
-        match self.action {
-            ReplyAction::Lead(lead) => lead.promote(&self.site, || *command),
-            ReplyAction::Read(reader, fills) => {
-                let (l1, ear) = (&self.site.shared.l1, &reader.who.ear);
-                for fill in fills {
-                    count_promotion(&self.site.stats, l1.promote(ear, fill));
-                }
-            }
-            ReplyAction::Capture(whole, told) => {
-                let _ = told.send(whole); // whoever asked may be gone
-            }
-            _ => {}
-        }
-        if let Some(since) = self.sampled {
-            self.site.stats.record(Path::Miss, since);
-        }
+        self.end(command);
     }
 
     fn poll_room(&mut self, cx: &mut Context<'_>) -> Poll<()> {
@@ -422,9 +423,7 @@ impl Waiter for InFlight {
                 self.stage = if replies.begun.is_some() { ReplyStage::Begun } else { ReplyStage::Awaited };
             }
             ReplyAction::Lead(mut lead) => {
-                lead.land();
-                let joined = lead.joined.take().map(|joined| *joined).unwrap_or_default();
-                for recipient in joined {
+                for recipient in lead.take_joined() {
                     self.tell(recipient, error, sent);
                 }
             }
@@ -529,7 +528,8 @@ mod tests {
         /// One that is followed where a node sends it.
         fn followed_write(&self) -> InFlight {
             let who = Who::new(&self.worker.shared, self.worker.front().node(), None, 0);
-            let mut write = self.write().by(&who, Resp::V2);
+            let mut write = self.write();
+            write.is_by(&who, Resp::V2);
             write.follow();
             write
         }
@@ -739,7 +739,8 @@ mod tests {
                 assert!(office.replies.is_settled());
             }
             let who = Who::new(&office.worker.shared, office.worker.front().node(), None, 0);
-            let mut write = office.write().by(&who, Resp::V2).asking();
+            let mut write = office.write().asking();
+            write.is_by(&who, Resp::V2);
             write.piece(b'+', b"+OK\r\n", AT);
             write.piece(b'-', b"-TRYAGAIN no\r\n", AT);
             assert!(write.goes_elsewhere() && !write.awaits_more());

@@ -92,6 +92,12 @@ impl Lead {
         }
     }
 
+    /// Nobody joins any more: those who had, who are on their own from here on.
+    pub(super) fn take_joined(&mut self) -> Vec<Recipient> {
+        self.land();
+        self.joined.take().map(|joined| *joined).unwrap_or_default()
+    }
+
     pub(super) fn joined(&self) -> &[Recipient] {
         self.joined.as_ref().map_or(&[], |joined| joined)
     }

@@ -119,7 +119,7 @@ impl Caller {
     /// Who gets the answer of one node.
     fn part(&self, spec: &Spec) -> (Rc<Replies>, Recipient) {
         let replies = Rc::new(Replies::aside(&self.replies));
-        let recipient = Recipient::new(&replies, replies.reserve(), Tally::of_part(spec));
+        let recipient = Recipient::new(&replies, replies.reserve(), Tally::counted(spec));
         (replies, recipient)
     }
 }

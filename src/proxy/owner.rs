@@ -31,14 +31,17 @@ pub(crate) struct Owner {
 impl Owner {
     /// The owner behind `replies`.
     pub(crate) fn new(replies: Rc<Replies>, l1: Arc<L1>) -> Rc<Self> {
-        let (bound, keeps, wanted) = (Cell::default(), Cell::default(), Cell::default());
-        Rc::new(Self { replies, l1, bound, free: Cell::default(), is_feed: false, keeps, wanted })
+        Self::with(replies, l1, false)
     }
 
     /// The same of a connection to a node that tells of its keys, or has shard channels.
     pub(crate) fn of_feed(replies: Rc<Replies>, l1: Arc<L1>) -> Rc<Self> {
+        Self::with(replies, l1, true)
+    }
+
+    fn with(replies: Rc<Replies>, l1: Arc<L1>, is_feed: bool) -> Rc<Self> {
         let (bound, keeps, wanted) = (Cell::default(), Cell::default(), Cell::default());
-        Rc::new(Self { replies, l1, bound, free: Cell::default(), is_feed: true, keeps, wanted })
+        Rc::new(Self { replies, l1, bound, free: Cell::default(), is_feed, keeps, wanted })
     }
 
     /// Asks for what it has borrowed. False where it keeps that, or was asked already.

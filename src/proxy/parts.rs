@@ -111,7 +111,7 @@ impl PartsInTurn {
 
     /// The nodes that serve them.
     pub(crate) fn nodes(&self, worker: &Worker) -> Vec<NodeIndex> {
-        self.parts.iter().map(|part| worker.serving_slot(part.slot)).collect()
+        self.parts.iter().map(|part| worker.node_of(Some(part.slot))).collect()
     }
 
     /// The commands.
@@ -166,7 +166,7 @@ impl Caller {
             let request = Request::parse_canonical(&part.command, &mut spans).expect("as it was made");
             let place = first.plus(nth);
             let recipient = Recipient::new(&self.replies, place, tally);
-            tally = Tally::of_part(spec);
+            tally = Tally::counted(spec);
             if spec.effect == Effect::Read {
                 let of_part = |(key, _): &mut (usize, Fill)| part.keys.contains(&(1 + *key));
                 let fills = fills.extract_if(.., of_part).map(|(_, fill)| fill).collect();

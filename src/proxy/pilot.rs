@@ -30,7 +30,7 @@ use super::station::Station;
 use super::who::Who;
 use super::worker::Worker;
 use crate::clock::Time;
-use crate::command::HashSlot;
+use crate::command::{HashSlot, Route};
 use crate::metrics::RedirectKind;
 use crate::resp::{Resp, encode};
 use crate::upstream::{NodeIndex, Topology};
@@ -250,15 +250,15 @@ impl Worker {
         let (station, now) = (self.station(at), Time::now());
         let there = Arc::ptr_eq(who.ear.node(), station.node());
         let who = if there { who } else { who.moved(&self.shared, station.node()) };
-        let scripts = sent.spec.route == crate::command::Route::ScriptLane;
+        let scripts = sent.spec.route == Route::ScriptLane;
         let action = match purpose {
             ReplyPurpose::Pass => ReplyAction::Pass,
-            ReplyPurpose::Read(reader, _) | ReplyPurpose::Lead(reader, ..) => {
+            ReplyPurpose::Read(..) | ReplyPurpose::Lead(..) => {
                 let heard = who.ear.heard_up_to();
                 for slot in slots_read(&self.shared.l1.memory.stamps, sent.spec, sent.request) {
                     recipient.replies().note_read(at, recipient.place(), slot, heard);
                 }
-                ReplyAction::Read(Reader::new(Rc::clone(&who), resp, reader.script), Vec::new())
+                ReplyAction::Read(Reader::new(Rc::clone(&who), resp, scripts), Vec::new())
             }
             ReplyPurpose::Write(mut write) => {
                 if let MarkedWrite::WithNotice(write) = &mut write {
@@ -267,7 +267,8 @@ impl Worker {
                 write.into()
             }
         };
-        let pending = InFlight::new(&station.site, recipient, action, sampled).by(&who, resp);
+        let mut pending = InFlight::new(&station.site, recipient, action, sampled);
+        pending.is_by(&who, resp);
         let pending = if asking { pending.asking() } else { pending };
         let bytes = if asking { [ASKING, &bytes].concat().into() } else { bytes };
         match station.track(&who, resp, scripts, now) {

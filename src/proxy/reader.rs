@@ -29,6 +29,11 @@ impl Reader {
         Self { who, resp, script: false, again: true }
     }
 
+    /// Whether it is not sent again.
+    pub(super) fn is_once(&self) -> bool {
+        self.again
+    }
+
     /// The same, sent for the second time.
     pub(super) fn again(&self) -> Self {
         Self { who: Rc::clone(&self.who), resp: self.resp, script: self.script, again: true }

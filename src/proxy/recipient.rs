@@ -41,8 +41,8 @@ impl Tally {
         Self { class: spec.class, outcome, reads: spec.effect == Effect::Read, counts: true }
     }
 
-    /// Of a part of one, which is counted as a whole.
-    pub(super) fn of_part(spec: &Spec) -> Self {
+    /// Of a part of one, which is counted as a whole, or of one that is counted already.
+    pub(super) fn counted(spec: &Spec) -> Self {
         Self { counts: false, ..Self::new(spec, Outcome::Forwarded) }
     }
 }

@@ -182,16 +182,16 @@ impl Replies {
         if let Some(when) = end {
             self.reads.borrow_mut().answered(place, when);
             self.last_answer.set(self.last_answer.get().max(when));
-        }
-        if is_part && end.is_some() {
-            queue.assemble(place);
-            queue.settle();
-        } else if at == 0 && end.is_some() {
-            queue.settle();
+            if is_part {
+                queue.assemble(place);
+            }
+            if is_part || at == 0 {
+                queue.settle();
+            }
         }
         queue.bound(self.limit);
         queue.wake();
-        if end.is_some() && self.detoured.get() {
+        if self.detoured.get() && end.is_some() {
             self.tell_detours();
         }
     }

@@ -91,8 +91,8 @@ impl InFlight {
                 ErrorLine::Other => {
                     let line = std::mem::take(line);
                     self.take_back();
-                    self.begin(kind, &line);
-                    self.deliver(kind, &line, end);
+                    self.stage = ReplyStage::Awaited; // it is looked at no more
+                    self.piece(kind, &line, end);
                 }
             }
             return true;
@@ -106,16 +106,16 @@ impl InFlight {
         true
     }
 
-    /// It was carried out, and sessions that wait for it have others on a detour.
-    #[cold]
+    /// It was carried out: of the sessions that wait for it, those are told that have others on a detour.
     pub(super) fn overtakes(&self, command: &[u8]) {
-        let Some(foreman) = self.site.foreman() else { return };
         let joined = match &self.action {
             ReplyAction::Lead(lead) => lead.joined(),
             _ => &[],
         };
-        for recipient in self.recipient.iter().chain(joined) {
-            foreman.carried_out(recipient.replies(), recipient.place(), command);
+        for recipient in self.recipient.iter().chain(joined).filter(|recipient| recipient.replies().is_detoured()) {
+            if let Some(foreman) = self.site.foreman() {
+                foreman.carried_out(recipient.replies(), recipient.place(), command);
+            }
         }
     }
 
@@ -152,8 +152,7 @@ impl InFlight {
         let purpose = match action {
             ReplyAction::Read(reader, fills) => ReplyPurpose::Read(reader, fills),
             ReplyAction::Lead(mut lead) => {
-                lead.land();
-                joined = lead.joined.take().map(|joined| *joined).unwrap_or_default();
+                joined = lead.take_joined();
                 ReplyPurpose::Lead(lead.reader.again(), lead.rule, lead.coin)
             }
             ReplyAction::Write(guard) => ReplyPurpose::Write(MarkedWrite::Alone(guard)),
@@ -167,7 +166,8 @@ impl InFlight {
     /// another node may come to serve the slot, whatever was not sent. Of those who joined a read, whoever may not wait is told.
     pub(super) fn goes_again(&mut self, error: &Error, sent: Sent) -> bool {
         let site = Rc::clone(&self.site);
-        if sent == Sent::No && site.redirects && error.is_of_node() && self.recipient.is_some() {
+        let is_once = matches!(&self.action, ReplyAction::Read(reader, _) if reader.is_once());
+        if sent == Sent::No && site.redirects && error.is_of_node() && self.recipient.is_some() && !is_once {
             return self.caller().is_some();
         }
         match &mut self.action {
@@ -177,8 +177,7 @@ impl InFlight {
                 again
             }
             ReplyAction::Lead(lead) => {
-                lead.land();
-                let joined = lead.joined.take().map(|joined| *joined).unwrap_or_default();
+                let joined = lead.take_joined();
                 let all = self.recipient.take().into_iter().chain(joined);
                 let (mut again, told): (Vec<_>, Vec<_>) =
                     all.partition(|recipient| lead.reader.may_again(error, recipient));

@@ -11,20 +11,20 @@ use crate::upstream::{NodeIndex, Topology};
 const KNOWN: usize = 2048;
 
 /// See the module's head.
+#[derive(Default)]
 pub(super) struct RouteMemo(Box<[Cell<(u64, NodeIndex)>]>);
 
-impl Default for RouteMemo {
-    fn default() -> Self {
+impl RouteMemo {
+    /// One that remembers nothing yet; the default never will.
+    pub(super) fn empty() -> Self {
         // What none is remembered under: its place is that of another.
         Self((0..KNOWN as u64).map(|place| Cell::new((!place, NodeIndex::default()))).collect())
     }
-}
 
-impl RouteMemo {
     /// Which node serves `key`, of which a read has this hash.
     #[inline]
     pub(super) fn serving<'a>(&self, topology: &Topology, hash: u64, key: impl FnOnce() -> &'a [u8]) -> NodeIndex {
-        let known = &self.0[hash as usize % KNOWN];
+        let Some(known) = self.0.get(hash as usize % KNOWN) else { return topology.serving_key(key()) };
         let (of, at) = known.get();
         if of == hash {
             return at;
@@ -49,7 +49,7 @@ mod tests {
         let endpoint = Endpoint::Tcp { host: "127.0.0.1".into(), port: 1 };
         let node = Arc::new(Node::new(endpoint, 1, Duration::from_secs(1)));
         let topology = Topology::Cluster(ClusterMap::unread(node));
-        let memo = RouteMemo::default();
+        let memo = RouteMemo::empty();
         for hash in [0, 1, KNOWN as u64, u64::MAX, !1] {
             memo.0[hash as usize % KNOWN].set((hash ^ 1 << 40, NodeIndex::nth(7)));
             assert_eq!(memo.serving(&topology, hash, || b"k"), NodeIndex::default());

@@ -38,6 +38,8 @@ impl Caller {
     }
 
     /// Sends a command that changes keys, the one at `place` or a part of it.
+    #[expect(clippy::inline_always, reason = "the way of every SET")]
+    #[inline(always)]
     pub(super) fn put_write(
         &mut self,
         (worker, at): (&Worker, NodeIndex),
@@ -49,10 +51,13 @@ impl Caller {
             Ok(track) => {
                 self.side_mut(at).0.sent(place);
                 let (command, action) = self.marked(&track.site, spec, request);
-                let pending = InFlight::new(&track.site, recipient, action, worker.stats.sample());
-                track.send(&command, pending.by(&self.side(at).who, self.resp), now);
+                let mut pending = InFlight::new(&track.site, recipient, action, worker.stats.sample());
+                if worker.is_cluster() {
+                    pending.is_by(&self.side(at).who, self.resp);
+                }
+                track.send(&command, pending, now);
             }
-            Err(error) if worker.redirects => {
+            Err(error) if worker.is_cluster() => {
                 let (command, action) = self.marked(&worker.station(at).site, spec, request);
                 self.unsent((worker, at), recipient, action, &command, &error);
             }
@@ -62,7 +67,12 @@ impl Caller {
 
     /// A write with its stamps marked, as it is sent.
     #[inline]
-    fn marked<'a>(&self, site: &Rc<Site>, spec: &Spec, request: Request<'a>) -> (Cow<'a, [u8]>, ReplyAction) {
+    pub(super) fn marked<'a>(
+        &self,
+        site: &Rc<Site>,
+        spec: &Spec,
+        request: Request<'a>,
+    ) -> (Cow<'a, [u8]>, ReplyAction) {
         let guard = WriteGuard::begin(site, spec, request);
         if site.shared.l1.mode().writes_tell() {
             let user = self.who.seat.user();
@@ -86,8 +96,11 @@ impl Caller {
         match self.track((worker, at), now) {
             Ok(track) => {
                 self.side_mut(at).0.sent(place);
-                let pending = InFlight::new(&track.site, recipient, action, worker.stats.sample());
-                track.send(command, pending.by(&self.side(at).who, self.resp), now);
+                let mut pending = InFlight::new(&track.site, recipient, action, worker.stats.sample());
+                if worker.is_cluster() {
+                    pending.is_by(&self.side(at).who, self.resp);
+                }
+                track.send(command, pending, now);
             }
             Err(error) => self.unsent((worker, at), recipient, action, command, &error),
         }
@@ -103,12 +116,13 @@ impl Caller {
         command: &[u8],
         error: &Error,
     ) {
-        if !worker.redirects {
+        if !worker.is_cluster() {
             return recipient.refuse(&worker.shared, error, Sent::No);
         }
         self.side_mut(at).0.sent(recipient.place());
         let station = worker.station(at);
-        let pending = InFlight::new(&station.site, recipient, action, None).by(&self.side(at).who, self.resp);
+        let mut pending = InFlight::new(&station.site, recipient, action, None);
+        pending.is_by(&self.side(at).who, self.resp);
         station.is_unsent(pending, command, error);
     }
 }

@@ -59,6 +59,7 @@ impl Track {
     }
 
     /// Sends, or tells at once that it could not.
+    #[inline]
     pub(crate) fn send(&self, command: &[u8], mut pending: InFlight, now: Time) {
         if self.site.redirects {
             pending.follow();

@@ -48,7 +48,7 @@ pub(crate) struct Worker {
     pub(super) pilots: Pilots,
     corks: Rc<Corks>,
     /// Whether nodes may send commands elsewhere: there is a cluster.
-    pub(super) redirects: bool,
+    is_cluster: bool,
     map: RefCell<Map>,
     /// That of its topology.
     version: Cell<u64>,
@@ -82,7 +82,7 @@ impl Worker {
             foreign: Foreign::default(),
             proofs: Proofs::default(),
             pilots: Pilots::default(),
-            redirects: topology.cluster().is_some(),
+            is_cluster: topology.cluster().is_some(),
             map: RefCell::new(Map {
                 topology: Arc::clone(&topology),
                 stations: Vec::new(),
@@ -115,10 +115,11 @@ impl Worker {
         let stays = |old: &Rc<Station>| stations.iter().flatten().any(|station| Rc::ptr_eq(station, old));
         let left: Vec<_> = before.into_iter().filter(|old| !stays(old)).collect();
         self.version.set(topology.version());
-        *self.map.borrow_mut() = Map { topology, stations, routes: RouteMemo::default() };
+        let routes = if self.is_cluster { RouteMemo::empty() } else { RouteMemo::default() };
+        *self.map.borrow_mut() = Map { topology, stations, routes };
         for station in left {
             self.shared.l1.ears.leave(station.node());
-            if self.redirects {
+            if self.is_cluster {
                 station.retire();
                 self.retired.borrow_mut().push((station, Time::now()));
             } else {
@@ -163,13 +164,7 @@ impl Worker {
     /// Which node serves this request.
     #[inline]
     pub(super) fn serving(&self, spec: &Spec, request: Request<'_>) -> NodeIndex {
-        self.map.borrow().topology.serving(spec, request)
-    }
-
-    /// Which node serves this slot.
-    pub(super) fn serving_slot(&self, slot: HashSlot) -> NodeIndex {
-        let topology = &self.map.borrow().topology;
-        topology.cluster().and_then(|map| map.owner(slot)).unwrap_or(topology.front_index())
+        if self.is_cluster { self.map.borrow().topology.serving(spec, request) } else { NodeIndex::default() }
     }
 
     /// Whether what is for all masters is for more than one.
@@ -180,28 +175,28 @@ impl Worker {
     /// Whether several nodes may serve what a command asks for.
     #[inline]
     pub(crate) fn is_cluster(&self) -> bool {
-        self.map.borrow().topology.cluster().is_some()
+        self.is_cluster
     }
 
     /// Which node serves this key, of which a read has this hash.
     #[inline]
     pub(super) fn serving_read<'a>(&self, hash: u64, key: impl FnOnce() -> &'a [u8]) -> NodeIndex {
-        let map = self.map.borrow();
-        match &*map.topology {
-            Topology::Single(_) => NodeIndex::default(),
-            topology @ Topology::Cluster(_) => map.routes.serving(topology, hash, key),
+        if !self.is_cluster {
+            return NodeIndex::default();
         }
+        let map = self.map.borrow();
+        map.routes.serving(&map.topology, hash, key)
     }
 
     /// Which node serves this key.
     #[inline]
     pub(super) fn serving_key(&self, key: &[u8]) -> NodeIndex {
-        self.map.borrow().topology.serving_key(key)
+        if self.is_cluster { self.map.borrow().topology.serving_key(key) } else { NodeIndex::default() }
     }
 
     /// Which node a command of this slot belongs to; without one, the front.
     pub(crate) fn node_of(&self, slot: Option<HashSlot>) -> NodeIndex {
-        slot.map_or_else(|| self.front_index(), |slot| self.serving_slot(slot))
+        self.map.borrow().topology.serving_slot(slot)
     }
 
     /// The station of a node; of a place that none has any more, the front's.
@@ -245,7 +240,7 @@ impl Worker {
         let holds = stations.iter().fold(false, |holds, station| station.feel(now) | holds);
         // A node of a cluster that holds them back is about to hand a slot or its place over, and then says where they go: so they
         // stay on lanes, where they are followed.
-        self.holds_writes.set(holds && !self.redirects);
+        self.holds_writes.set(holds && !self.is_cluster);
         self.several.set(stations.iter().any(|station| station.node().generation.is_several()));
         for station in &stations {
             station.site.look_at_service();

@@ -40,19 +40,22 @@ impl Session {
             if known.is_some_and(|spec| self.entrance.denied.has(spec)) {
                 return Ok(()); // what is denied is refused when it is whole
             }
-            if self.in_cluster && known.is_some_and(|spec| spec.spread != Spread::OneNode) {
+            if self.worker.is_cluster() && known.is_some_and(|spec| spec.spread != Spread::OneNode) {
                 return Ok(()); // where it goes is known when it is whole
             }
-            if self.in_cluster {
+            if self.worker.is_cluster() {
                 let first = known.map_or(FirstKey::None, |spec| spec.keys.first_of(begun));
                 if first == FirstKey::NotYet || !self.is_placed_ahead(line, first).await? {
                     return Ok(());
                 }
             }
             let queued = self.link.open().is_some();
+            if queued && self.worker.is_cluster() && known.is_some_and(|spec| spec.route.changes_connection()) {
+                return Ok(()); // whether it may be there is said when it is whole
+            }
             match known.map(|spec| spec.route) {
                 Some(Route::Lane | Route::LaneIfOne | Route::ScriptLane | Route::Borrow | Route::Blocking)
-                    if self.in_cluster => {}
+                    if self.worker.is_cluster() => {}
                 Some(Route::Taint) => drop(self.keep(line, Stay::Tainted).await?),
                 Some(Route::Home) if queued => drop(self.keep(line, Stay::Tainted).await?),
                 Some(Route::Home) => drop(self.keep(line, Stay::Home).await?),

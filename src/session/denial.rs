@@ -17,7 +17,9 @@ impl Session {
         if ends {
             words = format!("EXECABORT Transaction discarded because of: {words}");
         }
-        if self.link.is_held() {
+        if self.link.is_held() && ends {
+            self.change(Link::end_hold);
+        } else if self.link.is_held() {
             self.place(line, None).await?;
         }
         if self.link.open().is_some()

@@ -37,6 +37,9 @@ impl Session {
         let done = self.carry_out(line, known, request, decision).await;
         self.caller.replies.set_silent(self.answers == Answers::Off);
         done?;
+        if self.link.conn().is_some_and(|lent| lent.lane().is_ahead()) {
+            return Err(Close::Gently); // it was refused here, and its beginning is on the connection
+        }
         self.change(Link::end_ahead);
         Ok(())
     }

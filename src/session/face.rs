@@ -54,8 +54,7 @@ pub(super) fn shown(portrait: Portrait, at: &ShownAddress, request: Request<'_>,
         Portrait::Shards => shards(&mut out, at, resp),
         Portrait::Nodes => {
             let ShownAddress { host, port } = at;
-            let last = HashSlot::COUNT - 1;
-            let line = format!("{} {host}:{port}@0 myself,master - 0 0 1 connected 0-{last}\n", at.node_id());
+            let line = format!("{} {host}:{port}@0 myself,master - 0 0 1 connected 0-{LAST_SLOT}\n", at.node_id());
             text(&mut out, line.as_bytes(), resp);
         }
         Portrait::MyId => encode::bulk(&mut out, at.node_id().as_bytes()),
@@ -72,7 +71,8 @@ pub(super) fn shown(portrait: Portrait, at: &ShownAddress, request: Request<'_>,
 }
 
 /// The last of all slots.
-const LAST_SLOT: i64 = 16_383;
+#[expect(clippy::cast_possible_wrap, reason = "there are 16,384")]
+const LAST_SLOT: i64 = HashSlot::COUNT as i64 - 1;
 
 fn slots(out: &mut Vec<u8>, at: &ShownAddress, resp: Resp) {
     encode::array_header(out, 1);

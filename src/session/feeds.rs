@@ -36,6 +36,13 @@ pub(super) struct Feeds {
     made_for: (Rc<Who>, Resp),
 }
 
+impl Feeds {
+    /// Whether they were made for this user, in this version of the protocol.
+    fn are_for(&self, who: &Rc<Who>, resp: Resp) -> bool {
+        Rc::ptr_eq(&self.made_for.0, who) && self.made_for.1 == resp
+    }
+}
+
 /// What tells of keys, of all that the client has subscribed to.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct Wanted {
@@ -142,21 +149,16 @@ impl Session {
 
     /// Whether what a subscriber has at the nodes is not by the map any more, or not for who it is by now.
     pub(super) fn has_to_feed(&self) -> bool {
-        self.feeds.as_ref().is_some_and(|feeds| {
-            let (who, resp) = &feeds.made_for;
-            let is_for_others = !Rc::ptr_eq(who, &self.caller.who) || *resp != self.caller.resp;
-            feeds.version != Some(self.worker.topology().version()) || is_for_others
-        })
+        let of_today = |feeds: &Feeds| feeds.version == Some(self.worker.topology().version());
+        self.feeds.as_ref().is_some_and(|feeds| !of_today(feeds) || !feeds.are_for(&self.caller.who, self.caller.resp))
     }
 
     /// Sees to it that each node which tells of keys that the client has subscribed to tells it.
     pub(super) async fn feed(&mut self, line: &mut ClientLine) -> Result<(), Close> {
-        let is_for_others = self.has_to_feed();
         let Some(mut feeds) = self.feeds.take() else { return Ok(()) };
-        let made_for = (Rc::clone(&self.caller.who), self.caller.resp);
-        if is_for_others && (!Rc::ptr_eq(&feeds.made_for.0, &made_for.0) || feeds.made_for.1 != made_for.1) {
+        if !feeds.are_for(&self.caller.who, self.caller.resp) {
             feeds.all.clear();
-            feeds.made_for = made_for;
+            feeds.made_for = (Rc::clone(&self.caller.who), self.caller.resp);
         }
         let topology = self.worker.topology();
         feeds.version = Some(topology.version());
@@ -186,7 +188,7 @@ impl Session {
     fn open_feed(&mut self, at: NodeIndex) -> Result<Feed, Close> {
         let l1 = std::sync::Arc::clone(&self.worker.shared.l1);
         let owner = Owner::of_feed(Rc::clone(&self.caller.replies), l1);
-        self.caller.meet(&self.worker, at);
+        self.caller.be_at(&self.worker, at);
         let station = self.worker.station(at);
         let mut lent = station.lend(&self.caller.who, self.caller.resp, Setting::Database, owner, Time::now());
         if let Err(full) = lent.settle() {

@@ -140,7 +140,7 @@ impl Session {
         }
         if kind == RedirectKind::Ask
             && let Some(at) = named_node(error, &shared.config.cluster.node_map)
-                .and_then(|endpoint| self.worker.topology().cluster()?.place_of(&endpoint))
+                .and_then(|endpoint| self.worker.topology().place_of(&endpoint))
         {
             return Some(Way { at, asking: true });
         }

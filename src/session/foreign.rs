@@ -99,7 +99,7 @@ impl Session {
     ) -> Result<(), Close> {
         let nature = account.nature;
         let spec = row_of(nature);
-        if self.in_cluster {
+        if self.worker.is_cluster() {
             let slot = account.key_of(request).map(HashSlot::of);
             if self.link.is_in_transaction() {
                 if !self.place(line, slot).await? {
@@ -109,7 +109,10 @@ impl Session {
                 self.single(line, slot, spec, request).await?;
                 if nature.may_taint() {
                     line.answered(self).await?;
-                    drop(self.change(Link::end_loan)); // nobody knows what it is by now
+                    // Nobody knows what the connection is by now.
+                    if self.change(Link::end_loan).is_none() {
+                        self.change(|link| link.keep(Stay::Tainted));
+                    }
                 }
                 return Ok(());
             }

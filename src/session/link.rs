@@ -179,11 +179,6 @@ impl<C> Link<C> {
         self.loan_mut().map(|loan| &mut loan.own.conn)
     }
 
-    /// There is a home on which nothing is begun, and which means nothing to other commands.
-    pub(super) fn is_idle_home(&self) -> bool {
-        self.leaves_home().is_some()
-    }
-
     /// Each connection, as it is to be known by itself.
     pub(super) fn standings(&self) -> impl Iterator<Item = ConnectionStanding<'_, C>> {
         let beside = match self.kept().map(|kept| &kept.beside) {

@@ -51,6 +51,7 @@ use crate::metrics::{Failure, Outcome};
 use crate::net::Socket;
 use crate::proxy::{self, Caller, Lent, Owner, Replies, SessionEnd, Taken, Who, Worker};
 use crate::resp::{Grammar, Limits, Parsed, Parser, ProtocolError, Request};
+use crate::upstream::Node;
 
 pub(crate) use entrance::Entrance;
 
@@ -140,10 +141,8 @@ struct Session {
     crowded: bool,
     /// What the command under way counts as, where it is answered here.
     tally: Cell<(Class, Result<Outcome, Failure>)>,
-    /// Several nodes serve its keys.
-    in_cluster: bool,
-    /// As whom it is known to be allowed `MULTI`.
-    queues_as: Option<Rc<Who>>,
+    /// As whom, and at which nodes, it is known to be allowed `MULTI`.
+    queues: Option<(Rc<Who>, Vec<Arc<Node>>)>,
     /// What it has at other nodes than the one that its subscriptions are at.
     feeds: Option<Box<Feeds>>,
     /// What the client calls itself, where crema keeps that.
@@ -228,9 +227,7 @@ impl Facts for Moment<'_> {
     }
 
     fn has_several_slots(&self, spec: &Spec, request: Request<'_>) -> bool {
-        let whole = self.session.link.ahead() == 0;
-        whole
-            && self.session.worker.shared.config.cluster.cross_slot == CrossSlot::Split
+        self.session.worker.shared.config.cluster.cross_slot == CrossSlot::Split
             && proxy::has_several_slots(spec, request)
     }
 
@@ -265,8 +262,7 @@ impl Session {
         let owner = Owner::new(Rc::clone(&replies), worker.shared.l1.clone());
         Self {
             caller: Caller::new(replies, who),
-            in_cluster: worker.topology().cluster().is_some(),
-            queues_as: None,
+            queues: None,
             feeds: None,
             worker,
             owner,

@@ -45,7 +45,7 @@ impl Session {
     /// Whether the client is not reading and a private connection answers it. In a cluster its commands go to several nodes, and
     /// lanes answer: what it does not take is kept here, up to the limit of its output.
     pub(super) fn is_crowded(&self) -> bool {
-        self.crowded && !self.in_cluster
+        self.crowded && !self.worker.is_cluster()
     }
 
     /// Whether what may go on a lane does. A session with a home goes from one to the other when all that it sent is answered; in
@@ -100,7 +100,7 @@ impl Session {
 
     /// Has a private connection from here on, at least until the present purpose is over: in a cluster, to the front.
     pub(super) async fn borrow(&mut self, line: &mut ClientLine) -> Result<OwnLane, Close> {
-        if self.in_cluster {
+        if self.worker.is_cluster() {
             if self.link.open().is_some()
                 && let Some(private) = self.own_lane()
             {
@@ -148,7 +148,7 @@ impl Session {
     }
 
     pub(super) fn lend(&mut self, at: NodeIndex, place: Setting) -> Lent {
-        self.caller.meet(&self.worker, at);
+        self.caller.be_at(&self.worker, at);
         // Each connection has one of its own, and mostly there is but one connection.
         if Rc::strong_count(&self.owner) > 1 {
             self.owner = Owner::new(Rc::clone(&self.caller.replies), Arc::clone(&self.worker.shared.l1));
@@ -159,7 +159,7 @@ impl Session {
 
     /// Has a private connection for life: in a cluster, to the front.
     pub(super) async fn keep(&mut self, line: &mut ClientLine, stay: Stay) -> Result<OwnLane, Close> {
-        if let Some(kept) = self.link.kept_conn().filter(|_| self.in_cluster && self.link.open().is_none()) {
+        if let Some(kept) = self.link.kept_conn().filter(|_| self.worker.is_cluster() && self.link.open().is_none()) {
             let private = kept.own();
             self.leave_lane(line).await?;
             if self.link.is_over() {
@@ -173,7 +173,7 @@ impl Session {
 
     /// The same to this node.
     pub(super) async fn keep_at(&mut self, line: &mut ClientLine, at: NodeIndex, stay: Stay) -> Result<OwnLane, Close> {
-        let is_free = self.in_cluster && self.link.open().is_none();
+        let is_free = self.worker.is_cluster() && self.link.open().is_none();
         let private = if is_free { self.borrow_at(line, at).await? } else { self.borrow(line).await? };
         if !self.link.is_for_life()
             && let Some(lent) = self.link.conn_mut()
@@ -244,7 +244,7 @@ impl Session {
         spec: &'static Spec,
         request: Request<'_>,
     ) -> Result<(), Close> {
-        if self.in_cluster && !self.is_placed(line, spec, request).await? {
+        if self.worker.is_cluster() && !self.is_placed(line, spec, request).await? {
             return Ok(()); // it has been answered, or sent
         }
         if self.has_done_with_loan() && spec.route == Route::BorrowAnywhere {
@@ -252,11 +252,7 @@ impl Session {
         }
         self.renew_loan(line).await?;
         let queued = self.link.open().is_some();
-        let changes = match spec.route {
-            Route::Home | Route::Taint => true,
-            Route::Session(verb) => verb.changes_connection(),
-            _ => false,
-        };
+        let changes = spec.route.changes_connection();
         let private = match spec.route {
             _ if queued && changes => self.keep(line, Stay::Tainted).await?, // what it will do when EXEC comes is not followed
             Route::Taint => self.keep(line, Stay::Tainted).await?,

@@ -7,17 +7,20 @@
 //!
 //! Holds contract point 2.
 
+use std::rc::Rc;
+use std::sync::Arc;
+
 use super::link::Link;
 use super::prefix::Prefix;
 use super::wire::ClientLine;
 use super::{Close, LARGE_REQUEST, Session};
 use crate::clock::Time;
-use crate::command::{Effect, FirstKey, HashSlot, Route, Spec, Spread};
+use crate::command::{FirstKey, HashSlot, Spec, Spread};
 use crate::error::Sent;
 use crate::metrics::{Failure, Outcome};
 use crate::proxy::{self, Lent, OwnLane, Setting};
 use crate::resp::{Request, Resp, encode};
-use crate::upstream::NodeIndex;
+use crate::upstream::{Node, NodeIndex};
 
 /// What Redis says of keys in several slots.
 pub(super) const CROSSSLOT: &str = "CROSSSLOT Keys in request don't hash to the same slot";
@@ -33,7 +36,7 @@ const WATCHES: &str = "ERR crema: not while keys of another node are watched";
 impl Session {
     /// The slot of the first key that a command names, in a cluster.
     pub(super) fn slot_of(&self, spec: &Spec, request: Request<'_>) -> Option<HashSlot> {
-        if !self.in_cluster {
+        if !self.worker.is_cluster() {
             return None;
         }
         spec.keys(request).next().map(HashSlot::of)
@@ -59,7 +62,7 @@ impl Session {
             self.refuse_confined(line, spec).await?;
             return Ok(false);
         }
-        let held_back = spec.effect != Effect::Read && self.is_paused();
+        let held_back = self.holds_up(spec, Time::now());
         let large = request.raw().len() > LARGE_REQUEST || self.link.ahead() > 0;
         if spec.on_lane(request) && !large && !held_back && !self.is_tied_to(at) {
             self.on_lane_beside(line, spec, request).await?;
@@ -71,13 +74,13 @@ impl Session {
 
     /// Whether what goes to this node has to go on the connection that the session has there.
     fn is_tied_to(&self, at: NodeIndex) -> bool {
+        !self.link.is_over() && self.link.leaves_home().is_none() && self.is_connected_to(at)
+    }
+
+    /// Whether the session has a private connection to this node.
+    fn is_connected_to(&self, at: NodeIndex) -> bool {
         let station = self.worker.station(at);
-        let is_there = |conn: Option<&Lent>| conn.is_some_and(|lent| lent.is_at(&station));
-        match &self.link {
-            Link::Home(_) if self.link.is_idle_home() => false,
-            link if link.is_over() => false,
-            link => is_there(link.conn()) || is_there(link.kept_conn()),
-        }
+        [self.link.conn(), self.link.kept_conn()].into_iter().flatten().any(|lent| lent.is_at(&station))
     }
 
     /// What may go on a lane goes on one, and leaves what else the session has as it is.
@@ -136,10 +139,8 @@ impl Session {
 
     /// Whether a private connection can be had at a node: what is begun at another is not left for it.
     fn may_borrow_at(&self, at: NodeIndex) -> bool {
-        let station = self.worker.station(at);
-        let is_there = |conn: Option<&Lent>| conn.is_some_and(|lent| lent.is_at(&station));
         let busy = self.link.has_loan() && !self.link.is_over();
-        !busy || is_there(self.link.conn()) || is_there(self.link.kept_conn()) || at == self.worker.front_index()
+        !busy || self.is_connected_to(at) || at == self.worker.front_index()
     }
 
     /// Has a private connection to this node from here on, at least until the present purpose is over.
@@ -188,12 +189,23 @@ impl Session {
             lent.give_back(now);
         }
         let station = self.worker.station(at);
+        let watched = self.link.watched_slot().filter(|_| self.link.has_loan());
+        if let Some(lent) = self.link.conn().filter(|lent| watched.is_some() && lent.is_at(&station)) {
+            return lent.own(); // keys are watched on it
+        }
         if let Some(kept) = self.link.kept_conn().filter(|lent| lent.is_at(&station)) {
             return kept.own();
         }
         let lent = self.lend(at, Setting::Database);
         let private = lent.own();
         self.change(|link| link.lend(lent));
+        if watched.is_some() {
+            // What was watched is not watched here: the transaction fails, as if it had changed.
+            self.change(|link| {
+                link.watch(watched);
+                link.spoil_watch();
+            });
+        }
         private
     }
 
@@ -208,11 +220,7 @@ impl Session {
 
     /// Whether the node of its connection for life has left the cluster, or is no master of it any more.
     pub(super) fn has_lost_its_node(&self) -> bool {
-        self.in_cluster && self.link.kept_conn().is_some_and(|lent| !self.worker.has_station(lent))
-    }
-
-    fn is_paused(&self) -> bool {
-        self.worker.shared.l1.is_paused(Time::now())
+        self.worker.is_cluster() && self.link.kept_conn().is_some_and(|lent| !self.worker.has_station(lent))
     }
 
     /// Whether the client has subscribed and speaks RESP2: then Redis takes few commands from it.
@@ -259,12 +267,7 @@ impl Session {
             self.spoil(NOT_ONE_NODE);
             return Ok(false);
         }
-        let changes = match spec.route {
-            Route::Home | Route::Taint => true,
-            Route::Session(verb) => verb.changes_connection(),
-            _ => false,
-        };
-        if changes && self.link.has_loan() && !self.is_at_front() {
+        if spec.route.changes_connection() && self.link.has_loan() && !self.is_at_front() {
             self.spoil(NOT_HERE);
             return Ok(false);
         }
@@ -278,7 +281,10 @@ impl Session {
             let at = self.worker.node_of(slot);
             let private = self.borrow_at(line, at).await?;
             let prefix = Prefix::in_slot(slot);
-            private.queue_again(&multi(), prefix.redirected(), Time::now());
+            if let Some(refusal) = self.begin_on(&private, &prefix).await? {
+                self.refuse_here(&refusal);
+                return Err(Close::Gently); // the client has been told that it has begun
+            }
             self.change(|link| link.multi(Some(Box::new(prefix))));
             return Ok(true);
         }
@@ -339,11 +345,51 @@ impl Session {
             self.end_loan(line).await?;
         }
         let private = self.borrow_at(line, self.worker.node_of(Some(slot))).await?;
-        if let Some(prefix) = &open.prefix {
-            begin_again(&private, prefix);
+        if let Some(prefix) = &open.prefix
+            && let Some(refusal) = self.begin_on(&private, prefix).await?
+        {
+            self.refuse_here(&refusal);
+            return Err(Close::Gently);
         }
         self.change(|link| link.resume(open));
         Ok(true)
+    }
+
+    /// Begins a transaction on this connection, with what was queued so far; or what is said where the user may not. Where that is not
+    /// known of the node, it is waited for: what is queued behind a `MULTI` that is refused would be carried out one by one.
+    pub(super) async fn begin_on(&mut self, private: &OwnLane, prefix: &Prefix) -> Result<Option<String>, Close> {
+        let now = Time::now();
+        if self.queues_at(private.server()) {
+            private.queue_again(&multi(), prefix.redirected(), now);
+        } else {
+            let reply = self.capture(private, &multi()).await?;
+            if let Some(error) = reply.strip_prefix(b"-") {
+                return Ok(Some(String::from_utf8_lossy(error).trim_end().to_owned()));
+            }
+            self.may_queue_at(private.server());
+        }
+        for command in prefix.commands().into_iter().flatten() {
+            private.queue_again(command, prefix.redirected(), now);
+        }
+        Ok(None)
+    }
+
+    /// Whether it is known that who the session is may begin a transaction at this node.
+    pub(super) fn queues_at(&self, node: &Arc<Node>) -> bool {
+        let known = self.queues.as_ref().filter(|(who, _)| Rc::ptr_eq(who, &self.caller.who));
+        known.is_some_and(|(_, nodes)| nodes.iter().any(|known| Arc::ptr_eq(known, node)))
+    }
+
+    /// It may.
+    pub(super) fn may_queue_at(&mut self, node: &Arc<Node>) {
+        if self.queues.as_ref().is_none_or(|(who, _)| !Rc::ptr_eq(who, &self.caller.who)) {
+            self.queues = Some((Rc::clone(&self.caller.who), Vec::new()));
+        }
+        if !self.queues_at(node)
+            && let Some((_, nodes)) = &mut self.queues
+        {
+            nodes.push(Arc::clone(node));
+        }
     }
 
     fn is_at_front(&self) -> bool {
@@ -370,13 +416,4 @@ fn multi() -> Vec<u8> {
     let mut multi = Vec::new();
     encode::command(&mut multi, &[b"MULTI"]);
     multi
-}
-
-/// Begins a transaction again with what was queued so far.
-pub(super) fn begin_again(private: &OwnLane, prefix: &Prefix) {
-    let now = Time::now();
-    private.queue_again(&multi(), prefix.redirected(), now);
-    for command in prefix.commands().into_iter().flatten() {
-        private.queue_again(command, prefix.redirected(), now);
-    }
 }

@@ -10,13 +10,13 @@ use std::rc::Rc;
 
 use super::connection::EndedTransaction;
 use super::link::Link;
-use super::place::{CROSSSLOT, begin_again};
+use super::place::CROSSSLOT;
 use super::prefix::Prefix;
 use super::wire::ClientLine;
 use super::{Close, Session};
 use crate::clock::Time;
 use crate::command::{HashSlot, Spec, Verb};
-use crate::metrics::RedirectKind;
+use crate::metrics::{Outcome, RedirectKind};
 use crate::proxy::{ReplyPlace, Role, Tries, redirect_of};
 use crate::resp::{Request, Resp, encode};
 
@@ -79,7 +79,7 @@ impl Session {
         if self.link.is_over() {
             self.end_loan(line).await?;
         }
-        let known = self.queues_as.as_ref().is_some_and(|who| Rc::ptr_eq(who, &self.caller.who));
+        let known = self.queues.as_ref().is_some_and(|(who, _)| Rc::ptr_eq(who, &self.caller.who));
         let watches = self.link.is_watching();
         if known && !watches && self.change(Link::hold) {
             self.answer(|out| encode::simple(out, "OK"));
@@ -95,7 +95,7 @@ impl Session {
         let refused = !line.looked_at(self, place).await?.is_empty();
         self.caller.replies.show(place);
         if !refused {
-            self.queues_as = Some(Rc::clone(&self.caller.who));
+            self.may_queue_at(private.server());
             let prefix = Prefix::in_slot(self.link.watched_slot());
             self.change(|link| link.multi(Some(Box::new(prefix))));
         }
@@ -168,8 +168,9 @@ impl Session {
         let now = Time::now();
         let place = if spoiled {
             private.tell(&[b"DISCARD"]);
-            let place = self.caller.replies.reserve();
-            self.caller.replies.append(place, nothing(self.caller.resp), Some(Time::ZERO));
+            let place = self.caller.replies.next();
+            self.asked(spec, Outcome::Pinned);
+            self.answer(|out| out.extend_from_slice(nothing(self.caller.resp)));
             place
         } else {
             let marks = ended.queue.begin(&private);
@@ -182,7 +183,8 @@ impl Session {
             place
         };
         // Who bears another name from here on is not told the former; unless nothing came of that.
-        let keeps_name = !ended.renames || self.link.awaits_introduction() && !self.is_done(line, place).await;
+        let keeps_name =
+            spoiled || !ended.renames || self.link.awaits_introduction() && !self.is_done(line, place).await;
         self.caller.replies.show(place);
         self.introduce(Time::now(), keeps_name);
         Ok(())
@@ -222,8 +224,13 @@ impl Session {
             if way.asking {
                 private.tell(&[b"ASKING"]); // it holds for all of the transaction
             }
-            begin_again(&private, prefix);
+            if let Some(refusal) = self.begin_on(&private, prefix).await? {
+                let aborted = [ABORTED_BECAUSE, refusal.as_bytes(), b"\r\n"].concat();
+                self.caller.replies.append(place, &aborted, Some(Time::ZERO));
+                return Ok(());
+            }
             let marks = ended.queue.begin(&private);
+            self.caller.note_reads(private.node(), place, ended.queue.reads().iter().copied());
             self.caller.send_at(place, &private, (spec, request), Role::Exec(Some(marks)), Time::now());
         }
     }

@@ -116,8 +116,8 @@ impl Session {
     }
 
     /// Whether a command of this row would hold up others on a lane.
-    fn holds_up(&self, spec: &Spec, now: Time) -> bool {
-        spec.effect != Effect::Read && (self.worker.holds_writes() || self.worker.shared.l1.is_paused(now))
+    pub(super) fn holds_up(&self, spec: &Spec, now: Time) -> bool {
+        spec.effect != Effect::Read && self.worker.shared.l1.is_paused(now)
     }
 
     /// Sends the parts of a command that would hold up others on lanes, one after the other on connections of their own.

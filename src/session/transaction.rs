@@ -26,7 +26,7 @@ impl Session {
         spec: &'static Spec,
         request: Request<'_>,
     ) -> Result<(), Close> {
-        if self.in_cluster {
+        if self.worker.is_cluster() {
             return self.transact_in_cluster(line, verb, spec, request).await;
         }
         let private = match verb {
@@ -99,7 +99,7 @@ impl Session {
         request: Request<'_>,
     ) -> Result<(), Close> {
         let slot = self.slot_of(spec, request);
-        if self.in_cluster && !self.place_queued(line, spec, slot).await? {
+        if self.worker.is_cluster() && !self.place_queued(line, spec, slot).await? {
             return Ok(());
         }
         match verb {
@@ -122,7 +122,7 @@ impl Session {
         spec: &Spec,
         request: Request<'_>,
     ) -> Result<(), Close> {
-        if self.in_cluster {
+        if self.worker.is_cluster() {
             if self.link.is_in_transaction() {
                 let slot = self.slot_of(spec, request);
                 if !self.place_queued(line, spec, slot).await? {

@@ -109,6 +109,7 @@ impl Budget {
     /// So many from now on, for there are more nodes, or fewer. What is open beyond that stays until it is closed.
     pub(crate) fn set_limit(&self, limit: usize) {
         self.limit.store(limit, Ordering::Relaxed);
+        self.freed.notify_waiters();
     }
 
     fn limit(&self) -> usize {

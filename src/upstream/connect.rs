@@ -482,6 +482,13 @@ pub(crate) async fn read_reply(socket: &mut Socket, buffer: &mut Vec<u8>) -> io:
     }
 }
 
+/// Whether a server says in its reply to `HELLO`, an array of names and values or a map, that it is a master; none where it says nothing
+/// of its role.
+pub(crate) fn told_role(hello: &[u8]) -> Option<bool> {
+    let says = |role: &[u8]| hello.windows(role.len()).any(|part| part == role);
+    if says(b"$4\r\nrole\r\n$6\r\nmaster\r\n") { Some(true) } else { says(b"$4\r\nrole\r\n").then_some(false) }
+}
+
 #[cfg(test)]
 mod tests {
     use tokio::net::TcpListener;

@@ -85,10 +85,16 @@ impl<W: Waiter> Lane<W> {
     }
 
     /// The same, where the waiter is told at once that the lane has ended.
+    #[inline]
     pub(crate) fn send_or_tell(&self, command: &[u8], waiter: W, now: Time) {
-        if let Err(waiter) = self.send(command, waiter, now)
-            && let Some(waiter) = waiter.lost(&self.lost_error(), Sent::No, command)
-        {
+        if let Err(waiter) = self.send(command, waiter, now) {
+            self.tell_ended(waiter, command);
+        }
+    }
+
+    #[cold]
+    fn tell_ended(&self, waiter: W, command: &[u8]) {
+        if let Some(waiter) = waiter.lost(&self.lost_error(), Sent::No, command) {
             self.forward(waiter, command);
         }
     }
@@ -406,7 +412,8 @@ impl<W: Waiter> Lane<W> {
         }
     }
 
-    /// Where nobody is there to do it, those who wait are gone as well.
+    /// Where nobody is there to do it, those who wait are gone as well. A private connection has nobody, and its waiters do not come
+    /// back.
     fn forward(&self, waiter: W, command: &[u8]) {
         if let Some(forwarder) = self.forwarder.as_ref().and_then(Weak::upgrade) {
             forwarder.forward(waiter, command);

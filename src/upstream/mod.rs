@@ -39,7 +39,7 @@ pub(crate) use cluster::{
     StewardReport, agreed, newer_than,
 };
 pub(crate) use connect::{
-    Connection, Step, adapt, connect, connect_as_told, connect_by, connect_unproved, read_reply, steps,
+    Connection, Step, adapt, connect, connect_as_told, connect_by, connect_unproved, read_reply, steps, told_role,
 };
 pub use generation::Generation;
 pub(crate) use lane::Lane;

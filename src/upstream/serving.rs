@@ -32,9 +32,7 @@ impl Serving {
     }
 
     fn in_version(&self, topology: &Topology) -> Arc<Node> {
-        let at = self.key.as_ref().map_or(topology.front_index(), |key| topology.serving_key(key));
-        let served = topology.nodes().find(|(place, _)| *place == at);
-        Arc::clone(served.map_or(topology.front(), |(_, node)| node))
+        Arc::clone(self.key.as_ref().map_or_else(|| topology.front(), |key| topology.node_of_key(key)))
     }
 
     /// Returns when another node than `former` serves it. Cancel safe.

@@ -84,8 +84,7 @@ impl Topology {
 
     /// The node itself.
     pub(crate) fn node_of_key(&self, key: &[u8]) -> &Arc<Node> {
-        let at = self.serving_key(key);
-        self.nodes().find(|(known, _)| *known == at).map_or_else(|| self.front(), |(_, node)| node)
+        self.node(self.serving_key(key)).unwrap_or_else(|| self.front())
     }
 
     /// All nodes, with their places.

@@ -43,8 +43,8 @@ pub trait Waiter: 'static {
     /// Whether the command may change keys.
     fn writes(&self) -> bool;
 
-    /// The connection is gone and this reply will not come. `command` is what was, or was to be, sent on a shared lane. Comes back
-    /// where that is to be sent elsewhere.
+    /// The connection is gone and this reply will not come. `command` is what was, or was to be, sent. Comes back where that is to be
+    /// sent elsewhere, which it is of a shared lane.
     fn lost(self, error: &Error, sent: Sent, command: &[u8]) -> Option<Self>
     where
         Self: Sized;

@@ -14,6 +14,7 @@ use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
+use super::Stop;
 use super::client::Client;
 use super::cluster::{Cluster, slot_of};
 use super::judge::{self, Log, Rules, Seen, Time, Verdict, Via, nanos, now};
@@ -96,7 +97,7 @@ pub(crate) fn judged(
     let hits = AtomicUsize::new(0);
     let mut span = (0, 0);
     let accounts: Vec<Account> = std::thread::scope(|scope| {
-        let over = Over(&done);
+        let over = Stop(&done);
         let mut hands = Vec::new();
         let (done, seeds, hits) = (&done, &seeds, &hits);
         for n in 0..crowd.own + crowd.foreign {
@@ -124,15 +125,6 @@ pub(crate) fn judged(
     cluster.await_whole();
     let last: Vec<Vec<u8>> = keys.iter().map(|key| content(&cluster.client_of(key).cmd(&["GET", key]))).collect();
     settle(&accounts, keys, &last, max_staleness, span)
-}
-
-/// Ends what goes on meanwhile, also where a test fails.
-struct Over<'a>(&'a AtomicBool);
-
-impl Drop for Over<'_> {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::Relaxed);
-    }
 }
 
 /// How long it takes until L1 answers for each of these keys. They must be there, and nobody else may read.

@@ -7,7 +7,8 @@
 //! Reading order: [`redis`], [`cluster`] (over [`bus`]), [`sentinel`], [`proxy`], [`link`], [`tls`], [`client`] (over [`value`]), [`differs`], [`judge`], [`ledger`].
 //!
 //! With `CREMA_TEST_DIRECT=1` the [`Crema`] launcher hands out the address of the server itself. Whatever fails then is
-//! a fault of the test, not of the proxy; what cannot be asked of a bare Redis asks [`Crema::is_direct`] first. With
+//! a fault of the test, not of the proxy, but for those about clusters, of which one node is no stand-in; what cannot be asked of a
+//! bare Redis asks [`Crema::is_direct`] first. With
 //! `CREMA_TEST_TLS=1` every proxy speaks TLS on both sides, and what the tests see of it is carried through. With
 //! `CREMA_TEST_COHERENCE=channel` every proxy hears of changes that way: what fails then should be about changes made past it.
 #![allow(dead_code)] // every test file takes its own part of it
@@ -26,6 +27,7 @@ pub(crate) mod sentinel;
 pub(crate) mod tls;
 pub(crate) mod value;
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -100,4 +102,13 @@ pub(crate) fn resident(pid: u32) -> u64 {
     let line = status.lines().find(|line| line.starts_with("VmRSS:")).expect("a living process has VmRSS");
     let kib: u64 = line.split_whitespace().nth(1).and_then(|n| n.parse().ok()).expect("VmRSS is in kB");
     kib * 1024
+}
+
+/// Ends the threads of a scope also where an assertion fails before it was their time.
+pub(crate) struct Stop<'a>(pub(crate) &'a AtomicBool);
+
+impl Drop for Stop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
 }

@@ -126,7 +126,7 @@ impl ClusterMap {
         self.version
     }
 
-    /// Whose place is that of the node which serves what names no key.
+    /// The place of the node that serves what names no key.
     pub(crate) fn front(&self) -> NodeIndex {
         self.front
     }
@@ -153,12 +153,6 @@ impl ClusterMap {
     /// How many slots the node at that place serves.
     pub(crate) fn served_by(&self, at: NodeIndex) -> usize {
         self.owners.iter().filter(|&&place| usize::from(place) == at.number()).count()
-    }
-
-    /// The place of the node at this address.
-    pub(crate) fn place_of(&self, endpoint: &Endpoint) -> Option<NodeIndex> {
-        let known = self.shards().find(|(_, shard)| shard.node.endpoint == *endpoint);
-        known.map(|(at, _)| at)
     }
 
     /// How many slots somebody serves.

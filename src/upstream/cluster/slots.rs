@@ -121,8 +121,6 @@ pub(crate) struct ClusterState {
     pub(crate) is_ok: bool,
     /// The latest election that it knows of.
     pub(crate) current_epoch: u64,
-    /// The number under which it serves, or its master does.
-    pub(crate) my_epoch: u64,
     /// Masters with slots.
     pub(crate) size: u64,
 }
@@ -136,7 +134,6 @@ impl ClusterState {
         Some(Self {
             is_ok: value("cluster_state")?.trim() == "ok",
             current_epoch: number("cluster_current_epoch")?,
-            my_epoch: number("cluster_my_epoch").unwrap_or_default(),
             size: number("cluster_size").unwrap_or_default(),
         })
     }
@@ -209,7 +206,7 @@ mod tests {
     fn a_state_is_read() {
         let info = "$99\r\ncluster_state:ok\r\ncluster_slots_assigned:16384\r\ncluster_size:3\r\ncluster_current_epoch:6\r\ncluster_my_epoch:2\r\n\r\n";
         let state = ClusterState::read(info.as_bytes()).expect("as Redis writes it");
-        assert_eq!(state, ClusterState { is_ok: true, current_epoch: 6, my_epoch: 2, size: 3 });
+        assert_eq!(state, ClusterState { is_ok: true, current_epoch: 6, size: 3 });
         assert!(!ClusterState::read(info.replace("ok", "fail").as_bytes()).expect("the same").is_ok);
         assert_eq!(ClusterState::read(b"-NOPERM no\r\n"), None);
     }

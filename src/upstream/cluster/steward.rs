@@ -21,7 +21,7 @@ use crate::clock::Time;
 use crate::config::{Endpoint, NodeMap};
 use crate::metrics::Need;
 use crate::resp::{Resp, encode};
-use crate::upstream::{Backoff, Connection, Node, Target, connect, read_reply};
+use crate::upstream::{Backoff, Connection, Node, Target, connect, read_reply, told_role};
 
 /// The round that began then asks.
 #[derive(Clone, Copy, Debug)]
@@ -168,12 +168,8 @@ fn questions(question: CensusQuestion, known: &Acquaintance) -> Vec<u8> {
 
 /// The replies to `HELLO` and `CLUSTER INFO`; none where one of them is something else.
 fn answer(hello: &[u8], info: &[u8]) -> Option<MemberAnswer> {
-    let says = |role: &[u8]| hello.windows(role.len()).any(|part| part == role);
-    let is_master = says(b"$4\r\nrole\r\n$6\r\nmaster\r\n");
-    if !is_master && !says(b"$4\r\nrole\r\n") {
-        return None;
-    }
-    let ClusterState { is_ok, current_epoch, size, .. } = ClusterState::read(info)?;
+    let is_master = told_role(hello)?;
+    let ClusterState { is_ok, current_epoch, size } = ClusterState::read(info)?;
     let size = usize::try_from(size).ok()?;
     Some(MemberAnswer { said: Testimony { is_master, epoch: current_epoch }, is_ok, size })
 }

@@ -12,7 +12,7 @@
 //!
 //! **Who is to be adopted**: whom a majority names, once that server itself says that it is a master.
 //!
-//! Called by `keeper`, which brings the answers. Holds contract point 4 (others' writes soon).
+//! Called by `app/sentinel`, which brings the answers. Holds contract point 4 (others' writes soon).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -140,7 +140,7 @@ impl SentinelCensus {
         self.roll.retain(|id, _| listed.contains(id));
     }
 
-    /// These are the replicas. Of a master that is adopted none counts as its own.
+    /// These are the replicas. The adopted master may be among them; it is neither asked nor judged as one.
     pub(crate) fn list_replicas(&mut self, listed: &BTreeSet<Endpoint>) {
         self.replicas.retain(|known, _| listed.contains(known));
         for replica in listed {

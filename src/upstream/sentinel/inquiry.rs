@@ -17,7 +17,7 @@ use crate::clock::Time;
 use crate::config::Endpoint;
 use crate::net::Socket;
 use crate::resp::{Resp, encode};
-use crate::upstream::connect::{dial, read_reply, secure};
+use crate::upstream::connect::{dial, read_reply, secure, told_role};
 use crate::upstream::{Backoff, Connection, Login, Node, RotatingLogin, Target, connect};
 
 /// A Sentinel that is silent for longer does not answer.
@@ -148,7 +148,7 @@ impl Inquirer {
         let made = timeout(self.node.connect_timeout, made).await;
         let mut line = made.map_err(|_| "no connection in time".to_owned())?.map_err(|error| error.to_string())?;
         if let Some(login) = login {
-            let reply = line.exchange(&login).await?;
+            let [reply] = line.exchange(&login).await?;
             if reply.starts_with(b"-") {
                 return Err(format!("it refuses the login: {}", String::from_utf8_lossy(&reply[1..]).trim()));
             }
@@ -180,8 +180,13 @@ impl SentinelLine {
         for words in questions {
             encode::own_command(&mut out, &words.iter().map(Vec::as_slice).collect::<Vec<_>>());
         }
+        self.exchange(&out).await
+    }
+
+    /// The replies to so many commands.
+    async fn exchange<const N: usize>(&mut self, commands: &[u8]) -> Result<[Vec<u8>; N], String> {
         let asked = async {
-            self.socket.write_all(&out).await?;
+            self.socket.write_all(commands).await?;
             let mut replies = [const { Vec::new() }; N];
             for reply in &mut replies {
                 *reply = read_reply(&mut self.socket, &mut self.buffer).await?;
@@ -190,15 +195,6 @@ impl SentinelLine {
         };
         let replies = timeout(PATIENCE, asked).await.map_err(|_| "it is silent".to_owned())?;
         replies.map_err(|error| error.to_string())
-    }
-
-    async fn exchange(&mut self, command: &[u8]) -> Result<Vec<u8>, String> {
-        let asked = async {
-            self.socket.write_all(command).await?;
-            read_reply(&mut self.socket, &mut self.buffer).await
-        };
-        let reply = timeout(PATIENCE, asked).await.map_err(|_| "it is silent".to_owned())?;
-        reply.map_err(|error| error.to_string())
     }
 }
 
@@ -239,6 +235,5 @@ pub(crate) async fn role(socket: &mut Socket, buffer: &mut Vec<u8>) -> Option<bo
         read_reply(socket, buffer).await
     };
     let reply = timeout(PATIENCE, asked).await.ok()?.ok()?;
-    let says = |role: &[u8]| reply.windows(role.len()).any(|part| part == role);
-    if says(b"$4\r\nrole\r\n$6\r\nmaster\r\n") { Some(true) } else { says(b"$4\r\nrole\r\n").then_some(false) }
+    told_role(&reply)
 }
