@@ -9,8 +9,9 @@
 # make fmt    format the sources
 # make fuzz   the same bytes to Redis and through crema, at random, for SECONDS; a difference is cut down and shown
 # make long   what has to hold for long as well: the same for so many REPLIES, and a million simulated schedules
-# make compat redis-py's own test suite through crema, and job queues: BullMQ, RQ, Celery; or only the PARTS that are named; and
-#             the test suite of a later Redis, which is built for that, like `make tcl`; and programs while Redis is away
+# make compat redis-py's own test suite through crema, job queues (BullMQ, RQ, Celery), and the Rust crate multi-tier-cache's tests and
+#             examples; or only the PARTS that are named; and the test suite of a later Redis, which is built for that, like `make tcl`;
+#             and programs while Redis is away
 # make bench  crema beside Redis, Valkey, twemproxy and HAProxy, and BullMQ through them, in about half an hour; QUICK=1: a few minutes
 
 SHELL := bash
@@ -110,7 +111,7 @@ test: check need-redis need-tcl need-cc need-valgrind need-faketime need-outage 
 	tests/tcl/run --binary $(TEST_BIN) --jobs 2 || failed+=" Redis's own suite"
 	tests/tcl/run --newer --binary $(TEST_BIN) --jobs 2 --units $(NEWER_UNITS) || failed+=" the suite of a later Redis"
 	tests/tcl/run --cluster --binary $(TEST_BIN) --jobs 3 || failed+=" Redis's own suite in front of a cluster"
-	tests/compat/run --binary $(TEST_BIN) redis-py-commands bullmq || failed+=" compat"
+	tests/compat/run --binary $(TEST_BIN) redis-py-commands bullmq multi-tier-cache || failed+=" compat"
 	tests/outage/run --binary $(TEST_BIN) --cases 1 reset || failed+=" outage"
 	$(MAKE) --no-print-directory orderings || failed+=" orderings"
 	$(MAKE) --no-print-directory models || failed+=" models"
