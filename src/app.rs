@@ -34,6 +34,7 @@ use crate::config::{Auth, Coherence, Config, Endpoint, SHORT_TERM, UpstreamDown,
 use crate::control::Control;
 use crate::error::Error;
 use crate::invalidation::channel::{self, ChannelConfig};
+use crate::invalidation::stream::{self, StreamConfig};
 use crate::invalidation::{CoherenceMode, Fleet, Heard, L1, L1Terms, Notices, Publisher};
 use crate::log;
 use crate::metrics::{CoherenceMeans, Metrics};
@@ -315,6 +316,17 @@ impl App {
             let app = Arc::clone(self);
             control.spawn_ending(|stop| async move { app.listen(stop).await });
         }
+        if let Some(stream) = &self.shared.config.channel.stream {
+            let (serving, key) = (Serving::front(self.topology.subscribe()), stream.as_bytes());
+            let config = StreamConfig {
+                serving: serving.of_key(Some(key)),
+                stream: stream.clone(),
+                origin_id: self.shared.origin_id.clone(),
+            };
+            let (l1, stats) = (Arc::clone(&self.shared.l1) as Arc<_>, Arc::clone(&self.shared.stats));
+            let on = move |heard: Heard| stats.heard(heard.into());
+            control.spawn_ending(|stop| async move { stream::follow(&config, l1, stop, on).await });
+        }
     }
 
     /// Starts what keeps the cluster's map.
@@ -427,6 +439,7 @@ fn fleet(config: &Config, topology: &watch::Sender<Arc<Topology>>, origin_id: &s
         serving: Serving::front(topology.subscribe()).of_key(channel.audit_stream.as_deref().map(str::as_bytes)),
         channel: channel.name.clone(),
         audit_stream: channel.audit_stream.clone(),
+        audit_length: channel.audit_length,
         origin_id: origin_id.to_owned(),
         writes: channel.publish,
     })

@@ -184,21 +184,80 @@ fn explain_tells_what_the_table_knows() {
     assert!(client.cmd(&["EXEC"]).text().starts_with("EXECABORT"));
 }
 
+/// The fields of all entries, in order.
+fn kept(redis: &Redis, stream: &str) -> Vec<Vec<(String, String)>> {
+    let entries = redis.client().cmd(&["XRANGE", stream, "-", "+"]);
+    let fields =
+        |entry: &Value| entry.items()[1].items().chunks(2).map(|pair| (pair[0].text(), pair[1].text())).collect();
+    entries.items().iter().map(fields).collect()
+}
+
 #[test]
 fn an_audit_stream_keeps_what_was_told() {
     let redis = Redis::start();
     let crema = publishing(&redis).flag("--channel-audit-stream", "cache:invalidations").start();
     let mut client = crema.client();
+    assert_eq!(client.cmd(&["FLUSHALL"]), ok());
+    assert_eq!(client.cmd(&["SWAPDB", "0", "0"]), ok());
+    let shape = |fields: &Vec<(String, String)>| {
+        let shown = fields.iter().map(|(name, value)| match name.as_str() {
+            "timestamp" => {
+                let now = redis.client().cmd(&["TIME"]).items()[0].text().parse::<u64>().expect("seconds");
+                assert!(now.abs_diff(value.parse().expect("a number")) < 60, "seconds: {value}");
+                "timestamp".to_owned()
+            }
+            "payload" => format!("payload {}", serde_json::from_str::<serde_json::Value>(value).expect("JSON")["type"]),
+            _ => format!("{name} {value}"),
+        });
+        shown.collect::<Vec<_>>().join(", ")
+    };
+    eventually("all is kept", || kept(&redis, "cache:invalidations").len() == 2);
+    let told = kept(&redis, "cache:invalidations");
+    assert_eq!(shape(&told[0]), "type remove_pattern, timestamp, payload \"RemovePattern\", key *");
+    assert_eq!(shape(&told[1]), "type forget_all, timestamp, payload \"ForgetAll\"");
     client.cmd(&["MSET", "a", "1", "b", "2"]);
     client.cmd(&["DEL", "a"]);
-    let mut direct = redis.client();
-    eventually("both are kept", || direct.cmd(&["XLEN", "cache:invalidations"]) == int(2));
-    let entries = direct.cmd(&["XRANGE", "cache:invalidations", "-", "+"]);
-    let fields: Vec<String> = entries.items()[1].items()[1].items().iter().map(Value::text).collect();
-    let names: Vec<&str> = fields.iter().step_by(2).map(String::as_str).collect();
-    assert_eq!(names, ["type", "timestamp", "payload", "key", "count"]);
-    assert_eq!((fields[1].as_str(), fields[7].as_str(), fields[9].as_str()), ("Remove", "a", "1"));
-    assert!(fields[5].contains(r#""type":"Remove","key":"a""#), "{fields:?}");
+    eventually("all is kept", || kept(&redis, "cache:invalidations").len() == 4);
+    let told = kept(&redis, "cache:invalidations");
+    assert_eq!(shape(&told[2]), "type remove_bulk, timestamp, payload \"RemoveBulk\", count 2");
+    assert_eq!(shape(&told[3]), "type remove, timestamp, payload \"Remove\", key a");
+}
+
+#[test]
+fn an_audit_stream_is_as_long_as_it_is_to_be() {
+    let redis = Redis::start();
+    redis.client().cmd(&["CONFIG", "SET", "stream-node-max-entries", "10"]);
+    for (length, most) in [("30", 50), ("off", 100)] {
+        let stream = format!("audit:{length}");
+        let launch = publishing(&redis).flag("--channel-audit-stream", &stream).flag("--channel-audit-length", length);
+        let crema = launch.start();
+        let mut client = crema.client();
+        for n in 0..100 {
+            client.cmd(&["SET", &format!("k{n}"), "v"]);
+        }
+        let said = || crema.count("crema_channel_published_total", &[("outcome", "sent")]);
+        eventually("all were told", || said() == 100);
+        let entries = redis.client().cmd(&["XLEN", &stream]).number();
+        assert!((30..=most).contains(&entries), "{length}: {entries}");
+    }
+}
+
+/// What cannot be kept is told all the same, once; and what is owed is paid with that.
+#[test]
+fn a_stream_that_refuses_keeps_nobody_from_being_told() {
+    let redis = Redis::start();
+    redis.client().cmd(&["SET", "audit", "no stream"]);
+    let crema = publishing(&redis).flag("--channel-audit-stream", "audit").start();
+    let mut ear = listener(&redis);
+    let mut client = crema.client();
+    assert_eq!(client.cmd(&["CREMA", "INVALIDATE", "k"]), int(1));
+    assert_eq!(heard(&mut ear).0, "Remove");
+    assert_eq!(client.cmd(&["SWAPDB", "0", "0"]), ok());
+    assert_eq!(heard(&mut ear).0, "ForgetAll");
+    let count = |outcome| crema.count("crema_channel_published_total", &[("outcome", outcome)]);
+    eventually("it is counted", || count("unkept") == 2);
+    assert!(ear.is_silent_for(Duration::from_millis(300)), "it was told once");
+    assert_eq!((count("sent"), count("dropped")), (2, 0));
 }
 
 #[test]

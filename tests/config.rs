@@ -81,6 +81,7 @@ fn nothing_set_gives_the_documented_defaults() {
         (config.channel.enabled, config.channel.publish, config.channel.audit_stream.as_deref()),
         (true, false, None)
     );
+    assert_eq!((config.channel.audit_length, config.channel.stream.as_deref()), (Some(10_000), None));
     assert_eq!(config, Config::default());
 }
 
@@ -183,7 +184,7 @@ fn the_rule_of_the_shipped_file_is_good_when_uncommented() {
 
 #[test]
 fn every_setting_names_its_flag_its_variable_and_its_line() {
-    let any_text = ["channel-name", "channel-audit-stream", "sentinel-user", "sentinel-password"];
+    let any_text = ["channel-name", "channel-audit-stream", "channel-stream", "sentinel-user", "sentinel-password"];
     let wrong = |flag: &str| if any_text.contains(&flag) { " " } else { "nonsense" };
     let command = Flags::command();
     let modes = ["config", "check", "hash-password", "help", "version"];
@@ -240,6 +241,7 @@ fn bounds_hold() {
         "upstream_down = \"error\"",
         "log_format = \"json\"",
         "channel = { publish = true, audit_stream = \"cache:invalidations\" }",
+        "channel = { audit_length = \"off\", stream = \"cache:invalidations\" }",
     ];
     for text in good {
         from_file(text).unwrap_or_else(|error| panic!("{text}: {error}"));

@@ -180,6 +180,10 @@ pub struct Channel {
     pub publish: bool,
     /// The stream that keeps what is published, if any; never without `publish`.
     pub audit_stream: Option<String>,
+    /// About so many entries are kept there; all, if none.
+    pub audit_length: Option<u64>,
+    /// The stream on which keys to forget are named as well, if any.
+    pub stream: Option<String>,
 }
 
 /// The form of the log on standard error.
@@ -327,6 +331,9 @@ fn read(layers: &Layers) -> Result<Config, ConfigError> {
             enabled: layers.read(key!(channel.enabled), "true", switch)?,
             publish: layers.read(key!(channel.publish), "false", switch)?,
             audit_stream: layers.read(key!(channel.audit_stream), "off", |text| or_off(text, not_empty))?,
+            audit_length: layers
+                .read(key!(channel.audit_length), "10000", |text| or_off(text, counts(1..=1_000_000_000)))?,
+            stream: layers.read(key!(channel.stream), "off", |text| or_off(text, not_empty))?,
         },
         log_format: layers.read(key!(log_format), "text", |text| match text {
             "text" => Ok(LogFormat::Text),

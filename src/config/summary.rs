@@ -107,12 +107,14 @@ impl Config {
     }
 
     fn listening(&self) -> String {
+        let read = self.channel.stream.as_ref().map(|stream| format!("the stream {stream}"));
         if !self.channel.enabled {
-            return "off".to_owned();
+            return read.unwrap_or_else(|| "off".to_owned());
         }
+        let read = read.map(|read| format!(", and {read}")).unwrap_or_default();
         let publish = if self.channel.publish { ", publishing" } else { "" };
         let audit = self.channel.audit_stream.as_ref().map(|stream| format!(", kept in {stream}")).unwrap_or_default();
-        format!("{}{publish}{audit}", self.channel.name)
+        format!("{}{publish}{audit}{read}", self.channel.name)
     }
 }
 

@@ -177,7 +177,7 @@ async fn hear(
 }
 
 /// Acts on one payload.
-async fn heed(payload: &[u8], origin_id: &str, sink: &(dyn Forget + Send + Sync)) -> Heard {
+pub(super) async fn heed(payload: &[u8], origin_id: &str, sink: &(dyn Forget + Send + Sync)) -> Heard {
     let envelope = match Envelope::parse(payload) {
         Ok(envelope) => envelope,
         Err(error) => {

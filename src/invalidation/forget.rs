@@ -21,6 +21,10 @@ pub(crate) trait Forget {
     fn missed(&self) {
         self.all();
     }
+    /// Messages that cannot have been about more than keys may have been missed: forgets everything.
+    fn lost(&self) {
+        self.all();
+    }
     /// The link is lost: until [`missed`](Self::missed) nothing will be heard.
     fn deaf(&self) {}
     /// How long a link may be quiet, and then leave a question without an answer, before it counts as lost, where that is not to be as

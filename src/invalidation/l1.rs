@@ -280,6 +280,10 @@ impl Forget for L1 {
         self.bump(EpochReason::Pattern);
     }
 
+    fn lost(&self) {
+        self.bump(EpochReason::Channel);
+    }
+
     fn missed(&self) {
         self.opaque_answered();
         self.bump(EpochReason::Channel);

@@ -5,7 +5,7 @@
 //! here knows a session or a lane.
 //!
 //! To read: [`terms`](L1Terms), [`l1`](L1), [`ears`](ears::Ears), `change`, then [`ear`] from its protocol on; the fleet's side
-//! is [`message`], `forget`, [`channel`], `notice`, `publish`.
+//! is [`message`], `forget`, [`channel`], [`stream`], `notice`, `publish`.
 
 mod change;
 pub(crate) mod channel;
@@ -19,6 +19,7 @@ mod notice;
 mod opaque;
 mod publish;
 mod silence;
+pub(crate) mod stream;
 mod terms;
 mod user;
 

@@ -29,8 +29,6 @@ const QUEUE: usize = 4096;
 const BATCH: usize = 128;
 /// Bytes of keys in one message: far below what receivers read.
 const LARGEST: usize = 64 << 10;
-/// About so many entries are kept in the audit stream.
-const KEPT: &[u8] = b"10000";
 
 /// What a write is to tell, collected while its keys are known and told when it is done.
 #[derive(Clone, Debug, Default)]
@@ -102,6 +100,8 @@ pub(crate) struct Fleet {
     pub channel: String,
     /// The key of the audit stream, if any.
     pub audit_stream: Option<String>,
+    /// About so many entries are kept there; all, if none.
+    pub audit_length: Option<u64>,
     /// This process's name in its messages.
     pub origin_id: String,
     /// Whether writes are told, too.
@@ -157,9 +157,10 @@ impl Debt {
 
 struct Outgoing {
     payload: Vec<u8>,
+    /// What the audit stream has as its type, key and count, the latter where they say something: as multi-tier-cache writes them.
     kind: &'static str,
-    key: String,
-    count: usize,
+    key: Option<String>,
+    count: Option<usize>,
     told: Option<oneshot::Sender<Result<(), String>>>,
 }
 
@@ -227,13 +228,14 @@ impl Publisher {
 impl Outgoing {
     fn new(origin_id: &str, message: Message, told: Option<oneshot::Sender<Result<(), String>>>) -> Self {
         let (kind, key, count) = match &message {
-            Message::Remove { key } => ("Remove", key.clone(), 1),
-            Message::Update { key, .. } => ("Update", key.clone(), 1),
-            Message::ForgetAll => ("ForgetAll", String::new(), 1),
-            Message::RemovePattern { pattern } => ("RemovePattern", pattern.clone(), 1),
-            Message::RemoveBulk { keys } => ("RemoveBulk", String::new(), keys.len()),
-            Message::Forget { keys, hex } => ("Forget", String::new(), keys.len() + hex.len()),
+            Message::Remove { key } => ("remove", Some(key.clone()), None),
+            Message::Update { key, .. } => ("update", Some(key.clone()), None),
+            Message::ForgetAll => ("forget_all", None, None),
+            Message::RemovePattern { pattern } => ("remove_pattern", Some(pattern.clone()), None),
+            Message::RemoveBulk { keys } => ("remove_bulk", None, Some(keys.len())),
+            Message::Forget { keys, hex } => ("forget", None, Some(keys.len() + hex.len())),
         };
+        let key = key.filter(|key| !key.is_empty());
         let payload = Envelope { origin_id: Some(origin_id.to_owned()), message }.encode();
         Self { payload, kind, key, count, told }
     }
@@ -263,8 +265,9 @@ async fn publish_on_one(
     backoff: &mut Backoff,
 ) -> Result<Infallible, Error> {
     let mut batch = Vec::new();
+    let node = fleet.serving.node();
     let mut line =
-        PublishingLine { fleet, node: fleet.serving.node(), connection: None, login: None, buffer: Vec::new() };
+        PublishingLine { fleet, node, connection: None, login: None, buffer: Vec::new(), stats, told: false };
     // What is owed came up on a connection that had been kept and was found dead: it is tried on a new one at once.
     let mut unpaid = false;
     loop {
@@ -323,6 +326,9 @@ struct PublishingLine<'a> {
     login: Option<Arc<Login>>,
     /// What came beyond the answers read so far.
     buffer: Vec<u8>,
+    stats: &'a Stats,
+    /// That the audit stream refuses what it is to keep.
+    told: bool,
 }
 
 impl PublishingLine<'_> {
@@ -343,7 +349,7 @@ impl PublishingLine<'_> {
             self.connection.insert(connect(&target).await?)
         };
         let lost = |why: String| Error::Lost { node: Arc::clone(&node.address), why: why.into() };
-        let mut out = Vec::new();
+        let (mut out, mut kept) = (Vec::new(), Vec::new());
         for one in batch {
             self.fleet.write(one, &mut out);
         }
@@ -351,19 +357,32 @@ impl PublishingLine<'_> {
             socket.write_all(&out).await?;
             let mut answers = Vec::with_capacity(batch.len());
             for _ in batch {
-                let mut answer = read_reply(socket, &mut self.buffer).await?;
-                if self.fleet.audit_stream.is_some() {
-                    let kept = read_reply(socket, &mut self.buffer).await?;
-                    if kept.starts_with(b"-") && !answer.starts_with(b"-") {
-                        answer = kept;
-                    }
-                }
+                let answer = read_reply(socket, &mut self.buffer).await?;
                 answers.push(answer);
+                if self.fleet.audit_stream.is_some() {
+                    kept.push(read_reply(socket, &mut self.buffer).await?);
+                }
             }
             Ok::<_, std::io::Error>(answers)
         };
         let answers = timeout(node.connect_timeout, exchange).await.map_err(|_| lost("no answer to PUBLISH".into()))?;
-        answers.map_err(|error| lost(error.to_string()))
+        let answers = answers.map_err(|error| lost(error.to_string()))?;
+        self.note_unkept(&kept);
+        Ok(answers)
+    }
+
+    /// What the audit stream did not take was said all the same.
+    fn note_unkept(&mut self, kept: &[Vec<u8>]) {
+        let refused = kept.iter().filter(|answer| answer.starts_with(b"-"));
+        self.stats.published(Publication::Unkept, refused.clone().count() as u64);
+        let Some(reply) = refused.last() else { return };
+        let (stream, reply) = (self.fleet.audit_stream.as_deref(), String::from_utf8_lossy(reply));
+        let reply = reply.trim_end();
+        if std::mem::replace(&mut self.told, true) {
+            debug!(stream, reply, "still not kept in the audit stream");
+        } else {
+            warn!(stream, reply, "the audit stream does not keep what the fleet is told");
+        }
     }
 
     fn hang_up(&mut self) {
@@ -378,21 +397,23 @@ impl Fleet {
         if let Some(stream) = &self.audit_stream {
             #[expect(clippy::disallowed_methods, reason = "a date for people, by which nothing goes")]
             let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
-            let (time, count) = (now.as_millis().to_string(), one.count.to_string());
-            let limit: [&[u8]; 6] = [b"XADD", stream.as_bytes(), b"MAXLEN", b"~", KEPT, b"*"];
-            let fields: [&[u8]; 10] = [
-                b"type",
-                one.kind.as_bytes(),
-                b"timestamp",
-                time.as_bytes(),
-                b"payload",
-                &one.payload,
-                b"key",
-                one.key.as_bytes(),
-                b"count",
-                count.as_bytes(),
-            ];
-            encode::own_command(out, &[&limit[..], &fields[..]].concat());
+            let time = now.as_secs().to_string();
+            let (length, count) =
+                (self.audit_length.map(|length| length.to_string()), one.count.map(|n| n.to_string()));
+            let mut add: Vec<&[u8]> = vec![b"XADD", stream.as_bytes()];
+            if let Some(length) = &length {
+                add.extend([&b"MAXLEN"[..], b"~", length.as_bytes()]);
+            }
+            let head: [&[u8]; 7] =
+                [b"*", b"type", one.kind.as_bytes(), b"timestamp", time.as_bytes(), b"payload", &one.payload];
+            add.extend(head);
+            if let Some(key) = &one.key {
+                add.extend([&b"key"[..], key.as_bytes()]);
+            }
+            if let Some(count) = &count {
+                add.extend([&b"count"[..], count.as_bytes()]);
+            }
+            encode::own_command(out, &add);
         }
     }
 }

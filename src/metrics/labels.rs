@@ -282,6 +282,7 @@ labels! {
     Publication {
         Sent = "sent": "A message was published.",
         Dropped = "dropped": "A message was not published: too many waited, or Redis was away or refused it.",
+        Unkept = "unkept": "A message was published, and the audit stream did not take it.",
         Unnamed = "unnamed": "A key could not be named, for it is not UTF-8 or is very long.",
     }
 }

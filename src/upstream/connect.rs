@@ -464,16 +464,20 @@ fn is_error(reply: &[u8]) -> bool {
 /// Reads one whole reply; `buffer` keeps what came beyond it for the next call. For handshakes and checks, not for data:
 /// a reply over 1 MiB is an error. Cancel safe: bytes already read stay in `buffer`.
 pub(crate) async fn read_reply(socket: &mut Socket, buffer: &mut Vec<u8>) -> io::Result<Vec<u8>> {
-    const LARGEST: usize = 1 << 20;
+    read_reply_to(1 << 20, socket, buffer).await
+}
+
+/// The same of data: a reply over `largest` bytes is an error.
+pub(crate) async fn read_reply_to(largest: usize, socket: &mut Socket, buffer: &mut Vec<u8>) -> io::Result<Vec<u8>> {
+    let (mut splitter, mut seen) = (Splitter::default(), 0);
     loop {
-        let mut splitter = Splitter::default();
-        match splitter.split(buffer) {
+        match splitter.split(&buffer[seen..]) {
             Ok(Split::End(len)) => {
-                let rest = buffer.split_off(len);
+                let rest = buffer.split_off(seen + len);
                 return Ok(std::mem::replace(buffer, rest));
             }
-            Ok(Split::More) if buffer.len() < LARGEST => {}
-            Ok(Split::More) => return Err(io::Error::new(io::ErrorKind::InvalidData, "handshake reply too large")),
+            Ok(Split::More) if buffer.len() < largest => seen = buffer.len(),
+            Ok(Split::More) => return Err(io::Error::new(io::ErrorKind::InvalidData, "reply too large")),
             Err(malformed) => return Err(io::Error::new(io::ErrorKind::InvalidData, malformed.to_string())),
         }
         if socket.read_buf(buffer).await? == 0 {

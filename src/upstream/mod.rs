@@ -39,7 +39,8 @@ pub(crate) use cluster::{
     StewardReport, agreed, newer_than,
 };
 pub(crate) use connect::{
-    Connection, Step, adapt, connect, connect_as_told, connect_by, connect_unproved, read_reply, steps, told_role,
+    Connection, Step, adapt, connect, connect_as_told, connect_by, connect_unproved, read_reply, read_reply_to, steps,
+    told_role,
 };
 pub use generation::Generation;
 pub(crate) use lane::Lane;
