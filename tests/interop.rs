@@ -141,6 +141,44 @@ fn where_cremas_tell_each_other_an_application_loses_nothing() {
     }
 }
 
+/// By the stream: what the crate keeps there is heard by cremas, and what a crema keeps there by the crate's reliable subscriber.
+#[test]
+fn an_application_and_two_proxies_share_a_stream() {
+    let redis = Redis::start();
+    let over = || Crema::over(redis.addr()).flag("--channel-stream", "cache:invalidations");
+    let telling = over().flag("--channel-publish", true).flag("--channel-audit-stream", "cache:invalidations");
+    let proxies = [over().start(), telling.start()];
+    let Some(mut app) = App::start(&redis) else { return };
+    let groups = || redis.client().cmd(&["XINFO", "GROUPS", "cache:invalidations"]);
+    eventually("all have a group", || !groups().is_error() && groups().items().len() == 3);
+    let heard = |proxy: &Crema, kind: &str| proxy.count("crema_channel_messages_total", &[("type", kind)]);
+    for (line, kind) in [
+        ("update k one", "update"),
+        ("remove k", "remove"),
+        ("pattern k*", "remove_pattern"),
+        ("bulk k l m", "remove_bulk"),
+    ] {
+        let before: Vec<u64> = proxies.iter().map(|proxy| heard(proxy, kind)).collect();
+        assert_eq!(app.ask(line), "done");
+        for (proxy, before) in proxies.iter().zip(before) {
+            eventually(&format!("{line} is heard both ways"), || heard(proxy, kind) == before + 2);
+        }
+    }
+    assert!(proxies.iter().all(|proxy| heard(proxy, "malformed") + heard(proxy, "unknown") == 0));
+    eventually("the application hears itself", || app.ask("stream").starts_with("4 RemoveBulk"));
+    assert_eq!(proxies[1].client().cmd(&["MSET", "a", "1", "b", "2"]), ok());
+    eventually("and a proxy", || app.ask("stream") == r#"5 RemoveBulk { keys: ["a", "b"] }"#);
+    eventually("which knows its own voice", || {
+        heard(&proxies[1], "own") == 2 && heard(&proxies[0], "remove_bulk") == 4
+    });
+    // The fields are the same ones, whoever wrote them.
+    let names = |entry: &common::Value| -> Vec<String> {
+        entry.items()[1].items().chunks(2).map(|pair| pair[0].text()).collect()
+    };
+    let kept = redis.client().cmd(&["XREVRANGE", "cache:invalidations", "+", "-", "COUNT", "2"]);
+    assert_eq!(names(&kept.items()[0]), names(&kept.items()[1]));
+}
+
 #[test]
 fn what_is_heard_is_never_written() {
     let redis = Redis::start();

@@ -32,6 +32,8 @@ pub(crate) const KEYS: u32 = 1_000_000;
 /// Keys that a load of hits asks for.
 pub(crate) const HOT: u32 = 10_000;
 const FEW: u32 = 100;
+/// The stream of which the newest entries are read.
+pub(crate) const TAIL: &str = "tail";
 /// Requests of one client that may be unanswered before even the timetable waits.
 const UNANSWERED: usize = 100_000;
 const SCRIPT: &str = "return redis.call('SET',KEYS[1],ARGV[1])";
@@ -59,6 +61,8 @@ pub(crate) enum Ask {
     /// Of all keys, by Zipf's law with this exponent; one request in so many is a write, with 0 none.
     Zipf(f64, u32),
     XRange,
+    /// So many of the newest entries of a stream.
+    Tail(u32),
     MGet,
     HGetAll,
     /// Scripts as a job queue runs them.
@@ -93,6 +97,7 @@ impl Load {
             Ask::Zipf(s, 0) => format!("GET, Zipf {s}"),
             Ask::Zipf(s, one_in) => format!("GET and 1 in {one_in} SET, Zipf {s}"),
             Ask::XRange => "XRANGE, 10 entries".into(),
+            Ask::Tail(newest) => format!("XREVRANGE, {newest} newest"),
             Ask::MGet => "MGET of 10".into(),
             Ask::HGetAll => "HGETALL, 10 fields".into(),
             Ask::Queue => "job queue (EVALSHA)".into(),
@@ -199,6 +204,10 @@ impl Asker {
             Ask::XRange => {
                 self.pick("stream", FEW);
                 encode::command(out, &[b"XRANGE", &self.key, b"-", b"+"]);
+            }
+            Ask::Tail(newest) => {
+                let count = newest.to_string();
+                encode::command(out, &[b"XREVRANGE", TAIL.as_bytes(), b"+", b"-", b"COUNT", count.as_bytes()]);
             }
             Ask::HGetAll => {
                 self.pick("hash", FEW);

@@ -4,11 +4,11 @@
 //! crema, each asked the same in turn, round by round. Measured are the processor time that each process spends on a
 //! request, throughput and latency, memory, and how all that grows. `target/bench/report.md` has the tables.
 //!
-//! Reading order: `load` (what is asked, and how), `peers` (of whom), `speed`, `secure`, `latency`, `queue`, `memory`, `growth`
-//! (what is measured), `goals` (what it should be), `report`.
+//! Reading order: `load` (what is asked, and how), `peers` (of whom), `speed`, `secure`, `latency`, `queue`, `memory`, `tail`,
+//! `growth` (what is measured), `goals` (what it should be), `report`.
 //!
 //! `cargo bench --bench side_by_side -- [--quick] [--before=CREMA] [--only=LOAD] [speed] [tls] [latency] [queue]
-//! [memory] [growth]`; another build of crema given with `--before` is put under the same loads, of which `--only` picks those whose
+//! [memory] [tail] [growth]`; another build of crema given with `--before` is put under the same loads, of which `--only` picks those whose
 //! name holds these words.
 //!
 //! `cargo bench --bench side_by_side -- instructions [--record]` counts those of a request, and needs valgrind.
@@ -28,6 +28,7 @@ mod queue;
 mod report;
 mod secure;
 mod speed;
+mod tail;
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -74,9 +75,10 @@ fn compare(args: &[String]) {
     let jobs = if quick { 3000 } else { 10_000 };
     let queue = if wanted("queue") { queue::measure(&field, before, rounds, jobs) } else { Vec::new() };
     let memory = wanted("memory").then(|| memory::measure(&field, quick));
+    let tails = if wanted("tail") { tail::measure(before, span * 5) } else { Vec::new() };
     let mut goals = goals::judge(&rows, latencies.as_ref(), &queue);
     goals.extend(secured.iter().flat_map(secure::Secured::goals));
-    let mut results = report::Results { rows, secured, goals, latencies, queue, memory, growth: Vec::new() };
+    let mut results = report::Results { rows, secured, goals, latencies, queue, memory, tails, growth: Vec::new() };
     let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/bench");
     if wanted("growth") {
         report::write(&results, &dir); // what follows takes long, and may not be waited for

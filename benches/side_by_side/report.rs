@@ -15,6 +15,7 @@ use super::memory::Table;
 use super::queue::Jobs;
 use super::secure::Secured;
 use super::speed::{Row, median};
+use super::tail::TailRow;
 
 /// Everything that a run found.
 pub(crate) struct Results {
@@ -24,6 +25,7 @@ pub(crate) struct Results {
     pub(crate) latencies: Option<Latencies>,
     pub(crate) queue: Vec<Jobs>,
     pub(crate) memory: Option<Table>,
+    pub(crate) tails: Vec<TailRow>,
     pub(crate) growth: Vec<Curve>,
 }
 
@@ -58,6 +60,7 @@ fn page(results: &Results) -> String {
     if let Some(memory) = &results.memory {
         table(&mut out, "Memory, bytes", memory);
     }
+    tails(&mut out, &results.tails);
     for curve in &results.growth {
         let columns = curve.columns.join(" | ");
         let _ = writeln!(
@@ -184,6 +187,22 @@ fn queue(out: &mut String, all: &[Jobs]) {
         let behind = if behind > 0.0 { format!("{behind:.0}") } else { String::new() };
         let [added, longer, done] = [&jobs.added, &jobs.longer, &jobs.done].map(|figures| thousands(figures));
         let _ = writeln!(out, "| {} | {added} | {longer} | {done} | {node:.0} | {own:.0} | {behind} |", jobs.peer);
+    }
+}
+
+fn tails(out: &mut String, all: &[TailRow]) {
+    if all.is_empty() {
+        return;
+    }
+    out.push_str(
+        "\n## The newest entries of a stream that grows, read 10,000 times a second\n\n\
+         | newest | added a second | | reads that reach Redis, % | Redis's CPU a read, µs | own | p50, µs | p99 |\n\
+         |--:|--:|---|--:|--:|--:|--:|--:|\n",
+    );
+    for TailRow { peer, newest, added, reached, behind, own, latency: [p50, p99] } in all {
+        let own = if *own > 0.0 { format!("{own:.1}") } else { String::new() };
+        let _ =
+            writeln!(out, "| {newest} | {added} | {peer} | {reached:.1} | {behind:.1} | {own} | {p50:.0} | {p99:.0} |");
     }
 }
 

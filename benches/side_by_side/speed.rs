@@ -115,7 +115,9 @@ impl Field {
                 vec![Some(&self.misses), self.twemproxy.as_ref(), self.haproxy.as_ref(), self.valkey.as_ref()]
             }
             Ask::Zipf(..) => vec![Some(&self.tenth), Some(&self.misses)],
-            Ask::Mix | Ask::XRange | Ask::HGetAll | Ask::MGet => vec![Some(&self.hits), Some(&self.misses)],
+            Ask::Mix | Ask::XRange | Ask::Tail(_) | Ask::HGetAll | Ask::MGet => {
+                vec![Some(&self.hits), Some(&self.misses)]
+            }
             Ask::EvalSha | Ask::Queue | Ask::Among(_) => vec![Some(&self.hits), self.haproxy.as_ref()],
         };
         // Nobody's memory is filled with keys that its counterpart was never asked for.
