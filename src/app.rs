@@ -29,6 +29,7 @@ use tokio_util::task::TaskTracker;
 use tracing::{error, info, warn};
 
 use crate::admin::{self, SentinelStatus, Source};
+use crate::beyond::Beyond;
 use crate::clock::Time;
 use crate::config::{Auth, Coherence, Config, Endpoint, SHORT_TERM, UpstreamDown, UpstreamKind};
 use crate::control::Control;
@@ -43,6 +44,7 @@ use crate::proxy::{Clients, Gate, OpenListeners, Shared};
 use crate::resp::Limits;
 use crate::server::{Listener, Workers, accept};
 use crate::session::Entrance;
+use crate::tier::Tiers;
 use crate::upstream::{ClusterMap, Login, MapDoubts, Node, SentinelLogin, Serving, State, SurveyFinding, Topology};
 
 use census::CensusKeeper;
@@ -140,7 +142,9 @@ impl Running {
         };
         let (stop_sessions, control, acceptors) = (CancellationToken::new(), Control::here(), TaskTracker::new());
         let entrances = Entrance::of_listeners(&config, control.clone())?;
-        let app = App::new(config, (dialer, acceptor), logins, &control);
+        let tiers = Tiers::start(&config.tiers, &control).map_err(bad("tier"))?;
+        let tiers = (!config.tiers.is_empty()).then_some(tiers);
+        let app = App::new(config, (dialer, acceptor), logins, tiers, &control);
         let workers = Workers::start(&app.shared, &app.metrics.workers, &stop_sessions)
             .map_err(|source| failed("threads", "worker threads", source))?;
         for (listener, entrance) in listeners.into_iter().zip(entrances) {
@@ -213,8 +217,10 @@ impl App {
         config: Config,
         (dialer, acceptor): (Option<Dialer>, Option<Arc<Acceptor>>),
         logins: RotatingLogins,
+        tiers: Option<Tiers>,
         control: &Control,
     ) -> Arc<Self> {
+        let tiers = tiers.map(Arc::new);
         let metrics = Metrics::new(config.threads.get());
         let origin_id = format!("crema-{:016x}", rand::random::<u64>());
         let sentinel_login = logins.sentinel.clone();
@@ -242,6 +248,7 @@ impl App {
             },
             config,
             l1,
+            tiers,
             stats: Arc::clone(&metrics.stats),
             clients: Clients::default(),
             open_listeners,
@@ -414,6 +421,8 @@ fn own_login(config: &Config) -> Option<Arc<Login>> {
 /// What L1 must know of the settings.
 fn terms(config: &Config, origin_id: &str) -> L1Terms {
     let notices = || Notices::new(config.channel.name.clone(), origin_id.to_owned());
+    let is_cluster = config.upstream.kind == UpstreamKind::Cluster;
+    let beyond = beyond(config, is_cluster);
     L1Terms {
         max_staleness: config.max_staleness,
         acl_recheck: config.acl_recheck,
@@ -426,10 +435,19 @@ fn terms(config: &Config, origin_id: &str) -> L1Terms {
                 CoherenceMode::broadcast(prefixes.iter().map(|prefix| prefix.as_bytes().into()).collect())
             }
             Coherence::Channel => CoherenceMode::channel(notices(), SHORT_TERM),
-        },
-        is_cluster: config.upstream.kind == UpstreamKind::Cluster,
+        }
+        .accompanied(beyond.is_some()),
+        is_cluster,
         max_ears: (config.max_upstream / 4).max(1),
+        beyond: beyond.map(Arc::new),
     }
+}
+
+/// What lies beyond the upstream, where something does.
+fn beyond(config: &Config, is_cluster: bool) -> Option<Beyond> {
+    let tiers = config.tiers.iter().map(|tier| tier.pattern.clone()).collect();
+    let stay = config.tiers.iter().map(|tier| tier.max_stay).max().unwrap_or_default();
+    Beyond::new(tiers, Vec::new(), u64::try_from(stay.as_millis()).unwrap_or(u64::MAX), is_cluster)
 }
 
 /// Where the fleet is told, unless the channel is switched off.

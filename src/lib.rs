@@ -26,6 +26,7 @@
 
 mod admin;
 pub mod app;
+mod beyond;
 pub mod cache;
 pub mod clock;
 pub mod command;
@@ -40,4 +41,5 @@ pub mod proxy;
 pub mod resp;
 mod server;
 mod session;
+mod tier;
 pub mod upstream;

@@ -24,9 +24,11 @@ const LAYERS: &[&[&str]] = &[
     &["server", "admin"],
     &["session"],
     &["proxy"],
+    &["tier"],
     &["invalidation"],
     &["cache", "upstream"],
     &["metrics", "log"], // metrics count by the class that a command's row names
+    &["beyond"],         // by key patterns from the settings
     &["config"],         // settings may name commands
     &["command"],
     &["clock", "control", "error", "net"],

@@ -203,6 +203,18 @@ fn of_sentinels() -> BTreeSet<String> {
     proven.into_iter().chain(moved(&crema)).collect()
 }
 
+/// What moves where a value is copied to a tier.
+fn of_tiers() -> BTreeSet<String> {
+    let (redis, cold) = (Redis::start(), Redis::start());
+    let file = tempfile::NamedTempFile::new().expect("a temporary file");
+    let tier = format!("[[tier]]\nmatch = \"page:*\"\nurl = \"redis://{}\"\n", cold.addr());
+    std::fs::write(file.path(), tier).expect("it can be written");
+    let crema = Crema::over(redis.addr()).flag("--config", file.path().display()).start();
+    assert_eq!(crema.client().cmd(&["SET", "page:1", "v"]), ok());
+    eventually("it is copied", || crema.count("crema_tier_total", &[("outcome", "copied")]) > 0);
+    moved(&crema)
+}
+
 #[test]
 fn every_metric_moves() {
     let redis = Redis::with(&["--requirepass", "secret"]);
@@ -322,6 +334,7 @@ fn every_metric_moves() {
     seen.extend(moved(&without));
     seen.extend(of_a_cluster());
     seen.extend(of_sentinels());
+    seen.extend(of_tiers());
     let known: BTreeSet<String> = crema::metrics::descriptions().map(|(name, _)| name.to_owned()).collect();
     let still: Vec<&String> = known.iter().filter(|name| !seen.iter().any(|seen| seen.starts_with(*name))).collect();
     assert!(still.is_empty(), "never moved: {still:?}");

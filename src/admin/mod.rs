@@ -27,7 +27,9 @@ use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
-pub(crate) use status::{EarStatus, L1Status, NodeStatus, SentinelStatus, SettingsShown, Snapshot, UpstreamStatus};
+pub(crate) use status::{
+    EarStatus, L1Status, NodeStatus, SentinelStatus, SettingsShown, Snapshot, TierStatus, UpstreamStatus,
+};
 
 use crate::metrics::Metrics;
 
@@ -156,10 +158,14 @@ fn respond<B>(request: &Request<B>, source: &dyn Source) -> Response<Full<Bytes>
             answer(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", rendered)
         }
         Page::Live => text(StatusCode::OK, "live\n"),
-        Page::Ready => match source.snapshot().ready {
-            Ok(()) => text(StatusCode::OK, "ready\n"),
-            Err(trouble) => text(StatusCode::SERVICE_UNAVAILABLE, format!("{trouble}\n")),
-        },
+        Page::Ready => {
+            let snapshot = source.snapshot();
+            let degraded: String = snapshot.degraded().iter().map(|part| format!("degraded: {part}\n")).collect();
+            match snapshot.ready {
+                Ok(()) => text(StatusCode::OK, format!("ready\n{degraded}")),
+                Err(trouble) => text(StatusCode::SERVICE_UNAVAILABLE, format!("{trouble}\n{degraded}")),
+            }
+        }
     }
 }
 

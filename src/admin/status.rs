@@ -10,7 +10,9 @@ use std::time::Duration;
 use serde::Serialize;
 
 use crate::command::Class;
-use crate::metrics::{CoherenceMeans, Latency, Levels, Metrics, Need, Outcome, Path, Value, WorkerStats};
+use crate::metrics::{
+    CoherenceMeans, Latency, Levels, Metrics, Need, Outcome, Path, TierLevels, TierOutcome, Value, WorkerStats,
+};
 
 /// How things stand, as the parts of crema know it.
 #[derive(Clone, Debug)]
@@ -29,6 +31,8 @@ pub(crate) struct Snapshot {
     pub upstream: UpstreamStatus,
     /// One for each ear there is.
     pub ears: Vec<EarStatus>,
+    /// The tiers, in the order of the settings.
+    pub tiers: Vec<TierStatus>,
     /// What crema keeps in its memory.
     pub l1: L1Status,
     /// The settings that explain the rest.
@@ -104,6 +108,23 @@ pub(crate) struct NodeStatus {
     pub census: Option<&'static str>,
 }
 
+/// A tier.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct TierStatus {
+    /// What the settings call it.
+    pub name: String,
+    /// Where it is, without password.
+    pub server: String,
+    /// Of which keys it keeps copies.
+    pub keys: String,
+    /// Whether it is asked, and not left alone after failures.
+    pub well: bool,
+    /// What went wrong last, if something did.
+    pub last_error: Option<String>,
+    /// What happened, by `TierOutcome`.
+    pub counts: BTreeMap<&'static str, u64>,
+}
+
 /// An ear, and the lease that it holds.
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct EarStatus {
@@ -153,11 +174,27 @@ pub(crate) struct SettingsShown {
 }
 
 impl Snapshot {
+    /// What does without a part, while crema serves: a sentence each.
+    pub(super) fn degraded(&self) -> Vec<String> {
+        let ill = self.tiers.iter().filter(|tier| !tier.well);
+        ill.map(|tier| {
+            let why = tier.last_error.as_deref().unwrap_or("it does not answer");
+            format!("tier {} ({}) is left alone: {why}", tier.name, tier.server)
+        })
+        .collect()
+    }
+
     /// The part of it that is metrics.
     pub(super) fn levels(&self) -> Levels {
         let group = self.upstream.sentinel.as_ref();
         let ears = |matches: fn(&EarStatus) -> bool| self.ears.iter().filter(|ear| matches(ear)).count() as u64;
+        let tier = |tier: &TierStatus| TierLevels {
+            name: tier.name.clone(),
+            counts: TierOutcome::ALL.map(|outcome| tier.counts.get(outcome.as_str()).copied().unwrap_or_default()),
+            well: tier.well,
+        };
         Levels {
+            tiers: self.tiers.iter().map(tier).collect(),
             ready: self.ready.is_ok(),
             upstream_up: self.upstream.up,
             means: Some(self.means),
@@ -185,7 +222,9 @@ pub(super) fn json(snapshot: &Snapshot, metrics: &Metrics) -> String {
         ready: snapshot.ready.is_ok(),
         trouble: snapshot.ready.as_ref().err().map(String::as_str),
         upstream: &snapshot.upstream,
+        degraded: snapshot.degraded(),
         ears: &snapshot.ears,
+        tiers: &snapshot.tiers,
         l1: &snapshot.l1,
         settings: &snapshot.settings,
         refused: refused(&snapshot.refusals),
@@ -204,7 +243,9 @@ struct Status<'a> {
     ready: bool,
     trouble: Option<&'a str>,
     upstream: &'a UpstreamStatus,
+    degraded: Vec<String>,
     ears: &'a [EarStatus],
+    tiers: &'a [TierStatus],
     l1: &'a L1Status,
     settings: &'a SettingsShown,
     refused: Vec<RefusedNeed>,
@@ -354,6 +395,7 @@ pub(super) mod tests {
                 nodes: Vec::new(),
             },
             ears: vec![ear("default", true, Some(420)), ear("bob", true, None), ear("eve", false, None)],
+            tiers: Vec::new(),
             l1: L1Status { entries: 3, bytes: 900, capacity: 1_000 },
             settings: SettingsShown {
                 promote: 10,

@@ -4,12 +4,15 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 
 use super::App;
-use crate::admin::{EarStatus, L1Status, NodeStatus, SentinelStatus, SettingsShown, Snapshot, Source, UpstreamStatus};
+use crate::admin::{
+    EarStatus, L1Status, NodeStatus, SentinelStatus, SettingsShown, Snapshot, Source, TierStatus, UpstreamStatus,
+};
 use crate::clock::Time;
 use crate::config::UpstreamKind;
 use crate::invalidation::EarState;
-use crate::metrics::{CensusFinding, Metrics, Need};
+use crate::metrics::{CensusFinding, Metrics, Need, TierOutcome};
 use crate::proxy::Shared;
+use crate::tier::Tier;
 use crate::upstream::{Node, NodeIndex, Topology};
 
 impl Source for App {
@@ -48,6 +51,7 @@ impl Source for App {
             refusals: Need::ALL.map(|need| topology.nodes().any(|(_, node)| node.needs.is_refused(need))),
             upstream,
             ears: ears.collect(),
+            tiers: self.shared.tiers.iter().flat_map(|tiers| tiers.all()).map(tier_status).collect(),
             l1: L1Status {
                 entries: l1.memory.store.len() as u64,
                 bytes: l1.memory.store.bytes(),
@@ -65,6 +69,17 @@ impl Source for App {
 
     fn metrics(&self) -> &Metrics {
         &self.metrics
+    }
+}
+
+fn tier_status(tier: &Tier) -> TierStatus {
+    TierStatus {
+        name: tier.rule.name.clone(),
+        server: tier.rule.server.to_string(),
+        keys: tier.rule.pattern.to_string(),
+        well: tier.is_well(),
+        last_error: Some(tier.stats.last_error()).filter(|why| !why.is_empty()),
+        counts: TierOutcome::ALL.iter().map(|&outcome| (outcome.as_str(), tier.stats.of(outcome))).collect(),
     }
 }
 

@@ -248,11 +248,21 @@ impl Spec {
         self.cacheable() && self.arity_ok(argc) && (self.cache != Caching::OneKey || argc == 2)
     }
 
+    /// Whether with so many arguments it reads values of strings, one a key, and nothing else: GET and MGET.
+    pub fn reads_values(&self, argc: usize) -> bool {
+        self.arity_ok(argc) && (self.cache == Caching::Each || self.id == get().id)
+    }
+
     /// The read of one key that a [`Caching::Each`] command does for each of its keys.
     pub fn each(&self) -> Option<&'static Spec> {
-        static GET: LazyLock<&'static Spec> = LazyLock::new(|| index::find(None, b"get").expect("a row of the table"));
-        (self.cache == Caching::Each).then(|| *GET)
+        (self.cache == Caching::Each).then(get)
     }
+}
+
+/// The row of the read of one string.
+fn get() -> &'static Spec {
+    static GET: LazyLock<&'static Spec> = LazyLock::new(|| index::find(None, b"get").expect("a row of the table"));
+    *GET
 }
 
 /// What a command does to keys. Decides what happens to L1 when it is sent and when it is answered.

@@ -187,6 +187,8 @@ pub struct Settings {
     pub(super) user: Vec<Spanned<UserSettings>>,
     #[arg(skip)]
     pub(super) rule: Vec<Spanned<RuleSettings>>,
+    #[arg(skip)]
+    pub(super) tier: Vec<Spanned<TierSettings>>,
 }
 
 /// The table `[channel]` of the file; `--channel-...` as flags.
@@ -238,6 +240,22 @@ pub(super) struct RuleSettings {
     pub(super) class: Option<Given>,
     pub(super) promote: Option<Given>,
     pub(super) max_value: Option<Given>,
+}
+
+/// One `[[tier]]` of the file.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default, deny_unknown_fields, expecting = "a table, `[[tier]]`")]
+pub(super) struct TierSettings {
+    pub(super) name: Option<Given>,
+    #[serde(rename = "match")]
+    pub(super) pattern: Option<Given>,
+    pub(super) url: Option<Given>,
+    pub(super) ttl_scale: Option<Given>,
+    pub(super) max_stay: Option<Given>,
+    pub(super) max_value: Option<Given>,
+    pub(super) copy_up: Option<Given>,
+    pub(super) timeout: Option<Given>,
+    pub(super) flush: Option<Given>,
 }
 
 #[cfg(test)]

@@ -16,6 +16,7 @@ mod raw;
 mod rule;
 mod sentinel;
 mod summary;
+mod tier;
 mod units;
 mod url;
 mod user;
@@ -38,6 +39,7 @@ pub use self::origin::{LONGEST_PASSWORD, PasswordOrigin, UpstreamPassword, read_
 pub use self::rule::{Promote, Rule, SHORT_TERM};
 pub use self::sentinel::SentinelSettings;
 pub use self::summary::Sources;
+pub use self::tier::{TierRule, TierServer};
 pub use self::url::{Endpoint, Secret, Upstream, UpstreamKind};
 pub use self::user::{Password, User};
 pub use crate::error::UpstreamDown;
@@ -47,7 +49,7 @@ use self::raw::{Layers, key};
 use self::units::{GIB, KIB, MIB, TIB};
 
 /// All settings, checked one by one and against each other. `Display` gives a short summary without passwords.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Config {
     /// Where clients connect: at least one address, none twice.
     pub listen: Vec<Listen>,
@@ -109,6 +111,8 @@ pub struct Config {
     pub client_names: ClientNames,
     /// Rules on key patterns, of which the first that matches decides.
     pub rules: Vec<Rule>,
+    /// Servers below the upstream that keep copies of values, in the order in which they are asked.
+    pub tiers: Vec<TierRule>,
     /// The fleet's Pub/Sub channel of invalidations.
     pub channel: Channel,
     /// The form of the log.
@@ -233,7 +237,8 @@ fn load_from(flags: Flags, variables: BTreeMap<String, String>) -> Result<(Confi
     compare::note_conflicts(&config, &layers);
     layers.verdict()?;
     let rules: Vec<String> = config.rules.iter().map(Rule::to_string).collect();
-    let sources = Sources::new(layers.found(&rules), &config);
+    let tiers: Vec<String> = config.tiers.iter().map(TierRule::to_string).collect();
+    let sources = Sources::new(layers.found(&rules, &tiers), &config);
     Ok((config, sources))
 }
 
@@ -326,6 +331,7 @@ fn read(layers: &Layers) -> Result<Config, ConfigError> {
             _ => Err(Problem::unknown("keeper of client names", text, &["upstream", "virtual"])),
         })?,
         rules: rule::read_rules(layers, l1_size)?,
+        tiers: tier::read_tiers(layers)?,
         channel: Channel {
             name: layers.read(key!(channel.name), "cache:invalidate", not_empty)?,
             enabled: layers.read(key!(channel.enabled), "true", switch)?,

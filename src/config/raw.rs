@@ -18,7 +18,7 @@ use toml::Spanned;
 use toml::de::{DeString, DeTable, DeValue};
 
 use super::error::{ConfigError, Place, Problem, nearest};
-use super::flags::{Flags, RuleSettings, Settings, UserSettings};
+use super::flags::{Flags, RuleSettings, Settings, TierSettings, UserSettings};
 use super::units::WORD_END;
 
 const PREFIX: &str = "CREMA_";
@@ -116,12 +116,15 @@ impl Layers {
         }
     }
 
-    /// What is in effect, and who gave it: rules last.
-    pub(super) fn found(&self, rules: &[String]) -> Vec<Found> {
+    /// What is in effect, and who gave it: rules and tiers last.
+    pub(super) fn found(&self, rules: &[String], tiers: &[String]) -> Vec<Found> {
         let mut found = self.found.take();
+        let at = |start| self.source.place(start, "").to_string();
         for (rule, value) in self.file.rule.iter().zip(rules) {
-            let origin = self.source.place(rule.span().start, "").to_string();
-            found.push(Found { name: "rule".to_owned(), value: value.clone(), origin });
+            found.push(Found { name: "rule".to_owned(), value: value.clone(), origin: at(rule.span().start) });
+        }
+        for (tier, value) in self.file.tier.iter().zip(tiers) {
+            found.push(Found { name: "tier".to_owned(), value: value.clone(), origin: at(tier.span().start) });
         }
         found
     }
@@ -184,6 +187,25 @@ impl Layers {
         let (span, key) = match at {
             Some((key, given)) => (given.span.start, format!("rule.{key}")),
             None => (rule.span().start, "rule".to_owned()),
+        };
+        ConfigError::Invalid { place: self.source.place(span, &key), problem }
+    }
+
+    /// The tiers of the file, in its order.
+    pub(super) fn tiers(&self) -> &[Spanned<TierSettings>] {
+        &self.file.tier
+    }
+
+    /// Puts `problem` on `tier`, or on its `given` value for `key`.
+    pub(super) fn refuse_tier(
+        &self,
+        tier: &Spanned<TierSettings>,
+        at: Option<(&str, &Given)>,
+        problem: Problem,
+    ) -> ConfigError {
+        let (span, key) = match at {
+            Some((key, given)) => (given.span.start, format!("tier.{key}")),
+            None => (tier.span().start, "tier".to_owned()),
         };
         ConfigError::Invalid { place: self.source.place(span, &key), problem }
     }

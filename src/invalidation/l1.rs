@@ -83,6 +83,12 @@ impl L1 {
         &self.terms.mode
     }
 
+    /// Whether writes go as they are: they do not tell of themselves, and nothing lies beyond the upstream for any key.
+    #[inline]
+    pub(crate) fn writes_go_alone(&self) -> bool {
+        self.mode().writes_go_alone()
+    }
+
     /// The upstream allows this: by these means changes are heard of from now on, and nothing counts that was kept by others. To be
     /// called before anything is written to the server that was asked.
     pub(crate) fn choose(&self, means: CoherenceMeans) {
@@ -313,8 +319,16 @@ mod tests {
     fn l1(mode: CoherenceMode) -> Arc<L1> {
         let second = Duration::from_secs(1);
         let (max_staleness, acl_recheck) = (second, second);
-        let terms =
-            L1Terms { max_staleness, acl_recheck, max_value: 1, l1_size: 0, mode, is_cluster: false, max_ears: 1 };
+        let terms = L1Terms {
+            max_staleness,
+            acl_recheck,
+            max_value: 1,
+            l1_size: 0,
+            mode,
+            is_cluster: false,
+            max_ears: 1,
+            beyond: None,
+        };
         L1::new(terms, None, Arc::new(Stats::default()), Control::here())
     }
 

@@ -5,7 +5,7 @@
 //! anything (`upstream/survey`). A write that was taken up before that, and was done where it should have been told of, is told of
 //! with its answer: everyone forgets everything, before its client knows (`proxy/write_guard`, point 4).
 
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::time::Duration;
 
 use tokio::sync::watch;
@@ -28,6 +28,10 @@ pub struct CoherenceMode {
     /// The same, for those who wait until it changes.
     chosen: watch::Sender<CoherenceMeans>,
     is_auto: bool,
+    /// Something may go with a write for another reason.
+    accompanies: bool,
+    /// Whether nothing goes with any write. Follows from the others, and is looked at with each write.
+    alone: AtomicBool,
     /// In broadcast mode, the prefixes of the keys that Redis tells of; none: all keys.
     prefixes: Vec<Box<[u8]>>,
     /// How writes tell of themselves, where the channel carries coherence. None: it never does.
@@ -59,7 +63,29 @@ impl CoherenceMode {
 
     fn new(means: CoherenceMeans) -> Self {
         let (chosen, ceiling) = (watch::Sender::new(means), Duration::ZERO);
-        Self { means: AtomicU8::new(means as u8), chosen, is_auto: false, prefixes: Vec::new(), notices: None, ceiling }
+        Self {
+            means: AtomicU8::new(means as u8),
+            chosen,
+            is_auto: false,
+            accompanies: false,
+            alone: AtomicBool::new(means != CoherenceMeans::Channel),
+            prefixes: Vec::new(),
+            notices: None,
+            ceiling,
+        }
+    }
+
+    /// The same where something else may go with a write.
+    #[must_use]
+    pub fn accompanied(self, accompanies: bool) -> Self {
+        let alone = AtomicBool::new(!accompanies && !self.writes_tell());
+        Self { accompanies, alone, ..self }
+    }
+
+    /// Whether nothing goes with any write.
+    #[inline]
+    pub fn writes_go_alone(&self) -> bool {
+        self.alone.load(Ordering::Acquire)
     }
 
     /// What is in force.
@@ -75,6 +101,7 @@ impl CoherenceMode {
     /// The upstream allows this. True where it was otherwise before.
     pub(super) fn choose(&self, means: CoherenceMeans) -> bool {
         self.means.store(means as u8, Ordering::Release);
+        self.alone.store(!self.accompanies && means != CoherenceMeans::Channel, Ordering::Release);
         self.chosen.send_replace(means) != means
     }
 

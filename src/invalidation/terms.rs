@@ -1,8 +1,10 @@
 //! What L1 and its ears must know of the configuration.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::mode::CoherenceMode;
+use crate::beyond::Beyond;
 
 /// What the ears must know of the configuration.
 #[derive(Debug)]
@@ -21,9 +23,16 @@ pub struct L1Terms {
     pub is_cluster: bool,
     /// Users that may have an ear at once; the reads of others are not kept.
     pub max_ears: usize,
+    /// What lies beyond the upstream, where something does.
+    pub beyond: Option<Arc<Beyond>>,
 }
 
 impl L1Terms {
+    /// Whether something lies beyond the upstream for a key.
+    pub(super) fn goes_beyond(&self, key: &[u8]) -> bool {
+        self.beyond.as_ref().is_some_and(|beyond| beyond.matches(key))
+    }
+
     /// How often an ear looks after what is due.
     pub(super) fn round(&self) -> Duration {
         self.max_staleness.min(self.acl_recheck) / 4

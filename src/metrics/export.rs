@@ -17,6 +17,7 @@ use super::labels::{
     CensusFinding, ChannelMessage, CoherenceMeans, DropReason, EpochReason, Failure, FillOutcome, Need, Outcome, Path,
     Publication, RedirectKind, Refusal,
 };
+use super::tier::{self, TierLevels};
 use super::{Metrics, process};
 use crate::command::Class;
 
@@ -320,8 +321,10 @@ struct LabelledGauge {
 }
 
 /// What the counters cannot know: how things stand in other parts at the moment of asking.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Levels {
+    /// Of each tier.
+    pub tiers: Vec<TierLevels>,
     /// Whether crema can serve.
     pub ready: bool,
     /// Whether Redis answers.
@@ -369,6 +372,7 @@ pub fn descriptions() -> impl Iterator<Item = (&'static str, &'static str)> {
     [REQUESTS, REQUEST_SECONDS, BUILD_INFO]
         .into_iter()
         .map(|row| (row.name, row.about))
+        .chain(tier::FAMILIES)
         .chain(COUNTERS.iter().map(|row| (row.name, row.about)))
         .chain(LABELLED.iter().map(|row| (row.name, row.about)))
         .chain(GAUGES.iter().map(|row| (row.name, row.about)))
@@ -460,6 +464,7 @@ impl Exporter {
         }
         let mut text = self.recorder.handle().render();
         write_histogram(&mut text, metrics).expect("a String takes all that is written to it");
+        tier::write(&mut text, &levels.tiers).expect("a String takes all that is written to it");
         process::write(&mut text);
         text
     }

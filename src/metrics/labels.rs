@@ -288,6 +288,20 @@ labels! {
 }
 
 labels! {
+    /// What happened at a tier.
+    TierOutcome {
+        Hit = "hit": "It had the newest value of a key that the upstream had not.",
+        Miss = "miss": "It had nothing of a key that the upstream had not.",
+        Stale = "stale": "What it had was older than the last write, or of before a flush, and was not used.",
+        Copied = "copied": "A value was copied to it.",
+        CopiedUp = "copied_up": "A value of it was put back into the upstream.",
+        TooLarge = "too_large": "A value, or its name, was larger than it takes, or its stay shorter; it was not copied.",
+        Error = "error": "It did not answer in time, or refused what it was asked.",
+        Skipped = "skipped": "It was not asked, for it had failed a few times in a row.",
+    }
+}
+
+labels! {
     /// By which path a request was answered, as the latency histogram tells them apart.
     Path {
         Hit = "hit": "Answered from L1.",

@@ -16,6 +16,7 @@ mod export;
 mod labels;
 mod latency;
 mod process;
+mod tier;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -28,8 +29,9 @@ pub(crate) use labels::{
     CensusFinding, ChannelMessage, CoherenceMeans, DropReason, EpochReason, Failure, FillOutcome, Path, Publication,
     RedirectKind, Refusal,
 };
-pub use labels::{Need, Outcome};
+pub use labels::{Need, Outcome, TierOutcome};
 pub(crate) use latency::Latency;
+pub(crate) use tier::{TierLevels, TierStats};
 
 use crate::command::Class;
 use export::Exporter;

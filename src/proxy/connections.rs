@@ -7,7 +7,7 @@
 //!
 //! Holds contract point 8 (no leaks).
 
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -91,7 +91,7 @@ impl Station {
 
     /// A connection for one at a time; without a target as Redis makes it.
     pub(super) fn private(self: &Rc<Self>, target: Option<(Target, Vec<Arc<Login>>)>, now: Time) -> Rc<Lane<InFlight>> {
-        let lane = Lane::private(Arc::clone(&self.site.node), now);
+        let lane = Lane::private(Arc::clone(&self.site.node), Weak::clone(&self.forwarder), now);
         self.private.borrow_mut().push(Rc::downgrade(&lane));
         self.run(&lane, target);
         lane

@@ -64,7 +64,7 @@ impl Detour {
     pub(super) fn kind(&self) -> RedirectKind {
         match &self.why {
             ReturnReason::Redirect(kind, _) => kind.unwrap_or(RedirectKind::TryAgain),
-            ReturnReason::Lost(..) => RedirectKind::Lost,
+            ReturnReason::Lost(..) | ReturnReason::Absent(_) => RedirectKind::Lost, // the last is on no detour
         }
     }
 
@@ -83,6 +83,7 @@ impl Detour {
         let line = match self.why {
             ReturnReason::Redirect(_, line) => line,
             ReturnReason::Lost(error, sent) => return self.recipient.refuse(&self.site.shared, &error, sent),
+            ReturnReason::Absent(_) => return, // the last is on no detour
         };
         // What a node said is the answer then: a write is over, and a script may have written all the same.
         let action = match self.purpose {

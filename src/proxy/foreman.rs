@@ -12,8 +12,10 @@ use super::reader::Reader;
 use super::replies::Replies;
 use super::reply_queue::ReplyPlace;
 use super::returned::{ReplyPurpose, ReturnReason, ReturnedCommand};
+use super::seek::Question;
 use super::site::Foreman;
 use super::worker::Worker;
+use crate::beyond::WriteSequel;
 use crate::clock::Time;
 use crate::error::Sent;
 use crate::upstream::Forwarder;
@@ -21,6 +23,22 @@ use crate::upstream::Forwarder;
 impl Foreman for Worker {
     fn carried_out(&self, replies: &Rc<Replies>, place: ReplyPlace, bytes: &[u8]) {
         self.pilots.carried_out(replies, place, bytes);
+    }
+
+    fn written(self: Rc<Self>, (sequel, db): &mut (WriteSequel, u32), done: bool, alone: bool) {
+        if alone && let Some(epoch) = sequel.epoch.take() {
+            self.end_copies(epoch, *db);
+        }
+        if done {
+            sequel.copies.iter().for_each(|key| self.copy_down(key, *db, true));
+            if sequel.flushes {
+                self.flush_tiers();
+            }
+        }
+    }
+
+    fn filled(self: Rc<Self>, key: &[u8], db: u32) {
+        self.copy_down(key, db, false);
     }
 
     fn lost_connection(self: Rc<Self>, doubted: Option<&[u8]>) {
@@ -34,6 +52,10 @@ impl Foreman for Worker {
 impl Forwarder<InFlight> for Worker {
     fn forward(self: Rc<Self>, waiter: InFlight, bytes: &[u8]) {
         let Some(command) = waiter.unpack() else { return };
+        if let ReturnReason::Absent(question) = &command.why {
+            let question = Question::clone(question);
+            return self.seek(command, question, without_asking(bytes));
+        }
         if let (ReturnReason::Lost(..), ReplyPurpose::Read(..) | ReplyPurpose::Lead(..)) =
             (&command.why, &command.purpose)
         {

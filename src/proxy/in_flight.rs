@@ -21,6 +21,7 @@ use super::reader::Reader;
 use super::recipient::Recipient;
 use super::redirect::ErrorLine;
 use super::returned::{ReturnReason, Returned};
+use super::seek::Seek;
 use super::site::Site;
 use super::who::Who;
 use super::write_guard::WriteGuard;
@@ -54,6 +55,8 @@ pub(crate) struct InFlight {
 pub(super) enum ReplyStage {
     /// Nothing of it is here.
     Awaited,
+    /// Nor here, and where the upstream has nothing the read goes on beyond it.
+    Sought,
     /// Nor here, and where it is a redirect the command goes elsewhere.
     Followed,
     /// `ASKING` goes before the command, and is answered first.
@@ -85,8 +88,10 @@ pub(crate) enum ReplyAction {
     Capture(Vec<u8>, oneshot::Sender<Vec<u8>>),
     /// Nobody wants it.
     Ignore,
-    /// The command was not carried out, or perhaps not: once that is sure it goes back to the worker.
+    /// The command was not carried out, or perhaps not, or the upstream has nothing: once that is sure it goes back to the worker.
     Return(Box<Returned>),
+    /// A read that goes on beyond the upstream where that has nothing.
+    Seek(Box<Seek<ReplyAction>>),
 }
 
 impl From<MarkedWrite> for ReplyAction {
@@ -135,6 +140,12 @@ impl InFlight {
     pub(super) fn caller(&self) -> Option<(&Rc<Who>, Resp)> {
         match &self.action {
             ReplyAction::Read(reader, _) | ReplyAction::Lead(Lead { reader, .. }) => Some((&reader.who, reader.resp)),
+            ReplyAction::Seek(seek) => match &seek.inner {
+                ReplyAction::Read(reader, _) | ReplyAction::Lead(Lead { reader, .. }) => {
+                    Some((&reader.who, reader.resp))
+                }
+                _ => None,
+            },
             _ => self.caller.as_ref().map(|who| (who, self.resp)),
         }
     }
@@ -182,7 +193,7 @@ impl InFlight {
     /// The next piece of the replies to a write and its notice.
     fn notified(&mut self, kind: u8, bytes: &[u8], end: Option<Time>) {
         let (ReplyAction::NotifiedWrite(write), Some(recipient)) = (&mut self.action, &self.recipient) else { return };
-        let NotifiedWrite { guard, replies, user, refusal } = &mut **write;
+        let NotifiedWrite { guard, replies, user, refusal, sequel } = &mut **write;
         let mut before = replies.begun;
         let mut part = replies.piece(kind, bytes, end.is_some());
         if self.site.redirects && self.caller.is_some() && replies.begun.is_some_and(|begun| begun.kind == b'-') {
@@ -216,6 +227,9 @@ impl InFlight {
             let l1 = &self.site.shared.l1;
             if replies.untold {
                 drop(l1.owe_all());
+            }
+            if let Some(foreman) = self.site.foreman().filter(|_| self.site.looks_further) {
+                foreman.written(sequel, replies.is_done(), replies.unaccompanied);
             }
             match replies.notice.first() {
                 Some(b':') => user.set_publishes(true),
@@ -412,12 +426,15 @@ impl Waiter for InFlight {
                 }
             }
             ReplyAction::NotifiedWrite(write) => {
-                let NotifiedWrite { guard, replies, .. } = *write;
+                let NotifiedWrite { guard, replies, mut sequel, .. } = *write;
                 drop(guard);
                 if sent == Sent::Maybe {
                     self.site.stats.lost_writes.add(u64::from(replies.begun.is_none()));
                     if replies.may_be_alone() {
                         drop(self.site.shared.l1.owe_all());
+                        if let Some(foreman) = self.site.foreman().filter(|_| self.site.looks_further) {
+                            foreman.written(&mut sequel, false, true);
+                        }
                     }
                 }
                 self.stage = if replies.begun.is_some() { ReplyStage::Begun } else { ReplyStage::Awaited };

@@ -80,6 +80,13 @@ impl Lead {
             let fill = Fill::new(request, &query, who.db, site.shared.ceiling(self.rule), max_value);
             l1.promote(&who.ear, fill.expecting(bytes))
         };
+        if site.looks_further
+            && promoted.is_ok()
+            && spec.reads_values(request.argc())
+            && let Some(foreman) = site.foreman()
+        {
+            foreman.filled(request.arg(1), who.db);
+        }
         count_promotion(&site.stats, promoted);
     }
 

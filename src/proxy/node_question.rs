@@ -106,9 +106,9 @@ impl Caller {
             Effect::Read | Effect::None => (Cow::Borrowed(request.raw()), ReplyAction::Pass),
             Effect::Write | Effect::Opaque => {
                 let user = self.who.seat.user();
-                let guard = WriteGuard::begin(&own.site, spec, request);
+                let guard = WriteGuard::begin_accompanied(&own.site, spec, request);
                 let form = NoticeForm::of(&own.site, user, spec, request);
-                let (command, write) = notify(&own.site.shared.l1, user, guard, form, request.raw());
+                let (command, write) = notify(&own.site.shared.l1, (user, self.who.db), guard, form, request.raw());
                 (command, write.into())
             }
         };

@@ -1,10 +1,11 @@
-//! A write and the notice of it, where the channel carries coherence: Redis does both in one step, or neither.
+//! A write and what goes with it: Redis does both in one step, or neither. That is the notice of it, where the channel carries coherence,
+//! and its [companions](crate::beyond), where something lies beyond the upstream for its keys.
 //!
-//! A write on a lane goes as `MULTI`, the write, `PUBLISH`, `EXEC`. A client's own transaction is given its `PUBLISH` right
+//! A write on a lane goes as `MULTI`, the write, its companions, `PUBLISH`, `EXEC`. A client's own transaction is given them right
 //! before `EXEC`. What would be answered otherwise in a transaction (it blocks; it would end a `WATCH`; it may change the
-//! connection; Redis takes it though its memory is full, but queues nothing then) goes with `PUBLISH` right behind it, in one
-//! piece, and its reply waits for that of the `PUBLISH`. Redis mostly runs such two without a break as well. But a connection
-//! may be lost between them, and then everyone is told to forget everything. Of Redis's replies the client gets
+//! connection; Redis takes it though its memory is full, but queues nothing then) goes with them right behind it, in one
+//! piece, and its reply waits for theirs. Redis mostly runs such two without a break as well. But a connection
+//! may be lost between them, and then everyone is told to forget everything, and no copy counts. Of Redis's replies the client gets
 //! the one that it would have got: what Redis said when it refused to queue the write, or its part of the reply to `EXEC`.
 //! [`NotifiedReplies`] knows which bytes these are, however the replies are cut. Called by `caller`, which sends, and `in_flight`, which
 //! is answered.
@@ -16,6 +17,7 @@ use std::sync::Arc;
 
 use super::site::Site;
 use super::write_guard::WriteGuard;
+use crate::beyond::WriteSequel;
 use crate::command::Spec;
 use crate::invalidation::{AclUser, L1};
 use crate::resp::{Request, Split, Splitter, encode};
@@ -39,6 +41,7 @@ pub(super) enum NoticeForm {
 enum Part {
     Multi,
     Write,
+    Companion,
     Publish,
     Exec,
 }
@@ -47,48 +50,88 @@ impl NoticeForm {
     /// How this write goes where nothing else is under way on its connection.
     pub(super) fn of(site: &Site, user: &AclUser, spec: &Spec, request: Request<'_>) -> Self {
         let fits = || spec.fits_transaction(request, site.node.signs.is_full());
-        if site.shared.l1.mode().writes_tell() && fits() { Self::Whole.tried_by(site, user) } else { Self::Pair }
+        if !site.shared.l1.writes_go_alone() && fits() { Self::Whole.tried_by(site, user) } else { Self::Pair }
     }
 
     /// The same, or where nobody has said that writes are to tell of themselves, and it is not known yet that the user may, a
     /// pair: there the write is done in any case.
     pub(super) fn tried_by(self, site: &Site, user: &AclUser) -> Self {
-        if site.shared.l1.mode().insists() || user.publishes() { self } else { Self::Pair }
+        let mode = site.shared.l1.mode();
+        if !mode.writes_tell() || mode.insists() || user.publishes() { self } else { Self::Pair }
+    }
+}
+
+/// What a write and all that goes with it are, in their order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Sequence {
+    form: NoticeForm,
+    companions: usize,
+    notice: bool,
+}
+
+impl Sequence {
+    /// What it is of that place.
+    fn part(self, place: usize) -> Option<Part> {
+        let (before, behind): (&[Part], &[Part]) = match self.form {
+            NoticeForm::Whole => (&[Part::Multi, Part::Write], &[Part::Publish, Part::Exec]),
+            NoticeForm::Pair => (&[Part::Write], &[Part::Publish]),
+            NoticeForm::Exec => (&[], &[Part::Publish, Part::Exec]),
+        };
+        if let Some(&part) = before.get(place) {
+            return Some(part);
+        }
+        match (place - before.len()).checked_sub(self.companions) {
+            None => Some(Part::Companion),
+            Some(place) => behind.get(place + usize::from(!self.notice)).copied(),
+        }
     }
 
-    const fn parts(self) -> &'static [Part] {
-        match self {
-            NoticeForm::Whole => &[Part::Multi, Part::Write, Part::Publish, Part::Exec],
-            NoticeForm::Pair => &[Part::Write, Part::Publish],
-            NoticeForm::Exec => &[Part::Publish, Part::Exec],
-        }
+    /// How many of the elements of the reply to `EXEC` are none of the client's: the last.
+    fn own(self) -> u64 {
+        self.companions as u64 + u64::from(self.notice)
     }
 }
 
 /// What is sent for the write `command`, and what awaits its reply.
 pub(super) fn notify<'a>(
     l1: &L1,
-    user: &Arc<AclUser>,
+    (user, db): (&Arc<AclUser>, u32),
     mut guard: WriteGuard,
     form: NoticeForm,
     command: &'a [u8],
 ) -> (Cow<'a, [u8]>, MarkedWrite) {
-    let Some(notices) = l1.mode().notices() else {
-        return (Cow::Borrowed(command), MarkedWrite::Alone(guard.untold()));
-    };
-    let Some(notice) = guard.take_notice() else { return (Cow::Borrowed(command), MarkedWrite::Alone(guard)) };
-    let mut out = Vec::with_capacity(command.len() + 256);
-    for part in form.parts() {
-        match part {
-            Part::Multi => encode::own_command(&mut out, &[b"MULTI"]),
-            Part::Publish => notices.write(&notice, &mut out),
-            Part::Exec if form == NoticeForm::Whole => encode::own_command(&mut out, &[b"EXEC"]),
-            Part::Write | Part::Exec => out.extend_from_slice(command),
-        }
+    let notices = l1.mode().notices();
+    let mut companions = guard.take_companions();
+    if notices.is_none() {
+        guard = guard.untold();
     }
-    let replies = NotifiedReplies::new(form, guard.opaque);
-    let user = Arc::clone(user);
-    (Cow::Owned(out), MarkedWrite::WithNotice(Box::new(NotifiedWrite { guard, replies, user, refusal: Vec::new() })))
+    let notice = notices.and_then(|notices| Some((notices, guard.take_notice()?)));
+    if notice.is_none() && companions.is_empty() {
+        return (Cow::Borrowed(command), MarkedWrite::Alone(guard));
+    }
+    let goes_alone = companions.count() == 0 && notice.is_none(); // and something follows all the same
+    let form = if goes_alone { NoticeForm::Pair } else { form };
+    let sequence = Sequence { form, companions: companions.count(), notice: notice.is_some() };
+    let mut out = Vec::with_capacity(command.len() + companions.bytes().len() + 256);
+    if form == NoticeForm::Whole {
+        encode::own_command(&mut out, &[b"MULTI"]);
+    }
+    if form != NoticeForm::Exec {
+        out.extend_from_slice(command);
+    }
+    out.extend_from_slice(companions.bytes());
+    if let Some((notices, notice)) = notice {
+        notices.write(&notice, &mut out);
+    }
+    match form {
+        NoticeForm::Whole => encode::own_command(&mut out, &[b"EXEC"]),
+        NoticeForm::Exec => out.extend_from_slice(command),
+        NoticeForm::Pair => {}
+    }
+    let replies = NotifiedReplies::new(sequence, guard.opaque);
+    let (user, sequel) = (Arc::clone(user), (companions.take_sequel(), db));
+    let write = NotifiedWrite { guard, replies, user, refusal: Vec::new(), sequel };
+    (Cow::Owned(out), MarkedWrite::WithNotice(Box::new(write)))
 }
 
 /// A write whose stamps are marked, as it is sent.
@@ -108,12 +151,14 @@ pub(crate) struct NotifiedWrite {
     pub(super) user: Arc<AclUser>,
     /// The client's reply, where that is an error and a node of a cluster may say so that another is to do the write.
     pub(super) refusal: Vec<u8>,
+    /// What follows once it is done, in this database.
+    pub(super) sequel: (WriteSequel, u32),
 }
 
 impl NotifiedWrite {
     /// Nothing of it was done, and it is sent as it was.
     pub(super) fn start_over(&mut self) {
-        self.replies = NotifiedReplies::new(self.replies.form, self.replies.opaque);
+        self.replies = NotifiedReplies::new(self.replies.sequence, self.replies.opaque);
         self.refusal.clear();
     }
 }
@@ -121,7 +166,7 @@ impl NotifiedWrite {
 /// The replies to a write and its notice: which bytes of them are the client's, and what they say of the two. No I/O.
 #[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own, in any combination")]
 pub(super) struct NotifiedReplies {
-    form: NoticeForm,
+    sequence: Sequence,
     /// The write may change keys that it does not name, refused or not.
     opaque: bool,
     /// Replies that are over.
@@ -132,9 +177,11 @@ pub(super) struct NotifiedReplies {
     pub(super) begun: Option<FirstByte>,
     /// The write may have been done, and the notice was refused.
     pub(super) untold: bool,
+    /// The same of a companion.
+    pub(super) unaccompanied: bool,
     /// What Redis said to the notice.
     pub(super) notice: Vec<u8>,
-    /// What Redis said to `PUBLISH` in a transaction that it did not do because of that.
+    /// What Redis said to what goes with it in a transaction that it did not do because of that.
     refusal: Vec<u8>,
     /// What it said to `EXEC`, where that was an error.
     failure: Vec<u8>,
@@ -167,14 +214,15 @@ impl<'a> ClientPart<'a> {
 }
 
 impl NotifiedReplies {
-    fn new(form: NoticeForm, opaque: bool) -> Self {
+    fn new(sequence: Sequence, opaque: bool) -> Self {
         Self {
-            form,
+            sequence,
             opaque,
             over: 0,
             queues: false,
             begun: None,
             untold: false,
+            unaccompanied: false,
             notice: Vec::new(),
             refusal: Vec::new(),
             failure: Vec::new(),
@@ -185,27 +233,44 @@ impl NotifiedReplies {
 
     /// Whether the reply under way is the last: Redis has done all.
     fn is_last(&self) -> bool {
-        self.over + 1 >= self.form.parts().len()
+        self.sequence.part(self.over + 1).is_none()
     }
 
     /// Whether all replies are in.
     pub(super) fn is_over(&self) -> bool {
-        self.over >= self.form.parts().len()
+        self.sequence.part(self.over).is_none()
+    }
+
+    /// Whether the write was done.
+    pub(super) fn is_done(&self) -> bool {
+        self.begun.is_some_and(|begun| begun.kind != b'-' || self.opaque)
     }
 
     /// Whether a connection that is lost may have taken the write alone: without a transaction, or where none was granted.
     pub(super) fn may_be_alone(&self) -> bool {
-        match self.form {
+        match self.sequence.form {
             NoticeForm::Whole => !self.queues,
             NoticeForm::Pair => true,
             NoticeForm::Exec => false,
         }
     }
 
+    /// What goes with the write is refused, or is not: `end` with the last piece of that.
+    fn refused(&mut self, bytes: &[u8], end: bool) {
+        if self.begun.is_none() {
+            self.refusal.extend_from_slice(bytes);
+        }
+        if end && !self.refusal.starts_with(b"-NOPERM") {
+            self.refusal.clear(); // then it was the server's trouble, and not that of what goes with it
+        }
+    }
+
     /// Takes the next piece of the replies, of which `kind` is the type byte; `end` with the last of each.
     pub(super) fn piece<'a>(&mut self, kind: u8, bytes: &'a [u8], end: bool) -> ClientPart<'a> {
         let refused = kind == b'-';
-        let share = match self.form.parts().get(self.over) {
+        let done = self.is_done();
+        let is_exec = self.sequence.form == NoticeForm::Exec;
+        let share = match self.sequence.part(self.over) {
             Some(Part::Multi) => {
                 self.queues = !refused;
                 ClientPart::default()
@@ -215,15 +280,18 @@ impl NotifiedReplies {
                 self.full |= bytes.starts_with(b"-OOM");
                 ClientPart::all(bytes)
             }
+            Some(Part::Companion) => {
+                self.unaccompanied |= refused && done;
+                if refused && self.refusal.is_empty() | !self.refusal.ends_with(b"\n") {
+                    self.refused(bytes, end);
+                }
+                ClientPart::default()
+            }
             Some(Part::Publish) => {
-                let done = self.begun.is_some_and(|begun| begun.kind != b'-' || self.opaque);
                 self.untold |= refused && done;
                 self.notice.extend_from_slice(bytes);
-                if refused && self.begun.is_none() {
-                    self.refusal.extend_from_slice(bytes);
-                }
-                if end && !self.refusal.starts_with(b"-NOPERM") {
-                    self.refusal.clear(); // then it was the server's trouble, and not the notice's
+                if refused && self.refusal.is_empty() | !self.refusal.ends_with(b"\n") {
+                    self.refused(bytes, end);
                 }
                 ClientPart::default()
             }
@@ -233,7 +301,7 @@ impl NotifiedReplies {
                 self.failure.extend_from_slice(bytes);
                 ClientPart { head: if end { self.failed() } else { Vec::new() }, body: b"" }
             }
-            Some(Part::Exec) if kind == b'*' => self.array.without_last(bytes, self.form == NoticeForm::Exec),
+            Some(Part::Exec) if kind == b'*' => self.array.without_last(self.sequence.own(), bytes, is_exec),
             Some(Part::Exec) => {
                 self.array.begun = true;
                 ClientPart::all(bytes)
@@ -256,26 +324,26 @@ impl NotifiedReplies {
         }
         match self.failure.strip_prefix(DISCARDED) {
             // The transaction is crema's, and so the client knows of none.
-            Some(why) if self.form == NoticeForm::Whole => [b"-", why].concat(),
+            Some(why) if self.sequence.form == NoticeForm::Whole => [b"-", why].concat(),
             _ => std::mem::take(&mut self.failure),
         }
     }
 }
 
-/// The reply to `EXEC`, whose last element is that of the `PUBLISH`.
+/// The reply to `EXEC`, whose last elements are those of what goes with the write.
 #[derive(Default)]
 struct ExecReply {
     begun: bool,
     header: Vec<u8>,
-    /// Elements before the last that have not ended.
+    /// Elements before those that have not ended.
     left: u64,
     splitter: Splitter,
 }
 
 impl ExecReply {
-    /// Of the next piece, what belongs to elements before the last; and in front of them, where it is asked for, a header for
-    /// so many.
-    fn without_last<'a>(&mut self, bytes: &'a [u8], headed: bool) -> ClientPart<'a> {
+    /// Of the next piece, what belongs to elements before the last `own` ones; and in front of them, where it is asked for, a header
+    /// for so many.
+    fn without_last<'a>(&mut self, own: u64, bytes: &'a [u8], headed: bool) -> ClientPart<'a> {
         self.begun = true;
         let mut rest = bytes;
         let mut head = Vec::new();
@@ -287,7 +355,7 @@ impl ExecReply {
                 let count = std::str::from_utf8(&self.header[1..]).ok().and_then(|text| text.trim_end().parse().ok());
                 match count {
                     Some(count) => {
-                        self.left = u64::saturating_sub(count, 1);
+                        self.left = u64::saturating_sub(count, own);
                         if headed {
                             encode::array_header(&mut head, self.left as usize);
                         }
@@ -317,10 +385,14 @@ mod tests {
 
     /// What the client gets of these replies, cut everywhere; and whether the write was done untold.
     fn client(form: NoticeForm, replies: &[&str]) -> (String, bool) {
+        with(Sequence { form, companions: 0, notice: true }, replies)
+    }
+
+    fn with(sequence: Sequence, replies: &[&str]) -> (String, bool) {
         let mut results: Vec<(String, bool)> = Vec::new();
         let longest = replies.iter().map(|reply| reply.len()).max().unwrap_or(1);
         for size in 1..=longest {
-            let mut split = NotifiedReplies::new(form, false);
+            let mut split = NotifiedReplies::new(sequence, false);
             let mut got = Vec::new();
             for reply in replies {
                 let reply = reply.as_bytes();
@@ -334,7 +406,7 @@ mod tests {
             }
             assert!(split.is_over());
             assert_eq!(split.begun.map(|begun| begun.kind), got.first().copied());
-            results.push((String::from_utf8(got).expect("text"), split.untold));
+            results.push((String::from_utf8(got).expect("text"), split.untold || split.unaccompanied));
         }
         results.dedup();
         assert_eq!(results.len(), 1, "however it is cut: {results:?}");
@@ -355,6 +427,29 @@ mod tests {
             assert_eq!(client(NoticeForm::Whole, &[OK, QUEUED, QUEUED, &exec]), (reply.to_owned(), false));
             assert_eq!(client(NoticeForm::Pair, &[reply, ":0\r\n"]), (reply.to_owned(), false));
         }
+    }
+
+    #[test]
+    fn of_what_goes_with_it_nothing_is_shown() {
+        let sequence = |form, notice| Sequence { form, companions: 2, notice };
+        let (whole, pair, exec) = (NoticeForm::Whole, NoticeForm::Pair, NoticeForm::Exec);
+        for reply in ["+OK\r\n", "$2\r\nab\r\n", "*1\r\n:1\r\n", "-WRONGTYPE no\r\n"] {
+            let done = format!("*3\r\n{reply}+OK\r\n+OK\r\n");
+            let replies = [OK, QUEUED, QUEUED, QUEUED, done.as_str()];
+            assert_eq!(with(sequence(whole, false), &replies), (reply.to_owned(), false));
+            let done = format!("*4\r\n{reply}+OK\r\n+OK\r\n:1\r\n");
+            let replies = [OK, QUEUED, QUEUED, QUEUED, QUEUED, done.as_str()];
+            assert_eq!(with(sequence(whole, true), &replies), (reply.to_owned(), false));
+            assert_eq!(with(sequence(pair, false), &[reply, OK, OK]), (reply.to_owned(), false));
+            let refused = [reply, OK, "-OOM no\r\n"];
+            assert_eq!(with(sequence(pair, false), &refused), (reply.to_owned(), !reply.starts_with('-')));
+            let both = format!("*2\r\n{reply}:7\r\n");
+            let done = format!("*4\r\n{reply}:7\r\n+OK\r\n+OK\r\n");
+            assert_eq!(with(sequence(exec, false), &[QUEUED, QUEUED, &done]), (both, false));
+        }
+        let refused = [OK, QUEUED, NOPERM, QUEUED, ABORT];
+        assert_eq!(with(sequence(whole, false), &refused), (NOPERM.to_owned(), false), "who may not is told");
+        assert_eq!(with(sequence(exec, false), &[QUEUED, QUEUED, "*-1\r\n"]), ("*-1\r\n".to_owned(), false));
     }
 
     #[test]

@@ -72,7 +72,7 @@ impl Caller {
                 Some(if queued {
                     WriteGuard::begin_queued(site, spec, request)
                 } else {
-                    WriteGuard::begin(site, spec, request)
+                    WriteGuard::begin_accompanied(site, spec, request)
                 })
             }
             Effect::None => None,
@@ -98,7 +98,7 @@ impl Caller {
                 if let Some(extra) = extra {
                     all.add(extra);
                 }
-                let (command, write) = notify(l1, self.who.seat.user(), all, kind, request.raw());
+                let (command, write) = notify(l1, (self.who.seat.user(), self.who.db), all, kind, request.raw());
                 (command, write.into())
             }
         };
@@ -118,7 +118,11 @@ impl Caller {
         self.note_reads(lane.node(), place, slots_read(&lane.site.shared.l1.memory.stamps, spec, request));
         let recipient = Recipient::new(&self.replies, place, Tally::new(spec, Outcome::Pinned));
         let action = ReplyAction::Read(Reader::once(Rc::clone(&self.side(lane.node()).who), self.resp), fills);
-        lane.put(request.raw(), InFlight::new(&lane.site, recipient, action, None), now);
+        let mut pending = InFlight::new(&lane.site, recipient, action, None);
+        if lane.site.looks_further {
+            pending.seek(request.raw());
+        }
+        lane.put(request.raw(), pending, now);
     }
 
     /// Sends a command on a private connection, to be answered as `action` says.

@@ -1,5 +1,5 @@
 //! Commands that come back from a lane: a node of a cluster did not carry them out, or their connection was lost and they may be sent
-//! again.
+//! again, or they are reads that go on elsewhere.
 //!
 //! What awaits a reply keeps the first bytes of an error back until it is sure whether the line is a redirect. Where it is, nothing of
 //! it reaches a client: the command goes back to the worker with all that awaits its reply, a write with its stamps still under way.
@@ -15,6 +15,7 @@ use super::notified_write::MarkedWrite;
 use super::reader::Reader;
 use super::recipient::Recipient;
 use super::redirect::ErrorLine;
+use super::seek::Question;
 use super::shared::RuleIndex;
 use super::site::Site;
 use super::who::Who;
@@ -39,6 +40,8 @@ pub(super) enum ReturnReason {
     Redirect(Option<RedirectKind>, Vec<u8>),
     /// Its connection was lost.
     Lost(Error, Sent),
+    /// It was carried out, and the upstream has nothing: this is sought beyond it.
+    Absent(Box<Question>),
 }
 
 /// What of a command is left that is to be sent again, for each of those who wait for it.
@@ -75,6 +78,10 @@ impl InFlight {
         if self.stage == ReplyStage::Asking {
             self.stage = if end.is_some() { ReplyStage::Asked } else { ReplyStage::Asking };
             return true; // where it was refused, the next reply tells
+        }
+        if let ReplyAction::Seek(_) = self.action {
+            self.hold_back(kind, bytes, end);
+            return true;
         }
         self.stage = ReplyStage::Followed;
         if kind != b'-' || matches!(self.action, ReplyAction::NotifiedWrite(_)) {
@@ -135,6 +142,7 @@ impl InFlight {
     pub(super) fn take_back(&mut self) {
         match std::mem::replace(&mut self.action, ReplyAction::Ignore) {
             ReplyAction::Return(returned) => self.action = returned.action,
+            ReplyAction::Seek(seek) => self.action = seek.inner,
             action => self.action = action,
         }
     }

@@ -73,15 +73,15 @@ impl Caller {
         spec: &Spec,
         request: Request<'a>,
     ) -> (Cow<'a, [u8]>, ReplyAction) {
-        let guard = WriteGuard::begin(site, spec, request);
-        if site.shared.l1.mode().writes_tell() {
-            let user = self.who.seat.user();
-            let form = NoticeForm::of(site, user, spec, request);
-            let (command, write) = notify(&site.shared.l1, user, guard, form, request.raw());
-            (command, write.into())
-        } else {
-            (Cow::Borrowed(request.raw()), ReplyAction::Write(guard.untold()))
+        if site.shared.l1.writes_go_alone() {
+            let guard = WriteGuard::begin(site, spec, request);
+            return (Cow::Borrowed(request.raw()), ReplyAction::Write(guard.untold()));
         }
+        let guard = WriteGuard::begin_accompanied(site, spec, request);
+        let user = self.who.seat.user();
+        let form = NoticeForm::of(site, user, spec, request);
+        let (command, write) = notify(&site.shared.l1, (user, self.who.db), guard, form, request.raw());
+        (command, write.into())
     }
 
     /// Sends the command at `place`, or a part of it, which is answered to `recipient`.

@@ -15,6 +15,7 @@ use crate::config::{Config, Promote, Rule};
 use crate::invalidation::L1;
 use crate::metrics::Stats;
 use crate::resp::Limits;
+use crate::tier::Tiers;
 use crate::upstream::{Login, MapDoubts, Node, State, Topology};
 
 /// What all workers share.
@@ -29,6 +30,8 @@ pub(crate) struct Shared {
     pub presence: watch::Receiver<State>,
     /// The cache.
     pub l1: Arc<L1>,
+    /// The tiers, where there are any.
+    pub tiers: Option<Arc<Tiers>>,
     /// The process's counters.
     pub stats: Arc<Stats>,
     /// All clients, for those who end some of them.
@@ -127,9 +130,9 @@ pub(super) mod tests {
     /// The same, where changes would be heard of this way.
     pub(in crate::proxy) fn shared_by(mode: CoherenceMode, topology: watch::Receiver<Arc<Topology>>) -> Arc<Shared> {
         let second = Duration::from_secs(1);
-        let (max_value, l1_size, is_cluster, max_ears) = (1, 0, false, 1);
-        let terms =
-            L1Terms { max_staleness: second, acl_recheck: second, max_value, l1_size, mode, is_cluster, max_ears };
+        let (max_value, l1_size, is_cluster, max_ears, beyond) = (1, 0, false, 1, None);
+        let (max_staleness, acl_recheck) = (second, second);
+        let terms = L1Terms { max_staleness, acl_recheck, max_value, l1_size, mode, is_cluster, max_ears, beyond };
         let stats = Arc::default();
         let l1 = L1::new(terms, None, Arc::clone(&stats), Control::here());
         let presence = topology.borrow().front().presence.follow();
@@ -139,6 +142,7 @@ pub(super) mod tests {
             map: MapDoubts::default(),
             presence,
             l1,
+            tiers: None,
             stats,
             clients: Clients::default(),
             open_listeners: OpenListeners::new(false),

@@ -11,6 +11,7 @@ use super::fencing::Fencing;
 use super::replies::Replies;
 use super::reply_queue::ReplyPlace;
 use super::shared::Shared;
+use crate::beyond::WriteSequel;
 use crate::metrics::WorkerStats;
 use crate::upstream::{Node, NodeIndex, Service};
 
@@ -27,6 +28,8 @@ pub(crate) struct Site {
     index: Cell<NodeIndex>,
     /// Whether it is a cluster's: it may send commands elsewhere.
     pub(super) redirects: bool,
+    /// Whether replies there may not be the last word: of a cluster's node, or where something lies beyond the upstream.
+    pub(super) looks_further: bool,
     /// At the last look the node took no writes.
     refuses_writes: Cell<bool>,
     foreman: Weak<dyn Foreman>,
@@ -36,6 +39,12 @@ pub(crate) struct Site {
 pub(super) trait Foreman {
     /// The command `bytes` at this place was carried out, and its session has others on a detour.
     fn carried_out(&self, replies: &Rc<Replies>, place: ReplyPlace, bytes: &[u8]);
+
+    /// A write is over, of which this follows, in this database. `alone`: it may have been done without a part of what goes with it.
+    fn written(self: Rc<Self>, sequel: &mut (WriteSequel, u32), done: bool, alone: bool);
+
+    /// A value of this key was promoted, in this database.
+    fn filled(self: Rc<Self>, key: &[u8], db: u32);
 
     /// A connection has ended, and not by crema's doing; where that may be because its user is no more, `doubted` is who.
     fn lost_connection(self: Rc<Self>, doubted: Option<&[u8]>);
@@ -53,6 +62,7 @@ impl Site {
         Rc::new(Self {
             node: Arc::clone(node),
             redirects,
+            looks_further: redirects || shared.l1.terms.beyond.is_some(),
             shared: Arc::clone(shared),
             stats: Arc::clone(stats),
             fencing,

@@ -61,8 +61,11 @@ impl Track {
     /// Sends, or tells at once that it could not.
     #[inline]
     pub(crate) fn send(&self, command: &[u8], mut pending: InFlight, now: Time) {
-        if self.site.redirects {
-            pending.follow();
+        if self.site.looks_further {
+            pending.seek(command);
+            if self.site.redirects {
+                pending.follow();
+            }
         }
         self.lane.send_or_tell(command, pending, now);
     }

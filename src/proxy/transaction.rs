@@ -7,6 +7,7 @@ use smallvec::SmallVec;
 use super::private::OwnLane;
 use super::read_history::slots_read;
 use super::write_guard::{WriteGuard, note_news, wants_news};
+use crate::beyond::Companions;
 use crate::cache::Slot;
 use crate::command::{Alters, Effect, Spec};
 use crate::invalidation::{L1, News};
@@ -21,6 +22,8 @@ pub(crate) struct Transaction {
     opaque: bool,
     alters: Alters,
     news: Option<Box<News>>,
+    /// What goes with it, where something lies beyond the upstream for keys that it writes.
+    companions: Companions,
     /// A write was queued when writes were not to tell of themselves.
     untold: bool,
 }
@@ -32,6 +35,9 @@ impl Transaction {
         self.reads.extend(spec.reads_unnamed(request).then_some(None));
         self.opaque |= spec.effect == Effect::Opaque;
         self.untold |= !l1.mode().writes_tell();
+        if let Some(beyond) = &l1.terms.beyond {
+            beyond.accompany(spec, request, &mut self.companions);
+        }
         if wants_news(l1) {
             note_news(self.news.get_or_insert_default(), l1, spec, request);
         }
@@ -54,7 +60,7 @@ impl Transaction {
 
     /// `EXEC` is about to be sent: the keys are marked once more.
     pub(crate) fn begin(&self, lane: &OwnLane) -> WriteGuard {
-        let (slots, news) = (self.slots.clone(), self.news.clone());
-        WriteGuard::of_transaction(&lane.site, slots, self.alters, (self.opaque, news, !self.untold))
+        let (slots, news, companions) = (self.slots.clone(), self.news.clone(), self.companions.clone());
+        WriteGuard::of_transaction(&lane.site, slots, self.alters, (self.opaque, news, !self.untold), companions)
     }
 }

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use tokio_util::task::TaskTracker;
 
 use super::cork::Corks;
+use super::errands::{CopyQueue, Seeks};
 use super::fencing::Fencing;
 use super::foreign::Foreign;
 use super::in_flight::{InFlight, ReplyAction};
@@ -46,6 +47,10 @@ pub(crate) struct Worker {
     pub(super) proofs: Proofs,
     /// What goes to another node than it was sent to.
     pub(super) pilots: Pilots,
+    /// Reads that go on beyond the upstream.
+    pub(super) seeks: Seeks,
+    /// Values to be copied to tiers.
+    pub(super) copies: CopyQueue,
     corks: Rc<Corks>,
     /// Whether nodes may send commands elsewhere: there is a cluster.
     is_cluster: bool,
@@ -82,6 +87,8 @@ impl Worker {
             foreign: Foreign::default(),
             proofs: Proofs::default(),
             pilots: Pilots::default(),
+            seeks: Seeks::default(),
+            copies: CopyQueue::default(),
             is_cluster: topology.cluster().is_some(),
             map: RefCell::new(Map {
                 topology: Arc::clone(&topology),
@@ -311,6 +318,7 @@ impl Worker {
     /// Ends all connections.
     pub(crate) fn close(&self) {
         self.pilots.stop.cancel();
+        self.seeks.stop.cancel();
         self.stations().iter().for_each(|station| station.close());
         self.retired.borrow().iter().for_each(|(station, _)| station.close());
         self.tasks.close();

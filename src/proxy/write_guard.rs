@@ -11,6 +11,7 @@ use std::rc::Rc;
 use smallvec::SmallVec;
 
 use super::site::Site;
+use crate::beyond::Companions;
 use crate::cache::Slot;
 use crate::command::{Alters, Effect, Spec};
 use crate::invalidation::{Change, Debt, L1, News, Notice, Publisher};
@@ -42,6 +43,7 @@ pub(crate) struct WriteGuard {
 struct Aftermath {
     change: Option<Change>,
     news: Option<News>,
+    companions: Companions,
 }
 
 impl WriteGuard {
@@ -55,6 +57,19 @@ impl WriteGuard {
         }
         if wants_news(l1) {
             note_news(guard.aftermath().news.get_or_insert_default(), l1, spec, request);
+        }
+        guard
+    }
+
+    /// As [`begin`](Self::begin), with what goes with the write where something lies beyond the upstream for its keys.
+    pub(super) fn begin_accompanied(site: &Rc<Site>, spec: &Spec, request: Request<'_>) -> Self {
+        let mut guard = Self::begin(site, spec, request);
+        if let Some(beyond) = &site.shared.l1.terms.beyond {
+            let mut companions = Companions::default();
+            beyond.accompany(spec, request, &mut companions);
+            if !companions.is_empty() {
+                guard.aftermath().companions = companions;
+            }
         }
         guard
     }
@@ -83,13 +98,15 @@ impl WriteGuard {
         mut slots: SmallVec<[Slot; 4]>,
         alters: Alters,
         (opaque, news, told): (bool, Option<Box<News>>, bool),
+        companions: Companions,
     ) -> Self {
         let l1 = &site.shared.l1;
         once_each(&mut slots);
         slots.iter().for_each(|&slot| l1.memory.stamps.begin(slot));
         let change = alters.any().then(|| Change::begin(l1, alters));
         let news = news.map(|news| *news);
-        let aftermath = (change.is_some() || news.is_some()).then(|| Box::new(Aftermath { change, news }));
+        let any = change.is_some() || news.is_some() || !companions.is_empty();
+        let aftermath = any.then(|| Box::new(Aftermath { change, news, companions }));
         Self { site: Rc::clone(site), slots, aftermath, opaque, queued: false, secret: alters.keys, told }
     }
 
@@ -109,6 +126,11 @@ impl WriteGuard {
         self
     }
 
+    /// The commands that go with it in one step.
+    pub(super) fn take_companions(&mut self) -> Companions {
+        self.aftermath.as_mut().map(|rest| std::mem::take(&mut rest.companions)).unwrap_or_default()
+    }
+
     /// What goes with it in one step, where the channel carries coherence and there is something to tell.
     pub(super) fn take_notice(&mut self) -> Option<Notice> {
         let notice = std::mem::take(&mut self.aftermath.as_mut()?.news.as_mut()?.notice);
@@ -124,6 +146,7 @@ impl WriteGuard {
         let Some(more) = other.aftermath.take() else { return };
         let rest = self.aftermath();
         rest.change = rest.change.take().or(more.change);
+        rest.companions.join(more.companions);
         match (&mut rest.news, more.news) {
             (Some(news), Some(more)) => news.add(more),
             (news, more) => *news = news.take().or(more),

@@ -37,7 +37,10 @@ impl Session {
     pub(super) async fn crema(&mut self, verb: Verb, request: Request<'_>) {
         let mut reply = Vec::new();
         match verb {
-            Verb::CremaExplain => self.explain(request, &mut reply),
+            Verb::CremaExplain => {
+                let tiers = self.tiers_of(request).await;
+                self.explain(request, tiers, &mut reply);
+            }
             Verb::CremaStatus => self.status(&mut reply),
             Verb::CremaInvalidate => self.invalidate(request, &mut reply).await,
             Verb::CremaRefresh => self.refresh(request, &mut reply).await,
@@ -159,7 +162,17 @@ impl Session {
         self.map(&fields, reply);
     }
 
-    fn explain(&self, request: Request<'_>, reply: &mut Vec<u8>) {
+    /// What tiers have of the key that the command to be explained reads.
+    async fn tiers_of(&self, request: Request<'_>) -> String {
+        match command::named(request.arg(2)) {
+            Some(spec) if spec.reads_values(request.argc() - 2) => {
+                self.worker.told_of_tiers(request.arg(3), self.caller.who.db).await
+            }
+            _ => String::new(),
+        }
+    }
+
+    fn explain(&self, request: Request<'_>, tiers: String, reply: &mut Vec<u8>) {
         let words: Vec<&[u8]> = request.args().skip(2).collect();
         let mut raw = Vec::new();
         encode::command(&mut raw, &words);
@@ -196,6 +209,7 @@ impl Session {
             ("in_l1", in_l1),
             ("ttl_ms_left", first.map_or_else(String::new, left)),
             ("rule", rule.map_or_else(String::new, |rule| rule.pattern.to_string())),
+            ("tiers", tiers),
             ("slot", slot),
             ("node", node),
             ("lease_ms_left", lease),

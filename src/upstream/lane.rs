@@ -54,9 +54,9 @@ impl<W: Waiter> Lane<W> {
         Rc::new(Self { forwarder: Some(forwarder), ..Self::new(node, false, now) })
     }
 
-    /// A connection for one session at a time.
-    pub(crate) fn private(node: Arc<Node>, now: Time) -> Rc<Self> {
-        Rc::new(Self::new(node, true, now))
+    /// A connection for one session at a time. Of a reply that is not the last word, `forwarder` takes care.
+    pub(crate) fn private(node: Arc<Node>, forwarder: Weak<dyn Forwarder<W>>, now: Time) -> Rc<Self> {
+        Rc::new(Self { forwarder: Some(forwarder), ..Self::new(node, true, now) })
     }
 
     fn new(node: Arc<Node>, private: bool, now: Time) -> Self {
@@ -412,8 +412,7 @@ impl<W: Waiter> Lane<W> {
         }
     }
 
-    /// Where nobody is there to do it, those who wait are gone as well. A private connection has nobody, and its waiters do not come
-    /// back.
+    /// Where nobody is there to do it, those who wait are gone as well.
     fn forward(&self, waiter: W, command: &[u8]) {
         if let Some(forwarder) = self.forwarder.as_ref().and_then(Weak::upgrade) {
             forwarder.forward(waiter, command);

@@ -85,6 +85,7 @@ impl Memory {
             mode: CoherenceMode::tracking(),
             is_cluster: false,
             max_ears: USERS,
+            beyond: None,
         };
         let stamps = stamps();
         Self {

@@ -115,6 +115,11 @@ impl Fill {
         (!self.again).then_some(Self { again: true, ..self })
     }
 
+    /// Whether it is the read of a string's value.
+    pub(super) fn is_of_value(&self) -> bool {
+        self.spec().reads_values(self.argc())
+    }
+
     /// The key that is read.
     pub(super) fn key(&self) -> &[u8] {
         &self.request[self.key.clone()]

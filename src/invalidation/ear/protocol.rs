@@ -532,6 +532,9 @@ impl<'a, W, P: FaultPlan> Protocol<'a, W, P> {
         if self.faults.has(PlantedFault::EpochAtAnswer) {
             pending.epoch = present.1;
         }
+        // What the upstream has not may lie beyond it: a hit would end the search.
+        let ends_here = |value: &&[u8]| !pending.fill.is_of_value() || !value.starts_with(b"_");
+        let value = value.filter(|value| ends_here(value) || !terms.goes_beyond(pending.fill.key()));
         match pending.land(value, present, longest, (sent, now)) {
             Landing::Entry(Entering { fill, resp2, stamp, epoch, expires }) => {
                 if !self.faults.has(PlantedFault::ArrivalsUnnoted) {

@@ -56,6 +56,7 @@ impl EarBench {
                 mode,
                 is_cluster: false,
                 max_ears: 1,
+                beyond: None,
             },
             stamps: Stamps::for_l1(0),
             store: Store::new(l1_size),

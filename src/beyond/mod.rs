@@ -1,0 +1,202 @@
+//! What lies beyond the upstream for some keys, tiers and origins, as far as reads and writes of these keys must know of it: which keys
+//! are meant, what crema keeps beside them in the upstream, and what goes with each write of them.
+//!
+//! Pure data: no I/O and no clock. Compiled once from the settings, and not there at all where there is neither tier nor origin.
+//!
+//! A tier's copy carries the **version** of its key and the **epoch** of its database (in a cluster, of its slot), two random numbers
+//! that lie in the upstream. Each write through crema sets the version to another number in one transaction with itself, so a copy
+//! made before counts no more; whoever copies makes one where there is none. A flush takes the epoch along, and so ends all copies.
+//! A number that is absent equals nothing: what the upstream evicts, or loses, ends copies too.
+//!
+//! A read goes on beyond the upstream in `proxy/seek`; what a write is accompanied by, `proxy/notified_write` sends.
+
+mod companions;
+mod tags;
+
+use smallvec::SmallVec;
+
+use crate::command::{Class, Effect, HashSlot, Spec};
+use crate::config::Glob;
+use crate::resp::Request;
+
+pub(crate) use companions::{Companions, WriteSequel};
+use tags::SlotTags;
+
+/// What begins the names of all keys that crema keeps for itself. None of them has anything beyond it.
+const OWN: &[u8] = b"crema:";
+
+/// See the module's head.
+#[derive(Debug)]
+pub struct Beyond {
+    tiers: Vec<Glob>,
+    origins: Vec<Glob>,
+    /// How long a version is kept, in milliseconds: no copy stays longer.
+    life: String,
+    /// In front of a cluster.
+    tags: Option<SlotTags>,
+}
+
+/// What lies beyond the upstream for one key.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Reach {
+    /// The numbers of its tiers, in their order.
+    pub tiers: SmallVec<[u8; 4]>,
+    /// The number of its origin: the first that matches.
+    pub origin: Option<u16>,
+}
+
+/// What crema keeps beside a key in the upstream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum KeptKind {
+    /// The number that each write sets anew.
+    Version,
+    /// The token of whoever loads the key from its origin.
+    Load,
+    /// A copy that may be answered where its origin fails.
+    Stale,
+}
+
+impl Beyond {
+    /// Of tiers and origins for these keys; copies in tiers stay for `stay` milliseconds at the longest. None where there are none.
+    pub(crate) fn new(tiers: Vec<Glob>, origins: Vec<Glob>, stay: u64, is_cluster: bool) -> Option<Self> {
+        if tiers.is_empty() && origins.is_empty() {
+            return None;
+        }
+        let tags = is_cluster.then(SlotTags::new);
+        Some(Self { tiers, origins, life: stay.saturating_mul(2).max(1000).to_string(), tags })
+    }
+
+    /// What lies beyond for a key.
+    pub(crate) fn reach(&self, key: &[u8]) -> Option<Reach> {
+        if key.starts_with(OWN) {
+            return None;
+        }
+        let at = |globs: &[Glob]| globs.iter().position(|glob| glob.matches(key));
+        let tiers = (0u8..).zip(&self.tiers).filter(|(_, glob)| glob.matches(key)).map(|(nth, _)| nth).collect();
+        let reach = Reach { tiers, origin: at(&self.origins).and_then(|at| u16::try_from(at).ok()) };
+        (reach != Reach::default()).then_some(reach)
+    }
+
+    /// Whether anything does.
+    pub(crate) fn matches(&self, key: &[u8]) -> bool {
+        !key.starts_with(OWN) && self.tiers.iter().chain(&self.origins).any(|glob| glob.matches(key))
+    }
+
+    /// The name of what is kept beside a key: in its slot.
+    pub(crate) fn beside(&self, kind: KeptKind, key: &[u8]) -> Vec<u8> {
+        let kind: &[u8] = match kind {
+            KeptKind::Version => b"ver:",
+            KeptKind::Load => b"load:",
+            KeptKind::Stale => b"stale:",
+        };
+        [&self.prefix(key), kind, key].concat()
+    }
+
+    /// The name of the epoch that a key is of.
+    pub(crate) fn epoch(&self, key: &[u8]) -> Vec<u8> {
+        [&self.prefix(key), &b"epoch"[..]].concat()
+    }
+
+    fn prefix(&self, key: &[u8]) -> Vec<u8> {
+        match &self.tags {
+            Some(tags) => [OWN, b"{", tags.of(HashSlot::of(key)), b"}:"].concat(),
+            None => OWN.to_vec(),
+        }
+    }
+
+    /// Adds to `companions` what goes with this write: a new version of each key with tiers that it may change; and of each with an
+    /// origin whatever would let a load that is under way, or an older copy, come after it.
+    pub(crate) fn accompany(&self, spec: &Spec, request: Request<'_>, companions: &mut Companions) {
+        if !matches!(spec.effect, Effect::Write | Effect::Opaque) {
+            return;
+        }
+        companions.sequel().flushes |= spec.flushes() && !self.tiers.is_empty();
+        for key in spec.keys(request) {
+            let Some(reach) = self.reach(key) else { continue };
+            if !reach.tiers.is_empty() {
+                let version = companions.version(|| rand::random::<u64>());
+                companions.set(&self.beside(KeptKind::Version, key), version.as_bytes(), self.life.as_bytes());
+                let sequel = companions.sequel();
+                sequel.epoch.get_or_insert_with(|| self.epoch(key));
+                if spec.class == Class::String {
+                    sequel.copies.push(key.into());
+                }
+            }
+            if reach.origin.is_some() {
+                // One key a command: of several, in a slot that moves, a node may have one alone.
+                companions.unlink(&self.beside(KeptKind::Load, key));
+                companions.unlink(&self.beside(KeptKind::Stale, key));
+            }
+        }
+    }
+
+    /// How long a version is kept, in milliseconds.
+    pub(crate) fn life(&self) -> &str {
+        &self.life
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::command::lookup;
+    use crate::resp::{Span, encode};
+
+    fn glob(pattern: &str) -> Glob {
+        Glob::new(pattern)
+    }
+
+    fn beyond(is_cluster: bool) -> Beyond {
+        Beyond::new(vec![glob("p:*"), glob("*:x")], vec![glob("o:*")], 1000, is_cluster).expect("there is something")
+    }
+
+    fn company(words: &[&[u8]]) -> (usize, String) {
+        let mut raw = Vec::new();
+        encode::command(&mut raw, words);
+        let mut spans: Vec<Span> = Vec::new();
+        let request = Request::parse_canonical(&raw, &mut spans).expect("canonical");
+        let mut companions = Companions::default();
+        beyond(false).accompany(lookup(request).expect("a row"), request, &mut companions);
+        (companions.count(), String::from_utf8_lossy(companions.bytes()).replace("\r\n", " "))
+    }
+
+    #[test]
+    fn what_lies_beyond_a_key_follows_from_its_name() {
+        let beyond = beyond(false);
+        let reach = |key: &[u8]| beyond.reach(key).map(|reach| (reach.tiers.to_vec(), reach.origin));
+        assert_eq!(reach(b"p:x"), Some((vec![0, 1], None)));
+        assert_eq!(reach(b"o:x"), Some((vec![1], Some(0))));
+        assert_eq!((reach(b"q"), reach(b"crema:ver:p:x")), (None, None));
+        assert!(beyond.matches(b"p:") && !beyond.matches(b"crema:load:x"));
+        assert!(Beyond::new(Vec::new(), Vec::new(), 1, true).is_none());
+    }
+
+    #[test]
+    fn what_is_kept_beside_a_key_lies_in_its_slot() {
+        let (single, cluster) = (beyond(false), beyond(true));
+        assert_eq!(single.beside(KeptKind::Version, b"p:x"), b"crema:ver:p:x");
+        assert_eq!(single.epoch(b"p:x"), b"crema:epoch");
+        for key in [&b"p:1"[..], b"a}b", b"x{}y", b"{t}z", b""] {
+            let slot = HashSlot::of(key);
+            for kind in [KeptKind::Version, KeptKind::Load, KeptKind::Stale] {
+                assert_eq!(HashSlot::of(&cluster.beside(kind, key)), slot);
+            }
+            assert_eq!(HashSlot::of(&cluster.epoch(key)), slot);
+        }
+    }
+
+    #[test]
+    fn each_key_that_a_write_may_change_has_company() {
+        let (count, text) = company(&[b"MSET", b"p:1", b"a", b"q", b"b", b"o:1", b"c"]);
+        assert_eq!(count, 3, "{text}");
+        assert!(text.contains("crema:ver:p:1") && text.contains("crema:load:o:1") && text.contains("crema:stale:o:1"));
+        assert_eq!(company(&[b"EVAL", b"x", b"1", b"p:1"]).0, 1);
+        assert_eq!(company(&[b"DEL", b"p:1", b"p:2", b"z"]).0, 2);
+        assert_eq!(company(&[b"RENAME", b"q", b"p:2"]).0, 1);
+        for plain in
+            [&[&b"GET"[..], b"p:1"][..], &[b"SET", b"q", b"1"], &[b"FLUSHALL"], &[b"SET", b"crema:ver:p:1", b"1"]]
+        {
+            assert_eq!(company(plain).0, 0, "{plain:?}");
+        }
+    }
+}

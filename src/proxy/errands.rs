@@ -1,0 +1,33 @@
+//! What a worker has under way beyond the upstream: reads that go on there, values to be copied.
+
+use std::cell::{Cell, RefCell};
+use std::collections::{HashSet, VecDeque};
+
+use tokio_util::sync::CancellationToken;
+
+use super::seek::SoughtKey;
+
+/// The reads of a worker that go on.
+#[derive(Default)]
+pub(super) struct Seeks {
+    pub(super) under_way: Cell<usize>,
+    pub(super) stop: CancellationToken,
+}
+
+/// What a worker has to copy: database and key, and whether the value is new.
+#[derive(Default)]
+pub(super) struct CopyQueue {
+    pub(super) waiting: RefCell<VecDeque<(u32, Box<[u8]>, bool)>>,
+    /// What is in it.
+    pub(super) known: RefCell<HashSet<(u32, Box<[u8]>)>>,
+    pub(super) is_served: Cell<bool>,
+    /// Epochs that are still to be removed.
+    pub(super) owed: Cell<usize>,
+}
+
+/// One key that is sought for a session.
+pub(super) struct Sought {
+    pub(super) of: SoughtKey,
+    /// The database that it is in.
+    pub(super) db: u32,
+}

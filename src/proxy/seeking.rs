@@ -1,0 +1,121 @@
+//! Goes on with reads of which the upstream has nothing: what lies beyond it for their keys is asked, one after the other.
+//!
+//! A task of the worker for each such read, which ends with the worker and at the deadlines of those that it asks; there are only so many
+//! at once, and what is more gets what the upstream said. Who asks for the same later sends a read of its own: what one found may be
+//! older than what another's read has seen.
+//!
+//! A tier's value is an answer only if it carries the version and the epoch that are in the upstream *after* that said that it has
+//! nothing; and not where a write of this process has begun since the read was sent, for that may be the same session's next command.
+//!
+//! Holds contract points 2 (order) and 3 (own writes).
+
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use tokio::sync::oneshot;
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+
+use super::errands::Sought;
+use super::in_flight::ReplyAction;
+use super::recipient::Recipient;
+use super::returned::ReturnedCommand;
+use super::seek::{Question, SeekAnswer, SoughtKey};
+use super::who::Who;
+use super::worker::Worker;
+use crate::clock::Time;
+use crate::metrics::Path;
+use crate::resp::Resp;
+
+/// So many reads of a worker go on at once.
+const MOST: usize = 4096;
+/// So many keys of one.
+const SIDE_BY_SIDE: usize = 64;
+/// How long the upstream may take to answer what is asked beside a read.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// A read that goes on, until it is answered.
+struct SeekingRead {
+    question: Question,
+    all: Vec<Recipient>,
+    db: u32,
+    resp: Resp,
+    sampled: Option<Instant>,
+}
+
+impl Worker {
+    /// Goes on with a read.
+    pub(super) fn seek(self: &Rc<Self>, command: ReturnedCommand, question: Question, bytes: &[u8]) {
+        let ReturnedCommand { first, joined, caller, sampled, .. } = command;
+        let Some((who, resp)) = caller else { return };
+        let all: Vec<Recipient> = std::iter::once(first).chain(joined).collect();
+        for recipient in all.iter().filter(|recipient| recipient.replies().is_detoured()) {
+            self.pilots.carried_out(recipient.replies(), recipient.place(), bytes);
+        }
+        let read = SeekingRead { question, all, db: who.db, resp, sampled };
+        if self.seeks.under_way.get() >= MOST {
+            return self.found(read, Vec::new());
+        }
+        self.seeks.under_way.set(self.seeks.under_way.get() + 1);
+        let (worker, stop) = (Rc::clone(self), self.seeks.stop.clone());
+        self.tasks.spawn_local(async move {
+            let _ = stop.run_until_cancelled(worker.go_on(read)).await; // dropped, its clients are told
+            worker.seeks.under_way.set(worker.seeks.under_way.get() - 1);
+        });
+    }
+
+    async fn go_on(self: &Rc<Self>, read: SeekingRead) {
+        let sought: Vec<SoughtKey> = read.question.missing().cloned().collect();
+        let mut answers = Vec::with_capacity(sought.len());
+        for some in sought.chunks(SIDE_BY_SIDE) {
+            let mut tasks = JoinSet::new();
+            for (nth, of) in some.iter().cloned().enumerate() {
+                let (worker, db) = (Rc::clone(self), read.db);
+                tasks.spawn_local(async move { (nth, worker.beyond(Sought { of, db }).await) });
+            }
+            let mut found = vec![SeekAnswer::Nothing; some.len()];
+            while let Some(Ok((nth, answer))) = tasks.join_next().await {
+                found[nth] = answer;
+            }
+            answers.append(&mut found);
+        }
+        self.found(read, answers);
+    }
+
+    /// Answers all who wait for a read.
+    fn found(&self, read: SeekingRead, answers: Vec<SeekAnswer>) {
+        let reply: Rc<[u8]> = read.question.reply(answers, read.resp).into();
+        let now = Time::now();
+        for mut recipient in read.all {
+            recipient.append_shared(&reply, Some(now));
+            recipient.finish();
+        }
+        if let Some(since) = read.sampled {
+            self.stats.record(Path::Miss, since);
+        }
+    }
+
+    /// What lies beyond the upstream for a key: in its tiers, or at its origin.
+    async fn beyond(self: Rc<Self>, sought: Sought) -> SeekAnswer {
+        let reach = self.shared.l1.terms.beyond.as_ref().and_then(|beyond| beyond.reach(&sought.of.key));
+        let Some(reach) = reach else { return SeekAnswer::Nothing };
+        if !reach.tiers.is_empty()
+            && let Some(value) = self.in_tiers(&sought, &reach).await
+        {
+            return SeekAnswer::Value(value);
+        }
+        SeekAnswer::Nothing
+    }
+
+    /// Asks the node of a key as the user of the upstream URL, in RESP2; one that may run for long, `scripts`, on a lane of its own. None
+    /// where it does not answer in time.
+    pub(super) async fn ask_beside(&self, (key, db): (&[u8], u32), command: &[u8], scripts: bool) -> Option<Vec<u8>> {
+        let station = self.station(self.serving_key(key));
+        let who = Who::new(&self.shared, station.node(), station.node().login(), db);
+        let now = Time::now();
+        let track = station.track(&who, Resp::V2, scripts, now).ok()?;
+        let (told, reply) = oneshot::channel();
+        track.ask(command, ReplyAction::Capture(Vec::new(), told), now);
+        timeout(PATIENCE, reply).await.ok()?.ok()
+    }
+}

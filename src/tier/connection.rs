@@ -1,0 +1,178 @@
+//! The connection to a tier: one task, which sends what is asked by all workers one behind the other and hands out the answers.
+//!
+//! A connection is made when something is asked and none is there. Where it breaks, whoever waits is told; nothing is asked twice, and
+//! nothing waits for a connection for longer than the tier may take to answer.
+
+use std::collections::VecDeque;
+use std::io;
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt, split};
+use tokio::net::UnixStream;
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::{Instant, sleep_until, timeout};
+
+use super::dialect::{Dialect, TierQuestion};
+use crate::config::{Endpoint, TierServer};
+use crate::net::tls::Dialer;
+use crate::net::{self, Socket};
+use crate::resp::encode;
+use crate::upstream::read_reply;
+
+/// So many questions may wait for a tier.
+pub(super) const QUEUE: usize = 1024;
+/// And be under way.
+const UNDER_WAY: usize = 1024;
+/// An answer is no longer.
+const LONGEST: usize = 1 << 30;
+
+/// One question, and who waits for its answers.
+pub(super) struct TierErrand {
+    pub(super) question: TierQuestion,
+    pub(super) told: oneshot::Sender<Result<Vec<Vec<u8>>, String>>,
+}
+
+/// Where a tier is, and as whom it is asked.
+pub(super) struct TierAddress {
+    pub(super) endpoint: Endpoint,
+    pub(super) tls: Option<Dialer>,
+    /// What is said first: each is answered with `+OK`.
+    greeting: Vec<Vec<u8>>,
+    pub(super) dialect: Dialect,
+    /// How long anything may take.
+    pub(super) patience: Duration,
+}
+
+/// Questions of which the answers are awaited, each with what came so far and until when.
+type Awaited = VecDeque<(TierErrand, Vec<Vec<u8>>, Instant)>;
+
+impl TierAddress {
+    pub(super) fn new(server: &TierServer, tls: Option<Dialer>, patience: Duration) -> Self {
+        match server {
+            TierServer::Memcached(endpoint) => {
+                let (endpoint, greeting) = (endpoint.clone(), Vec::new());
+                Self { endpoint, tls, greeting, dialect: Dialect::Memcached, patience }
+            }
+            TierServer::Redis(server) => {
+                let mut greeting = Vec::new();
+                let mut say = |words: &[&[u8]]| {
+                    let mut command = Vec::new();
+                    encode::command(&mut command, words);
+                    greeting.push(command);
+                };
+                if let Some(password) = &server.password {
+                    let password = password.expose().as_bytes();
+                    match &server.user {
+                        Some(user) => say(&[b"AUTH", user.as_bytes(), password]),
+                        None => say(&[b"AUTH", password]),
+                    }
+                }
+                if server.db > 0 {
+                    say(&[b"SELECT", server.db.to_string().as_bytes()]);
+                }
+                Self { endpoint: server.node.clone(), tls, greeting, dialect: Dialect::Redis, patience }
+            }
+        }
+    }
+
+    /// Serves what is asked until nobody can ask any more.
+    pub(super) async fn serve(self, mut asked: mpsc::Receiver<TierErrand>) {
+        while let Some(first) = asked.recv().await {
+            match timeout(self.patience, self.connect()).await {
+                Ok(Ok(socket)) => {
+                    let why = self.converse(socket, first, &mut asked).await;
+                    tracing::debug!(tier = %self.endpoint, "the connection to a tier has ended: {why}");
+                }
+                Ok(Err(why)) => refuse(first, &why.to_string()),
+                Err(_) => refuse(first, "it takes no connection in time"),
+            }
+        }
+    }
+
+    async fn connect(&self) -> io::Result<Socket> {
+        let mut socket = match &self.endpoint {
+            Endpoint::Tcp { host, port } => Socket::upstream(net::dial(host, *port).await?),
+            Endpoint::Unix(path) => Socket::Unix(UnixStream::connect(path).await?),
+        };
+        if let (Some(tls), Endpoint::Tcp { host, .. }) = (&self.tls, &self.endpoint) {
+            socket = socket.secure(tls, host).await?;
+        }
+        let mut buffer = Vec::new();
+        for command in &self.greeting {
+            socket.write_all(command).await?;
+            socket.flush().await?;
+            let reply = read_reply(&mut socket, &mut buffer).await?;
+            if !reply.starts_with(b"+") {
+                return Err(io::Error::other(String::from_utf8_lossy(&reply).trim_end().to_owned()));
+            }
+        }
+        Ok(socket)
+    }
+
+    /// Asks and hands out until the connection ends; why it did.
+    async fn converse(&self, socket: Socket, first: TierErrand, asked: &mut mpsc::Receiver<TierErrand>) -> String {
+        let (mut from, mut to) = split(socket);
+        let (mut input, mut output) = (Vec::new(), Vec::new());
+        let mut awaited = Awaited::new();
+        self.take(first, &mut awaited, &mut output);
+        let why = loop {
+            let late = awaited.front().map_or_else(|| Instant::now() + Duration::from_secs(3600), |(.., until)| *until);
+            tokio::select! {
+                errand = asked.recv(), if awaited.len() < UNDER_WAY => match errand {
+                    Some(errand) => self.take(errand, &mut awaited, &mut output),
+                    None => break "nobody asks any more".to_owned(),
+                },
+                written = to.write(&output), if !output.is_empty() => match written {
+                    Ok(0) => break "it takes nothing".to_owned(),
+                    Ok(len) => {
+                        output.drain(..len);
+                        if output.is_empty() && let Err(error) = to.flush().await {
+                            break error.to_string();
+                        }
+                    }
+                    Err(error) => break error.to_string(),
+                },
+                read = from.read_buf(&mut input) => match read {
+                    Ok(0) => break "it has closed the connection".to_owned(),
+                    Ok(_) => if let Err(why) = self.hand_out(&mut input, &mut awaited) {
+                        break why;
+                    },
+                    Err(error) => break error.to_string(),
+                },
+                () = sleep_until(late), if !awaited.is_empty() => break "it does not answer in time".to_owned(),
+            }
+        };
+        awaited.into_iter().for_each(|(errand, ..)| refuse(errand, &why));
+        why
+    }
+
+    fn take(&self, errand: TierErrand, awaited: &mut Awaited, output: &mut Vec<u8>) {
+        if errand.told.is_closed() {
+            return; // who asked has waited long enough before it was its turn
+        }
+        output.extend_from_slice(&errand.question.bytes);
+        awaited.push_back((errand, Vec::new(), Instant::now() + self.patience));
+    }
+
+    fn hand_out(&self, input: &mut Vec<u8>, awaited: &mut Awaited) -> Result<(), String> {
+        let mut at = 0;
+        while let Some(len) = self.dialect.split(&input[at..])? {
+            let Some((errand, answers, _)) = awaited.front_mut() else {
+                return Err("it says more than was asked".into());
+            };
+            answers.push(input[at..at + len].to_vec());
+            at += len;
+            if answers.len() >= errand.question.answers
+                && let Some((errand, answers, _)) = awaited.pop_front()
+            {
+                let _ = errand.told.send(Ok(answers)); // who asked may have gone
+            }
+        }
+        input.drain(..at);
+        if input.len() > LONGEST { Err("an answer is too long".to_owned()) } else { Ok(()) }
+    }
+}
+
+fn refuse(errand: TierErrand, why: &str) {
+    let _ = errand.told.send(Err(why.to_owned())); // who asked may have gone
+}

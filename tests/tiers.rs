@@ -1,0 +1,455 @@
+//! Tiers below the upstream: copies go down and up, no copy older than the last write is ever answered, and a tier that is away, frozen,
+//! slow or back with old data is harmless.
+
+mod common;
+
+use std::collections::VecDeque;
+use std::fmt::Write as _;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use common::redis::{free_port, loopback};
+use common::{
+    Client, Crema, Link, MAX_STALENESS, Redis, Stop, Value, array, bulk, eventually, number_from_env, ok, seeded,
+};
+use rand::{Rng as _, SeedableRng as _};
+use tempfile::NamedTempFile;
+
+/// A Memcached, where one is installed.
+struct Memcached {
+    addr: SocketAddr,
+    child: Child,
+}
+
+impl Memcached {
+    fn start() -> Option<Self> {
+        let program = ["/usr/bin/memcached", "/usr/local/bin/memcached"].into_iter().map(PathBuf::from);
+        let program = program.into_iter().find(|path| path.exists())?;
+        let addr = loopback(free_port());
+        let mut command = Command::new(program);
+        command.args(["-l", "127.0.0.1", "-U", "0", "-u", "nobody", "-m", "32", "-p", &addr.port().to_string()]);
+        let child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("it is there");
+        eventually("Memcached listens", || Client::try_connect(addr).is_ok());
+        Some(Self { addr, child })
+    }
+}
+
+impl Drop for Memcached {
+    fn drop(&mut self) {
+        let _ = self.child.kill(); // it may have ended
+        let _ = self.child.wait();
+    }
+}
+
+/// A proxy with these tiers: where each is, and more settings.
+fn with_tiers(upstream: SocketAddr, tiers: &[(String, &str)]) -> (Crema, NamedTempFile) {
+    let file = NamedTempFile::new().expect("a temporary file");
+    let mut text = String::new();
+    for (url, more) in tiers {
+        let timeout = if more.contains("timeout") { "" } else { "timeout = \"2s\"" };
+        write!(text, "[[tier]]\nmatch = \"page:*\"\nurl = \"{url}\"\n{timeout}\n{more}\n").expect("text");
+    }
+    std::fs::write(file.path(), text).expect("it can be written");
+    (Crema::over(upstream).flag("--config", file.path().display()).start(), file)
+}
+
+fn redis_tier(addr: SocketAddr) -> String {
+    format!("redis://{addr}")
+}
+
+fn nil() -> Value {
+    Value::Nil
+}
+
+/// As the upstream does by itself where a key's time is over, or it is full.
+fn evict(direct: &mut Client, key: &str) {
+    direct.cmd(&["UNLINK", key]);
+}
+
+fn copied(crema: &Crema) -> u64 {
+    crema.count("crema_tier_total", &[("outcome", "copied")])
+}
+
+/// Sets a key through crema, and waits until it is copied.
+fn set_and_copy(crema: &Crema, client: &mut Client, key: &str, value: &str) {
+    let before = copied(crema);
+    assert_eq!(client.cmd(&["SET", key, value]), ok());
+    eventually("it is copied down", || copied(crema) > before);
+}
+
+#[test]
+fn a_value_that_is_gone_above_is_found_below_and_put_back() {
+    let (redis, cold) = (Redis::start(), Redis::start());
+    let (crema, _file) = with_tiers(redis.addr(), &[(redis_tier(cold.addr()), "")]);
+    if crema.is_direct() {
+        return;
+    }
+    let (mut client, mut direct) = (crema.client(), redis.client());
+    assert_eq!(client.cmd(&["GET", "page:1"]), nil(), "nowhere");
+    set_and_copy(&crema, &mut client, "page:1", "one");
+    assert_eq!(client.cmd(&["GET", "page:1"]), bulk("one"));
+    evict(&mut direct, "page:1");
+    let told = client.cmd(&["CREMA", "EXPLAIN", "GET", "page:1"]);
+    let told = told.items().iter().skip_while(|word| word.text() != "tiers").nth(1).map(Value::text);
+    assert!(
+        told.as_ref().is_some_and(|told| told.starts_with("l3: newest, ") && told.ends_with("ms left")),
+        "{told:?}"
+    );
+    assert_eq!(client.cmd(&["GET", "page:1"]), bulk("one"), "out of the tier");
+    assert_eq!(crema.count("crema_tier_total", &[("outcome", "hit")]), 1);
+    eventually("it is put back", || direct.cmd(&["GET", "page:1"]) == bulk("one"));
+    set_and_copy(&crema, &mut client, "page:2", "two");
+    evict(&mut direct, "page:1");
+    evict(&mut direct, "page:2");
+    for mut reader in [crema.client(), crema.resp3()] {
+        let got = reader.cmd(&["MGET", "page:1", "other", "page:2", "page:3"]);
+        assert_eq!(got, array(vec![bulk("one"), nil(), bulk("two"), nil()]));
+    }
+    assert_eq!(client.cmd(&["SET", "other", "x"]), ok());
+    evict(&mut direct, "other");
+    assert_eq!(client.cmd(&["GET", "other"]), nil(), "it has no tier");
+}
+
+#[test]
+fn a_write_ends_all_copies_whatever_it_is() {
+    let (redis, cold) = (Redis::start(), Redis::start());
+    let (crema, _file) = with_tiers(redis.addr(), &[(redis_tier(cold.addr()), "copy_up = 0")]);
+    if crema.is_direct() {
+        return;
+    }
+    let (mut client, mut direct) = (crema.client(), redis.client());
+    let writes: [&[&str]; 8] = [
+        &["DEL", "page:k"],
+        &["MULTI", "DEL", "page:k"],
+        &["SET", "page:k", "new", "PX", "1"],
+        &["EVAL", "return redis.call('DEL', KEYS[1])", "1", "page:k"],
+        &["RENAME", "page:k", "elsewhere"],
+        &["GETDEL", "page:k"],
+        &["PEXPIRE", "page:k", "1"],
+        &["MSET", "a", "1", "page:k", "2"],
+    ];
+    for write in writes {
+        set_and_copy(&crema, &mut client, "page:k", "old");
+        evict(&mut direct, "page:k");
+        assert_eq!(client.cmd(&["GET", "page:k"]), bulk("old"), "before {write:?}");
+        direct.cmd(&["SET", "page:k", "old"]);
+        if let ["MULTI", queued @ ..] = write {
+            assert_eq!(client.cmd(&["MULTI"]), ok());
+            client.cmd(queued);
+            assert_eq!(client.cmd(&["EXEC"]), array(vec![Value::Int(1)]), "and nothing else is in it");
+        } else {
+            assert!(!client.cmd(write).is_error(), "{write:?}");
+        }
+        eventually("it is gone", || {
+            evict(&mut direct, "page:k");
+            direct.cmd(&["EXISTS", "page:k"]) == Value::Int(0)
+        });
+        let got = client.cmd(&["GET", "page:k"]);
+        assert_ne!(got, bulk("old"), "after {write:?}");
+    }
+}
+
+#[test]
+fn replies_are_those_of_the_upstream() {
+    let (redis, other, cold) = (Redis::start(), Redis::start(), Redis::start());
+    let (crema, _file) = with_tiers(redis.addr(), &[(redis_tier(cold.addr()), "")]);
+    if crema.is_direct() {
+        return;
+    }
+    let pipelines: [&[&[&str]]; 4] = [
+        &[
+            &["SET", "page:a", "1"],
+            &["INCR", "page:a"],
+            &["LPUSH", "page:a", "x"],
+            &["SET", "page:a"],
+            &["SET", "page:a", "1", "NX"],
+            &["SET", "page:a", "5", "GET"],
+            &["GET", "page:a"],
+            &["APPEND", "page:a", "xyz"],
+            &["STRLEN", "page:a"],
+            &["DEL", "page:a", "page:b", "c"],
+            &["GET", "page:a"],
+        ],
+        &[
+            &["MULTI"],
+            &["SET", "page:a", "1"],
+            &["GET", "page:a"],
+            &["SET", "b", "2"],
+            &["NOSUCH"],
+            &["EXEC"],
+            &["MULTI"],
+            &["RPUSH", "page:l", "1", "2"],
+            &["LRANGE", "page:l", "0", "-1"],
+            &["INCR", "page:l"],
+            &["EXEC"],
+            &["GET", "page:l"],
+            &["MGET", "page:l", "page:a"],
+        ],
+        &[
+            &["WATCH", "page:a"],
+            &["SET", "page:a", "9"],
+            &["MULTI"],
+            &["SET", "page:a", "8"],
+            &["EXEC"],
+            &["GET", "page:a"],
+            &["BLPOP", "page:l", "1"],
+            &["EVAL", "redis.call('SET', KEYS[1], 'y') return {1, {2, 'z'}}", "1", "page:s"],
+            &["GET", "page:s"],
+            &["EVAL", "return redis.error_reply('MY no')", "1", "page:s"],
+        ],
+        &[&["MSETNX", "page:x", "1", "page:y", "2"], &["HSET", "page:h", "f", "v"], &["GET", "page:h"], &["GET"]],
+    ];
+    for resp3 in [false, true] {
+        redis.client().cmd(&["FLUSHALL"]);
+        other.client().cmd(&["FLUSHALL"]);
+        let (mut ours, mut theirs) =
+            if resp3 { (crema.resp3(), Client::resp3(other.addr())) } else { (crema.client(), other.client()) };
+        for pipeline in pipelines {
+            let sent: Vec<Vec<&str>> = pipeline.iter().map(|command| command.to_vec()).collect();
+            let (got, want) = (ours.pipeline(&sent), theirs.pipeline(&sent));
+            for ((command, got), want) in pipeline.iter().zip(got).zip(want) {
+                assert_eq!(got, want, "{command:?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_tier_that_is_frozen_or_back_with_old_copies_is_harmless() {
+    let (redis, cold) = (Redis::start(), Redis::start());
+    let link = Link::to(cold.addr());
+    let (crema, _file) = with_tiers(redis.addr(), &[(redis_tier(link.addr()), "copy_up = 0\nname = \"cold\"")]);
+    if crema.is_direct() {
+        return;
+    }
+    let (mut client, mut direct, mut below) = (crema.client(), redis.client(), cold.client());
+    set_and_copy(&crema, &mut client, "page:k", "old");
+    let kept = below.cmd(&["GET", "crema:0:page:k"]);
+    let Value::Bulk(old) = kept else { panic!("a copy: {kept:?}") };
+    set_and_copy(&crema, &mut client, "page:k", "new");
+    evict(&mut direct, "page:k");
+    assert_eq!(client.cmd(&["GET", "page:k"]), bulk("new"));
+    below.cmd(&[&b"SET"[..], b"crema:0:page:k", &old]);
+    assert_eq!(client.cmd(&["GET", "page:k"]), nil(), "an older copy counts for nothing");
+    assert!(crema.count("crema_tier_total", &[("outcome", "stale")]) > 0);
+    link.freeze();
+    eventually("it is left alone", || {
+        assert_eq!(client.cmd(&["GET", "page:k"]), nil());
+        crema.count("crema_tier_well", &[("tier", "cold")]) == 0
+    });
+    let (status, page) = crema.admin("/readyz").expect("it answers");
+    assert!(status == 200 && page.contains("degraded: tier cold"), "{page}");
+    assert_eq!(client.cmd(&["SET", "page:k", "third"]), ok());
+    assert_eq!(client.cmd(&["GET", "page:k"]), bulk("third"), "what is above needs no tier");
+    link.thaw();
+    eventually("it is asked again", || {
+        client.cmd(&["SET", "page:k", "third"]);
+        crema.count("crema_tier_well", &[("tier", "cold")]) == 1
+    });
+    set_and_copy(&crema, &mut client, "page:k", "fourth");
+    evict(&mut direct, "page:k");
+    assert_eq!(client.cmd(&["GET", "page:k"]), bulk("fourth"));
+}
+
+#[test]
+fn a_tier_that_dies_is_skipped_and_asked_again_when_it_is_back() {
+    let (redis, mut cold, colder) = (Redis::start(), Redis::start(), Redis::start());
+    let tiers = [(redis_tier(cold.addr()), "copy_up = 0"), (redis_tier(colder.addr()), "copy_up = 0\nttl_scale = 8")];
+    let (crema, _file) = with_tiers(redis.addr(), &tiers);
+    if crema.is_direct() {
+        return;
+    }
+    let (mut client, mut direct) = (crema.client(), redis.client());
+    let below = |name: &str| crema.count("crema_tier_total", &[("outcome", "copied"), ("tier", name)]);
+    assert_eq!(client.cmd(&["SET", "page:k", "v", "EX", "100"]), ok());
+    eventually("it is in both", || below("l3") > 0 && below("l4") > 0);
+    let Value::Int(left) = colder.client().cmd(&["TTL", "crema:0:page:k"]) else { panic!("a time") };
+    assert!((700..=800).contains(&left), "{left}");
+    cold.kill();
+    evict(&mut direct, "page:k");
+    assert_eq!(client.cmd(&["GET", "page:k"]), bulk("v"), "the next one has it");
+    cold.restart();
+    eventually("the first is asked again", || {
+        client.cmd(&["SET", "page:k", "w"]);
+        below("l3") > 1
+    });
+}
+
+#[test]
+fn a_flush_ends_all_copies_and_empties_tiers_only_where_that_is_said() {
+    let (redis, cold, kept) = (Redis::start(), Redis::start(), Redis::start());
+    let tiers = [(redis_tier(cold.addr()), "flush = true"), (redis_tier(kept.addr()), "")];
+    let (crema, _file) = with_tiers(redis.addr(), &tiers);
+    if crema.is_direct() {
+        return;
+    }
+    let (mut client, mut below) = (crema.client(), kept.client());
+    set_and_copy(&crema, &mut client, "page:k", "v");
+    eventually("both have it", || below.cmd(&["EXISTS", "crema:0:page:k"]) == Value::Int(1));
+    assert_eq!(client.cmd(&["FLUSHALL"]), ok());
+    assert_eq!(client.cmd(&["GET", "page:k"]), nil());
+    eventually("one is emptied", || cold.client().cmd(&["DBSIZE"]) == Value::Int(0));
+    assert_eq!(below.cmd(&["EXISTS", "crema:0:page:k"]), Value::Int(1), "and the other is not");
+    set_and_copy(&crema, &mut client, "page:j", "w");
+    assert_eq!(client.cmd(&["GET", "page:k"]), nil(), "under the next epoch neither");
+}
+
+#[test]
+fn memcached_is_a_tier_too() {
+    let Some(memcached) = Memcached::start() else { return };
+    let redis = Redis::start();
+    let (crema, _file) = with_tiers(redis.addr(), &[(format!("memcached://{}", memcached.addr), "")]);
+    if crema.is_direct() {
+        return;
+    }
+    let (mut client, mut direct) = (crema.client(), redis.client());
+    for value in ["one", "two\r\nlines", ""] {
+        set_and_copy(&crema, &mut client, "page:1", value);
+        evict(&mut direct, "page:1");
+        assert_eq!(client.cmd(&["GET", "page:1"]), bulk(value));
+    }
+    assert_eq!(client.cmd(&["DEL", "page:1"]), Value::Int(1));
+    assert_eq!(client.cmd(&["GET", "page:1"]), nil());
+    assert_eq!(client.cmd(&["SET", "page:with space", "v"]), ok());
+    evict(&mut direct, "page:with space");
+    assert_eq!(client.cmd(&["GET", "page:with space"]), nil(), "Memcached takes no such name");
+}
+
+/// The acknowledged writes of one key, the newest last: its number, whether it left nothing, and when it was acknowledged.
+#[derive(Default)]
+struct Acknowledged(VecDeque<(u64, bool, Instant)>);
+
+impl Acknowledged {
+    fn push(&mut self, number: u64, deleted: bool) {
+        self.0.push_back((number, deleted, Instant::now()));
+        if self.0.len() > 10_000 {
+            self.0.pop_front();
+        }
+    }
+
+    /// What a read that begins now may at the oldest be answered with: the last write that was acknowledged so long ago.
+    fn oldest(&self, ago: Duration) -> (u64, bool) {
+        let known = self.0.iter().rev().find(|(.., when)| when.elapsed() >= ago);
+        known.map_or((0, true), |&(number, deleted, _)| (number, deleted))
+    }
+}
+
+/// Fails where a read was answered with something that was overwritten before it may have been.
+#[track_caller]
+fn judge(key: &str, got: &Value, (oldest, deleted): (u64, bool), whose: &str) {
+    match got {
+        Value::Nil => {} // it may have been evicted
+        Value::Bulk(_) => {
+            let number = u64::try_from(got.number()).expect("a number of a write");
+            let good = number > oldest || number == oldest && !deleted;
+            assert!(good, "{key}: {whose} read write {number}, after write {oldest} (deleted: {deleted})");
+        }
+        other => panic!("{key}: {other:?}"),
+    }
+}
+
+/// Three proxies write and read the same keys, while the upstream evicts and the tier freezes, dies, and comes back with copies that it
+/// had before.
+#[test]
+fn under_chaos_no_read_is_older_than_a_write_that_was_acknowledged_before() {
+    const KEYS: usize = 6;
+    let length = Duration::from_secs(number_from_env("CREMA_TIER_SECONDS").unwrap_or(6));
+    let (redis, cold) = (Redis::start(), Redis::start());
+    let link = Link::to(cold.addr());
+    let tiers = [(redis_tier(link.addr()), "timeout = \"50ms\"")];
+    let proxies: Vec<_> = (0..3).map(|_| with_tiers(redis.addr(), &tiers)).collect();
+    if proxies[0].0.is_direct() {
+        return;
+    }
+    let cremas: Vec<&Crema> = proxies.iter().map(|(crema, _)| crema).collect();
+    let acked: Vec<Mutex<Acknowledged>> = (0..KEYS).map(|_| Mutex::default()).collect();
+    let mut dice = seeded("tiers under chaos");
+    let (over, name) = (AtomicBool::new(false), |key: usize| format!("page:{key}"));
+    let (cremas, acked, over) = (&cremas, &acked, &over);
+    std::thread::scope(|scope| {
+        let _stop = Stop(over);
+        for key in 0..KEYS {
+            let mut dice = rand::rngs::SmallRng::seed_from_u64(dice.random());
+            scope.spawn(move || {
+                let mut clients: Vec<Client> = cremas.iter().map(|crema| crema.client()).collect();
+                let mut number = 0;
+                while !over.load(Ordering::Relaxed) {
+                    number += 1;
+                    let (at, deletes, key_name) = (dice.random_range(0..3), dice.random_ratio(1, 4), name(key));
+                    let value = number.to_string();
+                    let reply = if deletes {
+                        clients[at].cmd(&["DEL", &key_name])
+                    } else if dice.random_ratio(1, 3) {
+                        clients[at].cmd(&["SET", &key_name, &value, "PX", "20"])
+                    } else {
+                        clients[at].cmd(&["SET", &key_name, &value])
+                    };
+                    assert!(!reply.is_error(), "{reply:?}");
+                    acked[key].lock().expect("nobody panicked").push(number, deletes);
+                    let got = clients[at].cmd(&["GET", &key_name]);
+                    judge(&key_name, &got, (number, deletes), "its writer");
+                    std::thread::sleep(Duration::from_millis(dice.random_range(0..40)));
+                }
+            });
+        }
+        for reader in 0..3 {
+            let mut dice = rand::rngs::SmallRng::seed_from_u64(dice.random());
+            scope.spawn(move || {
+                let mut client = cremas[reader].client();
+                while !over.load(Ordering::Relaxed) {
+                    let key = dice.random_range(0..KEYS);
+                    let oldest = acked[key].lock().expect("nobody panicked").oldest(MAX_STALENESS);
+                    let got = if dice.random_ratio(1, 3) {
+                        client.cmd(&["MGET", &name(key), "other"]).items()[0].clone()
+                    } else {
+                        client.cmd(&["GET", &name(key)])
+                    };
+                    judge(&name(key), &got, oldest, "a reader");
+                }
+            });
+        }
+        let (mut direct, mut below, begun) = (redis.client(), cold.client(), Instant::now());
+        let mut kept: Vec<(String, Vec<u8>)> = Vec::new();
+        while begun.elapsed() < length {
+            match dice.random_range(0..12) {
+                0..7 => evict(&mut direct, &name(dice.random_range(0..KEYS))),
+                7 => {
+                    link.freeze();
+                    std::thread::sleep(Duration::from_millis(dice.random_range(1..400)));
+                    link.thaw();
+                }
+                8 => link.cut(),
+                9 | 10 => {
+                    let copy = format!("crema:0:{}", name(dice.random_range(0..KEYS)));
+                    if let Value::Bulk(bytes) = below.cmd(&["GET", &copy]) {
+                        kept.push((copy, bytes));
+                    }
+                }
+                _ => {
+                    if let Some((copy, bytes)) = kept.pop() {
+                        below.cmd(&[&b"SET"[..], copy.as_bytes(), &bytes]);
+                    }
+                }
+            }
+            if dice.random_ratio(1, 50) {
+                direct.cmd(&["UNLINK", "crema:epoch"]);
+            }
+            std::thread::sleep(Duration::from_millis(dice.random_range(0..10)));
+        }
+    });
+    let hits: u64 = cremas.iter().map(|crema| crema.count("crema_tier_total", &[("outcome", "hit")])).sum();
+    assert!(hits > 0, "no tier answered");
+    std::thread::sleep(MAX_STALENESS);
+    let mut direct = redis.client();
+    for (key, acked) in acked.iter().enumerate() {
+        evict(&mut direct, &name(key));
+        let last = acked.lock().expect("nobody panicked").oldest(Duration::ZERO);
+        for crema in cremas {
+            judge(&name(key), &crema.client().cmd(&["GET", &name(key)]), last, "at rest");
+        }
+    }
+}
