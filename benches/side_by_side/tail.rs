@@ -63,7 +63,7 @@ fn row(peer: &Peer, redis: &Peer, (newest, added): (u32, u32), span: Duration) -
     let (before, own) = (redis.spent(), peer.spent());
     let run = open(peer, redis, &load, READS, span);
     let of_each = |spent: Duration| spent.as_secs_f64() * 1e6 / run.requests as f64;
-    let (behind, own) = (of_each(redis.spent() - before), of_each(peer.spent() - own));
+    let (behind, own) = (of_each(redis.spent().saturating_sub(before)), of_each(peer.spent().saturating_sub(own)));
     let reached = 100.0 * calls(redis, "xrevrange") / run.requests as f64;
     source.end();
     let own = if peer.proxy { own } else { 0.0 };

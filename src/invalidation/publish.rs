@@ -373,9 +373,9 @@ impl PublishingLine<'_> {
 
     /// What the audit stream did not take was said all the same.
     fn note_unkept(&mut self, kept: &[Vec<u8>]) {
-        let refused = kept.iter().filter(|answer| answer.starts_with(b"-"));
+        let mut refused = kept.iter().filter(|answer| answer.starts_with(b"-"));
         self.stats.published(Publication::Unkept, refused.clone().count() as u64);
-        let Some(reply) = refused.last() else { return };
+        let Some(reply) = refused.next_back() else { return };
         let (stream, reply) = (self.fleet.audit_stream.as_deref(), String::from_utf8_lossy(reply));
         let reply = reply.trim_end();
         if std::mem::replace(&mut self.told, true) {
