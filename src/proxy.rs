@@ -326,7 +326,7 @@ fn find(
     }
     let ear = caller.ear(at);
     let fresh = &ear.freshness;
-    match caller.key_status(at, l1, query.slot, now) {
+    match caller.key_status(at, (l1, ear), query.slot, now) {
         KeyStatus::Heard => {}
         KeyStatus::Unanswered => return Finding::Miss(Miss::BehindRead),
         KeyStatus::Unheard(since) if l1.holds(query, ear, now) => {

@@ -111,8 +111,8 @@ impl Entry {
         }
     }
 
-    /// Whether it stands by its slot too, and both are what they were. Apart, for where there is one server no hit comes by here.
-    #[inline(never)]
+    /// Whether it stands by its slot too, and both are what they were. Where there is one server no hit comes by here.
+    #[inline]
     fn is_of_slot(&self, epoch: Epoch, slots: &SlotEpochs) -> bool {
         let meta = self.meta();
         meta.epoch == epoch.marked() && slots.stands(meta.slot)

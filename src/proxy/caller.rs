@@ -44,7 +44,7 @@ pub(crate) struct Caller {
     first: NodeSide,
     /// At the nodes behind it, as far as it has spoken to them.
     others: Vec<NodeSide>,
-    /// The version of the map by which it last sent something.
+    /// The version of the map by which it last sent something; 0 where there is one node.
     version: u64,
     /// What reads took that did not wait for a slow ear, since one last did.
     pub(super) spared: Cell<Duration>,
@@ -163,7 +163,7 @@ impl Caller {
         scripts: bool,
         now: Time,
     ) -> bool {
-        if worker.is_cluster() && !self.keeps_order(worker, slot, now) {
+        if !worker.pilots.is_calm_since(self.version) && !self.keeps_order(worker, slot, now) {
             return false;
         }
         let (side, replies) = self.side_mut(at);
@@ -172,14 +172,15 @@ impl Caller {
 
     /// Whether the next command cannot come before one that was sent to another node for its slot: all is answered where the map is
     /// another than it was then, where something is sent again, or where the slot seems to move.
-    #[inline(never)]
+    #[cold]
     fn keeps_order(&mut self, worker: &Worker, slot: impl Fn() -> Option<HashSlot>, now: Time) -> bool {
-        let apart =
-            self.replies.is_detoured() || self.version != worker.version() || worker.pilots.is_unsettled(slot, now);
+        let apart = self.replies.is_detoured()
+            || self.version != worker.pilots.version()
+            || worker.pilots.is_unsettled(slot, now);
         if apart && self.is_on_lane() {
             return false;
         }
-        self.version = worker.version();
+        self.version = worker.pilots.version();
         true
     }
 
@@ -191,8 +192,8 @@ impl Caller {
     /// How this session's own reads of a key in this slot, and opaque writes of anybody that were acknowledged before `now`,
     /// stand to what L1 knows.
     #[inline]
-    pub(super) fn key_status(&self, at: NodeIndex, l1: &L1, slot: Slot, now: Time) -> KeyStatus {
-        let heard = self.ear(at).heard_up_to();
+    pub(super) fn key_status(&self, at: NodeIndex, (l1, ear): (&L1, &Ear), slot: Slot, now: Time) -> KeyStatus {
+        let heard = ear.heard_up_to();
         let due = l1.opaque_writes.due(now);
         match self.replies.key_status(at, slot, heard) {
             KeyStatus::Heard if due <= heard => KeyStatus::Heard,

@@ -70,7 +70,7 @@ impl<'a> KeyLookups<'a> {
         }
         let mut unheard: Option<Unheard> = None;
         for (query, &at) in self.queries.iter().zip(&self.nodes) {
-            match caller.key_status(at, l1, query.slot, now) {
+            match caller.key_status(at, (l1, caller.ear(at)), query.slot, now) {
                 KeyStatus::Unanswered => return Finding::Miss(Miss::BehindRead),
                 KeyStatus::Unheard(since) if unheard.is_none_or(|unheard| unheard.since < since) => {
                     unheard = Some(Unheard { since, at });

@@ -40,6 +40,9 @@ const PROBE: Duration = Duration::from_secs(1);
 /// For so long after a redirect the sessions of a worker send one command at a time for its slot.
 const UNSETTLED: Duration = Duration::from_secs(1);
 
+/// No map has it.
+const NO_VERSION: u64 = u64::MAX;
+
 /// The detours of a worker's sessions, and the slots that seem to move.
 #[derive(Default)]
 pub(super) struct Pilots {
@@ -47,6 +50,10 @@ pub(super) struct Pilots {
     unsettled: RefCell<Vec<(HashSlot, Time)>>,
     /// Whether any are.
     moving: Cell<bool>,
+    /// That of the map that the worker goes by. Stays 0 where there is one node.
+    version: Cell<u64>,
+    /// The same, or [`NO_VERSION`] while slots seem to move or any session has detours: one number to be looked at by each command.
+    calm: Cell<u64>,
     pub(super) stop: CancellationToken,
 }
 
@@ -71,6 +78,28 @@ struct Pilot {
 }
 
 impl Pilots {
+    /// The worker goes by this version of the map from now on.
+    pub(super) fn go_by(&self, version: u64) {
+        self.version.set(version);
+        self.look();
+    }
+
+    /// The number of that version.
+    pub(super) fn version(&self) -> u64 {
+        self.version.get()
+    }
+
+    /// Whether the map is of this version, no slot seems to move, and no session of the worker has detours.
+    #[inline]
+    pub(super) fn is_calm_since(&self, version: u64) -> bool {
+        self.calm.get() == version
+    }
+
+    fn look(&self) {
+        let calm = !self.moving.get() && self.sessions.borrow().is_empty();
+        self.calm.set(if calm { self.version.get() } else { NO_VERSION });
+    }
+
     /// Whether commands for this slot go one at a time: it seems to move.
     pub(super) fn is_unsettled(&self, slot: impl FnOnce() -> Option<HashSlot>, now: Time) -> bool {
         if !self.moving.get() {
@@ -78,7 +107,10 @@ impl Pilots {
         }
         let unsettled = &mut *self.unsettled.borrow_mut();
         unsettled.retain(|(_, until)| *until > now);
-        self.moving.set(!unsettled.is_empty());
+        if unsettled.is_empty() {
+            self.moving.set(false);
+            self.look();
+        }
         slot().is_some_and(|slot| unsettled.iter().any(|(moving, _)| *moving == slot))
     }
 
@@ -87,6 +119,7 @@ impl Pilots {
         unsettled.retain(|(moving, until)| *moving != slot && *until > now);
         unsettled.push((slot, now.plus(UNSETTLED)));
         self.moving.set(true);
+        self.look();
     }
 
     /// The command of a session that has detours was carried out at `place`.
@@ -123,11 +156,13 @@ impl Worker {
         let (queue, news) = (RefCell::new(DetourQueue::new(replies.next())), replies.begin_detour());
         let pilot = Rc::new(Pilot { replies: Rc::clone(replies), queue, tries: Cell::new(tries), news });
         self.pilots.sessions.borrow_mut().insert(Rc::as_ptr(replies), Rc::clone(&pilot));
+        self.pilots.look();
         let (worker, task) = (Rc::clone(self), Rc::clone(&pilot));
         self.tasks.spawn_local(async move {
             let stop = worker.pilots.stop.clone();
             let _ = stop.run_until_cancelled(worker.lead(&task)).await;
             worker.pilots.sessions.borrow_mut().remove(&Rc::as_ptr(&task.replies));
+            worker.pilots.look();
             task.replies.end_detour();
         });
         pilot

@@ -1,11 +1,11 @@
 //! Where reads of a cluster's keys went last: to look that up is less work than the key's slot, which a hit can do without.
 //!
-//! One for each version of the topology that a worker goes by. A place that is remembered for another key sends a read astray, which is
+//! What is remembered is of one version of the topology, that which the worker goes by; where there is one node, nothing is. A place that is remembered for another key sends a read astray, which is
 //! what a map that is not true any more does as well: L1 has nothing of that key there, and the node says where it belongs.
 
 use std::cell::Cell;
 
-use crate::upstream::{NodeIndex, Topology};
+use crate::upstream::NodeIndex;
 
 /// Reads remembered; a power of two.
 const KNOWN: usize = 2048;
@@ -17,19 +17,28 @@ pub(super) struct RouteMemo(Box<[Cell<(u64, NodeIndex)>]>);
 impl RouteMemo {
     /// One that remembers nothing yet; the default never will.
     pub(super) fn empty() -> Self {
-        // What none is remembered under: its place is that of another.
-        Self((0..KNOWN as u64).map(|place| Cell::new((!place, NodeIndex::default()))).collect())
+        let memo = Self(vec![Cell::default(); KNOWN].into());
+        memo.forget();
+        memo
     }
 
-    /// Which node serves `key`, of which a read has this hash.
+    /// The worker goes by another version.
+    pub(super) fn forget(&self) {
+        for (place, known) in self.0.iter().enumerate() {
+            // What none is remembered under: its place is that of another.
+            known.set((!(place as u64), NodeIndex::default()));
+        }
+    }
+
+    /// Which node serves the key of a read that has this hash; `look` knows. The default has the one node.
     #[inline]
-    pub(super) fn serving<'a>(&self, topology: &Topology, hash: u64, key: impl FnOnce() -> &'a [u8]) -> NodeIndex {
-        let Some(known) = self.0.get(hash as usize % KNOWN) else { return topology.serving_key(key()) };
+    pub(super) fn serving(&self, hash: u64, look: impl FnOnce() -> NodeIndex) -> NodeIndex {
+        let Some(known) = self.0.get(hash as usize % KNOWN) else { return NodeIndex::default() };
         let (of, at) = known.get();
         if of == hash {
             return at;
         }
-        let at = topology.serving_key(key());
+        let at = look();
         known.set((hash, at));
         at
     }
@@ -37,25 +46,19 @@ impl RouteMemo {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-    use std::time::Duration;
-
     use super::*;
-    use crate::config::Endpoint;
-    use crate::upstream::{ClusterMap, Node};
 
     #[test]
-    fn what_is_remembered_is_what_the_topology_says() {
-        let endpoint = Endpoint::Tcp { host: "127.0.0.1".into(), port: 1 };
-        let node = Arc::new(Node::new(endpoint, 1, Duration::from_secs(1)));
-        let topology = Topology::Cluster(ClusterMap::unread(node));
+    fn what_is_remembered_is_what_was_looked_up_until_it_is_forgotten() {
         let memo = RouteMemo::empty();
         for hash in [0, 1, KNOWN as u64, u64::MAX, !1] {
-            memo.0[hash as usize % KNOWN].set((hash ^ 1 << 40, NodeIndex::nth(7)));
-            assert_eq!(memo.serving(&topology, hash, || b"k"), NodeIndex::default());
-            assert_eq!(memo.0[hash as usize % KNOWN].get().0, hash);
+            assert_eq!(memo.serving(hash, || NodeIndex::nth(7)), NodeIndex::nth(7));
+            assert_eq!(memo.serving(hash, || panic!("it is remembered")), NodeIndex::nth(7));
+            assert_eq!(memo.serving(hash ^ 1 << 40, || NodeIndex::nth(2)), NodeIndex::nth(2), "another at its place");
+            assert_eq!(memo.serving(hash, || NodeIndex::nth(3)), NodeIndex::nth(3));
         }
-        memo.0[3].set((3, NodeIndex::nth(7)));
-        assert_eq!(memo.serving(&topology, 3, || b"k"), NodeIndex::nth(7));
+        memo.forget();
+        assert_eq!(memo.serving(!1, || NodeIndex::nth(5)), NodeIndex::nth(5));
+        assert_eq!(RouteMemo::default().serving(3, || panic!("there is one node")), NodeIndex::default());
     }
 }

@@ -55,8 +55,8 @@ pub(crate) struct Worker {
     /// Whether nodes may send commands elsewhere: there is a cluster.
     is_cluster: bool,
     map: RefCell<Map>,
-    /// That of its topology.
-    version: Cell<u64>,
+    /// Where reads went by that topology.
+    routes: RouteMemo,
     /// Those of nodes that left a cluster, until all is answered there; since when.
     retired: RefCell<Vec<(Rc<Station>, Time)>>,
     /// What was found at the last look at the stations.
@@ -69,7 +69,6 @@ pub(crate) struct Worker {
 struct Map {
     topology: Arc<Topology>,
     stations: Vec<Option<Rc<Station>>>,
-    routes: RouteMemo,
 }
 
 impl Worker {
@@ -90,12 +89,8 @@ impl Worker {
             seeks: Seeks::default(),
             copies: CopyQueue::default(),
             is_cluster: topology.cluster().is_some(),
-            map: RefCell::new(Map {
-                topology: Arc::clone(&topology),
-                stations: Vec::new(),
-                routes: RouteMemo::default(),
-            }),
-            version: Cell::default(),
+            map: RefCell::new(Map { topology: Arc::clone(&topology), stations: Vec::new() }),
+            routes: if topology.cluster().is_some() { RouteMemo::empty() } else { RouteMemo::default() },
             retired: RefCell::default(),
             holds_writes: Cell::default(),
             several: Cell::default(),
@@ -121,9 +116,11 @@ impl Worker {
         }
         let stays = |old: &Rc<Station>| stations.iter().flatten().any(|station| Rc::ptr_eq(station, old));
         let left: Vec<_> = before.into_iter().filter(|old| !stays(old)).collect();
-        self.version.set(topology.version());
-        let routes = if self.is_cluster { RouteMemo::empty() } else { RouteMemo::default() };
-        *self.map.borrow_mut() = Map { topology, stations, routes };
+        if self.is_cluster {
+            self.pilots.go_by(topology.version());
+            self.routes.forget();
+        }
+        *self.map.borrow_mut() = Map { topology, stations };
         for station in left {
             self.shared.l1.ears.leave(station.node());
             if self.is_cluster {
@@ -162,12 +159,6 @@ impl Worker {
         Arc::clone(&self.map.borrow().topology)
     }
 
-    /// The number of that version.
-    #[inline]
-    pub(super) fn version(&self) -> u64 {
-        self.version.get()
-    }
-
     /// Which node serves this request.
     #[inline]
     pub(super) fn serving(&self, spec: &Spec, request: Request<'_>) -> NodeIndex {
@@ -188,11 +179,7 @@ impl Worker {
     /// Which node serves this key, of which a read has this hash.
     #[inline]
     pub(super) fn serving_read<'a>(&self, hash: u64, key: impl FnOnce() -> &'a [u8]) -> NodeIndex {
-        if !self.is_cluster {
-            return NodeIndex::default();
-        }
-        let map = self.map.borrow();
-        map.routes.serving(&map.topology, hash, key)
+        self.routes.serving(hash, || self.serving_key(key()))
     }
 
     /// Which node serves this key.
