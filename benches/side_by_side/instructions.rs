@@ -73,10 +73,10 @@ fn count() -> Vec<(String, f64)> {
     count_all(&redis, (&redis.url(), "0"), &[(Ask::GetAny, "miss"), (Ask::Set, "SET")], &mut found);
     drop(redis);
 
-    let masters = Peer::masters(3);
+    let cluster = Peer::cluster("Redis", 3);
     let asked = [(Ask::SetOf(100), "SET in a cluster"), (Ask::GetOf(100), "hit in a cluster")];
-    count_all(&masters[0], (&masters[0].cluster_url(), "1"), &asked, &mut found);
-    count_all(&masters[0], (&masters[0].cluster_url(), "0"), &[(Ask::GetOf(100), "miss in a cluster")], &mut found);
+    count_all(&cluster, (&cluster.cluster_url(), "1"), &asked, &mut found);
+    count_all(&cluster, (&cluster.cluster_url(), "0"), &[(Ask::GetOf(100), "miss in a cluster")], &mut found);
     found
 }
 

@@ -5,7 +5,7 @@
 //! stops for a moment is charged with everything that should have been asked meanwhile (no coordinated omission).
 
 use std::io::{ErrorKind, Read, Write};
-use std::net::{Ipv4Addr, TcpStream as Blocking};
+use std::net::{Ipv4Addr, Shutdown, TcpStream as Blocking};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -22,7 +22,7 @@ use tokio_rustls::client::TlsStream;
 use tokio_rustls::rustls::pki_types::ServerName;
 use tokio_util::either::Either;
 
-use super::peers::Peer;
+use super::peers::{Peer, serving};
 
 /// Bytes of a usual value, and of a large one.
 pub(crate) const VALUE: usize = 100;
@@ -117,6 +117,25 @@ pub(crate) fn seed(redis: &Peer) {
     redis.ask(&["EVAL", fill, "0"]);
     redis.ask(&["SCRIPT", "LOAD", SCRIPT]);
     redis.ask(&["SCRIPT", "LOAD", QUEUE]);
+}
+
+/// The same for a cluster, as far as its loads ask for them.
+pub(crate) fn seed_cluster(cluster: &Peer) {
+    let ports = cluster.ports();
+    let mut shares = vec![Vec::new(); ports.len()];
+    for number in 0..HOT {
+        let key = format!("key:{number}");
+        let share = &mut shares[serving(key.as_bytes(), ports.len())];
+        encode::command(share, &[b"SET", key.as_bytes(), &[b'x'; VALUE]]);
+    }
+    for (port, share) in ports.into_iter().zip(shares) {
+        let mut stream = Blocking::connect((Ipv4Addr::LOCALHOST, port)).expect("the peer listens");
+        stream.write_all(&share).expect("the peer reads");
+        stream.shutdown(Shutdown::Write).expect("it is open");
+        let mut answers = String::new();
+        stream.read_to_string(&mut answers).expect("it answers, and closes");
+        assert!(!answers.contains('-'), "a key is not where it belongs");
+    }
 }
 
 /// Writes requests of one load.
@@ -294,9 +313,16 @@ pub(crate) fn counted(peer: &Peer, redis: &Peer, load: &Load, batches: usize) ->
     (batches * load.depth) as u64
 }
 
-/// A connection, under TLS where the peer has a port for that.
-async fn connect(peer: &Peer) -> Either<TcpStream, TlsStream<TcpStream>> {
-    let port = peer.secure.as_ref().map_or(peer.port, |secure| secure.port);
+/// A connection to each server of the peer, under TLS where it has a port for that.
+async fn connect(peer: &Peer) -> Vec<Either<TcpStream, TlsStream<TcpStream>>> {
+    let mut streams = Vec::new();
+    for port in peer.secure.as_ref().map_or_else(|| peer.ports(), |secure| vec![secure.port]) {
+        streams.push(connect_to(peer, port).await);
+    }
+    streams
+}
+
+async fn connect_to(peer: &Peer, port: u16) -> Either<TcpStream, TlsStream<TcpStream>> {
     let stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).await.expect("the peer listens");
     stream.set_nodelay(true).expect("TCP has this option");
     let Some(secure) = &peer.secure else { return Either::Left(stream) };
@@ -305,25 +331,41 @@ async fn connect(peer: &Peer) -> Either<TcpStream, TlsStream<TcpStream>> {
     Either::Right(connector.connect(name, stream).await.expect("the peer speaks TLS"))
 }
 
+/// With a connection to each master of a cluster, it sends each of them its share of a pipeline, and then waits for all.
 async fn client(
     mut asker: Asker,
-    mut stream: impl AsyncRead + AsyncWrite + Unpin,
+    mut streams: Vec<impl AsyncRead + AsyncWrite + Unpin>,
     depth: usize,
     until: Instant,
 ) -> Vec<u64> {
-    let (mut out, mut buffer, mut splitter) = (Vec::new(), vec![0; 64 << 10], Splitter::default());
+    let (mut buffer, mut splitter) = (vec![0; 64 << 10], Splitter::default());
+    let mut shares = vec![(Vec::new(), 0); streams.len()];
     let mut latencies = Vec::new();
     let mut sent = Instant::now();
     loop {
-        out.clear();
-        (0..depth).for_each(|_| asker.write(&mut out));
-        stream.write_all(&out).await.expect("the peer reads");
-        stream.flush().await.expect("the peer reads");
-        let mut left = depth;
-        while left > 0 {
-            let n = stream.read(&mut buffer).await.expect("the peer answers");
-            assert!(n > 0, "the peer has closed the connection");
-            left -= replies(&mut splitter, &buffer[..n]);
+        if let [(out, left)] = &mut shares[..] {
+            (0..depth).for_each(|_| asker.write(out));
+            *left = depth;
+        } else {
+            for _ in 0..depth {
+                let mut request = Vec::new();
+                asker.write(&mut request);
+                let (out, left) = &mut shares[serving(&asker.key, streams.len())];
+                out.extend_from_slice(&request);
+                *left += 1;
+            }
+        }
+        for (stream, (out, _)) in streams.iter_mut().zip(&mut shares) {
+            stream.write_all(out).await.expect("the peer reads");
+            stream.flush().await.expect("the peer reads");
+            out.clear();
+        }
+        for (stream, (_, left)) in streams.iter_mut().zip(&mut shares) {
+            while *left > 0 {
+                let n = stream.read(&mut buffer).await.expect("the peer answers");
+                assert!(n > 0, "the peer has closed the connection");
+                *left -= replies(&mut splitter, &buffer[..n]);
+            }
         }
         let now = Instant::now();
         latencies.push(u64::try_from((now - sent).as_nanos()).unwrap_or(u64::MAX));

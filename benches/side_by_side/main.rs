@@ -1,20 +1,21 @@
 //! crema beside others, in one run: `make bench`, or for a look `make bench QUICK=1`.
 //!
 //! Redis directly, Valkey, twemproxy and `HAProxy` in front of the same Redis, a server that does nothing but answer, and
-//! crema, each asked the same in turn, round by round. Measured are the processor time that each process spends on a
-//! request, throughput and latency, memory, and how all that grows. `target/bench/report.md` has the tables.
+//! crema, each asked the same in turn, round by round; and before a cluster, Envoy. Measured
+//! are the processor time that each process spends on a request, throughput and latency, memory, and how all that grows. `target/bench/report.md` has the tables.
 //!
-//! Reading order: `load` (what is asked, and how), `peers` (of whom), `speed`, `secure`, `latency`, `queue`, `memory`, `tail`,
-//! `growth` (what is measured), `goals` (what it should be), `report`.
+//! Reading order: `load` (what is asked, and how), `peers` (of whom), `speed`, `secure`, `clustered`, `latency`, `queue`,
+//! `memory`, `tail`, `growth` (what is measured), `goals` (what it should be), `report`.
 //!
-//! `cargo bench --bench side_by_side -- [--quick] [--before=CREMA] [--only=LOAD] [speed] [tls] [latency] [queue]
-//! [memory] [tail] [growth]`; another build of crema given with `--before` is put under the same loads, of which `--only` picks those whose
-//! name holds these words.
+//! `cargo bench --bench side_by_side -- [--quick] [--before=CREMA] [--only=LOAD] [speed] [tls] [cluster] [latency]
+//! [queue] [memory] [tail] [growth]`; another build of crema given with `--before` is put under the same loads, of which `--only`
+//! picks those whose name holds these words.
 //!
 //! `cargo bench --bench side_by_side -- instructions [--record]` counts those of a request, and needs valgrind.
 
 #![allow(clippy::cast_precision_loss, clippy::cast_sign_loss, reason = "measured figures, for people")]
 
+mod clustered;
 mod cpu;
 mod floor;
 mod goals;
@@ -71,14 +72,17 @@ fn compare(args: &[String]) {
         }
     }
     let secured = wanted("tls").then(|| secure::run(&field, quick, rounds, span));
+    let clustered = if wanted("cluster") { clustered::run(rounds, span) } else { Vec::new() };
     let latencies = wanted("latency").then(|| latency::measure(&field, rounds, span * 6));
     let jobs = if quick { 3000 } else { 10_000 };
     let queue = if wanted("queue") { queue::measure(&field, before, rounds, jobs) } else { Vec::new() };
     let memory = wanted("memory").then(|| memory::measure(&field, quick));
     let tails = if wanted("tail") { tail::measure(before, span * 5) } else { Vec::new() };
     let mut goals = goals::judge(&rows, latencies.as_ref(), &queue);
+    goals.extend(clustered::goals(&clustered));
     goals.extend(secured.iter().flat_map(secure::Secured::goals));
-    let mut results = report::Results { rows, secured, goals, latencies, queue, memory, tails, growth: Vec::new() };
+    let mut results =
+        report::Results { rows, secured, clustered, goals, latencies, queue, memory, tails, growth: Vec::new() };
     let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/bench");
     if wanted("growth") {
         report::write(&results, &dir); // what follows takes long, and may not be waited for

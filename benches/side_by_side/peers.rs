@@ -11,6 +11,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use crema::command::HashSlot;
 use tempfile::TempDir;
 use tokio_rustls::rustls::ClientConfig;
 
@@ -29,6 +30,8 @@ pub(crate) struct Peer {
     dir: TempDir,
     /// Where it speaks TLS, and how one speaks to it there.
     pub(crate) secure: Option<SecurePort>,
+    /// It is the first master of a cluster, and these are the others, in the order of their slots.
+    others: Vec<Peer>,
 }
 
 /// A port under TLS.
@@ -93,14 +96,23 @@ impl Peer {
         Self::other_crema(name, env!("CARGO_BIN_EXE_crema").as_ref(), redis, args)
     }
 
+    /// The same in front of what is at `url`.
+    pub(crate) fn crema_at(name: &'static str, url: &str, args: &[&str]) -> Self {
+        Self::run_crema(name, env!("CARGO_BIN_EXE_crema").as_ref(), url, args)
+    }
+
     /// Another build of crema, for a comparison of before and after.
     pub(crate) fn other_crema(name: &'static str, program: &Path, redis: &Peer, args: &[&str]) -> Self {
+        Self::run_crema(name, program, &redis.url(), args)
+    }
+
+    fn run_crema(name: &'static str, program: &Path, url: &str, args: &[&str]) -> Self {
         let mut peer = Self::start(name, true, |port, dir| {
             let file = dir.join("crema.toml");
             fs::write(&file, "[[rule]]\nmatch = \"cold:*\"\npromote = \"never\"\n").expect("a file of its own");
             let mut command = Command::new(program);
             command.arg("--config").arg(file).args(["--listen", &format!("127.0.0.1:{port}"), "--admin", "off"]);
-            command.args(["--upstream", &format!("redis://127.0.0.1:{}", redis.port)]);
+            command.args(["--upstream", url]);
             command.env("CREMA_MAX_CLIENTS", "20000").env("RUST_LOG", "warn");
             if !args.contains(&"--threads") {
                 command.args(["--threads", "1"]);
@@ -112,11 +124,11 @@ impl Peer {
         peer
     }
 
-    /// The masters of a cluster, with an equal share of the slots each.
-    pub(crate) fn masters(count: u16) -> Vec<Self> {
-        let masters: Vec<_> = (0..count)
+    /// A cluster of so many masters, with an equal share of the slots each.
+    pub(crate) fn cluster(name: &'static str, count: u16) -> Self {
+        let mut masters: Vec<_> = (0..count)
             .map(|_| {
-                Self::start("Redis", false, |port, _| {
+                Self::start(name, false, |port, _| {
                     let mut command = Command::new("redis-server");
                     command.args(["--bind", "127.0.0.1", "--port", &port.to_string(), "--save", ""]);
                     command.args(["--cluster-enabled", "yes", "--cluster-port", &free_port().to_string()]);
@@ -129,8 +141,8 @@ impl Peer {
             master.ask_whole(&["CONFIG", "GET", "cluster-port"]).trim().lines().last().unwrap_or_default().to_owned()
         };
         for (n, master) in masters.iter().enumerate() {
-            let first = |n: usize| n * 16_384 / masters.len();
-            let (from, to) = (first(n).to_string(), (first(n + 1) - 1).to_string());
+            let (from, to) = (first_slot(n, masters.len()), first_slot(n + 1, masters.len()) - 1);
+            let (from, to) = (from.to_string(), to.to_string());
             master.ask(&["CLUSTER", "ADDSLOTSRANGE", &from, &to]);
             master.ask(&["CLUSTER", "SET-CONFIG-EPOCH", &(n + 1).to_string()]);
         }
@@ -146,7 +158,14 @@ impl Peer {
             assert!(Instant::now() < deadline, "the cluster does not come together");
             std::thread::sleep(Duration::from_millis(50));
         }
-        masters
+        let mut first = masters.remove(0);
+        first.others = masters;
+        first
+    }
+
+    /// The ports that a client speaks to which finds the right one for each key by itself.
+    pub(crate) fn ports(&self) -> Vec<u16> {
+        std::iter::once(self.port).chain(self.others.iter().map(|other| other.port)).collect()
     }
 
     /// Where crema finds it.
@@ -223,6 +242,23 @@ impl Peer {
         }))
     }
 
+    /// Envoy in front of a cluster, where `make bench` has installed it.
+    pub(crate) fn envoy(cluster: &Peer) -> Option<Self> {
+        let lib = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/envoy/venv/lib");
+        let in_python = |python: fs::DirEntry| python.path().join("site-packages/envoy/_bin/envoy");
+        let installed = fs::read_dir(lib).into_iter().flatten().flatten().map(in_python).find(|file| file.is_file());
+        let program = installed.or_else(|| program("envoy"))?;
+        Some(Self::start("Envoy", true, |port, dir| {
+            let file = dir.join("envoy.yaml");
+            let text = ENVOY.replace("LISTEN", &port.to_string()).replace("BEHIND", &cluster.port.to_string());
+            fs::write(&file, text).expect("a file of its own");
+            let mut command = Command::new(&program);
+            command.arg("--config-path").arg(file).args(["--concurrency", "1", "--log-level", "error"]);
+            command.args(["--disable-hot-restart", "--use-dynamic-base-id"]);
+            command
+        }))
+    }
+
     /// The floor: what reading requests and writing a constant for each costs.
     pub(crate) fn floor() -> Self {
         Self::start("floor", false, |port, _| {
@@ -241,7 +277,7 @@ impl Peer {
             command.current_dir(dir.path()).stdin(Stdio::null());
             command.stdout(log.try_clone().expect("a second handle")).stderr(log);
             let child = command.spawn().unwrap_or_else(|error| panic!("{name}: {error}"));
-            let mut peer = Self { name, port, child, proxy, spread: false, dir, secure: None };
+            let mut peer = Self { name, port, child, proxy, spread: false, dir, secure: None, others: Vec::new() };
             if peer.answers() {
                 return peer;
             }
@@ -273,11 +309,12 @@ impl Peer {
     /// Keeps its threads to these cores.
     pub(crate) fn place(&self, cores: Cores) {
         cpu::place(self.child.id(), cores);
+        self.others.iter().for_each(|other| other.place(cores));
     }
 
     /// Processor time so far.
     pub(crate) fn spent(&self) -> Duration {
-        cpu::spent(self.child.id())
+        cpu::spent(self.child.id()) + self.others.iter().map(Self::spent).sum::<Duration>()
     }
 
     /// Bytes of memory of its own.
@@ -322,6 +359,46 @@ impl Drop for Peer {
         let _ = self.child.wait();
     }
 }
+
+/// Which of so many masters serves `key`.
+pub(crate) fn serving(key: &[u8], count: usize) -> usize {
+    let slot = HashSlot::of(key).number();
+    (1..count).rev().find(|&n| first_slot(n, count) <= slot).unwrap_or(0)
+}
+
+/// Where the share of the `n`th of so many masters begins.
+fn first_slot(n: usize, count: usize) -> usize {
+    n * HashSlot::COUNT / count
+}
+
+/// It follows redirects, as a client would, and reads the map of slots anew only then.
+const ENVOY: &str = "\
+static_resources:
+  listeners:
+  - address: { socket_address: { address: 127.0.0.1, port_value: LISTEN } }
+    filter_chains:
+    - filters:
+      - name: envoy.filters.network.redis_proxy
+        typed_config:
+          '@type': type.googleapis.com/envoy.extensions.filters.network.redis_proxy.v3.RedisProxy
+          stat_prefix: redis
+          settings: { op_timeout: 5s, enable_redirection: true }
+          prefix_routes: { catch_all_route: { cluster: redis } }
+  clusters:
+  - name: redis
+    connect_timeout: 5s
+    lb_policy: CLUSTER_PROVIDED
+    cluster_type:
+      name: envoy.clusters.redis
+      typed_config:
+        '@type': type.googleapis.com/envoy.extensions.clusters.redis.v3.RedisClusterConfig
+        cluster_refresh_rate: 60s
+    load_assignment:
+      cluster_name: redis
+      endpoints:
+      - lb_endpoints:
+        - endpoint: { address: { socket_address: { address: 127.0.0.1, port_value: BEHIND } } }
+";
 
 fn free_port() -> u16 {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("there is a free port");

@@ -21,6 +21,7 @@ use super::tail::TailRow;
 pub(crate) struct Results {
     pub(crate) rows: Vec<Row>,
     pub(crate) secured: Option<Secured>,
+    pub(crate) clustered: Vec<Row>,
     pub(crate) goals: Vec<Goal>,
     pub(crate) latencies: Option<Latencies>,
     pub(crate) queue: Vec<Jobs>,
@@ -53,6 +54,7 @@ fn page(results: &Results) -> String {
         secured.rows.iter().for_each(|row| speed(&mut out, "Under TLS: ", row));
         table(&mut out, "Under TLS: connections", &secured.connections);
     }
+    results.clustered.iter().for_each(|row| speed(&mut out, "In a cluster of 3: ", row));
     if let Some(latencies) = &results.latencies {
         latency(&mut out, latencies);
     }
