@@ -40,6 +40,7 @@ use crate::invalidation::{CoherenceMode, Fleet, Heard, L1, L1Terms, Notices, Pub
 use crate::log;
 use crate::metrics::{CoherenceMeans, Metrics};
 use crate::net::tls::{Acceptor, Dialer, FileError, Verify};
+use crate::origin::Origins;
 use crate::proxy::{Clients, Gate, OpenListeners, Shared};
 use crate::resp::Limits;
 use crate::server::{Listener, Workers, accept};
@@ -144,7 +145,8 @@ impl Running {
         let entrances = Entrance::of_listeners(&config, control.clone())?;
         let tiers = Tiers::start(&config.tiers, &control).map_err(bad("tier"))?;
         let tiers = (!config.tiers.is_empty()).then_some(tiers);
-        let app = App::new(config, (dialer, acceptor), logins, tiers, &control);
+        let origins = Origins::new(&config.origins, control.clone()).map_err(bad("origin"))?;
+        let app = App::new(config, (dialer, acceptor), logins, (tiers, origins), &control);
         let workers = Workers::start(&app.shared, &app.metrics.workers, &stop_sessions)
             .map_err(|source| failed("threads", "worker threads", source))?;
         for (listener, entrance) in listeners.into_iter().zip(entrances) {
@@ -217,7 +219,7 @@ impl App {
         config: Config,
         (dialer, acceptor): (Option<Dialer>, Option<Arc<Acceptor>>),
         logins: RotatingLogins,
-        tiers: Option<Tiers>,
+        (tiers, origins): (Option<Tiers>, Option<Origins>),
         control: &Control,
     ) -> Arc<Self> {
         let tiers = tiers.map(Arc::new);
@@ -249,6 +251,7 @@ impl App {
             config,
             l1,
             tiers,
+            origins: origins.map(Arc::new),
             stats: Arc::clone(&metrics.stats),
             clients: Clients::default(),
             open_listeners,
@@ -447,7 +450,8 @@ fn terms(config: &Config, origin_id: &str) -> L1Terms {
 fn beyond(config: &Config, is_cluster: bool) -> Option<Beyond> {
     let tiers = config.tiers.iter().map(|tier| tier.pattern.clone()).collect();
     let stay = config.tiers.iter().map(|tier| tier.max_stay).max().unwrap_or_default();
-    Beyond::new(tiers, Vec::new(), u64::try_from(stay.as_millis()).unwrap_or(u64::MAX), is_cluster)
+    let origins = config.origins.iter().map(|origin| origin.pattern.clone()).collect();
+    Beyond::new(tiers, origins, u64::try_from(stay.as_millis()).unwrap_or(u64::MAX), is_cluster)
 }
 
 /// Where the fleet is told, unless the channel is switched off.

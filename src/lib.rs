@@ -37,6 +37,7 @@ pub mod invalidation;
 pub mod log;
 pub mod metrics;
 mod net;
+mod origin;
 pub mod proxy;
 pub mod resp;
 mod server;

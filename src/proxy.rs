@@ -25,6 +25,7 @@ mod hearing;
 mod in_flight;
 mod lanes;
 mod lead;
+mod loading;
 mod loans;
 mod login_record;
 mod login_turns;
@@ -301,7 +302,8 @@ fn fills(worker: &Worker, caller: &Caller, request: Request<'_>, (query, rule): 
     }
     let promotion = shared.promote(rule);
     let promoted = worker.toss(promotion.one_in, false, query) == Coin::Promote;
-    let fill = || Fill::new(request, query, caller.who.db, shared.ceiling(rule), promotion.max_value);
+    let early = || shared.early(request.arg(1));
+    let fill = || Fill::new(request, query, caller.who.db, shared.ceiling(rule), promotion.max_value).leaving(early());
     promoted.then(fill).into_iter().collect()
 }
 

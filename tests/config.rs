@@ -173,6 +173,7 @@ fn the_help_and_the_shipped_file_tell_the_same_defaults() {
 fn the_rule_of_the_shipped_file_is_good_when_uncommented() {
     let text = shipped();
     let (_, rule) = text.split_once("# [[rule]]").expect("an example of a rule");
+    let rule = rule.split("# --- ").next().expect("a part of it");
     let lines = rule.lines().filter_map(|line| line.strip_prefix("# ")).filter(|line| line.contains(" = "));
     let config =
         from_file(&format!("[[rule]]\n{}", lines.collect::<Vec<_>>().join("\n"))).expect("the example is good");
@@ -404,6 +405,49 @@ fn certificates_name_users_only_where_they_are_asked_for_and_users_are_cremas_ow
     }
     let error = from_file("tls_client_user = \"dn\"").expect_err("no such field");
     assert!(error.contains("unknown field of certificates `dn`"), "{error}");
+}
+
+#[test]
+fn the_origin_of_the_shipped_file_is_good_when_uncommented() {
+    let text = shipped();
+    let (_, origin) = text.split_once("# [[origin]]").expect("an example of an origin");
+    let origin = origin.split("# --- ").next().expect("a part of it");
+    let is_usual = |line: &&str| {
+        line.contains(" = ")
+            && !["ca", "cert", "key", "sni", "verify"].contains(&line.split(' ').next().expect("a word"))
+    };
+    let lines = origin.lines().filter_map(|line| line.strip_prefix("# ")).filter(is_usual);
+    let text = format!("[[origin]]\n{}", lines.collect::<Vec<_>>().join("\n"));
+    let config = from_file(&text).expect("the example is good");
+    let [origin] = &config.origins[..] else { panic!("one origin: {:?}", config.origins) };
+    let url = origin.url.url(&origin.pattern, b"page:a/b").expect("a good key");
+    assert_eq!(url, "http://127.0.0.1:8080/render/a%2Fb");
+    let bare =
+        from_file("[[origin]]\nmatch = \"page:*\"\nurl = \"http://127.0.0.1:8080/render/{1}\"").expect("defaults");
+    let headers = origin.headers.clone();
+    assert_eq!(config::OriginRule { headers, ..bare.origins[0].clone() }, *origin, "the example has the defaults");
+}
+
+#[test]
+fn origins_that_mean_nothing_are_refused() {
+    let good = "[[origin]]\nmatch = \"a:*\"\nurl = \"http://h/{1}\"\n";
+    for (more, says) in [
+        ("ttl = \"0\"", "crema.toml:4:7: origin.ttl: "),
+        ("load_timeout = 5", "crema.toml:4:16: origin.load_timeout: `5` has no unit"),
+        ("negative = \"1ms\"", "crema.toml:4:12: origin.negative: "),
+        ("max_concurrent = 0", "crema.toml:4:18: origin.max_concurrent: "),
+        ("respect = \"yes, please\"", "crema.toml:4:11: origin.respect: "),
+        ("headers = [\"hunter2\"]", "crema.toml:4:11: origin.headers: a header has no : behind its name"),
+        ("ca = \"x\"", "crema.toml:4:6: origin.ca: it is of use under https:// alone"),
+        ("tll = \"1s\"", "crema.toml:4:1: unknown key `tll`; did you mean `ttl`?"),
+        ("[[origin]]\nmatch = \"a:*\"\nurl = \"http://h/{1}\"", "crema.toml:4:1: origin: an earlier origin matches"),
+        ("[[origin]]\nmatch = \"b:*\"", "crema.toml:4:1: origin: an origin has no url"),
+        ("[[origin]]\nurl = \"http://h/{1}\"", "crema.toml:4:1: origin: an origin names no keys"),
+        ("[[origin]]\nmatch = \"b:*\"\nurl = \"http://h/{2}\"", "crema.toml:6:7: origin.url: `{2}` stands for no *"),
+    ] {
+        let error = from_file(&format!("{good}{more}\n")).expect_err(more);
+        assert!(error.starts_with(says) && !error.contains("hunter2"), "{more}: {error}");
+    }
 }
 
 #[test]

@@ -24,7 +24,7 @@ const LAYERS: &[&[&str]] = &[
     &["server", "admin"],
     &["session"],
     &["proxy"],
-    &["tier"],
+    &["tier", "origin"],
     &["invalidation"],
     &["cache", "upstream"],
     &["metrics", "log"], // metrics count by the class that a command's row names

@@ -6,6 +6,7 @@ mod common;
 use std::collections::{BTreeMap, BTreeSet};
 
 use common::cluster::{Failover, key_in};
+use common::http::HttpOrigin;
 use common::link::Way;
 use common::redis::{free_port, loopback};
 use common::sentinel::Group;
@@ -215,6 +216,29 @@ fn of_tiers() -> BTreeSet<String> {
     moved(&crema)
 }
 
+/// What moves where values are loaded.
+fn of_origins() -> BTreeSet<String> {
+    let (redis, origin) = (Redis::start(), HttpOrigin::start());
+    let file = tempfile::NamedTempFile::new().expect("a temporary file");
+    let rule =
+        format!("[[origin]]\nmatch = \"page:*\"\nurl = \"http://{}/{{1}}\"\nmax_concurrent = 1\n", origin.addr());
+    std::fs::write(file.path(), rule).expect("it can be written");
+    let crema = Crema::over(redis.addr()).flag("--config", file.path().display()).start();
+    origin.hold();
+    let mut clients = [crema.client(), crema.client()];
+    for (client, key) in clients.iter_mut().zip(["page:1", "page:2"]) {
+        client.send_cmd(&["GET", key]);
+    }
+    eventually("one waits for the other", || crema.count("crema_origin_loads_waiting", &[]) > 0);
+    let waiting = moved(&crema);
+    origin.release();
+    for client in &mut clients {
+        assert!(!client.value().is_error());
+    }
+    assert_eq!(crema.count("crema_origin_loads_total", &[("result", "loaded")]), 2);
+    moved(&crema).union(&waiting).cloned().collect()
+}
+
 #[test]
 fn every_metric_moves() {
     let redis = Redis::with(&["--requirepass", "secret"]);
@@ -335,6 +359,7 @@ fn every_metric_moves() {
     seen.extend(of_a_cluster());
     seen.extend(of_sentinels());
     seen.extend(of_tiers());
+    seen.extend(of_origins());
     let known: BTreeSet<String> = crema::metrics::descriptions().map(|(name, _)| name.to_owned()).collect();
     let still: Vec<&String> = known.iter().filter(|name| !seen.iter().any(|seen| seen.starts_with(*name))).collect();
     assert!(still.is_empty(), "never moved: {still:?}");

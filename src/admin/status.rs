@@ -11,7 +11,8 @@ use serde::Serialize;
 
 use crate::command::Class;
 use crate::metrics::{
-    CoherenceMeans, Latency, Levels, Metrics, Need, Outcome, Path, TierLevels, TierOutcome, Value, WorkerStats,
+    CoherenceMeans, Latency, Levels, LoadResult, Metrics, Need, OriginLevels, Outcome, Path, TierLevels, TierOutcome,
+    Value, WorkerStats,
 };
 
 /// How things stand, as the parts of crema know it.
@@ -31,6 +32,8 @@ pub(crate) struct Snapshot {
     pub upstream: UpstreamStatus,
     /// One for each ear there is.
     pub ears: Vec<EarStatus>,
+    /// The origins, in the order of the settings.
+    pub origins: Vec<OriginStatus>,
     /// The tiers, in the order of the settings.
     pub tiers: Vec<TierStatus>,
     /// What crema keeps in its memory.
@@ -147,6 +150,23 @@ pub(crate) struct EarStatus {
     pub trouble: Option<String>,
 }
 
+/// Where values come from that Redis does not have.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct OriginStatus {
+    /// The pattern of its keys.
+    pub keys: String,
+    /// The URL as the settings have it.
+    pub url: String,
+    /// Why the last load failed, if it did.
+    pub trouble: Option<String>,
+    /// Loads that wait for a permit.
+    pub waiting: u64,
+    /// How long a load takes; zero before the first.
+    pub mean_load_ms: u64,
+    /// Loads by what came of them.
+    pub results: BTreeMap<&'static str, u64>,
+}
+
 /// What crema keeps in its memory.
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct L1Status {
@@ -177,10 +197,14 @@ impl Snapshot {
     /// What does without a part, while crema serves: a sentence each.
     pub(super) fn degraded(&self) -> Vec<String> {
         let ill = self.tiers.iter().filter(|tier| !tier.well);
+        let origins = self.origins.iter().filter_map(|origin| {
+            Some(format!("the last load of {} from {} failed: {}", origin.keys, origin.url, origin.trouble.as_ref()?))
+        });
         ill.map(|tier| {
             let why = tier.last_error.as_deref().unwrap_or("it does not answer");
             format!("tier {} ({}) is left alone: {why}", tier.name, tier.server)
         })
+        .chain(origins)
         .collect()
     }
 
@@ -193,8 +217,14 @@ impl Snapshot {
             counts: TierOutcome::ALL.map(|outcome| tier.counts.get(outcome.as_str()).copied().unwrap_or_default()),
             well: tier.well,
         };
+        let origin = |origin: &OriginStatus| OriginLevels {
+            keys: origin.keys.clone(),
+            results: LoadResult::ALL.map(|result| origin.results.get(result.as_str()).copied().unwrap_or_default()),
+            waiting: origin.waiting,
+        };
         Levels {
             tiers: self.tiers.iter().map(tier).collect(),
+            origins: self.origins.iter().map(origin).collect(),
             ready: self.ready.is_ok(),
             upstream_up: self.upstream.up,
             means: Some(self.means),
@@ -225,6 +255,7 @@ pub(super) fn json(snapshot: &Snapshot, metrics: &Metrics) -> String {
         degraded: snapshot.degraded(),
         ears: &snapshot.ears,
         tiers: &snapshot.tiers,
+        origins: &snapshot.origins,
         l1: &snapshot.l1,
         settings: &snapshot.settings,
         refused: refused(&snapshot.refusals),
@@ -246,6 +277,7 @@ struct Status<'a> {
     degraded: Vec<String>,
     ears: &'a [EarStatus],
     tiers: &'a [TierStatus],
+    origins: &'a [OriginStatus],
     l1: &'a L1Status,
     settings: &'a SettingsShown,
     refused: Vec<RefusedNeed>,
@@ -396,6 +428,7 @@ pub(super) mod tests {
             },
             ears: vec![ear("default", true, Some(420)), ear("bob", true, None), ear("eve", false, None)],
             tiers: Vec::new(),
+            origins: Vec::new(),
             l1: L1Status { entries: 3, bytes: 900, capacity: 1_000 },
             settings: SettingsShown {
                 promote: 10,

@@ -5,12 +5,14 @@ use std::sync::{Arc, PoisonError};
 
 use super::App;
 use crate::admin::{
-    EarStatus, L1Status, NodeStatus, SentinelStatus, SettingsShown, Snapshot, Source, TierStatus, UpstreamStatus,
+    EarStatus, L1Status, NodeStatus, OriginStatus, SentinelStatus, SettingsShown, Snapshot, Source, TierStatus,
+    UpstreamStatus,
 };
 use crate::clock::Time;
 use crate::config::UpstreamKind;
 use crate::invalidation::EarState;
-use crate::metrics::{CensusFinding, Metrics, Need, TierOutcome};
+use crate::metrics::{CensusFinding, LoadResult, Metrics, Need, TierOutcome};
+use crate::origin::OriginState;
 use crate::proxy::Shared;
 use crate::tier::Tier;
 use crate::upstream::{Node, NodeIndex, Topology};
@@ -51,6 +53,7 @@ impl Source for App {
             refusals: Need::ALL.map(|need| topology.nodes().any(|(_, node)| node.needs.is_refused(need))),
             upstream,
             ears: ears.collect(),
+            origins: self.shared.origins.iter().flat_map(|origins| origins.states()).map(origin_status).collect(),
             tiers: self.shared.tiers.iter().flat_map(|tiers| tiers.all()).map(tier_status).collect(),
             l1: L1Status {
                 entries: l1.memory.store.len() as u64,
@@ -69,6 +72,17 @@ impl Source for App {
 
     fn metrics(&self) -> &Metrics {
         &self.metrics
+    }
+}
+
+fn origin_status(state: OriginState) -> OriginStatus {
+    OriginStatus {
+        keys: state.pattern,
+        url: state.url,
+        trouble: state.trouble.map(|why| why.to_string()),
+        waiting: state.waiting as u64,
+        mean_load_ms: u64::try_from(state.mean.as_millis()).unwrap_or(u64::MAX),
+        results: LoadResult::ALL.iter().map(|&result| (result.as_str(), state.results[result as usize])).collect(),
     }
 }
 

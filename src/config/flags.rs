@@ -18,7 +18,7 @@ Upstream URLs: redis://[user:password@]host[:port][/db] or unix:///path[?db=N]. 
 Times: 250ms, 5s, 2m, 1h.
 
 Every option but --check and --hash-password is also a variable (--l1-size is CREMA_L1_SIZE) and, --config aside, a key of the file (l1_size); \
-users and rules on key patterns stand in the file alone. A flag wins over a variable, a variable over the file. \
+users, rules on key patterns and origins stand in the file alone. A flag wins over a variable, a variable over the file. \
 Give passwords by variable or file: other users of the machine can see flags.";
 
 /// What the command line says. [`super::load`] makes a [`super::Config`] of it.
@@ -189,6 +189,8 @@ pub struct Settings {
     pub(super) rule: Vec<Spanned<RuleSettings>>,
     #[arg(skip)]
     pub(super) tier: Vec<Spanned<TierSettings>>,
+    #[arg(skip)]
+    pub(super) origin: Vec<Spanned<OriginSettings>>,
 }
 
 /// The table `[channel]` of the file; `--channel-...` as flags.
@@ -256,6 +258,30 @@ pub(super) struct TierSettings {
     pub(super) copy_up: Option<Given>,
     pub(super) timeout: Option<Given>,
     pub(super) flush: Option<Given>,
+}
+
+/// One `[[origin]]` of the file.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default, deny_unknown_fields, expecting = "a table, `[[origin]]`")]
+pub(super) struct OriginSettings {
+    #[serde(rename = "match")]
+    pub(super) pattern: Option<Given>,
+    pub(super) url: Option<Given>,
+    pub(super) ttl: Option<Given>,
+    pub(super) load_timeout: Option<Given>,
+    pub(super) negative: Option<Given>,
+    pub(super) stale_if_error: Option<Given>,
+    pub(super) refresh_ahead: Option<Given>,
+    pub(super) max_concurrent: Option<Given>,
+    pub(super) max_value: Option<Given>,
+    pub(super) respect: Option<Given>,
+    #[serde(deserialize_with = "words")]
+    pub(super) headers: Option<Given>,
+    pub(super) ca: Option<Given>,
+    pub(super) cert: Option<Given>,
+    pub(super) key: Option<Given>,
+    pub(super) sni: Option<Given>,
+    pub(super) verify: Option<Given>,
 }
 
 #[cfg(test)]

@@ -71,6 +71,26 @@ impl Glob {
 
     /// Whether the whole of `key` fits the pattern.
     pub fn matches(&self, key: &[u8]) -> bool {
+        self.follow(key, &mut ())
+    }
+
+    /// What each `*` of the pattern stands for in `key`, if the whole of it fits: all but the last as little as they can.
+    pub fn captures<'a>(&self, key: &'a [u8]) -> Option<Vec<&'a [u8]>> {
+        let mut spans = Spans::default();
+        self.follow(key, &mut spans).then(|| spans.0.into_iter().map(|(from, to)| &key[from..to]).collect())
+    }
+
+    /// How many `*` the pattern has; several in a row are one.
+    pub fn stars(&self) -> usize {
+        self.tokens.iter().filter(|token| **token == Token::Many).count()
+    }
+
+    /// Whether it stands for one key alone.
+    pub fn is_literal(&self) -> bool {
+        self.tokens.iter().all(|token| matches!(token, Token::Byte(_)))
+    }
+
+    fn follow(&self, key: &[u8], stars: &mut impl StarNotes) -> bool {
         let mut token = 0;
         let mut at = 0;
         let mut retry: Option<(usize, usize)> = None; // the token after the last `*`, and where it is to be tried next
@@ -80,6 +100,7 @@ impl Glob {
                 Some(Token::Many) => {
                     token += 1;
                     retry = Some((token, at + 1));
+                    stars.begin(at);
                     continue;
                 }
                 Some(one) if key.get(at).is_some_and(|byte| one.takes(*byte)) => {
@@ -94,10 +115,37 @@ impl Glob {
                     token = after;
                     at = next;
                     retry = Some((after, next + 1));
+                    stars.grow(next);
                 }
                 _ => return false,
             }
         }
+    }
+}
+
+/// Who notes what each `*` stands for.
+trait StarNotes {
+    /// The next one begins here, and stands for nothing so far.
+    fn begin(&mut self, at: usize);
+    /// The last one goes up to here.
+    fn grow(&mut self, to: usize);
+}
+
+impl StarNotes for () {
+    fn begin(&mut self, _: usize) {}
+    fn grow(&mut self, _: usize) {}
+}
+
+#[derive(Default)]
+struct Spans(Vec<(usize, usize)>);
+
+impl StarNotes for Spans {
+    fn begin(&mut self, at: usize) {
+        self.0.push((at, at));
+    }
+
+    fn grow(&mut self, to: usize) {
+        self.0.last_mut().expect("only a star is tried again").1 = to;
     }
 }
 
@@ -227,6 +275,30 @@ mod tests {
         assert!(!Glob::new(&("a*".repeat(60) + "b")).matches(&key));
         assert!(Glob::new(&("a*?".repeat(60) + "a")).matches(&key));
         assert!(begun.elapsed().as_secs() < 5, "took {:?}", begun.elapsed());
+    }
+
+    #[test]
+    fn tells_what_each_star_stands_for() {
+        let rows: [(&str, &str, Option<&[&str]>); 9] = [
+            ("page:*", "page:7", Some(&["7"])),
+            ("page:*", "page:", Some(&[""])),
+            ("*:*", "a:b:c", Some(&["a", "b:c"])),
+            ("*:*:x", "a:b:c:x", Some(&["a", "b:c"])),
+            ("u*v*w", "uavbvw", Some(&["a", "bv"])),
+            ("a**b", "axyb", Some(&["xy"])),
+            ("ab", "ab", Some(&[])),
+            ("*?", "abc", Some(&["ab"])),
+            ("a*b", "ac", None),
+        ];
+        for (pattern, key, parts) in rows {
+            let found = Glob::new(pattern).captures(key.as_bytes());
+            let parts = parts.map(|parts| parts.iter().map(|part| part.as_bytes()).collect());
+            assert_eq!(found, parts, "{pattern} {key}");
+        }
+        assert_eq!(
+            (Glob::new("a*b**c").stars(), Glob::new("a").is_literal(), Glob::new("a?").is_literal()),
+            (2, true, false)
+        );
     }
 
     #[test]

@@ -8,6 +8,7 @@ mod cluster;
 mod compare;
 mod deny;
 mod error;
+mod fetch;
 mod flags;
 mod glob;
 mod listen;
@@ -16,6 +17,7 @@ mod raw;
 mod rule;
 mod sentinel;
 mod summary;
+mod template;
 mod tier;
 mod units;
 mod url;
@@ -32,6 +34,7 @@ use std::time::Duration;
 pub use self::cluster::{ClusterSettings, ClusterView, CrossSlot, NodeMap};
 pub use self::deny::DenyLists;
 pub use self::error::{ConfigError, Place, Problem};
+pub use self::fetch::OriginRule;
 pub use self::flags::{Flags, Settings};
 pub use self::glob::Glob;
 pub use self::listen::Listen;
@@ -39,7 +42,9 @@ pub use self::origin::{LONGEST_PASSWORD, PasswordOrigin, UpstreamPassword, read_
 pub use self::rule::{Promote, Rule, SHORT_TERM};
 pub use self::sentinel::SentinelSettings;
 pub use self::summary::Sources;
+pub use self::template::{UnfitKey, UrlTemplate};
 pub use self::tier::{TierRule, TierServer};
+pub(crate) use self::units::show_size;
 pub use self::url::{Endpoint, Secret, Upstream, UpstreamKind};
 pub use self::user::{Password, User};
 pub use crate::error::UpstreamDown;
@@ -113,6 +118,8 @@ pub struct Config {
     pub rules: Vec<Rule>,
     /// Servers below the upstream that keep copies of values, in the order in which they are asked.
     pub tiers: Vec<TierRule>,
+    /// Where values come from that Redis does not have; the first whose pattern matches decides.
+    pub origins: Vec<OriginRule>,
     /// The fleet's Pub/Sub channel of invalidations.
     pub channel: Channel,
     /// The form of the log.
@@ -238,7 +245,8 @@ fn load_from(flags: Flags, variables: BTreeMap<String, String>) -> Result<(Confi
     layers.verdict()?;
     let rules: Vec<String> = config.rules.iter().map(Rule::to_string).collect();
     let tiers: Vec<String> = config.tiers.iter().map(TierRule::to_string).collect();
-    let sources = Sources::new(layers.found(&rules, &tiers), &config);
+    let origins: Vec<String> = config.origins.iter().map(OriginRule::to_string).collect();
+    let sources = Sources::new(layers.found(&rules, &tiers, &origins), &config);
     Ok((config, sources))
 }
 
@@ -332,6 +340,7 @@ fn read(layers: &Layers) -> Result<Config, ConfigError> {
         })?,
         rules: rule::read_rules(layers, l1_size)?,
         tiers: tier::read_tiers(layers)?,
+        origins: fetch::read_origins(layers)?,
         channel: Channel {
             name: layers.read(key!(channel.name), "cache:invalidate", not_empty)?,
             enabled: layers.read(key!(channel.enabled), "true", switch)?,

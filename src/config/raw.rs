@@ -1,6 +1,7 @@
 //! Where settings come from: flags, then `CREMA_` variables, then the file. Text until [`super`] reads it.
 //!
 //! Remembers for every value where it stood, so that a refusal can point there. Gives no value a meaning and knows no default.
+//! A little long, for each kind of table in the file has its own way to point there.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -18,7 +19,7 @@ use toml::Spanned;
 use toml::de::{DeString, DeTable, DeValue};
 
 use super::error::{ConfigError, Place, Problem, nearest};
-use super::flags::{Flags, RuleSettings, Settings, TierSettings, UserSettings};
+use super::flags::{Flags, OriginSettings, RuleSettings, Settings, TierSettings, UserSettings};
 use super::units::WORD_END;
 
 const PREFIX: &str = "CREMA_";
@@ -116,8 +117,8 @@ impl Layers {
         }
     }
 
-    /// What is in effect, and who gave it: rules and tiers last.
-    pub(super) fn found(&self, rules: &[String], tiers: &[String]) -> Vec<Found> {
+    /// What is in effect, and who gave it: rules, tiers and origins last.
+    pub(super) fn found(&self, rules: &[String], tiers: &[String], origins: &[String]) -> Vec<Found> {
         let mut found = self.found.take();
         let at = |start| self.source.place(start, "").to_string();
         for (rule, value) in self.file.rule.iter().zip(rules) {
@@ -125,6 +126,9 @@ impl Layers {
         }
         for (tier, value) in self.file.tier.iter().zip(tiers) {
             found.push(Found { name: "tier".to_owned(), value: value.clone(), origin: at(tier.span().start) });
+        }
+        for (settings, value) in self.file.origin.iter().zip(origins) {
+            found.push(Found { name: "origin".to_owned(), value: value.clone(), origin: at(settings.span().start) });
         }
         found
     }
@@ -206,6 +210,25 @@ impl Layers {
         let (span, key) = match at {
             Some((key, given)) => (given.span.start, format!("tier.{key}")),
             None => (tier.span().start, "tier".to_owned()),
+        };
+        ConfigError::Invalid { place: self.source.place(span, &key), problem }
+    }
+
+    /// The origins of the file, in its order.
+    pub(super) fn origins(&self) -> &[Spanned<OriginSettings>] {
+        &self.file.origin
+    }
+
+    /// Puts `problem` on `origin`, or on its `given` value for `key`.
+    pub(super) fn refuse_origin(
+        &self,
+        origin: &Spanned<OriginSettings>,
+        at: Option<(&str, &Given)>,
+        problem: Problem,
+    ) -> ConfigError {
+        let (span, key) = match at {
+            Some((key, given)) => (given.span.start, format!("origin.{key}")),
+            None => (origin.span().start, "origin".to_owned()),
         };
         ConfigError::Invalid { place: self.source.place(span, &key), problem }
     }
@@ -317,7 +340,7 @@ fn explain(message: &str) -> Problem {
     if message.ends_with("expected a sequence") {
         return Problem::new(
             "a table stands where a list of tables belongs",
-            "write `[[rule]]` or `[[user]]`, in two pairs of brackets",
+            "write `[[rule]]`, `[[user]]` or `[[origin]]`, in two pairs of brackets",
         );
     }
     if let Some((found, expected)) =

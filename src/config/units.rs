@@ -104,7 +104,7 @@ pub(super) fn switch(text: &str) -> Result<bool, Problem> {
 }
 
 /// Shows a size so that [`size`] reads it back: in the largest unit that divides it.
-pub(super) fn show_size(bytes: u64) -> String {
+pub(crate) fn show_size(bytes: u64) -> String {
     [(TIB, "TiB"), (GIB, "GiB"), (MIB, "MiB"), (KIB, "KiB")]
         .iter()
         .find(|(factor, _)| bytes > 0 && bytes.is_multiple_of(*factor))

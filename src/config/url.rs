@@ -317,7 +317,7 @@ pub(super) fn read_address(text: &str) -> Result<Endpoint, Problem> {
     read_address_or(text, DEFAULT_PORT)
 }
 
-fn read_address_or(text: &str, default: u16) -> Result<Endpoint, Problem> {
+pub(super) fn read_address_or(text: &str, default: u16) -> Result<Endpoint, Problem> {
     let no_ipv6 =
         || Problem::new("the upstream URL has a malformed IPv6 address", "write it in brackets: redis://[::1]:6379");
     let (host, port) = if let Some(bracketed) = text.strip_prefix('[') {

@@ -1,4 +1,4 @@
-//! The names of all metrics, each once, with its sentence and how it is read.
+//! The names of all metrics, each once, with its sentence and how it is read: a long table.
 //!
 //! `/metrics` and the status JSON are both made from the tables below, so neither can name what the
 //! other lacks. Prometheus's text comes from `metrics-exporter-prometheus`: its handles are
@@ -17,6 +17,7 @@ use super::labels::{
     CensusFinding, ChannelMessage, CoherenceMeans, DropReason, EpochReason, Failure, FillOutcome, Need, Outcome, Path,
     Publication, RedirectKind, Refusal,
 };
+use super::origin::{self, OriginLevels};
 use super::tier::{self, TierLevels};
 use super::{Metrics, process};
 use crate::command::Class;
@@ -325,6 +326,8 @@ struct LabelledGauge {
 pub struct Levels {
     /// Of each tier.
     pub tiers: Vec<TierLevels>,
+    /// Of each origin.
+    pub origins: Vec<OriginLevels>,
     /// Whether crema can serve.
     pub ready: bool,
     /// Whether Redis answers.
@@ -373,6 +376,7 @@ pub fn descriptions() -> impl Iterator<Item = (&'static str, &'static str)> {
         .into_iter()
         .map(|row| (row.name, row.about))
         .chain(tier::FAMILIES)
+        .chain(origin::FAMILIES)
         .chain(COUNTERS.iter().map(|row| (row.name, row.about)))
         .chain(LABELLED.iter().map(|row| (row.name, row.about)))
         .chain(GAUGES.iter().map(|row| (row.name, row.about)))
@@ -465,6 +469,7 @@ impl Exporter {
         let mut text = self.recorder.handle().render();
         write_histogram(&mut text, metrics).expect("a String takes all that is written to it");
         tier::write(&mut text, &levels.tiers).expect("a String takes all that is written to it");
+        origin::write(&mut text, &levels.origins).expect("a String takes all that is written to it");
         process::write(&mut text);
         text
     }

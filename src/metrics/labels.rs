@@ -143,6 +143,20 @@ labels! {
 }
 
 labels! {
+    /// What came of a key's load from its origin, of those who wanted it.
+    LoadResult {
+        Loaded = "loaded": "The origin had the value.",
+        Joined = "joined": "Another session's load of the same key was under way, and its answer good.",
+        Found = "found": "Redis had the value by then: another crema had loaded it, or somebody wrote it.",
+        Missing = "missing": "The origin said that there is no value.",
+        Negative = "negative": "The fleet knew already that the origin has no value.",
+        Stale = "stale": "The load failed, and the value of before stood in.",
+        Failed = "failed": "The load failed, and the client got an error.",
+        Refreshed = "refreshed": "A value was loaded anew before its end.",
+    }
+}
+
+labels! {
     /// Why an ear's epoch was bumped, which empties its part of L1 at once.
     EpochReason {
         Flush = "flush": "Redis told of a flush.",

@@ -15,6 +15,7 @@ mod counters;
 mod export;
 mod labels;
 mod latency;
+mod origin;
 mod process;
 mod tier;
 
@@ -29,8 +30,9 @@ pub(crate) use labels::{
     CensusFinding, ChannelMessage, CoherenceMeans, DropReason, EpochReason, Failure, FillOutcome, Path, Publication,
     RedirectKind, Refusal,
 };
-pub use labels::{Need, Outcome, TierOutcome};
+pub use labels::{LoadResult, Need, Outcome, TierOutcome};
 pub(crate) use latency::Latency;
+pub(crate) use origin::OriginLevels;
 pub(crate) use tier::{TierLevels, TierStats};
 
 use crate::command::Class;

@@ -64,6 +64,14 @@ impl Socket {
         Ok(Self::Tls(Box::new(acceptor.accept(hello).await?)))
     }
 
+    /// Whether both sides agreed on HTTP/2 in their handshake.
+    pub(crate) fn speaks_http2(&self) -> bool {
+        match self {
+            Self::Tls(stream) => stream.get_ref().1.alpn_protocol() == Some(b"h2"),
+            Self::Tcp(_) | Self::Unix(_) => false,
+        }
+    }
+
     /// When it is dropped, what has not left yet is thrown away, and the other side is told by a reset.
     pub(crate) fn reset_on_drop(&self) {
         if let Some(stream) = self.stream() {

@@ -158,6 +158,7 @@ impl<'a> KeyLookups<'a> {
         let mut spans: Vec<Span> = Vec::new();
         let single = Request::parse_canonical(&single, &mut spans).expect("an argument of a canonical request");
         let ceiling = worker.shared.ceiling(rule);
-        Some(Fill::new(single, query, caller.who.db, ceiling, promotion.max_value))
+        let early = worker.shared.early(single.arg(1));
+        Some(Fill::new(single, query, caller.who.db, ceiling, promotion.max_value).leaving(early))
     }
 }

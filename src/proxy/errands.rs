@@ -10,8 +10,28 @@ use super::seek::SoughtKey;
 /// The reads of a worker that go on.
 #[derive(Default)]
 pub(super) struct Seeks {
-    pub(super) under_way: Cell<usize>,
+    under_way: Cell<usize>,
     pub(super) stop: CancellationToken,
+}
+
+/// So many reads of a worker go on at once.
+const MOST: usize = 4096;
+
+impl Seeks {
+    /// Whether there may be no more.
+    pub(super) fn is_full(&self) -> bool {
+        self.under_way.get() >= MOST
+    }
+
+    /// One goes on.
+    pub(super) fn begin(&self) {
+        self.under_way.set(self.under_way.get() + 1);
+    }
+
+    /// It is over.
+    pub(super) fn end(&self) {
+        self.under_way.set(self.under_way.get() - 1);
+    }
 }
 
 /// What a worker has to copy: database and key, and whether the value is new.

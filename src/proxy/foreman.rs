@@ -41,6 +41,10 @@ impl Foreman for Worker {
         self.copy_down(key, db, false);
     }
 
+    fn has_found(self: Rc<Self>, question: &Question, db: u32) {
+        self.refresh(question, db);
+    }
+
     fn lost_connection(self: Rc<Self>, doubted: Option<&[u8]>) {
         self.foreign.forget();
         if let Some(user) = doubted {

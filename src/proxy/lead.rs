@@ -77,7 +77,8 @@ impl Lead {
         } else if self.size == u32::MAX || bytes > max_value {
             Err(DropReason::TooLarge)
         } else {
-            let fill = Fill::new(request, &query, who.db, site.shared.ceiling(self.rule), max_value);
+            let fill = Fill::new(request, &query, who.db, site.shared.ceiling(self.rule), max_value)
+                .leaving(site.shared.early(request.arg(1)));
             l1.promote(&who.ear, fill.expecting(bytes))
         };
         if site.looks_further

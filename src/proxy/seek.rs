@@ -55,10 +55,11 @@ pub(super) enum SeekVerdict {
 pub(crate) enum SeekAnswer {
     /// Its value.
     Value(Vec<u8>),
+    /// The value that the upstream has by now: to one who has written since, it may be what he wrote.
+    Found(Vec<u8>),
     /// There is none anywhere.
     Nothing,
     /// Nobody can say, for this reason.
-    #[allow(dead_code, reason = "origins say so")]
     Failed(String),
 }
 
@@ -98,6 +99,11 @@ impl Question {
         std::mem::take(&mut self.held)
     }
 
+    /// All its keys.
+    pub(super) fn keys(&self) -> &[SoughtKey] {
+        &self.keys
+    }
+
     /// The keys of which the upstream has nothing.
     pub(super) fn missing(&self) -> impl Iterator<Item = &SoughtKey> {
         let elements: Vec<bool> = match Elements::of(&self.held).filter(|_| self.many) {
@@ -108,8 +114,9 @@ impl Question {
         self.keys.iter().filter(move |sought| !self.many || is_missing(sought.nth))
     }
 
-    /// What the client gets where `answers` was found of what is missing, in that order.
-    pub(super) fn reply(&self, answers: Vec<SeekAnswer>, resp: Resp) -> Vec<u8> {
+    /// What the client gets where `answers` was found of what is missing, in that order; one who has sent a write since gets what the
+    /// upstream said in place of what that has by now.
+    pub(super) fn reply(&self, answers: &[SeekAnswer], resp: Resp, wrote: bool) -> Vec<u8> {
         if let Some(SeekAnswer::Failed(why)) = answers.iter().find(|answer| matches!(answer, SeekAnswer::Failed(_))) {
             let mut out = Vec::new();
             encode::error(&mut out, &format!("ERR crema: {why}"));
@@ -117,15 +124,15 @@ impl Question {
         }
         let mut out = Vec::with_capacity(self.held.len());
         if !self.many {
-            write(&mut out, answers.first(), resp);
+            write(&mut out, answers.first(), resp, wrote);
             return out;
         }
         let Some(elements) = Elements::of(&self.held) else { return self.held.clone() };
         encode::array_header(&mut out, elements.len());
-        let found: Vec<(usize, SeekAnswer)> = self.missing().map(|sought| sought.nth).zip(answers).collect();
+        let found: Vec<(usize, &SeekAnswer)> = self.missing().map(|sought| sought.nth).zip(answers).collect();
         for (nth, element) in elements.enumerate() {
             match found.iter().find(|(of, _)| *of == nth) {
-                Some((_, answer)) => write(&mut out, Some(answer), resp),
+                Some((_, answer)) => write(&mut out, Some(answer), resp, wrote),
                 None => out.extend_from_slice(element.unwrap_or_default()),
             }
         }
@@ -133,9 +140,10 @@ impl Question {
     }
 }
 
-fn write(out: &mut Vec<u8>, answer: Option<&SeekAnswer>, resp: Resp) {
+fn write(out: &mut Vec<u8>, answer: Option<&SeekAnswer>, resp: Resp, wrote: bool) {
     match answer {
         Some(SeekAnswer::Value(value)) => encode::bulk(out, value),
+        Some(SeekAnswer::Found(value)) if !wrote => encode::bulk(out, value),
         _ => encode::null(out, resp),
     }
 }
@@ -207,14 +215,17 @@ mod tests {
         let value = |text: &str| SeekAnswer::Value(text.into());
         let mut get = question(&[b"GET", b"p:1"]).expect("a key");
         get.hear(b'$', b"$-1\r\n", true);
-        assert_eq!(get.reply(vec![value("ab")], Resp::V2), b"$2\r\nab\r\n");
-        assert_eq!(get.reply(vec![SeekAnswer::Nothing], Resp::V2), b"$-1\r\n");
-        assert_eq!(get.reply(vec![SeekAnswer::Nothing], Resp::V3), b"_\r\n");
-        assert_eq!(get.reply(vec![SeekAnswer::Failed("no".into())], Resp::V3), b"-ERR crema: no\r\n");
+        assert_eq!(get.reply(&[value("ab")], Resp::V2, false), b"$2\r\nab\r\n");
+        assert_eq!(get.reply(&[SeekAnswer::Nothing], Resp::V2, false), b"$-1\r\n");
+        assert_eq!(get.reply(&[SeekAnswer::Nothing], Resp::V3, false), b"_\r\n");
+        assert_eq!(get.reply(&[SeekAnswer::Failed("no".into())], Resp::V3, false), b"-ERR crema: no\r\n");
+        let found = [SeekAnswer::Found("by now".into())];
+        assert_eq!(get.reply(&found, Resp::V2, false), b"$6\r\nby now\r\n");
+        assert_eq!(get.reply(&found, Resp::V2, true), b"$-1\r\n", "it may be what the session wrote itself");
         let mut mget = question(&[b"MGET", b"p:1", b"q", b"p:2", b"p:3"]).expect("keys");
         mget.hear(b'*', b"*4\r\n$-1\r\n$-1\r\n$1\r\nx\r\n$-1\r\n", true);
         assert_eq!(mget.missing().map(|sought| sought.nth).collect::<Vec<_>>(), [0, 3]);
-        let reply = mget.reply(vec![value("a"), SeekAnswer::Nothing], Resp::V2);
+        let reply = mget.reply(&[value("a"), SeekAnswer::Nothing], Resp::V2, false);
         assert_eq!(reply, b"*4\r\n$1\r\na\r\n$-1\r\n$1\r\nx\r\n$-1\r\n");
     }
 }

@@ -27,8 +27,6 @@ use crate::clock::Time;
 use crate::metrics::Path;
 use crate::resp::Resp;
 
-/// So many reads of a worker go on at once.
-const MOST: usize = 4096;
 /// So many keys of one.
 const SIDE_BY_SIDE: usize = 64;
 /// How long the upstream may take to answer what is asked beside a read.
@@ -53,14 +51,15 @@ impl Worker {
             self.pilots.carried_out(recipient.replies(), recipient.place(), bytes);
         }
         let read = SeekingRead { question, all, db: who.db, resp, sampled };
-        if self.seeks.under_way.get() >= MOST {
-            return self.found(read, Vec::new());
+        if self.seeks.is_full() {
+            let answers: Vec<_> = read.question.missing().map(|sought| self.unsought(&sought.key)).collect();
+            return self.found(read, &answers);
         }
-        self.seeks.under_way.set(self.seeks.under_way.get() + 1);
+        self.seeks.begin();
         let (worker, stop) = (Rc::clone(self), self.seeks.stop.clone());
         self.tasks.spawn_local(async move {
             let _ = stop.run_until_cancelled(worker.go_on(read)).await; // dropped, its clients are told
-            worker.seeks.under_way.set(worker.seeks.under_way.get() - 1);
+            worker.seeks.end();
         });
     }
 
@@ -79,15 +78,25 @@ impl Worker {
             }
             answers.append(&mut found);
         }
-        self.found(read, answers);
+        self.found(read, &answers);
+    }
+
+    /// What is said of a key that is not sought: that there may be a value at its origin is kept from nobody.
+    fn unsought(&self, key: &[u8]) -> SeekAnswer {
+        let reach = self.shared.l1.terms.beyond.as_ref().and_then(|beyond| beyond.reach(key));
+        match reach.and_then(|reach| reach.origin) {
+            Some(_) => SeekAnswer::Failed("origin: too many reads wait for theirs".to_owned()),
+            None => SeekAnswer::Nothing,
+        }
     }
 
     /// Answers all who wait for a read.
-    fn found(&self, read: SeekingRead, answers: Vec<SeekAnswer>) {
-        let reply: Rc<[u8]> = read.question.reply(answers, read.resp).into();
-        let now = Time::now();
+    fn found(&self, read: SeekingRead, answers: &[SeekAnswer]) {
+        let reply = |wrote| Rc::<[u8]>::from(read.question.reply(answers, read.resp, wrote));
+        let (usual, now) = (reply(false), Time::now());
         for mut recipient in read.all {
-            recipient.append_shared(&reply, Some(now));
+            let wrote = recipient.replies().wrote_after(recipient.place());
+            recipient.append_shared(&if wrote { reply(true) } else { Rc::clone(&usual) }, Some(now));
             recipient.finish();
         }
         if let Some(since) = read.sampled {
@@ -104,7 +113,10 @@ impl Worker {
         {
             return SeekAnswer::Value(value);
         }
-        SeekAnswer::Nothing
+        match reach.origin {
+            Some(origin) => self.load(&sought, origin).await,
+            None => SeekAnswer::Nothing,
+        }
     }
 
     /// Asks the node of a key as the user of the upstream URL, in RESP2; one that may run for long, `scripts`, on a lane of its own. None

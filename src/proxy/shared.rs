@@ -14,6 +14,7 @@ use super::open_listeners::OpenListeners;
 use crate::config::{Config, Promote, Rule};
 use crate::invalidation::L1;
 use crate::metrics::Stats;
+use crate::origin::Origins;
 use crate::resp::Limits;
 use crate::tier::Tiers;
 use crate::upstream::{Login, MapDoubts, Node, State, Topology};
@@ -32,6 +33,8 @@ pub(crate) struct Shared {
     pub l1: Arc<L1>,
     /// The tiers, where there are any.
     pub tiers: Option<Arc<Tiers>>,
+    /// The origins, where there are any.
+    pub origins: Option<Arc<Origins>>,
     /// The process's counters.
     pub stats: Arc<Stats>,
     /// All clients, for those who end some of them.
@@ -97,6 +100,13 @@ impl Shared {
         self.rule(index).and_then(|rule| rule.ceiling).or(self.config.ceiling)
     }
 
+    /// So long before its end a key that is to be promoted leaves L1: zero but for one whose origin is asked ahead of need.
+    pub(crate) fn early(&self, key: &[u8]) -> Duration {
+        let Some(origins) = &self.origins else { return Duration::ZERO };
+        let reach = self.l1.terms.beyond.as_ref().and_then(|beyond| beyond.reach(key));
+        reach.and_then(|reach| reach.origin).map_or(Duration::ZERO, |origin| origins.early(origin.into()))
+    }
+
     /// What the rule, or its absence, says about promotion.
     pub(crate) fn promote(&self, index: RuleIndex) -> Promotion {
         let rule = self.rule(index);
@@ -143,6 +153,7 @@ pub(super) mod tests {
             presence,
             l1,
             tiers: None,
+            origins: None,
             stats,
             clients: Clients::default(),
             open_listeners: OpenListeners::new(false),

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use super::fencing::Fencing;
 use super::replies::Replies;
 use super::reply_queue::ReplyPlace;
+use super::seek::Question;
 use super::shared::Shared;
 use crate::beyond::WriteSequel;
 use crate::metrics::WorkerStats;
@@ -45,6 +46,9 @@ pub(super) trait Foreman {
 
     /// A value of this key was promoted, in this database.
     fn filled(self: Rc<Self>, key: &[u8], db: u32);
+
+    /// A read of these keys, which have something beyond the upstream, found values in it, in this database.
+    fn has_found(self: Rc<Self>, question: &Question, db: u32);
 
     /// A connection has ended, and not by crema's doing; where that may be because its user is no more, `doubted` is who.
     fn lost_connection(self: Rc<Self>, doubted: Option<&[u8]>);

@@ -30,8 +30,13 @@ impl InFlight {
         match seek.question.hear(kind, bytes, end.is_some()) {
             SeekVerdict::Unfinished => {}
             SeekVerdict::Found => {
-                let held = seek.question.take_held();
+                let (held, question) = (seek.question.take_held(), seek.question.clone());
                 self.take_back();
+                if self.site.shared.origins.is_some()
+                    && let (Some(foreman), Some((who, _))) = (self.site.foreman(), self.caller())
+                {
+                    foreman.has_found(&question, who.db);
+                }
                 self.stage = if self.site.redirects { ReplyStage::Followed } else { ReplyStage::Awaited };
                 self.piece(kind, &held, end);
             }

@@ -119,7 +119,8 @@ impl Session {
             let rest = if read.argc() > 2 { read.tail(2) } else { &[] };
             let query =
                 Query::new(&shared.l1.memory.stamps, kept.identity, kept.command, read.arg(1), read.tail(1), rest);
-            let fill = Fill::new(read, &query, kept.db, shared.ceiling(rule), shared.promote(rule).max_value);
+            let fill = Fill::new(read, &query, kept.db, shared.ceiling(rule), shared.promote(rule).max_value)
+                .leaving(shared.early(read.arg(1)));
             anew += i64::from(shared.l1.promote(&kept.ear, fill).is_ok());
         }
         Self::outcome(told, anew, reply);
@@ -208,6 +209,7 @@ impl Session {
             ("cacheable", self.cacheable(known, asked, rule).to_owned()),
             ("in_l1", in_l1),
             ("ttl_ms_left", first.map_or_else(String::new, left)),
+            ("origin", self.origin_of(spec, asked)),
             ("rule", rule.map_or_else(String::new, |rule| rule.pattern.to_string())),
             ("tiers", tiers),
             ("slot", slot),
@@ -215,6 +217,21 @@ impl Session {
             ("lease_ms_left", lease),
         ];
         self.map(&fields, reply);
+    }
+
+    /// The origin that is asked where Redis has nothing of a read's first key, and the URL.
+    fn origin_of(&self, spec: &Spec, asked: Request<'_>) -> String {
+        let shared = &self.worker.shared;
+        let Some(key) = spec.keys(asked).next().filter(|_| spec.reads_values(asked.argc())) else {
+            return String::new();
+        };
+        let reach = shared.l1.terms.beyond.as_ref().and_then(|beyond| beyond.reach(key));
+        let rule =
+            reach.and_then(|reach| reach.origin).and_then(|origin| shared.config.origins.get(usize::from(origin)));
+        rule.map_or_else(String::new, |rule| match rule.url.url(&rule.pattern, key) {
+            Ok(url) => format!("{}: {url}", rule.pattern),
+            Err(unfit) => format!("{}: none: {unfit}", rule.pattern),
+        })
     }
 
     /// Whether a command's reply may be kept in L1, and if not, why.

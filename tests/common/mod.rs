@@ -18,6 +18,7 @@ pub(crate) mod bus;
 pub(crate) mod client;
 pub(crate) mod cluster;
 pub(crate) mod differs;
+pub(crate) mod http;
 pub(crate) mod judge;
 pub(crate) mod ledger;
 pub(crate) mod link;

@@ -168,7 +168,7 @@ pub(crate) fn client_side_in(
     })
 }
 
-fn server_side(own: &Issued) -> Arc<ServerConfig> {
+pub(crate) fn server_side(own: &Issued) -> Arc<ServerConfig> {
     let builder = ServerConfig::builder_with_provider(provider()).with_safe_default_protocol_versions();
     let key = PrivateKeyDer::from_pem_file(&own.key).expect("a key");
     let config = builder.expect("versions").with_no_client_auth().with_single_cert(certificates(&own.cert), key);

@@ -32,6 +32,8 @@ pub struct Fill {
     hash: u64,
     db: u32,
     ceiling: Option<Duration>,
+    /// So long before the end of its key it ends.
+    early: Duration,
     max_value: u64,
     /// The bytes that its reply is likely to have.
     size: u64,
@@ -54,14 +56,20 @@ impl Fill {
         let key = tail + header..tail + header + request.arg(1).len();
         let Query { identity, command, slot, hash, .. } = *query;
         let (request, size) = (raw.into(), max_value.min(UNSEEN));
-        let (again, share) = (false, None);
-        Self { request, key, tail, identity, command, slot, hash, db, ceiling, max_value, size, again, share }
+        let (early, again, share) = (Duration::ZERO, false, None);
+        Self { request, key, tail, identity, command, slot, hash, db, ceiling, early, max_value, size, again, share }
     }
 
     /// Where the settings name no longest stay, this is it.
     #[must_use]
     pub(super) fn or_ceiling(self, ceiling: Option<Duration>) -> Self {
         Self { ceiling: self.ceiling.or(ceiling), ..self }
+    }
+
+    /// What it brings leaves L1 so long before its key ends, if that does: who reads it then may have it loaded anew.
+    #[must_use]
+    pub fn leaving(self, early: Duration) -> Self {
+        Self { early, ..self }
     }
 
     /// The read was just answered with so many bytes.
@@ -219,6 +227,7 @@ impl PendingFill {
         if (stamp, epoch) != (self.stamp, self.epoch) {
             return Landing::Changed(fill);
         }
+        let expires = if expires == Time::NEVER { expires } else { expires.minus(fill.early) };
         let ceiling = fill.ceiling.into_iter().chain(longest).min();
         let expires = ceiling.map_or(expires, |stay| expires.min(sent.plus(stay)));
         if expires <= now {

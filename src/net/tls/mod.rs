@@ -61,6 +61,8 @@ pub struct DialerSettings {
     pub sni: Option<String>,
     /// How strictly it is looked at.
     pub verify: Verify,
+    /// Whether it is spoken to in HTTP, of version 2 where it likes.
+    pub http: bool,
 }
 
 /// Whether clients must show certificates.
@@ -226,6 +228,14 @@ fn provider() -> Arc<crypto::CryptoProvider> {
 }
 
 fn client_config(settings: &DialerSettings) -> Result<(ClientConfig, Option<i64>), FileError> {
+    let (mut config, expires) = plain_client_config(settings)?;
+    if settings.http {
+        config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    }
+    Ok((config, expires))
+}
+
+fn plain_client_config(settings: &DialerSettings) -> Result<(ClientConfig, Option<i64>), FileError> {
     let builder = ClientConfig::builder_with_provider(provider()).with_safe_default_protocol_versions()?;
     let roots = || settings.ca.as_deref().map_or_else(system_roots, read_roots);
     let builder = match settings.verify {

@@ -1,0 +1,383 @@
+//! Loads of several processes against a model of Redis, by schedules that a seed decides: replies are late or lost, what was sent arrives
+//! after its process has given it up, processes die, writes come between. Each answer is judged; and faults that are planted in
+//! the model must be found, or the judge sees nothing.
+
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+
+use super::*;
+
+const LOAD_TIMEOUT: u64 = 200;
+const PROCESSES: usize = 3;
+const SEEDS: u64 = 3_000;
+
+/// What may be wrong on purpose.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Fault {
+    None,
+    /// A loader writes without looking for its token.
+    StoresBlindly,
+    /// A write leaves the token of a load under way.
+    WriteLeavesToken,
+    /// A write leaves the stale copy.
+    WriteLeavesStale,
+    /// Who joins behind a step has part in its answer.
+    JoinsLate,
+    /// A token has no end.
+    TokenWithoutEnd,
+    /// All attempts of a load have one token.
+    OneToken,
+}
+
+/// What a value is as new as: the number of the last write before it.
+type Rank = u32;
+
+/// Redis, with one key.
+#[derive(Default)]
+struct Model {
+    value: Option<Rank>,
+    token: Option<(String, u64)>,
+    /// The token is the mark of a missing value, as new as this.
+    negative: Option<Rank>,
+    stale: Option<Rank>,
+    written: Rank,
+}
+
+#[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Event {
+    Client(usize),
+    Write(bool),
+    Expiry,
+    Death(usize),
+    /// A script comes to Redis.
+    Script(usize, u64, Sent, String, String),
+    /// What came of a step comes back.
+    Back(usize, u64, Came),
+}
+
+/// A script, in what can be ordered; values are ranks.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Sent {
+    Take,
+    Look,
+    Store(Rank),
+    Miss(Rank),
+    Fail,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Came {
+    Permit,
+    Found(Rank),
+    Negative(Rank),
+    Held,
+    Free,
+    Taken,
+    Proven(Option<Rank>),
+    Overtaken,
+    Lost,
+    /// 0: a value; 1: none; 2: an error. As new as the rank.
+    Fetched(u8, Rank),
+    Rested,
+}
+
+struct Running {
+    load: Load,
+    id: u64,
+    joined: Vec<Rank>,
+    /// What the last answer of the origin or of a mark is as new as.
+    rank: Rank,
+}
+
+#[derive(Default)]
+struct Process {
+    running: Option<Running>,
+    /// Who has joined and was not taken in: what each has seen.
+    waiting: Vec<Rank>,
+    dead: bool,
+}
+
+struct World {
+    dice: StdRng,
+    fault: Fault,
+    now: u64,
+    redis: Model,
+    processes: Vec<Process>,
+    events: BinaryHeap<Reverse<(u64, u64, Event)>>,
+    number: u64,
+    lost: u32,
+    answered: u32,
+}
+
+impl World {
+    fn new(seed: u64, fault: Fault) -> Self {
+        let mut world = Self {
+            dice: StdRng::seed_from_u64(seed),
+            fault,
+            now: 0,
+            redis: Model::default(),
+            processes: (0..PROCESSES).map(|_| Process::default()).collect(),
+            events: BinaryHeap::new(),
+            number: 0,
+            lost: 0,
+            answered: 0,
+        };
+        for _ in 0..world.dice.random_range(4..16) {
+            let (at, process) = (world.dice.random_range(0..900), world.dice.random_range(0..PROCESSES));
+            world.push(at, Event::Client(process));
+        }
+        for _ in 0..world.dice.random_range(0..4) {
+            let (at, sets) = (world.dice.random_range(0..900), world.dice.random_bool(0.5));
+            world.push(at, Event::Write(sets));
+        }
+        for _ in 0..world.dice.random_range(0..3) {
+            let at = world.dice.random_range(0..900);
+            world.push(at, Event::Expiry);
+        }
+        if world.dice.random_bool(0.3) {
+            let (at, process) = (world.dice.random_range(0..600), world.dice.random_range(0..PROCESSES));
+            world.push(at, Event::Death(process));
+        }
+        world
+    }
+
+    fn push(&mut self, after: u64, event: Event) {
+        self.number += 1;
+        self.events.push(Reverse((self.now + after, self.number, event)));
+    }
+
+    /// What was found wrong, if anything.
+    fn run(mut self) -> Result<u32, String> {
+        while let Some(Reverse((now, _, event))) = self.events.pop() {
+            self.now = now;
+            if now > 20_000 {
+                return Err("it never ends".to_owned());
+            }
+            self.happens(event)?;
+        }
+        let strands = |process: &&Process| !process.dead && (process.running.is_some() || !process.waiting.is_empty());
+        if self.processes.iter().any(|process| strands(&process)) {
+            return Err("somebody waits for ever".to_owned());
+        }
+        match self.redis.value {
+            Some(rank) if rank < self.redis.written => {
+                Err(format!("{rank} lies in Redis behind {}", self.redis.written))
+            }
+            _ => Ok(self.answered),
+        }
+    }
+
+    fn happens(&mut self, event: Event) -> Result<(), String> {
+        match event {
+            Event::Client(at) if !self.processes[at].dead => {
+                let seen = self.redis.written;
+                if self.redis.value.is_some() {
+                    return Ok(()); // its GET was answered
+                }
+                self.processes[at].waiting.push(seen);
+                if self.processes[at].running.is_none() {
+                    return self.begin(at);
+                }
+            }
+            Event::Write(sets) => {
+                self.redis.written += 1;
+                self.redis.value = sets.then_some(self.redis.written);
+                if self.fault != Fault::WriteLeavesToken {
+                    (self.redis.token, self.redis.negative) = (None, None);
+                }
+                if self.fault != Fault::WriteLeavesStale {
+                    self.redis.stale = None;
+                }
+            }
+            Event::Expiry => self.redis.value = None,
+            Event::Death(at) => self.processes[at] = Process { dead: true, ..Process::default() },
+            Event::Script(at, id, script, token, before) => self.script(at, id, &script, token, &before),
+            Event::Back(at, id, came) => return self.back(at, id, &came),
+            Event::Client(_) => {}
+        }
+        Ok(())
+    }
+
+    fn begin(&mut self, at: usize) -> Result<(), String> {
+        self.number += 1;
+        let terms = LoadTerms { ttl: Duration::from_secs(60), patience: Duration::from_secs(2) };
+        let load = Load::new(terms, self.time());
+        self.processes[at].running = Some(Running { load, id: self.number, joined: Vec::new(), rank: 0 });
+        self.step(at, LoadEvent::Begin)
+    }
+
+    fn time(&self) -> Time {
+        Time::from_nanos(self.now * 1_000_000)
+    }
+
+    /// Redis runs a script at one moment, and its reply goes back.
+    fn script(&mut self, at: usize, id: u64, script: &Sent, token: String, before: &str) {
+        let (now, redis) = (self.now, &mut self.redis);
+        if redis.token.as_ref().is_some_and(|(_, end)| *end <= now) {
+            (redis.token, redis.negative) = (None, None);
+        }
+        let owned = redis.token.as_ref().is_some_and(|(held, _)| *held == token);
+        let others = redis.token.as_ref().is_some_and(|(held, _)| *held != token && held != before);
+        let came = match script {
+            Sent::Take | Sent::Look => match (redis.value, redis.negative) {
+                (Some(value), _) => Came::Found(value),
+                (None, Some(rank)) => Came::Negative(rank),
+                (None, None) if others => Came::Held,
+                (None, None) if *script == Sent::Look => Came::Free,
+                (None, None) => {
+                    let end = if self.fault == Fault::TokenWithoutEnd { u64::MAX } else { now + LOAD_TIMEOUT + 30 };
+                    redis.token = Some((token, end));
+                    Came::Taken
+                }
+            },
+            Sent::Store(rank) if owned || self.fault == Fault::StoresBlindly => {
+                redis.token = None;
+                (redis.value, redis.stale) = (Some(*rank), Some(*rank));
+                Came::Proven(None)
+            }
+            Sent::Miss(rank) if owned => {
+                redis.token = Some(("-".to_owned(), now + 100));
+                (redis.negative, redis.stale) = (Some(*rank), None);
+                Came::Proven(None)
+            }
+            Sent::Fail if owned => {
+                redis.token = None;
+                redis.value = redis.stale;
+                Came::Proven(redis.stale)
+            }
+            _ => Came::Overtaken,
+        };
+        let after = self.dice.random_range(0..8);
+        self.push(after, Event::Back(at, id, came));
+    }
+
+    /// A process hears of what came of its step.
+    fn back(&mut self, at: usize, id: u64, came: &Came) -> Result<(), String> {
+        let Some(running) = self.processes[at].running.as_mut().filter(|running| running.id == id) else {
+            return Ok(());
+        };
+        let mut noted = |rank: Rank| {
+            running.rank = rank;
+            Bytes::from(rank.to_string())
+        };
+        let reply = |reply| LoadEvent::Reply(reply);
+        let event = match came {
+            Came::Permit => LoadEvent::Permit(Ok(())),
+            Came::Found(rank) => reply(ScriptReply::Found(noted(*rank))),
+            Came::Negative(rank) => {
+                noted(*rank);
+                reply(ScriptReply::Negative)
+            }
+            Came::Held => reply(ScriptReply::Held),
+            Came::Free => reply(ScriptReply::Free),
+            Came::Taken => reply(ScriptReply::Taken(Bytes::new())),
+            Came::Proven(stale) => reply(ScriptReply::Proven(stale.map(noted))),
+            Came::Overtaken => reply(ScriptReply::Overtaken),
+            Came::Lost => reply(ScriptReply::Lost),
+            Came::Fetched(0, rank) => LoadEvent::Fetched(Fetched::Value { value: noted(*rank), stays: None }),
+            Came::Fetched(1, rank) => {
+                noted(*rank);
+                LoadEvent::Fetched(Fetched::Missing)
+            }
+            Came::Fetched(..) => LoadEvent::Fetched(Fetched::Failed("origin".into())),
+            Came::Rested => LoadEvent::Rested,
+        };
+        self.step(at, event)
+    }
+
+    fn step(&mut self, at: usize, event: LoadEvent) -> Result<(), String> {
+        let now = self.time();
+        let process = &mut self.processes[at];
+        let Some(running) = process.running.as_mut() else { return Ok(()) };
+        let (step, id) = (running.load.next(event, now), running.id);
+        match step {
+            LoadStep::Permit => self.push(0, Event::Back(at, id, Came::Permit)),
+            LoadStep::Fetch => {
+                let after = self.dice.random_range(1..LOAD_TIMEOUT);
+                let kind = [0, 0, 0, 1, 2][self.dice.random_range(0..5)];
+                let came = Came::Fetched(kind, self.redis.written);
+                self.push(after, Event::Back(at, id, came));
+            }
+            LoadStep::Rest(length) => {
+                let after = u64::try_from(length.as_millis()).expect("it is short");
+                self.push(after, Event::Back(at, id, Came::Rested));
+            }
+            LoadStep::Ask(script) => {
+                running.joined.append(&mut process.waiting);
+                let attempt = if self.fault == Fault::OneToken { 0 } else { running.load.attempt() };
+                let token = |attempt: u32| format!("{at}:{id}:{attempt}");
+                let (token, before) = (token(attempt), token(attempt.wrapping_sub(1)));
+                let sent = match script {
+                    Script::Take => Sent::Take,
+                    Script::Look => Sent::Look,
+                    Script::Store(..) => Sent::Store(running.rank),
+                    Script::Miss => Sent::Miss(running.rank),
+                    Script::Fail => Sent::Fail,
+                    other => return Err(format!("{other:?} has no place here")),
+                };
+                self.send(at, id, sent, (token, before));
+            }
+            LoadStep::End(outcome) => return self.end(at, &outcome),
+        }
+        Ok(())
+    }
+
+    /// Most arrive soon. Of some the process hears nothing: they never arrive, or late.
+    fn send(&mut self, at: usize, id: u64, sent: Sent, (token, before): (String, String)) {
+        let mut after = self.dice.random_range(0..8);
+        if self.lost < 2 && self.dice.random_bool(0.1) {
+            self.lost += 1;
+            let told = self.dice.random_range(1..20);
+            self.push(told, Event::Back(at, id, Came::Lost));
+            if self.dice.random_bool(0.3) {
+                return;
+            }
+            after += self.dice.random_range(0..300);
+            return self.push(after, Event::Script(at, u64::MAX, sent, token, before)); // its reply finds nobody
+        }
+        self.push(after, Event::Script(at, id, sent, token, before));
+    }
+
+    /// Who was taken in is answered; the others load anew.
+    fn end(&mut self, at: usize, outcome: &LoadOutcome) -> Result<(), String> {
+        let process = &mut self.processes[at];
+        let Some(mut running) = process.running.take() else { return Ok(()) };
+        if self.fault == Fault::JoinsLate {
+            running.joined.append(&mut process.waiting);
+        }
+        for seen in running.joined {
+            self.answered += 1;
+            match outcome {
+                LoadOutcome::Failed(why) if &**why == "origin" => {}
+                LoadOutcome::Failed(why) => return Err(format!("a client is told: {why}")),
+                _ if running.rank < seen => {
+                    return Err(format!("{outcome:?} is as new as {}, for one who has seen {seen}", running.rank));
+                }
+                _ => {}
+            }
+        }
+        if self.processes[at].waiting.is_empty() { Ok(()) } else { self.begin(at) }
+    }
+}
+
+#[test]
+fn whatever_comes_between_no_answer_is_older_than_the_question_and_nobody_waits_for_ever() {
+    let mut answered = 0;
+    for seed in 0..SEEDS {
+        answered += World::new(seed, Fault::None).run().unwrap_or_else(|wrong| panic!("seed {seed}: {wrong}"));
+    }
+    assert!(u64::from(answered) > SEEDS, "only {answered} were answered");
+}
+
+#[test]
+fn planted_faults_are_found() {
+    use Fault::{JoinsLate, OneToken, StoresBlindly, TokenWithoutEnd, WriteLeavesStale, WriteLeavesToken};
+    for fault in [StoresBlindly, WriteLeavesToken, WriteLeavesStale, JoinsLate, TokenWithoutEnd, OneToken] {
+        let found = (0..20 * SEEDS).find_map(|seed| World::new(seed, fault).run().err().map(|wrong| (seed, wrong)));
+        let (seed, wrong) = found.unwrap_or_else(|| panic!("{fault:?} is not seen"));
+        println!("{fault:?}: seed {seed}: {wrong}");
+    }
+}
