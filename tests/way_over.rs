@@ -11,7 +11,10 @@ use std::time::{Duration, Instant};
 
 use common::{Crema, Redis};
 
-/// The guide with its line numbers.
+/// Where the guide has a server below Redis.
+const TIER: &str = "127.0.0.1:6399";
+
+/// The guide.
 fn guide() -> String {
     fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/from-multi-tier-cache.md")).expect("the guide")
 }
@@ -118,7 +121,9 @@ fn the_examples_of_the_guide_run_as_they_stand() {
         let redis = Redis::start();
         let directory = tempfile::tempdir().expect("a directory");
         let file = directory.path().join("crema.toml");
-        fs::write(&file, &lesson.settings).expect("a file of its own");
+        let below = lesson.settings.contains(TIER).then(Redis::start);
+        let at = below.as_ref().map(|below| below.addr().to_string()).unwrap_or_default();
+        fs::write(&file, lesson.settings.replace(TIER, &at)).expect("a file of its own");
         let crema = Crema::over(redis.addr()).flag("--config", file.display()).start();
         crema.await_channel();
         lesson.examples.iter().for_each(|example| run(example, &crema, &redis, directory.path()));
