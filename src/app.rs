@@ -31,7 +31,7 @@ use tracing::{error, info, warn};
 use crate::admin::{self, SentinelStatus, Source};
 use crate::beyond::Beyond;
 use crate::clock::Time;
-use crate::config::{Auth, Coherence, Config, Endpoint, SHORT_TERM, UpstreamDown, UpstreamKind};
+use crate::config::{Auth, Coherence, Config, Endpoint, ReadFrom, SHORT_TERM, UpstreamDown, UpstreamKind};
 use crate::control::Control;
 use crate::error::Error;
 use crate::invalidation::channel::{self, ChannelConfig};
@@ -349,7 +349,7 @@ impl App {
         let keeper =
             MapKeeper::new((Arc::clone(&self.nodes), seeds), config.clone(), self.topology.clone(), map.clone());
         control.spawn(keeper.keep());
-        if self.shared.l1.is_on() {
+        if self.shared.l1.is_on() || config.read_from == ReadFrom::Replica {
             let (nodes, l1) = (Arc::clone(&self.nodes), Arc::clone(&self.shared.l1));
             let node_map = config.cluster.node_map.clone();
             let census = CensusKeeper::new((nodes, l1), node_map, self.topology.subscribe(), map.clone());

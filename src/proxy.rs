@@ -49,6 +49,8 @@ mod reader;
 mod recipient;
 mod redirect;
 mod renewal;
+mod replica_reply;
+mod replicas;
 mod replies;
 mod reply_queue;
 mod returned;
@@ -56,6 +58,7 @@ mod room;
 mod route_memo;
 mod seek;
 mod seeking;
+mod seen_elsewhere;
 mod sending;
 mod shared;
 mod site;
@@ -153,6 +156,9 @@ pub(crate) fn call(
     if !caller.turn((worker, at), spec, request, now) {
         return Taken::Unanswered;
     }
+    if spec.effect == Effect::Read && worker.reads_replicas() && !caller.choose((worker, at), spec, request, now) {
+        return Taken::Unanswered;
+    }
     match spec.effect {
         Effect::Read | Effect::None => caller.pass_on((worker, at), spec, request, now),
         Effect::Write | Effect::Opaque => caller.write((worker, at), spec, request, now),
@@ -179,7 +185,10 @@ fn read(worker: &Worker, caller: &mut Caller, spec: &'static Spec, request: Requ
     match find((worker, at), caller, spec, (&query, rule), now) {
         Finding::Hit => worker.stats.count(spec.class, Outcome::Hit),
         Finding::Unheard(unheard) => return Taken::Unheard(unheard),
-        Finding::Miss(miss) => send((worker, at), caller, (spec, miss), request, (&query, rule), now),
+        Finding::Miss(miss) if !send((worker, at), caller, (spec, miss), request, (&query, rule), now) => {
+            return Taken::Unanswered;
+        }
+        Finding::Miss(_) => {}
     }
     Taken::Yes
 }
@@ -208,7 +217,8 @@ fn read_each(
     match keys.find(worker, caller, now) {
         Finding::Hit => worker.stats.count(spec.class, Outcome::Hit),
         Finding::Unheard(unheard) => return Taken::Unheard(unheard),
-        Finding::Miss(miss) => keys.send((worker, at), caller, spec, miss, now),
+        Finding::Miss(miss) if !keys.send((worker, at), caller, spec, miss, now) => return Taken::Unanswered,
+        Finding::Miss(_) => {}
     }
     Taken::Yes
 }
@@ -226,16 +236,15 @@ pub(crate) fn lead(worker: &Worker, caller: &mut Caller, spec: &'static Spec, re
         if worker.is_cluster() && !keys.may_be_sent(worker, caller, spec, now) {
             return false;
         }
-        keys.send((worker, at), caller, spec, Miss::BehindEar, now);
+        keys.send((worker, at), caller, spec, Miss::BehindEar, now)
     } else {
         let query = caller.who.query(&worker.shared.l1, spec, request);
         let rule = worker.shared.rule_of(request.arg(1));
-        send((worker, at), caller, (spec, Miss::BehindEar), request, (&query, rule), now);
+        send((worker, at), caller, (spec, Miss::BehindEar), request, (&query, rule), now)
     }
-    true
 }
 
-/// Sends a read of one key, or has it wait for the same read under way.
+/// Sends a read of one key, or has it wait for the same read under way. False where the session must wait for its own answers first.
 fn send(
     (worker, at): (&Worker, NodeIndex),
     caller: &mut Caller,
@@ -243,10 +252,18 @@ fn send(
     request: Request<'_>,
     (query, rule): (&Query<'_>, RuleIndex),
     now: Time,
-) {
-    if !(miss.joins() && caller.join(worker, at, spec, query, now)) {
-        caller.lead((worker, at), (spec, miss), request, (query, rule), now);
+) -> bool {
+    let mut left = now;
+    if worker.reads_replicas() {
+        if !caller.choose((worker, at), spec, request, now) {
+            return false;
+        }
+        left = caller.side(at).left(now);
     }
+    if !(miss.joins() && caller.join(worker, at, spec, query, now)) {
+        caller.lead((worker, at), (spec, miss), request, (query, rule), (left, now));
+    }
+    true
 }
 
 /// As [`call`], for a read that L1 may keep of a session that has a connection of its own, where what L1 does not answer is sent.

@@ -297,6 +297,10 @@ fn contradictions_are_refused_where_they_were_made() {
             "broadcast_prefixes = [\"a:b\", \"a:\"]",
             "crema.toml:1:22: broadcast_prefixes: the prefix `a:b` begins with `a:`",
         ),
+        (
+            "read_from = \"replica\"",
+            "crema.toml:1:13: read_from: the upstream is a single server, of which crema knows no replicas",
+        ),
         ("auth = \"own\"", "crema.toml:1:8: auth: nobody could log in"),
         (
             "[[user]]\nname = \"a\"\npassword = \"b\"",

@@ -239,6 +239,27 @@ fn of_origins() -> BTreeSet<String> {
     moved(&crema).union(&waiting).cloned().collect()
 }
 
+/// What moves where replicas are read, and one falls behind.
+fn of_replicas() -> BTreeSet<String> {
+    let cluster = Cluster::plan().with_links().with_replication_links().start();
+    let crema = cluster.crema().flag("--read-from", "replica").flag("--promote", 0).start();
+    let (key, mut seen) = (key_in(5, "k"), BTreeSet::new());
+    let mut client = crema.client();
+    eventually("a replica is read, and its lag shows", || {
+        assert!(!client.cmd(&["GET", &key]).is_error());
+        seen.extend(moved(&crema));
+        seen.contains("crema_replica_lag_milliseconds")
+    });
+    cluster.replication(0).freeze();
+    assert_eq!(client.cmd(&["SET", &key, "v"]), ok());
+    eventually("it is behind", || {
+        client.cmd(&["GET", &key]);
+        crema.count("crema_replica_lag_bytes", &[]) > 0
+    });
+    seen.extend(moved(&crema));
+    seen
+}
+
 #[test]
 fn every_metric_moves() {
     let redis = Redis::with(&["--requirepass", "secret"]);
@@ -360,6 +381,7 @@ fn every_metric_moves() {
     seen.extend(of_sentinels());
     seen.extend(of_tiers());
     seen.extend(of_origins());
+    seen.extend(of_replicas());
     let known: BTreeSet<String> = crema::metrics::descriptions().map(|(name, _)| name.to_owned()).collect();
     let still: Vec<&String> = known.iter().filter(|name| !seen.iter().any(|seen| seen.starts_with(*name))).collect();
     assert!(still.is_empty(), "never moved: {still:?}");

@@ -28,7 +28,8 @@ use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 pub(crate) use status::{
-    EarStatus, L1Status, NodeStatus, OriginStatus, SentinelStatus, SettingsShown, Snapshot, TierStatus, UpstreamStatus,
+    EarStatus, L1Status, NodeStatus, OriginStatus, ReplicaStatus, SentinelStatus, SettingsShown, Snapshot, TierStatus,
+    UpstreamStatus,
 };
 
 use crate::metrics::Metrics;

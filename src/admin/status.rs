@@ -109,6 +109,21 @@ pub(crate) struct NodeStatus {
     pub proven_ms_ago: Option<u64>,
     /// What the last round showed: the name of one of `CensusFinding`.
     pub census: Option<&'static str>,
+    /// Of its replicas those that are asked how far they are, where they are read.
+    pub read_from: Vec<ReplicaStatus>,
+}
+
+/// A replica that is read while its lease lasts.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct ReplicaStatus {
+    /// Where it is.
+    pub address: String,
+    /// How many bytes it was behind its master, when both were asked last.
+    pub lag_bytes: u64,
+    /// How long ago its master had what it has; none where that is not known.
+    pub lag_ms: Option<u64>,
+    /// Milliseconds until its lease ends, if it has one.
+    pub lease_ms_left: Option<u64>,
 }
 
 /// A tier.
@@ -211,6 +226,8 @@ impl Snapshot {
     /// The part of it that is metrics.
     pub(super) fn levels(&self) -> Levels {
         let group = self.upstream.sentinel.as_ref();
+        let replicas = || self.upstream.nodes.iter().flat_map(|node| &node.read_from);
+        let leased = || replicas().filter(|replica| replica.lease_ms_left.is_some());
         let ears = |matches: fn(&EarStatus) -> bool| self.ears.iter().filter(|ear| matches(ear)).count() as u64;
         let tier = |tier: &TierStatus| TierLevels {
             name: tier.name.clone(),
@@ -240,6 +257,10 @@ impl Snapshot {
             sentinels: group.map_or(0, |group| group.sentinels),
             sentinels_answering: group.map_or(0, |group| group.answering),
             master_proven: group.is_some_and(|group| group.master.is_some() && group.doubt.is_none()),
+            replicas: replicas().count() as u64,
+            replicas_leased: leased().count() as u64,
+            replica_lag_bytes: replicas().map(|replica| replica.lag_bytes).max().unwrap_or(0),
+            replica_lag_ms: leased().filter_map(|replica| replica.lag_ms).max().unwrap_or(0),
         }
     }
 }

@@ -83,7 +83,7 @@ impl CensusKeeper {
                 () = sleep_until(self.next) => {
                     self.close();
                     self.rest();
-                    if !self.l1.memory.store.is_empty() {
+                    if self.is_needed() {
                         self.begin();
                     }
                 }
@@ -91,6 +91,11 @@ impl CensusKeeper {
             // Who has ended is of no matter: its steward is in the list no more.
             while self.tasks.try_join_next().is_some() {}
         }
+    }
+
+    /// There is something in L1, or somebody reads from replicas.
+    fn is_needed(&self) -> bool {
+        !self.l1.memory.store.is_empty() || self.topology.borrow().nodes().any(|(_, node)| node.replicas.is_in_use())
     }
 
     fn begin(&mut self) {

@@ -123,10 +123,11 @@ impl MapKeeper {
         self.present().cluster().is_some_and(|map| map.is_as(table))
     }
 
-    /// Who replicates whom is for people alone: no new version is made of it.
+    /// Who replicates whom decides where no command goes that is not read from a replica: no new version is made of it.
     fn learn_replicas(&self, table: &SlotTable) {
         let present = self.present();
         if let Some(map) = present.cluster().and_then(|map| map.with_replicas(table)) {
+            tell_replicas(&map);
             self.topology.send_replace(Arc::new(Topology::Cluster(map)));
         }
     }
@@ -187,6 +188,7 @@ impl MapKeeper {
         if let Some(before) = self.present().cluster() {
             self.nodes.slots_leave(before, &next);
         }
+        tell_replicas(&next);
         let topology = Arc::new(Topology::Cluster(next));
         self.topology.send_replace(Arc::clone(&topology));
         let stays = |node: &Arc<Node>| topology.nodes().any(|(_, known)| Arc::ptr_eq(known, node));
@@ -234,6 +236,11 @@ impl MapKeeper {
         }
         answers
     }
+}
+
+/// Each master's watch learns where its replicas are.
+fn tell_replicas(map: &ClusterMap) {
+    map.shards().for_each(|(_, shard)| shard.node.replicas.learn(&shard.replicas));
 }
 
 /// Asks one node, on a new connection where the last is of no use any more.

@@ -11,13 +11,14 @@ use super::lookout::Lookout;
 use super::rotation::RotatingLogins;
 use super::{own_login, tell_choice};
 use crate::command::HashSlot;
-use crate::config::{Config, Endpoint, UpstreamKind};
+use crate::config::{Config, Endpoint, ReadFrom, UpstreamKind};
 use crate::control::Control;
 use crate::invalidation::L1;
 use crate::net::tls::Dialer;
-use crate::upstream::{ClusterMap, Login, Node, RotatingLogin, keep_watch};
+use crate::upstream::{ClusterMap, Login, Node, ReplicaTerms, ReplicaWatch, RotatingLogin, keep_watch};
 
 /// What is the same of all nodes.
+#[derive(Clone)]
 pub(super) struct NodePlan {
     limit: usize,
     connect_timeout: Duration,
@@ -28,6 +29,8 @@ pub(super) struct NodePlan {
     others: Vec<Arc<RotatingLogin>>,
     /// Another may become the owner of its keys.
     by_census: bool,
+    /// What reading from replicas depends on, where that is wanted.
+    replicas: Option<ReplicaTerms>,
 }
 
 impl NodePlan {
@@ -41,6 +44,12 @@ impl NodePlan {
             own: logins.own,
             others: logins.others,
             by_census: config.upstream.kind != UpstreamKind::Single,
+            replicas: (config.read_from == ReadFrom::Replica).then(|| ReplicaTerms {
+                max_staleness: config.max_staleness,
+                acl_recheck: config.acl_recheck,
+                node_map: config.cluster.node_map.clone(),
+                is_cluster: config.upstream.kind == UpstreamKind::Cluster,
+            }),
         }
     }
 
@@ -82,6 +91,9 @@ struct KeptNode {
 impl Nodes {
     /// None yet; what looks after them ends with the tasks of `control`.
     pub(super) fn new(plan: NodePlan, l1: Arc<L1>, longest_argument: Arc<AtomicU64>, control: Control) -> Self {
+        if plan.replicas.is_some() {
+            l1.note_own_writes();
+        }
         Self { plan, l1, longest_argument, control, kept: Mutex::default() }
     }
 
@@ -115,6 +127,11 @@ impl Nodes {
         self.tell(node);
         let (watched, stops) = (Arc::clone(node), stop.clone());
         self.control.spawn(async move { _ = stops.run_until_cancelled(keep_watch(watched)).await });
+        if let Some(terms) = &self.plan.replicas {
+            let (plan, stops) = (self.plan.clone(), stop.clone());
+            let watch = ReplicaWatch::new(Arc::clone(node), move |endpoint| plan.node(endpoint), terms.clone());
+            self.control.spawn(async move { _ = stops.run_until_cancelled(watch.keep()).await });
+        }
         let longest = Arc::clone(&self.longest_argument);
         let looks = async move { lookout.watch(|limit| longest.store(limit, Ordering::Relaxed)).await };
         self.control.spawn(async move { _ = stop.run_until_cancelled(looks).await });
@@ -151,6 +168,7 @@ impl Nodes {
             let stays = stays(&kept.node);
             if !stays {
                 kept.stop.cancel();
+                kept.node.replicas.end();
             }
             stays
         });
@@ -181,11 +199,13 @@ fn tell_turns(node: &Arc<Node>, l1: &Arc<L1>) {
     node.vouched.on_revocation(move || {
         if let (Some(l1), Some(node)) = (leases.upgrade(), at.upgrade()) {
             l1.end_leases_at(&node);
+            node.replicas.end();
         }
     });
     node.generation.on_turn(move |several| {
         let Some(node) = of.upgrade() else { return };
         node.needs.forget();
+        node.replicas.end();
         if let Some(l1) = l1.upgrade() {
             l1.turn();
         }

@@ -248,6 +248,15 @@ impl GroupKeeper {
         let replicas = answering.flat_map(|sentinel| sentinel.replicas.iter().cloned()).take(MOST).collect();
         self.census.list_replicas(&replicas);
         self.send_scouts();
+        self.tell_replicas();
+    }
+
+    /// The master's watch learns where its replicas are.
+    fn tell_replicas(&self) {
+        let front = Arc::clone(self.plan.topology.borrow().front());
+        let places = self.census.replicas().map(|said| self.plan.node_map.resolve(said.clone()));
+        let replicas: Vec<_> = places.filter(|place| *place != front.endpoint).collect();
+        front.replicas.learn(&replicas);
     }
 
     fn listed_at(&self, at: &Endpoint) -> Option<SentinelId> {
@@ -355,6 +364,7 @@ impl GroupKeeper {
         self.backoff.reset();
         self.census.adopt(tenure);
         self.send_scouts();
+        self.tell_replicas();
         self.weigh();
     }
 
@@ -398,7 +408,8 @@ impl GroupKeeper {
             && is_there
             && !matches!(self.census.standing(), GroupStanding::Doubted(_))
             && self.uneasy_until <= Instant::now();
-        let pace = match (at_ease, self.plan.l1.memory.store.is_empty()) {
+        let is_idle = self.plan.l1.memory.store.is_empty() && !front.replicas.is_in_use();
+        let pace = match (at_ease, is_idle) {
             (false, _) => quick.min(UNEASY),
             (true, false) => quick.min(IDLE),
             (true, true) => IDLE,

@@ -2,11 +2,12 @@
 
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
+use std::time::Duration;
 
 use super::App;
 use crate::admin::{
-    EarStatus, L1Status, NodeStatus, OriginStatus, SentinelStatus, SettingsShown, Snapshot, Source, TierStatus,
-    UpstreamStatus,
+    EarStatus, L1Status, NodeStatus, OriginStatus, ReplicaStatus, SentinelStatus, SettingsShown, Snapshot, Source,
+    TierStatus, UpstreamStatus,
 };
 use crate::clock::Time;
 use crate::config::UpstreamKind;
@@ -111,7 +112,24 @@ impl App {
             replicas: shard.iter().flat_map(|shard| &shard.replicas).map(ToString::to_string).collect(),
             proven_ms_ago: ago.map(|ago| u64::try_from(ago).unwrap_or(u64::MAX)),
             census: node.vouched.finding().map(CensusFinding::as_str),
+            read_from: self.replicas(node),
         }
+    }
+
+    fn replicas(&self, master: &Node) -> Vec<ReplicaStatus> {
+        let (now, longest) = (Time::now(), self.shared.config.max_staleness);
+        let millis = |span: Duration| u64::try_from(span.as_millis()).unwrap_or(u64::MAX);
+        let leases = master.replicas.leases();
+        let replicas = leases.replicas.iter().map(|lease| {
+            let left = lease.left(longest, now);
+            ReplicaStatus {
+                address: lease.node.address.to_string(),
+                lag_bytes: lease.lag,
+                lag_ms: lease.reached.map(|reached| millis(now.saturating_since(reached))),
+                lease_ms_left: (!left.is_zero()).then(|| millis(left)),
+            }
+        });
+        replicas.collect()
     }
 
     fn upstream(&self) -> UpstreamStatus {

@@ -160,6 +160,22 @@ impl Spec {
         }
     }
 
+    /// Whether `req` reads what it names and nothing else, so that a replica of their master gives the answer that the master gave when
+    /// it had the same. What is taken apart by slots, and is not for L1, is for the node itself: TOUCH.
+    pub fn suits_replica(&self, req: Request<'_>) -> bool {
+        let goes = match self.spread {
+            Spread::OneNode => true,
+            Spread::Slots(_) => self.cacheable(),
+            _ => false,
+        };
+        goes && self.effect == Effect::Read
+            && self.keys != KeySpec::None
+            && self.flags.contains(CommandFlags::READONLY)
+            && self.route != Route::ScriptLane
+            && self.on_lane(req)
+            && !self.reads_unnamed(req)
+    }
+
     /// Whether it is `CREMA` or a subcommand of it.
     pub fn is_own(&self) -> bool {
         self.name == "crema" || self.name.starts_with("crema|")
@@ -443,6 +459,50 @@ mod tests {
             assert_eq!(of(name), Some(Subscription { kind, begins }), "{name}");
         }
         assert_eq!((of("publish"), of("quit")), (None, None));
+    }
+
+    #[test]
+    fn a_replica_is_asked_what_it_can_answer_as_its_master_did() {
+        let suits = |line: &str| {
+            let mut parser = Parser::new();
+            parser.parse(format!("{line}\r\n").as_bytes(), &Limits::authenticated()).expect("a valid line");
+            let raw = format!("{line}\r\n");
+            let request = parser.request(raw.as_bytes());
+            lookup(request).expect("a row").suits_replica(request)
+        };
+        for line in [
+            "GET k",
+            "MGET a b",
+            "XRANGE s - +",
+            "HGETALL h",
+            "EXISTS a b",
+            "TTL k",
+            "SORT_RO l",
+            "XREAD STREAMS s 0",
+            "SUNION a b",
+        ] {
+            assert!(suits(line), "{line}");
+        }
+        for line in [
+            "SET k v",
+            "GETEX k",
+            "DBSIZE",
+            "SCAN 0",
+            "HSCAN h 0",
+            "TOUCH k",
+            "OBJECT IDLETIME k",
+            "MEMORY USAGE k",
+            "RANDOMKEY",
+            "PING",
+            "EVAL_RO x 1 k",
+            "SORT_RO l BY w_*",
+            "XREAD BLOCK 0 STREAMS s 0",
+            "PFCOUNT k",
+            "XREADGROUP GROUP g c STREAMS s >",
+            "INFO",
+        ] {
+            assert!(!suits(line), "{line}");
+        }
     }
 
     #[test]

@@ -10,7 +10,9 @@ pub enum Spread {
     /// To the node that serves its first key; to the front where it names none. What has keys in several slots is refused there, by
     /// the node itself.
     OneNode,
-    /// The same while all its keys are in one slot; else in parts, one a slot.
+    /// The same, and never to a replica of it: a cursor that only this node knows, or what the node says is of itself.
+    Master,
+    /// As [`Spread::OneNode`] while all its keys are in one slot; else in parts, one a slot.
     Slots(Merge),
     /// To every master.
     Masters(Merge),
@@ -71,11 +73,17 @@ impl Spread {
         if everywhere { Self::Masters(merge.unwrap_or(Merge::Join)) } else { Self::OneNode }
     }
 
+    /// Whether it goes to the node of its first key, and nowhere else.
+    #[must_use]
+    pub fn is_by_key(self) -> bool {
+        matches!(self, Self::OneNode | Self::Master)
+    }
+
     /// Whether it goes, whole and as it is, to one node, whatever the nodes are.
     #[inline]
     #[must_use]
     pub fn is_plain(self) -> bool {
-        matches!(self, Self::OneNode | Self::Slots(_))
+        matches!(self, Self::OneNode | Self::Master | Self::Slots(_))
     }
 }
 
@@ -111,6 +119,10 @@ mod tests {
             (Spread::Masters(Merge::Pick), "randomkey"),
             (Spread::OfSlot, "cluster|countkeysinslot cluster|getkeysinslot"),
             (Spread::Cursor, "scan"),
+            (
+                Spread::Master,
+                "hscan sscan zscan object|encoding object|freq object|idletime object|refcount memory|usage",
+            ),
             (Spread::Face(Portrait::Server), "info"),
             (Spread::Face(Portrait::Mode), "asking readonly readwrite"),
             (Spread::Face(Portrait::Replicas), "cluster|replicas cluster|slaves"),

@@ -160,7 +160,7 @@ table! {
         "hpexpiretime"                   -5  rf    Read   one            Lane;
         "hpttl"                          -5  rf    Read   one            Lane;
         "hrandfield"                     -2  r     Read   one            LaneIfOne;
-        "hscan"                          -3  r     Read   one            Lane;
+        "hscan"                          -3  r     Read   one            Lane                          => Master;
         "hset"                           -4  wdf   Write  one            Lane;
         "hsetex"                         -6  wdf   Write  one            Lane;
         "hsetnx"                          4  wdf   Write  one            Lane;
@@ -207,7 +207,7 @@ table! {
         "spop"                           -2  wf    Write  one            Lane;
         "srandmember"                    -2  r     Read   one            LaneIfOne;
         "srem"                           -3  wf    Write  one            Lane;
-        "sscan"                          -3  r     Read   one            Lane;
+        "sscan"                          -3  r     Read   one            Lane                          => Master;
         "sunion"                         -2  r     Read   span(1, -1, 1) Lane;
         "sunionstore"                    -3  wd    Write  span(1, -1, 1) Lane;
     }
@@ -243,7 +243,7 @@ table! {
         "zrevrangebylex"                 -4  r     Read   one            Lane                         Plain;
         "zrevrangebyscore"               -4  r     Read   one            Lane                         Pairs;
         "zrevrank"                       -3  rf    Read   one            Lane                         Rank;
-        "zscan"                          -3  r     Read   one            Lane;
+        "zscan"                          -3  r     Read   one            Lane                          => Master;
         "zscore"                          3  rf    Read   one            Lane                         Plain;
         "zunion"                         -3  r     Read   count(1)       Lane;
         "zunionstore"                    -4  wd    Write  dst_count(2)   Lane;
@@ -289,11 +289,11 @@ table! {
         "migrate"                        -6  wx    Write  migrate        Borrow;
         "move"                            3  wf    Write  one            Lane;
         "object"                         -2  o     None   none           Lane;
-        "object|encoding"                 3  r     Read   span(2, 2, 1)  Lane;
-        "object|freq"                     3  r     Read   span(2, 2, 1)  Lane;
+        "object|encoding"                 3  r     Read   span(2, 2, 1)  Lane                          => Master;
+        "object|freq"                     3  r     Read   span(2, 2, 1)  Lane                          => Master;
         "object|help"                     2  o     None   none           Lane;
-        "object|idletime"                 3  r     Read   span(2, 2, 1)  Lane;
-        "object|refcount"                 3  r     Read   span(2, 2, 1)  Lane;
+        "object|idletime"                 3  r     Read   span(2, 2, 1)  Lane                          => Master;
+        "object|refcount"                 3  r     Read   span(2, 2, 1)  Lane                          => Master;
         "persist"                         2  wf    Write  one            Lane;
         "pexpire"                        -3  wf    Write  one            Lane;
         "pexpireat"                      -3  wf    Write  one            Lane;
@@ -488,7 +488,7 @@ table! {
         "memory|malloc-stats"             2  o     None   none           Lane;
         "memory|purge"                    2  o     None   none           Lane                          => Masters(Agree);
         "memory|stats"                    2  o     Read   none           Lane;
-        "memory|usage"                   -3  r     Read   span(2, 2, 1)  Lane;
+        "memory|usage"                   -3  r     Read   span(2, 2, 1)  Lane                          => Master;
         "monitor"                         1  a     None   none           Session(Monitor);
         "psync"                          -3  a     None   none           Session(Sync);
         "replconf"                       -1  a     None   none           Taint;

@@ -3,7 +3,9 @@
 use std::net::{IpAddr, Ipv4Addr};
 
 use super::raw::{Key, Layers, key};
-use super::{Auth, CertificateUser, Channel, Coherence, Config, Endpoint, Listen, Problem, units};
+use super::{
+    Auth, CertificateUser, Channel, Coherence, Config, Endpoint, Listen, Problem, ReadFrom, UpstreamKind, units,
+};
 use crate::net::tls::{Acceptor, ClientCertificates, Dialer};
 
 /// Notes with `layers` whatever does not go together.
@@ -13,6 +15,7 @@ pub(super) fn note_conflicts(config: &Config, layers: &Layers) {
         .chain(tls(config))
         .chain(certificate_users(config))
         .chain(limits(config))
+        .chain(replicas(config))
         .chain(password(config));
     let found = found.chain(coherence(config, layers));
     for Conflict(keys, problem) in found.chain(users(config, layers)).chain(channel(&config.channel)) {
@@ -113,6 +116,15 @@ fn password(config: &Config) -> Option<Conflict> {
         let right = "leave it out of the URL: redis://user:@host";
         let problem = Problem::new("the upstream URL gives a password that stands elsewhere as well", right);
         Conflict(vec![key!(upstream_password_file), key!(upstream_password_command)], problem)
+    })
+}
+
+/// Of a single server nobody says which replicas it has.
+fn replicas(config: &Config) -> Option<Conflict> {
+    (config.read_from == ReadFrom::Replica && config.upstream.kind == UpstreamKind::Single).then(|| {
+        let wrong = "the upstream is a single server, of which crema knows no replicas";
+        let right = "write read_from = \"master\", or name a cluster or its Sentinels: upstream = \"redis+cluster://..\", \"redis+sentinel://..\"";
+        Conflict(vec![key!(read_from), key!(upstream)], Problem::new(wrong, right))
     })
 }
 

@@ -153,6 +153,9 @@ pub struct Settings {
     /// While it is away: close, loading, error [default: close]
     #[arg(long, value_name = "WHAT", help_heading = "Upstream")]
     pub(super) upstream_down: Option<Given>,
+    /// Who answers reads: master, replica [default: master]
+    #[arg(long, value_name = "WHO", help_heading = "Upstream")]
+    pub(super) read_from: Option<Given>,
 
     /// Who crema is to Sentinels [default: none]
     #[arg(long, value_name = "USER", help_heading = "Sentinel")]

@@ -112,6 +112,8 @@ pub struct Config {
     pub lane_window: u64,
     /// What happens to clients whose commands cannot be served.
     pub upstream_down: UpstreamDown,
+    /// Who answers reads that L1 does not.
+    pub read_from: ReadFrom,
     /// Who keeps the names that clients give themselves.
     pub client_names: ClientNames,
     /// Rules on key patterns, of which the first that matches decides.
@@ -149,6 +151,15 @@ impl Coherence {
             Self::Channel => "channel",
         }
     }
+}
+
+/// Who answers the reads on lanes that L1 does not.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ReadFrom {
+    /// The master, as every other command.
+    Master,
+    /// A replica, while it is known to be as fresh as a hit has to be.
+    Replica,
 }
 
 /// Who says whether a client may come in, and as whom.
@@ -332,6 +343,11 @@ fn read(layers: &Layers) -> Result<Config, ConfigError> {
             "loading" => Ok(UpstreamDown::Loading),
             "error" => Ok(UpstreamDown::Error),
             _ => Err(Problem::unknown("way to say that the upstream is down", text, &["close", "loading", "error"])),
+        })?,
+        read_from: layers.read(key!(read_from), "master", |text| match text {
+            "master" => Ok(ReadFrom::Master),
+            "replica" => Ok(ReadFrom::Replica),
+            _ => Err(Problem::unknown("one to read from", text, &["master", "replica"])),
         })?,
         client_names: layers.read(key!(client_names), "virtual", |text| match text {
             "upstream" => Ok(ClientNames::Upstream),

@@ -6,8 +6,8 @@
 //!
 //! Holds contract points 3 (own writes) and 5 (nothing old stays).
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::thread;
 use std::time::Duration;
 
@@ -22,7 +22,7 @@ use super::opaque::OpaqueWrites;
 use super::publish::{Debt, Publisher};
 use super::silence::{Pause, Silence};
 use super::terms::L1Terms;
-use crate::cache::{Identity, Memory, Query};
+use crate::cache::{Identity, Memory, OwnWrites, Query};
 use crate::clock::Time;
 use crate::command::{HashSlot, Spec, by_id};
 use crate::control::Control;
@@ -42,6 +42,8 @@ pub(crate) struct L1 {
     pub fleet: Option<Publisher>,
     /// The opaque writes of all workers.
     pub opaque_writes: OpaqueWrites,
+    /// When this process wrote what, where replicas are read.
+    own_writes: OnceLock<OwnWrites>,
     pub(super) silence: Silence,
     pub(crate) stats: Arc<Stats>,
     /// Commands that may change rights, counted when they are sent and when they are answered.
@@ -60,12 +62,23 @@ impl L1 {
             terms,
             fleet,
             opaque_writes: OpaqueWrites::default(),
+            own_writes: OnceLock::new(),
             silence: Silence::default(),
             stats,
             rights: AtomicU64::new(0),
             looking: tokio::sync::Mutex::default(),
             control,
         })
+    }
+
+    /// Replicas are read: from now on it is noted when this process wrote what. To be called before anything is written.
+    pub(crate) fn note_own_writes(&self) {
+        self.own_writes.get_or_init(OwnWrites::default);
+    }
+
+    /// When it did, where that is noted.
+    pub(crate) fn own_writes(&self) -> Option<&OwnWrites> {
+        self.own_writes.get()
     }
 
     /// Whether anything may be kept at all.
@@ -145,6 +158,9 @@ impl L1 {
     /// An opaque write has been answered: no flight that left before is joined any more.
     pub(crate) fn opaque_answered(&self) {
         self.opaque_writes.count();
+        if let Some(own) = self.own_writes() {
+            own.note_all(Time::now());
+        }
     }
 
     /// Whether an opaque write at this node has to be followed by a [`fence`](Self::fence): some ear there was asked to fill.
@@ -174,6 +190,9 @@ impl L1 {
     pub(super) fn forget_all(&self, reason: EpochReason) {
         if reason == EpochReason::Rights {
             self.rights.fetch_add(1, Ordering::AcqRel);
+            if let Some(own) = self.own_writes() {
+                own.note_rights(Time::now());
+            }
         }
         self.opaque_answered();
         self.bump(reason);

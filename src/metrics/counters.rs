@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::Instant;
 
 use super::labels::{
-    CensusFinding, ChannelMessage, DropReason, EpochReason, Failure, FillOutcome, Outcome, Path, Publication,
+    CensusFinding, ChannelMessage, DropReason, EpochReason, Failure, FillOutcome, Outcome, Path, Publication, ReadRole,
     RedirectKind, Refusal,
 };
 use super::latency::Histogram;
@@ -83,6 +83,7 @@ pub struct WorkerStats {
     drops: [Counter; DropReason::COUNT],
     failures: [Counter; Failure::COUNT],
     redirects: [Counter; RedirectKind::COUNT],
+    reads_by_role: [Counter; ReadRole::COUNT],
     latencies: [Histogram; Path::COUNT],
     sampler: LatencySampler,
     /// Requests whose reply is not whole yet.
@@ -164,6 +165,16 @@ impl WorkerStats {
     /// Commands that were not carried out for this reason.
     pub fn redirects(&self, kind: RedirectKind) -> u64 {
         self.redirects[kind as usize].get()
+    }
+
+    /// Counts so many reads that a replica could answer, by who was sent them.
+    pub fn read_at(&self, role: ReadRole, reads: u64) {
+        self.reads_by_role[role as usize].add(reads);
+    }
+
+    /// Such reads.
+    pub fn reads_at(&self, role: ReadRole) -> u64 {
+        self.reads_by_role[role as usize].get()
     }
 
     /// To be called as a request is taken up: for about one in 64 the time, else nothing.

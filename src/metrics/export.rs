@@ -3,7 +3,7 @@
 //! `/metrics` and the status JSON are both made from the tables below, so neither can name what the
 //! other lacks. Prometheus's text comes from `metrics-exporter-prometheus`: its handles are
 //! registered once, at the start, and set to the sums when somebody asks. Only the histogram is
-//! written here, because that crate takes samples and crema has buckets.
+//! written here, because that crate takes samples and crema has buckets. The file is long, for it is one list.
 
 use std::collections::BTreeMap;
 use std::fmt::{self, Write as _};
@@ -15,7 +15,7 @@ use serde::Serialize;
 
 use super::labels::{
     CensusFinding, ChannelMessage, CoherenceMeans, DropReason, EpochReason, Failure, FillOutcome, Need, Outcome, Path,
-    Publication, RedirectKind, Refusal,
+    Publication, ReadRole, RedirectKind, Refusal,
 };
 use super::origin::{self, OriginLevels};
 use super::tier::{self, TierLevels};
@@ -157,6 +157,13 @@ const LABELLED: &[Labelled] = &[
         read: |m, i| m.sum(|w| w.failures(Failure::ALL[i])),
     },
     Labelled {
+        name: "crema_replica_reads_total",
+        about: "Reads that a replica could answer, by who was sent them; none where only masters are read.",
+        key: "role",
+        labels: &ReadRole::LABELS,
+        read: |m, i| m.sum(|w| w.reads_at(ReadRole::ALL[i])),
+    },
+    Labelled {
         name: "crema_promotions_dropped_total",
         about: "Promotions that were dropped, by reason.",
         key: "reason",
@@ -248,6 +255,22 @@ const GAUGES: &[Row<ReadGauge>] = &[
         name: "crema_sentinel_master_proven",
         about: "1 while most Sentinels show that no other master can have taken a write, else 0.",
         read: |_, l| l.master_proven.into(),
+    },
+    Row { name: "crema_replicas", about: "Replicas that are asked how far they are.", read: |_, l| l.replicas },
+    Row {
+        name: "crema_replicas_leased",
+        about: "Those that may answer reads; while it is 0, masters do.",
+        read: |_, l| l.replicas_leased,
+    },
+    Row {
+        name: "crema_replica_lag_bytes",
+        about: "How many bytes the replica was behind its master that was furthest, when both were asked last.",
+        read: |_, l| l.replica_lag_bytes,
+    },
+    Row {
+        name: "crema_replica_lag_milliseconds",
+        about: "How long ago its master had what it has now, of the leased replica for which that is longest; questions are asked only while somebody reads.",
+        read: |_, l| l.replica_lag_ms,
     },
     Row { name: "crema_sessions", about: "Client connections open.", read: |m, _| m.level(|w| &w.sessions) },
     Row {
@@ -358,6 +381,14 @@ pub struct Levels {
     pub sentinels_answering: u64,
     /// Whether enough of them say that no other master can have taken a write.
     pub master_proven: bool,
+    /// Replicas that are asked how far they are.
+    pub replicas: u64,
+    /// Those that may answer reads.
+    pub replicas_leased: u64,
+    /// The most bytes that any is behind.
+    pub replica_lag_bytes: u64,
+    /// The longest that any is behind of those that may, in milliseconds.
+    pub replica_lag_ms: u64,
 }
 
 /// The value of a metric, as the status JSON shows it.

@@ -176,6 +176,15 @@ labels! {
 }
 
 labels! {
+    /// Who was sent a read that a replica could answer, where replicas are read.
+    ReadRole {
+        Replica = "replica": "A replica.",
+        Master = "master": "The master: no replica had a lease, or had come far enough.",
+        Both = "both": "A replica, and then the master, for the replica's reply was not one to pass on. Counted under replica as well.",
+    }
+}
+
+labels! {
     /// What a round of questions to those who elect masters showed of one master: whether L1 may answer for its keys.
     CensusFinding {
         Proven = "proven": "Nobody else owned the master's keys when the round began.",
@@ -238,6 +247,7 @@ labels! {
         Publish = "publish": "the fleet is not told of what only crema knows, such as SWAPDB; where writes tell of themselves, \
             each of such a user makes the fleet forget everything",
         Census = "census": "in front of a cluster nothing is answered from memory",
+        Replicas = "replicas": "nothing is read from replicas",
         Subscribe = "subscribe": "what applications and other cremas say on the fleet's channel is not heard",
     }
 }
@@ -270,6 +280,7 @@ impl Need {
             Self::Echo => "ECHO",
             Self::Publish => "PUBLISH",
             Self::Census => "CLUSTER INFO or CLUSTER NODES",
+            Self::Replicas => "INFO or CLUSTER NODES",
             Self::Subscribe => "SUBSCRIBE",
         }
     }

@@ -28,7 +28,7 @@ pub use export::descriptions;
 pub(crate) use export::{Levels, Value};
 pub(crate) use labels::{
     CensusFinding, ChannelMessage, CoherenceMeans, DropReason, EpochReason, Failure, FillOutcome, Path, Publication,
-    RedirectKind, Refusal,
+    ReadRole, RedirectKind, Refusal,
 };
 pub use labels::{LoadResult, Need, Outcome, TierOutcome};
 pub(crate) use latency::Latency;

@@ -151,23 +151,24 @@ impl Caller {
         now: Time,
     ) -> bool {
         let slot = || spec.keys(request).next().map(HashSlot::of);
-        self.turn_for((worker, at), slot, spec.route == Route::ScriptLane, now)
+        let suits = || spec.suits_replica(request);
+        self.turn_for((worker, at), slot, (spec.route == Route::ScriptLane, suits), now)
     }
 
-    /// The same, where the slot of its keys is known.
+    /// The same, where the slot of its keys is known; with whether it suits a replica.
     #[inline]
     pub(super) fn turn_for(
         &mut self,
         (worker, at): (&Worker, NodeIndex),
         slot: impl Fn() -> Option<HashSlot>,
-        scripts: bool,
+        (scripts, suits): (bool, impl FnOnce() -> bool),
         now: Time,
     ) -> bool {
         if !worker.pilots.is_calm_since(self.version) && !self.keeps_order(worker, slot, now) {
             return false;
         }
         let (side, replies) = self.side_mut(at);
-        side.turn(scripts, replies)
+        side.turn(scripts, suits, replies)
     }
 
     /// Whether the next command cannot come before one that was sent to another node for its slot: all is answered where the map is
@@ -255,7 +256,7 @@ impl Caller {
         (spec, miss): (&Spec, Miss),
         request: Request<'_>,
         (query, rule): (&Query<'_>, RuleIndex),
-        now: Time,
+        (left, now): (Time, Time),
     ) {
         let place = self.replies.reserve();
         self.note_reads(at, place, iter::once(Some(query.slot)));
@@ -265,7 +266,7 @@ impl Caller {
                 self.side_mut(at).0.sent(place);
                 let coin = worker.toss(worker.shared.promote(rule).one_in, miss == Miss::Hot, query);
                 let reader = self.reader(at);
-                track.lead((recipient, None), (reader, rule, coin), (request.raw(), query), now);
+                track.lead((recipient, None), (reader, rule, coin), (request.raw(), query), (left, now));
             }
             Err(error) => {
                 let action = ReplyAction::Read(self.reader(at), Vec::new());
@@ -277,6 +278,7 @@ impl Caller {
     /// Sends a command that changes no key, on the lane.
     pub(crate) fn forward(&mut self, worker: &Worker, spec: &Spec, request: Request<'_>, now: Time) {
         let at = self.served_at(worker, spec, request);
+        self.side_mut(at).0.leave_replica();
         self.pass_on((worker, at), spec, request, now);
     }
 
@@ -322,7 +324,7 @@ impl Caller {
 
     pub(super) fn reader(&self, at: NodeIndex) -> Reader {
         let side = self.side(at);
-        Reader::new(Rc::clone(&side.who), self.resp, side.scripts)
+        Reader::new(Rc::clone(&side.who), self.resp, side.is_for_scripts())
     }
 
     /// Whether a lane has so much in flight that the session should wait for its own answers first.
@@ -333,7 +335,9 @@ impl Caller {
 
     /// Sends a command of crema's own on the lane at the front; `action` takes its reply.
     pub(crate) fn ask(&mut self, worker: &Worker, command: &[u8], action: ReplyAction, now: Time) {
-        if let Ok(track) = self.track((worker, worker.front_index()), now) {
+        let at = worker.front_index();
+        self.side_mut(at).0.leave_replica();
+        if let Ok(track) = self.track((worker, at), now) {
             track.ask(command, action, now);
         }
     }

@@ -46,6 +46,7 @@ impl Station {
             let error = Rc::clone(&lane).run(station.made(&lane, target.as_ref())).await;
             station.site.stats.lanes.sub(1);
             if !lane.was_closed()
+                && !station.site.is_replica // its users and its end say nothing of the master's
                 && let Some(foreman) = station.site.foreman()
             {
                 let login = target.as_ref().and_then(|(target, _)| target.login.as_ref());
@@ -80,6 +81,7 @@ impl Station {
         let ending = self.trouble.borrow_mut().note(error.clone(), now);
         match ending {
             TryEnding::Cut => debug!(%error, "a connection ended before it was ready"),
+            TryEnding::Failed { anew: true } if self.site.is_replica => debug!(%error, "a replica is not read from"),
             TryEnding::Failed { anew: true } => warn!(%error, "commands cannot be served until the upstream is back"),
             TryEnding::Lost if !lane.was_closed() => {
                 self.site.stats.lanes_lost.add(1);

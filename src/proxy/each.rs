@@ -100,12 +100,12 @@ impl<'a> KeyLookups<'a> {
         spec.keys(self.request).enumerate().all(|(key, name)| {
             let at = self.nodes.get(key).copied();
             let at = at.unwrap_or_else(|| caller.key_served_at(worker, name));
-            caller.turn_for((worker, at), || Some(HashSlot::of(name)), false, now)
+            caller.turn_for((worker, at), || Some(HashSlot::of(name)), (false, || true), now)
         })
     }
 
     /// Sends the request to the node that serves it, or its parts to theirs, and has its keys promoted that L1 does not hold, once it
-    /// is answered.
+    /// is answered. False where the session must wait for its own answers first.
     pub(super) fn send(
         self,
         (worker, at): (&Worker, NodeIndex),
@@ -113,15 +113,17 @@ impl<'a> KeyLookups<'a> {
         spec: &'static Spec,
         miss: Miss,
         now: Time,
-    ) {
+    ) -> bool {
         if let Some(parts) = worker.is_cluster().then(|| SlotParts::of(spec, self.request)).flatten() {
             let fills = self.fills_by_key(worker, caller, now).collect();
-            let taken = caller.send_parts(worker, (spec, miss.outcome()), parts, fills, now);
-            debug_assert!(taken == Taken::Yes, "that it may be sent was asked before");
-            return;
+            return caller.send_parts(worker, (spec, miss.outcome()), parts, fills, now) == Taken::Yes;
+        }
+        if worker.reads_replicas() && !caller.choose((worker, at), spec, self.request, now) {
+            return false;
         }
         let fills = self.fills(worker, caller, now);
         caller.read((worker, at), Tally::new(spec, miss.outcome()), (spec, self.request), fills, now);
+        true
     }
 
     /// What is to be asked for once the request is answered.

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use super::detour::{Detour, SentCommand, Tries, without_asking};
 use super::in_flight::{InFlight, ReplyAction};
+use super::read_history::slots_read;
 use super::reader::Reader;
 use super::replies::Replies;
 use super::reply_queue::ReplyPlace;
@@ -18,6 +19,7 @@ use super::worker::Worker;
 use crate::beyond::WriteSequel;
 use crate::clock::Time;
 use crate::error::Sent;
+use crate::metrics::ReadRole;
 use crate::upstream::Forwarder;
 
 impl Foreman for Worker {
@@ -56,6 +58,9 @@ impl Foreman for Worker {
 impl Forwarder<InFlight> for Worker {
     fn forward(self: Rc<Self>, waiter: InFlight, bytes: &[u8]) {
         let Some(command) = waiter.unpack() else { return };
+        if command.site.is_replica {
+            return self.ask_master(command, bytes);
+        }
         if let ReturnReason::Absent(question) = &command.why {
             let question = Question::clone(question);
             return self.seek(command, question, without_asking(bytes));
@@ -99,6 +104,22 @@ impl Worker {
         self.detour(Detour { recipient, purpose, bytes, why, site, caller, sampled, tries }, slot);
     }
 
+    /// Has the master answer a read that a replica did not.
+    fn ask_master(self: &Rc<Self>, command: ReturnedCommand, bytes: &[u8]) {
+        self.stats.read_at(ReadRole::Both, 1 + command.joined.len() as u64);
+        let mut spans = Vec::new();
+        if let Some(SentCommand { spec, request }) = SentCommand::read(bytes, &mut spans) {
+            let (at, stamps) = (self.serving(spec, request), &self.shared.l1.memory.stamps);
+            let reached = Time::now().minus(self.shared.config.max_staleness);
+            for recipient in std::iter::once(&command.first).chain(&command.joined) {
+                for slot in slots_read(stamps, spec, request) {
+                    recipient.replies().note_master_read(at, recipient.place(), slot, reached);
+                }
+            }
+        }
+        self.send_again(command, bytes);
+    }
+
     /// Sends a read again whose connection was lost.
     fn send_again(self: &Rc<Self>, command: ReturnedCommand, bytes: &[u8]) {
         let (mut spans, now) = (Vec::new(), Time::now());
@@ -106,8 +127,7 @@ impl Worker {
             debug_assert!(false, "what was sent can be read");
             return;
         };
-        let ReturnedCommand { first, joined, purpose, sampled, .. } = command;
-        let (ReplyPurpose::Read(reader, _) | ReplyPurpose::Lead(reader, ..)) = &purpose else { return };
+        let (ReplyPurpose::Read(reader, _) | ReplyPurpose::Lead(reader, ..)) = &command.purpose else { return };
         let mut station = self.station(self.serving(spec, request));
         if station.node().is_gone() {
             // Another has taken its place, of which this thread has not been told yet.
@@ -117,11 +137,15 @@ impl Worker {
         }
         let track = match station.track(&reader.who, reader.resp, reader.script, now) {
             Ok(track) => track,
+            // Another node may come to serve it.
+            Err(_) if self.is_cluster() => return self.lead_on(command, bytes),
             Err(error) => {
+                let ReturnedCommand { first, joined, .. } = command;
                 let all = std::iter::once(first).chain(joined);
                 return all.for_each(|recipient| recipient.refuse(&self.shared, &error, Sent::No));
             }
         };
+        let ReturnedCommand { first, joined, purpose, sampled, .. } = command;
         match purpose {
             ReplyPurpose::Read(reader, fills) => {
                 let action = ReplyAction::Read(reader, fills);
@@ -130,7 +154,7 @@ impl Worker {
             ReplyPurpose::Lead(reader, rule, coin) => {
                 let joined = (!joined.is_empty()).then(|| Box::new(joined));
                 let query = &reader.who.clone().query(&self.shared.l1, spec, request);
-                track.lead((first, joined), (reader, rule, coin), (bytes, query), now);
+                track.lead((first, joined), (reader, rule, coin), (bytes, query), (now, now));
             }
             ReplyPurpose::Pass | ReplyPurpose::Write(_) => {}
         }

@@ -59,6 +59,8 @@ pub(super) enum ReplyStage {
     Sought,
     /// Nor here, and where it is a redirect the command goes elsewhere.
     Followed,
+    /// Nor here, and a replica's: it may not be believed.
+    Weighed,
     /// `ASKING` goes before the command, and is answered first.
     Asking,
     /// That is answered.
@@ -256,8 +258,8 @@ impl InFlight {
 /// the fleet is told.
 fn written(site: &Site, recipient: Option<&Recipient>, guard: &mut WriteGuard, kind: u8) -> bool {
     let l1 = &site.shared.l1;
-    if kind != b'-' {
-        site.took_write();
+    if site.looks_at_writes() {
+        look_at_write(site, guard, kind);
     }
     if let (Some(debt), Some(recipient)) = (guard.end(kind == b'-'), recipient) {
         l1.opaque_answered();
@@ -269,6 +271,19 @@ fn written(site: &Site, recipient: Option<&Recipient>, guard: &mut WriteGuard, k
     }
     l1.opaque_answered();
     recipient.is_some_and(|recipient| site.fencing.answered_opaque(recipient))
+}
+
+/// It is noted before its client can learn of it.
+#[cold]
+fn look_at_write(site: &Site, guard: &WriteGuard, kind: u8) {
+    if kind != b'-' {
+        site.took_write();
+    }
+    if let Some(own) = site.shared.l1.own_writes()
+        && (kind != b'-' || guard.opaque)
+    {
+        guard.note(own, Time::now());
+    }
 }
 
 /// An error that tells of more than its own command.
@@ -660,7 +675,7 @@ mod tests {
             let reader = Reader::new(Rc::clone(&who), Resp::V2, false);
             let rule = worker.shared.rule_of(b"k");
             let first = office.reader();
-            track.lead((first, None), (reader, rule, Coin::Never), (GET, &query), now);
+            track.lead((first, None), (reader, rule, Coin::Never), (GET, &query), (now, now));
             let l1 = &worker.shared.l1;
             let joined =
                 track.flights.borrow_mut().join(&query, &l1.memory.stamps, l1.opaque(), Time::ZERO, office.reader());

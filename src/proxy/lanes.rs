@@ -14,6 +14,8 @@ use crate::upstream::{Lane, Target, Waiter};
 
 /// Lanes that one identity may have open on one worker at once; more than one only while others are stalled.
 const LANES: usize = 4;
+/// What lets a cluster's replica answer reads.
+const READONLY: &[u8] = b"*1\r\n$8\r\nrEADONLY\r\n";
 /// What lanes are called at Redis.
 pub(crate) const LANE_NAME: &str = "crema-lane";
 
@@ -49,11 +51,16 @@ impl Station {
         }
         let target = Target { node: Arc::clone(self.node()), login, db: who.db, resp, name: LANE_NAME };
         let lane = Lane::shared(Arc::clone(self.node()), Weak::clone(&self.forwarder), now);
+        if self.site.doubts_absence {
+            lane.prepare(READONLY, b'+', now); // else a replica sends all commands to its master
+        }
         self.run(&lane, Some((target, self.entrants(who))));
         let track = Track::new(&self.site, lane, who.user().into(), (resp, who.db));
         tracks.push(Rc::clone(&track));
         drop(lanes);
-        self.warm(who, now);
+        if !self.site.is_replica {
+            self.warm(who, now);
+        }
         Ok(track)
     }
 }

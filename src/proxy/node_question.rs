@@ -71,7 +71,8 @@ impl Caller {
         now: Time,
     ) -> NodeQuestion {
         let (replies, recipient) = self.part(spec);
-        let _ = self.turn_for((worker, at), || None, spec.route == Route::ScriptLane, now); // nothing is unanswered
+        let scripts = spec.route == Route::ScriptLane;
+        let _ = self.turn_for((worker, at), || None, (scripts, || false), now); // nothing is unanswered
         match self.track((worker, at), now) {
             // It is this node's own: nobody else is to answer, whatever this one says.
             Ok(track) => track.send(request.raw(), InFlight::new(&track.site, recipient, ReplyAction::Pass, None), now),

@@ -10,21 +10,26 @@ use std::sync::Arc;
 
 use super::replies::Replies;
 use super::reply_queue::ReplyPlace;
+use super::seen_elsewhere::SeenElsewhere;
 use super::track::Track;
 use super::who::Who;
 use super::worker::Worker;
 use crate::clock::Time;
 use crate::error::Error;
 use crate::resp::Resp;
-use crate::upstream::NodeIndex;
+use crate::upstream::{Node, NodeIndex};
 
 /// See the module's head.
 pub(super) struct NodeSide {
     /// Who the session is, with its ear at this node.
     pub(super) who: Rc<Who>,
     track: Option<Rc<Track>>,
-    /// Whether `track` is, or is to be, a lane for scripts.
-    pub(super) scripts: bool,
+    /// What `track` is, or is to be.
+    kind: LaneKind,
+    /// What a replica must have reached, where any is read.
+    pub(super) seen: SeenElsewhere,
+    /// What the replica on whose lane it is had reached.
+    reached: Time,
     /// The last script that went on it.
     script: Option<ReplyPlace>,
     /// The last command that went on the lane.
@@ -33,10 +38,22 @@ pub(super) struct NodeSide {
     pub(super) came: Time,
 }
 
+/// Which of the lanes a session is on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum LaneKind {
+    /// One to the node.
+    Plain = 0,
+    /// One to the node for scripts.
+    Scripts = 1,
+    /// One to a replica of the node.
+    Replica = 2,
+}
+
 impl NodeSide {
     /// Of a session that has sent nothing there.
     pub(super) fn new(who: Rc<Who>) -> Self {
-        Self { who, track: None, scripts: false, script: None, sent: None, came: Time::ZERO }
+        let (kind, seen) = (LaneKind::Plain, SeenElsewhere::default());
+        Self { who, track: None, kind, seen, reached: Time::ZERO, script: None, sent: None, came: Time::ZERO }
     }
 
     /// The session is someone else, or speaks another version.
@@ -50,13 +67,19 @@ impl NodeSide {
         self.track = None;
     }
 
+    /// Whether it is on a lane for scripts.
+    pub(super) fn is_for_scripts(&self) -> bool {
+        self.kind == LaneKind::Scripts
+    }
+
     /// The next command goes on a lane for scripts, or on another. False where the session must wait for its own answers first.
-    /// What comes behind an unanswered script of its own waits for that wherever it goes: so it follows it on the same lane.
+    /// What comes behind an unanswered script of its own waits for that wherever it goes: so it follows it on the same lane. On a lane
+    /// to a replica what a replica `suits` may follow: where that goes is decided when it is sent.
     #[inline]
-    pub(super) fn turn(&mut self, scripts: bool, replies: &Replies) -> bool {
+    pub(super) fn turn(&mut self, scripts: bool, suits: impl FnOnce() -> bool, replies: &Replies) -> bool {
         // Reads of a lane that was lost are sent again on another: what is sent now may not overtake them.
         let lost = self.track.as_ref().is_some_and(|track| !track.lane.is_open());
-        if (self.scripts != scripts || lost) && !self.changes_lanes(scripts, lost, replies) {
+        if (self.kind as u8 != u8::from(scripts) || lost) && !self.changes_lanes(scripts, lost, suits, replies) {
             return false;
         }
         if scripts {
@@ -66,15 +89,50 @@ impl NodeSide {
     }
 
     #[cold]
-    fn changes_lanes(&mut self, scripts: bool, lost: bool, replies: &Replies) -> bool {
+    fn changes_lanes(&mut self, scripts: bool, lost: bool, suits: impl FnOnce() -> bool, replies: &Replies) -> bool {
+        if self.kind == LaneKind::Replica && !lost && suits() {
+            return true;
+        }
         let head = replies.head();
         let unanswered = |place: Option<ReplyPlace>| place.is_some_and(|place| place >= head);
         if unanswered(self.sent) {
             return !lost && !scripts && unanswered(self.script);
         }
-        self.scripts = scripts;
+        self.kind = if scripts { LaneKind::Scripts } else { LaneKind::Plain };
         self.track = None;
         true
+    }
+
+    /// The lane to a replica that it is on.
+    pub(super) fn replica(&self) -> Option<&Rc<Track>> {
+        self.track.as_ref().filter(|track| self.kind == LaneKind::Replica && track.lane.is_open())
+    }
+
+    /// Whether it comes to its lane anew: what it has seen last was on another connection.
+    pub(super) fn comes_anew(&self) -> bool {
+        self.track.is_none()
+    }
+
+    /// The next reads go on this lane to a replica, which has all that the node had at `reached`. Where it is another lane than the
+    /// last, nothing may be unanswered.
+    /// It must have reached `needed` at least.
+    pub(super) fn read_at(&mut self, track: &Rc<Track>, needed: Time, reached: Time) {
+        self.kind = LaneKind::Replica;
+        (self.came, self.reached) = (needed, reached);
+        self.track = Some(Rc::clone(track));
+    }
+
+    /// When a read that is sent at `now` leaves, to those who would join it: from a replica it brings what that had reached, at least.
+    pub(super) fn left(&self, now: Time) -> Time {
+        if self.kind == LaneKind::Replica { self.reached } else { now }
+    }
+
+    /// The next commands go to the node itself. Nothing may be unanswered at a replica.
+    pub(super) fn leave_replica(&mut self) {
+        if self.kind == LaneKind::Replica {
+            self.kind = LaneKind::Plain;
+            self.track = None;
+        }
     }
 
     /// The command at `place` has gone on the lane, or joined one that did.
@@ -100,15 +158,23 @@ impl NodeSide {
         {
             return Ok(Rc::clone(track));
         }
-        let station = worker.station(at);
-        if !Arc::ptr_eq(self.who.ear.node(), station.node()) {
-            // Another node serves by now: nothing that was filled from the last counts.
-            self.who = self.who.moved(&worker.shared, station.node());
+        if let Some(track) = self.replica() {
+            return Ok(Rc::clone(track)); // it took more when it was chosen, a moment ago
         }
-        let track = station.track(&self.who, resp, self.scripts, now)?;
+        self.leave_replica();
+        let station = worker.station(at);
+        self.is_at(worker, station.node());
+        let track = station.track(&self.who, resp, self.is_for_scripts(), now)?;
         self.came = replies.last_answer();
         self.track = Some(Rc::clone(&track));
         Ok(track)
+    }
+
+    /// This node serves by now: where it is another, nothing that was filled from the last counts.
+    pub(super) fn is_at(&mut self, worker: &Worker, node: &Arc<Node>) {
+        if !Arc::ptr_eq(self.who.ear.node(), node) {
+            self.who = self.who.moved(&worker.shared, node);
+        }
     }
 
     /// Whether the lane has so much in flight that nothing more should be sent there.
@@ -151,7 +217,7 @@ mod tests {
         }
 
         fn turn(&mut self, scripts: bool) -> bool {
-            self.side.turn(scripts, &self.replies)
+            self.side.turn(scripts, || false, &self.replies)
         }
 
         fn track(&mut self) -> Rc<Track> {

@@ -13,6 +13,7 @@ use super::caller::Caller;
 use super::recipient::{Recipient, Tally};
 use super::reply_queue::WholeReply;
 use super::worker::Worker;
+use crate::cache::{Slot, Stamps};
 use crate::clock::Time;
 use crate::command::{Effect, HashSlot, KeySpec, Merge, NodeReply, Spec, Spread, in_order};
 use crate::config::CrossSlot;
@@ -29,11 +30,26 @@ pub(super) struct SlotParts {
 }
 
 /// What goes to one slot: the same command, with that slot's keys.
-struct SlotPart {
+pub(super) struct SlotPart {
     slot: HashSlot,
     /// The number of each of its arguments that is a key, in the whole request.
     keys: SmallVec<[usize; 4]>,
     command: Vec<u8>,
+}
+
+impl SlotPart {
+    /// Whose it is.
+    pub(super) fn slot(&self) -> HashSlot {
+        self.slot
+    }
+
+    /// The stamps' slots of its keys.
+    pub(super) fn stamp_slots(&self, stamps: &Stamps) -> Vec<Slot> {
+        let mut spans: Vec<Span> = Vec::new();
+        let request = Request::parse_canonical(&self.command, &mut spans).expect("as it was made");
+        let step = (request.argc() - 1) / self.keys.len().max(1);
+        (1..request.argc()).step_by(step.max(1)).map(|at| stamps.slot(stamps.hash(request.arg(at)))).collect()
+    }
 }
 
 impl SlotParts {
@@ -156,7 +172,15 @@ impl Caller {
         let Spread::Slots(merge) = spec.spread else { return Taken::Unanswered };
         let nodes: SmallVec<[NodeIndex; 8]> = parts.iter().map(|part| self.slot_served_at(worker, part.slot)).collect();
         let slots = parts.iter().map(|part| part.slot);
-        if !nodes.iter().zip(slots).all(|(&at, slot)| self.turn_for((worker, at), || Some(slot), false, now)) {
+        let suits = spec.effect == Effect::Read && spec.cacheable();
+        let turns = |caller: &mut Self, at, slot| caller.turn_for((worker, at), || Some(slot), (false, || suits), now);
+        if !nodes.iter().zip(slots).all(|(&at, slot)| turns(self, at, slot)) {
+            return Taken::Unanswered;
+        }
+        if spec.effect == Effect::Read
+            && worker.reads_replicas()
+            && !self.choose_for_parts(worker, suits, (&parts, &nodes), now)
+        {
             return Taken::Unanswered;
         }
         let first = self.replies.reserve_parts(parts.len(), whole(merge, of));

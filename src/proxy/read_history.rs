@@ -132,6 +132,23 @@ impl ReadHistory {
         }
     }
 
+    /// What was read before the place at `head` was answered by `when`.
+    pub(super) fn settle(&mut self, head: ReplyPlace, when: Time) {
+        let before = self.log.partition_point(|read| read.place < head);
+        let unsettled = self.log.range_mut(..before).filter(|read| read.answered == Time::NEVER);
+        unsettled.for_each(|read| read.answered = when);
+    }
+
+    /// When a read of the slot was answered last, of those that are remembered; [`Time::NEVER`] while one is not.
+    pub(super) fn last(&self, slot: Slot) -> Option<Time> {
+        let (word, bit) = bit(slot);
+        if self.mostly[word] & bit == 0 {
+            return None;
+        }
+        let of_slot = self.log.iter().filter(|read| read.slot.is_none_or(|read| read == slot));
+        of_slot.map(|read| read.answered).max()
+    }
+
     fn forget(&mut self, heard: Time) {
         while self.log.front().is_some_and(|read| read.answered != Time::NEVER && read.answered <= heard) {
             self.log.pop_front();
@@ -268,6 +285,20 @@ mod tests {
         assert_eq!(reads.at(NodeIndex::default()).key_status(a, AT(30)), KeyStatus::Heard);
         assert_eq!(reads.at(other).key_status(a, AT(5)), KeyStatus::Unheard(AT(20)));
         assert_eq!(reads.at(NodeIndex::nth(1)).key_status(a, AT(0)), KeyStatus::Heard, "nothing was read there");
+    }
+
+    #[test]
+    fn what_is_answered_can_be_settled_later() {
+        let ([a, b], mut reads) = (slots(), ReadHistory::default());
+        assert_eq!(reads.last(a), None);
+        reads.note(ReplyPlace::at(3), Some(a), AT(0));
+        reads.note(ReplyPlace::at(5), Some(b), AT(0));
+        reads.settle(ReplyPlace::at(5), AT(10));
+        assert_eq!((reads.last(a), reads.last(b)), (Some(AT(10)), Some(Time::NEVER)));
+        reads.settle(ReplyPlace::at(6), AT(20));
+        assert_eq!((reads.last(a), reads.last(b)), (Some(AT(10)), Some(AT(20))));
+        reads.note(ReplyPlace::at(7), None, AT(15));
+        assert_eq!(reads.last(a), Some(Time::NEVER), "any key");
     }
 
     #[test]

@@ -39,6 +39,11 @@ impl Reader {
         Self { who: Rc::clone(&self.who), resp: self.resp, script: self.script, again: true }
     }
 
+    /// The same, as if it had not been sent.
+    pub(super) fn anew(&self) -> Self {
+        Self::new(Rc::clone(&self.who), self.resp, self.script)
+    }
+
     /// Whether the read for `recipient` that `error` ended may be sent again: once, and only where the session has sent no write
     /// after it, for the read could see that.
     pub(super) fn may_again(&self, error: &Error, recipient: &Recipient) -> bool {

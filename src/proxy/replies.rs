@@ -35,6 +35,8 @@ const CORK: usize = 16 << 10;
 pub(crate) struct Replies {
     queue: RefCell<ReplyQueue>,
     reads: RefCell<ReadHistories>,
+    /// Where replicas are read: what masters answered, which a replica may not know yet.
+    master_reads: RefCell<Option<Box<ReadHistories>>>,
     limit: usize,
     last_write: Cell<Option<ReplyPlace>>,
     /// Whether there is a command that will not be answered.
@@ -58,6 +60,7 @@ impl Replies {
         Self {
             queue: RefCell::default(),
             reads: RefCell::default(),
+            master_reads: RefCell::default(),
             limit,
             last_write: Cell::new(None),
             cut: Cell::new(false),
@@ -393,6 +396,26 @@ impl Replies {
     /// ear there knows of every change. True where the ear should be asked to know more.
     pub(crate) fn note_read(&self, node: NodeIndex, place: ReplyPlace, slot: Option<Slot>, heard: Time) -> bool {
         self.reads.borrow_mut().at(node).note(place, slot, heard)
+    }
+
+    /// Remembers that the master at `node` is asked for keys in the slot, or (none) for any, by the command at `place`; its replicas
+    /// have all that it had at `reached`.
+    pub(super) fn note_master_read(&self, node: NodeIndex, place: ReplyPlace, slot: Option<Slot>, reached: Time) {
+        self.master_reads.borrow_mut().get_or_insert_default().at(node).note(place, slot, reached);
+    }
+
+    /// When the master at `node` last answered a read of the slot, of those that are remembered; [`Time::NEVER`] where it has yet to.
+    pub(super) fn master_read(&self, node: NodeIndex, slot: Slot) -> Time {
+        let reads = &mut *self.master_reads.borrow_mut();
+        let Some(reads) = reads else { return Time::ZERO };
+        let reads = reads.at(node);
+        reads.settle(self.head(), self.last_answer());
+        reads.last(slot).unwrap_or(Time::ZERO)
+    }
+
+    /// The last command that writes.
+    pub(super) fn last_write(&self) -> Option<ReplyPlace> {
+        self.last_write.get()
     }
 
     /// How the reads that this session had from `node` stand to what L1 knows of a key.

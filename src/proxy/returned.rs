@@ -75,6 +75,9 @@ impl InFlight {
     /// Whether these bytes are no part of a reply to the client, or perhaps none: they are kept then.
     #[cold]
     pub(super) fn keeps_back(&mut self, kind: u8, bytes: &[u8], end: Option<Time>) -> bool {
+        if self.stage == ReplyStage::Weighed {
+            return self.is_not_believed(kind, bytes, end);
+        }
         if self.stage == ReplyStage::Asking {
             self.stage = if end.is_some() { ReplyStage::Asked } else { ReplyStage::Asking };
             return true; // where it was refused, the next reply tells
@@ -161,7 +164,8 @@ impl InFlight {
             ReplyAction::Read(reader, fills) => ReplyPurpose::Read(reader, fills),
             ReplyAction::Lead(mut lead) => {
                 joined = lead.take_joined();
-                ReplyPurpose::Lead(lead.reader.again(), lead.rule, lead.coin)
+                let reader = if site.is_replica { lead.reader.anew() } else { lead.reader.again() };
+                ReplyPurpose::Lead(reader, lead.rule, lead.coin)
             }
             ReplyAction::Write(guard) => ReplyPurpose::Write(MarkedWrite::Alone(guard)),
             ReplyAction::NotifiedWrite(write) => ReplyPurpose::Write(MarkedWrite::WithNotice(write)),
@@ -173,6 +177,10 @@ impl InFlight {
     /// Whether the command may be sent again: a read, once, where its session has sent no write behind it; and in a cluster, where
     /// another node may come to serve the slot, whatever was not sent. Of those who joined a read, whoever may not wait is told.
     pub(super) fn goes_again(&mut self, error: &Error, sent: Sent) -> bool {
+        if self.site.is_replica {
+            let reads = matches!(&self.action, ReplyAction::Read(..) | ReplyAction::Lead(_));
+            return reads && self.recipient.is_some(); // nothing but reads goes there, and the master has not been asked
+        }
         let site = Rc::clone(&self.site);
         let is_once = matches!(&self.action, ReplyAction::Read(reader, _) if reader.is_once());
         if sent == Sent::No && site.redirects && error.is_of_node() && self.recipient.is_some() && !is_once {

@@ -17,6 +17,7 @@ use crate::metrics::WorkerStats;
 use crate::upstream::{Node, NodeIndex, Service};
 
 /// See the module's head.
+#[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
 pub(crate) struct Site {
     /// The server.
     pub node: Arc<Node>,
@@ -29,10 +30,16 @@ pub(crate) struct Site {
     index: Cell<NodeIndex>,
     /// Whether it is a cluster's: it may send commands elsewhere.
     pub(super) redirects: bool,
-    /// Whether replies there may not be the last word: of a cluster's node, or where something lies beyond the upstream.
+    /// Whether replies there may not be the last word: of a cluster's node, of a replica, or where something lies beyond the upstream.
     pub(super) looks_further: bool,
+    /// What is at a replica: not all that it answers is passed on.
+    pub(super) is_replica: bool,
+    /// That a key is missing there says nothing: it may be under way to another node, and what lies beyond is asked by the master's word.
+    pub(super) doubts_absence: bool,
     /// At the last look the node took no writes.
     refuses_writes: Cell<bool>,
+    /// A write that was answered is looked at: it took none, or replicas are read.
+    looks_at_writes: Cell<bool>,
     foreman: Weak<dyn Foreman>,
 }
 
@@ -67,12 +74,33 @@ impl Site {
             node: Arc::clone(node),
             redirects,
             looks_further: redirects || shared.l1.terms.beyond.is_some(),
+            is_replica: false,
+            doubts_absence: false,
             shared: Arc::clone(shared),
             stats: Arc::clone(stats),
             fencing,
             index: Cell::default(),
             refuses_writes: Cell::default(),
+            looks_at_writes: Cell::new(shared.l1.own_writes().is_some()),
             foreman,
+        })
+    }
+
+    /// The same at a replica of the node of `master`. What it does not answer goes to the master, so it sends nothing elsewhere itself.
+    pub(super) fn of_replica(master: &Self, replica: &Arc<Node>) -> Rc<Self> {
+        Rc::new(Self {
+            node: Arc::clone(replica),
+            redirects: false,
+            is_replica: true,
+            looks_further: true,
+            doubts_absence: master.looks_further,
+            shared: Arc::clone(&master.shared),
+            stats: Arc::clone(&master.stats),
+            fencing: Rc::clone(&master.fencing),
+            index: Cell::new(master.index()),
+            refuses_writes: Cell::default(),
+            looks_at_writes: Cell::default(),
+            foreman: Weak::clone(&master.foreman),
         })
     }
 
@@ -94,6 +122,13 @@ impl Site {
     /// Looks whether the node takes writes. To be called now and then.
     pub(super) fn look_at_service(&self) {
         self.refuses_writes.set(self.node.signs.service() == Service::ReadOnly);
+        self.looks_at_writes.set(self.refuses_writes.get() || self.shared.l1.own_writes().is_some());
+    }
+
+    /// Whether a write that was answered is to be looked at.
+    #[inline]
+    pub(super) fn looks_at_writes(&self) -> bool {
+        self.looks_at_writes.get()
     }
 
     /// The node took a write, perhaps after it had refused the last.

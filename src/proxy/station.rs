@@ -47,6 +47,9 @@ pub(crate) struct Station {
     pub(super) stop: CancellationToken,
 }
 
+/// A worker's stations at replicas, each with whose it is.
+pub(super) type ReplicaStations = RefCell<Vec<(Arc<Node>, Rc<Station>)>>;
+
 impl Station {
     /// One with no connection yet, whose tasks will be among `tasks`; and what asks it to make room at the node.
     pub(super) fn new(

@@ -62,7 +62,11 @@ impl Track {
     #[inline]
     pub(crate) fn send(&self, command: &[u8], mut pending: InFlight, now: Time) {
         if self.site.looks_further {
-            pending.seek(command);
+            if self.site.is_replica {
+                pending.weigh();
+            } else {
+                pending.seek(command);
+            }
             if self.site.redirects {
                 pending.follow();
             }
@@ -75,16 +79,17 @@ impl Track {
         self.send(command, InFlight::own(&self.site, action), now);
     }
 
-    /// Sends the read `command`, which `query` describes, for its first recipient and all who join it.
+    /// Sends the read `command`, which `query` describes, for its first recipient and all who join it: those for whom it is not too old
+    /// that it `left` then.
     pub(super) fn lead(
         &self,
         (first, joined): (Recipient, Option<JoinedRecipients>),
         read: (Reader, RuleIndex, Coin),
         (command, query): (&[u8], &Query<'_>),
-        now: Time,
+        (left, now): (Time, Time),
     ) {
         let Site { shared, stats, .. } = &*self.site;
-        let lead = Lead::begin(&self.flights, read, joined, (shared, query), now);
+        let lead = Lead::begin(&self.flights, read, joined, (shared, query), left);
         self.send(command, InFlight::new(&self.site, first, ReplyAction::Lead(lead), stats.sample()), now);
     }
 }

@@ -49,6 +49,17 @@ impl Station {
         self.tell_idleness(now);
     }
 
+    /// Once a second, at a replica: closes lanes that are idle, and checks those in use.
+    pub(super) fn sweep_lanes(&self, now: Time) {
+        self.lanes.sweep(None, now);
+        self.record.sweep(now);
+    }
+
+    /// A replica has no lease any more: what waits on lanes to it is asked of its master, and those on which nothing waits are kept.
+    pub(super) fn give_back(&self) {
+        self.leave(|lane| !lane.is_quiet());
+    }
+
     /// Another server has taken the address, or the node has left: what waits on lanes to it is told, and no spare of it is lent.
     pub(super) fn leave(&self, leaves: impl Fn(&Lane<InFlight>) -> bool) {
         let mut lanes = Vec::new();

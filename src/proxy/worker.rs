@@ -21,7 +21,7 @@ use super::replies::Replies;
 use super::route_memo::RouteMemo;
 use super::shared::Shared;
 use super::site::{Foreman, Site};
-use super::station::Station;
+use super::station::{ReplicaStations, Station};
 use super::who::Who;
 use crate::cache::{Coin, Promoter, Query, Sampler};
 use crate::clock::Time;
@@ -54,9 +54,13 @@ pub(crate) struct Worker {
     corks: Rc<Corks>,
     /// Whether nodes may send commands elsewhere: there is a cluster.
     is_cluster: bool,
+    /// Whether reads may go to replicas.
+    reads_replicas: bool,
     map: RefCell<Map>,
     /// Where reads went by that topology.
     routes: RouteMemo,
+    /// At replicas.
+    pub(super) replica_stations: ReplicaStations,
     /// Those of nodes that left a cluster, until all is answered there; since when.
     retired: RefCell<Vec<(Rc<Station>, Time)>>,
     /// What was found at the last look at the stations.
@@ -76,7 +80,9 @@ impl Worker {
     pub(crate) fn new(shared: Arc<Shared>, stats: Arc<WorkerStats>) -> Rc<Self> {
         let topology = Arc::clone(&shared.topology.borrow());
         let tasks = TaskTracker::new();
+        let reads_replicas = shared.l1.own_writes().is_some();
         let worker = Rc::new(Self {
+            reads_replicas,
             shared,
             stats,
             promoter: RefCell::default(),
@@ -91,6 +97,7 @@ impl Worker {
             is_cluster: topology.cluster().is_some(),
             map: RefCell::new(Map { topology: Arc::clone(&topology), stations: Vec::new() }),
             routes: if topology.cluster().is_some() { RouteMemo::empty() } else { RouteMemo::default() },
+            replica_stations: RefCell::default(),
             retired: RefCell::default(),
             holds_writes: Cell::default(),
             several: Cell::default(),
@@ -176,6 +183,12 @@ impl Worker {
         self.is_cluster
     }
 
+    /// Whether reads may go to replicas.
+    #[inline]
+    pub(super) fn reads_replicas(&self) -> bool {
+        self.reads_replicas
+    }
+
     /// Which node serves this key, of which a read has this hash.
     #[inline]
     pub(super) fn serving_read<'a>(&self, hash: u64, key: impl FnOnce() -> &'a [u8]) -> NodeIndex {
@@ -239,6 +252,7 @@ impl Worker {
         for station in &stations {
             station.site.look_at_service();
         }
+        self.feel_replicas(now);
     }
 
     /// Whether Redis seems to hold writes back: they go on connections of their own then, or they would hold up reads.
@@ -259,6 +273,7 @@ impl Worker {
         for station in self.stations() {
             station.sweep(|user| self.proofs.newest(user), now);
         }
+        self.sweep_replicas(now);
         self.retired.borrow_mut().retain(|(station, _)| {
             station.sweep(|_| None, now);
             let answers = station.retire();
@@ -307,6 +322,7 @@ impl Worker {
         self.pilots.stop.cancel();
         self.seeks.stop.cancel();
         self.stations().iter().for_each(|station| station.close());
+        self.close_replicas();
         self.retired.borrow().iter().for_each(|(station, _)| station.close());
         self.tasks.close();
     }

@@ -12,7 +12,8 @@ use smallvec::SmallVec;
 
 use super::site::Site;
 use crate::beyond::Companions;
-use crate::cache::Slot;
+use crate::cache::{OwnWrites, Slot};
+use crate::clock::Time;
 use crate::command::{Alters, Effect, Spec};
 use crate::invalidation::{Change, Debt, L1, News, Notice, Publisher};
 use crate::resp::Request;
@@ -129,6 +130,11 @@ impl WriteGuard {
     /// The commands that go with it in one step.
     pub(super) fn take_companions(&mut self) -> Companions {
         self.aftermath.as_mut().map(|rest| std::mem::take(&mut rest.companions)).unwrap_or_default()
+    }
+
+    /// It was answered: the keys that it names may have changed. What else may have L1 is told.
+    pub(super) fn note(&self, own: &OwnWrites, now: Time) {
+        own.note(&self.slots, now);
     }
 
     /// What goes with it in one step, where the channel carries coherence and there is something to tell.

@@ -8,7 +8,7 @@ use super::input::Input;
 use super::link::Stay;
 use super::wire::ClientLine;
 use super::{Admission, Close, Session, foreign};
-use crate::command::{self, FirstKey, Route, Spread};
+use crate::command::{self, FirstKey, Route};
 use crate::resp::Parser;
 
 /// Of a request that is not whole yet, no more than this is kept back from Redis.
@@ -40,7 +40,7 @@ impl Session {
             if known.is_some_and(|spec| self.entrance.denied.has(spec)) {
                 return Ok(()); // what is denied is refused when it is whole
             }
-            if self.worker.is_cluster() && known.is_some_and(|spec| spec.spread != Spread::OneNode) {
+            if self.worker.is_cluster() && known.is_some_and(|spec| !spec.spread.is_by_key()) {
                 return Ok(()); // where it goes is known when it is whole
             }
             if self.worker.is_cluster() {

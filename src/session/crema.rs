@@ -189,6 +189,7 @@ impl Session {
         let rule = if keeps { shared.rule(shared.rule_of(asked.arg(1))) } else { None };
         let held = if keeps { self.held(spec, asked) } else { Vec::new() };
         let (slot, node, lease) = self.whereabouts(spec, asked);
+        let (replica, replica_lease) = self.replica(spec, asked).unwrap_or_default();
         let first = held.iter().flatten().min().copied();
         let in_l1 = match (held.len(), held.iter().flatten().count()) {
             (_, 0) => "no".to_owned(),
@@ -215,6 +216,8 @@ impl Session {
             ("slot", slot),
             ("node", node),
             ("lease_ms_left", lease),
+            ("replica", replica),
+            ("replica_lease_ms_left", replica_lease),
         ];
         self.map(&fields, reply);
     }
@@ -262,6 +265,20 @@ impl Session {
         let ear = self.caller.who.ear_at(&self.worker.shared, node);
         let left = millis(ear.freshness.lease_left(Time::now()));
         (slot.unwrap_or_default(), node.address.to_string(), left.to_string())
+    }
+
+    /// A replica that may answer it, where L1 does not, and how long yet.
+    fn replica(&self, spec: &Spec, asked: Request<'_>) -> Option<(String, String)> {
+        let (topology, config) = (self.worker.topology(), &self.worker.shared.config);
+        let key = spec.keys(asked).next().filter(|_| spec.suits_replica(asked))?;
+        let leases = topology.node_of_key(key).replicas.leases();
+        let is_its_own =
+            topology.cluster().is_none() || leases.claims.as_ref().is_some_and(|claims| claims.has(HashSlot::of(key)));
+        let user = self.caller.who.login.as_ref().map_or(&b"default"[..], |login| &login.user);
+        let left = leases.replicas.iter().filter(|lease| is_its_own && lease.serves(user, Time::ZERO));
+        let left = left.map(|lease| (lease.left(config.max_staleness, Time::now()), lease));
+        let (left, lease) = left.filter(|(left, _)| !left.is_zero()).max_by_key(|(left, _)| *left)?;
+        Some((lease.node.address.to_string(), millis(left).to_string()))
     }
 
     /// Until when L1 may answer a read, where it can; of a read of many keys, each.

@@ -53,7 +53,7 @@ impl Session {
                 });
                 Ok(())
             }
-            Spread::OneNode | Spread::Slots(_) => {
+            Spread::OneNode | Spread::Master | Spread::Slots(_) => {
                 let now = Time::now();
                 if self.holds_up(spec, now)
                     && let Some(parts) = PartsInTurn::of(spec, request)

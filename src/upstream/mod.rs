@@ -15,6 +15,7 @@ mod needs;
 mod pipeline;
 mod presence;
 mod quirks;
+mod replica;
 mod rotating;
 mod send_buffer;
 mod sentinel;
@@ -49,6 +50,7 @@ pub(crate) use needs::Needs;
 pub use pipeline::Pipeline;
 pub(crate) use pipeline::{ANOTHER, Mode, STALL};
 pub(crate) use presence::{Presence, State, keep_watch};
+pub(crate) use replica::{LeasedReplica, ReplicaBoard, ReplicaLeases, ReplicaTerms, ReplicaWatch};
 pub(crate) use rotating::{LOOK, RotatingLogin};
 pub(crate) use sentinel::{
     GroupStanding, Inquirer, SentinelCensus, SentinelId, SentinelLogin, SentinelReport, Tenure, role, scout,
@@ -88,6 +90,8 @@ pub(crate) struct Node {
     pub generation: Generation,
     /// Who vouches that it is still the owner of its keys.
     pub vouched: Vouched,
+    /// Which of its replicas may answer reads.
+    pub replicas: ReplicaBoard,
     /// What it allows.
     pub survey: Survey,
     /// What it refuses to crema.
@@ -119,6 +123,7 @@ impl Node {
             is_own_rotating: false,
             generation: Generation::default(),
             vouched: Vouched::always(),
+            replicas: ReplicaBoard::default(),
             survey: Survey::default(),
             needs: Needs::default(),
             presence: Presence::default(),

@@ -20,6 +20,8 @@ pub(crate) struct ListedNode {
     pub(crate) replicates: Option<MemberId>,
     /// The slots that it serves; what stands in the list of another is read no further than whether there are any.
     pub(crate) slots: Vec<RangeInclusive<usize>>,
+    /// Slots of which keys are on their way from it or to it, as it says itself.
+    pub(crate) moving: Vec<usize>,
     /// It serves slots.
     pub(crate) has_slots: bool,
     /// The number under which it does.
@@ -92,12 +94,14 @@ fn node(words: &[&str], asked: &Endpoint, node_map: &NodeMap) -> Option<ListedNo
     let has = |flag: &str| flags.split(',').any(|known| known == flag);
     let replicates = (has("slave") || has("replica")).then(|| MemberId((*master).into()));
     let is_self = has("myself");
-    // What stands in brackets is on its way.
+    // What stands in brackets is on its way: `[5->-other]`, `[5-<-other]`.
+    let moving = slots.iter().filter_map(|slot| slot.strip_prefix('[')?.split_once('-')?.0.parse().ok());
     let mut served = slots.iter().filter(|slot| !slot.starts_with('[')).peekable();
     Some(ListedNode {
         id: MemberId((*id).into()),
         endpoints: if has("noaddr") { Vec::new() } else { endpoints(address, asked, node_map)? },
         replicates,
+        moving: if is_self { moving.collect() } else { Vec::new() },
         has_slots: served.peek().is_some(),
         slots: if is_self { served.map(|slots| range(slots)).collect::<Option<_>>()? } else { Vec::new() },
         epoch: epoch.parse().ok()?,
