@@ -213,7 +213,7 @@ pub(super) struct ChannelSettings {
     /// Keep what is told in a stream, or off [default: off]
     #[arg(long = "channel-audit-stream", value_name = "KEY")]
     pub(super) audit_stream: Option<Given>,
-    /// Keep about so many entries there, or off for all [default: 10000]
+    /// Keep about so many entries there, or off [default: 10000]
     #[arg(long = "channel-audit-length", value_name = "N")]
     pub(super) audit_length: Option<Given>,
     /// Forget the keys that are named in a stream, too, or off [default: off]
