@@ -4,7 +4,8 @@
 # make check  the part of it that needs no server: format, lints, documentation, licences and advisories
 # make tcl    Redis's own test suite, through crema; make tcl JOBS=4 for more of it at once; make tcl CLUSTER=1 in front of a cluster
 # make orderings  stamps and leases in every order that the memory model allows (loom)
-# make models     what proves L1 fresh in front of a cluster, in every order of votes, gossip and questions (stateright)
+# make models     what proves L1 fresh in front of a cluster, in every order of votes, gossip and questions, and when a tier's copy counts,
+#                 in every order of writes, copies, reads and losses (stateright)
 # make coverage  how much of the two kernels (the ear's protocol, the lanes' pipeline) their unit tests and the simulation run
 # make fmt    format the sources
 # make fuzz   the same bytes to Redis and through crema, at random, for SECONDS; a difference is cut down and shown
@@ -18,7 +19,7 @@ SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .ONESHELL:
 .DELETE_ON_ERROR:
-.PHONY: run run-cluster run-sentinel test check tcl fmt bench instructions fuzz long compat interop orderings models coverage need-redis need-tcl need-cc need-valgrind need-faketime need-outage need-llvm
+.PHONY: run run-cluster run-sentinel test check tcl fmt bench instructions fuzz long compat interop orderings models coverage need-redis need-tcl need-cc need-valgrind need-faketime need-memcached need-outage need-llvm
 
 # Where `make run` listens. Another choice: make run PORT=6390 ADMIN=9390
 PORT := 6380
@@ -106,7 +107,7 @@ run-cluster run-sentinel: need-redis
 	exec deploy/group $(@:run-%=%) $(BIN) $(PORT) $(ADMIN)
 
 # What fails ends nothing: the rest is wanted too. The test runner's summary comes last.
-test: check need-redis need-tcl need-cc need-valgrind need-faketime need-outage $(CLIENTS)/python.txt $(CLIENTS)/node.txt $(COMPAT)/python.txt $(COMPAT)/node.txt interop
+test: check need-redis need-tcl need-cc need-valgrind need-faketime need-memcached need-outage $(CLIENTS)/python.txt $(CLIENTS)/node.txt $(COMPAT)/python.txt $(COMPAT)/node.txt interop
 	@cargo test --doc --locked
 	cargo build --tests --locked
 	failed=
@@ -177,6 +178,7 @@ orderings:
 # Likewise of a model checker. Takes 2.5 GB.
 models:
 	cargo run --locked --quiet --manifest-path tests/census/Cargo.toml --target-dir target/census
+	cargo run --locked --quiet --manifest-path tests/beneath/Cargo.toml --target-dir target/beneath
 
 # Only crema's own code is made anew for it. The tools must be of a version that reads the compiler's counts: 19 and later.
 LLVM_COV := llvm-cov-19
@@ -206,6 +208,10 @@ need-faketime:
 	@if ! ls /usr/lib/*/faketime/libfaketime.so.1 >/dev/null 2>&1; then
 		$(call install,libfaketime)
 	fi
+
+# A tier of tests/tiers.rs.
+need-memcached:
+	@if ! command -v memcached >/dev/null; then $(call install,memcached); fi
 
 need-tcl:
 	@if ! command -v tclsh >/dev/null || ! command -v dpkg-source >/dev/null || ! command -v python3 >/dev/null; then

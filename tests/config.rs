@@ -184,6 +184,41 @@ fn the_rule_of_the_shipped_file_is_good_when_uncommented() {
 }
 
 #[test]
+fn the_tier_of_the_shipped_file_is_good_when_uncommented() {
+    let text = shipped();
+    let (_, tier) = text.split_once("# [[tier]]").expect("an example of a tier");
+    let tier = tier.split("# ---").next().unwrap_or_default();
+    let lines = tier.lines().filter_map(|line| line.strip_prefix("# ")).filter(|line| line.contains(" = "));
+    let config =
+        from_file(&format!("[[tier]]\n{}", lines.collect::<Vec<_>>().join("\n"))).expect("the example is good");
+    let [tier] = &config.tiers[..] else { panic!("one tier: {:?}", config.tiers) };
+    assert!(tier.pattern.matches(b"page:1") && tier.server.to_string() == "redis://cold:6379");
+    let plain = from_file("[[tier]]\nmatch = \"page:*\"\nurl = \"memcached://cold\"").expect("the least there can be");
+    let plain = &plain.tiers[0];
+    assert_eq!((plain.max_stay, plain.max_value, plain.copy_up), (tier.max_stay, tier.max_value, tier.copy_up));
+    assert_eq!((plain.timeout, plain.flush, plain.name.as_str()), (tier.timeout, tier.flush, "l3"));
+}
+
+#[test]
+fn a_tier_that_cannot_be_is_refused_where_it_stands() {
+    let page = "[[tier]]\nmatch = \"page:*\"\n";
+    for (text, at) in [
+        ("[[tier]]\nurl = \"redis://a\"".to_owned(), "crema.toml:1:1: tier: a tier names no keys"),
+        (page.to_owned(), "crema.toml:1:1: tier: a tier is nowhere"),
+        (format!("{page}url = \"http://a\""), "crema.toml:3:7: tier.url: "),
+        (format!("{page}url = \"redis://a\"\nttl_scale = 0"), "crema.toml:4:13: tier.ttl_scale: "),
+        (format!("{page}url = \"redis://a\"\nname = \"a b\""), "crema.toml:4:8: tier.name: "),
+        (
+            format!("{page}url = \"redis://a\"\nname = \"x\"\n{page}url = \"redis://b\"\nname = \"x\""),
+            "crema.toml:5:1: tier: an earlier",
+        ),
+    ] {
+        let refused = from_file(&text).expect_err(&text);
+        assert!(refused.starts_with(at), "{refused}");
+    }
+}
+
+#[test]
 fn every_setting_names_its_flag_its_variable_and_its_line() {
     let any_text = ["channel-name", "channel-audit-stream", "channel-stream", "sentinel-user", "sentinel-password"];
     let wrong = |flag: &str| if any_text.contains(&flag) { " " } else { "nonsense" };

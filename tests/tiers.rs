@@ -14,7 +14,8 @@ use std::time::{Duration, Instant};
 
 use common::redis::{free_port, loopback};
 use common::{
-    Client, Crema, Link, MAX_STALENESS, Redis, Stop, Value, array, bulk, eventually, number_from_env, ok, seeded,
+    Client, Cluster, Crema, Link, MAX_STALENESS, Redis, Stop, Value, array, bulk, eventually, number_from_env, ok,
+    seeded,
 };
 use rand::{Rng as _, SeedableRng as _};
 use tempfile::NamedTempFile;
@@ -296,6 +297,59 @@ fn a_flush_ends_all_copies_and_empties_tiers_only_where_that_is_said() {
     assert_eq!(below.cmd(&["EXISTS", "crema:0:page:k"]), Value::Int(1), "and the other is not");
     set_and_copy(&crema, &mut client, "page:j", "w");
     assert_eq!(client.cmd(&["GET", "page:k"]), nil(), "under the next epoch neither");
+}
+
+#[test]
+fn a_session_with_a_connection_of_its_own_reads_out_of_tiers_too() {
+    let (redis, cold) = (Redis::start(), Redis::start());
+    let (crema, _file) = with_tiers(redis.addr(), &[(redis_tier(cold.addr()), "copy_up = 0")]);
+    if crema.is_direct() {
+        return;
+    }
+    let (mut client, mut direct) = (crema.client(), redis.client());
+    set_and_copy(&crema, &mut client, "page:k", "v");
+    assert_eq!(client.cmd(&["BLPOP", "nothing", "0.01"]), nil(), "it has a home from here on");
+    evict(&mut direct, "page:k");
+    assert_eq!(client.cmd(&["GET", "page:k"]), bulk("v"));
+    assert_eq!(client.cmd(&["MULTI"]), ok());
+    client.cmd(&["GET", "page:k"]);
+    assert_eq!(client.cmd(&["EXEC"]), array(vec![nil()]), "in a transaction there is the upstream alone");
+    let got = client.pipeline(&[vec!["GET", "page:k"], vec!["SET", "page:k", "w"], vec!["GET", "page:k"]]);
+    assert!(got[0] == bulk("v") || got[0] == nil(), "what comes later is not seen: {:?}", got[0]);
+    assert_eq!(got[1..], [ok(), bulk("w")]);
+}
+
+#[test]
+fn in_a_cluster_a_key_and_its_version_are_in_one_slot() {
+    let cluster = Cluster::start();
+    let cold = Redis::start();
+    let file = NamedTempFile::new().expect("a temporary file");
+    let tier = format!("[[tier]]\nmatch = \"*\"\nurl = \"{}\"\ntimeout = \"2s\"\n", redis_tier(cold.addr()));
+    std::fs::write(file.path(), tier).expect("it can be written");
+    let crema = cluster.crema().flag("--config", file.path().display()).start();
+    if crema.is_direct() {
+        return;
+    }
+    let mut client = crema.client();
+    let keys = ["a}b", "x{}y", "{t}z", "plain", "page:7"];
+    for key in keys {
+        set_and_copy(&crema, &mut client, key, "v");
+        client.cmd(&["PEXPIRE", "nothing", "1"]);
+        assert_eq!(client.cmd(&["GET", key]), bulk("v"), "{key}");
+    }
+    for key in keys {
+        assert_eq!(client.cmd(&["SET", key, "w", "PX", "1"]), ok());
+        eventually("it is over", || {
+            let got = client.cmd(&["GET", key]);
+            assert_ne!(got, bulk("v"), "{key}: a copy of before");
+            client.cmd(&["EXISTS", key]) == Value::Int(0)
+        });
+    }
+    let mut all: Vec<&str> = vec!["MSET"];
+    keys.iter().for_each(|key| all.extend([key, "3"]));
+    assert_eq!(client.cmd(&all), ok());
+    let mget: Vec<&str> = ["MGET"].into_iter().chain(keys).collect();
+    assert_eq!(client.cmd(&mget), array(vec![bulk("3"); keys.len()]));
 }
 
 #[test]

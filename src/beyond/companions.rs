@@ -4,10 +4,15 @@ use smallvec::SmallVec;
 
 use crate::resp::encode;
 
+/// The version of a key of which a write is under way: no copy has it.
+pub(super) const UNDER_WAY: &[u8] = b"!";
+
 /// See the module's head. All of one write, or of one transaction, set the same number.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Companions {
     bytes: Vec<u8>,
+    /// As many, which go before a write that does not go in one step with the others.
+    marks: Vec<u8>,
     count: usize,
     version: Option<String>,
     sequel: WriteSequel,
@@ -49,9 +54,15 @@ impl Companions {
         &self.bytes
     }
 
+    /// Those that go before a write with which the others do not go in one step: until these have come, no copy counts.
+    pub(crate) fn marks(&self) -> &[u8] {
+        &self.marks
+    }
+
     /// Those of two writes that one step does.
     pub(crate) fn join(&mut self, other: Self) {
         self.bytes.extend_from_slice(&other.bytes);
+        self.marks.extend_from_slice(&other.marks);
         self.count += other.count;
         self.sequel.copies.extend(other.sequel.copies);
         self.sequel.epoch = self.sequel.epoch.take().or(other.sequel.epoch);
@@ -66,11 +77,13 @@ impl Companions {
     /// Sets a key for so many milliseconds.
     pub(super) fn set(&mut self, key: &[u8], value: &[u8], life: &[u8]) {
         self.add(&[b"SET", key, value, b"PX", life]);
+        encode::own_command(&mut self.marks, &[b"SET", key, UNDER_WAY, b"PX", life]);
     }
 
     /// Removes a key.
     pub(super) fn unlink(&mut self, key: &[u8]) {
         self.add(&[b"UNLINK", key]);
+        encode::own_command(&mut self.marks, &[b"UNLINK", key]);
     }
 
     fn add(&mut self, words: &[&[u8]]) {

@@ -6,7 +6,8 @@
 //! A tier's copy carries the **version** of its key and the **epoch** of its database (in a cluster, of its slot), two random numbers
 //! that lie in the upstream. Each write through crema sets the version to another number in one transaction with itself, so a copy
 //! made before counts no more; whoever copies makes one where there is none. A flush takes the epoch along, and so ends all copies.
-//! A number that is absent equals nothing: what the upstream evicts, or loses, ends copies too.
+//! A number that is absent equals nothing: what the upstream evicts, or loses, ends copies too. Nor does the mark that a write sets
+//! first with which its version cannot go in one step: else an old value could be put back between the two, and stay.
 //!
 //! A read goes on beyond the upstream in `proxy/seek`; what a write is accompanied by, `proxy/notified_write` sends.
 
@@ -128,6 +129,11 @@ impl Beyond {
                 companions.unlink(&self.beside(KeptKind::Stale, key));
             }
         }
+    }
+
+    /// Whether a copy can have this version.
+    pub(crate) fn counts(version: &[u8]) -> bool {
+        version != companions::UNDER_WAY
     }
 
     /// How long a version is kept, in milliseconds.

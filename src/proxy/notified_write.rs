@@ -30,8 +30,10 @@ const DISCARDED: &[u8] = b"-EXECABORT Transaction discarded because of: ";
 pub(super) enum NoticeForm {
     /// In a transaction of crema's own.
     Whole,
-    /// One right behind the other.
+    /// One right behind the other, and where there are companions their marks before them.
     Pair,
+    /// The same for a write of which a part is sent already: nothing can come before it.
+    Behind,
     /// It is the `EXEC` of the client's own transaction.
     Exec,
 }
@@ -74,9 +76,11 @@ impl Sequence {
     fn part(self, place: usize) -> Option<Part> {
         let (before, behind): (&[Part], &[Part]) = match self.form {
             NoticeForm::Whole => (&[Part::Multi, Part::Write], &[Part::Publish, Part::Exec]),
-            NoticeForm::Pair => (&[Part::Write], &[Part::Publish]),
+            NoticeForm::Pair | NoticeForm::Behind => (&[Part::Write], &[Part::Publish]),
             NoticeForm::Exec => (&[], &[Part::Publish, Part::Exec]),
         };
+        let marks = if self.form == NoticeForm::Pair { self.companions } else { 0 };
+        let Some(place) = place.checked_sub(marks) else { return Some(Part::Companion) };
         if let Some(&part) = before.get(place) {
             return Some(part);
         }
@@ -113,8 +117,10 @@ pub(super) fn notify<'a>(
     let form = if goes_alone { NoticeForm::Pair } else { form };
     let sequence = Sequence { form, companions: companions.count(), notice: notice.is_some() };
     let mut out = Vec::with_capacity(command.len() + companions.bytes().len() + 256);
-    if form == NoticeForm::Whole {
-        encode::own_command(&mut out, &[b"MULTI"]);
+    match form {
+        NoticeForm::Whole => encode::own_command(&mut out, &[b"MULTI"]),
+        NoticeForm::Pair => out.extend_from_slice(companions.marks()),
+        NoticeForm::Behind | NoticeForm::Exec => {}
     }
     if form != NoticeForm::Exec {
         out.extend_from_slice(command);
@@ -126,7 +132,7 @@ pub(super) fn notify<'a>(
     match form {
         NoticeForm::Whole => encode::own_command(&mut out, &[b"EXEC"]),
         NoticeForm::Exec => out.extend_from_slice(command),
-        NoticeForm::Pair => {}
+        NoticeForm::Pair | NoticeForm::Behind => {}
     }
     let replies = NotifiedReplies::new(sequence, guard.opaque);
     let (user, sequel) = (Arc::clone(user), (companions.take_sequel(), db));
@@ -250,7 +256,7 @@ impl NotifiedReplies {
     pub(super) fn may_be_alone(&self) -> bool {
         match self.sequence.form {
             NoticeForm::Whole => !self.queues,
-            NoticeForm::Pair => true,
+            NoticeForm::Pair | NoticeForm::Behind => true,
             NoticeForm::Exec => false,
         }
     }
@@ -440,8 +446,10 @@ mod tests {
             let done = format!("*4\r\n{reply}+OK\r\n+OK\r\n:1\r\n");
             let replies = [OK, QUEUED, QUEUED, QUEUED, QUEUED, done.as_str()];
             assert_eq!(with(sequence(whole, true), &replies), (reply.to_owned(), false));
-            assert_eq!(with(sequence(pair, false), &[reply, OK, OK]), (reply.to_owned(), false));
-            let refused = [reply, OK, "-OOM no\r\n"];
+            let behind = [reply, OK, OK];
+            assert_eq!(with(sequence(NoticeForm::Behind, false), &behind), (reply.to_owned(), false));
+            assert_eq!(with(sequence(pair, false), &[OK, OK, reply, OK, OK]), (reply.to_owned(), false));
+            let refused = ["-OOM no\r\n", OK, reply, OK, "-OOM no\r\n"];
             assert_eq!(with(sequence(pair, false), &refused), (reply.to_owned(), !reply.starts_with('-')));
             let both = format!("*2\r\n{reply}:7\r\n");
             let done = format!("*4\r\n{reply}:7\r\n+OK\r\n+OK\r\n");

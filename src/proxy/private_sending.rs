@@ -87,6 +87,7 @@ impl Caller {
                 return lane.put(request.raw(), InFlight::new(site, recipient, action, None), now);
             }
             Role::Alone => (marks, None, NoticeForm::of(site, self.who.seat.user(), spec, request)),
+            Role::Apart if lane.is_ahead() => (marks, None, NoticeForm::Behind),
             Role::Apart | Role::Queued(None) => (marks, None, NoticeForm::Pair),
             Role::Exec(extra) => (marks, extra, NoticeForm::Exec.tried_by(site, self.who.seat.user())),
         };

@@ -103,7 +103,8 @@ impl Worker {
         encode::own_command(&mut question, &[b"MGET", &beyond.beside(KeptKind::Version, key), &beyond.epoch(key)]);
         let reply = self.ask_beside((key, db), &question, false).await?;
         let mut both = Elements::of(&reply)?.map(|element| element.ok().and_then(text_of).map(Box::from));
-        Some(TierStamp { version: both.next()??, epoch: both.next()?? })
+        let stamp = TierStamp { version: both.next()??, epoch: both.next()?? };
+        Beyond::counts(&stamp.version).then_some(stamp)
     }
 
     /// Puts a value that a tier has into the upstream, and into the tiers above that one.

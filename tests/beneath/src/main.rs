@@ -16,12 +16,17 @@ use tiers::{Fault, Tiers, Write};
 const RUNS: &[(&str, Fault, &[Write], bool, usize)] = &[
     ("a copy counts under the version and the epoch that are there", Fault::None, &WRITES, true, STATES[0]),
     ("the same, with flushes", Fault::None, &FLUSHES, true, STATES[1]),
-    ("the same, where a write and its version are two steps, and a loss between them ends the epoch", Fault::None, &PAIRS, true, STATES[2]),
+    (
+        "the same, where a write and its version are two steps, a mark goes before them, and the second may be lost",
+        Fault::None,
+        &PAIRS,
+        true,
+        STATES[2],
+    ),
     ("the version is read after the value that is copied", Fault::StampAfterValue, &WRITES, false, 0),
-    ("the version is read before the upstream says that it has nothing", Fault::StampBeforeNothing, &WRITES, false, 0),
     ("what is put back is compared with nothing", Fault::PutBackUnseen, &WRITES, false, 0),
     ("an absent version equals an absent version", Fault::AbsentIsEqual, &WRITES, false, 0),
-    ("a loss between a write and its version ends nothing", Fault::LossIsNothing, &PAIRS, false, 0),
+    ("the same without the mark", Fault::NoMark, &PAIRS, false, 0),
     ("a write sets no version", Fault::NoVersion, &WRITES, false, 0),
 ];
 
@@ -30,7 +35,7 @@ const FLUSHES: [Write; 4] = [Write::Set, Write::Flush, Write::Set, Write::Delete
 const PAIRS: [Write; 3] = [Write::Set, Write::PairSet, Write::PairDelete];
 
 /// How many states each of those that hold has: what is looked at does not shrink unseen.
-const STATES: [usize; 3] = [0, 0, 0];
+const STATES: [usize; 3] = [4_087_832, 1_823_703, 4_216_630];
 
 fn main() {
     let mut failed = false;

@@ -6,25 +6,27 @@
 
 use stateright::{Model, Property};
 
+/// The version of a key of which a write is under way.
+const UNDER_WAY: u8 = u8::MAX;
+
 /// The name of what must hold always.
 pub const NO_OLD_VALUE: &str = "no value is answered that was overwritten before the read began";
 /// And of what must be possible.
 pub const TIER_ANSWERS: &str = "a tier answers";
 
 const COPIERS: usize = 1;
-const READERS: usize = 2;
+const READERS: usize = 1;
 /// How often the upstream loses its value, and one of the two numbers.
-const LOSSES: [u8; 2] = [2, 1];
+const LOSSES: [u8; 2] = [2, 2];
 
 /// What is left out of the rule.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault {
     None,
     StampAfterValue,
-    StampBeforeNothing,
     PutBackUnseen,
     AbsentIsEqual,
-    LossIsNothing,
+    NoMark,
     NoVersion,
 }
 
@@ -64,7 +66,7 @@ pub struct State {
     /// Writes that were done, and acknowledged.
     done: u8,
     acked: u8,
-    /// A write was done without its version; whether its connection is lost.
+    /// A write under way that does not go in one step: whether it is done, and only its version is missing.
     half: Option<bool>,
     losses: [u8; 2],
     copiers: [Copier; COPIERS],
@@ -85,11 +87,9 @@ enum Copier {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum Reader {
     Idle,
-    Early(u8, Stamp),
     Nothing(u8),
     Stamped(u8, Stamp),
     Found(Copy),
-    Done,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -98,9 +98,8 @@ pub enum Step {
     Write,
     /// Its version.
     Version,
-    /// Its connection is lost before the version is set; whoever sent it removes the epoch.
+    /// Its connection is lost before the version is set: its client may know of it all the same.
     Lose,
-    EndEpoch,
     /// The upstream loses its value, its version, its epoch.
     LoseValue,
     LoseVersion,
@@ -117,18 +116,24 @@ impl Tiers {
     }
 
     fn write(self, state: &mut State) -> Option<()> {
-        if state.half.is_some() {
-            return None;
-        }
         let write = *self.writes.get(usize::from(state.done))?;
+        let is_pair = self.is_pair(write);
+        match state.half {
+            Some(true) => return None,
+            None if is_pair && self.fault != Fault::NoMark => {
+                (state.half, state.stamp.0) = (Some(false), UNDER_WAY);
+                return Some(());
+            }
+            Some(false) | None => {}
+        }
         state.done += 1;
         match write {
             Write::Set | Write::PairSet => state.value = state.done,
             Write::Delete | Write::PairDelete => state.value = 0,
             Write::Flush => (state.value, state.stamp) = (0, (0, 0)),
         }
-        if self.is_pair(write) {
-            state.half = Some(false);
+        if is_pair {
+            state.half = Some(true);
             return Some(());
         }
         if self.fault != Fault::NoVersion && write != Write::Flush {
@@ -139,7 +144,7 @@ impl Tiers {
     }
 
     fn equal(self, copy: Stamp, now: Stamp) -> bool {
-        copy == now && (self.fault == Fault::AbsentIsEqual || now.0 != 0 && now.1 != 0)
+        copy == now && (self.fault == Fault::AbsentIsEqual || now.0 != 0 && now.1 != 0 && now.0 != UNDER_WAY)
     }
 
     fn copy(self, state: &mut State, at: usize) -> Option<()> {
@@ -158,6 +163,7 @@ impl Tiers {
             Copier::Idle if self.fault == Fault::StampAfterValue && state.value == 0 => Copier::Done,
             Copier::Idle if self.fault == Fault::StampAfterValue => Copier::Read(state.value, (0, 0)),
             Copier::Idle => Copier::Stamped(next_of(state)),
+            Copier::Stamped((UNDER_WAY, _)) => Copier::Idle,
             Copier::Stamped(_) if state.value == 0 => Copier::Done,
             Copier::Stamped(stamp) => Copier::Read(state.value, stamp),
             Copier::Read(value, stamp) => {
@@ -175,14 +181,11 @@ impl Tiers {
         let acked = state.acked;
         let answer = |state: &mut State, began: u8, value: u8| {
             state.old |= value < began || value == began && self.deletes(began);
-            Reader::Done
+            Reader::Idle // and reads once more
         };
         state.readers[at] = match state.readers[at] {
-            Reader::Idle if self.fault == Fault::StampBeforeNothing => Reader::Early(acked, state.stamp),
             Reader::Idle if state.value != 0 => answer(state, acked, state.value),
             Reader::Idle => Reader::Nothing(acked),
-            Reader::Early(began, _) if state.value != 0 => answer(state, began, state.value),
-            Reader::Early(began, stamp) => Reader::Stamped(began, stamp),
             Reader::Nothing(began) => Reader::Stamped(began, state.stamp),
             Reader::Stamped(began, stamp) => match state.copy {
                 Some(copy) if self.equal(copy.1, stamp) => {
@@ -190,15 +193,14 @@ impl Tiers {
                     answer(state, began, copy.0);
                     Reader::Found(copy)
                 }
-                _ => Reader::Done,
+                _ => Reader::Idle,
             },
             Reader::Found((value, stamp)) => {
                 if state.value == 0 && (self.fault == Fault::PutBackUnseen || self.equal(stamp, state.stamp)) {
                     state.value = value;
                 }
-                Reader::Done
+                Reader::Idle
             }
-            Reader::Done => return None,
         };
         Some(())
     }
@@ -239,7 +241,7 @@ impl Model for Tiers {
 
     fn actions(&self, _: &State, actions: &mut Vec<Step>) {
         use Step as S;
-        actions.extend([S::Write, S::Version, S::Lose, S::EndEpoch, S::LoseValue, S::LoseVersion, S::LoseEpoch, S::Return]);
+        actions.extend([S::Write, S::Version, S::Lose, S::LoseValue, S::LoseVersion, S::LoseEpoch, S::Return]);
         actions.extend((0..COPIERS).map(S::Copy));
         actions.extend((0..READERS).map(S::Read));
     }
@@ -249,17 +251,10 @@ impl Model for Tiers {
         let lose = |left: &mut u8| left.checked_sub(1).map(|rest| *left = rest);
         match step {
             Step::Write => self.write(&mut state)?,
-            Step::Version => {
-                state.half.take_if(|lost| !*lost)?;
-                state.stamp.0 = next(&mut state.fresh);
-                state.acked = state.done;
-            }
-            Step::Lose => *state.half.as_mut().filter(|lost| !**lost)? = true,
-            // Its client knows of nothing: when that is done, the write counts as acknowledged.
-            Step::EndEpoch => {
-                state.half.take_if(|lost| *lost)?;
-                if self.fault != Fault::LossIsNothing {
-                    state.stamp.1 = 0;
+            Step::Version | Step::Lose => {
+                state.half.take_if(|done| *done)?;
+                if step == Step::Version {
+                    state.stamp.0 = next(&mut state.fresh);
                 }
                 state.acked = state.done;
             }
@@ -267,6 +262,8 @@ impl Model for Tiers {
                 lose(&mut state.losses[0]).filter(|()| last.value != 0)?;
                 state.value = 0;
             }
+            // A mark that was just set is not what a server evicts before the write that came in one piece with it.
+            Step::LoseVersion if last.half == Some(false) => return None,
             Step::LoseVersion => {
                 lose(&mut state.losses[1]).filter(|()| last.stamp.0 != 0)?;
                 state.stamp.0 = 0;
@@ -291,6 +288,6 @@ impl Model for Tiers {
 
     /// Copiers go on for as long as there are numbers.
     fn within_boundary(&self, state: &State) -> bool {
-        state.fresh < 9
+        state.fresh < 8
     }
 }
