@@ -9,10 +9,14 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
+use common::http::HttpOrigin;
 use common::{Crema, Redis};
 
 /// Where the guide has a server below Redis.
 const TIER: &str = "127.0.0.1:6399";
+
+/// Where it has a program that values come from.
+const ORIGIN: &str = "127.0.0.1:8080";
 
 /// The guide.
 fn guide() -> String {
@@ -123,7 +127,9 @@ fn the_examples_of_the_guide_run_as_they_stand() {
         let file = directory.path().join("crema.toml");
         let below = lesson.settings.contains(TIER).then(Redis::start);
         let at = below.as_ref().map(|below| below.addr().to_string()).unwrap_or_default();
-        fs::write(&file, lesson.settings.replace(TIER, &at)).expect("a file of its own");
+        let origin = HttpOrigin::start();
+        let settings = lesson.settings.replace(TIER, &at).replace(ORIGIN, &origin.addr().to_string());
+        fs::write(&file, settings).expect("a file of its own");
         let crema = Crema::over(redis.addr()).flag("--config", file.display()).start();
         crema.await_channel();
         lesson.examples.iter().for_each(|example| run(example, &crema, &redis, directory.path()));
