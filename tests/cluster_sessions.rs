@@ -257,19 +257,33 @@ fn a_transaction_that_a_node_refuses_is_not_carried_out_one_by_one() {
         assert_eq!(reply, ok());
     }
     let crema = cluster.crema().start();
-    let mut client = crema.client();
-    assert_eq!(client.cmd(&["AUTH", "u", "p"]), ok());
-    for (n, key) in [0, 1].map(|n| (n, key_of(n, "k"))) {
+    let login = || {
+        let mut client = crema.client();
+        assert_eq!(client.cmd(&["AUTH", "u", "p"]), ok());
+        client
+    };
+    let allowed = |client: &mut Client, key: &str| {
+        assert_eq!(client.cmd(&["MULTI"]), ok());
+        assert_eq!(client.cmd(&["SET", key, "v"]), simple("QUEUED"));
+        assert_eq!(client.cmd(&["EXEC"]), array([ok()]));
+    };
+    let refused = |client: &mut Client, (n, key): (usize, &str), before: &Value| {
         assert_eq!(client.cmd(&["MULTI"]), ok(), "as the front says");
-        let reply = client.cmd(&["SET", &key, "v"]);
-        if n == 0 {
-            assert_eq!((reply, client.cmd(&["EXEC"])), (simple("QUEUED"), array([ok()])));
-        } else {
-            assert!(reply.text().starts_with("NOPERM "), "{reply:?}");
-            assert!(client.try_cmd(&["EXEC"]).is_err(), "its client is closed, for it was told that it has begun");
-            assert_eq!(cluster.client(1).cmd(&["GET", &key]), Value::Nil);
-        }
-    }
+        let reply = client.cmd(&["SET", key, "w"]);
+        assert!(reply.text().starts_with("NOPERM "), "{reply:?}");
+        assert!(client.try_cmd(&["EXEC"]).is_err(), "its client is closed, for it was told that it has begun");
+        assert_eq!(cluster.client(n).cmd(&["GET", key]), *before);
+    };
+    let [front, never, no_more] = [0, 1, 2].map(|n| key_of(n, "k"));
+    let mut client = login();
+    allowed(&mut client, &front);
+    refused(&mut client, (1, &never), &Value::Nil);
+
+    let mut client = login();
+    allowed(&mut client, &front);
+    allowed(&mut client, &no_more);
+    assert_eq!(cluster.client(2).cmd(&["ACL", "SETUSER", "u", "-multi"]), ok());
+    refused(&mut client, (2, &no_more), &bulk("v"));
 }
 
 #[test]

@@ -51,7 +51,6 @@ use crate::metrics::{Failure, Outcome};
 use crate::net::Socket;
 use crate::proxy::{self, Caller, Lent, Owner, Replies, SessionEnd, Taken, Who, Worker};
 use crate::resp::{Grammar, Limits, Parsed, Parser, ProtocolError, Request};
-use crate::upstream::Node;
 
 pub(crate) use entrance::Entrance;
 
@@ -141,8 +140,8 @@ struct Session {
     crowded: bool,
     /// What the command under way counts as, where it is answered here.
     tally: Cell<(Class, Result<Outcome, Failure>)>,
-    /// As whom, and at which nodes, it is known to be allowed `MULTI`.
-    queues: Option<(Rc<Who>, Vec<Arc<Node>>)>,
+    /// As whom it is known to be allowed `MULTI`.
+    queues: Option<Rc<Who>>,
     /// What it has at other nodes than the one that its subscriptions are at.
     feeds: Option<Box<Feeds>>,
     /// What the client calls itself, where crema keeps that.

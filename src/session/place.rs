@@ -7,9 +7,6 @@
 //!
 //! Holds contract point 2.
 
-use std::rc::Rc;
-use std::sync::Arc;
-
 use super::link::Link;
 use super::prefix::Prefix;
 use super::wire::ClientLine;
@@ -20,7 +17,7 @@ use crate::error::Sent;
 use crate::metrics::{Failure, Outcome};
 use crate::proxy::{self, Lent, OwnLane, Setting};
 use crate::resp::{Request, Resp, encode};
-use crate::upstream::{Node, NodeIndex};
+use crate::upstream::NodeIndex;
 
 /// What Redis says of keys in several slots.
 pub(super) const CROSSSLOT: &str = "CROSSSLOT Keys in request don't hash to the same slot";
@@ -355,41 +352,18 @@ impl Session {
         Ok(true)
     }
 
-    /// Begins a transaction on this connection, with what was queued so far; or what is said where the user may not. Where that is not
-    /// known of the node, it is waited for: what is queued behind a `MULTI` that is refused would be carried out one by one.
+    /// Begins a transaction on this connection, with what was queued so far; or what is said where the user may not. It is waited for
+    /// each time: what is queued behind a `MULTI` that is refused would be carried out one by one.
     pub(super) async fn begin_on(&mut self, private: &OwnLane, prefix: &Prefix) -> Result<Option<String>, Close> {
-        let now = Time::now();
-        if self.queues_at(private.server()) {
-            private.queue_again(&multi(), prefix.redirected(), now);
-        } else {
-            let reply = self.capture(private, &multi()).await?;
-            if let Some(error) = reply.strip_prefix(b"-") {
-                return Ok(Some(String::from_utf8_lossy(error).trim_end().to_owned()));
-            }
-            self.may_queue_at(private.server());
+        let reply = self.capture(private, &multi()).await?;
+        if let Some(error) = reply.strip_prefix(b"-") {
+            return Ok(Some(String::from_utf8_lossy(error).trim_end().to_owned()));
         }
+        let now = Time::now();
         for command in prefix.commands().into_iter().flatten() {
             private.queue_again(command, prefix.redirected(), now);
         }
         Ok(None)
-    }
-
-    /// Whether it is known that who the session is may begin a transaction at this node.
-    pub(super) fn queues_at(&self, node: &Arc<Node>) -> bool {
-        let known = self.queues.as_ref().filter(|(who, _)| Rc::ptr_eq(who, &self.caller.who));
-        known.is_some_and(|(_, nodes)| nodes.iter().any(|known| Arc::ptr_eq(known, node)))
-    }
-
-    /// It may.
-    pub(super) fn may_queue_at(&mut self, node: &Arc<Node>) {
-        if self.queues.as_ref().is_none_or(|(who, _)| !Rc::ptr_eq(who, &self.caller.who)) {
-            self.queues = Some((Rc::clone(&self.caller.who), Vec::new()));
-        }
-        if !self.queues_at(node)
-            && let Some((_, nodes)) = &mut self.queues
-        {
-            nodes.push(Arc::clone(node));
-        }
     }
 
     fn is_at_front(&self) -> bool {

@@ -79,7 +79,7 @@ impl Session {
         if self.link.is_over() {
             self.end_loan(line).await?;
         }
-        let known = self.queues.as_ref().is_some_and(|(who, _)| Rc::ptr_eq(who, &self.caller.who));
+        let known = self.queues.as_ref().is_some_and(|who| Rc::ptr_eq(who, &self.caller.who));
         let watches = self.link.is_watching();
         if known && !watches && self.change(Link::hold) {
             self.answer(|out| encode::simple(out, "OK"));
@@ -95,7 +95,7 @@ impl Session {
         let refused = !line.looked_at(self, place).await?.is_empty();
         self.caller.replies.show(place);
         if !refused {
-            self.may_queue_at(private.server());
+            self.queues = Some(Rc::clone(&self.caller.who));
             let prefix = Prefix::in_slot(self.link.watched_slot());
             self.change(|link| link.multi(Some(Box::new(prefix))));
         }
