@@ -346,7 +346,9 @@ fn in_a_cluster_a_key_and_its_version_are_in_one_slot() {
         });
     }
     let mut all: Vec<&str> = vec!["MSET"];
-    keys.iter().for_each(|key| all.extend([key, "3"]));
+    for key in keys {
+        all.extend([key, "3"]);
+    }
     assert_eq!(client.cmd(&all), ok());
     let mget: Vec<&str> = ["MGET"].into_iter().chain(keys).collect();
     assert_eq!(client.cmd(&mget), array(vec![bulk("3"); keys.len()]));
@@ -426,7 +428,7 @@ fn under_chaos_no_read_is_older_than_a_write_that_was_acknowledged_before() {
     let (cremas, acked, over) = (&cremas, &acked, &over);
     std::thread::scope(|scope| {
         let _stop = Stop(over);
-        for key in 0..KEYS {
+        for (key, acked) in acked.iter().enumerate() {
             let mut dice = rand::rngs::SmallRng::seed_from_u64(dice.random());
             scope.spawn(move || {
                 let mut clients: Vec<Client> = cremas.iter().map(|crema| crema.client()).collect();
@@ -443,17 +445,17 @@ fn under_chaos_no_read_is_older_than_a_write_that_was_acknowledged_before() {
                         clients[at].cmd(&["SET", &key_name, &value])
                     };
                     assert!(!reply.is_error(), "{reply:?}");
-                    acked[key].lock().expect("nobody panicked").push(number, deletes);
+                    acked.lock().expect("nobody panicked").push(number, deletes);
                     let got = clients[at].cmd(&["GET", &key_name]);
                     judge(&key_name, &got, (number, deletes), "its writer");
                     std::thread::sleep(Duration::from_millis(dice.random_range(0..40)));
                 }
             });
         }
-        for reader in 0..3 {
+        for crema in cremas {
             let mut dice = rand::rngs::SmallRng::seed_from_u64(dice.random());
             scope.spawn(move || {
-                let mut client = cremas[reader].client();
+                let mut client = crema.client();
                 while !over.load(Ordering::Relaxed) {
                     let key = dice.random_range(0..KEYS);
                     let oldest = acked[key].lock().expect("nobody panicked").oldest(MAX_STALENESS);

@@ -161,7 +161,8 @@ fn respond<B>(request: &Request<B>, source: &dyn Source) -> Response<Full<Bytes>
         Page::Live => text(StatusCode::OK, "live\n"),
         Page::Ready => {
             let snapshot = source.snapshot();
-            let degraded: String = snapshot.degraded().iter().map(|part| format!("degraded: {part}\n")).collect();
+            let parts = snapshot.degraded().into_iter();
+            let degraded = parts.fold(String::new(), |all, part| all + "degraded: " + &part + "\n");
             match snapshot.ready {
                 Ok(()) => text(StatusCode::OK, format!("ready\n{degraded}")),
                 Err(trouble) => text(StatusCode::SERVICE_UNAVAILABLE, format!("{trouble}\n{degraded}")),

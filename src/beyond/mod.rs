@@ -115,7 +115,7 @@ impl Beyond {
         for key in spec.keys(request) {
             let Some(reach) = self.reach(key) else { continue };
             if !reach.tiers.is_empty() {
-                let version = companions.version(|| rand::random::<u64>());
+                let version = companions.version(rand::random::<u64>);
                 companions.set(&self.beside(KeptKind::Version, key), version.as_bytes(), self.life.as_bytes());
                 let sequel = companions.sequel();
                 sequel.epoch.get_or_insert_with(|| self.epoch(key));

@@ -131,26 +131,26 @@ fn read_tier(layers: &Layers, settings: &Spanned<TierSettings>, nth: usize) -> R
     let (ms, s, h) = (Duration::from_millis, Duration::from_secs, |hours: u64| Duration::from_secs(hours * 3600));
     let at = |key| (layers, settings, key);
     Ok(TierRule {
-        name: read(at("name"), name, &format!("l{}", nth + 3), label)?,
+        name: read(at("name"), name.as_ref(), &format!("l{}", nth + 3), label)?,
         pattern: Glob::new(&text),
-        server: read(at("url"), url, "", TierServer::from_str)?,
-        ttl_scale: read(at("ttl_scale"), ttl_scale, "1", scale)?,
-        max_stay: read(at("max_stay"), max_stay, "24h", units::durations(s(1)..=h(8760)))?,
-        max_value: read(at("max_value"), max_value, "1MiB", units::sizes(1..=(512 * MIB).min(GIB)))?,
-        copy_up: read(at("copy_up"), copy_up, "1", units::counts(0..=u32::MAX))?,
-        timeout: read(at("timeout"), timeout, "100ms", units::durations(ms(1)..=s(60)))?,
-        flush: read(at("flush"), flush, "false", units::switch)?,
+        server: read(at("url"), url.as_ref(), "", TierServer::from_str)?,
+        ttl_scale: read(at("ttl_scale"), ttl_scale.as_ref(), "1", scale)?,
+        max_stay: read(at("max_stay"), max_stay.as_ref(), "24h", units::durations(s(1)..=h(8760)))?,
+        max_value: read(at("max_value"), max_value.as_ref(), "1MiB", units::sizes(1..=(512 * MIB).min(GIB)))?,
+        copy_up: read(at("copy_up"), copy_up.as_ref(), "1", units::counts(0..=u32::MAX))?,
+        timeout: read(at("timeout"), timeout.as_ref(), "100ms", units::durations(ms(1)..=s(60)))?,
+        flush: read(at("flush"), flush.as_ref(), "false", units::switch)?,
     })
 }
 
 fn read<T>(
     (layers, tier, key): (&Layers, &Spanned<TierSettings>, &str),
-    given: &Option<Given>,
+    given: Option<&Given>,
     usual: &str,
     parse: impl Fn(&str) -> Result<T, Problem>,
 ) -> Result<T, ConfigError> {
-    let text = given.as_ref().map_or(usual, |given| given.text());
-    parse(text).map_err(|problem| layers.refuse_tier(tier, given.as_ref().map(|given| (key, given)), problem))
+    let text = given.map_or(usual, |given| given.text());
+    parse(text).map_err(|problem| layers.refuse_tier(tier, given.map(|given| (key, given)), problem))
 }
 
 /// Reads how much longer a copy stays.

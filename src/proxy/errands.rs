@@ -34,10 +34,13 @@ impl Seeks {
     }
 }
 
-/// What a worker has to copy: database and key, and whether the value is new.
+/// A value to be copied: its database and its key, and whether it is new.
+pub(super) type WaitingCopy = (u32, Box<[u8]>, bool);
+
+/// What a worker has to copy.
 #[derive(Default)]
 pub(super) struct CopyQueue {
-    pub(super) waiting: RefCell<VecDeque<(u32, Box<[u8]>, bool)>>,
+    pub(super) waiting: RefCell<VecDeque<WaitingCopy>>,
     /// What is in it.
     pub(super) known: RefCell<HashSet<(u32, Box<[u8]>)>>,
     pub(super) is_served: Cell<bool>,

@@ -78,7 +78,7 @@ impl Worker {
         let Some((beyond, tiers)) = self.below() else { return String::new() };
         let Some(reach) = beyond.reach(key) else { return String::new() };
         let stamp = self.tier_stamp(beyond, key, db).await;
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+        let now = seconds_since_1970();
         let mut told = Vec::new();
         for tier in reach.tiers.iter().filter_map(|&nth| tiers.nth(nth)) {
             let name = &tier.rule.name;
@@ -203,12 +203,14 @@ impl Worker {
         let at = (key, db);
         let length = integer_of(&self.ask_beside(at, &own(&[b"STRLEN", key]), false).await?)?;
         if u64::try_from(length).ok()? > most {
-            all.iter().for_each(|tier| tier.stats.count(TierOutcome::TooLarge));
+            for tier in all {
+                tier.stats.count(TierOutcome::TooLarge);
+            }
             return None;
         }
         let left = integer_of(&self.ask_beside(at, &own(&[b"PTTL", key]), false).await?)?;
         let value = self.ask_beside(at, &own(&[b"GET", key]), false).await?;
-        let made = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+        let made = seconds_since_1970();
         let copy = TierCopy { version: stamp.version, epoch: stamp.epoch, made, value: text_of(&value)?.to_vec() };
         let left = match left {
             -1 => None,
@@ -280,6 +282,12 @@ impl Worker {
         let SoughtKey { slot, stamp, .. } = sought.of;
         stamp.quiet() && self.shared.l1.memory.stamps.load(slot) == stamp
     }
+}
+
+/// By the clock of this machine, which people are shown and nothing goes by.
+#[expect(clippy::disallowed_methods, reason = "it is shown, and compared with nothing")]
+fn seconds_since_1970() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
 }
 
 fn own(words: &[&[u8]]) -> Vec<u8> {

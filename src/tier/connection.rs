@@ -142,7 +142,9 @@ impl TierAddress {
                 () = sleep_until(late), if !awaited.is_empty() => break "it does not answer in time".to_owned(),
             }
         };
-        awaited.into_iter().for_each(|(errand, ..)| refuse(errand, &why));
+        for (errand, ..) in awaited {
+            refuse(errand, &why);
+        }
         why
     }
 
