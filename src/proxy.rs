@@ -85,6 +85,7 @@ pub(crate) use node_question::NodeQuestion;
 pub(crate) use open_listeners::OpenListeners;
 pub(crate) use owner::Owner;
 pub(crate) use parts::PartsInTurn;
+pub(crate) use pilot::NEWCOMER;
 pub(crate) use private::{Lent, OwnLane, Setting};
 pub(crate) use private_sending::Role;
 pub(crate) use queued::RedirectNote;

@@ -195,6 +195,29 @@ fn slots_that_move_are_taken_and_come_back() {
     findings.hold("taken without its keys", true);
 }
 
+#[test]
+fn slots_that_valkey_moves_as_a_whole() {
+    let Some(plan) = Cluster::valkey() else { return };
+    let Some(mut scene) = Scene::of(plan.masters(3)) else { return };
+    if !scene.cluster.hand_over(&[1], 1) {
+        return; // an older one
+    }
+    let of_first = |keys: &[String]| -> Vec<u16> {
+        let slots: HashSet<u16> = keys.iter().take(12).map(|key| slot_of(key)).filter(|&slot| slot != 1).collect();
+        slots.into_iter().collect()
+    };
+    for way in [[1, 2, 0].as_slice(), &[2, 1, 2, 1, 0]] {
+        let slots = of_first(&scene.next_keys());
+        let findings = scene.act(|cluster| {
+            for &to in way {
+                assert!(cluster.hand_over(&slots, to));
+                linger();
+            }
+        });
+        findings.hold("handed over", false);
+    }
+}
+
 /// Every key that is there all the time is found.
 #[test]
 fn a_scan_goes_on_through_a_failover() {

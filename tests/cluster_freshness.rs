@@ -280,11 +280,21 @@ fn where_the_census_may_not_ask_memory_answers_nothing() {
     let url = cluster.url().replace("://", "://app:pw@");
     let crema = cluster.crema().url(url).start();
     let mut client = crema.client();
-    eventually("it is told", || {
-        assert_eq!(client.cmd(&["GET", "k"]), Value::Nil);
-        crema.metric("crema_upstream_refusals", &[("need", "census")]) > 0.0
+    assert_eq!(client.cmd(&["SET", "k", "v"]), ok());
+    let silent = || crema.count("crema_census_findings_total", &[("finding", "unlisted")]);
+    let mut rounds = None;
+    eventually("it is told, and rounds go by with something in memory", || {
+        assert_eq!(client.cmd(&["GET", "k"]), bulk("v"));
+        let is_told = crema.metric("crema_upstream_refusals", &[("need", "census")]) > 0.0;
+        let is_there = crema.count("crema_fills_total", &[("outcome", "stored")]) > 0;
+        is_told && is_there && silent() >= 5 + *rounds.get_or_insert_with(silent)
     });
     assert_eq!(crema.outcomes("hit"), 0);
+    assert_eq!(admin.cmd(&["ACL", "SETUSER", "app", "+cluster|nodes"]), ok());
+    eventually("it answers when they may be asked", || {
+        assert_eq!(client.cmd(&["GET", "k"]), bulk("v"));
+        crema.outcomes("hit") > 0
+    });
 }
 
 #[test]

@@ -10,7 +10,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use common::cluster::{key_in, keys_in};
-use common::{Client, Cluster, Crema, Stop, Value, bulk, eventually, int, ok};
+use common::{Client, Cluster, Crema, Stop, Value, array, bulk, eventually, int, ok};
 
 /// Commands of a pipeline.
 const PIPELINE: usize = 16;
@@ -28,12 +28,19 @@ fn keys_whose_slots_have_moved_are_found_at_once() {
         let key = key_in(slot, "k");
         assert_eq!(client.cmd(&["SET", &key, "1"]), ok());
         cluster.move_slot(slot, 1 + usize::from(slot) % 2);
+        if slot % 2 == 0 {
+            assert_eq!(client.cmd(&["GET", &key]), bulk("1"));
+        }
         assert_eq!(client.cmd(&["INCR", &key]), int(2));
         assert_eq!(client.cmd(&["GET", &key]), bulk("2"));
         assert_eq!(client.cmd(&["EVAL", "return redis.call('INCR', KEYS[1])", "1", &key]), int(3));
         assert_eq!(cluster.client_of(&key).cmd(&["GET", &key]), bulk("3"));
     }
     assert!(redirects(&crema, "moved") > 0);
+    assert!(
+        crema.count("crema_promotions_dropped_total", &[("reason", "redirected")]) > 0,
+        "it is told what was not kept"
+    );
 }
 
 #[test]
@@ -68,6 +75,51 @@ fn keys_of_a_slot_that_moves_are_found_where_they_are() {
 }
 
 #[test]
+fn keys_of_the_first_slot_of_a_new_master_are_found_where_they_are() {
+    let mut cluster = Cluster::plan().masters(2).start();
+    let crema = cluster.crema().start();
+    let mut client = crema.client();
+    let keys: Vec<String> = keys_in(7..=7, "k").take(6).collect();
+    let [a, b, stays, new, list, late] = [0, 1, 2, 3, 4, 5].map(|n| keys[n].as_str());
+    assert_eq!(client.cmd(&["MSET", a, "1", b, "1", stays, "1"]), ok());
+    let to = cluster.add_master();
+    let step = cluster.begin_move(7, to);
+    step.migrate_keys(&[a.into(), b.into()]);
+
+    assert_eq!(client.cmd(&["INCR", a]), int(2));
+    assert_eq!(client.cmd(&["INCR", stays]), int(2));
+    assert_eq!(client.cmd(&["MSET", a, "3", b, "3"]), ok());
+    assert_eq!(client.cmd(&["MGET", a, b]), array([bulk("3"), bulk("3")]));
+    let script = ["EVAL", "return redis.call('INCR', KEYS[1]) + redis.call('INCR', KEYS[2])", "2", a, b];
+    assert_eq!(client.cmd(&script), int(8));
+    assert_eq!(client.cmd(&["SET", new, "v"]), ok());
+    let mut with_own = crema.client();
+    assert!(!with_own.cmd(&["CLIENT", "ID"]).is_error(), "scripts for the front go on its own connection from here on");
+    assert_eq!(with_own.cmd(&["EVAL", "return redis.call('APPEND', KEYS[1], 'x')", "1", late]), int(1));
+    assert_eq!(with_own.cmd(&script), int(10));
+    let transaction = client.pipeline(&[&["MULTI"][..], &["INCR", a], &["GET", b], &["EXEC"]]);
+    assert_eq!(transaction[3], array([int(6), bulk("5")]));
+    client.send_cmd(&["BLPOP", list, "0"]);
+    eventually("it waits at the new master", || cluster.node(to).info("clients", "blocked_clients") == 1);
+    assert_eq!(crema.client().cmd(&["RPUSH", list, "v"]), int(1));
+    assert_eq!(client.value(), array([bulk(list), bulk("v")]));
+
+    // What is about all masters is about this one too.
+    assert_eq!(client.cmd(&["DBSIZE"]), int(5));
+    let mut found: Vec<String> = client.cmd(&["KEYS", "*"]).items().iter().map(Value::text).collect();
+    found.sort();
+    let mut want = [a, b, stays, new, late];
+    want.sort_unstable();
+    assert_eq!(found, want);
+
+    step.migrate();
+    step.finish();
+    assert_eq!(client.cmd(&["MGET", a, stays]), array([bulk("6"), bulk("2")]));
+    assert_eq!(cluster.client(to).cmd(&["MGET", a, stays]), array([bulk("6"), bulk("2")]));
+    assert!(redirects(&crema, "ask") > 0);
+}
+
+#[test]
 fn keys_at_both_nodes_are_waited_for() {
     let cluster = Cluster::plan().masters(2).start();
     let crema = cluster.crema().start();
@@ -94,7 +146,7 @@ fn keys_at_both_nodes_are_waited_for() {
     eventually("it is tried again", || redirects(&crema, "tryagain") > 5);
     step.migrate();
     step.finish();
-    assert_eq!(client.value(), common::array([bulk("1"), bulk("4")]));
+    assert_eq!(client.value(), array([bulk("1"), bulk("4")]));
 }
 
 #[test]
@@ -230,28 +282,14 @@ fn pipelines_stay_in_order_while_valkey_moves_slots_as_a_whole() {
     let Some(plan) = Cluster::valkey() else { return };
     let cluster = plan.masters(3).start();
     let slots = [100, 101, 102];
-    let migrate = |slot: u16, to: usize| {
-        let (from, text) = (cluster.owner(slot), slot.to_string());
-        if from == to {
-            return true;
-        }
-        let command = ["CLUSTER", "MIGRATESLOTS", "SLOTSRANGE", &text, &text, "NODE", cluster.id(to)];
-        let reply = cluster.client(from).cmd(&command);
-        if reply.text().contains("unknown subcommand") {
-            return false; // an older one
-        }
-        assert_eq!(reply, ok());
-        eventually("the slot has moved", || cluster.owner(slot) == to);
-        true
-    };
-    if !migrate(99, 1) {
-        return;
+    if !cluster.hand_over(&[99], 1) {
+        return; // an older one
     }
     let crema = cluster.crema().start();
     under_load(&crema, &slots, || {
         for round in 1..5 {
             for &slot in &slots {
-                assert!(migrate(slot, round % 3));
+                assert!(cluster.owner(slot) == round % 3 || cluster.hand_over(&[slot], round % 3));
             }
         }
     });

@@ -65,6 +65,10 @@ fn the_master_that_sentinels_name_is_served_and_hits_are_proven() {
         assert_eq!(client.cmd(&["GET", "k"]), bulk("other"));
         let status = crema.admin("/api/status").expect("it answers").1;
         assert!(status.contains(&group.links[0].addr().to_string()), "{status}");
+        let told = client.cmd(&["CREMA", "EXPLAIN", "GET", "k"]).items().to_vec();
+        let field = |name: &str| told.chunks(2).find(|pair| pair[0].text() == name).expect("a field")[1].text();
+        assert_eq!([field("group"), field("node")], [NAME.to_owned(), group.links[0].addr().to_string()]);
+        assert!(field("master_for_ms").parse::<u64>().is_ok_and(|known| known > 0));
     }
 }
 

@@ -1,7 +1,7 @@
-//! Keeps the census of a cluster: begins its rounds, has the stewards ask, and says of each master what a round has shown.
+//! Keeps the census of a cluster: begins its rounds, has the census takers ask, and says of each master what a round has shown.
 //!
 //! A quarter of `max_staleness` after a round began the next does, while there is something in L1; a node that was silent in one is not
-//! waited for in the next. One task of the control thread, with one steward for each node, masters and replicas, whoever the users
+//! waited for in the next. One task of the control thread, with one census taker for each node, masters and replicas, whoever the users
 //! are.
 //!
 //! Holds contract point 4 (others' writes soon).
@@ -21,11 +21,11 @@ use crate::command::HashSlot;
 use crate::config::{Endpoint, NodeMap};
 use crate::invalidation::L1;
 use crate::metrics::CensusFinding;
-use crate::upstream::{Census, CensusQuestion, Listing, MapDoubts, Node, Steward, StewardReport, Topology};
+use crate::upstream::{Census, CensusQuestion, CensusReport, CensusTaker, Listing, MapDoubts, Node, Topology};
 
 /// Reports that may wait.
 const REPORTS: usize = 1024;
-/// A steward whose node is silent for so long connects anew, or for four times `max_staleness` if that is longer.
+/// A census taker whose node is silent for so long connects anew, or for four times `max_staleness` if that is longer.
 const PATIENCE: Duration = Duration::from_secs(2);
 
 /// See the module's head.
@@ -36,9 +36,9 @@ pub(super) struct CensusKeeper {
     topology: watch::Receiver<Arc<Topology>>,
     doubts: MapDoubts,
     census: Census,
-    stewards: HashMap<Endpoint, Watched>,
+    takers: HashMap<Endpoint, Watched>,
     tasks: JoinSet<()>,
-    reports: (mpsc::Sender<StewardReport>, mpsc::Receiver<StewardReport>),
+    reports: (mpsc::Sender<CensusReport>, mpsc::Receiver<CensusReport>),
     /// When the next round begins.
     next: Instant,
 }
@@ -67,7 +67,7 @@ impl CensusKeeper {
             topology,
             doubts,
             census: Census::default(),
-            stewards: HashMap::new(),
+            takers: HashMap::new(),
             tasks: JoinSet::new(),
             reports: mpsc::channel(REPORTS),
             next: Instant::now(),
@@ -88,7 +88,7 @@ impl CensusKeeper {
                     }
                 }
             }
-            // Who has ended is of no matter: its steward is in the list no more.
+            // Who has ended is of no matter: its census taker is in the list no more.
             while self.tasks.try_join_next().is_some() {}
         }
     }
@@ -105,9 +105,9 @@ impl CensusKeeper {
         self.appoint();
         let question = CensusQuestion { round: now, lists: self.census.wants_lists(now) };
         self.census.begin(now, question.lists);
-        for steward in self.stewards.values_mut() {
-            let asked = steward.questions.try_send(question).is_ok();
-            steward.is_due = asked && steward.is_live;
+        for taker in self.takers.values_mut() {
+            let asked = taker.questions.try_send(question).is_ok();
+            taker.is_due = asked && taker.is_live;
         }
     }
 
@@ -118,8 +118,8 @@ impl CensusKeeper {
     /// The round is over: what it shows of each master counts.
     fn close(&mut self) {
         let Some(begun) = self.census.round() else { return };
-        for steward in self.stewards.values_mut() {
-            steward.is_live &= !steward.is_due;
+        for taker in self.takers.values_mut() {
+            taker.is_live &= !taker.is_due;
         }
         let topology = Arc::clone(&self.topology.borrow());
         for (_, node) in topology.nodes() {
@@ -135,14 +135,14 @@ impl CensusKeeper {
         self.census.end();
     }
 
-    fn hear(&mut self, report: StewardReport) {
-        let StewardReport { endpoint, answer, listing, timeout } = report;
+    fn hear(&mut self, report: CensusReport) {
+        let CensusReport { endpoint, answer, listing, timeout } = report;
         let now = Time::now();
-        let Some(steward) = self.stewards.get_mut(&endpoint) else { return };
+        let Some(taker) = self.takers.get_mut(&endpoint) else { return };
         let round = self.census.round();
         let is_of_round = answer.as_ref().is_some_and(|(_, asked, _)| Some(*asked) == round);
-        steward.is_due &= !(is_of_round || answer.is_none());
-        steward.is_live = answer.is_some();
+        taker.is_due &= !(is_of_round || answer.is_none());
+        taker.is_live = answer.is_some();
         if let Some(timeout) = timeout {
             self.census.hear_timeout(timeout);
         }
@@ -186,7 +186,7 @@ impl CensusKeeper {
     }
 
     fn close_if_whole(&mut self) {
-        if !self.stewards.values().any(|steward| steward.is_due) {
+        if !self.takers.values().any(|taker| taker.is_due) {
             self.close();
         }
     }
@@ -202,7 +202,7 @@ impl CensusKeeper {
         }
     }
 
-    /// A steward for each node that is known, and for no other.
+    /// A taker for each node that is known, and for no other.
     fn appoint(&mut self) {
         let topology = Arc::clone(&self.topology.borrow());
         let mut wanted: HashMap<Endpoint, Option<Arc<Node>>> =
@@ -216,18 +216,18 @@ impl CensusKeeper {
             let best = if by_name { member.last() } else { member.first() };
             wanted.extend(best.map(|endpoint| (endpoint.clone(), None)));
         }
-        self.stewards.retain(|endpoint, steward| {
-            let stays = wanted.contains_key(endpoint) && !steward.questions.is_closed();
+        self.takers.retain(|endpoint, taker| {
+            let stays = wanted.contains_key(endpoint) && !taker.questions.is_closed();
             if !stays {
-                steward.task.abort();
+                taker.task.abort();
             }
             stays
         });
         for (endpoint, node) in wanted {
-            if !self.stewards.contains_key(&endpoint) {
+            if !self.takers.contains_key(&endpoint) {
                 let node = node.unwrap_or_else(|| self.nodes.seed(&endpoint));
-                let steward = self.appointed(node);
-                self.stewards.insert(endpoint, steward);
+                let taker = self.appointed(node);
+                self.takers.insert(endpoint, taker);
             }
         }
     }
@@ -236,8 +236,8 @@ impl CensusKeeper {
         let (questions, asked) = mpsc::channel(1);
         let patience = PATIENCE.max(self.l1.terms.max_staleness * 4);
         let (node_map, reports) = (self.node_map.clone(), self.reports.0.clone());
-        let steward = Steward { node, node_map, patience, questions: asked, reports };
-        let task = self.tasks.spawn(steward.serve());
+        let taker = CensusTaker { node, node_map, patience, questions: asked, reports };
+        let task = self.tasks.spawn(taker.serve());
         Watched { questions, is_live: false, is_due: false, task }
     }
 }

@@ -20,8 +20,8 @@ use super::nodes::Nodes;
 use crate::config::{Config, Endpoint, NodeMap};
 use crate::resp::{Resp, encode};
 use crate::upstream::{
-    ClusterAnswer, ClusterMap, ClusterState, Connection, MapDoubts, Node, SlotTable, State, Target, Topology, agreed,
-    connect, read_reply,
+    ClusterAnswer, ClusterMap, ClusterState, Connection, Listing, MapDoubts, Node, SlotTable, State, Target, Topology,
+    agreed, connect, read_reply,
 };
 
 /// Nodes have so long to answer.
@@ -93,7 +93,7 @@ impl MapKeeper {
                 let answers = self.ask(vec![one]).await;
                 self.connections.clear(); // no node is to keep one for what is asked so seldom
                 if let Some(answer) = answers.first()
-                    && self.is_present(&answer.table)
+                    && self.is_present(answer)
                 {
                     self.learn_replicas(&answer.table);
                     continue;
@@ -109,8 +109,11 @@ impl MapKeeper {
         Arc::clone(&self.topology.borrow())
     }
 
+    /// Those that are asked: all that serve slots.
     fn masters(&self) -> Vec<Arc<Node>> {
-        self.present().nodes().map(|(_, node)| Arc::clone(node)).collect()
+        let present = self.present();
+        let shards = present.cluster().into_iter().flat_map(ClusterMap::shards);
+        shards.filter(|(_, shard)| shard.serves).map(|(_, shard)| Arc::clone(&shard.node)).collect()
     }
 
     fn one_in_turn(&mut self) -> Arc<Node> {
@@ -119,8 +122,10 @@ impl MapKeeper {
         Arc::clone(&masters[self.turn % masters.len()])
     }
 
-    fn is_present(&self, table: &SlotTable) -> bool {
-        self.present().cluster().is_some_and(|map| map.is_as(table))
+    /// Whether one node's answer has no news. To whom a first slot is on its way that node alone says which has it, so all are asked.
+    fn is_present(&self, answer: &ClusterAnswer) -> bool {
+        let is_as = |map: &ClusterMap| map.is_as(&answer.table) && !map.awaits_newcomers();
+        answer.newcomers.is_empty() && self.present().cluster().is_some_and(is_as)
     }
 
     /// Who replicates whom decides where no command goes that is not read from a replica: no new version is made of it.
@@ -158,7 +163,8 @@ impl MapKeeper {
         self.epoch = chosen.state.current_epoch;
         let present = self.present();
         let Some(map) = present.cluster() else { return };
-        match map.next(&chosen.table, |endpoint| self.known(endpoint)) {
+        let newcomers: Vec<_> = answers.iter().flat_map(|answer| answer.newcomers.iter().cloned()).collect();
+        match map.next(&chosen.table, &newcomers, |endpoint| self.known(endpoint)) {
             Some(next) => self.publish(next),
             None => self.tell(None),
         }
@@ -270,18 +276,26 @@ async fn exchange(
     let mut questions = Vec::new();
     encode::own_command(&mut questions, &[b"CLUSTER", b"INFO"]);
     encode::own_command(&mut questions, &[b"CLUSTER", b"SLOTS"]);
+    encode::own_command(&mut questions, &[b"CLUSTER", b"NODES"]);
     let asked = async {
         connection.socket.write_all(&questions).await?;
         let mut buffer = Vec::new();
         let state = read_reply(&mut connection.socket, &mut buffer).await?;
         let slots = read_reply(&mut connection.socket, &mut buffer).await?;
-        io::Result::Ok((state, slots))
+        let nodes = read_reply(&mut connection.socket, &mut buffer).await?;
+        io::Result::Ok((state, slots, nodes))
     };
-    let (state, slots) = timeout(LONGEST, asked).await.map_err(|_| io::ErrorKind::TimedOut)??;
+    let (state, slots, nodes) = timeout(LONGEST, asked).await.map_err(|_| io::ErrorKind::TimedOut)??;
     let answer = ClusterState::read(&state).zip(SlotTable::read(&slots, &node.endpoint, node_map));
     let said = [&state, &slots].into_iter().find(|reply| reply.starts_with(b"-"));
     let said = said.map_or("no map".into(), |reply| String::from_utf8_lossy(&reply[1..]));
-    let answer = answer.map(|(state, table)| ClusterAnswer { state, table });
+    // Who may not ask that goes without: what is on its way to a newcomer waits until that serves the slot.
+    let listing = Listing::read(&nodes, &node.endpoint, node_map);
+    let answer = answer.map(|(state, table)| {
+        let is_known = |endpoint: &Endpoint| table.masters.iter().any(|master| master.endpoint == *endpoint);
+        let newcomers = listing.map(|listing| listing.newcomers(is_known)).unwrap_or_default();
+        ClusterAnswer { state, table, newcomers }
+    });
     Ok(answer.ok_or_else(|| format!("{} says: {}", node.address, said.trim())))
 }
 
@@ -303,7 +317,9 @@ pub(super) async fn follow_presence(topology: watch::Sender<Arc<Topology>>, pres
         presence.send_if_modified(|known| std::mem::replace(known, now) != now);
         let front = present.front_index();
         let is_away = states.iter().any(|&(at, state)| at == front && state == State::Away);
-        if let (true, Some(&(there, _)), Some(map)) = (is_away, any(State::There), present.cluster()) {
+        let serves = |at| present.cluster().and_then(|map| map.shard(at)).is_some_and(|shard| shard.serves);
+        let other = states.iter().find(|&&(at, state)| state == State::There && serves(at));
+        if let (true, Some(&(there, _)), Some(map)) = (is_away, other, present.cluster()) {
             let next = Arc::new(Topology::Cluster(map.with_front(there)));
             // Unless the keeper of the map was first.
             topology.send_if_modified(|known| {

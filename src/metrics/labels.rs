@@ -114,6 +114,7 @@ labels! {
         NoPrefix = "no_prefix": "In broadcast mode, a key with none of the prefixes.",
         TooLarge = "too_large": "The answer was larger than may be kept.",
         ErrorReply = "error_reply": "Redis had answered the read with an error.",
+        Redirected = "redirected": "The read was carried out at another node of a cluster than the one that it was sent to.",
         FieldTtls = "field_ttls": "A whole hash, which does not show when its fields expire, on a server where they can.",
         FirstKnock = "first_knock": "L1 was full and the key had not been chosen before: the next time it is let in.",
     }

@@ -50,6 +50,8 @@ pub(super) struct Detour {
     pub(super) purpose: ReplyPurpose,
     /// What was sent, to be sent again: a write with its notice is more than one command.
     pub(super) bytes: Rc<[u8]>,
+    /// It went behind an `ASKING`.
+    pub(super) asking: bool,
     pub(super) why: ReturnReason,
     /// Where it was not carried out.
     pub(super) site: Rc<Site>,

@@ -19,7 +19,7 @@ use super::worker::Worker;
 use crate::beyond::WriteSequel;
 use crate::clock::Time;
 use crate::error::Sent;
-use crate::metrics::ReadRole;
+use crate::metrics::{DropReason, ReadRole};
 use crate::upstream::Forwarder;
 
 impl Foreman for Worker {
@@ -71,7 +71,8 @@ impl Forwarder<InFlight> for Worker {
             self.stats.retried_reads.add(1 + command.joined.len() as u64);
         }
         if command.site.redirects {
-            self.lead_on(command, without_asking(bytes));
+            let plain = without_asking(bytes);
+            self.lead_on(command, plain, plain.len() < bytes.len());
         } else {
             self.send_again(command, bytes);
         }
@@ -79,19 +80,21 @@ impl Forwarder<InFlight> for Worker {
 }
 
 impl Worker {
-    /// Sends each who waits for the command on a detour of its own.
-    fn lead_on(self: &Rc<Self>, command: ReturnedCommand, bytes: &[u8]) {
+    /// Sends each who waits for the command, which went behind an `ASKING` or without, on a detour of its own.
+    fn lead_on(self: &Rc<Self>, command: ReturnedCommand, bytes: &[u8], asking: bool) {
         let mut spans = Vec::new();
         let slot = SentCommand::read(bytes, &mut spans).and_then(|sent| sent.slot());
         let (bytes, now): (Rc<[u8]>, _) = (bytes.into(), Time::now());
         let ReturnedCommand { site, first, joined, purpose, why, caller, sampled } = command;
         let Some(caller) = caller else { return };
+        (0..purpose.promotions()).for_each(|_| self.stats.dropped(DropReason::Redirected));
         for recipient in joined {
             let reader = Reader::new(Rc::clone(&caller.0), caller.1, false);
             let detour = Detour {
                 recipient,
                 purpose: ReplyPurpose::Read(reader, Vec::new()),
                 bytes: Rc::clone(&bytes),
+                asking,
                 why: why.clone(),
                 site: Rc::clone(&site),
                 caller: caller.clone(),
@@ -101,7 +104,7 @@ impl Worker {
             self.detour(detour, slot);
         }
         let (recipient, tries) = (first, Tries::new(now));
-        self.detour(Detour { recipient, purpose, bytes, why, site, caller, sampled, tries }, slot);
+        self.detour(Detour { recipient, purpose, bytes, asking, why, site, caller, sampled, tries }, slot);
     }
 
     /// Has the master answer a read that a replica did not.
@@ -138,7 +141,7 @@ impl Worker {
         let track = match station.track(&reader.who, reader.resp, reader.script, now) {
             Ok(track) => track,
             // Another node may come to serve it.
-            Err(_) if self.is_cluster() => return self.lead_on(command, bytes),
+            Err(_) if self.is_cluster() => return self.lead_on(command, bytes, false),
             Err(error) => {
                 let ReturnedCommand { first, joined, .. } = command;
                 let all = std::iter::once(first).chain(joined);

@@ -33,10 +33,12 @@ use crate::clock::Time;
 use crate::command::{HashSlot, Route};
 use crate::metrics::RedirectKind;
 use crate::resp::{Resp, encode};
-use crate::upstream::{NodeIndex, Topology};
+use crate::upstream::{NodeIndex, Topology, with_node_at};
 
 /// How long a node may take to say whether a redirect is its own.
 const PROBE: Duration = Duration::from_secs(1);
+/// How long a node is waited for that is not in the map yet.
+pub(crate) const NEWCOMER: Duration = Duration::from_millis(100);
 /// For so long after a redirect the sessions of a worker send one command at a time for its slot.
 const UNSETTLED: Duration = Duration::from_secs(1);
 
@@ -206,17 +208,12 @@ impl Worker {
         let next = detour.tries.next(kind, self.shared.config.cluster.wait, Time::now());
         let named = match &detour.why {
             ReturnReason::Redirect(Some(RedirectKind::Ask), line) => {
-                named_node(line, &self.shared.config.cluster.node_map)
+                named_node(line, &self.shared.config.cluster.node_map, &detour.site.node.endpoint)
             }
             _ => None,
         };
-        let named = named.and_then(|endpoint| self.topology().place_of(&endpoint));
         match next {
             NextTry::GiveUp => return Destination::Nowhere,
-            NextTry::Now if kind == RedirectKind::Ask && named.is_none() => {
-                self.shared.map.ask_anew(); // it names a node that is not in the map
-                self.await_other(slot, &detour.site, Duration::from_millis(20)).await;
-            }
             NextTry::Now => {}
             NextTry::After(pause) => sleep(pause).await,
             NextTry::Elsewhere(pause) => {
@@ -226,10 +223,17 @@ impl Worker {
                 }
             }
         }
-        match named {
-            Some(at) => Destination::Node(at, true),
-            None => Destination::Node(self.topology().serving_slot(slot), false),
+        if let Some(named) = named {
+            if self.topology().place_of(&named).is_none() {
+                self.shared.map.ask_anew();
+                let newer = with_node_at(&named, &mut self.shared.topology.clone(), NEWCOMER).await;
+                self.adopt_newer(newer);
+            }
+            if let Some(at) = self.topology().place_of(&named) {
+                return Destination::Node(at, true);
+            }
         }
+        Destination::Node(self.topology().serving_slot(slot), false)
     }
 
     /// Whether the map says that this node serves the slot.
@@ -243,9 +247,7 @@ impl Worker {
         let changed = topology.wait_for(|topology| !serves(topology, slot, site));
         if let Ok(Ok(newer)) = timeout(longest, changed).await {
             let newer = Arc::clone(&newer);
-            if newer.version() > self.topology().version() {
-                self.adopt(newer);
-            }
+            self.adopt_newer(newer);
         }
     }
 
@@ -262,12 +264,16 @@ impl Worker {
         let keys = sent.spec.keys(sent.request);
         let words: Vec<&[u8]> = std::iter::once(&b"EXISTS"[..]).chain(keys).collect();
         let mut question = Vec::new();
+        if detour.asking {
+            question.extend_from_slice(ASKING);
+        }
         encode::own_command(&mut question, &words);
         let who = Who::new(&self.shared, station.node(), station.node().login(), detour.caller.0.db);
         let now = Time::now();
         let Ok(track) = station.track(&who, Resp::V2, false, now) else { return false };
         let (told, reply) = oneshot::channel();
-        track.ask(&question, ReplyAction::Capture(Vec::new(), told), now);
+        let pending = InFlight::own(&track.site, ReplyAction::Capture(Vec::new(), told));
+        track.send(&question, if detour.asking { pending.asking() } else { pending }, now);
         let Ok(Ok(reply)) = timeout(PROBE, reply).await else { return false };
         ErrorLine::of(&reply, true) == ErrorLine::Redirect(kind)
     }

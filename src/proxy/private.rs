@@ -24,7 +24,7 @@ use super::who::Who;
 use crate::clock::Time;
 use crate::error::{Error, Sent};
 use crate::resp::{Resp, encode};
-use crate::upstream::{Lane, Login, NodeIndex, OutOfBand, Settled, Step, steps};
+use crate::upstream::{Lane, Login, Node, NodeIndex, OutOfBand, Settled, Step, steps};
 
 /// Where a private connection is to be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,6 +56,11 @@ impl OwnLane {
     /// Which node it leads to.
     pub(crate) fn node(&self) -> NodeIndex {
         self.site.index()
+    }
+
+    /// The node itself.
+    pub(crate) fn server(&self) -> &Arc<Node> {
+        &self.site.node
     }
 
     /// Sends a command of crema's own; `action` takes its reply. Where it cannot be sent, nobody is left to tell.

@@ -53,10 +53,15 @@ pub(crate) fn redirect_of(error: &[u8]) -> Option<RedirectKind> {
     }
 }
 
-/// The node that `-ASK slot host:port` names, where it is to be connected to.
-pub(crate) fn named_node(line: &[u8], node_map: &NodeMap) -> Option<Endpoint> {
+/// The node that `-ASK slot host:port` names, where it is to be connected to. It has no host where that is the one of the node that says
+/// so, which is `asked` (`cluster-preferred-endpoint-type unknown-endpoint`).
+pub(crate) fn named_node(line: &[u8], node_map: &NodeMap, asked: &Endpoint) -> Option<Endpoint> {
     let name = std::str::from_utf8(line).ok()?.split_ascii_whitespace().nth(2)?;
     let (host, port) = name.rsplit_once(':')?;
+    let host = match (host, asked) {
+        ("", Endpoint::Tcp { host, .. }) => host,
+        (host, _) => host,
+    };
     let endpoint = Endpoint::Tcp { host: host.to_owned(), port: port.parse().ok()? };
     Some(node_map.resolve(endpoint))
 }
@@ -96,7 +101,9 @@ mod tests {
 
     #[test]
     fn the_node_is_the_third_word() {
-        let named = |line: &[u8]| named_node(line, &NodeMap::default()).map(|endpoint| endpoint.to_string());
+        let asked = Endpoint::Tcp { host: "asked".into(), port: 1 };
+        let named = |line: &[u8]| named_node(line, &NodeMap::default(), &asked).map(|endpoint| endpoint.to_string());
+        assert_eq!(named(b"-ASK 3999 :6381\r\n").as_deref(), Some("asked:6381"));
         assert_eq!(named(b"-ASK 3999 10.0.0.1:6381\r\n").as_deref(), Some("10.0.0.1:6381"));
         assert!(named(b"-ASK 3999 ::1:6381\r\n").is_some_and(|address| address.contains("::1")));
         for line in [&b"-ASK 3999\r\n"[..], b"-ASK 3999 \xff:1\r\n", b"-ASK 3999 host\r\n", b"-ASK 3999 h:x\r\n"] {

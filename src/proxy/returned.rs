@@ -71,6 +71,17 @@ pub(super) enum ReplyPurpose {
     Write(MarkedWrite),
 }
 
+impl ReplyPurpose {
+    /// How many promotions were to follow from its reply.
+    pub(super) fn promotions(&self) -> usize {
+        match self {
+            Self::Read(_, fills) => fills.len(),
+            Self::Lead(.., Coin::Promote) => 1,
+            Self::Pass | Self::Lead(..) | Self::Write(_) => 0,
+        }
+    }
+}
+
 impl InFlight {
     /// Whether these bytes are no part of a reply to the client, or perhaps none: they are kept then.
     #[cold]

@@ -139,6 +139,13 @@ impl Worker {
         }
     }
 
+    /// The same, where that is newer than what is gone by: somebody else may have been first.
+    pub(crate) fn adopt_newer(self: &Rc<Self>, topology: Arc<Topology>) {
+        if topology.version() > self.topology().version() {
+            self.adopt(topology);
+        }
+    }
+
     /// A station at `node`, with no connection yet.
     fn open(self: &Rc<Self>, node: &Arc<Node>) -> Rc<Station> {
         let worker: Weak<Self> = Rc::downgrade(self);
@@ -377,8 +384,8 @@ mod tests {
                 let masters = [1, 2].map(|port| MasterEntry { endpoint: endpoint(port), replicas: Vec::new() });
                 SlotTable { masters: masters.into(), owners: vec![Some(owner); HashSlot::COUNT] }
             };
-            let first = unread.next(&of(0), make).expect("news");
-            let second = first.next(&of(1), make).expect("news");
+            let first = unread.next(&of(0), &[], make).expect("news");
+            let second = first.next(&of(1), &[], make).expect("news");
             let topologies = watch::Sender::new(Arc::new(Topology::Cluster(first)));
             let worker = Worker::new(shared(topologies.subscribe()), Arc::default());
             let places = [0, 1].map(NodeIndex::nth);

@@ -9,7 +9,7 @@ use super::Session;
 use crate::cache::Query;
 use crate::clock::Time;
 use crate::command::{self, Effect, HashSlot, Route, Spec, Verb};
-use crate::config::{Promote, Rule};
+use crate::config::{Promote, Rule, UpstreamKind};
 use crate::invalidation::Fill;
 use crate::invalidation::Forget;
 use crate::invalidation::message::Message;
@@ -190,6 +190,7 @@ impl Session {
         let held = if keeps { self.held(spec, asked) } else { Vec::new() };
         let (slot, node, lease) = self.whereabouts(spec, asked);
         let (replica, replica_lease) = self.replica(spec, asked).unwrap_or_default();
+        let (group, since) = self.group();
         let first = held.iter().flatten().min().copied();
         let in_l1 = match (held.len(), held.iter().flatten().count()) {
             (_, 0) => "no".to_owned(),
@@ -218,6 +219,8 @@ impl Session {
             ("lease_ms_left", lease),
             ("replica", replica),
             ("replica_lease_ms_left", replica_lease),
+            ("group", group),
+            ("master_for_ms", since),
         ];
         self.map(&fields, reply);
     }
@@ -279,6 +282,17 @@ impl Session {
         let left = left.map(|lease| (lease.left(config.max_staleness, Time::now()), lease));
         let (left, lease) = left.filter(|(left, _)| !left.is_zero()).max_by_key(|(left, _)| *left)?;
         Some((lease.node.address.to_string(), millis(left).to_string()))
+    }
+
+    /// Behind Sentinels, the group, and since when the node is its master, as far as is known here.
+    fn group(&self) -> (String, String) {
+        match &self.worker.shared.config.upstream.kind {
+            UpstreamKind::Sentinel { name, .. } => {
+                let known = Time::now().saturating_since(self.worker.front().node().made);
+                (name.clone(), millis(known).to_string())
+            }
+            _ => <_>::default(),
+        }
     }
 
     /// Until when L1 may answer a read, where it can; of a read of many keys, each.

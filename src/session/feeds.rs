@@ -263,7 +263,7 @@ impl Session {
             self.caller.replies.look_at(sent);
             let error = line.looked_at(self, sent).await?;
             let way = match redirect_of(&error) {
-                Some(kind) => self.find_way(line, &mut tries, (kind, &error), Some(slot)).await,
+                Some(kind) => self.find_way(line, &mut tries, (kind, &error), (private.server(), Some(slot))).await,
                 None => None,
             };
             // A slot that moves takes its subscribers along when it has: nobody subscribes where it is not yet.

@@ -15,10 +15,11 @@ use super::wire::ClientLine;
 use super::{Close, Session};
 use crate::clock::Time;
 use crate::command::{Class, HashSlot, Spec};
+use crate::config::Endpoint;
 use crate::metrics::RedirectKind;
-use crate::proxy::{NextTry, ReplyPlace, Role, Tries, named_node, redirect_of};
-use crate::resp::Request;
-use crate::upstream::{NodeIndex, newer_than};
+use crate::proxy::{NEWCOMER, NextTry, OwnLane, ReplyPlace, Role, Tries, named_node, redirect_of};
+use crate::resp::{Request, encode};
+use crate::upstream::{Node, NodeIndex, newer_than, with_node_at};
 
 /// A large request flows through, and what of it has gone to one node cannot be sent to another.
 const NOT_WHOLE: &[u8] = b"-TRYAGAIN crema: the slot of this request has moved, and not all of it is here any more\r\n";
@@ -44,11 +45,11 @@ impl Session {
         line: &mut ClientLine,
         (place, slot): (ReplyPlace, Option<HashSlot>),
         (spec, request): (&Spec, Request<'_>),
-        begun: Time,
+        (mut private, begun): (OwnLane, Time),
     ) -> Result<(), Close> {
         // What was said of a stream that is not there any more: that it was moved looks the same.
         let mut gone = None;
-        let (mut tries, mut told) = (Tries::new(begun), begun);
+        let (mut tries, mut told, mut asking) = (Tries::new(begun), begun, false);
         loop {
             let error = line.looked_at(self, place).await?;
             let now = Time::now();
@@ -76,12 +77,19 @@ impl Session {
                 self.caller.replies.append(place, NOT_WHOLE, Some(Time::ZERO));
                 break;
             }
-            let before = self.worker.node_of(slot);
-            let Some(way) = self.find_way(line, &mut tries, (kind, &error), slot).await else { break };
-            if speaks_for_itself(spec) && (kind != RedirectKind::Moved || way.at == before) {
-                break; // the words may be its own
+            let moved = kind == RedirectKind::Moved;
+            if speaks_for_itself(spec) && !moved && !self.confirms(&private, asking, kind, (spec, request)).await? {
+                break; // the words are its own
             }
-            self.send_again(place, way, (spec, request), begun);
+            let to = (&**private.server(), slot);
+            let Some(way) = self.find_way(line, &mut tries, (kind, &error), to).await else { break };
+            if moved && !Arc::ptr_eq(private.server(), self.worker.station(way.at).node()) {
+                tries = Tries::new(now); // its slot has moved on, as it may at any time while the command waits
+            } else if moved && speaks_for_itself(spec) {
+                break; // the map does not say so
+            }
+            asking = way.asking;
+            private = self.send_again(place, way, (spec, request), begun);
         }
         if let Some(gone) = gone {
             self.caller.replies.take_back(place);
@@ -91,8 +99,14 @@ impl Session {
         Ok(())
     }
 
-    /// Sends a command again that was sent first at `begun`. One that waits does so for the rest of its time.
-    fn send_again(&mut self, place: ReplyPlace, way: Way, (spec, request): (&Spec, Request<'_>), begun: Time) {
+    /// Sends a command again that was sent first at `begun`, and says on what. One that waits does so for the rest of its time.
+    fn send_again(
+        &mut self,
+        place: ReplyPlace,
+        way: Way,
+        (spec, request): (&Spec, Request<'_>),
+        begun: Time,
+    ) -> OwnLane {
         self.caller.replies.take_back(place);
         let private = self.relend(way.at);
         if way.asking {
@@ -109,42 +123,82 @@ impl Session {
             self.link.note_wait(place, place);
         }
         self.caller.send_at(place, &private, (spec, request), Role::Alone, Time::now());
+        private
     }
 
-    /// Where a command of this slot is to go that was told this; none where it is not sent again.
+    /// Where a command of this slot is to go that was told this by `node`; none where it is not sent again.
     pub(super) async fn find_way(
         &mut self,
         line: &mut ClientLine,
         tries: &mut Tries,
         (kind, error): (RedirectKind, &[u8]),
-        slot: Option<HashSlot>,
+        (node, slot): (&Node, Option<HashSlot>),
     ) -> Option<Way> {
         let shared = Arc::clone(&self.worker.shared);
         let next = tries.next(kind, shared.config.cluster.wait, Time::now());
-        let told = self.worker.station(self.worker.node_of(slot));
         match next {
             NextTry::GiveUp => return None,
             NextTry::Now => {}
             NextTry::After(pause) => line.while_writing(self, sleep(pause)).await,
             // What the map says by now may be another than the node that was asked.
-            NextTry::Elsewhere(_) if self.link.conn().is_some_and(|lent| !lent.is_at(&told)) => {}
+            NextTry::Elsewhere(_) if !self.is_served_by(node, slot) => {}
             NextTry::Elsewhere(pause) => {
                 shared.map.ask_anew();
                 let mut topology = shared.topology.clone();
                 let newer = newer_than(self.worker.topology().version(), &mut topology, pause);
                 let newer = line.while_writing(self, newer).await;
-                if newer.version() > self.worker.topology().version() {
-                    self.worker.adopt(newer);
-                }
+                self.worker.adopt_newer(newer);
             }
         }
         if kind == RedirectKind::Ask
-            && let Some(at) = named_node(error, &shared.config.cluster.node_map)
-                .and_then(|endpoint| self.worker.topology().place_of(&endpoint))
+            && let Some(at) = self.place_named(line, error, &node.endpoint).await
         {
             return Some(Way { at, asking: true });
         }
         Some(Way { at: self.worker.node_of(slot), asking: false })
+    }
+}
+
+impl Session {
+    /// Whether the node says of its own accord that it does not carry the command out. A script can answer with such a line after it has
+    /// written; what only looks whether the same keys are there cannot.
+    async fn confirms(
+        &mut self,
+        private: &OwnLane,
+        asking: bool,
+        kind: RedirectKind,
+        (spec, request): (&Spec, Request<'_>),
+    ) -> Result<bool, Close> {
+        let words: Vec<&[u8]> = std::iter::once(&b"EXISTS"[..]).chain(spec.keys(request)).collect();
+        if words.len() == 1 || kind == RedirectKind::ReadOnly {
+            return Ok(false);
+        }
+        if asking {
+            private.tell(&[b"ASKING"]);
+        }
+        let mut question = Vec::new();
+        encode::own_command(&mut question, &words);
+        let said = self.capture(private, &question).await?;
+        Ok(redirect_of(&said) == Some(kind))
+    }
+
+    /// Whether the map says that it is this node which serves the slot.
+    fn is_served_by(&self, node: &Node, slot: Option<HashSlot>) -> bool {
+        let station = self.worker.station(self.worker.node_of(slot));
+        std::ptr::eq(&**station.node(), node)
+    }
+
+    /// The place of the node that an `ASK` of the one at `asked` names, which it may get just now.
+    async fn place_named(&self, line: &mut ClientLine, error: &[u8], asked: &Endpoint) -> Option<NodeIndex> {
+        let shared = &self.worker.shared;
+        let named = named_node(error, &shared.config.cluster.node_map, asked)?;
+        if self.worker.topology().place_of(&named).is_none() {
+            shared.map.ask_anew();
+            let mut topology = shared.topology.clone();
+            let newer = line.while_writing(self, with_node_at(&named, &mut topology, NEWCOMER)).await;
+            self.worker.adopt_newer(newer);
+        }
+        self.worker.topology().place_of(&named)
     }
 }
 

@@ -127,7 +127,7 @@ impl Session {
         let begun = Time::now();
         let place = self.send(&private, spec, request, begun);
         self.caller.replies.look_at(place);
-        self.follow(line, (place, slot), (spec, request), begun).await?;
+        self.follow(line, (place, slot), (spec, request), (private, begun)).await?;
         if let Some(lent) = self.link.loan_conn_mut() {
             lent.unsettle();
         }

@@ -132,7 +132,7 @@ impl Session {
             self.caller.replies.show(place);
             return Ok(());
         }
-        self.follow(line, (place, first), (spec, request), now).await?;
+        self.follow(line, (place, first), (spec, request), (private, now)).await?;
         self.change(|link| link.watch(first));
         Ok(())
     }
@@ -200,6 +200,7 @@ impl Session {
     ) -> Result<(), Close> {
         let Some(prefix) = &ended.prefix else { return Ok(()) };
         let mut tries = Tries::new(Time::now());
+        let Some(mut private) = self.own_lane() else { return Ok(()) };
         loop {
             let error = line.looked_at(self, place).await?;
             let Some((kind, error)) = redirect(error, prefix) else { return Ok(()) };
@@ -210,7 +211,7 @@ impl Session {
                 return Ok(());
             }
             let way = match prefix.commands() {
-                Some(_) => self.find_way(line, &mut tries, (kind, &error), prefix.slot()).await,
+                Some(_) => self.find_way(line, &mut tries, (kind, &error), (private.server(), prefix.slot())).await,
                 None => None,
             };
             let replies = &self.caller.replies;
@@ -220,7 +221,7 @@ impl Session {
                 replies.append(place, &aborted, Some(Time::ZERO));
                 return Ok(());
             };
-            let private = self.relend(way.at);
+            private = self.relend(way.at);
             if way.asking {
                 private.tell(&[b"ASKING"]); // it holds for all of the transaction
             }

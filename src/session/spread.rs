@@ -14,6 +14,8 @@ use super::follow::Way;
 use super::scan_cursor::{ScanCursor, ScanPrint, ScanStep};
 use super::wire::ClientLine;
 use super::{Close, Session};
+use std::sync::Arc;
+
 use crate::clock::Time;
 use crate::command::{Effect, HashSlot, Merge, NodeReply, Portrait, Route, Spec, Spread, Verb};
 use crate::config::ClusterView;
@@ -146,7 +148,8 @@ impl Session {
             let answer = line.while_writing(self, question.answer()).await;
             question.end(Time::now());
             let Some(kind) = redirect_of(&answer.0) else { return answer };
-            match self.find_way(line, &mut tries, (kind, &answer.0), slot).await {
+            let node = Arc::clone(self.worker.station(way.at).node());
+            match self.find_way(line, &mut tries, (kind, &answer.0), (&node, slot)).await {
                 Some(next) => way = next,
                 None => return answer,
             }

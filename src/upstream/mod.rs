@@ -36,8 +36,8 @@ pub(crate) use budget::{Ask, Budget, Permit, Purpose, Settled, Tenant};
 #[cfg(test)]
 pub(crate) use cluster::MasterEntry;
 pub(crate) use cluster::{
-    Census, CensusQuestion, ClusterAnswer, ClusterMap, ClusterState, Listing, MapDoubts, SlotTable, Steward,
-    StewardReport, agreed, newer_than,
+    Census, CensusQuestion, CensusReport, CensusTaker, ClusterAnswer, ClusterMap, ClusterState, Listing, MapDoubts,
+    SlotTable, agreed, newer_than, with_node_at,
 };
 pub(crate) use connect::{
     Connection, Step, adapt, connect, connect_as_told, connect_by, connect_unproved, read_reply, read_reply_to, steps,
@@ -77,6 +77,8 @@ pub(crate) struct Node {
     pub tls: Option<Arc<Dialer>>,
     /// The same for people and for error texts, without credentials.
     pub address: Arc<str>,
+    /// Since when it is known here.
+    pub made: Time,
     /// Longest wait for a connection.
     pub connect_timeout: Duration,
     /// Longest wait for the handshake on it: a server that accepts and is silent is there, and may have been told to pause.
@@ -116,6 +118,7 @@ impl Node {
             endpoint,
             tls: None,
             address,
+            made: Time::now(),
             connect_timeout,
             handshake_timeout: connect_timeout,
             fixed_login: None,

@@ -381,6 +381,22 @@ impl Cluster {
         step.finish();
     }
 
+    /// Has a node hand these slots of its own to another as a whole, as Valkey 9 can. False: it cannot.
+    pub(crate) fn hand_over(&self, slots: &[u16], to: usize) -> bool {
+        let from = self.owner(slots[0]);
+        let numbers: Vec<String> = slots.iter().map(u16::to_string).collect();
+        let ranges = numbers.iter().flat_map(|slot| [slot.as_str(), slot]);
+        let command: Vec<&str> =
+            ["CLUSTER", "MIGRATESLOTS", "SLOTSRANGE"].into_iter().chain(ranges).chain(["NODE", self.id(to)]).collect();
+        let reply = self.client(from).cmd(&command);
+        if reply.text().contains("unknown subcommand") {
+            return false;
+        }
+        assert_eq!(reply, ok());
+        eventually("the slots have moved", || slots.iter().all(|&slot| self.owner(slot) == to));
+        true
+    }
+
     pub(crate) fn move_slots(&self, slots: impl IntoIterator<Item = u16>, to: usize) {
         slots.into_iter().for_each(|slot| self.move_slot(slot, to));
     }
@@ -429,13 +445,6 @@ impl Cluster {
             self.meet(other, n);
         }
         self.await_known(n);
-        n
-    }
-
-    /// A new replica of a master.
-    pub(crate) fn add_replica(&mut self, master: usize) -> usize {
-        let n = self.add_master();
-        self.replicate(n, master);
         n
     }
 
@@ -549,13 +558,6 @@ impl Move<'_> {
         // Whoever lost its last slot is a replica by now, which may not be told.
         let is_replica = ["replica", "only with masters"].iter().any(|says| reply.text().contains(says));
         assert!(reply == ok() || is_replica, "{reply:?}");
-    }
-
-    /// Leaves the slot where it was.
-    pub(crate) fn abandon(self) {
-        for n in [self.from, self.to] {
-            assert_eq!(self.cluster.client(n).cmd(&["CLUSTER", "SETSLOT", &self.slot.to_string(), "STABLE"]), ok());
-        }
     }
 }
 

@@ -47,18 +47,6 @@ impl Plan {
         Plan { valkey: true, ..self }
     }
 
-    /// Servers with more arguments.
-    pub(crate) fn servers(mut self, args: &[&str]) -> Plan {
-        self.server.extend(args.iter().map(|arg| (*arg).to_owned()));
-        self
-    }
-
-    /// Sentinels with more lines in their files.
-    pub(crate) fn sentinels(mut self, lines: &[&str]) -> Plan {
-        self.sentinel.extend(lines.iter().map(|line| (*line).to_owned()));
-        self
-    }
-
     /// Servers that want this password of everybody, and Sentinels that want the other.
     pub(crate) fn passwords(self, server: Option<&'static str>, sentinel: Option<&'static str>) -> Plan {
         Plan { passwords: [server, sentinel], ..self }
@@ -161,15 +149,6 @@ impl Group {
             says.contains("role:slave") && says.contains("master_link_status:up")
         });
     }
-
-    /// Waits until all Sentinels are done with a failover and would take up another.
-    #[track_caller]
-    pub(crate) fn settled(&self) {
-        within(DECIDED, "no failover is in progress", || {
-            let done = |sentinel: &Sentinel| !sentinel.master().contains("failover_in_progress");
-            self.sentinels.iter().all(done) && self.named().is_some()
-        });
-    }
 }
 
 fn replication(server: &Redis) -> String {
@@ -269,13 +248,6 @@ impl Sentinel {
     pub(crate) fn kill(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
-    }
-
-    /// Starts it again, with what it knew.
-    pub(crate) fn restart(&mut self) {
-        self.kill();
-        self.child = spawn(&self.server, &self.dir);
-        eventually("a Sentinel answers", || self.try_client().is_ok());
     }
 
     fn signal(&self, signal: Signal) {

@@ -1,6 +1,7 @@
 //! Which of several nodes' maps is to be believed.
 
 use super::slots::{ClusterState, SlotTable};
+use crate::config::Endpoint;
 
 /// What one node said.
 #[derive(Clone, Debug)]
@@ -9,6 +10,8 @@ pub(crate) struct ClusterAnswer {
     pub(crate) state: ClusterState,
     /// Who serves what, as far as it knows.
     pub(crate) table: SlotTable,
+    /// The masters without slots to which slots of it are on their way.
+    pub(crate) newcomers: Vec<Endpoint>,
 }
 
 /// The map to go by: of a node that is well, knows of the latest election of which most of that map's masters know, and where that
@@ -42,7 +45,6 @@ pub(crate) fn agreed(
 mod tests {
     use super::super::slots::MasterEntry;
     use super::*;
-    use crate::config::Endpoint;
 
     /// Of a cluster of three, in which slot 0 is served by the master of this number.
     fn answer(is_ok: bool, current_epoch: u64, master: u16) -> ClusterAnswer {
@@ -50,7 +52,8 @@ mod tests {
         let masters = (1..4).map(|port| MasterEntry { endpoint: endpoint(port), replicas: Vec::new() });
         let mut table = SlotTable { masters: masters.collect(), ..SlotTable::default() };
         table.owners[0] = Some(master);
-        ClusterAnswer { state: ClusterState { is_ok, current_epoch, ..ClusterState::default() }, table }
+        let state = ClusterState { is_ok, current_epoch, ..ClusterState::default() };
+        ClusterAnswer { state, table, newcomers: Vec::new() }
     }
 
     fn chosen(answers: &[ClusterAnswer], known: u64) -> Option<u16> {

@@ -6,6 +6,7 @@ use std::time::Duration;
 use tokio::sync::{Notify, watch};
 use tokio::time::timeout;
 
+use crate::config::Endpoint;
 use crate::upstream::Topology;
 
 /// A hold on the sign that the keeper of the map waits for.
@@ -22,6 +23,16 @@ impl MapDoubts {
     pub(crate) async fn asked(&self) {
         self.0.notified().await;
     }
+}
+
+/// The first version that has a node at `endpoint`, or what there is after `longest`. Cancel safe.
+pub(crate) async fn with_node_at(
+    endpoint: &Endpoint,
+    topology: &mut watch::Receiver<Arc<Topology>>,
+    longest: Duration,
+) -> Arc<Topology> {
+    let _ = timeout(longest, topology.wait_for(|topology| topology.place_of(endpoint).is_some())).await;
+    Arc::clone(&topology.borrow())
 }
 
 /// The first version behind `version`, or what there is after `longest`. Cancel safe.

@@ -24,6 +24,8 @@ pub(crate) struct ListedNode {
     pub(crate) moving: Vec<usize>,
     /// It serves slots.
     pub(crate) has_slots: bool,
+    /// The nodes to which slots of it are on their way; told by who lists, of itself alone.
+    sends_to: Vec<MemberId>,
     /// The number under which it does.
     pub(crate) epoch: u64,
     /// It is who lists.
@@ -62,6 +64,17 @@ impl Listing {
         self.0.iter().find(|node| node.is_self).expect("one was found when it was read")
     }
 
+    /// The masters without slots to which slots of who lists are on their way: where they are, by their names where the masters that
+    /// are `known` are known so.
+    pub(crate) fn newcomers(&self, known: impl Fn(&Endpoint) -> bool) -> Vec<Endpoint> {
+        let by_name = self.0.iter().any(|node| node.endpoints.get(1).is_some_and(&known));
+        let sends_to = &self.own().sends_to;
+        let comes = |node: &&ListedNode| node.replicates.is_none() && !node.has_slots && sends_to.contains(&node.id);
+        let endpoint =
+            |node: &ListedNode| if by_name { node.endpoints.last() } else { node.endpoints.first() }.cloned();
+        self.0.iter().filter(comes).filter_map(endpoint).collect()
+    }
+
     /// Whether it serves a slot, as it says itself.
     pub(crate) fn claims(&self, slot: usize) -> bool {
         let own = self.own();
@@ -94,8 +107,9 @@ fn node(words: &[&str], asked: &Endpoint, node_map: &NodeMap) -> Option<ListedNo
     let has = |flag: &str| flags.split(',').any(|known| known == flag);
     let replicates = (has("slave") || has("replica")).then(|| MemberId((*master).into()));
     let is_self = has("myself");
-    // What stands in brackets is on its way: `[5->-other]`, `[5-<-other]`.
+    // What stands in brackets is on its way: `[93->-id]` to that node, `[93-<-id]` from it.
     let moving = slots.iter().filter_map(|slot| slot.strip_prefix('[')?.split_once('-')?.0.parse().ok());
+    let sends_to = slots.iter().filter_map(|slot| slot.strip_prefix('[')?.strip_suffix(']')?.split_once("->-"));
     let mut served = slots.iter().filter(|slot| !slot.starts_with('[')).peekable();
     Some(ListedNode {
         id: MemberId((*id).into()),
@@ -104,6 +118,7 @@ fn node(words: &[&str], asked: &Endpoint, node_map: &NodeMap) -> Option<ListedNo
         moving: if is_self { moving.collect() } else { Vec::new() },
         has_slots: served.peek().is_some(),
         slots: if is_self { served.map(|slots| range(slots)).collect::<Option<_>>()? } else { Vec::new() },
+        sends_to: sends_to.map(|(_, id)| MemberId(id.into())).collect(),
         epoch: epoch.parse().ok()?,
         is_self,
     })
@@ -170,6 +185,24 @@ pub(super) mod tests {
         assert_eq!((&*listing.own().id.0, listing.electors()), ("a", 2));
         assert_eq!(listing.own().slots, [0..=5460, 7000..=7000]);
         assert!(listing.claims(7000) && !listing.claims(6000));
+    }
+
+    #[test]
+    fn a_master_without_slots_that_is_sent_one_comes_to_be_there() {
+        let listing = |arrows: &str| {
+            let lines = format!(
+                "a 10.0.0.1:1@2 myself,master - 0 0 1 connected 0-9 {arrows}\n\
+                 b 10.0.0.2:1@2 master - 0 0 2 connected 10-19\n\
+                 c 10.0.0.3:1@2,c.example master - 0 0 0 connected\n\
+                 d 10.0.0.4:1@2 master - 0 0 0 connected\n\
+                 e 10.0.0.5:1@2 slave a 0 0 1 connected\n"
+            );
+            read(&lines).expect("a listing")
+        };
+        let by_address = |_: &Endpoint| false;
+        assert_eq!(listing("[3->-c] [4->-b] [5->-e] [6-<-d]").newcomers(by_address), [at("10.0.0.3", 1)]);
+        assert_eq!(listing("[3->-c] [4->-d]").newcomers(|known| *known == at("c.example", 1))[0], at("c.example", 1));
+        assert!(listing("").newcomers(by_address).is_empty());
     }
 
     #[test]

@@ -13,11 +13,13 @@ use crate::upstream::{Node, NodeIndex};
 /// In place of a master's number: the slot has none.
 const NOBODY: u16 = u16::MAX;
 
-/// A master with slots, and who would follow it.
+/// A master, and who would follow it.
 #[derive(Clone, Debug)]
 pub(crate) struct Shard {
     /// The master.
     pub(crate) node: Arc<Node>,
+    /// It serves slots. Else it is a newcomer: the first is on its way to it.
+    pub(crate) serves: bool,
     /// Its replicas, as far as they are there.
     pub(crate) replicas: Vec<Endpoint>,
 }
@@ -36,30 +38,39 @@ pub(crate) struct ClusterMap {
 impl ClusterMap {
     /// Nothing is known but one node, which is asked for everything.
     pub(crate) fn unread(seed: Arc<Node>) -> Self {
-        let shard = Shard { node: seed, replicas: Vec::new() };
+        let shard = Shard { node: seed, serves: true, replicas: Vec::new() };
         let owners = vec![NOBODY; HashSlot::COUNT].into_boxed_slice();
         Self { version: 0, front: NodeIndex::default(), shards: vec![Some(shard)], owners }
     }
 
-    /// The version after this one, as `table` has it; `make` gives the node of an address that is new. None where nothing has changed,
-    /// or the table knows no master.
-    pub(crate) fn next(&self, table: &SlotTable, mut make: impl FnMut(&Endpoint) -> Arc<Node>) -> Option<Self> {
-        if table.masters.is_empty() || (self.version > 0 && self.is_as(table)) {
+    /// The version after this one, as `table` has it, and with these newcomers; `make` gives the node of an address that is new. None
+    /// where nothing has changed, or the table knows no master.
+    pub(crate) fn next(
+        &self,
+        table: &SlotTable,
+        newcomers: &[Endpoint],
+        mut make: impl FnMut(&Endpoint) -> Arc<Node>,
+    ) -> Option<Self> {
+        let has_slots = |endpoint: &Endpoint| table.masters.iter().any(|master| master.endpoint == *endpoint);
+        let mut newcomers: Vec<_> = newcomers.iter().filter(|endpoint| !has_slots(endpoint)).collect();
+        newcomers.sort_by_cached_key(|endpoint| endpoint.to_string());
+        newcomers.dedup();
+        if table.masters.is_empty() || (self.version > 0 && self.is_as(table) && self.has_newcomers(&newcomers)) {
             return None;
         }
-        let named = |endpoint: &Endpoint| table.masters.iter().find(|master| master.endpoint == *endpoint);
+        let stays = |endpoint: &Endpoint| has_slots(endpoint) || newcomers.contains(&endpoint);
         let mut shards: Vec<_> = self
             .shards
             .iter()
-            .map(|shard| shard.as_ref().filter(|shard| named(&shard.node.endpoint).is_some()).cloned())
+            .map(|shard| shard.as_ref().filter(|shard| stays(&shard.node.endpoint)).cloned())
             .collect();
         let mut places = Vec::with_capacity(table.masters.len());
-        for master in &table.masters {
-            let known = shards
-                .iter()
-                .position(|shard| shard.as_ref().is_some_and(|shard| shard.node.endpoint == master.endpoint));
+        let masters = table.masters.iter().map(|master| (&master.endpoint, true, master.replicas.clone()));
+        for (endpoint, serves, replicas) in masters.chain(newcomers.iter().map(|&comes| (comes, false, Vec::new()))) {
+            let known =
+                shards.iter().position(|shard| shard.as_ref().is_some_and(|shard| shard.node.endpoint == *endpoint));
             let place = known.unwrap_or_else(|| {
-                let shard = Some(Shard { node: make(&master.endpoint), replicas: Vec::new() });
+                let shard = Some(Shard { node: make(endpoint), serves, replicas: Vec::new() });
                 let vacant = shards.iter().position(Option::is_none).unwrap_or(shards.len());
                 if vacant == shards.len() {
                     shards.push(shard);
@@ -69,7 +80,7 @@ impl ClusterMap {
                 vacant
             });
             if let Some(shard) = &mut shards[place] {
-                shard.replicas.clone_from(&master.replicas);
+                (shard.serves, shard.replicas) = (serves, replicas);
             }
             places.push(place);
         }
@@ -78,8 +89,9 @@ impl ClusterMap {
             let place = master.map(|master| u16::try_from(places[usize::from(master)]).unwrap_or(NOBODY));
             owners[slot] = place.unwrap_or(NOBODY);
         }
-        let stays = shards.get(self.front.number()).is_some_and(Option::is_some);
-        let front = if stays { self.front } else { NodeIndex::nth(shards.iter().position(Option::is_some)?) };
+        let serves = |shard: &Option<Shard>| shard.as_ref().is_some_and(|shard| shard.serves);
+        let stays = shards.get(self.front.number()).is_some_and(serves);
+        let front = if stays { self.front } else { NodeIndex::nth(shards.iter().position(serves)?) };
         Some(Self { version: self.version + 1, front, shards, owners })
     }
 
@@ -98,18 +110,26 @@ impl ClusterMap {
 
     /// Whether the table says what this version says of masters and slots.
     pub(crate) fn is_as(&self, table: &SlotTable) -> bool {
-        let same_masters = self.shards.iter().flatten().count() == table.masters.len()
-            && self
-                .shards
-                .iter()
-                .flatten()
-                .all(|shard| table.masters.iter().any(|master| master.endpoint == shard.node.endpoint));
+        let serving = || self.shards.iter().flatten().filter(|shard| shard.serves);
+        let same_masters = serving().count() == table.masters.len()
+            && serving().all(|shard| table.masters.iter().any(|master| master.endpoint == shard.node.endpoint));
         same_masters
             && table.owners.iter().enumerate().all(|(slot, master)| {
                 let endpoint =
                     self.owner_of(slot).map(|at| &self.shards[at].as_ref().expect("owners are there").node.endpoint);
                 endpoint == master.map(|master| &table.masters[usize::from(master)].endpoint)
             })
+    }
+
+    /// Whether these are the masters to which a first slot is on its way.
+    fn has_newcomers(&self, newcomers: &[&Endpoint]) -> bool {
+        let known = || self.shards.iter().flatten().filter(|shard| !shard.serves);
+        known().count() == newcomers.len() && known().all(|shard| newcomers.contains(&&shard.node.endpoint))
+    }
+
+    /// Whether a slot is on its way to a master that has none.
+    pub(crate) fn awaits_newcomers(&self) -> bool {
+        self.shards.iter().flatten().any(|shard| !shard.serves)
     }
 
     /// The next version, in which another serves what names no key.
@@ -198,7 +218,7 @@ mod tests {
         let seed = make(&at(1));
         let unread = ClusterMap::unread(Arc::clone(&seed));
         assert_eq!((unread.served(), unread.owner(HashSlot::of(b"k"))), (0, None));
-        let first = unread.next(&table(&[(2, 8000), (1, 16_384)]), make).expect("news");
+        let first = unread.next(&table(&[(2, 8000), (1, 16_384)]), &[], make).expect("news");
         assert!(
             Arc::ptr_eq(&first.shard(NodeIndex::nth(0)).expect("the seed").node, &seed),
             "a seed in the map is the same node"
@@ -208,24 +228,42 @@ mod tests {
             (port_of(&first, 0), port_of(&first, 8000)),
             (Some("127.0.0.1:2".into()), Some("127.0.0.1:1".into()))
         );
-        assert!(first.next(&table(&[(1, 0), (2, 8000), (1, 16_384)][1..]), make).is_none(), "no news");
+        assert!(first.next(&table(&[(1, 0), (2, 8000), (1, 16_384)][1..]), &[], make).is_none(), "no news");
 
-        let second = first.next(&table(&[(2, 8000), (3, 16_384)]), make).expect("news");
+        let second = first.next(&table(&[(2, 8000), (3, 16_384)]), &[], make).expect("news");
         assert_eq!(
             second.shards().map(|(at, shard)| (at.number(), shard.node.address.to_string())).collect::<Vec<_>>(),
             [(0, "127.0.0.1:3".into()), (1, "127.0.0.1:2".into())]
         );
-        let third = second.next(&table(&[(2, 8000)]), make).expect("news");
+        let third = second.next(&table(&[(2, 8000)]), &[], make).expect("news");
         assert_eq!((third.front(), third.served(), port_of(&third, 9000)), (NodeIndex::nth(1), 8000, None));
-        assert!(third.next(&SlotTable::default(), make).is_none(), "a table without masters is none");
+        assert!(third.next(&SlotTable::default(), &[], make).is_none(), "a table without masters is none");
+    }
+
+    #[test]
+    fn a_newcomer_is_there_and_serves_nothing() {
+        let two = table(&[(1, 8000), (2, 16_384)]);
+        let first = ClusterMap::unread(make(&at(1))).next(&two, &[], make).expect("news");
+        let second = first.next(&two, &[at(3), at(3), at(2)], make).expect("news");
+        let shown: Vec<_> = second.shards().map(|(_, shard)| (shard.node.endpoint.clone(), shard.serves)).collect();
+        assert_eq!(shown, [(at(1), true), (at(2), true), (at(3), false)]);
+        assert!(second.is_as(&two) && second.awaits_newcomers() && !first.awaits_newcomers());
+        assert!(second.next(&two, &[at(3)], make).is_none(), "no news");
+
+        let three = table(&[(1, 8000), (3, 16_384)]);
+        let third = second.next(&three, &[], make).expect("news");
+        let node = |map: &ClusterMap| Arc::clone(&map.shard(NodeIndex::nth(2)).expect("there").node);
+        assert!(Arc::ptr_eq(&node(&second), &node(&third)) && !third.awaits_newcomers());
+        assert!(first.next(&two, &[], make).is_none(), "it may go as it came");
+        assert_eq!(second.next(&two, &[], make).expect("news").shards().count(), 2);
     }
 
     #[test]
     fn replicas_that_come_and_go_make_no_version() {
-        let first = ClusterMap::unread(make(&at(1))).next(&table(&[(1, 16_384)]), make).expect("news");
+        let first = ClusterMap::unread(make(&at(1))).next(&table(&[(1, 16_384)]), &[], make).expect("news");
         let mut with = table(&[(1, 16_384)]);
         with.masters[0].replicas.push(at(9));
-        assert!(first.next(&with, make).is_none());
+        assert!(first.next(&with, &[], make).is_none());
         let second = first.with_replicas(&with).expect("another");
         assert_eq!(second.version(), first.version());
         assert_eq!(second.shard(NodeIndex::nth(0)).expect("there").replicas, [at(9)]);

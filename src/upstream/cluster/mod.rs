@@ -3,18 +3,18 @@
 mod agreement;
 mod ballot;
 mod census;
+mod census_taker;
 mod doubts;
 mod listing;
 mod map;
 mod slots;
-mod steward;
 
 pub(crate) use agreement::{ClusterAnswer, agreed};
 pub(crate) use census::Census;
-pub(crate) use doubts::{MapDoubts, newer_than};
+pub(crate) use census_taker::{CensusQuestion, CensusReport, CensusTaker};
+pub(crate) use doubts::{MapDoubts, newer_than, with_node_at};
 pub(crate) use listing::Listing;
 pub(crate) use map::ClusterMap;
 #[cfg(test)]
 pub(crate) use slots::MasterEntry;
 pub(crate) use slots::{ClusterState, SlotTable};
-pub(crate) use steward::{CensusQuestion, Steward, StewardReport};

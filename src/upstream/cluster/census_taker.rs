@@ -1,4 +1,4 @@
-//! A steward: one connection to a node of a cluster, as the user of the upstream URL, on which the questions of the census are asked.
+//! A census taker: one connection to a node of a cluster, as the user of the upstream URL, on which the questions of the census are asked.
 //!
 //! It asks what it is told to, one round at a time, and reports what comes; a connection that is lost is made anew after a while.
 //! What an answer means stands in [`census`](super::census). Runs as a task of `app`'s, and ends when nobody asks any more.
@@ -33,7 +33,7 @@ pub(crate) struct CensusQuestion {
 
 /// What a node answered.
 #[derive(Debug)]
-pub(crate) struct StewardReport {
+pub(crate) struct CensusReport {
     /// Where it was asked.
     pub(crate) endpoint: Endpoint,
     /// What was answered, in that round; none: the connection is lost, or was never made.
@@ -45,13 +45,13 @@ pub(crate) struct StewardReport {
 }
 
 /// See the module's head.
-pub(crate) struct Steward {
+pub(crate) struct CensusTaker {
     pub(crate) node: Arc<Node>,
     pub(crate) node_map: NodeMap,
     /// Longest wait for a connection, and for the answers of a round.
     pub(crate) patience: Duration,
     pub(crate) questions: mpsc::Receiver<CensusQuestion>,
-    pub(crate) reports: mpsc::Sender<StewardReport>,
+    pub(crate) reports: mpsc::Sender<CensusReport>,
 }
 
 /// What is known of the node on one connection.
@@ -66,7 +66,7 @@ struct Acquaintance {
 /// Nobody asks any more.
 struct Dismissed;
 
-impl Steward {
+impl CensusTaker {
     /// Returns when nobody asks any more.
     pub(crate) async fn serve(mut self) {
         let mut backoff = Backoff::between(Duration::from_millis(20), Duration::from_secs(1));
@@ -148,7 +148,7 @@ impl Steward {
         timeout: Option<Duration>,
     ) -> Result<(), Dismissed> {
         let endpoint = self.node.endpoint.clone();
-        let sent = self.reports.send(StewardReport { endpoint, answer, listing, timeout }).await;
+        let sent = self.reports.send(CensusReport { endpoint, answer, listing, timeout }).await;
         sent.map_err(|_| Dismissed)
     }
 }
