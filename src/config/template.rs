@@ -474,13 +474,13 @@ mod tests {
                 let Ok(url) = template.url(pattern, &key) else { continue };
                 made += 1;
                 let uri: hyper::Uri = url.parse().unwrap_or_else(|error| panic!("{url}: {error}"));
-                assert_eq!(uri.authority().map(|host| host.as_str()), Some("h:8080"), "{url}");
+                assert_eq!(uri.authority().map(hyper::http::uri::Authority::as_str), Some("h:8080"), "{url}");
                 assert_eq!(uri.scheme_str(), Some("http"));
                 assert!(uri.path().starts_with("/base/of/"), "{url}");
                 assert!(url.bytes().all(|byte| byte.is_ascii_graphic()) && !url.contains(['#', '@', '\\']), "{url}");
                 assert_eq!(url.matches('?').count(), usize::from(template.query.is_some()), "{url}");
                 for path in read_carelessly(uri.path()) {
-                    let under = path.get(..2).map(|base| base.concat());
+                    let under = path.get(..2).map(<[Vec<u8>]>::concat);
                     assert_eq!(under.as_deref(), Some(&b"baseof"[..]), "{url}");
                 }
             }

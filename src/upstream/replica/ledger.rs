@@ -117,7 +117,9 @@ mod tests {
     /// A ledger whose master was asked at each of these moments, and said these offsets.
     fn marked(marks: &[(u64, u64)]) -> ReplicationLedger {
         let mut ledger = ReplicationLedger::default();
-        marks.iter().for_each(|&(at, offset)| ledger.hear_master(&said(true, "a", offset), None, AT(at)));
+        for &(at, offset) in marks {
+            ledger.hear_master(&said(true, "a", offset), None, AT(at));
+        }
         ledger
     }
 
