@@ -216,7 +216,7 @@ pub(super) struct ChannelSettings {
     /// Keep about so many entries there, or off [default: 10000]
     #[arg(long = "channel-audit-length", value_name = "N")]
     pub(super) audit_length: Option<Given>,
-    /// Forget the keys that are named in a stream, too, or off [default: off]
+    /// Forget keys that a stream names, or off [default: off]
     #[arg(long = "channel-stream", value_name = "KEY")]
     pub(super) stream: Option<Given>,
 }
