@@ -371,6 +371,62 @@ fn a_command_waits_at_the_node_of_its_key_and_goes_along_when_the_slot_moves() {
 }
 
 #[test]
+fn nothing_is_missed_that_is_added_while_a_slot_moves() {
+    let cluster = masters();
+    let crema = cluster.crema().start();
+    let [one, other] = ["one", "other"].map(|prefix| key_in(7, prefix));
+    for version in [2, 3] {
+        for (time, before) in [("0", ""), ("90000", "1-1"), ("0", "2-2")] {
+            eprintln!("RESP{version}, BLOCK {time}, {before:?}");
+            let mut client = Client::speaking(version, crema.addr());
+            client.cmd(&["DEL", &one, &other]);
+            if !before.is_empty() {
+                assert_eq!(client.cmd(&["XADD", &other, before, "f", "before"]), bulk(before));
+            }
+            if before == "2-2" {
+                assert_eq!(client.cmd(&["XDEL", &other, before]), int(1));
+            }
+            block(&cluster, &mut client, &one, &["XREAD", "BLOCK", time, "STREAMS", &one, &other, "$", "$"]);
+            let to = (cluster.owner(7) + 1) % 3;
+            let step = cluster.begin_move(7, to);
+            step.migrate();
+            // The client waits at the old node still, and what is added goes to the new one.
+            let mut new = cluster.client(to);
+            for (stream, id) in [(&one, "5-1"), (&other, "5-2"), (&other, "5-3")] {
+                assert_eq!(new.cmd(&["ASKING"]), ok());
+                assert_eq!(new.cmd(&["XADD", stream, id, "f", "v"]), bulk(id));
+            }
+            step.finish();
+            let reply = String::from_utf8_lossy(&client.reply()).into_owned();
+            for id in ["5-1", "5-2", "5-3"] {
+                assert!(reply.contains(id), "{id}: {reply}");
+            }
+            assert!(!reply.contains("before"), "{reply}");
+            assert_eq!(client.cmd(&["PING"]), simple("PONG"));
+        }
+    }
+}
+
+#[test]
+fn who_may_not_ask_where_a_stream_ends_waits_all_the_same() {
+    let cluster = masters();
+    for n in 0..3 {
+        let reply = cluster.client(n).cmd(&["ACL", "SETUSER", "u", "on", ">p", "~*", "&*", "+@all", "-xrevrange"]);
+        assert_eq!(reply, ok());
+    }
+    let crema = cluster.crema().start();
+    let stream = key_in(7, "stream");
+    let mut client = crema.client();
+    assert_eq!(client.cmd(&["AUTH", "u", "p"]), ok());
+    block(&cluster, &mut client, &stream, &["XREAD", "BLOCK", "0", "STREAMS", &stream, "$"]);
+    let to = (cluster.owner(7) + 1) % 3;
+    cluster.move_slot(7, to);
+    eventually("it waits there", || cluster.node(to).info("clients", "blocked_clients") == 1);
+    assert_eq!(crema.client().cmd(&["XADD", &stream, "5-1", "f", "v"]), bulk("5-1"));
+    assert!(String::from_utf8_lossy(&client.reply()).contains("5-1"));
+}
+
+#[test]
 fn time_goes_on_while_a_slot_moves() {
     let cluster = masters();
     let crema = cluster.crema().start();

@@ -231,6 +231,14 @@ pub(super) fn waits_on(keys: KeySpec, req: Request<'_>, waited: Duration, out: &
     true
 }
 
+/// See [`Spec::from_ends`](super::Spec::from_ends).
+pub(super) fn from_ends(req: Request<'_>) -> impl Iterator<Item = (usize, &[u8])> {
+    let first = ReadOptions::of(req).streams;
+    let streams = req.argc().saturating_sub(first) / 2;
+    let ids = (first..first + streams).map(move |key| (key + streams, req.arg(key)));
+    ids.filter(move |&(at, _)| req.arg(at) == b"$")
+}
+
 /// Whether CONFIG SET sets the password of Redis's default user.
 pub(super) fn sets_password(req: Request<'_>) -> bool {
     req.args().skip(2).step_by(2).any(|parameter| parameter.eq_ignore_ascii_case(b"requirepass"))

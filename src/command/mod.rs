@@ -220,6 +220,12 @@ impl Spec {
         self.blocking(req) && keys::waits_on(self.keys, req, waited, out)
     }
 
+    /// Where in `req`, which waits for what is new in streams, an id is `$`, the end of its stream, and that stream's key.
+    pub fn from_ends<'a>(&self, req: Request<'a>) -> impl Iterator<Item = (usize, &'a [u8])> + use<'a> {
+        let waits = self.effect == Effect::Read && self.keys == KeySpec::AfterStreams && self.blocking(req);
+        waits.then(|| keys::from_ends(req)).into_iter().flatten()
+    }
+
     /// Whether `req` may go on a lane, one for scripts included.
     pub fn on_lane(&self, req: Request<'_>) -> bool {
         match self.route {

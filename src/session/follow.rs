@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use tokio::time::sleep;
 
+use super::stream_ends::StreamEnds;
 use super::wire::ClientLine;
 use super::{Close, Session};
 use crate::clock::Time;
@@ -46,6 +47,7 @@ impl Session {
         (place, slot): (ReplyPlace, Option<HashSlot>),
         (spec, request): (&Spec, Request<'_>),
         (mut private, begun): (OwnLane, Time),
+        mut ends: StreamEnds,
     ) -> Result<(), Close> {
         // What was said of a stream that is not there any more: that it was moved looks the same.
         let mut gone = None;
@@ -89,7 +91,7 @@ impl Session {
                 break; // the map does not say so
             }
             asking = way.asking;
-            private = self.send_again(place, way, (spec, request), begun);
+            private = self.send_again(place, way, (spec, request), (begun, &mut ends));
         }
         if let Some(gone) = gone {
             self.caller.replies.take_back(place);
@@ -105,16 +107,22 @@ impl Session {
         place: ReplyPlace,
         way: Way,
         (spec, request): (&Spec, Request<'_>),
-        begun: Time,
+        (begun, ends): (Time, &mut StreamEnds),
     ) -> OwnLane {
         self.caller.replies.take_back(place);
         let private = self.relend(way.at);
+        ends.learn();
+        ends.ask(&private, way.asking, (spec, request));
         if way.asking {
             private.tell(&[b"ASKING"]);
         }
         let (mut rest, mut spans) = (Vec::new(), Vec::new());
         let shorter = spec.waits_on(request, Time::now().saturating_since(begun), &mut rest);
         let parsed = if shorter { Request::parse_canonical(&rest, &mut spans) } else { None };
+        let request = parsed.unwrap_or(request);
+        let (mut known, mut spans) = (Vec::new(), Vec::new());
+        let differs = ends.stand_in(request, &mut known);
+        let parsed = if differs { Request::parse_canonical(&known, &mut spans) } else { None };
         let request = parsed.unwrap_or(request);
         if spec.blocking(request) {
             if let Some(lent) = self.link.loan_conn_mut() {

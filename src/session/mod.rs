@@ -35,6 +35,7 @@ mod prefix;
 mod replay;
 mod scan_cursor;
 mod spread;
+mod stream_ends;
 mod transaction;
 mod wait;
 mod wire;

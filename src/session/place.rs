@@ -9,6 +9,7 @@
 
 use super::link::Link;
 use super::prefix::Prefix;
+use super::stream_ends::StreamEnds;
 use super::wire::ClientLine;
 use super::{Close, LARGE_REQUEST, Session};
 use crate::clock::Time;
@@ -124,10 +125,15 @@ impl Session {
             }
             self.note_wait();
         }
+        let mut ends = StreamEnds::default();
+        if self.link.ahead() == 0 {
+            ends = StreamEnds::of(spec, request);
+            ends.ask(&private, false, (spec, request));
+        }
         let begun = Time::now();
         let place = self.send(&private, spec, request, begun);
         self.caller.replies.look_at(place);
-        self.follow(line, (place, slot), (spec, request), (private, begun)).await?;
+        self.follow(line, (place, slot), (spec, request), (private, begun), ends).await?;
         if let Some(lent) = self.link.loan_conn_mut() {
             lent.unsettle();
         }

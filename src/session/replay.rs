@@ -12,6 +12,7 @@ use super::connection::EndedTransaction;
 use super::link::Link;
 use super::place::CROSSSLOT;
 use super::prefix::Prefix;
+use super::stream_ends::StreamEnds;
 use super::wire::ClientLine;
 use super::{Close, Session};
 use crate::clock::Time;
@@ -132,7 +133,7 @@ impl Session {
             self.caller.replies.show(place);
             return Ok(());
         }
-        self.follow(line, (place, first), (spec, request), (private, now)).await?;
+        self.follow(line, (place, first), (spec, request), (private, now), StreamEnds::default()).await?;
         self.change(|link| link.watch(first));
         Ok(())
     }
