@@ -42,7 +42,15 @@ fn remove(key: &str) -> String {
 }
 
 fn missed(crema: &Crema) -> u64 {
-    crema.count("crema_epochs_total", &[("reason", "channel")])
+    crema.count("crema_epochs_total", &[("reason", "stream")])
+}
+
+/// How long ago, in milliseconds, Redis saw the consumer of this group.
+fn idle(client: &mut Client, group: &str) -> i64 {
+    let consumers = client.cmd(&["XINFO", "CONSUMERS", STREAM, group]);
+    let [consumer] = consumers.items() else { return i64::MAX };
+    let at = consumer.items().iter().position(|word| *word == bulk("idle")).expect("it is said");
+    consumer.items()[at + 1].number()
 }
 
 /// Entries that nobody has acknowledged.
@@ -110,14 +118,14 @@ fn what_is_named_is_forgotten_and_nothing_else() {
 fn what_was_added_while_the_link_was_lost_is_heard_afterwards() {
     let redis = Redis::start();
     let link = Link::to(redis.addr());
-    let crema = reading(Crema::over(link.addr())).start();
     let mut direct = redis.client();
     add(&mut direct, &["payload", &remove("first")]);
+    let crema = reading(Crema::over(link.addr())).start();
     await_groups(&mut direct, 1);
     add(&mut direct, &["payload", &remove("second")]);
     eventually("it is heard", || heard(&crema, "remove") >= 1);
     eventually("and acknowledged", || pending(&mut direct) == 0);
-    let before = heard(&crema, "remove");
+    let (before, known) = (heard(&crema, "remove"), missed(&crema));
     link.down();
     for n in 0..100 {
         add(&mut direct, &["payload", &remove(&format!("k{n}"))]);
@@ -127,7 +135,7 @@ fn what_was_added_while_the_link_was_lost_is_heard_afterwards() {
     assert_eq!(groups(&mut direct).len(), 1, "in the same group");
     // What was trimmed away meanwhile may have been about anything.
     eventually("all is acknowledged", || pending(&mut direct) == 0);
-    let known = missed(&crema);
+    assert_eq!(missed(&crema), known, "nothing was");
     link.down();
     for n in 0..100 {
         add(&mut direct, &["payload", &remove(&format!("k{n}"))]);
@@ -171,19 +179,87 @@ fn a_group_is_removed_at_the_end_and_one_that_was_left_behind_by_the_next() {
 
     let killed = reading(Crema::over(redis.addr())).start();
     await_groups(&mut direct, 1);
-    let left = groups(&mut direct);
-    add(&mut direct, &["payload", &remove("k")]);
-    eventually("it has a consumer", || heard(&killed, "remove") == 1);
+    let left = groups(&mut direct).remove(0);
+    eventually("it has a consumer", || idle(&mut direct, &left) < i64::MAX);
     killed.signal(rustix::process::Signal::KILL);
-    assert!(direct.cmd(&["XGROUP", "CREATE", STREAM, "an application's", "$"]) == ok());
-    let _second = reading(Crema::over(redis.addr())).start();
-    await_groups(&mut direct, 3);
-    assert!(groups(&mut direct).contains(&left[0]), "it may come back");
+    let of_applications = ["crema-workers", "crema-0123456789abcdef"];
+    for group in of_applications {
+        assert_eq!(direct.cmd(&["XGROUP", "CREATE", STREAM, group, "$"]), ok());
+        assert_eq!(direct.cmd(&["XGROUP", "CREATECONSUMER", STREAM, group, "worker"]), int(1));
+    }
+    let second = reading(Crema::over(redis.addr())).start();
+    await_groups(&mut direct, 4);
+    let now = groups(&mut direct);
+    assert!(now.contains(&left), "it may come back");
+    let living =
+        now.into_iter().find(|group| *group != left && !of_applications.contains(&&**group)).expect("a fourth");
+    add(&mut direct, &["payload", &remove("k")]);
+    eventually("it is heard", || heard(&second, "remove") == 1);
     redis.set_clock("+2h");
+    eventually("time has passed", || idle(&mut direct, &left) > 3_600_000);
+    eventually("it lives", || idle(&mut direct, &living) < 3_600_000);
+    let known = missed(&second);
     let _third = reading(Crema::over(redis.addr())).start();
-    eventually("the one that was left behind is removed", || {
+    eventually("the one that was left behind is removed", || !groups(&mut direct).contains(&left));
+    await_groups(&mut direct, 4);
+    let now = groups(&mut direct);
+    assert!(of_applications.iter().all(|group| now.iter().any(|now| now == group)), "{now:?}");
+    assert!(now.contains(&living), "{now:?}");
+    add(&mut direct, &["payload", &remove("k")]);
+    eventually("it is heard there", || heard(&second, "remove") == 2);
+    assert_eq!(missed(&second), known, "it was not made anew");
+}
+
+/// One that was begun and not finished is nobody's. Where the name says nothing, it is not crema's.
+#[test]
+fn a_group_without_a_consumer_is_removed_where_its_name_is_a_crema_s() {
+    let redis = Redis::start();
+    let mut direct = redis.client();
+    for group in ["crema-0123456789abcdef", "crema-workers", "crema-"] {
+        assert_eq!(direct.cmd(&["XGROUP", "CREATE", STREAM, group, "$", "MKSTREAM"]), ok());
+    }
+    let _crema = reading(Crema::over(redis.addr())).start();
+    eventually("it is removed, and one is made", || {
         let now = groups(&mut direct);
-        !now.contains(&left[0]) && now.iter().any(|group| group == "an application's")
+        now.len() == 3 && !now.iter().any(|group| group == "crema-0123456789abcdef")
+    });
+    for group in ["crema-workers", "crema-"] {
+        assert!(groups(&mut direct).iter().any(|now| now == group), "{group}");
+    }
+}
+
+/// Redis 6.2 to 7.0 do not count a reading that waits in vain.
+#[test]
+fn a_consumer_that_has_nothing_to_read_shows_that_it_lives() {
+    let redis = Redis::start();
+    let mut direct = redis.client();
+    let _crema = reading(Crema::over(redis.addr())).start();
+    await_groups(&mut direct, 1);
+    let group = groups(&mut direct).remove(0);
+    eventually("it waits", || (3000..i64::MAX).contains(&idle(&mut direct, &group)));
+    eventually("it was seen again", || idle(&mut direct, &group) < 3000);
+}
+
+#[test]
+fn an_entry_that_is_too_long_to_be_read_keeps_none_from_being_heard() {
+    let redis = Redis::start();
+    let mut direct = redis.client();
+    let long = "x".repeat(65 << 20);
+    add(&mut direct, &["payload", &long]); // the first, and the last
+    let crema = reading(Crema::over(redis.addr())).start();
+    await_groups(&mut direct, 1);
+    eventually("everything is forgotten", || missed(&crema) >= 2);
+    let known = missed(&crema);
+    for n in 1..=50 {
+        add(&mut direct, &["payload", &remove("k")]);
+        eventually("it is heard", || heard(&crema, "remove") == n);
+    }
+    assert_eq!(missed(&crema), known, "once");
+    add(&mut direct, &["payload", &long]); // among what is to be read
+    eventually("everything is forgotten", || missed(&crema) > known);
+    eventually("what follows is heard", || {
+        add(&mut direct, &["payload", &remove("k")]);
+        heard(&crema, "remove") > 50
     });
 }
 

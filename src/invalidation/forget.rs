@@ -21,7 +21,7 @@ pub(crate) trait Forget {
     fn missed(&self) {
         self.all();
     }
-    /// Messages that cannot have been about more than keys may have been missed: forgets everything.
+    /// Messages of the stream, which cannot have been about more than keys, may have been missed: forgets everything.
     fn lost(&self) {
         self.all();
     }

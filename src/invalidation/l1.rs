@@ -306,7 +306,7 @@ impl Forget for L1 {
     }
 
     fn lost(&self) {
-        self.bump(EpochReason::Channel);
+        self.bump(EpochReason::Stream);
     }
 
     fn missed(&self) {

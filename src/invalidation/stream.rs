@@ -6,7 +6,7 @@
 //!
 //! The group begins at the end of the stream and is removed when the process ends. One that a dead process left behind is removed by
 //! the next that starts, an hour later. Entries are acknowledged once they were acted on, malformed ones too. What may have been
-//! trimmed away unread ([`StreamPosition`]) makes L1 forget everything.
+//! trimmed away unread ([`StreamPosition`]) makes L1 forget everything; so does, every few minutes, a first entry too long to be read.
 //!
 //! Bounded by construction: one task reads [`COUNT`] entries, acts on them and reads the next, and every answer has a deadline.
 
@@ -31,12 +31,18 @@ use crate::upstream::{Backoff, Connection, Node, Serving, Target, connect, read_
 const CLIENT_NAME: &str = "crema-stream";
 /// The one consumer of the group.
 const CONSUMER: &[u8] = b"crema";
-/// What the name of every crema's group begins with.
+/// What the name of every crema's group begins with. Sixteen hexadecimal digits follow.
 const GROUPS: &[u8] = b"crema-";
 /// Entries in one answer.
 const COUNT: &[u8] = b"16";
 /// Bytes in one answer. At more than that the group is made anew, for it would get the same again.
 const LARGEST: usize = 64 << 20;
+/// Bytes of a first entry that is asked for with every reading.
+const SMALL: usize = 4096;
+/// Time between two looks at a first entry that is longer than that.
+const LONG_FIRST: Duration = Duration::from_secs(1);
+/// The same where it is longer than [`LARGEST`].
+const UNREADABLE_FIRST: Duration = Duration::from_secs(300);
 /// So long, in milliseconds, Redis waits for an entry before it says that there is none.
 const BLOCK: Duration = Duration::from_secs(5);
 /// A group whose consumers have asked for nothing for so long, in milliseconds, is nobody's any more.
@@ -80,7 +86,7 @@ pub(crate) async fn follow(
         }
     };
     stop.run_until_cancelled(keep_reading).await;
-    if position.has_group {
+    if position.may_have_group {
         farewell(config).await;
     }
 }
@@ -104,8 +110,10 @@ async fn follow_at(
             since = Some(Instant::now());
         };
         let Err(lost) = read(config, node, position, sink, on, joined).await;
-        if matches!(lost, StreamTrouble::Unreadable(_)) {
-            farewell(config).await;
+        match lost {
+            StreamTrouble::Unreadable(_) => farewell(config).await,
+            StreamTrouble::UnreadableFirst(_) => sink.lost(), // what came before it is not known
+            _ => {}
         }
         if since.is_some_and(|since: Instant| since.elapsed() >= STEADY) {
             backoff.reset();
@@ -136,7 +144,6 @@ async fn read(
     let mut link = StreamLink::make(config, node).await?;
     if link.join(config, position).await? {
         sink.lost(); // what was added before the group was there is not read
-        link.remove_abandoned(config).await?;
     }
     joined();
     let (stream, group) = (config.stream.as_bytes(), config.origin_id.as_bytes());
@@ -145,6 +152,7 @@ async fn read(
     // What was handed out and not acknowledged comes first: a link may have been lost in between.
     let mut from: &[u8] = b"0";
     loop {
+        let looks = position.looks_at_first(Instant::now());
         let mut acknowledge: Vec<&[u8]> = vec![b"XACK", stream, group];
         acknowledge.extend(done.iter().map(|id: &EntryId| id.text.as_bytes()));
         let read: [&[u8]; 10] =
@@ -153,20 +161,23 @@ async fn read(
         if !done.is_empty() {
             encode::own_command(&mut out, &acknowledge);
         }
-        encode::own_command(&mut out, &[b"XRANGE", stream, b"-", b"+", b"COUNT", b"1"]);
+        if looks {
+            encode::own_command(&mut out, &[b"XRANGE", stream, b"-", b"+", b"COUNT", b"1"]);
+        }
         encode::own_command(&mut out, &[&read[..], &[from]].concat());
         link.send(&out).await?;
         if !done.is_empty() {
             link.answer(node.connect_timeout).await?;
         }
-        let first = entries(link.answer(node.connect_timeout).await?);
-        if position.has_lost(first.first().map(|entry| entry.id.number)) {
+        if looks && link.look_at_first(position).await? {
             debug!(stream = config.stream, "entries may have been trimmed away unread");
             sink.lost();
         }
         let delivered = of_one_stream(link.answer(BLOCK + node.connect_timeout).await?);
         if delivered.is_empty() {
-            from = b">";
+            // Until Redis 7.2 a reading that waited for new entries in vain does not count as a sign of life of the consumer. One of what
+            // is not acknowledged does, though there is nothing.
+            from = if from == b">" { b"0" } else { b">" };
         }
         done.clear();
         for entry in delivered {
@@ -196,21 +207,39 @@ async fn farewell(config: &StreamConfig) {
 /// How far the stream was read, and whether all of it was.
 #[derive(Debug, Default)]
 struct StreamPosition {
-    /// The group was made.
-    has_group: bool,
+    /// The group was asked for, and is there unless that was refused.
+    may_have_group: bool,
+    /// It was there.
+    has_begun: bool,
+    /// It has, and where is not known: the first look decides.
+    is_lost: bool,
     /// The last entry that was acted on, or after which the group began.
     seen: (u64, u64),
     /// The same when it was last looked for what may be lost.
     checked: (u64, u64),
     /// There was no entry at all then.
     was_empty: bool,
+    /// Until then the first entry is not looked at: it is long.
+    looks_again: Option<Instant>,
 }
 
 impl StreamPosition {
-    /// A group was made, after that entry.
-    fn begin(&mut self, last: Option<(u64, u64)>) {
-        let seen = last.unwrap_or_default();
-        *self = Self { has_group: true, seen, checked: seen, was_empty: last.is_none() };
+    /// The group is about to be asked for.
+    fn asks(&mut self) {
+        self.may_have_group = true;
+    }
+
+    /// It is new, and begins after that entry. `0-0` is no entry.
+    fn begins(&mut self, last: Option<(u64, u64)>) {
+        let (seen, is_lost) = (last.unwrap_or_default(), last.is_none());
+        let was_empty = last == Some((0, 0));
+        *self =
+            Self { may_have_group: true, has_begun: true, is_lost, seen, checked: seen, was_empty, looks_again: None };
+    }
+
+    /// It was there still. What came while there was no link may have gone again.
+    fn goes_on(&mut self) {
+        self.was_empty = false;
     }
 
     /// This entry was acted on.
@@ -218,9 +247,27 @@ impl StreamPosition {
         self.seen = self.seen.max(id);
     }
 
+    /// Whether the stream's first entry is to be looked at now.
+    fn looks_at_first(&self, now: Instant) -> bool {
+        self.looks_again.is_none_or(|then| now >= then)
+    }
+
+    /// It was looked at, and so long it was; none where it was too long to be read.
+    fn looked(&mut self, length: Option<usize>, now: Instant) {
+        self.looks_again = match length {
+            None => Some(now + UNREADABLE_FIRST),
+            Some(length) => (length > SMALL).then_some(now + LONG_FIRST),
+        };
+    }
+
     /// Whether entries may have been trimmed away before they were read, where `first` is the stream's first now. A stream is trimmed
     /// from its beginning: while an entry is there that had been seen when this was last asked, all after it was there to be read.
     fn has_lost(&mut self, first: Option<(u64, u64)>) -> bool {
+        if std::mem::take(&mut self.is_lost) {
+            self.seen = self.seen.max(first.unwrap_or_default()); // all after it will be read
+            (self.checked, self.was_empty) = (self.seen, first.is_none());
+            return true;
+        }
         let checked = std::mem::replace(&mut self.checked, self.seen);
         let was_empty = std::mem::replace(&mut self.was_empty, first.is_none());
         first.map_or(!was_empty, |first| first > checked)
@@ -232,6 +279,15 @@ impl StreamPosition {
 struct EntryId {
     text: String,
     number: (u64, u64),
+}
+
+impl EntryId {
+    fn from(text: Vec<u8>) -> Option<Self> {
+        let text = String::from_utf8(text).ok()?;
+        let (time, number) = text.split_once('-')?;
+        let number = (time.parse().ok()?, number.parse().ok()?);
+        Some(Self { text, number })
+    }
 }
 
 /// An entry, and its message if it still has one.
@@ -260,9 +316,7 @@ fn entries(answer: Value) -> Vec<StreamEntry> {
 fn entry(value: Value) -> Option<StreamEntry> {
     let Value::Array(parts) = value else { return None };
     let [Value::BulkString(id), fields] = <[Value; 2]>::try_from(parts).ok()? else { return None };
-    let text = String::from_utf8(id).ok()?;
-    let (time, number) = text.split_once('-')?;
-    let number = (time.parse().ok()?, number.parse().ok()?);
+    let id = EntryId::from(id)?;
     let mut pairs = Vec::new();
     if let Value::Array(fields) = fields {
         let mut words = fields.into_iter();
@@ -272,7 +326,7 @@ fn entry(value: Value) -> Option<StreamEntry> {
     }
     let at = pairs.iter().position(|(name, _)| name == b"payload").unwrap_or(0);
     let payload = (at < pairs.len()).then(|| pairs.swap_remove(at).1);
-    Some(StreamEntry { id: EntryId { text, number }, payload })
+    Some(StreamEntry { id, payload })
 }
 
 /// How a link came to its end. Any of these is worth another try.
@@ -282,8 +336,17 @@ enum StreamTrouble {
     NotConnected(#[from] Error),
     #[error("{0}")]
     Unreadable(io::Error),
+    #[error("the stream's first entry: {0}")]
+    UnreadableFirst(io::Error),
     #[error("{0}")]
     Broken(#[from] RedisError),
+}
+
+impl StreamTrouble {
+    /// Redis said no. The link goes on.
+    fn is_refusal(&self) -> bool {
+        matches!(self, Self::Broken(error) if error.code().is_some())
+    }
 }
 
 /// The connection, with what came on it beyond the answers that were read.
@@ -291,6 +354,8 @@ struct StreamLink {
     connection: Connection,
     buffer: Vec<u8>,
     patience: Duration,
+    /// Bytes of the last answer.
+    length: usize,
 }
 
 impl StreamLink {
@@ -299,39 +364,81 @@ impl StreamLink {
         let target = Target { node: Arc::clone(node), login, db: 0, resp: Resp::V2, name: CLIENT_NAME };
         let connection = connect(&target).await?;
         debug!(stream = config.stream, upstream = &*node.address, "a link to the fleet's stream");
-        Ok(Self { connection, buffer: Vec::new(), patience: node.connect_timeout })
+        Ok(Self { connection, buffer: Vec::new(), patience: node.connect_timeout, length: 0 })
     }
 
-    /// Makes the group, at the end of the stream; whether it was not there.
+    /// Makes the group, at the end of the stream, with its consumer; whether it is new.
     async fn join(&mut self, config: &StreamConfig, position: &mut StreamPosition) -> Result<bool, StreamTrouble> {
         let (stream, group) = (config.stream.as_bytes(), config.origin_id.as_bytes());
-        // Before the group, so that nothing after the group counts as seen.
-        let last = entries(self.ask(&[b"XREVRANGE", stream, b"+", b"-", b"COUNT", b"1"]).await?);
-        match self.ask(&[b"XGROUP", b"CREATE", stream, group, b"$", b"MKSTREAM"]).await {
-            Ok(_) => {
-                position.begin(last.first().map(|entry| entry.id.number));
-                Ok(true)
+        let mut out = Vec::new();
+        encode::own_command(&mut out, &[b"XGROUP", b"CREATE", stream, group, b"$", b"MKSTREAM"]);
+        encode::own_command(&mut out, &[b"XGROUP", b"CREATECONSUMER", stream, group, CONSUMER]);
+        position.asks();
+        self.send(&out).await?;
+        let made = self.answer(self.patience).await;
+        match self.answer(self.patience).await {
+            Err(trouble) if !trouble.is_refusal() => return Err(trouble), // it need not be there, for the first reading makes it
+            _ => {}
+        }
+        let is_new = match made {
+            Err(StreamTrouble::Broken(error)) if error.code() == Some("BUSYGROUP") => !position.has_begun,
+            made => made.map(|_| true)?,
+        };
+        if is_new {
+            let groups = self.groups(config).await?;
+            let own = groups.iter().find(|found| found.name == group);
+            position.begins(own.and_then(|own| own.last.as_ref()).map(|last| last.number));
+            self.remove_abandoned(config, groups).await?;
+        } else {
+            position.goes_on();
+        }
+        Ok(is_new)
+    }
+
+    /// Whether entries may have been trimmed away unread, by the answer to the question for the stream's first.
+    async fn look_at_first(&mut self, position: &mut StreamPosition) -> Result<bool, StreamTrouble> {
+        let first = match self.answer(self.patience).await {
+            Err(StreamTrouble::Unreadable(error)) => {
+                position.looked(None, Instant::now());
+                return Err(StreamTrouble::UnreadableFirst(error));
             }
-            Err(StreamTrouble::Broken(error)) if error.code() == Some("BUSYGROUP") => Ok(false),
-            Err(trouble) => Err(trouble),
+            first => entries(first?),
+        };
+        position.looked(Some(self.length), Instant::now());
+        Ok(position.has_lost(first.first().map(|entry| entry.id.number)))
+    }
+
+    /// The groups of the stream; none where that may not be asked.
+    async fn groups(&mut self, config: &StreamConfig) -> Result<Vec<Described>, StreamTrouble> {
+        match self.ask(&[b"XINFO", b"GROUPS", config.stream.as_bytes()]).await {
+            Err(refused) if refused.is_refusal() => Ok(Vec::new()),
+            groups => Ok(described(groups?)),
         }
     }
 
     /// Removes the groups of cremas that have asked for nothing for so long that they are gone. One that is not makes a new one.
-    async fn remove_abandoned(&mut self, config: &StreamConfig) -> Result<(), StreamTrouble> {
-        let stream = config.stream.as_bytes();
-        let groups = match self.ask(&[b"XINFO", b"GROUPS", stream]).await {
-            Err(StreamTrouble::Broken(refused)) if refused.code().is_some() => return Ok(()), // it may not be asked
-            groups => names_and(groups?, "consumers"),
-        };
-        let others = groups.into_iter().filter(|(name, _)| {
-            name.starts_with(GROUPS) && name != config.origin_id.as_bytes() // and one without consumers may be about to begin
-        });
-        for (group, _) in others.take(MOST_GROUPS) {
-            let consumers = names_and(self.ask(&[b"XINFO", b"CONSUMERS", stream, &group]).await?, "idle");
-            if !consumers.is_empty() && consumers.iter().all(|(_, idle)| *idle > ABANDONED) {
-                self.ask(&[b"XGROUP", b"DESTROY", stream, &group]).await?;
-                info!(stream = config.stream, group = %String::from_utf8_lossy(&group), "removed a group that was left behind");
+    async fn remove_abandoned(&mut self, config: &StreamConfig, groups: Vec<Described>) -> Result<(), StreamTrouble> {
+        let (stream, own) = (config.stream.as_bytes(), config.origin_id.as_bytes());
+        // Names are random: from its own on each crema begins elsewhere, and all are looked at by one or another.
+        let (before, after): (Vec<_>, Vec<_>) = groups
+            .into_iter()
+            .map(|group| group.name)
+            .filter(|name| is_a_crema(name) && name != own)
+            .partition(|name| **name < *own);
+        for group in after.into_iter().chain(before).take(MOST_GROUPS) {
+            let consumers = match self.ask(&[b"XINFO", b"CONSUMERS", stream, &group]).await {
+                Err(refused) if refused.is_refusal() => continue, // it is gone meanwhile
+                consumers => described(consumers?),
+            };
+            if !consumers.iter().all(|consumer| consumer.name == CONSUMER && consumer.idle > ABANDONED) {
+                continue;
+            }
+            match self.ask(&[b"XGROUP", b"DESTROY", stream, &group]).await {
+                Err(trouble) if !trouble.is_refusal() => return Err(trouble),
+                Err(error) => debug!(stream = config.stream, %error, "a group that was left behind stays"),
+                Ok(_) => {
+                    info!(stream = config.stream, group = %String::from_utf8_lossy(&group), "removed a group that was left behind");
+                }
             }
         }
         Ok(())
@@ -356,6 +463,7 @@ impl StreamLink {
             Err(error) if error.kind() == io::ErrorKind::InvalidData => return Err(StreamTrouble::Unreadable(error)),
             reply => reply.map_err(RedisError::from)?,
         };
+        self.length = reply.len();
         let value = redis::parse_redis_value(&reply)?;
         Ok(value.extract_error()?)
     }
@@ -365,23 +473,39 @@ fn late() -> io::Error {
     io::Error::new(io::ErrorKind::TimedOut, "no answer in time")
 }
 
-/// What each map of an answer to `XINFO` has under `name`, and a number of it.
-fn names_and(answer: Value, number: &str) -> Vec<(Vec<u8>, i64)> {
+/// Whether a group has the name of a crema's.
+fn is_a_crema(group: &[u8]) -> bool {
+    let is_hex = |byte: &u8| byte.is_ascii_digit() || (b'a'..=b'f').contains(byte);
+    group.strip_prefix(GROUPS).is_some_and(|digits| digits.len() == 16 && digits.iter().all(is_hex))
+}
+
+/// A group or a consumer, as `XINFO` has it.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Described {
+    name: Vec<u8>,
+    /// Of a consumer: milliseconds since it was last seen.
+    idle: i64,
+    /// Of a group: the entry that was handed out last, or after which it began.
+    last: Option<EntryId>,
+}
+
+/// What an answer to `XINFO` describes.
+fn described(answer: Value) -> Vec<Described> {
     let Value::Array(maps) = answer else { return Vec::new() };
-    let named = |map: Value| {
+    let one = |map: Value| {
         let Value::Array(words) = map else { return None };
-        let (mut name, mut found) = (None, None);
-        let mut words = words.into_iter();
+        let (mut found, mut words) = (Described::default(), words.into_iter());
         while let (Some(Value::BulkString(field)), Some(value)) = (words.next(), words.next()) {
-            match value {
-                Value::BulkString(text) if field == b"name" => name = Some(text),
-                Value::Int(count) if field == number.as_bytes() => found = Some(count),
+            match (&field[..], value) {
+                (b"name", Value::BulkString(name)) => found.name = name,
+                (b"idle", Value::Int(idle)) => found.idle = idle,
+                (b"last-delivered-id", Value::BulkString(id)) => found.last = EntryId::from(id),
                 _ => {}
             }
         }
-        name.zip(found)
+        Some(found)
     };
-    maps.into_iter().filter_map(named).collect()
+    maps.into_iter().filter_map(one).collect()
 }
 
 #[cfg(test)]
@@ -409,16 +533,66 @@ mod tests {
 
     #[test]
     fn groups_and_consumers_are_told_by_name() {
-        let answer = b"*2\r\n*4\r\n$4\r\nname\r\n$1\r\na\r\n$4\r\nidle\r\n:7\r\n*2\r\n$4\r\nname\r\n$1\r\nb\r\n";
-        assert_eq!(names_and(value(answer), "idle"), [(b"a".to_vec(), 7)]);
+        let answer = b"*3\r\n*4\r\n$4\r\nname\r\n$1\r\na\r\n$4\r\nidle\r\n:7\r\n*2\r\n$4\r\nname\r\n$1\r\nb\r\n\
+            *4\r\n$4\r\nname\r\n$1\r\nc\r\n$17\r\nlast-delivered-id\r\n$3\r\n5-1\r\n";
+        let found = described(value(answer));
+        let found: Vec<_> =
+            found.iter().map(|one| (&one.name[..], one.idle, one.last.as_ref().map(|id| id.number))).collect();
+        assert_eq!(found, [(&b"a"[..], 7, None), (b"b", 0, None), (b"c", 0, Some((5, 1)))]);
+    }
+
+    #[test]
+    fn a_crema_s_group_is_known_by_all_of_its_name() {
+        assert!(is_a_crema(b"crema-0123456789abcdef"));
+        for other in
+            ["crema-", "crema-workers", "crema-0123456789abcde", "crema-0123456789abcdef0", "crema-0123456789ABCDEF"]
+        {
+            assert!(!is_a_crema(other.as_bytes()), "{other}");
+        }
     }
 
     fn after(last: Option<(u64, u64)>) -> StreamPosition {
         let mut position = StreamPosition::default();
-        assert!(!position.has_group);
-        position.begin(last);
-        assert!(position.has_group);
+        assert!(!position.may_have_group);
+        position.asks();
+        assert!(position.may_have_group && !position.has_begun, "the answer may be lost");
+        position.begins(last);
+        assert!(position.may_have_group && position.has_begun);
         position
+    }
+
+    #[test]
+    fn where_a_group_began_unknown_the_first_look_says() {
+        let mut position = after(None);
+        assert!(position.has_lost(Some((3, 0))), "what came before is not known");
+        assert!(!position.has_lost(Some((3, 0))));
+        position.acted((4, 0));
+        assert!(!position.has_lost(Some((3, 0))));
+        assert!(!position.has_lost(Some((4, 0))));
+    }
+
+    #[test]
+    fn what_came_and_went_while_there_was_no_link_is_lost() {
+        let mut position = after(Some((0, 0)));
+        assert!(!position.has_lost(None));
+        position.goes_on();
+        assert!(position.has_lost(None), "3-0 may have come and gone");
+        assert!(!position.has_lost(None));
+    }
+
+    #[test]
+    fn a_long_first_entry_is_looked_at_less_often() {
+        let mut position = after(Some((5, 0)));
+        let now = Instant::now();
+        assert!(position.looks_at_first(now));
+        position.looked(Some(SMALL), now);
+        assert!(position.looks_at_first(now));
+        position.looked(Some(SMALL + 1), now);
+        assert!(!position.looks_at_first(now) && position.looks_at_first(now + LONG_FIRST));
+        position.looked(None, now);
+        assert!(!position.looks_at_first(now + LONG_FIRST) && position.looks_at_first(now + UNREADABLE_FIRST));
+        position.begins(Some((6, 0)));
+        assert!(position.looks_at_first(now), "of another stream, perhaps");
     }
 
     #[test]
@@ -445,7 +619,7 @@ mod tests {
 
     #[test]
     fn an_empty_stream_may_have_had_entries() {
-        let mut position = after(None);
+        let mut position = after(Some((0, 0)));
         assert!(!position.has_lost(None));
         position.acted((3, 0));
         assert!(position.has_lost(Some((3, 0))), "it may not have been the first");

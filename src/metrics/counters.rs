@@ -384,7 +384,7 @@ mod tests {
         assert_eq!(drops.iter().sum::<u64>(), 1);
         assert_eq!(drops[DropReason::FirstKnock as usize], 1);
         assert_eq!(FillOutcome::ALL.map(|outcome| stats.fills(outcome)), [0, 1, 0, 0, 0]);
-        assert_eq!(EpochReason::ALL.map(|reason| stats.epochs(reason)), [0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0]);
+        assert_eq!(EpochReason::ALL.map(|reason| stats.epochs(reason)), [0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
         assert_eq!(ChannelMessage::ALL.map(|kind| stats.channel(kind)), [0, 0, 0, 0, 0, 0, 1, 0, 0, 0]);
     }
 }

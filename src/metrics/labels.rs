@@ -168,6 +168,7 @@ labels! {
         Untold = "untold": "A write may have been done and not been told of to the fleet.",
         FenceLate = "fence_late": "The fence of an opaque write was not back when the lease ended.",
         Channel = "channel": "The fleet's channel is listened to again: something may have been missed.",
+        Stream = "stream": "Entries of the fleet's stream may have been missed.",
         Role = "role": "A command may have changed whether the server is a master.",
         Clock = "clock": "Redis's clock was set forward.",
         Rights = "rights": "The rights of the ear's user changed, or might have.",
