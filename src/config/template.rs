@@ -15,6 +15,9 @@ use super::url::{Endpoint, SOCKET_PATH_BYTES, read_address_or};
 /// Longer requests are not made, in bytes: servers refuse them.
 const LONGEST: usize = 8 << 10;
 
+/// A key that means something else still when it was decoded so often is refused.
+const MOST_DECODINGS: usize = 4;
+
 /// See the module's head.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct UrlTemplate {
@@ -104,6 +107,9 @@ impl UrlTemplate {
 
     /// The absolute URL for `key`, which `pattern` fits.
     pub fn url(&self, pattern: &Glob, key: &[u8]) -> Result<String, UnfitKey> {
+        if key.len() > LONGEST {
+            return Err(UnfitKey::Long);
+        }
         let stars = pattern.captures(key).ok_or(UnfitKey::OtherPattern)?;
         let value = |piece: &Piece| match piece {
             Piece::Key => key.to_vec(),
@@ -243,32 +249,46 @@ fn check_segments(path: &[Piece], value: impl Fn(&Piece) -> Vec<u8>) -> Result<(
         }
     }
     let last = segments.len() - 1;
-    for (at, (segment, keyed)) in segments.into_iter().enumerate().filter(|(_, (_, keyed))| *keyed) {
-        debug_assert!(keyed);
-        if segment.is_empty() && at < last {
-            return Err(UnfitKey::Empty);
-        }
-        let mut read = segment;
-        loop {
-            // What stands behind ; is a parameter to some, who drop it.
-            let mut parts = read.split(|byte| b"/\\".contains(byte));
-            if parts.any(|part| matches!(part.split(|&byte| byte == b';').next(), Some(b"." | b".."))) {
-                return Err(UnfitKey::Dots);
-            }
-            if read.iter().any(|byte| matches!(byte, 0xC0 | 0xC1)) {
-                return Err(UnfitKey::Dots); // not UTF-8, but to some a dot or a slash written long
-            }
-            if read.iter().any(u8::is_ascii_control) {
-                return Err(UnfitKey::Control);
-            }
-            let decoded = decode(&read);
-            if decoded == read {
-                break;
-            }
-            read = decoded;
-        }
+    for (at, (segment, _)) in segments.into_iter().enumerate().filter(|(_, (_, keyed))| *keyed) {
+        check_segment(segment, at == last)?;
     }
     Ok(())
+}
+
+fn check_segment(segment: Vec<u8>, is_last: bool) -> Result<(), UnfitKey> {
+    let mut read = segment;
+    for _ in 0..=MOST_DECODINGS {
+        let mut parts = read.split(|byte| b"/\\".contains(byte)).peekable();
+        while let Some(part) = parts.next() {
+            // What stands behind ; is a parameter to some, who drop it; and behind ? and # there is no path.
+            match part.split(|byte| b";?#".contains(byte)).next() {
+                Some(b"." | b"..") => return Err(UnfitKey::Dots),
+                None | Some(b"") if !is_last || parts.peek().is_some() => return Err(UnfitKey::Empty),
+                _ => {}
+            }
+        }
+        if has_long_forms(&read) {
+            return Err(UnfitKey::Dots);
+        }
+        if read.iter().any(u8::is_ascii_control) {
+            return Err(UnfitKey::Control);
+        }
+        let decoded = decode(&read);
+        if decoded == read {
+            return Ok(());
+        }
+        read = decoded;
+    }
+    Err(UnfitKey::Dots)
+}
+
+/// Whether something is written longer than it need be, in UTF-8 that is none or as `%u002e`: to some that is a dot or a slash.
+fn has_long_forms(text: &[u8]) -> bool {
+    let leads = |pair: &[u8]| {
+        matches!(pair, [0xE0, 0x80..=0x9F] | [0xF0, 0x80..=0x8F] | [0xF8, 0x80..=0x87] | [0xFC, 0x80..=0x83])
+    };
+    let by_number = |six: &[u8]| matches!(six, [b'%', b'u' | b'U', hex @ ..] if hex.iter().all(u8::is_ascii_hexdigit));
+    text.iter().any(|byte| matches!(byte, 0xC0 | 0xC1)) || text.windows(2).any(leads) || text.windows(6).any(by_number)
 }
 
 fn write_pieces(out: &mut String, pieces: &[Piece], value: impl Fn(&Piece) -> Vec<u8>) {
@@ -338,7 +358,22 @@ mod tests {
     #[test]
     fn refuses_keys_that_a_server_might_read_as_another_path() {
         let url = "http://h/a/{1}/z";
-        let refused: [(&[u8], UnfitKey); 16] = [
+        let again = [b"%".as_slice(), &b"25".repeat(LONGEST / 4)].concat();
+        let refused: [(&[u8], UnfitKey); 30] = [
+            (b"..?x", UnfitKey::Dots),
+            (b"..#x", UnfitKey::Dots),
+            (b"..%3fx", UnfitKey::Dots),
+            (b"%2e%2e%23", UnfitKey::Dots),
+            (b"\xe0\x80\xae", UnfitKey::Dots),
+            (b"\xf0\x80\x80\xae", UnfitKey::Dots),
+            (b"%e0%80%ae", UnfitKey::Dots),
+            (b"%u002e%u002e", UnfitKey::Dots),
+            (b"%25u002e", UnfitKey::Dots),
+            (b"x//y", UnfitKey::Empty),
+            (b"x%2f%2fy", UnfitKey::Empty),
+            (b"/x", UnfitKey::Empty),
+            (b"x/", UnfitKey::Empty),
+            (&again, UnfitKey::Dots),
             (b"..", UnfitKey::Dots),
             (b".", UnfitKey::Dots),
             (b"%2e%2E", UnfitKey::Dots),
@@ -363,6 +398,11 @@ mod tests {
         assert_eq!(made("http://h/.{1}", "k:*", b"k:."), Err(UnfitKey::Dots), "together with what stands beside it");
         assert_eq!(made("http://h/{1}{2}", "*:*", b".:."), Err(UnfitKey::Dots));
         assert_eq!(made(url, "k:*", b"other"), Err(UnfitKey::OtherPattern));
+        let endless = [b"k:%".as_slice(), &b"25".repeat(1 << 19)].concat();
+        assert_eq!(made(url, "k:*", &endless), Err(UnfitKey::Long), "at once, for it is not even looked at");
+        for good in ["100%", "50%25", "a?b", "é", "a%20b", "x;y", "100%up"] {
+            assert!(made(url, "k:*", format!("k:{good}").as_bytes()).is_ok(), "{good}");
+        }
     }
 
     #[test]
@@ -394,7 +434,12 @@ mod tests {
 
     /// A key of what has led servers astray before.
     fn hostile(dice: &mut StdRng) -> Vec<u8> {
-        const PARTS: [&[u8]; 28] = [
+        const PARTS: [&[u8]; 33] = [
+            b"\xe0\x80\xae",
+            b"%u002e",
+            b"%c0%ae",
+            b"%3f",
+            b"%2523",
             b".",
             b"..",
             b"...",
@@ -439,23 +484,35 @@ mod tests {
         key
     }
 
-    /// As a careless server reads it: decoded again and again, dots resolved.
+    /// As a careless server reads it: decoded again and again, cut at what ends a path, dots resolved.
     fn read_carelessly(path: &str) -> Vec<Vec<Vec<u8>>> {
         let mut all = Vec::new();
         let mut text = path.as_bytes().to_vec();
-        for _ in 0..4 {
+        for _ in 0..7 {
             let mut stack: Vec<Vec<u8>> = Vec::new();
-            for part in text.split(|byte| b"/\\".contains(byte)).filter(|part| !part.is_empty()) {
-                match part {
+            let path = text.split(|byte| b"?#".contains(byte)).next().unwrap_or_default();
+            for part in path.split(|byte| b"/\\".contains(byte)).filter(|part| !part.is_empty()) {
+                match part.split(|&byte| byte == b';').next().unwrap_or_default() {
                     b"." => {}
                     b".." => _ = stack.pop(),
                     part => stack.push(part.to_vec()),
                 }
             }
             all.push(stack);
-            text = decode(&text);
+            text = decode_carelessly(&text);
         }
         all
+    }
+
+    /// Takes long forms for what they stand for.
+    fn decode_carelessly(text: &[u8]) -> Vec<u8> {
+        let mut text = decode(text);
+        for long in [b"\xc0\xae".as_slice(), b"\xe0\x80\xae", b"%u002e"] {
+            while let Some(at) = text.windows(long.len()).position(|part| part == long) {
+                text.splice(at..at + long.len(), *b".");
+            }
+        }
+        text
     }
 
     #[test]
