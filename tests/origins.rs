@@ -486,9 +486,101 @@ fn a_value_that_is_read_much_is_loaded_anew_before_its_end() {
     });
     let mut client = crema.client();
     eventually("it is loaded anew while it is there", || {
-        assert!(!get(&mut client, "page:k").is_error());
+        let value = get(&mut client, "page:k");
+        assert!(!value.is_nil() && value.text().parse::<u64>().is_ok(), "{value:?}");
         loads(&crema, "refreshed") >= 2
     });
+}
+
+#[test]
+fn who_joins_a_load_ahead_has_its_value() {
+    let (redis, origin) = (Redis::start(), HttpOrigin::start());
+    let (crema, _file) = with_origin(&redis, &origin, "ttl = \"100ms\"\nrefresh_ahead = true");
+    if crema.is_direct() {
+        return;
+    }
+    origin.says(|_, nth| {
+        std::thread::sleep(Duration::from_millis(150)); // a value ends before its successor is there
+        Answer::value(nth.to_string())
+    });
+    let mut clients: Vec<Client> = (0..3).map(|_| crema.client()).collect();
+    eventually("loads ahead were joined", || {
+        clients.iter_mut().for_each(|client| client.send_cmd(&["GET", "page:k"]));
+        for client in &mut clients {
+            let value = client.value();
+            assert!(!value.is_nil() && value.text().parse::<u64>().is_ok(), "{value:?}");
+        }
+        loads(&crema, "refreshed") >= 2 && loads(&crema, "joined") >= 2
+    });
+}
+
+#[test]
+fn a_load_ahead_that_fails_is_not_tried_again_at_once() {
+    let (redis, origin) = (Redis::start(), HttpOrigin::start());
+    let file = NamedTempFile::new().expect("a temporary file");
+    let settings = pages(&format!("http://{}/{{1}}", origin.addr()), "ttl = \"1s\"\nrefresh_ahead = true");
+    std::fs::write(file.path(), settings).expect("it can be written");
+    let crema = Crema::over(redis.addr()).flag("--config", file.path().display()).flag("--l1-size", 0).start();
+    if crema.is_direct() {
+        return;
+    }
+    origin.says(|_, nth| {
+        if nth > 1 {
+            return Answer::status(503);
+        }
+        std::thread::sleep(Duration::from_millis(300));
+        Answer::value("v")
+    });
+    let mut client = crema.client();
+    while !get(&mut client, "page:k").is_error() {} // until its end
+    let failed = loads(&crema, "refresh_failed");
+    assert!((1..=5).contains(&failed), "{failed} loads ahead failed");
+}
+
+#[test]
+fn what_may_not_be_kept_leaves_no_copy_of_before() {
+    let (redis, origin) = (Redis::start(), HttpOrigin::start());
+    let (crema, _file) = with_origin(&redis, &origin, "respect = true\nstale_if_error = \"1h\"");
+    if crema.is_direct() {
+        return;
+    }
+    let (mut client, mut direct) = (crema.client(), redis.client());
+    assert_eq!(get(&mut client, "page:a"), bulk("/render/a 1"));
+    assert_eq!(direct.cmd(&["DEL", "page:a"]), int(1));
+    origin.says(|_, _| Answer::value("secret").header("cache-control", "no-store"));
+    eventually("it is loaded anew", || get(&mut client, "page:a") == bulk("secret"));
+    assert_eq!(direct.cmd(&["KEYS", "*"]), array([]));
+    origin.says(|_, _| Answer::status(500));
+    assert_fails(&get(&mut client, "page:a"), "500");
+}
+
+#[test]
+fn an_mget_ends_with_the_first_load_that_fails() {
+    let (redis, origin) = (Redis::start(), HttpOrigin::start());
+    let (crema, _file) = with_origin(&redis, &origin, "load_timeout = \"60s\"");
+    if crema.is_direct() {
+        return;
+    }
+    origin.hold();
+    let (mut client, mut other) = (crema.client(), crema.client());
+    assert_fails(&client.cmd(&["MGET", "page:slow", "page:.."]), "another path");
+    other.send_cmd(&["GET", "page:slow"]);
+    origin.await_requests(1);
+    origin.release();
+    assert_eq!(other.value(), bulk("/render/slow 1"));
+    assert_eq!(origin.count(), 1, "what the MGET began goes on for others");
+}
+
+#[test]
+fn a_key_that_is_encoded_again_and_again_keeps_nobody_waiting() {
+    let (redis, origin) = (Redis::start(), HttpOrigin::start());
+    let (crema, _file) = with_origin(&redis, &origin, "");
+    if crema.is_direct() {
+        return;
+    }
+    let key = [b"page:%".as_slice(), &b"25".repeat(50_000)].concat();
+    assert_fails(&crema.client().cmd(&[b"GET".as_slice(), &key]), "too long a URL");
+    assert_eq!(origin.count(), 0);
 }
 
 #[test]

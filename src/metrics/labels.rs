@@ -154,6 +154,7 @@ labels! {
         Stale = "stale": "The load failed, and the value of before stood in.",
         Failed = "failed": "The load failed, and the client got an error.",
         Refreshed = "refreshed": "A value was loaded anew before its end.",
+        RefreshFailed = "refresh_failed": "A value was to be loaded anew before its end, and its origin failed.",
     }
 }
 

@@ -31,6 +31,11 @@ use crate::net::{Socket, dial};
 /// A connection that nobody used for so long is closed.
 const IDLE: Duration = Duration::from_secs(30);
 
+/// A connection of HTTP/2 with requests under way is asked so often whether it is alive, and closed when no answer comes in time: or it
+/// would take request after request that nobody hears.
+const PING: Duration = Duration::from_secs(5);
+const PONG: Duration = Duration::from_secs(3);
+
 /// Connections that are kept though nobody uses them, at most.
 const MOST_IDLE: usize = 64;
 
@@ -48,6 +53,7 @@ impl HttpClient {
         let connector = Connector { endpoint: rule.url.endpoint().clone(), dialer };
         let mut builder = Client::builder(TokioExecutor::new());
         builder.pool_timer(TokioTimer::new()).timer(TokioTimer::new());
+        builder.http2_keep_alive_interval(PING).http2_keep_alive_timeout(PONG);
         builder.pool_idle_timeout(IDLE).pool_max_idle_per_host(MOST_IDLE.min(rule.max_concurrent));
         Ok(Self { client: builder.build(connector), rule: Arc::clone(rule) })
     }

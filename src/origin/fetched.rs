@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use hyper::header::{AGE, CACHE_CONTROL, HeaderMap};
+use hyper::header::{AGE, CACHE_CONTROL, HeaderMap, HeaderValue};
 use hyper::{StatusCode, header};
 
 /// What asking an origin came to.
@@ -36,13 +36,19 @@ pub(super) enum ResponseKind {
 /// 200 is a value, 404 says that there is none, and whatever else is an error: nobody is followed elsewhere.
 pub(super) fn kind_of(status: StatusCode, headers: &HeaderMap) -> ResponseKind {
     match status {
-        StatusCode::OK if headers.contains_key(header::CONTENT_ENCODING) => {
+        StatusCode::OK if is_encoded(headers) => {
             ResponseKind::Failed("the origin encodes its value, and was not asked to".to_owned())
         }
         StatusCode::OK => ResponseKind::Value,
         StatusCode::NOT_FOUND => ResponseKind::Missing,
         other => ResponseKind::Failed(format!("the origin says {}", other.as_u16())),
     }
+}
+
+/// `identity` is no encoding.
+fn is_encoded(headers: &HeaderMap) -> bool {
+    let names = |value: &HeaderValue| value.as_bytes().trim_ascii().eq_ignore_ascii_case(b"identity");
+    headers.get_all(header::CONTENT_ENCODING).iter().any(|value| !names(value))
 }
 
 /// For how long the response may be kept, where it says.
@@ -88,8 +94,10 @@ mod tests {
             let status = StatusCode::from_u16(status).expect("a status");
             assert!(matches!(kind_of(status, &none), ResponseKind::Failed(_)), "{status}");
         }
-        let encoded = headers(&[("content-encoding", "gzip")]);
-        assert!(matches!(kind_of(StatusCode::OK, &encoded), ResponseKind::Failed(_)));
+        for encodings in [&[("content-encoding", "gzip")][..], &[("content-encoding", "identity, br")]] {
+            assert!(matches!(kind_of(StatusCode::OK, &headers(encodings)), ResponseKind::Failed(_)));
+        }
+        assert_eq!(kind_of(StatusCode::OK, &headers(&[("content-encoding", "Identity")])), ResponseKind::Value);
     }
 
     #[test]

@@ -28,6 +28,9 @@ const REST: (Duration, Duration) = (Duration::from_millis(2), Duration::from_mil
 /// So often a load may be overtaken by writes.
 const MOST_ROUNDS: u32 = 8;
 
+/// Why a load fails that could not begin in time.
+pub(super) const TOO_LONG: &str = "it took too long";
+
 /// What is asked of Redis, each in one step.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Script {
@@ -41,11 +44,11 @@ pub(crate) enum Script {
     Miss,
     /// If the token is there: takes it away, and shows the stale copy.
     Fail,
-    /// If the token is there: takes it away.
-    Release,
+    /// If the token is there: takes it away, and the stale copy.
+    Forget,
     /// As `Take`, of a key that is there and ends within so long.
     TakeAhead(Duration),
-    /// As `Store`, in place of the value that `TakeAhead` saw.
+    /// As `Store`, in place of the value that `TakeAhead` saw, or where that has ended by now.
     Replace(Bytes, Duration, Bytes),
 }
 
@@ -119,7 +122,7 @@ pub(crate) enum LoadOutcome {
     Stale(Bytes),
     /// There is no answer, and why.
     Failed(Arc<str>),
-    /// Of a load ahead of need: there was nothing to do.
+    /// Of a load ahead of need: there was nothing to do. It says nothing about the key; who waits is to ask again.
     Needless,
 }
 
@@ -128,8 +131,8 @@ pub(crate) enum LoadOutcome {
 pub(crate) struct LoadTerms {
     /// How long a value stays where the origin does not say.
     pub ttl: Duration,
-    /// After this a load that has not ended fails.
-    pub patience: Duration,
+    /// From then on nothing more is begun for it: a load that still waits fails.
+    pub until: Time,
 }
 
 #[derive(Debug)]
@@ -146,7 +149,6 @@ enum LoadStage {
 #[derive(Debug)]
 pub(crate) struct Load {
     terms: LoadTerms,
-    begun: Time,
     stage: LoadStage,
     /// A load ahead of need: within so long of the end of the value.
     ahead: Option<Duration>,
@@ -154,22 +156,36 @@ pub(crate) struct Load {
     mark: Bytes,
     rest: Duration,
     rounds: u32,
+    failed: bool,
 }
 
 impl Load {
     /// Of a key that Redis does not have.
-    pub(crate) fn new(terms: LoadTerms, now: Time) -> Self {
-        Self { terms, begun: now, stage: LoadStage::Looking, ahead: None, mark: Bytes::new(), rest: REST.0, rounds: 0 }
+    pub(crate) fn new(terms: LoadTerms) -> Self {
+        Self {
+            terms,
+            stage: LoadStage::Looking,
+            ahead: None,
+            mark: Bytes::new(),
+            rest: REST.0,
+            rounds: 0,
+            failed: false,
+        }
     }
 
     /// Of a key that Redis has, if it ends within `window`.
-    pub(crate) fn ahead(terms: LoadTerms, window: Duration, now: Time) -> Self {
-        Self { ahead: Some(window), ..Self::new(terms, now) }
+    pub(crate) fn ahead(terms: LoadTerms, window: Duration) -> Self {
+        Self { ahead: Some(window), ..Self::new(terms) }
     }
 
     /// Whether the permit must be kept.
     pub(crate) fn needs_permit(&self) -> bool {
         matches!(self.stage, LoadStage::WaitsForPermit | LoadStage::Taking | LoadStage::Fetching | LoadStage::Ending(_))
+    }
+
+    /// Whether the origin has failed, whatever came of the load.
+    pub(crate) fn has_failed(&self) -> bool {
+        self.failed
     }
 
     /// The number of this attempt: each has a token of its own, so that what comes late from an earlier one changes nothing.
@@ -180,7 +196,7 @@ impl Load {
     /// What comes next.
     pub(crate) fn next(&mut self, event: LoadEvent, now: Time) -> LoadStep {
         match event {
-            LoadEvent::Begin => self.want_permit(),
+            LoadEvent::Begin => self.want_permit(now),
             LoadEvent::Permit(Ok(())) => self.take(),
             LoadEvent::Permit(Err(_)) if self.ahead.is_some() => self.end(LoadOutcome::Needless),
             LoadEvent::Permit(Err(why)) => self.fail(why),
@@ -204,7 +220,7 @@ impl Load {
                 self.stage = LoadStage::Fetching;
                 LoadStep::Fetch
             }
-            ScriptReply::Free => self.want_permit(),
+            ScriptReply::Free => self.want_permit(now),
             ScriptReply::Held => self.rest(now),
             ScriptReply::Proven(stale) => self.proven(stale),
             // Some write has won, or nobody knows what has become of the step: what Redis has by now decides.
@@ -223,28 +239,24 @@ impl Load {
                 self.stage = LoadStage::Fetching;
                 LoadStep::Fetch
             }
-            ScriptReply::Proven(_) => match std::mem::replace(&mut self.stage, LoadStage::Looking) {
-                LoadStage::Ending(outcome) => self.end(outcome),
-                _ => self.end(LoadOutcome::Needless),
-            },
-            _ => self.end(LoadOutcome::Needless), // the value is there as long as it is, and nobody waits
+            ScriptReply::Proven(stale) => self.proven(stale),
+            _ => self.end(LoadOutcome::Needless), // most likely the value is there
         }
     }
 
     fn fetched(&mut self, fetched: Fetched) -> LoadStep {
+        self.failed = matches!(fetched, Fetched::Failed(_));
         let (script, outcome) = match fetched {
             Fetched::Value { value, stays } => {
                 let stays = stays.unwrap_or(self.terms.ttl);
                 let script = match self.ahead {
-                    _ if stays.is_zero() => Script::Release,
+                    _ if stays.is_zero() => Script::Forget,
                     Some(_) => Script::Replace(value.clone(), stays, self.mark.clone()),
                     None => Script::Store(value.clone(), stays),
                 };
                 (script, LoadOutcome::Loaded(value))
             }
-            Fetched::Missing if self.ahead.is_some() => (Script::Release, LoadOutcome::Missing),
             Fetched::Missing => (Script::Miss, LoadOutcome::Missing),
-            Fetched::Failed(why) if self.ahead.is_some() => (Script::Release, LoadOutcome::Failed(why)),
             Fetched::Failed(why) => (Script::Fail, LoadOutcome::Failed(why)),
         };
         self.stage = LoadStage::Ending(outcome);
@@ -259,7 +271,10 @@ impl Load {
         }
     }
 
-    fn want_permit(&mut self) -> LoadStep {
+    fn want_permit(&mut self, now: Time) -> LoadStep {
+        if now >= self.terms.until {
+            return self.fail(TOO_LONG);
+        }
         self.stage = LoadStage::WaitsForPermit;
         LoadStep::Permit
     }
@@ -282,8 +297,8 @@ impl Load {
     }
 
     fn rest(&mut self, now: Time) -> LoadStep {
-        if now.saturating_since(self.begun) >= self.terms.patience {
-            return self.fail("it took too long");
+        if now >= self.terms.until {
+            return self.fail(TOO_LONG);
         }
         self.stage = LoadStage::Resting;
         let rest = self.rest;
@@ -319,11 +334,11 @@ mod tests {
     const NOW: Time = Time::from_nanos(5_000_000_000);
 
     fn terms() -> LoadTerms {
-        LoadTerms { ttl: TTL, patience: Duration::from_secs(3) }
+        LoadTerms { ttl: TTL, until: NOW.plus(Duration::from_secs(3)) }
     }
 
     fn load() -> Load {
-        Load::new(terms(), NOW)
+        Load::new(terms())
     }
 
     fn value() -> Bytes {
@@ -362,7 +377,7 @@ mod tests {
     fn what_may_not_be_stored_is_proven_all_the_same() {
         let mut load = fetching();
         let step = fetched(&mut load, Fetched::Value { value: value(), stays: Some(Duration::ZERO) });
-        assert_eq!(step, LoadStep::Ask(Script::Release));
+        assert_eq!(step, LoadStep::Ask(Script::Forget), "and no copy of before stands in for it later");
         assert_eq!(reply(&mut load, ScriptReply::Proven(None)), LoadStep::End(LoadOutcome::Loaded(value())));
         let mut load = fetching();
         let stays = Duration::from_secs(7);
@@ -407,8 +422,10 @@ mod tests {
         load.next(LoadEvent::Begin, NOW);
         load.next(LoadEvent::Permit(Ok(())), NOW);
         let late = NOW.plus(Duration::from_secs(3));
-        let step = load.next(LoadEvent::Reply(ScriptReply::Held), late);
-        assert!(matches!(step, LoadStep::End(LoadOutcome::Failed(_))), "{step:?}");
+        for said in [ScriptReply::Held, ScriptReply::Free] {
+            let step = load.next(LoadEvent::Reply(said), late);
+            assert!(matches!(step, LoadStep::End(LoadOutcome::Failed(_))), "{step:?}");
+        }
     }
 
     #[test]
@@ -488,7 +505,7 @@ mod tests {
     fn a_load_ahead_replaces_what_it_saw_and_gives_up_at_the_first_hindrance() {
         let window = Duration::from_secs(1);
         let begin = || {
-            let mut load = Load::ahead(terms(), window, NOW);
+            let mut load = Load::ahead(terms(), window);
             assert_eq!(load.next(LoadEvent::Begin, NOW), LoadStep::Permit);
             load
         };
@@ -506,11 +523,19 @@ mod tests {
         }
         let step = begin().next(LoadEvent::Permit(Err("busy")), NOW);
         assert_eq!(step, LoadStep::End(LoadOutcome::Needless));
-        for failed in [Fetched::Missing, Fetched::Failed("x".into())] {
+        for (came, script) in [(Fetched::Missing, Script::Miss), (Fetched::Failed("x".into()), Script::Fail)] {
             let mut load = begin();
             load.next(LoadEvent::Permit(Ok(())), NOW);
             reply(&mut load, ScriptReply::Taken(Bytes::new()));
-            assert_eq!(fetched(&mut load, failed), LoadStep::Ask(Script::Release), "the value stays until its end");
+            assert_eq!(fetched(&mut load, came), LoadStep::Ask(script));
+            let step = reply(&mut load, ScriptReply::Overtaken);
+            assert_eq!(step, LoadStep::End(LoadOutcome::Needless), "the value is there until its end");
         }
+        // Its end has come, and somebody waits.
+        let mut load = begin();
+        load.next(LoadEvent::Permit(Ok(())), NOW);
+        reply(&mut load, ScriptReply::Taken(Bytes::new()));
+        fetched(&mut load, Fetched::Failed("x".into()));
+        assert_eq!(reply(&mut load, ScriptReply::Proven(Some(value()))), LoadStep::End(LoadOutcome::Stale(value())));
     }
 }

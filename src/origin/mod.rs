@@ -10,6 +10,7 @@ mod client;
 mod fetched;
 mod load;
 mod permits;
+mod rests;
 mod script;
 mod table;
 
@@ -22,8 +23,9 @@ use tokio::time::{sleep, timeout};
 
 use self::client::HttpClient;
 use self::fetched::Fetched;
-use self::load::{Load, LoadEvent, LoadStep, LoadTerms, MARGIN, Script};
-use self::permits::Permits;
+use self::load::{Load, LoadEvent, LoadStep, LoadTerms, MARGIN, Script, TOO_LONG};
+use self::permits::{LoadPermit, Permits};
+use self::rests::Rests;
 use self::script::LoadKeys;
 use self::table::{LeadingLoad, LoadTable, Turn};
 use crate::clock::Time;
@@ -55,7 +57,11 @@ struct Origin {
     /// Why the last load failed, if it did.
     trouble: Mutex<Option<Arc<str>>>,
     results: [SharedCounter; LoadResult::COUNT],
+    rests: Rests,
 }
+
+/// After a load ahead that failed the key's next is not begun before.
+const FAILED_REST: Duration = Duration::from_secs(1);
 
 /// A key to be loaded, with the names of what crema keeps beside it.
 #[derive(Debug)]
@@ -109,17 +115,19 @@ impl Origins {
         origin.and_then(|origin| window(origin.mean(), rand::random())).unwrap_or_default()
     }
 
-    /// Whether values of this rule are loaded anew before their end.
-    pub(crate) fn refreshes(&self, rule: usize) -> bool {
-        self.rules.get(rule).is_some_and(|origin| origin.rule.refresh_ahead)
+    /// Whether values of this rule are loaded anew before their end, and this key's may be now.
+    pub(crate) fn refreshes(&self, rule: usize, (db, key): (u32, &[u8])) -> bool {
+        let origin = self.rules.get(rule).filter(|origin| origin.rule.refresh_ahead);
+        origin.is_some_and(|origin| Time::now() >= origin.rests.get(db, key))
     }
 
     /// The value of a key for which the rule with this number is, and that Redis did not have when it was asked just now. `ask` asks
-    /// Redis at the key's node. Ends before long, whatever happens elsewhere. Dropped, it leaves those who joined to load anew.
+    /// Redis at the key's node. It ends so long after `since` as [`Origin::longest`] says, whatever happens elsewhere. Dropped, it
+    /// leaves those who joined to load anew.
     pub(crate) async fn load(
         &self,
         rule: usize,
-        wanted: &WantedKey,
+        (wanted, since): (&WantedKey, Time),
         ask: impl AsyncFn(&[u8]) -> Option<Vec<u8>>,
     ) -> LoadOutcome {
         let Some(origin) = self.rules.get(rule) else { return LoadOutcome::Missing };
@@ -127,23 +135,24 @@ impl Origins {
             Ok(url) => url,
             Err(unfit) => return origin.counted(LoadOutcome::Failed(unfit.to_string().into())),
         };
-        let give_up = Time::now().plus(origin.patience() * 2);
+        let (until, give_up) = (since.plus(origin.patience()), since.plus(origin.longest()));
         loop {
             match self.table.turn(wanted.db, &wanted.key) {
                 Turn::Lead(turn) => {
-                    let load = Load::new(origin.terms(), Time::now());
-                    let outcome = self.drive(origin, (turn, load), (wanted, &url), &ask).await;
+                    let mut load = Load::new(origin.terms(until));
+                    let outcome = self.drive(origin, (turn, &mut load, None), (wanted, &url), &ask).await;
                     return origin.counted(outcome);
                 }
                 Turn::Join(outcome) => {
                     let left = give_up.saturating_since(Time::now());
                     match timeout(left, outcome).await {
+                        Ok(Ok(outcome @ LoadOutcome::Failed(_))) => return origin.counted(outcome),
                         Ok(Ok(outcome)) => {
                             origin.count(LoadResult::Joined);
                             return outcome;
                         }
                         Ok(Err(_)) if !left.is_zero() => {} // its answer was older than this, or its loader is gone
-                        _ => return origin.counted(LoadOutcome::Failed("it took too long".into())),
+                        _ => return origin.counted(LoadOutcome::Failed(TOO_LONG.into())),
                     }
                 }
             }
@@ -156,26 +165,32 @@ impl Origins {
         let Some(origin) = self.rules.get(rule).filter(|origin| origin.rule.refresh_ahead) else { return };
         let Some(window) = window(origin.mean(), rand::random()) else { return };
         let Ok(url) = origin.rule.url.url(&origin.rule.pattern, &wanted.key) else { return };
+        let Some(permit) = origin.permits.try_take_ahead() else { return };
         let Some(turn) = self.table.lead(wanted.db, &wanted.key) else { return };
-        let load = Load::ahead(origin.terms(), window, Time::now());
-        match self.drive(origin, (turn, load), (wanted, &url), &ask).await {
-            LoadOutcome::Loaded(_) => origin.count(LoadResult::Refreshed),
-            LoadOutcome::Failed(_) => origin.count(LoadResult::Failed),
-            _ => {}
-        }
+        let mut load = Load::ahead(origin.terms(Time::now().plus(origin.patience())), window);
+        let outcome = self.drive(origin, (turn, &mut load, Some(permit)), (wanted, &url), &ask).await;
+        let rest = match outcome {
+            LoadOutcome::Loaded(_) => return origin.count(LoadResult::Refreshed),
+            _ if load.has_failed() => {
+                origin.count(LoadResult::RefreshFailed);
+                FAILED_REST
+            }
+            _ => (origin.mean() / 2).min(FAILED_REST),
+        };
+        origin.rests.set(wanted.db, &wanted.key, Time::now().plus(rest));
     }
 
     async fn drive(
         &self,
         origin: &Origin,
-        (turn, mut load): (LeadingLoad<'_>, Load),
+        (turn, load, mut permit): (LeadingLoad<'_>, &mut Load, Option<LoadPermit>),
         (wanted, url): (&WantedKey, &str),
         ask: &impl AsyncFn(&[u8]) -> Option<Vec<u8>>,
     ) -> LoadOutcome {
         let keys = origin.keys(wanted);
         let number = self.tokens.fetch_add(1, Ordering::Relaxed);
         let token = |attempt: u32| format!("{}:{number}:{attempt}", self.name);
-        let (mut permit, mut joined, mut asked) = (None, Vec::new(), Time::now());
+        let (mut joined, mut asked) = (Vec::new(), Time::now());
         let mut event = LoadEvent::Begin;
         loop {
             let step = load.next(event, Time::now());
@@ -183,12 +198,16 @@ impl Origins {
                 drop(permit.take());
             }
             event = match step {
+                LoadStep::Permit if permit.is_some() => LoadEvent::Permit(Ok(())),
                 LoadStep::Permit => LoadEvent::Permit(match origin.permits.take(origin.rule.load_timeout).await {
                     Ok(next) => {
                         permit = Some(next);
                         Ok(())
                     }
-                    Err(why) => Err(why),
+                    Err(why) => {
+                        joined.extend(turn.take_in()); // an error is no older than they are
+                        Err(why)
+                    }
                 }),
                 LoadStep::Ask(script) => {
                     joined.extend(turn.take_in());
@@ -207,6 +226,7 @@ impl Origins {
                     sleep(length).await;
                     LoadEvent::Rested
                 }
+                LoadStep::End(LoadOutcome::Needless) => return LoadOutcome::Needless, // who has joined asks again
                 LoadStep::End(outcome) => {
                     for joiner in joined {
                         _ = joiner.send(outcome.clone()); // who is gone needs none
@@ -250,6 +270,7 @@ impl Origin {
             mean: AtomicU64::default(),
             trouble: Mutex::default(),
             results: Default::default(),
+            rests: Rests::default(),
         })
     }
 
@@ -269,13 +290,18 @@ impl Origin {
         self.results[result as usize].add(1);
     }
 
-    fn terms(&self) -> LoadTerms {
-        LoadTerms { ttl: self.rule.ttl, patience: self.patience() }
+    fn terms(&self, until: Time) -> LoadTerms {
+        LoadTerms { ttl: self.rule.ttl, until }
     }
 
-    /// One load of another that dies, a place in the queue, and a load.
+    /// Within so long a load must have a permit: one load of another that dies, and a place in the queue.
     fn patience(&self) -> Duration {
-        self.rule.load_timeout * 3 + Duration::from_secs(1)
+        self.rule.load_timeout * 2 + Duration::from_secs(1)
+    }
+
+    /// The longest that a read waits: a load that has begun at the last moment, with what it asks Redis.
+    fn longest(&self) -> Duration {
+        self.rule.load_timeout * 3 + Duration::from_secs(4)
     }
 
     fn keys(&self, wanted: &WantedKey) -> LoadKeys {

@@ -16,6 +16,7 @@ const WAITING_PER_PERMIT: usize = 32;
 /// See the module's head.
 pub(super) struct Permits {
     free: Arc<Semaphore>,
+    count: usize,
     waiting: AtomicUsize,
     most_waiting: usize,
 }
@@ -27,7 +28,7 @@ impl Permits {
     /// So many.
     pub(super) fn new(count: usize) -> Self {
         let most_waiting = count.saturating_mul(WAITING_PER_PERMIT);
-        Self { free: Arc::new(Semaphore::new(count)), waiting: AtomicUsize::new(0), most_waiting }
+        Self { free: Arc::new(Semaphore::new(count)), count, waiting: AtomicUsize::new(0), most_waiting }
     }
 
     /// The next permit, in turn; or why there is none. Cancel safe: the place in the queue is given up.
@@ -47,7 +48,12 @@ impl Permits {
         Arc::clone(&self.free).try_acquire_owned().ok()
     }
 
-    /// Loads under way.
+    /// A permit for a load ahead of need, which never waits, and leaves half of all permits to those that are needed.
+    pub(super) fn try_take_ahead(&self) -> Option<LoadPermit> {
+        (self.free.available_permits() > self.count / 2).then(|| self.try_take()).flatten()
+    }
+
+    /// Loads that wait for a permit.
     pub(super) fn waiting(&self) -> usize {
         self.waiting.load(Ordering::Relaxed)
     }
@@ -94,6 +100,15 @@ mod tests {
         drop(others);
         assert_eq!(permits.waiting(), 0);
         assert!(permits.take(LONG).await.is_ok());
+    }
+
+    #[tokio::test]
+    async fn loads_ahead_leave_half_of_the_permits() {
+        let permits = Permits::new(4);
+        let ahead = [permits.try_take_ahead(), permits.try_take_ahead()];
+        assert!(ahead.iter().all(Option::is_some) && permits.try_take_ahead().is_none());
+        assert!(permits.try_take().is_some());
+        assert!(Permits::new(1).try_take_ahead().is_some(), "or nothing would be loaded ahead");
     }
 
     #[tokio::test(start_paused = true)]

@@ -1,7 +1,8 @@
 //! What a load asks of Redis, in Lua: each step looks and acts at one moment.
 //!
-//! Three keys, in one slot: the client's, its token, its stale copy; and where it has tiers its version. Replies are a number, and bytes where there are any. A token that is
-//! `-` says that the origin has no value: like a token it ends by itself and dies with every write.
+//! Three keys, in one slot: the client's, its token, its stale copy; and where it has tiers its version. Replies are a number, and
+//! bytes where there are any. A token that is `-` says that the origin has no value: like a token it ends by itself and dies with
+//! every write.
 
 use std::time::Duration;
 
@@ -47,7 +48,7 @@ if redis.call('EXISTS',KEYS[1])==1 then return {7} end local s=redis.call('GET',
 if s then redis.call('SET',KEYS[1],s,'PX',1000) return {6,s} end return {6}";
 
 /// ARGV: the token.
-const RELEASE: &str = "if redis.call('GET',KEYS[2])~=ARGV[1] then return {7} end redis.call('DEL',KEYS[2]) \
+const FORGET: &str = "if redis.call('GET',KEYS[2])~=ARGV[1] then return {7} end redis.call('DEL',KEYS[2],KEYS[3]) \
 if redis.call('EXISTS',KEYS[1])==1 then return {7} end return {6}";
 
 /// ARGV: this token, its end, the window before the end of the value.
@@ -58,7 +59,7 @@ return {5,redis.sha1hex(v)}";
 
 /// ARGV: the token, the value, its end, that of the stale copy or 0, what marks the value that was seen, the new version and its end.
 const REPLACE: &str = "if redis.call('GET',KEYS[2])~=ARGV[1] then return {7} end redis.call('DEL',KEYS[2]) \
-local v=redis.call('GET',KEYS[1]) if not v or redis.sha1hex(v)~=ARGV[5] then return {7} end \
+local v=redis.call('GET',KEYS[1]) if v and redis.sha1hex(v)~=ARGV[5] then return {7} end \
 redis.call('SET',KEYS[1],ARGV[2],'PX',ARGV[3]) \
 if ARGV[4]~='0' then redis.call('SET',KEYS[3],ARGV[2],'PX',ARGV[4]) end \
 if KEYS[4] then redis.call('SET',KEYS[4],ARGV[6],'PX',ARGV[7]) end return {6}";
@@ -103,7 +104,7 @@ impl LoadKeys {
             }
             Script::Miss => self.eval(MISS, &[token.as_bytes(), negative.as_bytes()]),
             Script::Fail => self.eval(FAIL, &[token.as_bytes()]),
-            Script::Release => self.eval(RELEASE, &[token.as_bytes()]),
+            Script::Forget => self.eval(FORGET, &[token.as_bytes()]),
             Script::TakeAhead(window) => {
                 self.eval(TAKE_AHEAD, &[token.as_bytes(), held.as_bytes(), millis(*window).as_bytes()])
             }

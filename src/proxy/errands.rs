@@ -1,36 +1,88 @@
 //! What a worker has under way beyond the upstream: reads that go on there, values to be copied.
 
 use std::cell::{Cell, RefCell};
-use std::collections::{HashSet, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::rc::{Rc, Weak};
 
 use tokio_util::sync::CancellationToken;
 
 use super::seek::SoughtKey;
+use crate::clock::Time;
+use crate::resp::encode;
 
 /// The reads of a worker that go on.
 #[derive(Default)]
 pub(super) struct Seeks {
-    under_way: Cell<usize>,
+    /// How many there are of each kind.
+    under_way: Rc<RefCell<HashMap<SeekKind, usize>>>,
+    /// Replies of one value that somebody is being told, so that all who wait for it share them.
+    replies: RefCell<Vec<Weak<[u8]>>>,
     pub(super) stop: CancellationToken,
 }
 
-/// So many reads of a worker go on at once.
+/// What is counted together: reads for one origin, or for tiers alone; and loads of an origin ahead of need.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) enum SeekKind {
+    /// A client waits; for the origin with this number, if any.
+    Needed(Option<u16>),
+    /// Nobody waits.
+    Ahead(u16),
+}
+
+/// So many reads of a kind go on at once in a worker.
 const MOST: usize = 4096;
+/// So many loads ahead of an origin are begun at once.
+const MOST_AHEAD: usize = 256;
+/// So many replies are shared at once.
+const SHARED: usize = 8;
 
 impl Seeks {
-    /// Whether there may be no more.
-    pub(super) fn is_full(&self) -> bool {
-        self.under_way.get() >= MOST
+    /// A place for one more; none where there may be no more.
+    pub(super) fn place(&self, kind: SeekKind) -> Option<SeekPlace> {
+        let mut all = self.under_way.borrow_mut();
+        let count = all.entry(kind).or_default();
+        let most = if let SeekKind::Ahead(_) = kind { MOST_AHEAD } else { MOST };
+        (*count < most).then(|| {
+            *count += 1;
+            SeekPlace { under_way: Rc::clone(&self.under_way), kind }
+        })
     }
 
-    /// One goes on.
-    pub(super) fn begin(&self) {
-        self.under_way.set(self.under_way.get() + 1);
+    /// The reply that is this value: the one that others are being told, where there is one.
+    pub(super) fn reply_of(&self, value: &[u8]) -> Rc<[u8]> {
+        let mut replies = self.replies.borrow_mut();
+        replies.retain(|reply| reply.strong_count() > 0);
+        let says = |reply: &Rc<[u8]>| reply.strip_suffix(b"\r\n").is_some_and(|reply| reply.ends_with(value));
+        let mut encoded = Vec::with_capacity(32);
+        encode::header(&mut encoded, b'$', value.len());
+        let whole = encoded.len() + value.len() + 2;
+        if let Some(reply) = replies.iter().filter_map(Weak::upgrade).find(|reply| reply.len() == whole && says(reply))
+        {
+            return reply;
+        }
+        encoded.reserve_exact(value.len() + 2);
+        encoded.extend_from_slice(value);
+        encoded.extend_from_slice(b"\r\n");
+        let reply = Rc::<[u8]>::from(encoded);
+        if replies.len() == SHARED {
+            replies.remove(0);
+        }
+        replies.push(Rc::downgrade(&reply));
+        reply
     }
+}
 
-    /// It is over.
-    pub(super) fn end(&self) {
-        self.under_way.set(self.under_way.get() - 1);
+/// The place of a read that goes on. Dropped, it is another's.
+pub(super) struct SeekPlace {
+    under_way: Rc<RefCell<HashMap<SeekKind, usize>>>,
+    kind: SeekKind,
+}
+
+impl Drop for SeekPlace {
+    fn drop(&mut self) {
+        if let Some(count) = self.under_way.borrow_mut().get_mut(&self.kind) {
+            *count -= 1;
+        }
     }
 }
 
@@ -53,4 +105,39 @@ pub(super) struct Sought {
     pub(super) of: SoughtKey,
     /// The database that it is in.
     pub(super) db: u32,
+    /// Since when: all that a read asks beyond the upstream has one deadline.
+    pub(super) since: Time,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_waits_for_one_origin_takes_no_place_of_another() {
+        let seeks = Seeks::default();
+        let places: Vec<_> = (0..MOST).map(|_| seeks.place(SeekKind::Needed(Some(1)))).collect();
+        assert!(places.iter().all(Option::is_some) && seeks.place(SeekKind::Needed(Some(1))).is_none());
+        for other in [SeekKind::Needed(Some(2)), SeekKind::Needed(None), SeekKind::Ahead(1)] {
+            assert!(seeks.place(other).is_some(), "{other:?}");
+        }
+        drop(places);
+        assert!(seeks.place(SeekKind::Needed(Some(1))).is_some());
+    }
+
+    #[test]
+    fn all_who_are_told_a_value_share_one_reply() {
+        let seeks = Seeks::default();
+        let reply = seeks.reply_of(b"value");
+        assert_eq!(&*reply, b"$5\r\nvalue\r\n");
+        assert!(Rc::ptr_eq(&reply, &seeks.reply_of(b"value")));
+        assert!(!Rc::ptr_eq(&reply, &seeks.reply_of(b"other")));
+        assert_eq!(&*seeks.reply_of(b""), b"$0\r\n\r\n");
+        drop(reply);
+        assert_eq!(&*seeks.reply_of(b"value"), b"$5\r\nvalue\r\n");
+        for n in 0..20_u8 {
+            seeks.reply_of(&[n]);
+        }
+        assert!(seeks.replies.borrow().len() <= SHARED);
+    }
 }

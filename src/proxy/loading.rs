@@ -8,7 +8,7 @@
 use std::rc::Rc;
 use std::sync::Arc;
 
-use super::errands::Sought;
+use super::errands::{SeekKind, Sought};
 use super::seek::{Question, SeekAnswer};
 use super::worker::Worker;
 use crate::beyond::KeptKind;
@@ -21,10 +21,11 @@ impl Worker {
             return SeekAnswer::Nothing;
         };
         let ask = async |command: &[u8]| self.ask_beside((&wanted.key, wanted.db), command, true).await;
-        match origins.load(origin.into(), &wanted, ask).await {
-            LoadOutcome::Loaded(value) => SeekAnswer::Value(value.into()),
-            LoadOutcome::Found(value) | LoadOutcome::Stale(value) => SeekAnswer::Found(value.into()),
-            LoadOutcome::Missing | LoadOutcome::Negative | LoadOutcome::Needless => SeekAnswer::Nothing,
+        match origins.load(origin.into(), (&wanted, sought.since), ask).await {
+            LoadOutcome::Loaded(value) => SeekAnswer::Value(value),
+            LoadOutcome::Found(value) | LoadOutcome::Stale(value) => SeekAnswer::Found(value),
+            LoadOutcome::Missing | LoadOutcome::Negative => SeekAnswer::Nothing,
+            LoadOutcome::Needless => SeekAnswer::Failed("origin: its load came to nothing".to_owned()), // of those ahead alone
             LoadOutcome::Failed(why) => SeekAnswer::Failed(format!("origin: {why}")),
         }
     }
@@ -33,19 +34,18 @@ impl Worker {
     pub(super) fn refresh(self: &Rc<Self>, question: &Question, db: u32) {
         let (Some(origins), Some(beyond)) = (&self.shared.origins, &self.shared.l1.terms.beyond) else { return };
         for sought in question.keys() {
-            let Some(origin) = beyond.reach(&sought.key).and_then(|reach| reach.origin).map(usize::from) else {
-                continue;
-            };
-            if !origins.refreshes(origin) || self.seeks.is_full() {
+            let Some(number) = beyond.reach(&sought.key).and_then(|reach| reach.origin) else { continue };
+            let origin = usize::from(number);
+            if !origins.refreshes(origin, (db, &sought.key)) {
                 continue;
             }
+            let Some(place) = self.seeks.place(SeekKind::Ahead(number)) else { continue };
             let Some(wanted) = self.wanted(&sought.key, db) else { continue };
             let (worker, origins, stop) = (Rc::clone(self), Arc::clone(origins), self.seeks.stop.clone());
-            self.seeks.begin();
             self.tasks.spawn_local(async move {
+                let _place = place;
                 let ask = async |command: &[u8]| worker.ask_beside((&wanted.key, wanted.db), command, true).await;
                 let _ = stop.run_until_cancelled(origins.refresh(origin, &wanted, ask)).await; // nobody waits for it
-                worker.seeks.end();
             });
         }
     }

@@ -5,6 +5,7 @@
 //!
 //! Holds contract point 1: where nothing is found the reply is the upstream's.
 
+use bytes::Bytes;
 use smallvec::SmallVec;
 
 use crate::beyond::Beyond;
@@ -54,9 +55,9 @@ pub(super) enum SeekVerdict {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum SeekAnswer {
     /// Its value.
-    Value(Vec<u8>),
+    Value(Bytes),
     /// The value that the upstream has by now: to one who has written since, it may be what he wrote.
-    Found(Vec<u8>),
+    Found(Bytes),
     /// There is none anywhere.
     Nothing,
     /// Nobody can say, for this reason.
@@ -112,6 +113,15 @@ impl Question {
         };
         let is_missing = move |nth: usize| elements.get(nth).copied().unwrap_or(false);
         self.keys.iter().filter(move |sought| !self.many || is_missing(sought.nth))
+    }
+
+    /// The value that is the reply, to one who has sent a write since or not; none where it is none.
+    pub(super) fn value<'a>(&self, answers: &'a [SeekAnswer], wrote: bool) -> Option<&'a Bytes> {
+        match answers.first().filter(|_| !self.many)? {
+            SeekAnswer::Value(value) => Some(value),
+            SeekAnswer::Found(value) => Some(value).filter(|_| !wrote),
+            _ => None,
+        }
     }
 
     /// What the client gets where `answers` was found of what is missing, in that order; one who has sent a write since gets what the
@@ -212,7 +222,7 @@ mod tests {
 
     #[test]
     fn what_was_found_stands_in_its_place() {
-        let value = |text: &str| SeekAnswer::Value(text.into());
+        let value = |text: &str| SeekAnswer::Value(text.to_owned().into());
         let mut get = question(&[b"GET", b"p:1"]).expect("a key");
         get.hear(b'$', b"$-1\r\n", true);
         assert_eq!(get.reply(&[value("ab")], Resp::V2, false), b"$2\r\nab\r\n");
@@ -222,10 +232,13 @@ mod tests {
         let found = [SeekAnswer::Found("by now".into())];
         assert_eq!(get.reply(&found, Resp::V2, false), b"$6\r\nby now\r\n");
         assert_eq!(get.reply(&found, Resp::V2, true), b"$-1\r\n", "it may be what the session wrote itself");
+        assert_eq!((get.value(&found, false).map(Bytes::len), get.value(&found, true)), (Some(6), None));
+        assert_eq!(get.value(&[SeekAnswer::Nothing], false), None);
         let mut mget = question(&[b"MGET", b"p:1", b"q", b"p:2", b"p:3"]).expect("keys");
         mget.hear(b'*', b"*4\r\n$-1\r\n$-1\r\n$1\r\nx\r\n$-1\r\n", true);
         assert_eq!(mget.missing().map(|sought| sought.nth).collect::<Vec<_>>(), [0, 3]);
         let reply = mget.reply(&[value("a"), SeekAnswer::Nothing], Resp::V2, false);
+        assert_eq!(mget.value(&[value("a"), SeekAnswer::Nothing], false), None);
         assert_eq!(reply, b"*4\r\n$1\r\na\r\n$-1\r\n$1\r\nx\r\n$-1\r\n");
     }
 }

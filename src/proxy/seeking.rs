@@ -1,7 +1,7 @@
 //! Goes on with reads of which the upstream has nothing: what lies beyond it for their keys is asked, one after the other.
 //!
 //! A task of the worker for each such read, which ends with the worker and at the deadlines of those that it asks; there are only so many
-//! at once, and what is more gets what the upstream said. Who asks for the same later sends a read of its own: what one found may be
+//! at once for each origin, and what is more gets what the upstream said. Who asks for the same later sends a read of its own: what one found may be
 //! older than what another's read has seen.
 //!
 //! A tier's value is an answer only if it carries the version and the epoch that are in the upstream *after* that said that it has
@@ -16,7 +16,7 @@ use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
-use super::errands::Sought;
+use super::errands::{SeekKind, Sought};
 use super::in_flight::ReplyAction;
 use super::recipient::Recipient;
 use super::returned::ReturnedCommand;
@@ -51,29 +51,36 @@ impl Worker {
             self.pilots.carried_out(recipient.replies(), recipient.place(), bytes);
         }
         let read = SeekingRead { question, all, db: who.db, resp, sampled };
-        if self.seeks.is_full() {
+        let reach = |sought: &SoughtKey| self.shared.l1.terms.beyond.as_ref()?.reach(&sought.key)?.origin;
+        let Some(place) = self.seeks.place(SeekKind::Needed(read.question.missing().find_map(reach))) else {
             let answers: Vec<_> = read.question.missing().map(|sought| self.unsought(&sought.key)).collect();
             return self.found(read, &answers);
-        }
-        self.seeks.begin();
+        };
         let (worker, stop) = (Rc::clone(self), self.seeks.stop.clone());
         self.tasks.spawn_local(async move {
+            let _place = place;
             let _ = stop.run_until_cancelled(worker.go_on(read)).await; // dropped, its clients are told
-            worker.seeks.end();
         });
     }
 
     async fn go_on(self: &Rc<Self>, read: SeekingRead) {
-        let sought: Vec<SoughtKey> = read.question.missing().cloned().collect();
+        let (sought, since): (Vec<SoughtKey>, _) = (read.question.missing().cloned().collect(), Time::now());
         let mut answers = Vec::with_capacity(sought.len());
         for some in sought.chunks(SIDE_BY_SIDE) {
             let mut tasks = JoinSet::new();
             for (nth, of) in some.iter().cloned().enumerate() {
                 let (worker, db) = (Rc::clone(self), read.db);
-                tasks.spawn_local(async move { (nth, worker.beyond(Sought { of, db }).await) });
+                tasks.spawn_local(async move { (nth, worker.beyond(Sought { of, db, since }).await) });
             }
             let mut found = vec![SeekAnswer::Nothing; some.len()];
-            while let Some(Ok((nth, answer))) = tasks.join_next().await {
+            while let Some(ended) = tasks.join_next().await {
+                let (nth, answer) =
+                    ended.unwrap_or_else(|_| (0, SeekAnswer::Failed("origin: its load broke off".into())));
+                if matches!(answer, SeekAnswer::Failed(_)) {
+                    self.found(read, &[answer]);
+                    while tasks.join_next().await.is_some() {} // others may wait for what these load
+                    return;
+                }
                 found[nth] = answer;
             }
             answers.append(&mut found);
@@ -92,7 +99,10 @@ impl Worker {
 
     /// Answers all who wait for a read.
     fn found(&self, read: SeekingRead, answers: &[SeekAnswer]) {
-        let reply = |wrote| Rc::<[u8]>::from(read.question.reply(answers, read.resp, wrote));
+        let reply = |wrote| match read.question.value(answers, wrote) {
+            Some(value) => self.seeks.reply_of(value),
+            None => read.question.reply(answers, read.resp, wrote).into(),
+        };
         let (usual, now) = (reply(false), Time::now());
         for mut recipient in read.all {
             let wrote = recipient.replies().wrote_after(recipient.place());
@@ -111,7 +121,7 @@ impl Worker {
         if !reach.tiers.is_empty()
             && let Some(value) = self.in_tiers(&sought, &reach).await
         {
-            return SeekAnswer::Value(value);
+            return SeekAnswer::Value(value.into());
         }
         match reach.origin {
             Some(origin) => self.load(&sought, origin).await,

@@ -30,6 +30,8 @@ enum Fault {
     TokenWithoutEnd,
     /// All attempts of a load have one token.
     OneToken,
+    /// Who joined a load ahead that was needless is told that there is nothing.
+    NeedlessIsNothing,
 }
 
 /// What a value is as new as: the number of the last write before it.
@@ -66,6 +68,9 @@ enum Sent {
     Store(Rank),
     Miss(Rank),
     Fail,
+    TakeAhead,
+    /// The value, in place of this.
+    Replace(Rank, Rank),
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -75,7 +80,8 @@ enum Came {
     Negative(Rank),
     Held,
     Free,
-    Taken,
+    Taken(Rank),
+    Early,
     Proven(Option<Rank>),
     Overtaken,
     Lost,
@@ -90,6 +96,7 @@ struct Running {
     joined: Vec<Rank>,
     /// What the last answer of the origin or of a mark is as new as.
     rank: Rank,
+    is_ahead: bool,
 }
 
 #[derive(Default)]
@@ -110,6 +117,8 @@ struct World {
     number: u64,
     lost: u32,
     answered: u32,
+    /// Loads ahead that somebody has joined.
+    joined_ahead: u32,
 }
 
 impl World {
@@ -124,6 +133,7 @@ impl World {
             number: 0,
             lost: 0,
             answered: 0,
+            joined_ahead: 0,
         };
         for _ in 0..world.dice.random_range(4..16) {
             let (at, process) = (world.dice.random_range(0..900), world.dice.random_range(0..PROCESSES));
@@ -150,7 +160,7 @@ impl World {
     }
 
     /// What was found wrong, if anything.
-    fn run(mut self) -> Result<u32, String> {
+    fn run(mut self) -> Result<[u32; 2], String> {
         while let Some(Reverse((now, _, event))) = self.events.pop() {
             self.now = now;
             if now > 20_000 {
@@ -166,7 +176,7 @@ impl World {
             Some(rank) if rank < self.redis.written => {
                 Err(format!("{rank} lies in Redis behind {}", self.redis.written))
             }
-            _ => Ok(self.answered),
+            _ => Ok([self.answered, self.joined_ahead]),
         }
     }
 
@@ -175,11 +185,12 @@ impl World {
             Event::Client(at) if !self.processes[at].dead => {
                 let seen = self.redis.written;
                 if self.redis.value.is_some() {
-                    return Ok(()); // its GET was answered
+                    let begins = self.processes[at].running.is_none() && self.dice.random_bool(0.5);
+                    return if begins { self.begin(at, true) } else { Ok(()) }; // its GET was answered
                 }
                 self.processes[at].waiting.push(seen);
                 if self.processes[at].running.is_none() {
-                    return self.begin(at);
+                    return self.begin(at, false);
                 }
             }
             Event::Write(sets) => {
@@ -201,11 +212,11 @@ impl World {
         Ok(())
     }
 
-    fn begin(&mut self, at: usize) -> Result<(), String> {
+    fn begin(&mut self, at: usize, is_ahead: bool) -> Result<(), String> {
         self.number += 1;
-        let terms = LoadTerms { ttl: Duration::from_secs(60), patience: Duration::from_secs(2) };
-        let load = Load::new(terms, self.time());
-        self.processes[at].running = Some(Running { load, id: self.number, joined: Vec::new(), rank: 0 });
+        let terms = LoadTerms { ttl: Duration::from_secs(60), until: self.time().plus(Duration::from_secs(2)) };
+        let load = if is_ahead { Load::ahead(terms, Duration::from_secs(1)) } else { Load::new(terms) };
+        self.processes[at].running = Some(Running { load, id: self.number, joined: Vec::new(), rank: 0, is_ahead });
         self.step(at, LoadEvent::Begin)
     }
 
@@ -230,13 +241,35 @@ impl World {
                 (None, None) => {
                     let end = if self.fault == Fault::TokenWithoutEnd { u64::MAX } else { now + LOAD_TIMEOUT + 30 };
                     redis.token = Some((token, end));
-                    Came::Taken
+                    Came::Taken(0)
                 }
             },
+            Sent::TakeAhead => match redis.value {
+                None => Came::Free,
+                Some(_) if redis.token.is_some() => Came::Held,
+                Some(_) if self.dice.random_bool(0.1) => Came::Early,
+                Some(value) => {
+                    redis.token = Some((token, now + LOAD_TIMEOUT + 30));
+                    Came::Taken(value)
+                }
+            },
+            Sent::Replace(rank, mark) if owned => {
+                redis.token = None;
+                if redis.value.is_some_and(|value| value != *mark) {
+                    Came::Overtaken
+                } else {
+                    (redis.value, redis.stale) = (Some(*rank), Some(*rank));
+                    Came::Proven(None)
+                }
+            }
             Sent::Store(rank) if owned || self.fault == Fault::StoresBlindly => {
                 redis.token = None;
                 (redis.value, redis.stale) = (Some(*rank), Some(*rank));
                 Came::Proven(None)
+            }
+            Sent::Miss(_) | Sent::Fail if owned && redis.value.is_some() => {
+                redis.token = None;
+                Came::Overtaken
             }
             Sent::Miss(rank) if owned => {
                 redis.token = Some(("-".to_owned(), now + 100));
@@ -273,7 +306,8 @@ impl World {
             }
             Came::Held => reply(ScriptReply::Held),
             Came::Free => reply(ScriptReply::Free),
-            Came::Taken => reply(ScriptReply::Taken(Bytes::new())),
+            Came::Taken(mark) => reply(ScriptReply::Taken(mark.to_string().into())),
+            Came::Early => reply(ScriptReply::Early),
             Came::Proven(stale) => reply(ScriptReply::Proven(stale.map(noted))),
             Came::Overtaken => reply(ScriptReply::Overtaken),
             Came::Lost => reply(ScriptReply::Lost),
@@ -316,6 +350,11 @@ impl World {
                     Script::Store(..) => Sent::Store(running.rank),
                     Script::Miss => Sent::Miss(running.rank),
                     Script::Fail => Sent::Fail,
+                    Script::TakeAhead(_) => Sent::TakeAhead,
+                    Script::Replace(_, _, mark) => {
+                        let mark = std::str::from_utf8(&mark).ok().and_then(|mark| mark.parse().ok());
+                        Sent::Replace(running.rank, mark.expect("a rank, as TakeAhead gave it"))
+                    }
                     other => return Err(format!("{other:?} has no place here")),
                 };
                 self.send(at, id, sent, (token, before));
@@ -348,9 +387,14 @@ impl World {
         if self.fault == Fault::JoinsLate {
             running.joined.append(&mut process.waiting);
         }
+        self.joined_ahead += u32::from(running.is_ahead && !running.joined.is_empty());
+        if *outcome == LoadOutcome::Needless && self.fault != Fault::NeedlessIsNothing {
+            process.waiting.append(&mut running.joined); // they ask again
+        }
         for seen in running.joined {
             self.answered += 1;
             match outcome {
+                LoadOutcome::Needless => return Err("a client is told nothing".to_owned()),
                 LoadOutcome::Failed(why) if &**why == "origin" => {}
                 LoadOutcome::Failed(why) => return Err(format!("a client is told: {why}")),
                 _ if running.rank < seen => {
@@ -359,23 +403,33 @@ impl World {
                 _ => {}
             }
         }
-        if self.processes[at].waiting.is_empty() { Ok(()) } else { self.begin(at) }
+        if self.processes[at].waiting.is_empty() { Ok(()) } else { self.begin(at, false) }
     }
 }
 
 #[test]
 fn whatever_comes_between_no_answer_is_older_than_the_question_and_nobody_waits_for_ever() {
-    let mut answered = 0;
+    let (mut answered, mut ahead) = (0, 0);
     for seed in 0..SEEDS {
-        answered += World::new(seed, Fault::None).run().unwrap_or_else(|wrong| panic!("seed {seed}: {wrong}"));
+        let ran = World::new(seed, Fault::None).run().unwrap_or_else(|wrong| panic!("seed {seed}: {wrong}"));
+        (answered, ahead) = (answered + ran[0], ahead + ran[1]);
     }
     assert!(u64::from(answered) > SEEDS, "only {answered} were answered");
+    assert!(ahead > 100, "only {ahead} loads ahead were joined");
 }
 
 #[test]
 fn planted_faults_are_found() {
     use Fault::{JoinsLate, OneToken, StoresBlindly, TokenWithoutEnd, WriteLeavesStale, WriteLeavesToken};
-    for fault in [StoresBlindly, WriteLeavesToken, WriteLeavesStale, JoinsLate, TokenWithoutEnd, OneToken] {
+    for fault in [
+        StoresBlindly,
+        WriteLeavesToken,
+        WriteLeavesStale,
+        JoinsLate,
+        TokenWithoutEnd,
+        OneToken,
+        Fault::NeedlessIsNothing,
+    ] {
         let found = (0..20 * SEEDS).find_map(|seed| World::new(seed, fault).run().err().map(|wrong| (seed, wrong)));
         let (seed, wrong) = found.unwrap_or_else(|| panic!("{fault:?} is not seen"));
         println!("{fault:?}: seed {seed}: {wrong}");
