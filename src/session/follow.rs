@@ -193,7 +193,7 @@ impl Session {
     /// Whether the map says that it is this node which serves the slot.
     fn is_served_by(&self, node: &Node, slot: Option<HashSlot>) -> bool {
         let station = self.worker.station(self.worker.node_of(slot));
-        std::ptr::eq(&**station.node(), node)
+        std::ptr::eq(Arc::as_ptr(station.node()), node)
     }
 
     /// The place of the node that an `ASK` of the one at `asked` names, which it may get just now.

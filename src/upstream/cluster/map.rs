@@ -53,7 +53,7 @@ impl ClusterMap {
     ) -> Option<Self> {
         let has_slots = |endpoint: &Endpoint| table.masters.iter().any(|master| master.endpoint == *endpoint);
         let mut newcomers: Vec<_> = newcomers.iter().filter(|endpoint| !has_slots(endpoint)).collect();
-        newcomers.sort_by_cached_key(|endpoint| endpoint.to_string());
+        newcomers.sort_by_cached_key(ToString::to_string);
         newcomers.dedup();
         if table.masters.is_empty() || (self.version > 0 && self.is_as(table) && self.has_newcomers(&newcomers)) {
             return None;
