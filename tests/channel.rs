@@ -227,10 +227,12 @@ fn an_audit_stream_keeps_what_was_told() {
 fn an_audit_stream_is_as_long_as_it_is_to_be() {
     let redis = Redis::start();
     redis.client().cmd(&["CONFIG", "SET", "stream-node-max-entries", "10"]);
-    for (length, most) in [("30", 50), ("off", 100)] {
+    for (length, between) in [("30", 30..=50), ("off", 100..=100)] {
         let stream = format!("audit:{length}");
         let launch = publishing(&redis).flag("--channel-audit-stream", &stream).flag("--channel-audit-length", length);
         let crema = launch.start();
+        let mut monitor = redis.client();
+        assert_eq!(monitor.cmd(&["MONITOR"]), ok());
         let mut client = crema.client();
         for n in 0..100 {
             client.cmd(&["SET", &format!("k{n}"), "v"]);
@@ -238,7 +240,13 @@ fn an_audit_stream_is_as_long_as_it_is_to_be() {
         let said = || crema.count("crema_channel_published_total", &[("outcome", "sent")]);
         eventually("all were told", || said() == 100);
         let entries = redis.client().cmd(&["XLEN", &stream]).number();
-        assert!((30..=most).contains(&entries), "{length}: {entries}");
+        assert!(between.contains(&entries), "{length}: {entries}");
+        redis.client().cmd(&["ECHO", "the end"]);
+        let lines = monitor.until(b"\"ECHO\" \"the end\"\r\n").expect("lines of MONITOR");
+        let lines = String::from_utf8_lossy(&lines);
+        let adds: Vec<&str> = lines.lines().filter(|line| line.to_ascii_uppercase().contains("\"XADD\"")).collect();
+        assert_eq!(adds.len(), 100, "{lines}");
+        assert!(adds.iter().all(|add| add.contains("\"MAXLEN\"") == (length != "off")), "{adds:?}");
     }
 }
 
@@ -258,6 +266,15 @@ fn a_stream_that_refuses_keeps_nobody_from_being_told() {
     eventually("it is counted", || count("unkept") == 2);
     assert!(ear.is_silent_for(Duration::from_millis(300)), "it was told once");
     assert_eq!((count("sent"), count("dropped")), (2, 0));
+    let warned = || crema.log().matches("the audit stream does not keep").count();
+    eventually("it is said once", || warned() == 1);
+    let mut direct = redis.client();
+    assert_eq!(direct.cmd(&["DEL", "audit"]), int(1));
+    assert_eq!(client.cmd(&["CREMA", "INVALIDATE", "k"]), int(1));
+    eventually("it keeps again", || kept(&redis, "audit").len() == 1);
+    direct.cmd(&["SET", "audit", "no stream"]);
+    assert_eq!(client.cmd(&["CREMA", "INVALIDATE", "k"]), int(1));
+    eventually("that it does not is said again", || warned() == 2);
 }
 
 #[test]

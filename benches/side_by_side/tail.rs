@@ -2,6 +2,7 @@
 //! Redis.
 
 use std::io::{Read, Write};
+use std::iter;
 use std::net::{Ipv4Addr, TcpStream};
 use std::path::Path;
 use std::sync::Arc;
@@ -36,16 +37,21 @@ pub(crate) struct TailRow {
     pub(crate) latency: [f64; 2],
 }
 
-/// Crema is that of `program`, where one is given.
-pub(crate) fn measure(program: Option<&Path>, span: Duration) -> Vec<TailRow> {
+/// Redis first; then crema, and the build `before`, where one is given.
+pub(crate) fn measure(before: Option<&Path>, span: Duration) -> Vec<TailRow> {
     let redis = Peer::redis("Redis", Path::new("redis-server"));
-    let program = program.unwrap_or(Path::new(env!("CARGO_BIN_EXE_crema")));
-    let crema = |name, promote| Peer::other_crema(name, program, &redis, &["--promote", promote]);
-    let (usual, all) = (crema("crema, promote 10", "10"), crema("crema, promote 1", "1"));
+    let mut cremas = vec![
+        Peer::crema("crema, promote 10", &redis, &["--promote", "10"]),
+        Peer::crema("crema, promote 1", &redis, &["--promote", "1"]),
+    ];
+    if let Some(program) = before {
+        let other = |name, promote| Peer::other_crema(name, program, &redis, &["--promote", promote]);
+        cremas.extend([other("crema before, promote 10", "10"), other("crema before, promote 1", "1")]);
+    }
     let mut rows = Vec::new();
     for newest in NEWEST {
         for added in ADDED {
-            for peer in [&redis, &usual, &all] {
+            for peer in iter::once(&redis).chain(&cremas) {
                 redis.ask(&["DEL", TAIL]);
                 rows.push(row(peer, &redis, (newest, added), span));
             }

@@ -375,7 +375,10 @@ impl PublishingLine<'_> {
     fn note_unkept(&mut self, kept: &[Vec<u8>]) {
         let mut refused = kept.iter().filter(|answer| answer.starts_with(b"-"));
         self.stats.published(Publication::Unkept, refused.clone().count() as u64);
-        let Some(reply) = refused.next_back() else { return };
+        let Some(reply) = refused.next_back() else {
+            self.told &= kept.is_empty(); // it keeps again
+            return;
+        };
         let (stream, reply) = (self.fleet.audit_stream.as_deref(), String::from_utf8_lossy(reply));
         let reply = reply.trim_end();
         if std::mem::replace(&mut self.told, true) {

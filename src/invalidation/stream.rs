@@ -211,12 +211,10 @@ struct StreamPosition {
     may_have_group: bool,
     /// It was there.
     has_begun: bool,
-    /// It has, and where is not known: the first look decides.
-    is_lost: bool,
     /// The last entry that was acted on, or after which the group began.
     seen: (u64, u64),
-    /// The same when it was last looked for what may be lost.
-    checked: (u64, u64),
+    /// The same when it was last looked for what may be lost; none where it is not known, and the first look decides.
+    checked: Option<(u64, u64)>,
     /// There was no entry at all then.
     was_empty: bool,
     /// Until then the first entry is not looked at: it is long.
@@ -229,12 +227,16 @@ impl StreamPosition {
         self.may_have_group = true;
     }
 
-    /// It is new, and begins after that entry. `0-0` is no entry.
+    /// It is new, and begins after that entry, if that is known. `0-0` is no entry.
     fn begins(&mut self, last: Option<(u64, u64)>) {
-        let (seen, is_lost) = (last.unwrap_or_default(), last.is_none());
-        let was_empty = last == Some((0, 0));
-        *self =
-            Self { may_have_group: true, has_begun: true, is_lost, seen, checked: seen, was_empty, looks_again: None };
+        *self = Self {
+            may_have_group: true,
+            has_begun: true,
+            seen: last.unwrap_or_default(),
+            checked: last,
+            was_empty: last == Some((0, 0)),
+            looks_again: None,
+        };
     }
 
     /// It was there still. What came while there was no link may have gone again.
@@ -263,13 +265,13 @@ impl StreamPosition {
     /// Whether entries may have been trimmed away before they were read, where `first` is the stream's first now. A stream is trimmed
     /// from its beginning: while an entry is there that had been seen when this was last asked, all after it was there to be read.
     fn has_lost(&mut self, first: Option<(u64, u64)>) -> bool {
-        if std::mem::take(&mut self.is_lost) {
-            self.seen = self.seen.max(first.unwrap_or_default()); // all after it will be read
-            (self.checked, self.was_empty) = (self.seen, first.is_none());
-            return true;
-        }
-        let checked = std::mem::replace(&mut self.checked, self.seen);
         let was_empty = std::mem::replace(&mut self.was_empty, first.is_none());
+        let Some(checked) = self.checked else {
+            self.seen = self.seen.max(first.unwrap_or_default()); // all after it will be read
+            self.checked = Some(self.seen);
+            return true;
+        };
+        self.checked = Some(self.seen);
         first.map_or(!was_empty, |first| first > checked)
     }
 }
