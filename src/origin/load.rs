@@ -188,6 +188,11 @@ impl Load {
         self.failed
     }
 
+    /// For so long it may wait for a permit.
+    pub(crate) fn left(&self, now: Time) -> Duration {
+        self.terms.until.saturating_since(now)
+    }
+
     /// The number of this attempt: each has a token of its own, so that what comes late from an earlier one changes nothing.
     pub(crate) fn attempt(&self) -> u32 {
         self.rounds
@@ -422,6 +427,7 @@ mod tests {
         load.next(LoadEvent::Begin, NOW);
         load.next(LoadEvent::Permit(Ok(())), NOW);
         let late = NOW.plus(Duration::from_secs(3));
+        assert_eq!((load.left(NOW), load.left(late)), (Duration::from_secs(3), Duration::ZERO));
         for said in [ScriptReply::Held, ScriptReply::Free] {
             let step = load.next(LoadEvent::Reply(said), late);
             assert!(matches!(step, LoadStep::End(LoadOutcome::Failed(_))), "{step:?}");

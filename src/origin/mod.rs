@@ -199,7 +199,7 @@ impl Origins {
             }
             event = match step {
                 LoadStep::Permit if permit.is_some() => LoadEvent::Permit(Ok(())),
-                LoadStep::Permit => LoadEvent::Permit(match origin.permits.take(origin.rule.load_timeout).await {
+                LoadStep::Permit => LoadEvent::Permit(match origin.permit(load.left(Time::now())).await {
                     Ok(next) => {
                         permit = Some(next);
                         Ok(())
@@ -272,6 +272,11 @@ impl Origin {
             results: Default::default(),
             rests: Rests::default(),
         })
+    }
+
+    /// The next permit, in turn, within so long and no longer than a load takes.
+    async fn permit(&self, longest: Duration) -> Result<LoadPermit, &'static str> {
+        self.permits.take(longest.min(self.rule.load_timeout)).await
     }
 
     fn counted(&self, outcome: LoadOutcome) -> LoadOutcome {

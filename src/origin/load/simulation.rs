@@ -355,7 +355,7 @@ impl World {
                         let mark = std::str::from_utf8(&mark).ok().and_then(|mark| mark.parse().ok());
                         Sent::Replace(running.rank, mark.expect("a rank, as TakeAhead gave it"))
                     }
-                    other => return Err(format!("{other:?} has no place here")),
+                    script @ Script::Forget => return Err(format!("{script:?} has no place here")),
                 };
                 self.send(at, id, sent, (token, before));
             }
