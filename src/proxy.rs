@@ -7,6 +7,7 @@
 //!
 //! Holds contract points 2 (order), 3 (own writes) and 4 (others' writes soon).
 
+mod amends;
 mod caller;
 mod clients;
 mod connections;

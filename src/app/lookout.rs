@@ -26,7 +26,7 @@ const DOUBT: Duration = Duration::from_millis(200);
 /// See the module's head.
 pub(super) struct Lookout {
     node: Arc<Node>,
-    /// Where writes tell of themselves, it is looked for memory to be full, which takes three more questions.
+    /// Where something goes with writes, it is looked for memory to be full, which takes three more questions.
     l1: Arc<L1>,
     known: Mutex<Result<String, String>>,
 }
@@ -106,7 +106,7 @@ impl Lookout {
             self.node.needs.hear(Need::Config, None, &reply);
             last_number(&reply).into_iter().for_each(longest_argument);
         }
-        if self.l1.mode().writes_tell()
+        if !self.l1.writes_go_alone()
             && let Ok(full) = self.is_full(&mut looking).await
         {
             self.node.signs.set_full(full);

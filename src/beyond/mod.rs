@@ -105,29 +105,37 @@ impl Beyond {
         }
     }
 
-    /// Adds to `companions` what goes with this write: a new version of each key with tiers that it may change; and of each with an
-    /// origin whatever would let a load that is under way, or an older copy, come after it.
-    pub(crate) fn accompany(&self, spec: &Spec, request: Request<'_>, companions: &mut Companions) {
+    /// Adds to `companions` what goes with this write of a session that is, or was when its transaction began, in the database `db`: a
+    /// new version of each key with tiers that it may change; and of each with an origin whatever would let a load that is under way,
+    /// or an older copy, come after it.
+    pub(crate) fn accompany(&self, spec: &Spec, request: Request<'_>, db: u32, companions: &mut Companions) {
         if !matches!(spec.effect, Effect::Write | Effect::Opaque) {
             return;
         }
         companions.sequel().flushes |= spec.flushes() && !self.tiers.is_empty();
         for key in spec.keys(request) {
             let Some(reach) = self.reach(key) else { continue };
-            if !reach.tiers.is_empty() {
-                let version = companions.version(rand::random::<u64>);
-                companions.set(&self.beside(KeptKind::Version, key), version.as_bytes(), self.life.as_bytes());
-                let sequel = companions.sequel();
-                sequel.epoch.get_or_insert_with(|| self.epoch(key));
-                if spec.class == Class::String {
-                    sequel.copies.push(key.into());
-                }
+            self.accompany_key(key, &reach, companions);
+            if !reach.tiers.is_empty() && spec.class == Class::String {
+                companions.sequel().copies.push(key.into());
             }
-            if reach.origin.is_some() {
-                // One key a command: of several, in a slot that moves, a node may have one alone.
-                companions.unlink(&self.beside(KeptKind::Load, key));
-                companions.unlink(&self.beside(KeptKind::Stale, key));
-            }
+        }
+        if let Some((key, name)) = elsewhere(spec, request)
+            && let Some(reach) = self.reach(key)
+        {
+            companions.elsewhere(db, name, |companions| self.accompany_key(key, &reach, companions));
+        }
+    }
+
+    fn accompany_key(&self, key: &[u8], reach: &Reach, companions: &mut Companions) {
+        if !reach.tiers.is_empty() {
+            let version = companions.version(rand::random::<u64>);
+            companions.set(self.beside(KeptKind::Version, key), version.as_bytes(), self.life.as_bytes());
+        }
+        if reach.origin.is_some() {
+            // One key a command: of several, in a slot that moves, a node may have one alone.
+            companions.unlink(self.beside(KeptKind::Load, key));
+            companions.unlink(self.beside(KeptKind::Stale, key));
         }
     }
 
@@ -139,6 +147,18 @@ impl Beyond {
     /// How long a version is kept, in milliseconds.
     pub(crate) fn life(&self) -> &str {
         &self.life
+    }
+}
+
+/// The key that a write changes in another database than its own, and the name of that.
+fn elsewhere<'a>(spec: &Spec, request: Request<'a>) -> Option<(&'a [u8], &'a [u8])> {
+    match (spec.name, request.argc()) {
+        ("move", 3) => Some((request.arg(1), request.arg(2))),
+        ("copy", 5..) => {
+            let at = request.args().skip(3).position(|word| word.eq_ignore_ascii_case(b"DB"))? + 4;
+            (at < request.argc()).then(|| (request.arg(2), request.arg(at)))
+        }
+        _ => None,
     }
 }
 
@@ -156,14 +176,60 @@ mod tests {
         Beyond::new(vec![glob("p:*"), glob("*:x")], vec![glob("o:*")], 1000, is_cluster).expect("there is something")
     }
 
-    fn company(words: &[&[u8]]) -> (usize, String) {
+    fn join(words: &[&[u8]], companions: &mut Companions) {
         let mut raw = Vec::new();
         encode::command(&mut raw, words);
         let mut spans: Vec<Span> = Vec::new();
         let request = Request::parse_canonical(&raw, &mut spans).expect("canonical");
+        beyond(false).accompany(lookup(request).expect("a row"), request, 7, companions);
+    }
+
+    fn company(words: &[&[u8]]) -> (usize, String) {
         let mut companions = Companions::default();
-        beyond(false).accompany(lookup(request).expect("a row"), request, &mut companions);
-        (companions.count(), String::from_utf8_lossy(companions.bytes()).replace("\r\n", " "))
+        join(words, &mut companions);
+        let whole = companions.whole();
+        (whole.count, String::from_utf8_lossy(&whole.bytes).replace("\r\n", " "))
+    }
+
+    /// The names of its commands, and for `SELECT` of which database.
+    fn names(list: &companions::CommandList) -> Vec<String> {
+        let (mut at, mut spans, mut names) = (0, Vec::new(), Vec::new());
+        while let Some(request) = Request::parse_first(&list.bytes[at..], &mut spans) {
+            let name = String::from_utf8_lossy(request.arg(0)).to_uppercase();
+            let more =
+                if name == "SELECT" { format!(" {}", String::from_utf8_lossy(request.arg(1))) } else { String::new() };
+            names.push(name + &more);
+            at += request.raw().len();
+        }
+        assert_eq!(names.len(), list.count);
+        names
+    }
+
+    #[test]
+    fn what_is_written_in_another_database_has_its_company_there() {
+        for words in [&[&b"MOVE"[..], b"p:1", b"3"][..], &[b"COPY", b"q", b"p:1", b"REPLACE", b"db", b"3"]] {
+            let mut companions = Companions::default();
+            join(words, &mut companions);
+            assert_eq!(names(&companions.whole()), ["SET", "SELECT 3", "SET", "SELECT 7"]);
+            assert_eq!(names(companions.behind()), ["UNLINK", "SELECT 3", "UNLINK", "SELECT 7"]);
+            assert_eq!(companions.take_sequel().kept.iter().map(|(db, _)| *db).collect::<Vec<_>>(), [None, Some(3)]);
+        }
+        assert_eq!(company(&[b"COPY", b"p:1", b"p:2", b"REPLACE"]).0, 2);
+    }
+
+    #[test]
+    fn a_transaction_that_selects_has_its_company_where_it_writes() {
+        let mut companions = Companions::default();
+        companions.select(7, b"9");
+        assert!(companions.is_empty() && companions.whole().count == 0, "nothing is written");
+        let mut companions = Companions::default();
+        join(&[b"DEL", b"p:1"], &mut companions);
+        companions.select(7, b"5");
+        companions.select(7, b"99");
+        join(&[b"MOVE", b"p:1", b"3"], &mut companions);
+        let (first, others) = (["SELECT 7", "SET", "SELECT 5", "SELECT 99", "SET"], ["SELECT 3", "SET"]);
+        let back = ["SELECT 7", "SELECT 5", "SELECT 99"];
+        assert_eq!(names(&companions.whole()), [&first[..], &others, &back].concat());
     }
 
     #[test]

@@ -1,9 +1,10 @@
-//! What a worker has under way beyond the upstream: reads that go on there, values to be copied.
+//! What a worker has under way beyond the upstream: reads that go on there, values to be copied, names to be removed.
 
 use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::rc::{Rc, Weak};
 
+use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
 use super::seek::SoughtKey;
@@ -96,8 +97,26 @@ pub(super) struct CopyQueue {
     /// What is in it.
     pub(super) known: RefCell<HashSet<(u32, Box<[u8]>)>>,
     pub(super) is_served: Cell<bool>,
-    /// Epochs that are still to be removed.
-    pub(super) owed: Cell<usize>,
+}
+
+/// Who is told once all that one write left is removed.
+type Creditor = Rc<oneshot::Sender<()>>;
+
+/// Databases and names in them, and who is told of each.
+type DueNames = HashMap<(u32, Vec<u8>), Vec<Creditor>>;
+
+/// What a worker has to remove.
+#[derive(Default)]
+pub(super) struct Amends {
+    pub(super) due: RefCell<DueNames>,
+    pub(super) is_served: Cell<bool>,
+}
+
+impl Amends {
+    /// Whether there is any.
+    pub(super) fn any(&self) -> bool {
+        !self.due.borrow().is_empty()
+    }
 }
 
 /// One key that is sought for a session.

@@ -13,6 +13,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::oneshot;
 use tokio::time::timeout;
 use tokio_util::task::TaskTracker;
 
@@ -86,6 +87,17 @@ impl Fencing {
         self.tasks.spawn_local(async move {
             let _ = timeout(limit, debt.settled()).await;
             replies.release(place);
+        });
+    }
+
+    /// Holds the reply in the place of `recipient` until what had to go with its write, and was refused, is made good. Where that cannot
+    /// be for long, it goes out before.
+    pub(super) fn hold_until_removed(&self, recipient: &Recipient, owed: oneshot::Receiver<()>) {
+        recipient.replies().hold_for_more(recipient.place());
+        let (replies, place, limit) = (Rc::clone(recipient.replies()), recipient.place(), self.limit);
+        self.tasks.spawn_local(async move {
+            let _ = timeout(limit, owed).await;
+            replies.release_more(place);
         });
     }
 

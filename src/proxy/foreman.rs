@@ -6,6 +6,8 @@
 use std::rc::Rc;
 use std::sync::Arc;
 
+use tokio::sync::oneshot;
+
 use super::detour::{Detour, SentCommand, Tries, without_asking};
 use super::in_flight::{InFlight, ReplyAction};
 use super::read_history::slots_read;
@@ -27,16 +29,21 @@ impl Foreman for Worker {
         self.pilots.carried_out(replies, place, bytes);
     }
 
-    fn written(self: Rc<Self>, (sequel, db): &mut (WriteSequel, u32), done: bool, alone: bool) {
-        if alone && let Some(epoch) = sequel.epoch.take() {
-            self.end_copies(epoch, *db);
-        }
+    fn written(
+        self: Rc<Self>,
+        (sequel, db): &mut (WriteSequel, u32),
+        done: bool,
+        alone: bool,
+    ) -> Option<oneshot::Receiver<()>> {
+        let kept = std::mem::take(&mut sequel.kept);
+        let owed = (alone && !kept.is_empty()).then(|| self.remove_kept(kept, *db));
         if done {
             sequel.copies.iter().for_each(|key| self.copy_down(key, *db, true));
             if sequel.flushes {
                 self.flush_tiers();
             }
         }
+        owed
     }
 
     fn filled(self: Rc<Self>, key: &[u8], db: u32) {

@@ -27,7 +27,7 @@ use super::who::Who;
 use super::write_guard::WriteGuard;
 use crate::clock::Time;
 use crate::error::{Error, Sent};
-use crate::invalidation::Fill;
+use crate::invalidation::{AclUser, Fill};
 use crate::metrics::{DropReason, Need, Path};
 use crate::resp::Resp;
 use crate::upstream::Waiter;
@@ -211,6 +211,12 @@ impl InFlight {
             (before, replies.begun) = (None, Some(FirstByte { kind: b'-', early: false }));
             part = ClientPart { head: std::mem::take(refusal), body: b"" };
         }
+        let mut owed = None;
+        if replies.is_over()
+            && let Some(foreman) = self.site.foreman().filter(|_| self.site.looks_further)
+        {
+            owed = foreman.written(sequel, replies.is_carried_out(), replies.unaccompanied);
+        }
         match replies.begun {
             Some(FirstByte { early: true, .. }) if before.is_none() => {
                 recipient.replies().hold_early(recipient.place());
@@ -230,17 +236,10 @@ impl InFlight {
             if replies.untold {
                 drop(l1.owe_all());
             }
-            if let Some(foreman) = self.site.foreman().filter(|_| self.site.looks_further) {
-                foreman.written(sequel, replies.is_done(), replies.unaccompanied);
+            if let Some(owed) = owed {
+                self.site.fencing.hold_until_removed(recipient, owed);
             }
-            match replies.notice.first() {
-                Some(b':') => user.set_publishes(true),
-                Some(b'-') if replies.notice.starts_with(b"-NOPERM") => {
-                    user.set_publishes(false);
-                    self.site.node.needs.hear(Need::Publish, Some(user.name()), &replies.notice);
-                }
-                _ => {}
-            }
+            hear_notice(&self.site, user, &replies.notice);
             if replies.full {
                 self.site.node.signs.set_full(true);
             }
@@ -251,6 +250,18 @@ impl InFlight {
                 recipient.replies().release(recipient.place());
             }
         }
+    }
+}
+
+/// What Redis said to a write's notice tells whether its user may give any.
+fn hear_notice(site: &Site, user: &AclUser, notice: &[u8]) {
+    match notice.first() {
+        Some(b':') => user.set_publishes(true),
+        Some(b'-') if notice.starts_with(b"-NOPERM") => {
+            user.set_publishes(false);
+            site.node.needs.hear(Need::Publish, Some(user.name()), notice);
+        }
+        _ => {}
     }
 }
 
@@ -448,7 +459,7 @@ impl Waiter for InFlight {
                     if replies.may_be_alone() {
                         drop(self.site.shared.l1.owe_all());
                         if let Some(foreman) = self.site.foreman().filter(|_| self.site.looks_further) {
-                            foreman.written(&mut sequel, false, true);
+                            drop(foreman.written(&mut sequel, false, true));
                         }
                     }
                 }

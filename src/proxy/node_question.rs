@@ -107,7 +107,7 @@ impl Caller {
             Effect::Read | Effect::None => (Cow::Borrowed(request.raw()), ReplyAction::Pass),
             Effect::Write | Effect::Opaque => {
                 let user = self.who.seat.user();
-                let guard = WriteGuard::begin_accompanied(&own.site, spec, request);
+                let guard = WriteGuard::begin_accompanied(&own.site, spec, request, self.who.db);
                 let form = NoticeForm::of(&own.site, user, spec, request);
                 let (command, write) = notify(&own.site.shared.l1, (user, self.who.db), guard, form, request.raw());
                 (command, write.into())

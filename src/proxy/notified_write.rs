@@ -5,7 +5,7 @@
 //! before `EXEC`. What would be answered otherwise in a transaction (it blocks; it would end a `WATCH`; it may change the
 //! connection; Redis takes it though its memory is full, but queues nothing then) goes with them right behind it, in one
 //! piece, and its reply waits for theirs. Redis mostly runs such two without a break as well. But a connection
-//! may be lost between them, and then everyone is told to forget everything, and no copy counts. Of Redis's replies the client gets
+//! may be lost between them, and then everyone is told to forget everything, and crema removes the versions itself. Of Redis's replies the client gets
 //! the one that it would have got: what Redis said when it refused to queue the write, or its part of the reply to `EXEC`.
 //! [`NotifiedReplies`] knows which bytes these are, however the replies are cut. Called by `caller`, which sends, and `in_flight`, which
 //! is answered.
@@ -52,14 +52,20 @@ impl NoticeForm {
     /// How this write goes where nothing else is under way on its connection.
     pub(super) fn of(site: &Site, user: &AclUser, spec: &Spec, request: Request<'_>) -> Self {
         let fits = || spec.fits_transaction(request, site.node.signs.is_full());
-        if !site.shared.l1.writes_go_alone() && fits() { Self::Whole.tried_by(site, user) } else { Self::Pair }
+        if !site.shared.l1.writes_go_alone() && fits() { Self::Whole.tried_by(site, user) } else { Self::pair(site) }
     }
 
     /// The same, or where nobody has said that writes are to tell of themselves, and it is not known yet that the user may, a
     /// pair: there the write is done in any case.
     pub(super) fn tried_by(self, site: &Site, user: &AclUser) -> Self {
         let mode = site.shared.l1.mode();
-        if !mode.writes_tell() || mode.insists() || user.publishes() { self } else { Self::Pair }
+        if !mode.writes_tell() || mode.insists() || user.publishes() { self } else { Self::pair(site) }
+    }
+
+    /// One behind the other: in a cluster without marks, for an `ASKING` holds for one command alone, and where a node refuses the first
+    /// it must be the client's.
+    pub(super) fn pair(site: &Site) -> Self {
+        if site.redirects { Self::Behind } else { Self::Pair }
     }
 }
 
@@ -67,6 +73,8 @@ impl NoticeForm {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Sequence {
     form: NoticeForm,
+    /// Before the write.
+    marks: usize,
     companions: usize,
     notice: bool,
 }
@@ -79,8 +87,7 @@ impl Sequence {
             NoticeForm::Pair | NoticeForm::Behind => (&[Part::Write], &[Part::Publish]),
             NoticeForm::Exec => (&[], &[Part::Publish, Part::Exec]),
         };
-        let marks = if self.form == NoticeForm::Pair { self.companions } else { 0 };
-        let Some(place) = place.checked_sub(marks) else { return Some(Part::Companion) };
+        let Some(place) = place.checked_sub(self.marks) else { return Some(Part::Companion) };
         if let Some(&part) = before.get(place) {
             return Some(part);
         }
@@ -113,19 +120,24 @@ pub(super) fn notify<'a>(
     if notice.is_none() && companions.is_empty() {
         return (Cow::Borrowed(command), MarkedWrite::Alone(guard));
     }
-    let goes_alone = companions.count() == 0 && notice.is_none(); // and something follows all the same
-    let form = if goes_alone { NoticeForm::Pair } else { form };
-    let sequence = Sequence { form, companions: companions.count(), notice: notice.is_some() };
-    let mut out = Vec::with_capacity(command.len() + companions.bytes().len() + 256);
+    let goes_alone = companions.goes_alone() && notice.is_none(); // and something follows all the same
+    let form = if goes_alone && form != NoticeForm::Exec { NoticeForm::Pair } else { form };
+    let with = match form {
+        NoticeForm::Whole | NoticeForm::Exec => companions.whole(),
+        NoticeForm::Pair | NoticeForm::Behind => companions.behind().clone(),
+    };
+    let marks = if form == NoticeForm::Pair { companions.marks().count } else { 0 };
+    let sequence = Sequence { form, marks, companions: with.count, notice: notice.is_some() };
+    let mut out = Vec::with_capacity(command.len() + 2 * with.bytes.len() + 256);
     match form {
         NoticeForm::Whole => encode::own_command(&mut out, &[b"MULTI"]),
-        NoticeForm::Pair => out.extend_from_slice(companions.marks()),
+        NoticeForm::Pair => out.extend_from_slice(&companions.marks().bytes),
         NoticeForm::Behind | NoticeForm::Exec => {}
     }
     if form != NoticeForm::Exec {
         out.extend_from_slice(command);
     }
-    out.extend_from_slice(companions.bytes());
+    out.extend_from_slice(&with.bytes);
     if let Some((notices, notice)) = notice {
         notices.write(&notice, &mut out);
     }
@@ -247,7 +259,12 @@ impl NotifiedReplies {
         self.sequence.part(self.over).is_none()
     }
 
-    /// Whether the write was done.
+    /// Whether the write was carried out, as far as its reply says: a transaction of which a watched key had changed is not.
+    pub(super) fn is_carried_out(&self) -> bool {
+        !self.array.is_nil && self.begun.is_some_and(|begun| begun.kind != b'-')
+    }
+
+    /// Whether the write was done, or a part of it.
     pub(super) fn is_done(&self) -> bool {
         self.begun.is_some_and(|begun| begun.kind != b'-' || self.opaque)
     }
@@ -310,6 +327,7 @@ impl NotifiedReplies {
             Some(Part::Exec) if kind == b'*' => self.array.without_last(self.sequence.own(), bytes, is_exec),
             Some(Part::Exec) => {
                 self.array.begun = true;
+                self.array.is_nil |= is_exec && kind == b'_';
                 ClientPart::all(bytes)
             }
             None => ClientPart::default(),
@@ -340,6 +358,8 @@ impl NotifiedReplies {
 #[derive(Default)]
 struct ExecReply {
     begun: bool,
+    /// The transaction is the client's, and was not carried out.
+    is_nil: bool,
     header: Vec<u8>,
     /// Elements before those that have not ended.
     left: u64,
@@ -359,14 +379,14 @@ impl ExecReply {
             rest = &rest[line..];
             if self.header.ends_with(b"\n") {
                 let count = std::str::from_utf8(&self.header[1..]).ok().and_then(|text| text.trim_end().parse().ok());
-                match count {
-                    Some(count) => {
-                        self.left = u64::saturating_sub(count, own);
-                        if headed {
-                            encode::array_header(&mut head, self.left as usize);
-                        }
+                if let Some(count) = count {
+                    self.left = u64::saturating_sub(count, own);
+                    if headed {
+                        encode::array_header(&mut head, self.left as usize);
                     }
-                    None => head.extend_from_slice(&self.header), // there is none: what was watched had changed
+                } else {
+                    self.is_nil = headed; // what was watched had changed
+                    head.extend_from_slice(&self.header);
                 }
             }
         }
@@ -391,7 +411,7 @@ mod tests {
 
     /// What the client gets of these replies, cut everywhere; and whether the write was done untold.
     fn client(form: NoticeForm, replies: &[&str]) -> (String, bool) {
-        with(Sequence { form, companions: 0, notice: true }, replies)
+        with(Sequence { form, marks: 0, companions: 0, notice: true }, replies)
     }
 
     fn with(sequence: Sequence, replies: &[&str]) -> (String, bool) {
@@ -437,7 +457,8 @@ mod tests {
 
     #[test]
     fn of_what_goes_with_it_nothing_is_shown() {
-        let sequence = |form, notice| Sequence { form, companions: 2, notice };
+        let marks = |form| if form == NoticeForm::Pair { 2 } else { 0 };
+        let sequence = |form, notice| Sequence { form, marks: marks(form), companions: 2, notice };
         let (whole, pair, exec) = (NoticeForm::Whole, NoticeForm::Pair, NoticeForm::Exec);
         for reply in ["+OK\r\n", "$2\r\nab\r\n", "*1\r\n:1\r\n", "-WRONGTYPE no\r\n"] {
             let done = format!("*3\r\n{reply}+OK\r\n+OK\r\n");

@@ -72,7 +72,7 @@ impl Caller {
                 Some(if queued {
                     WriteGuard::begin_queued(site, spec, request)
                 } else {
-                    WriteGuard::begin_accompanied(site, spec, request)
+                    WriteGuard::begin_accompanied(site, spec, request, self.who.db)
                 })
             }
             Effect::None => None,
@@ -88,7 +88,7 @@ impl Caller {
             }
             Role::Alone => (marks, None, NoticeForm::of(site, self.who.seat.user(), spec, request)),
             Role::Apart if lane.is_ahead() => (marks, None, NoticeForm::Behind),
-            Role::Apart | Role::Queued(None) => (marks, None, NoticeForm::Pair),
+            Role::Apart | Role::Queued(None) => (marks, None, NoticeForm::pair(site)),
             Role::Exec(extra) => (marks, extra, NoticeForm::Exec.tried_by(site, self.who.seat.user())),
         };
         let (command, action) = match (marks, extra) {

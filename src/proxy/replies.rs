@@ -20,7 +20,7 @@ use tokio::sync::Notify;
 use super::clients::Member;
 use super::read_history::{KeyStatus, ReadHistories};
 use super::reply_queue::{
-    EARLY, HELD, HIGH_WATER, LOOKED_AT, PART, QueuedReply, ReplyPlace, ReplyQueue, SessionEnd, WholeReply,
+    EARLY, HELD, HIGH_WATER, LOOKED_AT, OWED, PART, QueuedReply, ReplyPlace, ReplyQueue, SessionEnd, WholeReply,
 };
 use crate::cache::Slot;
 use crate::clock::Time;
@@ -256,6 +256,16 @@ impl Replies {
     /// Ends what [`hold`](Self::hold) began.
     pub(crate) fn release(&self, place: ReplyPlace) {
         self.end_hold(place, HELD | EARLY);
+    }
+
+    /// As [`hold`](Self::hold), beside that.
+    pub(crate) fn hold_for_more(&self, place: ReplyPlace) {
+        self.slot(place, |slot| slot.holds |= OWED);
+    }
+
+    /// Ends what [`hold_for_more`](Self::hold_for_more) began.
+    pub(crate) fn release_more(&self, place: ReplyPlace) {
+        self.end_hold(place, OWED);
     }
 
     /// Nothing of the reply at `place` goes out before the session has [seen](Self::first_bytes) how it begins.

@@ -68,7 +68,7 @@ pub(super) struct QueuedReply {
     pub(super) bytes: Vec<u8>,
     pub(super) done: bool,
     pub(super) silent: bool,
-    /// Why nothing of it goes out: [`HELD`], [`EARLY`], [`LOOKED_AT`], [`PART`].
+    /// Why nothing of it goes out: [`HELD`], [`EARLY`], [`LOOKED_AT`], [`PART`], [`OWED`].
     pub(super) holds: u8,
 }
 
@@ -80,6 +80,8 @@ pub(super) const EARLY: u8 = 2;
 pub(super) const LOOKED_AT: u8 = 4;
 /// It is a part of the answer to a command.
 pub(super) const PART: u8 = 8;
+/// What had to go with the write is still to be made good.
+pub(super) const OWED: u8 = 16;
 
 /// Why a session must end though its client said nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -77,7 +77,7 @@ impl Caller {
             let guard = WriteGuard::begin(site, spec, request);
             return (Cow::Borrowed(request.raw()), ReplyAction::Write(guard.untold()));
         }
-        let guard = WriteGuard::begin_accompanied(site, spec, request);
+        let guard = WriteGuard::begin_accompanied(site, spec, request, self.who.db);
         let user = self.who.seat.user();
         let form = NoticeForm::of(site, user, spec, request);
         let (command, write) = notify(&site.shared.l1, (user, self.who.db), guard, form, request.raw());

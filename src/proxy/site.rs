@@ -7,6 +7,8 @@ use std::cell::Cell;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
 
+use tokio::sync::oneshot;
+
 use super::fencing::Fencing;
 use super::replies::Replies;
 use super::reply_queue::ReplyPlace;
@@ -48,8 +50,14 @@ pub(super) trait Foreman {
     /// The command `bytes` at this place was carried out, and its session has others on a detour.
     fn carried_out(&self, replies: &Rc<Replies>, place: ReplyPlace, bytes: &[u8]);
 
-    /// A write is over, of which this follows, in this database. `alone`: it may have been done without a part of what goes with it.
-    fn written(self: Rc<Self>, sequel: &mut (WriteSequel, u32), done: bool, alone: bool);
+    /// A write is over, of which this follows, in this database. `alone`: it may have been done without a part of what goes with it;
+    /// then that is made good, of which the receiver is told.
+    fn written(
+        self: Rc<Self>,
+        sequel: &mut (WriteSequel, u32),
+        done: bool,
+        alone: bool,
+    ) -> Option<oneshot::Receiver<()>>;
 
     /// A value of this key was promoted, in this database.
     fn filled(self: Rc<Self>, key: &[u8], db: u32);

@@ -5,15 +5,13 @@
 //! absent, and version and epoch are those of the copy. Of the keys that wait to be copied each stands in the queue once; there is room
 //! for so many, and what is more is left out.
 //!
-//! Where a write may have been done without its new version (a connection lost between the two, or a server that is full and takes no
-//! more), the epoch is removed: no copy counts then. Until that is answered this worker asks no tier.
+//! Where a write may have been done without its new version, that is removed (`amends`). Until then this worker asks no tier.
 
 use std::rc::Rc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rand::Rng as _;
 use tokio::task::JoinSet;
-use tokio::time::sleep;
 
 use super::errands::Sought;
 use super::seek::SoughtKey;
@@ -27,9 +25,6 @@ use crate::tier::{Tier, TierCopy, Tiers, scaled};
 const WAITING: usize = 4096;
 /// So many are copied at once.
 const AT_ONCE: usize = 32;
-/// How often it is tried to remove an epoch, and how long apart.
-const TRIES: u32 = 100;
-const PAUSE: Duration = Duration::from_millis(100);
 
 /// Puts a value back where nothing has been written since it was copied.
 const COPY_UP: &[u8] = b"if redis.call('EXISTS',KEYS[1])==0 and redis.call('GET',KEYS[2])==ARGV[1] and \
@@ -47,7 +42,7 @@ impl Worker {
     pub(super) async fn in_tiers(self: &Rc<Self>, sought: &Sought, reach: &Reach) -> Option<Vec<u8>> {
         let (beyond, tiers) = self.below()?;
         let due = |nth: &u8| tiers.nth(*nth).is_some_and(Tier::is_due);
-        if self.copies.owed.get() > 0 || !reach.tiers.iter().any(due) {
+        if self.amends.any() || !reach.tiers.iter().any(due) {
             return None;
         }
         let key = &sought.of.key;
@@ -140,10 +135,11 @@ impl Worker {
                 ];
                 encode::own_command(&mut command, &words);
                 let reply = worker.ask_beside((&key, db), &command, true).await?;
-                if integer_of(&reply) == Some(1) {
+                let is_up = integer_of(&reply) == Some(1);
+                if is_up {
                     tier.stats.count(TierOutcome::CopiedUp);
                 }
-                for above in above {
+                for above in above.into_iter().filter(|_| is_up) {
                     tiers.nth(above)?.put(db, &key, &copy, Some(left)).await;
                 }
                 Some(())
@@ -242,25 +238,6 @@ impl Worker {
             self.ask_beside((key, db), &command, false).await?;
         }
         self.tier_stamp(beyond, key, db).await
-    }
-
-    /// A write of keys of this epoch may have been done without its new version: no copy of that epoch counts any more.
-    pub(super) fn end_copies(self: &Rc<Self>, epoch: Vec<u8>, db: u32) {
-        self.copies.owed.set(self.copies.owed.get() + 1);
-        let (worker, stop) = (Rc::clone(self), self.seeks.stop.clone());
-        self.tasks.spawn_local(async move {
-            let ended = async {
-                for _ in 0..TRIES {
-                    let reply = worker.ask_beside((&epoch, db), &own(&[b"DEL", &epoch]), false).await;
-                    if reply.is_some_and(|reply| integer_of(&reply).is_some()) {
-                        return;
-                    }
-                    sleep(PAUSE).await;
-                }
-            };
-            let _ = stop.run_until_cancelled(ended).await; // what is left unsaid then ends with the copies' own time
-            worker.copies.owed.set(worker.copies.owed.get() - 1);
-        });
     }
 
     /// The upstream was emptied.

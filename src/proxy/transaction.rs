@@ -29,17 +29,24 @@ pub(crate) struct Transaction {
 }
 
 impl Transaction {
-    /// A write was queued.
-    pub(crate) fn queue(&mut self, l1: &L1, spec: &Spec, request: Request<'_>) {
+    /// A write was queued, of a session that was in the database `db` when the transaction began.
+    pub(crate) fn queue(&mut self, l1: &L1, spec: &Spec, request: Request<'_>, db: u32) {
         self.slots.extend(l1.memory.stamps.slots(spec.keys(request)));
         self.reads.extend(spec.reads_unnamed(request).then_some(None));
         self.opaque |= spec.effect == Effect::Opaque;
         self.untold |= !l1.mode().writes_tell();
         if let Some(beyond) = &l1.terms.beyond {
-            beyond.accompany(spec, request, &mut self.companions);
+            beyond.accompany(spec, request, db, &mut self.companions);
         }
         if wants_news(l1) {
             note_news(self.news.get_or_insert_default(), l1, spec, request);
+        }
+    }
+
+    /// A change of the database was queued; `db` as above.
+    pub(crate) fn queue_select(&mut self, l1: &L1, request: Request<'_>, db: u32) {
+        if l1.terms.beyond.is_some() && request.argc() == 2 {
+            self.companions.select(db, request.arg(1));
         }
     }
 

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use tokio_util::task::TaskTracker;
 
 use super::cork::Corks;
-use super::errands::{CopyQueue, Seeks};
+use super::errands::{Amends, CopyQueue, Seeks};
 use super::fencing::Fencing;
 use super::foreign::Foreign;
 use super::in_flight::{InFlight, ReplyAction};
@@ -51,6 +51,7 @@ pub(crate) struct Worker {
     pub(super) seeks: Seeks,
     /// Values to be copied to tiers.
     pub(super) copies: CopyQueue,
+    pub(super) amends: Amends,
     corks: Rc<Corks>,
     /// Whether nodes may send commands elsewhere: there is a cluster.
     is_cluster: bool,
@@ -94,6 +95,7 @@ impl Worker {
             pilots: Pilots::default(),
             seeks: Seeks::default(),
             copies: CopyQueue::default(),
+            amends: Amends::default(),
             is_cluster: topology.cluster().is_some(),
             map: RefCell::new(Map { topology: Arc::clone(&topology), stations: Vec::new() }),
             routes: if topology.cluster().is_some() { RouteMemo::empty() } else { RouteMemo::default() },

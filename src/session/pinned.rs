@@ -17,7 +17,7 @@ use super::link::{Link, Stay};
 use super::wire::ClientLine;
 use super::{Close, Session};
 use crate::clock::Time;
-use crate::command::{Effect, Route, Spec};
+use crate::command::{Effect, Route, Spec, Verb};
 use crate::error::{Error, Sent};
 use crate::invalidation::Change;
 use crate::metrics::Outcome;
@@ -206,9 +206,13 @@ impl Session {
         let apart = self.link.is_watching() || !self.link.is_followed() || self.link.ahead() > 0;
         let role = match self.link.open_mut() {
             Some(open) => {
+                let db = self.caller.who.db;
                 match spec.effect {
-                    Effect::Write | Effect::Opaque => open.queue.queue(l1, spec, request),
+                    Effect::Write | Effect::Opaque => open.queue.queue(l1, spec, request, db),
                     Effect::Read => open.queue.queue_read(l1, spec, request),
+                    Effect::None if spec.route == Route::Session(Verb::Select) => {
+                        open.queue.queue_select(l1, request, db);
+                    }
                     Effect::None => {}
                 }
                 open.queue.queue_change(spec.alters(request));
