@@ -37,12 +37,15 @@ pub(super) struct ReplicaStanding {
     pub(super) reached: Option<Time>,
     /// How many bytes it was behind its master when both were asked last.
     pub(super) lag: u64,
+    /// The offset that it said last.
+    said: u64,
 }
 
 impl ReplicationLedger {
     /// The master says this, asked at that moment or later, with its slots, where it is one of a cluster.
     pub(super) fn hear_master(&mut self, said: &ReplicationStatement, claims: Option<SlotClaims>, asked: Time) {
-        let is_same = said.is_master && self.history.as_ref() == Some(&said.history);
+        let goes_on = self.marks.back().is_none_or(|mark| mark.offset <= said.offset);
+        let is_same = said.is_master && self.history.as_ref() == Some(&said.history) && goes_on;
         let claims_more = match (&claims, &self.claims) {
             (Some(claims), Some(before)) => claims.exceeds(before),
             (claims, before) => claims.is_some() != before.is_some(),
@@ -69,6 +72,10 @@ impl ReplicationLedger {
             *standing = ReplicaStanding::default();
             return false;
         }
+        if said.offset < standing.said {
+            *standing = ReplicaStanding::default(); // it has got another copy
+        }
+        standing.said = said.offset;
         let reached = self.marks.iter().rev().find(|mark| mark.offset <= said.offset).map(|mark| mark.asked);
         standing.reached = standing.reached.max(reached);
         let last = self.marks.back();
@@ -132,9 +139,9 @@ mod tests {
         let mut ledger = marked(&[(1, 10), (2, 20), (3, 30)]);
         assert_eq!(ledger.standing(&place(1)), ReplicaStanding::default());
         assert!(!ledger.hear_replica(&place(1), &said(false, "a", 9)));
-        assert_eq!(ledger.standing(&place(1)), ReplicaStanding { reached: None, lag: 21 });
+        assert_eq!(ledger.standing(&place(1)), ReplicaStanding { reached: None, lag: 21, said: 9 });
         assert!(!ledger.hear_replica(&place(1), &said(false, "a", 25)));
-        assert_eq!(ledger.standing(&place(1)), ReplicaStanding { reached: Some(AT(2)), lag: 5 });
+        assert_eq!(ledger.standing(&place(1)), ReplicaStanding { reached: Some(AT(2)), lag: 5, said: 25 });
         assert!(ledger.hear_replica(&place(1), &said(false, "a", 31)));
         assert_eq!((reached(&ledger), ledger.standing(&place(2)).reached), (Some(AT(3)), None));
     }
@@ -187,6 +194,20 @@ mod tests {
         ledger.void();
         assert_eq!(reached(&ledger), None);
         assert!(!ledger.hear_replica(&place(1), &said(false, "a", 10)), "no mark counts");
+    }
+
+    #[test]
+    fn one_whose_offset_falls_begins_anew() {
+        let mut ledger = marked(&[(1, 10), (2, 20)]);
+        ledger.hear_replica(&place(1), &said(false, "a", 20));
+        assert_eq!(reached(&ledger), Some(AT(2)));
+        assert!(!ledger.hear_replica(&place(1), &said(false, "a", 12)));
+        assert_eq!(reached(&ledger), Some(AT(1)), "it has another copy, which is older");
+        ledger.hear_replica(&place(1), &said(false, "a", 20));
+        assert_eq!(reached(&ledger), Some(AT(2)));
+        ledger.hear_master(&said(true, "a", 15), None, AT(3));
+        assert_eq!(reached(&ledger), None, "the master has come back with an older copy");
+        assert!(ledger.hear_replica(&place(1), &said(false, "a", 20)));
     }
 
     #[test]

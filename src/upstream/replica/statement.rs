@@ -18,7 +18,7 @@ pub(super) struct ReplicationStatement {
 }
 
 impl ReplicationStatement {
-    /// None where it is something else.
+    /// None where it is something else, or of a replica that is getting a copy: of that it has none yet.
     pub(super) fn read(reply: &[u8]) -> Option<Self> {
         let text = std::str::from_utf8(reply).ok()?;
         let field = |name: &str| text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
@@ -27,6 +27,9 @@ impl ReplicationStatement {
             "slave" | "replica" => false,
             _ => return None,
         };
+        if field("master_sync_in_progress") == Some("1") {
+            return None;
+        }
         let offset = field(if is_master { "master_repl_offset" } else { "slave_repl_offset" })?;
         Some(Self { is_master, history: field("master_replid")?.into(), offset: offset.parse().ok()? })
     }
@@ -85,6 +88,7 @@ mod tests {
         );
         for other in [
             "role:sentinel",
+            "role:slave\r\nmaster_sync_in_progress:1\r\nslave_repl_offset:5\r\nmaster_replid:ab\r\nmaster_repl_offset:9",
             "role:master\r\nmaster_replid:ab",
             "role:slave\r\nmaster_repl_offset:9\r\nmaster_replid:ab",
         ] {
