@@ -497,6 +497,8 @@ mod tests {
             "HSCAN h 0",
             "TOUCH k",
             "OBJECT IDLETIME k",
+            "XINFO STREAM s",
+            "DUMP k",
             "MEMORY USAGE k",
             "RANDOMKEY",
             "PING",

@@ -121,7 +121,8 @@ mod tests {
             (Spread::Cursor, "scan"),
             (
                 Spread::Master,
-                "hscan sscan zscan object|encoding object|freq object|idletime object|refcount memory|usage",
+                "hscan sscan zscan xinfo|consumers xinfo|groups xinfo|stream dump object|encoding object|freq object|idletime \
+                 object|refcount memory|usage",
             ),
             (Spread::Face(Portrait::Server), "info"),
             (Spread::Face(Portrait::Mode), "asking readonly readwrite"),

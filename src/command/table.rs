@@ -264,10 +264,10 @@ table! {
         "xgroup|help"                     2  o     None   none           Lane;
         "xgroup|setid"                   -5  w     Write  span(2, 2, 1)  Lane;
         "xinfo"                          -2  o     None   none           Lane;
-        "xinfo|consumers"                 4  r     Read   span(2, 2, 1)  Lane;
-        "xinfo|groups"                    3  r     Read   span(2, 2, 1)  Lane;
+        "xinfo|consumers"                 4  r     Read   span(2, 2, 1)  Lane                          => Master;
+        "xinfo|groups"                    3  r     Read   span(2, 2, 1)  Lane                          => Master;
         "xinfo|help"                      2  o     None   none           Lane;
-        "xinfo|stream"                   -3  r     Read   span(2, 2, 1)  Lane;
+        "xinfo|stream"                   -3  r     Read   span(2, 2, 1)  Lane                          => Master;
         "xlen"                            2  rf    Read   one            Lane                         Plain;
         "xpending"                       -3  r     Read   one            Lane;
         "xrange"                         -4  r     Read   one            Lane                         NullArrays;
@@ -280,7 +280,7 @@ table! {
     Key {
         "copy"                           -3  wd    Write  span(1, 2, 1)  Lane;
         "del"                            -2  w     Write  span(1, -1, 1) Lane                          => Slots(Sum);
-        "dump"                            2  r     Read   one            Lane;
+        "dump"                            2  r     Read   one            Lane                          => Master;
         "exists"                         -2  rf    Read   span(1, -1, 1) Lane                         OneKey => Slots(Sum);
         "expire"                         -3  wf    Write  one            Lane;
         "expireat"                       -3  wf    Write  one            Lane;
