@@ -190,6 +190,11 @@ impl Caller {
         self.sides().any(|side| side.is_on_lane(&self.replies))
     }
 
+    /// Whether something that it sent went to a replica and is not answered: what goes to the master now would overtake it.
+    pub(crate) fn waits_at_replica(&self) -> bool {
+        self.sides().any(|side| side.waits_at_replica(&self.replies))
+    }
+
     /// How this session's own reads of a key in this slot, and opaque writes of anybody that were acknowledged before `now`,
     /// stand to what L1 knows.
     #[inline]
@@ -235,7 +240,8 @@ impl Caller {
         if self.replies.key_status(at, query.slot, self.ear(at).heard_up_to()) == KeyStatus::Unanswered {
             return false;
         }
-        let since = now.minus(l1.terms.max_staleness).max(self.side(at).came).max(l1.memory.arrivals.last(query.slot));
+        let since =
+            now.minus(l1.terms.max_staleness).max(self.side(at).came()).max(l1.memory.arrivals.last(query.slot));
         let place = self.replies.next();
         let recipient = Recipient::new(&self.replies, place, Tally::new(spec, Outcome::Joined));
         if let Err(recipient) = flights.join(query, &l1.memory.stamps, l1.opaque(), since, recipient) {
@@ -278,7 +284,8 @@ impl Caller {
     /// Sends a command that changes no key, on the lane.
     pub(crate) fn forward(&mut self, worker: &Worker, spec: &Spec, request: Request<'_>, now: Time) {
         let at = self.served_at(worker, spec, request);
-        self.side_mut(at).0.leave_replica();
+        let (side, replies) = self.side_mut(at);
+        side.leave_replica(replies);
         self.pass_on((worker, at), spec, request, now);
     }
 
@@ -336,7 +343,8 @@ impl Caller {
     /// Sends a command of crema's own on the lane at the front; `action` takes its reply.
     pub(crate) fn ask(&mut self, worker: &Worker, command: &[u8], action: ReplyAction, now: Time) {
         let at = worker.front_index();
-        self.side_mut(at).0.leave_replica();
+        let (side, replies) = self.side_mut(at);
+        side.leave_replica(replies);
         if let Ok(track) = self.track((worker, at), now) {
             track.ask(command, action, now);
         }

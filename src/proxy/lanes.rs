@@ -51,7 +51,7 @@ impl Station {
         }
         let target = Target { node: Arc::clone(self.node()), login, db: who.db, resp, name: LANE_NAME };
         let lane = Lane::shared(Arc::clone(self.node()), Weak::clone(&self.forwarder), now);
-        if self.site.doubts_absence {
+        if self.site.is_read_only {
             lane.prepare(READONLY, b'+', now); // else a replica sends all commands to its master
         }
         self.run(&lane, Some((target, self.entrants(who))));

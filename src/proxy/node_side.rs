@@ -35,7 +35,7 @@ pub(super) struct NodeSide {
     /// The last command that went on the lane.
     sent: Option<ReplyPlace>,
     /// The last answer that the session had before it came to its lane. What left on it earlier may be older than that.
-    pub(super) came: Time,
+    came: Time,
 }
 
 /// Which of the lanes a session is on.
@@ -115,11 +115,18 @@ impl NodeSide {
 
     /// The next reads go on this lane to a replica, which has all that the node had at `reached`. Where it is another lane than the
     /// last, nothing may be unanswered.
-    /// It must have reached `needed` at least.
+    /// It must have reached `needed` at least: on the same lane that never becomes less.
     pub(super) fn read_at(&mut self, track: &Rc<Track>, needed: Time, reached: Time) {
+        let stays = self.track.as_ref().is_some_and(|last| Rc::ptr_eq(last, track));
         self.kind = LaneKind::Replica;
-        (self.came, self.reached) = (needed, reached);
+        self.came = if stays { self.came.max(needed) } else { needed };
+        self.reached = reached;
         self.track = Some(Rc::clone(track));
+    }
+
+    /// What left on its lane before that may be older than what the session has seen.
+    pub(super) fn came(&self) -> Time {
+        self.came
     }
 
     /// When a read that is sent at `now` leaves, to those who would join it: from a replica it brings what that had reached, at least.
@@ -128,11 +135,17 @@ impl NodeSide {
     }
 
     /// The next commands go to the node itself. Nothing may be unanswered at a replica.
-    pub(super) fn leave_replica(&mut self) {
+    pub(super) fn leave_replica(&mut self, replies: &Replies) {
+        debug_assert!(!self.waits_at_replica(replies), "what comes next would overtake what waits there");
         if self.kind == LaneKind::Replica {
             self.kind = LaneKind::Plain;
             self.track = None;
         }
+    }
+
+    /// Whether what it sent last went to a replica and is not answered.
+    pub(super) fn waits_at_replica(&self, replies: &Replies) -> bool {
+        self.kind == LaneKind::Replica && self.is_on_lane(replies)
     }
 
     /// The command at `place` has gone on the lane, or joined one that did.
@@ -161,7 +174,7 @@ impl NodeSide {
         if let Some(track) = self.replica() {
             return Ok(Rc::clone(track)); // it took more when it was chosen, a moment ago
         }
-        self.leave_replica();
+        self.leave_replica(replies);
         let station = worker.station(at);
         self.is_at(worker, station.node());
         let track = station.track(&self.who, resp, self.is_for_scripts(), now)?;
@@ -261,6 +274,26 @@ mod tests {
             assert!(!desk.turn(false), "the script is over, and what followed it is not");
             desk.answer(behind);
             assert!(desk.turn(false) && !Rc::ptr_eq(&desk.track(), &scripts));
+        });
+    }
+
+    #[test]
+    fn at_a_replica_what_it_has_seen_never_becomes_less() {
+        Desk::open(|desk| {
+            let (first, second) = (desk.track(), {
+                desk.side.turn(true, || false, &desk.replies);
+                desk.track()
+            });
+            desk.side.read_at(&first, Time::from_nanos(9), Time::from_nanos(9));
+            desk.side.read_at(&first, Time::from_nanos(5), Time::from_nanos(12));
+            assert_eq!(desk.side.came(), Time::from_nanos(9), "a read of another key needs less");
+            desk.side.read_at(&second, Time::from_nanos(7), Time::from_nanos(7));
+            assert_eq!(desk.side.came(), Time::from_nanos(7), "another lane");
+            let place = desk.replies.reserve();
+            desk.side.sent(place);
+            assert!(desk.side.waits_at_replica(&desk.replies));
+            desk.answer(place);
+            assert!(!desk.side.waits_at_replica(&desk.replies));
         });
     }
 

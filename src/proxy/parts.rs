@@ -43,6 +43,11 @@ impl SlotPart {
         self.slot
     }
 
+    /// How many keys it has.
+    pub(super) fn keys(&self) -> usize {
+        self.keys.len()
+    }
+
     /// The stamps' slots of its keys.
     pub(super) fn stamp_slots(&self, stamps: &Stamps) -> Vec<Slot> {
         let mut spans: Vec<Span> = Vec::new();

@@ -2,7 +2,8 @@
 //!
 //! An error may be the replica's own: it loads, it has lost its master, its users are others, it serves no such slot. And a replica of a
 //! cluster does not know which slots are on their way to another node (cluster.c, `getNodeByQuery`): a key that is missing there may be
-//! at the other one by now; where something lies beyond the upstream, that is asked by the master's word. So a reply that a missing key would have as well says nothing. In neither case can a later reply to the
+//! at the other one by now; where something lies beyond the upstream, that is asked by the master's word. So a reply that a missing key
+//! would have as well says nothing; and of several keys none may be asked for there in one command. In no case can a later reply to the
 //! same session be older than the master's, for the session sends no second read of a key before the first is answered.
 //!
 //! Holds contract points 1 (same answers) and 4 (others' writes soon).
@@ -31,6 +32,7 @@ impl InFlight {
             return true;
         }
         let is_believed = match kind {
+            _ if self.site.lapsed.get() => false,
             b'-' | b'!' => bytes.starts_with(ABOUT_THE_KEY),
             _ => !self.site.doubts_absence || tells_of_a_key(bytes, end.is_some()),
         };

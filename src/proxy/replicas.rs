@@ -42,6 +42,11 @@ struct KeysRead<'a> {
     hash_slots: &'a [HashSlot],
 }
 
+/// Whether the reply to a read of so many keys tells that one is missing, where the master is to be asked then: of several, not.
+fn shows_absence(worker: &Worker, keys: usize) -> bool {
+    keys <= 1 || !worker.is_cluster() && worker.shared.l1.terms.beyond.is_none()
+}
+
 /// A lane to a replica that may answer.
 struct ReplicaChoice {
     track: Rc<Track>,
@@ -72,7 +77,8 @@ impl Caller {
         let stamps = &worker.shared.l1.memory.stamps;
         let slots: SmallVec<[Option<Slot>; 4]> = slots_read(stamps, spec, request).collect();
         let hash_slot = spec.keys(request).next().filter(|_| worker.is_cluster()).map(HashSlot::of);
-        let keys = KeysRead { suits: spec.suits_replica(request), slots: &slots, hash_slots: hash_slot.as_slice() };
+        let suits = spec.suits_replica(request) && shows_absence(worker, spec.keys(request).count());
+        let keys = KeysRead { suits, slots: &slots, hash_slots: hash_slot.as_slice() };
         self.choose_for((worker, at), &keys, now)
     }
 
@@ -94,6 +100,7 @@ impl Caller {
             let here = || parts.iter().zip(nodes).filter(|&(_, &node)| node == at).map(|(part, _)| part);
             let slots: Vec<_> = here().flat_map(|part| part.stamp_slots(stamps)).map(Some).collect();
             let hash_slots: Vec<_> = here().map(SlotPart::slot).collect();
+            let suits = suits && here().all(|part| shows_absence(worker, part.keys()));
             if !self.choose_for((worker, at), &KeysRead { suits, slots: &slots, hash_slots: &hash_slots }, now) {
                 return false;
             }
@@ -115,11 +122,14 @@ impl Caller {
             return false; // of two reads of a key the second is never sent before the first is answered: one may go on to the master
         }
         if on.is_none() {
-            side.seen.comes(if side.comes_anew() { replies.last_answer() } else { side.came });
+            side.seen.comes(if side.comes_anew() { replies.last_answer() } else { side.came() });
         }
         let may = keys.suits && !side.is_for_scripts() && !replies.behind_write() && (!busy || on.is_some());
         let chosen = may.then(|| {
-            let needed = moments_needed((worker, own, at), (side, replies), keys, now);
+            let mut needed = moments_needed((worker, own, at), (side, replies), keys, now);
+            if on.is_some() {
+                needed.elsewhere = needed.elsewhere.max(replies.last_answer()); // what this replica said another must have, too
+            }
             let turn = Rc::as_ptr(&side.who) as usize >> 6;
             worker.replica_lane((&station, on.as_ref(), turn), &leases, keys, needed, (&side.who, resp), now)
         });
@@ -130,6 +140,9 @@ impl Caller {
         let stays = |track: &Rc<Track>| on.as_ref().is_some_and(|on| Rc::ptr_eq(track, on));
         match chosen.flatten() {
             Some(choice) if !busy || stays(&choice.track) => {
+                if !stays(&choice.track) {
+                    side.seen.comes(replies.last_answer());
+                }
                 side.read_at(&choice.track, choice.needed, choice.reached);
                 worker.stats.read_at(ReadRole::Replica, 1);
                 return true;
@@ -139,14 +152,14 @@ impl Caller {
         }
         if on.is_some() {
             side.seen.comes(replies.last_answer());
-            side.leave_replica();
+            side.leave_replica(replies);
         }
         if keys.suits {
             worker.stats.read_at(ReadRole::Master, 1);
             board.nudge();
         }
-        let least = leases.replicas.iter().filter_map(|lease| lease.reached).min().unwrap_or(Time::ZERO);
-        let least = least.max(now.minus(worker.shared.config.max_staleness));
+        // What a replica has reached beyond that does not count: another may come that has not.
+        let least = now.minus(worker.shared.config.max_staleness);
         keys.slots.iter().for_each(|&slot| replies.note_master_read(at, replies.next(), slot, least));
         true
     }
@@ -211,7 +224,7 @@ impl Worker {
             .filter(|lease| fits(lease, needed.elsewhere))
             .find_map(|lease| {
                 let station = self.replica_station(station, &lease.node);
-                let track = station.track(who, resp, false, now).ok()?;
+                let track = station.track(who, resp, false, now).ok().filter(|_| !station.site.lapsed.get())?;
                 // One that is being made will serve the next.
                 let reached = lease.reached?;
                 is_quick(&track).then_some(ReplicaChoice { track, needed: needed.elsewhere, reached })
@@ -231,17 +244,19 @@ impl Worker {
         station
     }
 
-    /// Every [`STALL`]: what waits at a replica whose lease has ended is asked of the master, and one that is none any more is left.
+    /// Every [`STALL`]: what waits at a replica whose lease has ended, or for longer than that lasts, is asked of the master, and one that is none any more is left.
     pub(super) fn feel_replicas(&self, now: Time) {
         let longest = self.shared.config.max_staleness;
         let all: Vec<_> = self.replica_stations.borrow().clone();
         for (master, station) in all {
             let leases = master.replicas.leases();
             let lease = leases.replicas.iter().find(|lease| Arc::ptr_eq(&lease.node, station.node()));
-            if lease.is_none_or(|lease| lease.left(longest, now).is_zero()) {
-                station.give_back();
-            }
-            if lease.is_none() && self.replica_stations.borrow().iter().any(|(_, known)| Rc::ptr_eq(known, &station)) {
+            let lasts = lease.is_some_and(|lease| !lease.left(longest, now).is_zero());
+            station.give_back(lasts, longest, now);
+            if lease.is_none()
+                && !station.retire()
+                && self.replica_stations.borrow().iter().any(|(_, known)| Rc::ptr_eq(known, &station))
+            {
                 self.replica_stations.borrow_mut().retain(|(_, known)| !Rc::ptr_eq(known, &station));
                 station.close();
             }

@@ -38,6 +38,10 @@ pub(crate) struct Site {
     pub(super) is_replica: bool,
     /// That a key is missing there says nothing: it may be under way to another node, and what lies beyond is asked by the master's word.
     pub(super) doubts_absence: bool,
+    /// Of what is at a replica: whether that is a cluster's, and to be told that reads are meant for it.
+    pub(super) is_read_only: bool,
+    /// Of what is at a replica: its lease has ended with replies under way. Until these are over none is passed on that begins.
+    pub(super) lapsed: Cell<bool>,
     /// At the last look the node took no writes.
     refuses_writes: Cell<bool>,
     /// A write that was answered is looked at: it took none, or replicas are read.
@@ -84,6 +88,8 @@ impl Site {
             looks_further: redirects || shared.l1.terms.beyond.is_some(),
             is_replica: false,
             doubts_absence: false,
+            is_read_only: false,
+            lapsed: Cell::default(),
             shared: Arc::clone(shared),
             stats: Arc::clone(stats),
             fencing,
@@ -102,6 +108,8 @@ impl Site {
             is_replica: true,
             looks_further: true,
             doubts_absence: master.looks_further,
+            is_read_only: master.redirects,
+            lapsed: Cell::default(),
             shared: Arc::clone(&master.shared),
             stats: Arc::clone(&master.stats),
             fencing: Rc::clone(&master.fencing),

@@ -4,6 +4,7 @@
 
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::in_flight::InFlight;
 use super::pulse::{PulseLook, SilentLaneKind};
@@ -49,15 +50,41 @@ impl Station {
         self.tell_idleness(now);
     }
 
-    /// Once a second, at a replica: closes lanes that are idle, and checks those in use.
+    /// Once a second, at a replica: closes lanes that are idle, checks those in use, and gives up replies that do not go on.
     pub(super) fn sweep_lanes(&self, now: Time) {
         self.lanes.sweep(None, now);
         self.record.sweep(now);
+        let deadline = self.site.shared.config.response_timeout;
+        for (lane, deadline) in self.privates().into_iter().filter_map(|lane| Some((lane, deadline?))) {
+            if lane.waited(now) > deadline {
+                lane.give_up(deadline);
+            }
+        }
     }
 
-    /// A replica has no lease any more: what waits on lanes to it is asked of its master, and those on which nothing waits are kept.
-    pub(super) fn give_back(&self) {
-        self.leave(|lane| !lane.is_quiet());
+    /// At a replica: where its lease does not last, or something has waited for longer than `longest`, what waits is asked of the
+    /// master. A reply that has begun comes to its end: its lane takes nothing more, and no other reply from there is passed on. Lanes
+    /// on which nothing waits are kept.
+    pub(super) fn give_back(&self, lasts: bool, longest: Duration, now: Time) {
+        let mut due = self.privates();
+        self.lanes.each(|track, _| {
+            if !track.lane.is_quiet() && (!lasts || track.lane.waited(now) > longest) {
+                due.push(Rc::clone(&track.lane));
+            }
+        });
+        for lane in due {
+            if !lane.has_begun() {
+                lane.lose("what waits at a replica is asked of its master");
+                continue;
+            }
+            lane.retire();
+            if !self.privates().iter().any(|known| Rc::ptr_eq(known, &lane)) {
+                self.private.borrow_mut().push(Rc::downgrade(&lane));
+            }
+        }
+        let parting = &mut *self.private.borrow_mut();
+        parting.retain(|lane| lane.upgrade().is_some_and(|lane| !lane.has_ended()));
+        self.site.lapsed.set(!parting.is_empty());
     }
 
     /// Another server has taken the address, or the node has left: what waits on lanes to it is told, and no spare of it is lent.

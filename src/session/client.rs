@@ -28,6 +28,9 @@ impl Session {
         if !self.link.is_shared() {
             return self.pinned(line, spec, request).await;
         }
+        if self.caller.waits_at_replica() {
+            line.answered(self).await?;
+        }
         self.caller.forward(&self.worker, spec, request, Time::now());
         Ok(())
     }

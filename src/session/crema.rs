@@ -273,7 +273,8 @@ impl Session {
     /// A replica that may answer it, where L1 does not, and how long yet.
     fn replica(&self, spec: &Spec, asked: Request<'_>) -> Option<(String, String)> {
         let (topology, config) = (self.worker.topology(), &self.worker.shared.config);
-        let key = spec.keys(asked).next().filter(|_| spec.suits_replica(asked))?;
+        let is_alone = topology.cluster().is_none() || spec.each().is_some() || spec.keys(asked).nth(1).is_none();
+        let key = spec.keys(asked).next().filter(|_| is_alone && spec.suits_replica(asked))?;
         let leases = topology.node_of_key(key).replicas.leases();
         let is_its_own =
             topology.cluster().is_none() || leases.claims.as_ref().is_some_and(|claims| claims.has(HashSlot::of(key)));

@@ -273,6 +273,11 @@ impl<W: Waiter> Lane<W> {
         self.pipeline.borrow().is_quiet()
     }
 
+    /// Whether a part of the next reply has come.
+    pub(crate) fn has_begun(&self) -> bool {
+        self.pipeline.borrow().has_begun()
+    }
+
     /// Whether fewer than `window` bytes are unanswered, and what is sent now would not wait: neither behind the rest of a large
     /// reply, nor because nothing has come for a while though the node speaks on other connections.
     pub(crate) fn takes_more(&self, window: u64, now: Time) -> bool {

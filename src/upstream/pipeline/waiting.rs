@@ -69,6 +69,11 @@ impl<W: Waiter> Pipeline<W> {
         self.round_trip
     }
 
+    /// Whether a part of the next reply has come.
+    pub(in crate::upstream) fn has_begun(&self) -> bool {
+        !self.splitter.at_start()
+    }
+
     /// Whoever gets the rest of the reply under way on a shared lane, where it has begun.
     pub(in crate::upstream) fn receiver(&mut self) -> Option<&mut W> {
         if self.private || self.splitter.at_start() {
