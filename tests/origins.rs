@@ -505,7 +505,9 @@ fn who_joins_a_load_ahead_has_its_value() {
     });
     let mut clients: Vec<Client> = (0..3).map(|_| crema.client()).collect();
     eventually("loads ahead were joined", || {
-        clients.iter_mut().for_each(|client| client.send_cmd(&["GET", "page:k"]));
+        for client in &mut clients {
+            client.send_cmd(&["GET", "page:k"]);
+        }
         for client in &mut clients {
             let value = client.value();
             assert!(!value.is_nil() && value.text().parse::<u64>().is_ok(), "{value:?}");

@@ -10,7 +10,7 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, split};
 use tokio::net::UnixStream;
 use tokio::sync::{mpsc, oneshot};
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 
 use super::dialect::{Dialect, TierQuestion};
 use crate::config::{Endpoint, TierServer};
@@ -126,8 +126,12 @@ impl TierAddress {
                     Ok(0) => break "it takes nothing".to_owned(),
                     Ok(len) => {
                         output.drain(..len);
-                        if output.is_empty() && let Err(error) = to.flush().await {
-                            break error.to_string();
+                        if output.is_empty() {
+                            match timeout_at(late, to.flush()).await {
+                                Ok(Ok(())) => {}
+                                Ok(Err(error)) => break error.to_string(),
+                                Err(_) => break "it takes nothing in time".to_owned(),
+                            }
                         }
                     }
                     Err(error) => break error.to_string(),

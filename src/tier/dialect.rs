@@ -98,7 +98,7 @@ impl Dialect {
                 let Some(line) = bytes.windows(2).position(|end| end == b"\r\n") else { return Ok(None) };
                 let Some(words) = bytes[..line].strip_prefix(b"VA ") else { return Ok(Some(line + 2)) };
                 let size = words.split(|&byte| byte == b' ').next().and_then(number);
-                let whole = size.map(|size| line + 2 + size + 2).ok_or("no size where one must be")?;
+                let whole = size.and_then(|size| size.checked_add(line + 4)).ok_or("no size where one must be")?;
                 Ok((bytes.len() >= whole).then_some(whole))
             }
         }
