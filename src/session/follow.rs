@@ -49,24 +49,24 @@ impl Session {
         (mut private, begun): (OwnLane, Time),
         mut ends: StreamEnds,
     ) -> Result<(), Close> {
-        // What was said of a stream that is not there any more: that it was moved looks the same.
+        // What was said of a stream that is not there any more: that it was moved looks the same, until its keys are asked after.
         let mut gone = None;
         let (mut tries, mut told, mut asking) = (Tries::new(begun), begun, false);
         loop {
-            let error = line.looked_at(self, place).await?;
+            let mut error = line.looked_at(self, place).await?;
             let now = Time::now();
             if now.saturating_since(told) > SETTLED {
                 tries = Tries::new(now); // it was taken, and has waited there
             }
             told = now;
-            if gone.is_some() && error.starts_with(NO_GROUP) {
-                break; // it is so
-            }
             let kind = match redirect_of(&error) {
                 Some(kind) => kind,
+                None if gone.is_some() && error.starts_with(b"-") => break, // it is so
                 None if gone.is_none() && spec.blocking(request) && tells_of_no_stream(&error) => {
-                    gone = Some(error.clone());
-                    RedirectKind::TryAgain
+                    let keys = self.ask_after_keys(&private, asking, (spec, request)).await?;
+                    gone = Some(std::mem::replace(&mut error, keys));
+                    let Some(kind) = redirect_of(&error) else { break };
+                    kind
                 }
                 None => {
                     gone = None;
@@ -177,17 +177,27 @@ impl Session {
         kind: RedirectKind,
         (spec, request): (&Spec, Request<'_>),
     ) -> Result<bool, Close> {
-        let words: Vec<&[u8]> = std::iter::once(&b"EXISTS"[..]).chain(spec.keys(request)).collect();
-        if words.len() == 1 || kind == RedirectKind::ReadOnly {
+        if spec.keys(request).next().is_none() || kind == RedirectKind::ReadOnly {
             return Ok(false);
         }
+        let said = self.ask_after_keys(private, asking, (spec, request)).await?;
+        Ok(redirect_of(&said) == Some(kind))
+    }
+
+    /// What the node says to who asks whether the command's keys are there.
+    async fn ask_after_keys(
+        &mut self,
+        private: &OwnLane,
+        asking: bool,
+        (spec, request): (&Spec, Request<'_>),
+    ) -> Result<Vec<u8>, Close> {
+        let words: Vec<&[u8]> = std::iter::once(&b"EXISTS"[..]).chain(spec.keys(request)).collect();
         if asking {
             private.tell(&[b"ASKING"]);
         }
         let mut question = Vec::new();
         encode::own_command(&mut question, &words);
-        let said = self.capture(private, &question).await?;
-        Ok(redirect_of(&said) == Some(kind))
+        self.capture(private, &question).await
     }
 
     /// Whether the map says that it is this node which serves the slot.
