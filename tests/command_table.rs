@@ -96,6 +96,8 @@ const OTHERWISE: &[(&str, Spread)] = &[
     ("latency|reset", Spread::Masters(Merge::Sum)),     // it answers a number
     ("script|exists", Spread::Masters(Merge::Min)),     // of a list
     ("acl|deluser", Spread::Masters(Merge::Agree)),     // of the same users everywhere
+    ("client|setinfo", Spread::OneNode),                // kept, and told on the connections of the client's own
+    ("client|setname", Spread::OneNode),                // likewise
     ("mget", Spread::Slots(Merge::InOrder)),
     ("mset", Spread::Slots(Merge::Agree)),
     ("del", Spread::Slots(Merge::Sum)),
