@@ -35,8 +35,9 @@ const CLIENT_NAME: &str = "crema-channel";
 /// Without that, a link that a firewall forgot would look like a quiet fleet.
 const SILENCE: Duration = Duration::from_secs(15);
 
-/// So often it is looked whether the link may be quiet for so long still.
-const LOOK: Duration = Duration::from_secs(1);
+/// So often it is looked whether the link may be quiet for so long still: where it turns out that Redis does not count swaps, a link
+/// that is silent by then is to be given up before what it did not tell of is older than the bound.
+const LOOK: Duration = Duration::from_millis(50);
 
 /// What it is asked, spelt as no client spells it: who shows a client what Redis ran can leave it out.
 const PING: &str = "pING";
