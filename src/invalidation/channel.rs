@@ -214,22 +214,30 @@ mod tests {
     use crate::config::{Endpoint, PasswordOrigin};
     use crate::upstream::{RotatingLogin, Topology};
     use std::sync::Mutex;
+    use std::sync::atomic::{AtomicBool, Ordering};
     use tokio::io::{AsyncReadExt, BufReader};
     use tokio::net::{TcpListener, TcpStream};
     use tokio::sync::{mpsc, watch};
 
     /// Writes down what it is told to forget.
     #[derive(Default)]
-    struct Notes(Mutex<Vec<String>>);
+    struct Notes {
+        lines: Mutex<Vec<String>>,
+        /// From now on it matters what the channel did not tell.
+        hurries: AtomicBool,
+    }
+
+    /// How long a link may then be quiet.
+    const HURRY: Duration = Duration::from_millis(125);
 
     impl Notes {
         fn add(&self, what: &str, name: &[u8]) {
             let line = format!("{what} {}", String::from_utf8_lossy(name));
-            self.0.lock().expect("no test panics while it holds the lock").push(line);
+            self.lines.lock().expect("no test panics while it holds the lock").push(line);
         }
 
         fn take(&self) -> Vec<String> {
-            std::mem::take(&mut self.0.lock().expect("no test panics while it holds the lock"))
+            std::mem::take(&mut self.lines.lock().expect("no test panics while it holds the lock"))
         }
     }
 
@@ -245,6 +253,9 @@ mod tests {
         }
         fn missed(&self) {
             self.add("missed", b"");
+        }
+        fn patience(&self) -> Option<Duration> {
+            self.hurries.load(Ordering::Relaxed).then_some(HURRY)
         }
     }
 
@@ -437,6 +448,20 @@ mod tests {
             "{:?}",
             begin.elapsed()
         );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_link_that_was_silent_before_that_mattered_is_given_up_in_time() {
+        let (server, config) = Server::start().await;
+        let (notes, _heard, _stop) = start(config);
+        let mut link = server.accept(SUBSCRIBED).await;
+        sleep(SILENCE / 2).await;
+        notes.hurries.store(true, Ordering::Relaxed);
+        let begin = Instant::now();
+        assert_eq!(request(&mut link).await, [PING]);
+        assert!(begin.elapsed() < HURRY, "{:?}", begin.elapsed());
+        assert_eq!(link.read(&mut [0]).await.expect("closed in order"), 0);
+        assert!(begin.elapsed() < 2 * HURRY, "{:?}", begin.elapsed());
     }
 
     #[tokio::test(start_paused = true)]
