@@ -406,7 +406,7 @@ fn redis_py_runs_plain_and_as_a_cluster_client() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let python = root.join("target/clients/venv/bin/python");
     if !python.exists() {
-        assert!(std::env::var_os("CI").is_none(), "no {}: run `make clients`", python.display());
+        assert!(std::env::var_os("CI").is_none(), "no {}: `make test` installs it", python.display());
         return;
     }
     let cluster = three();

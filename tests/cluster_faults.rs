@@ -15,7 +15,7 @@ use common::{Cluster, Crema, Value, eventually, number_from_env, ok, within};
 
 const MAX_STALENESS: Duration = Duration::from_millis(200);
 
-/// How soon L1 answers again once all is whole; what is slow is this machine.
+/// How soon L1 answers again once all is whole: long enough for a slow machine.
 const SOON: Duration = Duration::from_secs(10);
 
 /// A cluster and a proxy in front of it, on which one thing after the other is tried.

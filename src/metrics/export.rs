@@ -193,7 +193,7 @@ const LABELLED: &[Labelled] = &[
     },
     Labelled {
         name: "crema_census_findings_total",
-        about: "What rounds of questions to those who elect masters showed of each master, which must be proven for memory to answer, in front of a cluster or under Sentinels.",
+        about: "What rounds of questions to those who elect masters showed of each master of a cluster, which must be proven for memory to answer.",
         key: "finding",
         labels: &CensusFinding::LABELS,
         read: |m, i| m.stats.census_findings(CensusFinding::ALL[i]),
