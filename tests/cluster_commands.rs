@@ -299,13 +299,13 @@ fn a_scan_reports_what_was_there_throughout_while_slots_move() {
     thread::scope(|scope| {
         let movers = scope.spawn(|| {
             // From every node to every other, one slot at a time.
-            for n in 0.. {
+            for n in 0u32.. {
                 if over.load(Ordering::Relaxed) {
                     return n;
                 }
-                let slot = (n * 977) % SLOTS;
+                let slot = u16::try_from((n * 977) % u32::from(SLOTS)).expect("below their count");
                 let from = cluster.owner(slot);
-                cluster.move_slot(slot, (from + 1 + usize::from(n) % 2) % 3);
+                cluster.move_slot(slot, (from + 1 + n as usize % 2) % 3);
             }
             0
         });

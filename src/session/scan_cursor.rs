@@ -4,7 +4,7 @@
 //! when the scan began: of its masters, and of who serves which slot. With other masters the scan starts over: a replica that was
 //! promoted does not know the cursor. Where only slots have moved it goes on, and goes round once more: a key whose slot left a master
 //! that was still to come for one that had been is seen in the second round, for a slot moves but once meanwhile. The second round is
-//! always the last, or a reshard that takes hours would not let a scan end.
+//! always the last, or a reshard that takes hours would not let a scan end. That slots have moved is looked at in each step, and kept.
 //!
 //! ```text
 //! bits  63 .. 24     23 .. 17         16 .. 10           9               8 .. 0
@@ -18,6 +18,7 @@
 pub(super) struct ScanCursor {
     /// The node's own.
     node: u64,
+    /// The print when it began, or `MOVED`.
     slots: u8,
     masters: u8,
     second: bool,
@@ -30,9 +31,10 @@ pub(super) struct ScanCursor {
 pub(super) struct ScanPrint {
     /// How many masters there are.
     pub(super) count: usize,
-    /// Which, and who serves which slot: any numbers that are others when that is another.
+    /// Which: any number that is another when these are others.
     pub(super) masters: u64,
-    pub(super) slots: u64,
+    /// Who serves which slot, below `MOVED`.
+    pub(super) slots: u8,
 }
 
 /// What is next.
@@ -50,22 +52,33 @@ pub(super) enum ScanStep {
 
 const NODE: u32 = 24;
 const SEVEN: u64 = 0x7f;
+/// In place of the print of slots: some have moved since the scan began.
+const MOVED: u8 = 127;
 const MOST_MASTERS: usize = 1 << 9;
 
 impl ScanPrint {
-    fn prints(self) -> (u8, u8) {
-        // What differs in any bit is to differ in these: seven of the product's highest.
-        let print = |what: u64| (what.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 57) as u8;
-        // No first cursor is 0, which would end the scan.
-        (print(self.masters).max(1), print(self.slots))
+    /// Of these owners of slots, each by its place among the masters that the print is of.
+    ///
+    /// A sum of one weight for each slot times its owner's place, to a prime: a slot that moves always makes it another, where there are
+    /// fewer than 127 masters. That of several that move between two steps is another but once in 127 times.
+    pub(super) fn of_slots(owners: impl Iterator<Item = Option<usize>>) -> u8 {
+        let weight = |slot: usize| ((slot as u32).wrapping_mul(0x9e37_79b1) >> 16) % 126 + 1;
+        let prime = u32::from(MOVED);
+        let add = |sum: u32, (slot, place): (usize, usize)| (sum + weight(slot) * (place as u32 % prime)) % prime;
+        owners.map(|place| place.map_or(0, |place| place + 1)).enumerate().fold(0, add) as u8
+    }
+
+    fn of_masters(self) -> u8 {
+        // What differs in any bit is to differ in these: seven of the product's highest. No first cursor is 0, which would end the scan.
+        ((self.masters.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 57) as u8).max(1)
     }
 }
 
 impl ScanCursor {
     /// What the client's cursor means now: a new scan, the same one, or that it starts over.
     pub(super) fn read(cursor: u64, now: ScanPrint) -> Self {
-        let (masters, slots) = now.prints();
-        let read = Self {
+        let masters = now.of_masters();
+        let mut read = Self {
             node: cursor >> NODE,
             slots: (cursor >> 17 & SEVEN) as u8,
             masters: (cursor >> 10 & SEVEN) as u8,
@@ -73,7 +86,10 @@ impl ScanCursor {
             master: (cursor & 0x1ff) as usize,
         };
         if cursor == 0 || read.masters != masters || read.master >= now.count {
-            return Self { node: 0, slots, masters, second: false, master: 0 };
+            return Self { node: 0, slots: now.slots, masters, second: false, master: 0 };
+        }
+        if read.slots != now.slots {
+            read.slots = MOVED;
         }
         read
     }
@@ -105,7 +121,7 @@ impl ScanCursor {
             return ScanStep::On(behind);
         }
         let round = Self { master: 0, second: true, ..behind };
-        match (self.second, self.slots == now.prints().1) {
+        match (self.second, self.slots == now.slots) {
             (true, _) => ScanStep::Over,
             (false, true) => ScanStep::Ask(round),
             (false, false) => ScanStep::On(round),
@@ -144,11 +160,42 @@ mod tests {
         let moved = ScanPrint { slots: 23, ..CALM };
         let cursor = go_on(go_on(ScanCursor::read(0, CALM), 0, CALM), 5, moved);
         assert_eq!((cursor.master, cursor.of_node()), (1, 5), "it goes on where it is");
+        let back = go_on(cursor, 0, CALM);
+        assert_eq!(
+            (back.master, back.second),
+            (0, true),
+            "that they had moved is kept, though they are where they were"
+        );
         let cursor = go_on(cursor, 0, moved);
         assert_eq!((cursor.master, cursor.of_node(), cursor.second), (0, 0, true));
         let again = ScanPrint { slots: 24, ..CALM };
         let cursor = go_on(cursor, 0, again);
         assert_eq!(cursor.after(0, again), ScanStep::Over);
+    }
+
+    #[test]
+    fn a_slot_that_moves_is_always_seen() {
+        for masters in [2, 3, 64, 126] {
+            let owner = |slot: usize| slot * masters / 16_384;
+            let before = ScanPrint::of_slots((0..16_384).map(|slot| Some(owner(slot))));
+            for moved in (0..16_384).step_by(61) {
+                let to = (owner(moved) + 1 + moved % (masters - 1)) % masters;
+                let now = (0..16_384).map(|slot| Some(if slot == moved { to } else { owner(slot) }));
+                assert_ne!(ScanPrint::of_slots(now), before, "{moved} of {masters}");
+                let nobodys = (0..16_384).map(|slot| Some(owner(slot)).filter(|_| slot != moved));
+                assert_ne!(ScanPrint::of_slots(nobodys), before, "{moved} of {masters} is nobody's");
+            }
+        }
+    }
+
+    #[test]
+    fn many_slots_that_move_at_once_are_mostly_seen() {
+        let before = ScanPrint::of_slots((0..16_384).map(|slot| Some(slot * 3 / 16_384)));
+        let alike = (1..2000).filter(|&many| {
+            let now = (0..16_384).map(|slot| Some(if slot < many { 2 } else { slot * 3 / 16_384 }));
+            ScanPrint::of_slots(now) == before
+        });
+        assert!(alike.count() < 2000 * 3 / 127);
     }
 
     #[test]

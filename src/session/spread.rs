@@ -280,21 +280,19 @@ fn owner_of(number: &[u8], topology: &Topology) -> NodeIndex {
 fn print_of(topology: &Topology) -> ScanPrint {
     // FNV-1a: the same in every process.
     let mix = |print: u64, byte: u8| (print ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3);
-    let (mut of_masters, mut of_slots) = (0xcbf2_9ce4_8422_2325, 0xcbf2_9ce4_8422_2325);
+    let mut of_masters = 0xcbf2_9ce4_8422_2325;
     let masters = masters(topology);
-    let mut places = vec![0u8; masters.iter().map(|at| at.number() + 1).max().unwrap_or_default()];
+    let mut places = vec![None; masters.iter().map(|at| at.number() + 1).max().unwrap_or_default()];
     for (place, at) in masters.iter().enumerate() {
-        places[at.number()] = (place % 255) as u8;
+        places[at.number()] = Some(place);
         let address = topology.cluster().and_then(|map| map.shard(*at)).map(|shard| &shard.node.address);
         for byte in address.iter().flat_map(|address| address.bytes()).chain([0]) {
             of_masters = mix(of_masters, byte);
         }
     }
-    for slot in (0..HashSlot::COUNT).filter_map(HashSlot::nth) {
-        let owner = topology.cluster().and_then(|map| map.owner(slot));
-        of_slots = mix(of_slots, owner.map_or(255, |at| places[at.number()]));
-    }
-    ScanPrint { count: masters.len(), masters: of_masters, slots: of_slots }
+    let owner = |slot| topology.cluster().and_then(|map| map.owner(slot)).and_then(|at| places[at.number()]);
+    let slots = ScanPrint::of_slots((0..HashSlot::COUNT).filter_map(HashSlot::nth).map(owner));
+    ScanPrint { count: masters.len(), masters: of_masters, slots }
 }
 
 /// The cursor in a node's answer to SCAN; none where it is an error.
