@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
-use tokio::time::{Instant, MissedTickBehavior, interval};
+use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
@@ -42,6 +42,8 @@ const UNEASY: Duration = Duration::from_millis(100);
 const UNEASE: Duration = Duration::from_secs(3);
 /// Where no master was found by then, clients are refused.
 const FIRST: Duration = Duration::from_secs(1);
+/// So long a server that Sentinels name may take to say that it is a master: they may name another meanwhile.
+const TRIAL: Duration = Duration::from_secs(2);
 
 /// See the module's head.
 pub(super) struct GroupKeeper {
@@ -322,7 +324,8 @@ impl GroupKeeper {
             let at = self.plan.node_map.resolve(tenure.master.clone());
             let node = self.plan.nodes.seed(&at);
             self.trials.spawn(async move {
-                let said = is_master(&node).await;
+                let said = timeout(TRIAL, is_master(&node)).await;
+                let said = said.unwrap_or_else(|_| Err("it does not say in time what it is".to_owned()));
                 (tenure, node, said)
             });
         }

@@ -32,10 +32,6 @@ const SIZE: usize = 3;
 pub(crate) struct Plan {
     /// Valkey's servers and Sentinels.
     valkey: bool,
-    /// More arguments of the servers.
-    server: Vec<String>,
-    /// More lines of the Sentinels' files.
-    sentinel: Vec<String>,
     /// With what the servers' default user and the Sentinels' log in.
     passwords: [Option<&'static str>; 2],
     quorum: Option<usize>,
@@ -96,7 +92,6 @@ impl Plan {
         if let Some(password) = self.passwords[0] {
             args.extend(["--requirepass", password, "--masterauth", password]);
         }
-        args.extend(self.server.iter().map(String::as_str));
         let server = if self.valkey { Redis::valkey_with(&args)? } else { Redis::with(&args) };
         link.turn_to(server.addr());
         Some(server)
@@ -151,8 +146,10 @@ impl Group {
     }
 }
 
+/// What the server says of its replication; nothing where it closes its connections meanwhile, as one does that becomes a replica.
 fn replication(server: &Redis) -> String {
-    server.client().cmd(&["INFO", "replication"]).text()
+    let asked = Client::try_connect(server.addr()).and_then(|mut client| client.try_cmd(&["INFO", "replication"]));
+    asked.map_or_else(|_| String::new(), |reply| reply.text())
 }
 
 /// One Sentinel, by its link.
@@ -186,7 +183,6 @@ impl Sentinel {
         let [server, own] = plan.passwords;
         lines.extend(server.map(|password| format!("sentinel auth-pass {NAME} {password}")));
         lines.extend(own.map(|password| format!("requirepass {password}")));
-        lines.extend(plan.sentinel.iter().cloned());
         std::fs::write(dir.path().join("sentinel.conf"), lines.join("\n") + "\n").expect("our own directory");
         let server = plan.program();
         let child = spawn(&server, &dir);
