@@ -2,7 +2,8 @@
 //!
 //! What crema keeps beside the write's keys, and the write was to change, is removed as the user of the upstream URL: an absent version
 //! equals nothing, an absent token loads nothing. One task of the worker does so, and never gives a name up. So that there is a bound to
-//! it, names beyond that are left to the epoch of their database, whose end ends all of its copies.
+//! it, versions beyond that are left to the epoch of their database, whose end ends all of its copies; of an origin's names there are
+//! three for each write under way at the most, and those whose writes were answered.
 
 use std::rc::Rc;
 use std::time::Duration;
@@ -33,7 +34,7 @@ impl Worker {
         let told = Rc::new(told); // dropped with the last of them
         let mut due = self.amends.due.borrow_mut();
         for (other, name) in kept {
-            let name = if due.len() < MOST { name } else { self.epoch_of(&name) };
+            let name = if due.len() < MOST { name } else { self.ends_with(name) };
             due.entry((other.unwrap_or(db), name)).or_default().push(Rc::clone(&told));
         }
         drop(due);
@@ -49,29 +50,17 @@ impl Worker {
 
     async fn make_amends(self: &Rc<Self>) {
         while self.amends.any() {
-            let mut tasks = JoinSet::new();
-            let some: Vec<_> = self.amends.due.borrow().keys().take(AT_ONCE).cloned().collect();
-            for (db, name) in some {
-                let worker = Rc::clone(self);
-                // Who comes for it from here on waits for the next removal.
-                let told = self.amends.due.borrow_mut().insert((db, name.clone()), Vec::new()).unwrap_or_default();
-                tasks.spawn_local(async move {
-                    let mut command = Vec::new();
-                    encode::own_command(&mut command, &[b"UNLINK", &name]);
-                    let reply = worker.ask_beside((&name, db), &command, false).await;
-                    let is_removed = reply.is_some_and(|reply| integer_of(&reply).is_some());
-                    let mut due = worker.amends.due.borrow_mut();
-                    if !is_removed {
-                        due.entry((db, name)).or_default().extend(told);
-                    } else if due.get(&(db, name.clone())).is_some_and(Vec::is_empty) {
-                        due.remove(&(db, name));
-                    }
-                    is_removed
-                });
-            }
+            // All in turn: those at a node that is away hold up no others.
+            let due: Vec<_> = self.amends.due.borrow().keys().cloned().collect();
             let mut all = true;
-            while let Some(removed) = tasks.join_next().await {
-                all &= removed.unwrap_or(false);
+            for some in due.chunks(AT_ONCE) {
+                let mut tasks = JoinSet::new();
+                for (db, name) in some.iter().cloned() {
+                    tasks.spawn_local(Rc::clone(self).remove(db, name));
+                }
+                while let Some(removed) = tasks.join_next().await {
+                    all &= removed.unwrap_or(false);
+                }
             }
             if !all {
                 sleep(PAUSE).await;
@@ -79,8 +68,27 @@ impl Worker {
         }
     }
 
-    /// The epoch that lies in the slot of a name.
-    fn epoch_of(&self, name: &[u8]) -> Vec<u8> {
-        self.shared.l1.terms.beyond.as_ref().map_or_else(|| name.to_vec(), |beyond| beyond.epoch(name))
+    /// Removes one name, and says whether it is gone.
+    async fn remove(self: Rc<Self>, db: u32, name: Vec<u8>) -> bool {
+        // Who comes for it from here on waits for the next removal.
+        let told = self.amends.due.borrow_mut().insert((db, name.clone()), Vec::new()).unwrap_or_default();
+        let mut command = Vec::new();
+        encode::own_command(&mut command, &[b"UNLINK", &name]);
+        let reply = self.ask_beside((&name, db), &command, false).await;
+        let is_removed = reply.is_some_and(|reply| integer_of(&reply).is_some());
+        let mut due = self.amends.due.borrow_mut();
+        if !is_removed {
+            // Who has waited for long enough is not kept.
+            due.entry((db, name)).or_default().extend(told.into_iter().filter(|told| !told.is_closed()));
+        } else if due.get(&(db, name.clone())).is_some_and(Vec::is_empty) {
+            due.remove(&(db, name));
+        }
+        is_removed
+    }
+
+    /// What ends with this name too, where that is a version: the epoch that lies in its slot. Else the name.
+    fn ends_with(&self, name: Vec<u8>) -> Vec<u8> {
+        let beyond = self.shared.l1.terms.beyond.as_ref().filter(|beyond| beyond.is_version(&name));
+        beyond.map(|beyond| beyond.epoch(&name)).unwrap_or(name)
     }
 }
