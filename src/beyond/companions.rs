@@ -3,6 +3,8 @@
 //! In one transaction a version gets its new number. Else it is removed before the write, and a mark is set in its place that no copy has;
 //! behind the write both are removed: to remove is what a server takes that is full, and an absent version equals nothing.
 
+use std::collections::HashSet;
+
 use smallvec::SmallVec;
 
 use crate::resp::encode;
@@ -24,6 +26,8 @@ pub(crate) struct Companions {
     /// What the transaction of which they are has selected, if it has: they do the same, from its first database on.
     selected: CommandList,
     version: Option<String>,
+    /// Names that have theirs in the database that is selected: they set the same number, so one of each is enough.
+    named: HashSet<Vec<u8>>,
     sequel: WriteSequel,
 }
 
@@ -107,6 +111,7 @@ impl Companions {
     /// The transaction that has begun in the database `first` selects another: what is written from here on is written there, if there is
     /// one of that name. What goes with it does just the same, from the first database on.
     pub(crate) fn select(&mut self, first: u32, name: &[u8]) {
+        self.named.clear();
         if self.selected.count == 0 {
             self.selected.add(&[b"SELECT", first.to_string().as_bytes()]);
             let before = std::mem::take(&mut self.whole);
@@ -122,8 +127,9 @@ impl Companions {
         for way in self.ways() {
             way.add(&[b"SELECT", name]);
         }
-        let known = self.sequel.kept.len();
+        let (known, here) = (self.sequel.kept.len(), std::mem::take(&mut self.named));
         add(self);
+        self.named = here;
         let number = std::str::from_utf8(name).ok().and_then(|name| name.parse().ok());
         self.sequel.kept.iter_mut().skip(known).for_each(|(db, _)| *db = number);
         let back = match self.selected.count {
@@ -150,6 +156,9 @@ impl Companions {
 
     /// Gives a key another number for so many milliseconds.
     pub(super) fn set(&mut self, key: Vec<u8>, value: &[u8], life: &[u8]) {
+        if !self.named.insert(key.clone()) {
+            return;
+        }
         self.whole.add(&[b"SET", &key, value, b"PX", life]);
         self.marks.add(&[b"UNLINK", &key]);
         self.marks.add(&[b"SET", &key, UNDER_WAY, b"PX", life]);
@@ -160,6 +169,9 @@ impl Companions {
 
     /// Removes a key.
     pub(super) fn unlink(&mut self, key: Vec<u8>) {
+        if !self.named.insert(key.clone()) {
+            return;
+        }
         for way in self.ways() {
             way.add(&[b"UNLINK", &key]);
         }

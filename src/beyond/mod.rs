@@ -98,6 +98,11 @@ impl Beyond {
         [&self.prefix(key), &b"epoch"[..]].concat()
     }
 
+    /// Whether this name is that of a version.
+    pub(crate) fn is_version(&self, name: &[u8]) -> bool {
+        name.strip_prefix(&self.prefix(name)[..]).is_some_and(|rest| rest.starts_with(b"ver:"))
+    }
+
     fn prefix(&self, key: &[u8]) -> Vec<u8> {
         match &self.tags {
             Some(tags) => [OWN, b"{", tags.of(HashSlot::of(key)), b"}:"].concat(),
@@ -233,6 +238,19 @@ mod tests {
     }
 
     #[test]
+    fn a_key_that_a_transaction_names_again_has_no_more_company() {
+        let mut companions = Companions::default();
+        for _ in 0..3 {
+            join(&[b"INCR", b"p:1"], &mut companions);
+            join(&[b"DEL", b"o:1"], &mut companions);
+        }
+        assert_eq!(names(&companions.whole()), ["SET", "UNLINK", "UNLINK"]);
+        companions.select(7, b"5");
+        join(&[b"INCR", b"p:1"], &mut companions);
+        assert_eq!(names(&companions.whole()), ["SELECT 7", "SET", "UNLINK", "UNLINK", "SELECT 5", "SET"]);
+    }
+
+    #[test]
     fn what_lies_beyond_a_key_follows_from_its_name() {
         let beyond = beyond(false);
         let reach = |key: &[u8]| beyond.reach(key).map(|reach| (reach.tiers.to_vec(), reach.origin));
@@ -252,6 +270,9 @@ mod tests {
             let slot = HashSlot::of(key);
             for kind in [KeptKind::Version, KeptKind::Load, KeptKind::Stale] {
                 assert_eq!(HashSlot::of(&cluster.beside(kind, key)), slot);
+                for beyond in [&single, &cluster] {
+                    assert_eq!(beyond.is_version(&beyond.beside(kind, key)), kind == KeptKind::Version);
+                }
             }
             assert_eq!(HashSlot::of(&cluster.epoch(key)), slot);
         }
