@@ -534,7 +534,7 @@ fn a_load_ahead_that_fails_is_not_tried_again_at_once() {
         Answer::value("v")
     });
     let mut client = crema.client();
-    while !get(&mut client, "page:k").is_error() {} // until its end
+    eventually("the value ends", || get(&mut client, "page:k").is_error());
     let failed = loads(&crema, "refresh_failed");
     assert!((1..=5).contains(&failed), "{failed} loads ahead failed");
 }

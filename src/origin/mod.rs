@@ -187,7 +187,7 @@ impl Origins {
         (wanted, url): (&WantedKey, &str),
         ask: &impl AsyncFn(&[u8]) -> Option<Vec<u8>>,
     ) -> LoadOutcome {
-        let keys = origin.keys(wanted);
+        let mut keys = origin.keys(wanted);
         let number = self.tokens.fetch_add(1, Ordering::Relaxed);
         let token = |attempt: u32| format!("{}:{number}:{attempt}", self.name);
         let (mut joined, mut asked) = (Vec::new(), Time::now());
@@ -215,6 +215,10 @@ impl Origins {
                         asked = Time::now();
                     }
                     let tokens = (token(load.attempt()), token(load.attempt().wrapping_sub(1)));
+                    if let Some(version) = &mut keys.version {
+                        // Another each time: what an earlier step set may be on a copy by now.
+                        version.value = format!("{:016x}", rand::random::<u64>());
+                    }
                     let command = keys.command(&script, (&tokens.0, &tokens.1));
                     LoadEvent::Reply(script::read(ask(&command).await))
                 }

@@ -56,7 +56,7 @@ impl Worker {
         let has_tiers = beyond.reach(key).is_some_and(|reach| !reach.tiers.is_empty());
         let version = has_tiers.then(|| NewVersion {
             key: beside(KeptKind::Version),
-            value: format!("{:016x}", rand::random::<u64>()),
+            value: String::new(), // each step draws its own
             life: beyond.life().to_owned(),
         });
         Some(WantedKey { db, key: key.into(), token: beside(KeptKind::Load), stale: beside(KeptKind::Stale), version })
