@@ -115,13 +115,15 @@ impl Worker {
     }
 
     /// What lies beyond the upstream for a key: in its tiers, or at its origin.
-    async fn beyond(self: Rc<Self>, sought: Sought) -> SeekAnswer {
+    async fn beyond(self: Rc<Self>, mut sought: Sought) -> SeekAnswer {
         let reach = self.shared.l1.terms.beyond.as_ref().and_then(|beyond| beyond.reach(&sought.of.key));
         let Some(reach) = reach else { return SeekAnswer::Nothing };
-        if !reach.tiers.is_empty()
-            && let Some(value) = self.in_tiers(&sought, &reach).await
-        {
-            return SeekAnswer::Value(value.into());
+        if !reach.tiers.is_empty() {
+            let asked = Time::now();
+            if let Some(value) = self.in_tiers(&sought, &reach).await {
+                return SeekAnswer::Value(value.into());
+            }
+            sought.since = sought.since.plus(Time::now().saturating_since(asked)); // what tiers take is no part of a load
         }
         match reach.origin {
             Some(origin) => self.load(&sought, origin).await,
@@ -134,7 +136,13 @@ impl Worker {
     pub(super) async fn ask_beside(&self, (key, db): (&[u8], u32), command: &[u8], scripts: bool) -> Option<Vec<u8>> {
         let station = self.station(self.serving_key(key));
         let who = Who::new(&self.shared, station.node(), station.node().login(), db);
-        let now = Time::now();
+        self.ask_as(&who, key, command, scripts).await
+    }
+
+    /// The same as this user, in its database.
+    pub(super) async fn ask_as(&self, who: &Who, key: &[u8], command: &[u8], scripts: bool) -> Option<Vec<u8>> {
+        let station = self.station(self.serving_key(key));
+        let (who, now) = (who.moved(&self.shared, station.node()), Time::now());
         let track = station.track(&who, Resp::V2, scripts, now).ok()?;
         let (told, reply) = oneshot::channel();
         track.ask(command, ReplyAction::Capture(Vec::new(), told), now);

@@ -15,6 +15,7 @@ use tokio::task::JoinSet;
 
 use super::errands::Sought;
 use super::seek::SoughtKey;
+use super::who::Who;
 use super::worker::Worker;
 use crate::beyond::{Beyond, KeptKind, Reach};
 use crate::metrics::TierOutcome;
@@ -69,9 +70,14 @@ impl Worker {
     }
 
     /// What each tier has of a key, for people: nothing where it has none.
-    pub(crate) async fn told_of_tiers(&self, key: &[u8], db: u32) -> String {
+    pub(crate) async fn told_of_tiers(&self, key: &[u8], who: &Who) -> String {
         let Some((beyond, tiers)) = self.below() else { return String::new() };
         let Some(reach) = beyond.reach(key) else { return String::new() };
+        let (mut question, db) = (Vec::new(), who.db);
+        encode::own_command(&mut question, &[b"GET", key]);
+        if self.ask_as(who, key, &question, false).await.is_none_or(|reply| reply.starts_with(b"-")) {
+            return String::new(); // who may not read the key is told nothing of it
+        }
         let stamp = self.tier_stamp(beyond, key, db).await;
         let now = seconds_since_1970();
         let mut told = Vec::new();

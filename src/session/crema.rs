@@ -167,7 +167,7 @@ impl Session {
     async fn tiers_of(&self, request: Request<'_>) -> String {
         match command::named(request.arg(2)) {
             Some(spec) if spec.reads_values(request.argc() - 2) => {
-                self.worker.told_of_tiers(request.arg(3), self.caller.who.db).await
+                self.worker.told_of_tiers(request.arg(3), &self.caller.who).await
             }
             _ => String::new(),
         }
