@@ -310,9 +310,16 @@ impl Session {
         if own > 0 || lanes.is_empty() {
             lanes.push((self.keep(line, Stay::Stream).await?, own.max(1)));
         }
-        for (lane, shards) in lanes {
+        for (nth, (lane, shards)) in lanes.into_iter().enumerate() {
             lane.set_mode(Mode::Subscribed);
-            self.caller.send_with(&lane, (spec, request), ReplyAction::Confirm(shards), Time::now());
+            let confirms = ReplyAction::Confirm(shards);
+            if nth == 0 {
+                self.caller.send_with(&lane, (spec, request), confirms, Time::now());
+            } else {
+                // It is one command, whoever confirms it.
+                let place = self.caller.replies.reserve();
+                self.caller.send_with_at(place, &lane, (spec, request), confirms, Time::now());
+            }
         }
         Ok(())
     }

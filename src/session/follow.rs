@@ -79,19 +79,20 @@ impl Session {
                 self.caller.replies.append(place, NOT_WHOLE, Some(Time::ZERO));
                 break;
             }
-            let moved = kind == RedirectKind::Moved;
-            if speaks_for_itself(spec) && !moved && !self.confirms(&private, asking, kind, (spec, request)).await? {
+            let (moved, whole, may_be_its_own) =
+                (kind == RedirectKind::Moved, (spec, request), speaks_for_itself(spec));
+            if may_be_its_own && !moved && !self.confirms(&private, asking, kind, whole).await? {
                 break; // the words are its own
             }
             let to = (&**private.server(), slot);
             let Some(way) = self.find_way(line, &mut tries, (kind, &error), to).await else { break };
             if moved && !Arc::ptr_eq(private.server(), self.worker.station(way.at).node()) {
                 tries = Tries::new(now); // its slot has moved on, as it may at any time while the command waits
-            } else if moved && speaks_for_itself(spec) {
-                break; // the map does not say so
+            } else if may_be_its_own && moved && !self.confirms(&private, asking, kind, whole).await? {
+                break; // neither the map nor the node says so
             }
             asking = way.asking;
-            private = self.send_again(place, way, (spec, request), (begun, &mut ends));
+            private = self.send_again(place, way, whole, (begun, &mut ends));
         }
         if let Some(gone) = gone {
             self.caller.replies.take_back(place);
@@ -143,6 +144,7 @@ impl Session {
         (node, slot): (&Node, Option<HashSlot>),
     ) -> Option<Way> {
         let shared = Arc::clone(&self.worker.shared);
+        self.worker.stats.redirected(kind);
         let next = tries.next(kind, shared.config.cluster.wait, Time::now());
         match next {
             NextTry::GiveUp => return None,
