@@ -198,6 +198,7 @@ fn an_audit_stream_keeps_what_was_told() {
     let crema = publishing(&redis).flag("--channel-audit-stream", "cache:invalidations").start();
     let mut client = crema.client();
     assert_eq!(client.cmd(&["FLUSHALL"]), ok());
+    eventually("the flush is kept", || kept(&redis, "cache:invalidations").len() == 1);
     assert_eq!(client.cmd(&["SWAPDB", "0", "0"]), ok());
     let shape = |fields: &Vec<(String, String)>| {
         let shown = fields.iter().map(|(name, value)| match name.as_str() {

@@ -204,6 +204,8 @@ fn behind_a_frozen_replication_link_a_replica_is_read_no_longer_than_the_bound()
     for _ in 0..3 {
         read_for(Duration::from_millis(300), &mut client, &key, &writer, &mut seen);
         cluster.replication(0).freeze();
+        let frozen = Instant::now();
+        eventually("it lacks a write", || writer.acknowledged(Instant::now()) > writer.acknowledged(frozen));
         read_for(BOUND, &mut client, &key, &writer, &mut seen);
         let before = reads(&crema, "replica");
         read_for(Duration::from_millis(400), &mut client, &key, &writer, &mut seen);
@@ -278,8 +280,10 @@ fn a_reply_that_has_begun_comes_to_its_end_though_the_lease_is_over() {
     let small = key_in(SLOT, "small");
     assert_eq!(client.cmd(&["SET", &small, "v"]), ok());
     until_replicas_answer(&crema, &mut client, &small);
+    let before = reads(&crema, "replica");
     client.send_cmd(&["GET", &key]);
     assert_eq!(client.until(b"\r\n").expect("it begins"), b"$67108864\r\n");
+    assert!(reads(&crema, "replica") > before, "a replica answers it");
     {
         let _frozen = cluster.node(3).freeze();
         eventually("the lease is over", || crema.count("crema_replicas_leased", &[]) == 0);

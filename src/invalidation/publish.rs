@@ -341,14 +341,15 @@ impl PublishingLine<'_> {
             self.hang_up(); // nothing is under way on it, and its password has changed, or who serves the stream
             self.node = Arc::clone(&node);
         }
+        let lost = |why: String| Error::Lost { node: Arc::clone(&node.address), why: why.into() };
         let Connection { socket, .. } = if let Some(connection) = &mut self.connection {
             connection
         } else {
             self.login.clone_from(&login);
             let target = Target { node: Arc::clone(&node), login, db: 0, resp: Resp::V2, name: "crema-publish" };
-            self.connection.insert(connect(&target).await?)
+            let made = timeout(node.connect_timeout, connect(&target)).await;
+            self.connection.insert(made.map_err(|_| lost("no connection in time".into()))??)
         };
-        let lost = |why: String| Error::Lost { node: Arc::clone(&node.address), why: why.into() };
         let (mut out, mut kept) = (Vec::new(), Vec::new());
         for one in batch {
             self.fleet.write(one, &mut out);

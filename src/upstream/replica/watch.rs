@@ -306,11 +306,14 @@ impl Desk {
         (rounds, backoff): (&mut watch::Receiver<u64>, &mut Backoff),
     ) -> String {
         let generation = line.connection.generation;
-        let mut is_first = true;
+        let (mut is_first, mut has_reached) = (true, false);
         loop {
             for n in 0..TIMES {
                 match self.ask_once(at, &mut line, generation).await {
-                    Ok(true) => break,
+                    Ok(true) => {
+                        has_reached = true;
+                        break;
+                    }
                     Ok(false) => sleep(AGAIN * 2_u32.pow(n)).await,
                     Err(error) => return error.to_string(),
                 }
@@ -318,7 +321,7 @@ impl Desk {
                     break;
                 }
             }
-            if std::mem::take(&mut is_first) {
+            if has_reached && std::mem::take(&mut is_first) {
                 backoff.reset();
                 info!(replica = %at, upstream = %self.master.address, "reads may go to a replica");
             }
@@ -360,8 +363,8 @@ impl Desk {
             state.ledger.hear_replica(at, &said)
         } else {
             state.ledger.miss(at);
-            record.node.needs.hear(Need::Replicas, None, &replies[0]);
-            true
+            self.master.needs.hear(Need::Replicas, None, &replies[0]);
+            false
         };
         self.publish_with(state);
         Ok(reached)
