@@ -3,48 +3,13 @@
 
 mod common;
 
-use std::collections::VecDeque;
 use std::fmt::Write as _;
 use std::net::SocketAddr;
-use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
 
-use common::redis::{free_port, loopback};
-use common::{
-    Client, Cluster, Crema, Link, MAX_STALENESS, Redis, Stop, Value, array, bulk, eventually, number_from_env, ok,
-    pack, seeded,
-};
-use rand::{Rng as _, SeedableRng as _};
+use common::cluster::{Failover, slot_of};
+use common::memcached::Memcached;
+use common::{Client, Cluster, Crema, Link, Redis, Value, array, bulk, eventually, ok, pack};
 use tempfile::NamedTempFile;
-
-/// A Memcached, where one is installed.
-struct Memcached {
-    addr: SocketAddr,
-    child: Child,
-}
-
-impl Memcached {
-    fn start() -> Option<Self> {
-        let program = ["/usr/bin/memcached", "/usr/local/bin/memcached"].into_iter().map(PathBuf::from);
-        let program = program.into_iter().find(|path| path.exists())?;
-        let addr = loopback(free_port());
-        let mut command = Command::new(program);
-        command.args(["-l", "127.0.0.1", "-U", "0", "-u", "nobody", "-m", "32", "-p", &addr.port().to_string()]);
-        let child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("it is there");
-        eventually("Memcached listens", || Client::try_connect(addr).is_ok());
-        Some(Self { addr, child })
-    }
-}
-
-impl Drop for Memcached {
-    fn drop(&mut self) {
-        let _ = self.child.kill(); // it may have ended
-        let _ = self.child.wait();
-    }
-}
 
 /// A proxy with these tiers: where each is, and more settings.
 fn with_tiers(upstream: SocketAddr, tiers: &[(String, &str)]) -> (Crema, NamedTempFile) {
@@ -256,8 +221,7 @@ fn a_tier_that_is_frozen_or_back_with_old_copies_is_harmless() {
     assert_eq!(client.cmd(&["SET", "page:k", "third"]), ok());
     assert_eq!(client.cmd(&["GET", "page:k"]), bulk("third"), "what is above needs no tier");
     link.thaw();
-    eventually("it is asked again", || {
-        client.cmd(&["SET", "page:k", "third"]);
+    eventually("it is asked again, though nobody needs it", || {
         crema.count("crema_tier_well", &[("tier", "cold")]) == 1
     });
     set_and_copy(&crema, &mut client, "page:k", "fourth");
@@ -365,13 +329,67 @@ fn in_a_cluster_a_key_and_its_version_are_in_one_slot() {
 }
 
 #[test]
-fn memcached_is_a_tier_too() {
-    let Some(memcached) = Memcached::start() else {
-        assert!(std::env::var_os("CI").is_none(), "no memcached: `make test` installs it");
-        return;
-    };
+fn a_cluster_is_a_tier_too_whatever_its_slots_and_masters_do() {
     let redis = Redis::start();
-    let (crema, _file) = with_tiers(redis.addr(), &[(format!("memcached://{}", memcached.addr), "")]);
+    let mut cluster = Cluster::start();
+    let (crema, _file) = with_tiers(redis.addr(), &[(cluster.url(), "copy_up = 0\nname = \"cold\"")]);
+    if crema.is_direct() {
+        return;
+    }
+    let (mut client, mut direct) = (crema.client(), redis.client());
+    let well = || crema.count("crema_tier_well", &[("tier", "cold")]) == 1;
+    let mut is_found = |key: &str, value: &str| {
+        evict(&mut direct, key);
+        client.cmd(&["GET", key]) == bulk(value)
+    };
+    let copy_of = |key: &str| format!("crema:0:{key}");
+    let of_each: Vec<String> = (0..3)
+        .filter_map(|n| (0..1000).map(|i| format!("page:{i}")).find(|key| cluster.owner_of(&copy_of(key)) == n))
+        .collect();
+    eventually("its map is known", well);
+    let mut writer = crema.client();
+    for key in &of_each {
+        set_and_copy(&crema, &mut writer, key, "one");
+        assert!(is_found(key, "one"), "{key}");
+    }
+    assert_eq!(crema.count("crema_tier_total", &[("outcome", "error")]), 0, "each at its own node");
+
+    let slot = slot_of(&copy_of("page:{m}1"));
+    let to = (cluster.owner(slot) + 1) % 3;
+    set_and_copy(&crema, &mut writer, "page:{m}1", "before");
+    let step = cluster.begin_move(slot, to);
+    set_and_copy(&crema, &mut writer, "page:{m}2", "on the way");
+    assert_eq!(cluster.client(to).pipeline(&[vec!["ASKING"], vec!["EXISTS", "crema:0:page:{m}2"]])[1], Value::Int(1));
+    assert!(is_found("page:{m}1", "before") && is_found("page:{m}2", "on the way"), "where each is");
+    step.migrate();
+    step.finish();
+    assert!(is_found("page:{m}1", "before") && is_found("page:{m}2", "on the way"), "at the new owner");
+
+    let master = cluster.owner_of(&copy_of(&of_each[0]));
+    cluster.failover(cluster.replicas_of(master)[0], Failover::Agreed);
+    eventually("the other one is asked", || {
+        cluster.owner_of(&copy_of(&of_each[0])) != master && is_found(&of_each[0], "one")
+    });
+    let master = cluster.owner_of(&copy_of(&of_each[1]));
+    cluster.await_whole();
+    cluster.kill(master);
+    eventually("it is seen", || {
+        writer.cmd(&["SET", &of_each[1], "two"]);
+        !well()
+    });
+    assert!(is_found(&of_each[2], "one"), "the others are asked");
+    eventually("another has taken its place", || {
+        writer.cmd(&["SET", &of_each[1], "three"]);
+        is_found(&of_each[1], "three")
+    });
+    eventually("and it is well", well);
+}
+
+#[test]
+fn memcached_is_a_tier_too() {
+    let Some(memcached) = Memcached::start() else { return };
+    let redis = Redis::start();
+    let (crema, _file) = with_tiers(redis.addr(), &[(format!("memcached://{}", memcached.addr()), "")]);
     if crema.is_direct() {
         return;
     }
@@ -539,141 +557,4 @@ fn a_write_that_is_lost_ends_the_copies_of_its_own_keys_alone() {
     eventually("nobody knows what became of the write, so its copies count no more", || {
         crema.client().cmd(&["GET", "page:lost"]) == nil()
     });
-}
-
-/// The acknowledged writes of one key, the newest last: its number, whether it left nothing, and when it was acknowledged.
-#[derive(Default)]
-struct Acknowledged(VecDeque<(u64, bool, Instant)>);
-
-impl Acknowledged {
-    fn push(&mut self, number: u64, deleted: bool) {
-        self.0.push_back((number, deleted, Instant::now()));
-        if self.0.len() > 10_000 {
-            self.0.pop_front();
-        }
-    }
-
-    /// What a read that begins now may at the oldest be answered with: the last write that was acknowledged so long ago.
-    fn oldest(&self, ago: Duration) -> (u64, bool) {
-        let known = self.0.iter().rev().find(|(.., when)| when.elapsed() >= ago);
-        known.map_or((0, true), |&(number, deleted, _)| (number, deleted))
-    }
-}
-
-/// Fails where a read was answered with something that was overwritten before it may have been.
-#[track_caller]
-fn judge(key: &str, got: &Value, (oldest, deleted): (u64, bool), whose: &str) {
-    match got {
-        Value::Nil => {} // it may have been evicted
-        Value::Bulk(_) => {
-            let number = u64::try_from(got.number()).expect("a number of a write");
-            let good = number > oldest || number == oldest && !deleted;
-            assert!(good, "{key}: {whose} read write {number}, after write {oldest} (deleted: {deleted})");
-        }
-        other => panic!("{key}: {other:?}"),
-    }
-}
-
-/// Three proxies write and read the same keys, while the upstream evicts and the tier freezes, dies, and comes back with copies that it
-/// had before.
-#[test]
-fn under_chaos_no_read_is_older_than_a_write_that_was_acknowledged_before() {
-    const KEYS: usize = 6;
-    let length = Duration::from_secs(number_from_env("CREMA_TIER_SECONDS").unwrap_or(6));
-    let (redis, cold) = (Redis::start(), Redis::start());
-    let link = Link::to(cold.addr());
-    let tiers = [(redis_tier(link.addr()), "timeout = \"50ms\"")];
-    let proxies: Vec<_> = (0..3).map(|_| with_tiers(redis.addr(), &tiers)).collect();
-    if proxies[0].0.is_direct() {
-        return;
-    }
-    let cremas: Vec<&Crema> = proxies.iter().map(|(crema, _)| crema).collect();
-    let acked: Vec<Mutex<Acknowledged>> = (0..KEYS).map(|_| Mutex::default()).collect();
-    let mut dice = seeded("tiers under chaos");
-    let (over, name) = (AtomicBool::new(false), |key: usize| format!("page:{key}"));
-    let (cremas, acked, over) = (&cremas, &acked, &over);
-    std::thread::scope(|scope| {
-        let _stop = Stop(over);
-        for (key, acked) in acked.iter().enumerate() {
-            let mut dice = rand::rngs::SmallRng::seed_from_u64(dice.random());
-            scope.spawn(move || {
-                let mut clients: Vec<Client> = cremas.iter().map(|crema| crema.client()).collect();
-                let mut number = 0;
-                while !over.load(Ordering::Relaxed) {
-                    number += 1;
-                    let (at, deletes, key_name) = (dice.random_range(0..3), dice.random_ratio(1, 4), name(key));
-                    let value = number.to_string();
-                    let reply = if deletes {
-                        clients[at].cmd(&["DEL", &key_name])
-                    } else if dice.random_ratio(1, 3) {
-                        clients[at].cmd(&["SET", &key_name, &value, "PX", "20"])
-                    } else {
-                        clients[at].cmd(&["SET", &key_name, &value])
-                    };
-                    assert!(!reply.is_error(), "{reply:?}");
-                    acked.lock().expect("nobody panicked").push(number, deletes);
-                    let got = clients[at].cmd(&["GET", &key_name]);
-                    judge(&key_name, &got, (number, deletes), "its writer");
-                    std::thread::sleep(Duration::from_millis(dice.random_range(0..40)));
-                }
-            });
-        }
-        for crema in cremas {
-            let mut dice = rand::rngs::SmallRng::seed_from_u64(dice.random());
-            scope.spawn(move || {
-                let mut client = crema.client();
-                while !over.load(Ordering::Relaxed) {
-                    let key = dice.random_range(0..KEYS);
-                    let oldest = acked[key].lock().expect("nobody panicked").oldest(MAX_STALENESS);
-                    let got = if dice.random_ratio(1, 3) {
-                        client.cmd(&["MGET", &name(key), "other"]).items()[0].clone()
-                    } else {
-                        client.cmd(&["GET", &name(key)])
-                    };
-                    judge(&name(key), &got, oldest, "a reader");
-                }
-            });
-        }
-        let (mut direct, mut below, begun) = (redis.client(), cold.client(), Instant::now());
-        let mut kept: Vec<(String, Vec<u8>)> = Vec::new();
-        let hits = || cremas.iter().map(|crema| crema.count("crema_tier_total", &[("outcome", "hit")])).sum::<u64>();
-        // On a machine with much to do the tier mostly answers too late.
-        while begun.elapsed() < length || begun.elapsed() < 10 * length && hits() == 0 {
-            match dice.random_range(0..12) {
-                0..7 => evict(&mut direct, &name(dice.random_range(0..KEYS))),
-                7 => {
-                    link.freeze();
-                    std::thread::sleep(Duration::from_millis(dice.random_range(1..400)));
-                    link.thaw();
-                }
-                8 => link.cut(),
-                9 | 10 => {
-                    let copy = format!("crema:0:{}", name(dice.random_range(0..KEYS)));
-                    if let Value::Bulk(bytes) = below.cmd(&["GET", &copy]) {
-                        kept.push((copy, bytes));
-                    }
-                }
-                _ => {
-                    if let Some((copy, bytes)) = kept.pop() {
-                        below.cmd(&[&b"SET"[..], copy.as_bytes(), &bytes]);
-                    }
-                }
-            }
-            if dice.random_ratio(1, 50) {
-                direct.cmd(&["UNLINK", "crema:epoch"]);
-            }
-            std::thread::sleep(Duration::from_millis(dice.random_range(0..10)));
-        }
-    });
-    let hits: u64 = cremas.iter().map(|crema| crema.count("crema_tier_total", &[("outcome", "hit")])).sum();
-    assert!(hits > 0, "no tier answered");
-    std::thread::sleep(MAX_STALENESS);
-    let mut direct = redis.client();
-    for (key, acked) in acked.iter().enumerate() {
-        evict(&mut direct, &name(key));
-        let last = acked.lock().expect("nobody panicked").oldest(Duration::ZERO);
-        for crema in cremas {
-            judge(&name(key), &crema.client().cmd(&["GET", &name(key)]), last, "at rest");
-        }
-    }
 }

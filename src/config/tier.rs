@@ -46,7 +46,7 @@ pub struct TierRule {
 /// Where a tier's copies are.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum TierServer {
-    /// In a server that speaks Redis's protocol.
+    /// In a server that speaks Redis's protocol, or in a cluster of such.
     Redis(Box<Upstream>),
     /// In a Memcached.
     Memcached(Endpoint),
@@ -66,10 +66,11 @@ impl FromStr for TierServer {
         }
         let server: Upstream = text.parse()?;
         match server.kind {
-            UpstreamKind::Single => Ok(Self::Redis(Box::new(server))),
-            UpstreamKind::Cluster | UpstreamKind::Sentinel { .. } => {
-                Err(Problem::new("a tier is one server", "write redis://, rediss://, unix:// or memcached://"))
-            }
+            UpstreamKind::Single | UpstreamKind::Cluster => Ok(Self::Redis(Box::new(server))),
+            UpstreamKind::Sentinel { .. } => Err(Problem::new(
+                "a tier is not asked for at Sentinels",
+                "write redis://, rediss://, redis+cluster://, rediss+cluster://, unix:// or memcached://",
+            )),
         }
     }
 }
@@ -180,7 +181,8 @@ mod tests {
         assert_eq!(shown("memcached://cold").as_deref(), Some("memcached://cold:11211"));
         assert_eq!(shown("memcached://cold:7/").as_deref(), Some("memcached://cold:7"));
         assert_eq!(shown("redis://:x@cold:1/2").as_deref(), Some("redis://:***@cold:1/2"));
-        for refused in ["http://cold", "redis+cluster://a,b", "memcached://", "cold:1"] {
+        assert_eq!(shown("redis+cluster://:x@a:1,b:2").as_deref(), Some("redis+cluster://:***@a:1,b:2"));
+        for refused in ["http://cold", "redis+sentinel://a/m", "memcached://", "cold:1"] {
             assert_eq!(shown(refused), None, "{refused}");
         }
     }

@@ -19,7 +19,6 @@ use super::notified_write::{ClientPart, FirstByte, MarkedWrite, NotifiedWrite};
 use super::queued::{QUEUED, QueuedCommand};
 use super::reader::Reader;
 use super::recipient::Recipient;
-use super::redirect::ErrorLine;
 use super::returned::{ReturnReason, Returned};
 use super::seek::Seek;
 use super::site::Site;
@@ -30,7 +29,7 @@ use crate::error::{Error, Sent};
 use crate::invalidation::{AclUser, Fill};
 use crate::metrics::{DropReason, Need, Path};
 use crate::resp::Resp;
-use crate::upstream::Waiter;
+use crate::upstream::{ErrorLine, Waiter};
 
 /// Pieces of a reply from so many bytes on are kept once for all who wait for it.
 const WORTH_SHARING: usize = 16 << 10;

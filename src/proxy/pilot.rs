@@ -21,7 +21,6 @@ use super::in_flight::{InFlight, ReplyAction};
 use super::notified_write::MarkedWrite;
 use super::read_history::slots_read;
 use super::reader::Reader;
-use super::redirect::{ErrorLine, named_node};
 use super::replies::Replies;
 use super::reply_queue::ReplyPlace;
 use super::returned::{ReplyPurpose, ReturnReason};
@@ -33,7 +32,7 @@ use crate::clock::Time;
 use crate::command::{HashSlot, Route};
 use crate::metrics::RedirectKind;
 use crate::resp::{Resp, encode};
-use crate::upstream::{NodeIndex, Topology, with_node_at};
+use crate::upstream::{ErrorLine, NodeIndex, Topology, named_node, with_node_at};
 
 /// How long a node may take to say whether a redirect is its own.
 const PROBE: Duration = Duration::from_secs(1);

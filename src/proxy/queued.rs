@@ -8,8 +8,8 @@
 use std::cell::RefCell;
 use std::rc::Rc;
 
-use super::redirect::ErrorLine;
 use super::write_guard::WriteGuard;
+use crate::upstream::ErrorLine;
 
 /// What Redis answers to a command in a transaction.
 pub(super) const QUEUED: &[u8] = b"+QUEUED\r\n";

@@ -14,7 +14,6 @@ use super::lead::Lead;
 use super::notified_write::MarkedWrite;
 use super::reader::Reader;
 use super::recipient::Recipient;
-use super::redirect::ErrorLine;
 use super::seek::Question;
 use super::shared::RuleIndex;
 use super::site::Site;
@@ -25,7 +24,7 @@ use crate::error::{Error, Sent};
 use crate::invalidation::Fill;
 use crate::metrics::RedirectKind;
 use crate::resp::Resp;
-use crate::upstream::Waiter;
+use crate::upstream::{ErrorLine, Waiter};
 
 /// A command that is to be sent again.
 pub(crate) struct Returned {

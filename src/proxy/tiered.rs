@@ -42,11 +42,11 @@ impl Worker {
     /// The value of a key that the upstream has not, where a tier has it.
     pub(super) async fn in_tiers(self: &Rc<Self>, sought: &Sought, reach: &Reach) -> Option<Vec<u8>> {
         let (beyond, tiers) = self.below()?;
-        let due = |nth: &u8| tiers.nth(*nth).is_some_and(Tier::is_due);
-        if self.amends.any() || !reach.tiers.iter().any(due) {
+        let key = &sought.of.key;
+        let is_asked = |nth: &u8| tiers.nth(*nth).is_some_and(|tier| tier.is_asked(sought.db, key));
+        if self.amends.any() || !reach.tiers.iter().any(is_asked) {
             return None;
         }
-        let key = &sought.of.key;
         let stamp = self.tier_stamp(beyond, key, sought.db).await?;
         for &nth in &reach.tiers {
             let Some(tier) = tiers.nth(nth) else { continue };
@@ -199,7 +199,7 @@ impl Worker {
         let (beyond, tiers) = self.below()?;
         let reach = beyond.reach(key)?;
         let all: Vec<&Tier> =
-            reach.tiers.iter().filter_map(|&nth| tiers.nth(nth)).filter(|tier| tier.is_due()).collect();
+            reach.tiers.iter().filter_map(|&nth| tiers.nth(nth)).filter(|tier| tier.is_asked(db, key)).collect();
         let most = all.iter().map(|tier| tier.rule.max_value).max()?;
         let stamp = self.made_stamp(beyond, key, db).await?;
         let at = (key, db);

@@ -19,9 +19,9 @@ use super::{Close, Session};
 use crate::clock::Time;
 use crate::command::{HashSlot, Spec, Subscription, SubscriptionKind};
 use crate::error::Sent;
-use crate::proxy::{Lent, OwnLane, Owner, ReplyAction, Setting, Tries, Who, redirect_of};
+use crate::proxy::{Lent, OwnLane, Owner, ReplyAction, Setting, Tries, Who};
 use crate::resp::{Request, Resp, encode};
-use crate::upstream::{KEY_EVENTS, Mode, NodeIndex};
+use crate::upstream::{KEY_EVENTS, Mode, NodeIndex, redirect_of};
 
 /// Names of channels, or patterns.
 type Names = BTreeSet<Vec<u8>>;

@@ -18,9 +18,9 @@ use crate::clock::Time;
 use crate::command::{Class, HashSlot, Spec};
 use crate::config::Endpoint;
 use crate::metrics::RedirectKind;
-use crate::proxy::{NEWCOMER, NextTry, OwnLane, ReplyPlace, Role, Tries, named_node, redirect_of};
+use crate::proxy::{NEWCOMER, NextTry, OwnLane, ReplyPlace, Role, Tries};
 use crate::resp::{Request, encode};
-use crate::upstream::{Node, NodeIndex, newer_than, with_node_at};
+use crate::upstream::{Node, NodeIndex, named_node, newer_than, redirect_of, with_node_at};
 
 /// A large request flows through, and what of it has gone to one node cannot be sent to another.
 const NOT_WHOLE: &[u8] = b"-TRYAGAIN crema: the slot of this request has moved, and not all of it is here any more\r\n";

@@ -18,8 +18,9 @@ use super::{Close, Session};
 use crate::clock::Time;
 use crate::command::{HashSlot, Spec, Verb};
 use crate::metrics::{Outcome, RedirectKind};
-use crate::proxy::{ReplyPlace, Role, Tries, redirect_of};
+use crate::proxy::{ReplyPlace, Role, Tries};
 use crate::resp::{Request, Resp, encode};
+use crate::upstream::redirect_of;
 
 /// What Redis says of a transaction of which a command was refused.
 const ABORTED: &[u8] = b"-EXECABORT ";

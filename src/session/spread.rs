@@ -20,9 +20,9 @@ use crate::clock::Time;
 use crate::command::{Effect, HashSlot, Merge, NodeReply, Portrait, Route, Spec, Spread, Verb};
 use crate::config::ClusterView;
 use crate::invalidation::Change;
-use crate::proxy::{self, NodeQuestion, PartsInTurn, Taken, Tries, redirect_of};
+use crate::proxy::{self, NodeQuestion, PartsInTurn, Taken, Tries};
 use crate::resp::{Elements, Request, encode, text_of};
-use crate::upstream::{NodeIndex, Topology};
+use crate::upstream::{NodeIndex, Topology, redirect_of};
 
 impl Session {
     /// A command that goes to other nodes than that of its first key.

@@ -5,6 +5,7 @@
 
 use std::collections::VecDeque;
 use std::io;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt, split};
@@ -33,11 +34,12 @@ pub(super) struct TierErrand {
 }
 
 /// Where a tier is, and as whom it is asked.
+#[derive(Clone)]
 pub(super) struct TierAddress {
     pub(super) endpoint: Endpoint,
-    pub(super) tls: Option<Dialer>,
+    tls: Option<Arc<Dialer>>,
     /// What is said first: each is answered with `+OK`.
-    greeting: Vec<Vec<u8>>,
+    greeting: Arc<[Vec<u8>]>,
     pub(super) dialect: Dialect,
     /// How long anything may take.
     pub(super) patience: Duration,
@@ -48,9 +50,10 @@ type Awaited = VecDeque<(TierErrand, Vec<Vec<u8>>, Instant)>;
 
 impl TierAddress {
     pub(super) fn new(server: &TierServer, tls: Option<Dialer>, patience: Duration) -> Self {
+        let tls = tls.map(Arc::new);
         match server {
             TierServer::Memcached(endpoint) => {
-                let (endpoint, greeting) = (endpoint.clone(), Vec::new());
+                let (endpoint, greeting) = (endpoint.clone(), Arc::default());
                 Self { endpoint, tls, greeting, dialect: Dialect::Memcached, patience }
             }
             TierServer::Redis(server) => {
@@ -70,14 +73,38 @@ impl TierAddress {
                 if server.db > 0 {
                     say(&[b"SELECT", server.db.to_string().as_bytes()]);
                 }
-                Self { endpoint: server.node.clone(), tls, greeting, dialect: Dialect::Redis, patience }
+                Self {
+                    endpoint: server.node.clone(),
+                    tls,
+                    greeting: greeting.into(),
+                    dialect: Dialect::Redis,
+                    patience,
+                }
             }
         }
+    }
+
+    /// The same as this at another node.
+    pub(super) fn at(&self, endpoint: Endpoint) -> Self {
+        Self { endpoint, ..self.clone() }
+    }
+
+    /// The reply to one command, on a connection for that alone.
+    pub(super) async fn ask_alone(&self, words: &[&[u8]]) -> io::Result<Vec<u8>> {
+        let mut socket = self.connect().await?;
+        let mut command = Vec::new();
+        encode::command(&mut command, words);
+        socket.write_all(&command).await?;
+        socket.flush().await?;
+        read_reply(&mut socket, &mut Vec::new()).await
     }
 
     /// Serves what is asked until nobody can ask any more.
     pub(super) async fn serve(self, mut asked: mpsc::Receiver<TierErrand>) {
         while let Some(first) = asked.recv().await {
+            if first.told.is_closed() {
+                continue; // who asked has waited long enough before it was its turn
+            }
             match timeout(self.patience, self.connect()).await {
                 Ok(Ok(socket)) => {
                     let why = self.converse(socket, first, &mut asked).await;
@@ -98,7 +125,7 @@ impl TierAddress {
             socket = socket.secure(tls, host).await?;
         }
         let mut buffer = Vec::new();
-        for command in &self.greeting {
+        for command in &*self.greeting {
             socket.write_all(command).await?;
             socket.flush().await?;
             let reply = read_reply(&mut socket, &mut buffer).await?;
@@ -156,7 +183,7 @@ impl TierAddress {
         if errand.told.is_closed() {
             return; // who asked has waited long enough before it was its turn
         }
-        output.extend_from_slice(&errand.question.bytes);
+        errand.question.commands().iter().for_each(|command| output.extend_from_slice(command));
         awaited.push_back((errand, Vec::new(), Instant::now() + self.patience));
     }
 
@@ -168,7 +195,7 @@ impl TierAddress {
             };
             answers.push(input[at..at + len].to_vec());
             at += len;
-            if answers.len() >= errand.question.answers
+            if answers.len() >= errand.question.commands().len()
                 && let Some((errand, answers, _)) = awaited.pop_front()
             {
                 let _ = errand.told.send(Ok(answers)); // who asked may have gone

@@ -2,6 +2,7 @@
 //!
 //! Each question has a fixed number of answers, in order, so that questions can be sent one behind the other.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::resp::{Split, Splitter, encode, integer_of, is_error, text_of};
@@ -31,10 +32,25 @@ pub(super) enum TierReply {
     Refused(String),
 }
 
-/// A question and how many answers it has.
-pub(super) struct TierQuestion {
-    pub(super) bytes: Vec<u8>,
-    pub(super) answers: usize,
+/// A question: its commands, each of which has one answer. A clone is the same.
+#[derive(Clone)]
+pub(super) struct TierQuestion(Arc<[Vec<u8>]>);
+
+impl TierQuestion {
+    fn of(commands: impl Into<Arc<[Vec<u8>]>>) -> Self {
+        Self(commands.into())
+    }
+
+    /// The commands.
+    pub(super) fn commands(&self) -> &[Vec<u8>] {
+        &self.0
+    }
+
+    /// The same for a node of a cluster that does not serve the slot yet: its answers are every second one.
+    pub(super) fn behind_asking(&self) -> Self {
+        let asking = || b"*1\r\n$6\r\nASKING\r\n".to_vec();
+        Self(self.0.iter().flat_map(|command| [asking(), command.clone()]).collect())
+    }
 }
 
 impl Dialect {
@@ -47,43 +63,40 @@ impl Dialect {
 
     /// Asks for a copy and its time.
     pub(super) fn get(self, name: &[u8]) -> TierQuestion {
-        let mut bytes = Vec::with_capacity(name.len() * 2 + 64);
         match self {
-            Self::Redis => {
-                encode::command(&mut bytes, &[b"PTTL", name]);
-                encode::command(&mut bytes, &[b"GET", name]);
-                TierQuestion { bytes, answers: 2 }
-            }
-            Self::Memcached => {
-                bytes.extend([b"mg ", name, b" t v\r\n"].concat());
-                TierQuestion { bytes, answers: 1 }
-            }
+            Self::Redis => TierQuestion::of([command(&[b"PTTL", name]), command(&[b"GET", name])]),
+            Self::Memcached => TierQuestion::of([[b"mg ", name, b" t v\r\n"].concat()]),
         }
     }
 
     /// Keeps a copy for so long.
     pub(super) fn set(self, name: &[u8], copy: &[u8], stay: Duration) -> TierQuestion {
-        let mut bytes = Vec::with_capacity(name.len() + copy.len() + 96);
-        match self {
+        TierQuestion::of([match self {
             Self::Redis => {
                 let stay = stay.as_millis().max(1).to_string();
-                encode::command(&mut bytes, &[b"SET", name, copy, b"PX", stay.as_bytes()]);
+                command(&[b"SET", name, copy, b"PX", stay.as_bytes()])
             }
             Self::Memcached => {
                 let stay = stay.as_secs().clamp(1, MEMCACHED_STAY);
-                bytes.extend([b"ms ", name, format!(" {} T{stay}\r\n", copy.len()).as_bytes(), copy, b"\r\n"].concat());
+                [b"ms ", name, format!(" {} T{stay}\r\n", copy.len()).as_bytes(), copy, b"\r\n"].concat()
             }
-        }
-        TierQuestion { bytes, answers: 1 }
+        }])
+    }
+
+    /// Whether it is there.
+    pub(super) fn is_there(self) -> TierQuestion {
+        TierQuestion::of([match self {
+            Self::Redis => command(&[b"PING"]),
+            Self::Memcached => b"mn\r\n".to_vec(),
+        }])
     }
 
     /// Empties it.
     pub(super) fn flush(self) -> TierQuestion {
-        let bytes = match self {
-            Self::Redis => b"*1\r\n$7\r\nFLUSHDB\r\n".to_vec(),
+        TierQuestion::of([match self {
+            Self::Redis => command(&[b"FLUSHDB"]),
             Self::Memcached => b"flush_all\r\n".to_vec(),
-        };
-        TierQuestion { bytes, answers: 1 }
+        }])
     }
 
     /// How long the first answer in `bytes` is; none where it is not whole.
@@ -136,6 +149,12 @@ fn memcached(answer: &[u8]) -> TierReply {
         Some(b"HD" | b"OK") => TierReply::Done,
         _ => TierReply::Refused(shown(line)),
     }
+}
+
+fn command(words: &[&[u8]]) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(words.iter().map(|word| word.len() + 24).sum());
+    encode::command(&mut bytes, words);
+    bytes
 }
 
 fn number(digits: &[u8]) -> Option<usize> {
@@ -198,10 +217,15 @@ mod tests {
     #[test]
     fn questions_are_spelt_as_each_wants_them() {
         let stay = Duration::from_millis(2500);
-        let set = |dialect: Dialect| String::from_utf8(dialect.set(b"k", b"ab", stay).bytes).expect("text");
+        let set =
+            |dialect: Dialect| String::from_utf8(dialect.set(b"k", b"ab", stay).commands().concat()).expect("text");
         assert_eq!(set(Dialect::Memcached), "ms k 2 T2\r\nab\r\n");
         assert!(set(Dialect::Redis).ends_with("$2\r\nPX\r\n$4\r\n2500\r\n"));
-        assert_eq!(Dialect::Memcached.get(b"k").bytes, b"mg k t v\r\n");
+        assert_eq!(Dialect::Memcached.get(b"k").commands(), [b"mg k t v\r\n"]);
+        let asking = Dialect::Redis.get(b"k").behind_asking();
+        let first =
+            asking.commands().iter().map(|command| command.split(|&byte| byte == b'\n').nth(2).expect("a word"));
+        assert_eq!(first.collect::<Vec<_>>(), [&b"ASKING\r"[..], b"PTTL\r", b"ASKING\r", b"GET\r"]);
         assert_eq!(Dialect::Redis.name(3, b"a b"), Some(b"crema:3:a b".to_vec()));
         assert_eq!(Dialect::Memcached.name(3, b"ab"), Some(b"crema:3:ab".to_vec()));
         for name in [&b"a b"[..], b"\xff", &[b'x'; 250]] {

@@ -2,30 +2,31 @@
 //!
 //! A tier needs no logic: a copy says of which version and epoch it is ([`copy`]), and whoever reads it compares these with what is in the
 //! upstream (`proxy/seeking`). So a tier that is away, slow, full, or comes back with old data is harmless: it is skipped at its
-//! deadline, and after a few failures it is not asked for a while ([`circuit`]). Nothing here is on the way of a read that the upstream
-//! can answer. Started by `app`; asked by the workers.
+//! deadline, and after a few failures it is not asked until it is seen to be there ([`circuit`]). Nothing here is on the way of a read
+//! that the upstream can answer. Started by `app`; asked by the workers.
 
 mod circuit;
+mod cluster;
 mod connection;
 mod copy;
 mod dialect;
+mod node;
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{mpsc, oneshot};
-use tokio::time::timeout;
-use tracing::{info, warn};
+use tokio::time::Instant;
+use tracing::info;
 
-use crate::clock::Time;
-use crate::config::{TierRule, TierServer};
+use crate::config::{TierRule, TierServer, UpstreamKind};
 use crate::control::Control;
 use crate::metrics::{TierOutcome, TierStats};
 use crate::net::tls::{Dialer, FileError};
 
-use circuit::Circuit;
-use connection::{QUEUE, TierAddress, TierErrand};
+use cluster::TierCluster;
+use connection::TierAddress;
 use dialect::{Dialect, TierQuestion, TierReply};
+use node::{TierNode, Unanswered};
 
 pub(crate) use copy::TierCopy;
 
@@ -37,8 +38,13 @@ pub(crate) struct Tier {
     pub(crate) rule: TierRule,
     pub(crate) stats: TierStats,
     dialect: Dialect,
-    asked: mpsc::Sender<TierErrand>,
-    circuit: Mutex<Circuit>,
+    servers: TierServers,
+}
+
+/// Where its copies are.
+enum TierServers {
+    One(Arc<TierNode>),
+    Cluster(Arc<TierCluster>),
 }
 
 impl Tiers {
@@ -72,23 +78,31 @@ impl Tier {
             TierServer::Redis(server) => server.tls.as_ref().map(Dialer::new).transpose()?,
             TierServer::Memcached(_) => None,
         };
-        let (asked, questions) = mpsc::channel(QUEUE);
-        let address = TierAddress::new(&rule.server, tls, rule.timeout);
+        let (address, name) = (TierAddress::new(&rule.server, tls, rule.timeout), Arc::from(&*rule.name));
         let dialect = address.dialect;
-        control.spawn(address.serve(questions));
-        let (circuit, stats) = (Mutex::new(Circuit::NEW), TierStats::default());
-        Ok(Self { rule: rule.clone(), stats, dialect, asked, circuit })
+        let servers = match &rule.server {
+            TierServer::Redis(server) if server.kind == UpstreamKind::Cluster => {
+                TierServers::Cluster(TierCluster::start(address, &server.seeds, name, control))
+            }
+            _ => TierServers::One(TierNode::start(address, name, control)),
+        };
+        Ok(Self { rule: rule.clone(), stats: TierStats::default(), dialect, servers })
     }
 
-    /// Whether it is taken for well.
+    /// Whether all of it is taken for well.
     pub(crate) fn is_well(&self) -> bool {
-        self.circuit().is_closed()
+        match &self.servers {
+            TierServers::One(node) => node.is_well(),
+            TierServers::Cluster(cluster) => cluster.is_well(),
+        }
     }
 
-    /// Whether it would be asked now.
-    pub(crate) fn is_due(&self) -> bool {
-        let mut circuit = *self.circuit();
-        circuit.may_ask(Time::now())
+    /// Whether it would be asked for a key.
+    pub(crate) fn is_asked(&self, db: u32, key: &[u8]) -> bool {
+        match &self.servers {
+            TierServers::One(node) => node.is_well(),
+            TierServers::Cluster(cluster) => self.dialect.name(db, key).is_some_and(|name| cluster.is_asked(&name)),
+        }
     }
 
     /// The copy that it has of a key, and how long that stays, where it says so.
@@ -103,7 +117,7 @@ impl Tier {
     /// The same for whoever only looks: none where it does not answer, and where it has nothing, none in it.
     pub(crate) async fn look(&self, db: u32, key: &[u8]) -> Option<Option<(TierCopy, Option<Duration>)>> {
         let Some(name) = self.dialect.name(db, key) else { return Some(None) };
-        match self.ask(self.dialect.get(&name)).await? {
+        match self.ask(Some(&name), self.dialect.get(&name)).await? {
             // Whatever else it may have under that name is no copy of ours.
             TierReply::Value(bytes, left) => Some(TierCopy::decode(&bytes).map(|copy| (copy, left))),
             TierReply::Nothing | TierReply::Done => Some(None),
@@ -121,56 +135,42 @@ impl Tier {
         if self.dialect == Dialect::Memcached && stay < Duration::from_secs(1) {
             return self.stats.count(TierOutcome::TooLarge); // its times are whole seconds
         }
-        if let Some(TierReply::Done) = self.ask(self.dialect.set(&name, &copy.encode(), stay)).await {
+        if let Some(TierReply::Done) = self.ask(Some(&name), self.dialect.set(&name, &copy.encode(), stay)).await {
             self.stats.count(TierOutcome::Copied);
         }
     }
 
     async fn flush(&self) {
-        if let Some(TierReply::Done) = self.ask(self.dialect.flush()).await {
+        if let Some(TierReply::Done) = self.ask(None, self.dialect.flush()).await {
             info!(tier = self.rule.name, "emptied with the upstream");
         }
     }
 
-    /// None where it does not answer in time, or is not asked.
-    async fn ask(&self, question: TierQuestion) -> Option<TierReply> {
-        if !self.circuit().may_ask(Time::now()) {
-            self.stats.count(TierOutcome::Skipped);
-            return None;
-        }
-        let (told, answers) = oneshot::channel();
-        let errand = TierErrand { question, told };
-        let said = match self.asked.try_send(errand) {
-            Ok(()) => match timeout(self.rule.timeout, answers).await {
-                Ok(Ok(said)) => said,
-                Ok(Err(_)) => return None, // the process ends
-                Err(_) => Err("it does not answer in time".to_owned()),
-            },
-            Err(_) => Err("too much is asked of it".to_owned()),
+    /// Asks whoever has that name, or all of it. None where it does not answer in time, or is not asked.
+    async fn ask(&self, name: Option<&[u8]>, question: TierQuestion) -> Option<TierReply> {
+        let until = Instant::now() + self.rule.timeout;
+        let answers = match (&self.servers, name) {
+            (TierServers::One(node), _) => node.ask(question, until).await,
+            (TierServers::Cluster(cluster), Some(name)) => cluster.ask(name, question, until).await,
+            (TierServers::Cluster(cluster), None) => cluster.ask_all(&question, until).await,
         };
-        match said {
+        match answers {
             Ok(answers) => {
-                if self.circuit().answered() {
-                    info!(tier = self.rule.name, server = %self.rule.server, "a tier is asked again: it answers");
-                }
                 let reply = self.dialect.read(&answers);
                 if let TierReply::Refused(why) = &reply {
                     self.stats.failed(why);
                 }
                 Some(reply)
             }
-            Err(why) => {
-                if self.circuit().failed(Time::now()) {
-                    warn!(tier = self.rule.name, server = %self.rule.server, "a tier is not asked for a while: {why}");
-                }
+            Err(Unanswered::LeftAlone) => {
+                self.stats.count(TierOutcome::Skipped);
+                None
+            }
+            Err(Unanswered::Failed(why)) => {
                 self.stats.failed(&why);
                 None
             }
         }
-    }
-
-    fn circuit(&self) -> std::sync::MutexGuard<'_, Circuit> {
-        self.circuit.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -36,8 +36,8 @@ pub(crate) use budget::{Ask, Budget, Permit, Purpose, Settled, Tenant};
 #[cfg(test)]
 pub(crate) use cluster::MasterEntry;
 pub(crate) use cluster::{
-    Census, CensusQuestion, CensusReport, CensusTaker, ClusterAnswer, ClusterMap, ClusterState, Listing, MapDoubts,
-    SlotTable, agreed, newer_than, with_node_at,
+    Census, CensusQuestion, CensusReport, CensusTaker, ClusterAnswer, ClusterMap, ClusterState, ErrorLine, Listing,
+    MapDoubts, SlotTable, agreed, named_node, newer_than, redirect_of, with_node_at,
 };
 pub(crate) use connect::{
     Connection, Step, adapt, connect, connect_as_told, connect_by, connect_unproved, read_reply, read_reply_to, steps,

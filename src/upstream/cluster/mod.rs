@@ -7,6 +7,7 @@ mod census_taker;
 mod doubts;
 mod listing;
 mod map;
+mod redirect;
 mod slots;
 
 pub(crate) use agreement::{ClusterAnswer, agreed};
@@ -15,6 +16,7 @@ pub(crate) use census_taker::{CensusQuestion, CensusReport, CensusTaker};
 pub(crate) use doubts::{MapDoubts, newer_than, with_node_at};
 pub(crate) use listing::Listing;
 pub(crate) use map::ClusterMap;
+pub(crate) use redirect::{ErrorLine, named_node, redirect_of};
 #[cfg(test)]
 pub(crate) use slots::MasterEntry;
 pub(crate) use slots::{ClusterState, SlotTable};

@@ -2,7 +2,7 @@
 //!
 //! All of this is decided before a command is run (Redis 7.0, server.c, `processCommand`), and a client that is kept waiting is told it
 //! with nothing done; so even a write may be sent again. But a script can answer with such a line when it has written: what may speak
-//! for itself is looked into first (`detour`). Nothing in a line is trusted: it names no node that is connected to.
+//! for itself is looked into first (`proxy/detour`). Nothing in a line is trusted: it names no node that is connected to.
 
 use crate::config::{Endpoint, NodeMap};
 use crate::metrics::RedirectKind;
@@ -21,7 +21,7 @@ const LONGEST: usize = 512;
 
 /// What the first bytes of an error reply may be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum ErrorLine {
+pub(crate) enum ErrorLine {
     /// Not one of these lines.
     Other,
     /// More has to be seen.
@@ -32,7 +32,7 @@ pub(super) enum ErrorLine {
 
 impl ErrorLine {
     /// Looks at what there is of an error reply; `whole` with its last byte.
-    pub(super) fn of(bytes: &[u8], whole: bool) -> Self {
+    pub(crate) fn of(bytes: &[u8], whole: bool) -> Self {
         if bytes.len() > LONGEST {
             return Self::Other;
         }
