@@ -155,11 +155,12 @@ fuzz: need-redis
 	CREMA_FUZZ_SECONDS=$(SECONDS) cargo test --locked --test fuzz -- --nocapture
 
 # With seeds of its own each time, unless CREMA_SEED says where to begin.
-long: need-redis $(CLIENTS)/python.txt
+long: need-redis need-memcached $(CLIENTS)/python.txt
 	CREMA_FUZZ_REPLIES=$(REPLIES) cargo test --locked --test fuzz -- --nocapture
 	SCHEDULES=1000000 cargo test --release --locked --test simulation no_schedule -- --nocapture
 	CREMA_PROFILE_TIMES=100 cargo test --locked --test profiles
 	CREMA_CLUSTER_ROUNDS=12 CREMA_CLUSTER_TIMEOUT=5000 cargo test --locked --test cluster_faults masters_that -- --nocapture
+	CREMA_BEYOND_SECONDS=600 cargo test --locked --test beyond under_chaos -- --nocapture
 
 compat: need-redis need-tcl need-cc need-outage $(CLIENTS)/node.txt $(COMPAT)/python.txt $(COMPAT)/node.txt
 	cargo build --release --locked
@@ -209,7 +210,7 @@ need-faketime:
 		$(call install,libfaketime)
 	fi
 
-# A tier of tests/tiers.rs.
+# A tier of tests/tiers.rs and tests/beyond.rs.
 need-memcached:
 	@if ! command -v memcached >/dev/null; then $(call install,memcached); fi
 
