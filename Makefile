@@ -13,13 +13,14 @@
 # make compat redis-py's own test suite through crema, job queues (BullMQ, RQ, Celery), and the Rust crate multi-tier-cache's tests and
 #             examples; or only the PARTS that are named; and the test suite of a later Redis, which is built for that, like `make tcl`;
 #             and programs while Redis is away
+# make book   the pages under docs as HTML, under target/book
 # make bench  crema beside Redis, Valkey, twemproxy and HAProxy, and BullMQ through them, in about half an hour; QUICK=1: a few minutes
 
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .ONESHELL:
 .DELETE_ON_ERROR:
-.PHONY: run run-cluster run-sentinel test check tcl fmt bench instructions fuzz long compat interop orderings models coverage need-redis need-tcl need-cc need-valgrind need-faketime need-memcached need-outage need-llvm
+.PHONY: book run run-cluster run-sentinel test check tcl fmt bench instructions fuzz long compat interop orderings models coverage need-redis need-tcl need-cc need-valgrind need-faketime need-memcached need-outage need-llvm
 
 # Where `make run` listens. Another choice: make run PORT=6390 ADMIN=9390
 PORT := 6380
@@ -150,6 +151,12 @@ bench: need-redis $(CLIENTS)/python.txt $(COMPAT)/node.txt target/envoy/python.t
 # Instructions a request, against benches/instructions.txt; RECORD=1 writes that file.
 instructions: need-redis need-valgrind
 	cargo bench --locked --bench side_by_side -- instructions $(if $(RECORD),--record)
+
+# mdBook, or one under target/ that Cargo builds.
+book:
+	@if command -v mdbook >/dev/null; then exec mdbook build docs; fi
+	cargo install --quiet --locked --root target/mdbook --version 0.5.4 mdbook
+	target/mdbook/bin/mdbook build docs
 
 fuzz: need-redis
 	CREMA_FUZZ_SECONDS=$(SECONDS) cargo test --locked --test fuzz -- --nocapture

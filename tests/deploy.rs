@@ -1,11 +1,11 @@
-//! What `make run-cluster` and `make run-sentinel` start: a group of servers with crema in front, which serves, and of which
+//! What stands under `deploy`: what `make run-cluster` and `make run-sentinel` start, a group of servers with crema in front, which serves, and of which
 //! nothing is left at the end.
 
 mod common;
 
 use std::fs;
 use std::io::{BufRead, BufReader};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, Stdio};
 
 use common::redis::{free_port, loopback};
@@ -76,4 +76,42 @@ fn a_master_under_sentinels_with_crema_in_front_serves() {
     let mut client = group.client();
     assert_eq!(client.cmd(&["SET", "key", "v"]), ok());
     assert_eq!(client.cmd(&["GET", "key"]), bulk("v"));
+}
+
+/// The files under `deploy` with this end.
+fn files(directory: &str, end: &str) -> Vec<PathBuf> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy").join(directory);
+    let entries = fs::read_dir(path).expect("a directory").map(|entry| entry.expect("an entry").path());
+    let files: Vec<PathBuf> = entries.filter(|path| path.to_string_lossy().ends_with(end)).collect();
+    assert!(!files.is_empty(), "deploy/{directory}/*{end}");
+    files
+}
+
+/// Units that systemd takes without a word, and that leave a service little it could do to a system.
+#[test]
+fn units_are_good() {
+    if Command::new("systemd-analyze").arg("--version").output().is_err() {
+        return eprintln!("skipped: systemd-analyze is missing");
+    }
+    let directory = tempfile::tempdir().expect("a directory");
+    let directory = directory.path();
+    let unit = directory.join("crema.service");
+    let text = fs::read_to_string(&files("systemd", ".service")[0]).expect("text");
+    fs::write(&unit, text.replace("/usr/local/bin/crema", env!("CARGO_BIN_EXE_crema"))).expect("our own directory");
+    let drop_in = fs::read_to_string(&files("systemd", "application.conf")[0]).expect("text");
+    let application = directory.join("application.service");
+    fs::write(&application, format!("{drop_in}ExecStart=/bin/true\n")).expect("our own directory");
+    for unit in [&unit, &application] {
+        let output =
+            Command::new("systemd-analyze").arg("verify").arg("--man=no").arg(unit).output().expect("it is there");
+        let said = String::from_utf8_lossy(&output.stderr);
+        // Units of the machine are read as well.
+        let ours: Vec<&str> =
+            said.lines().filter(|line| line.contains("crema") || line.contains("application")).collect();
+        assert!(output.status.success() && ours.is_empty(), "{said}");
+    }
+    let mut exposure = Command::new("systemd-analyze");
+    exposure.args(["security", "--offline=true", "--threshold=20"]).arg(&unit);
+    let output = exposure.output().expect("it is there");
+    assert!(output.status.success(), "exposed more than 2.0 of 10:\n{}", String::from_utf8_lossy(&output.stdout));
 }

@@ -1,30 +1,37 @@
-//! What the README says about names, held against what the program has: settings with their defaults, outcomes, metrics,
-//! links to files; and the pages on services, whose settings are tried. Whoever adds one finds out here that nobody has told the user.
+//! What README and docs say about names, held against what the program has: settings with their defaults, outcomes, metrics, commands,
+//! files, links. Whoever adds one finds out here that nobody has told the user. What the pages show is run by `examples.rs`.
 
 mod common;
 
+use std::collections::BTreeSet;
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
-use std::process::Command;
+use std::path::{Component, Path, PathBuf};
 
 use crema::command::{self, Route};
 use crema::metrics::{Outcome, descriptions};
 
-use common::tls::Authority;
+use common::page::{Page, named_files, pages, top};
 
 fn file(name: &str) -> String {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(name);
-    fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+    Page::read(name).text
 }
 
-/// The pages on managed services, by their paths from the top.
-fn pages_on_services() -> Vec<String> {
-    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/services");
-    let entries = fs::read_dir(directory).expect("a directory").map(|entry| entry.expect("an entry").file_name());
-    let pages: Vec<String> = entries.map(|name| format!("docs/services/{}", name.to_string_lossy())).collect();
-    assert!(pages.len() > 8, "{pages:?}");
-    pages
+/// The pages, and what stands beside the README.
+fn all_pages() -> Vec<Page> {
+    let beside = ["ARCHITECTURE.md", "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md", "docs/SUMMARY.md"];
+    pages().into_iter().chain(beside.map(Page::read)).collect()
+}
+
+/// Between this heading and the next of its kind.
+fn chapter<'a>(text: &'a str, heading: &str) -> &'a str {
+    let rest = text.split(&format!("\n## {heading}\n")).nth(1).unwrap_or_else(|| panic!("no chapter {heading}"));
+    rest.split("\n## ").next().expect("split yields at least one part")
+}
+
+#[test]
+fn the_readme_is_read_in_a_few_minutes() {
+    let size = file("README.md").len();
+    assert!(size <= 8 << 10, "{size} bytes");
 }
 
 /// The cells of a table's row that begins with this name in code.
@@ -37,8 +44,8 @@ fn row<'a>(page: &'a str, name: &str) -> Option<Vec<&'a str>> {
 }
 
 #[test]
-fn the_readme_has_every_setting_with_its_default() {
-    let (readme, shipped) = (file("README.md"), file("config/crema.toml"));
+fn the_page_on_settings_has_each_with_its_default() {
+    let (page, shipped) = (file("docs/settings.md"), file("config/crema.toml"));
     let mut table = String::new();
     let mut settings = 0;
     for line in shipped.lines() {
@@ -47,29 +54,53 @@ fn the_readme_has_every_setting_with_its_default() {
         } else if let Some((key, value)) = line.split_once(" = ").filter(|_| !line.starts_with('#')) {
             let (key, value) = (format!("{table}{key}"), value.trim_matches('"'));
             settings += 1;
-            match row(&readme, &key) {
-                Some(cells) => assert_eq!(cells[1], format!("`{value}`"), "the default of {key}"),
-                None => assert!(readme.contains(&format!("`{key}`")), "{key} is not in the README"),
-            }
+            let cells = row(&page, &key).unwrap_or_else(|| panic!("{key} is not in docs/settings.md"));
+            assert_eq!(cells[1], format!("`{value}`"), "the default of {key}");
         }
     }
     assert!(settings > 20, "{settings} settings in config/crema.toml");
 }
 
+/// Of tables that may stand several times in the file, which has them as comments.
 #[test]
-fn the_readme_explains_every_outcome() {
-    let readme = file("README.md");
+fn the_pages_have_every_setting_of_users_rules_tiers_and_origins() {
+    let shipped = file("config/crema.toml");
+    let mut tables = 0;
+    for table in shipped.split("\n# [[").skip(1) {
+        let (name, rest) = table.split_once("]]\n").expect("the name of a table ends");
+        let page = match name {
+            "origin" => file("docs/origins.md"),
+            "rule" => chapter(&file("docs/settings.md"), "Rules").to_owned(),
+            "tier" => chapter(&file("docs/settings.md"), "Tiers").to_owned(),
+            _ => chapter(&file("docs/settings.md"), "Users").to_owned(),
+        };
+        let own = rest.lines().take_while(|line| line.starts_with('#'));
+        let keys = own.filter_map(|line| line.strip_prefix("# ")?.split_once(" = ")).map(|(key, _)| key);
+        let mut count = 0;
+        for key in keys.filter(|key| !key.contains(|c: char| !c.is_ascii_lowercase() && c != '_')) {
+            let told = [format!("`{key}`"), format!("\n{key} = ")];
+            assert!(told.iter().any(|told| page.contains(told)), "{key} of [[{name}]] is on no page");
+            count += 1;
+        }
+        assert!(count > 3, "{count} settings of [[{name}]]");
+        tables += 1;
+    }
+    assert_eq!(tables, 4);
+}
+
+#[test]
+fn every_outcome_is_explained() {
+    let page = file("docs/operations.md");
     for outcome in Outcome::ALL {
-        assert!(row(&readme, outcome.as_str()).is_some(), "outcome {} is not in the README", outcome.as_str());
+        assert!(row(&page, outcome.as_str()).is_some(), "outcome {} is not in docs/operations.md", outcome.as_str());
     }
 }
 
-/// What the table has crema do itself, or give a client a connection for, stands in the README; and nothing else does.
+/// What the table has crema do itself, or give a client a connection for, stands on the page; and nothing else does.
 #[test]
-fn the_readme_has_every_command_that_is_more_than_passed_on() {
-    let readme = file("README.md");
-    let section = readme.split("## What crema answers itself").nth(1).and_then(|rest| rest.split("\n## ").next());
-    let table = section.expect("a section of that name").lines().filter_map(|line| line.strip_prefix("| `"));
+fn the_page_on_commands_has_each_that_is_more_than_passed_on() {
+    let page = file("docs/commands.md");
+    let table = chapter(&page, "What crema answers itself").lines().filter_map(|line| line.strip_prefix("| `"));
     let names = table.flat_map(|line| line.split(" | ").next().expect("a cell").split('`').step_by(2));
     let mut told: Vec<String> = names.map(|name| name.to_lowercase().replace(' ', "|")).collect();
     let own = |route| matches!(route, Route::Session(_) | Route::Home | Route::Taint | Route::Close);
@@ -77,18 +108,26 @@ fn the_readme_has_every_command_that_is_more_than_passed_on() {
     let mut known: Vec<&str> = rows.map(|row| row.name).collect();
     told.sort_unstable();
     known.sort_unstable();
-    assert_eq!(told, known, "left: the README; right: the table of commands");
+    assert_eq!(told, known, "left: the page; right: the table of commands");
 }
 
-/// A module that holds a point of the contract says so in its head, by the number that the point has in the README.
+/// What stands in bold at the head of each point.
+fn points(text: &str) -> Vec<String> {
+    let point = |n: usize| {
+        let rest = text.split(&format!("\n{n}. **")).nth(1)?;
+        Some(rest.split("**").next()?.trim_end_matches('.').to_owned())
+    };
+    (1..100).map_while(point).collect()
+}
+
+/// A module that holds a point of the contract says so in its head, by the number that the point has.
 #[test]
 fn every_point_of_the_contract_is_held_somewhere() {
-    let readme = file("README.md");
-    let section = readme.split("## What you may rely on").nth(1).and_then(|rest| rest.split("\nNot promised").next());
-    let section = section.expect("a section of that name");
-    let points: Vec<usize> = (1..100).take_while(|n| section.contains(&format!("\n{n}. **"))).collect();
+    let (page, readme) = (file("docs/contract.md"), file("README.md"));
+    let points = points(page.split("\n## ").next().expect("split yields at least one part"));
+    assert_eq!(points, self::points(chapter(&readme, "What you may rely on")), "left: the contract; right: the README");
     let mut held = Vec::new();
-    let mut open = vec![Path::new(env!("CARGO_MANIFEST_DIR")).join("src")];
+    let mut open = vec![top().join("src")];
     while let Some(path) = open.pop() {
         if path.is_dir() {
             open.extend(fs::read_dir(&path).expect("a directory").map(|entry| entry.expect("an entry").path()));
@@ -99,13 +138,14 @@ fn every_point_of_the_contract_is_held_somewhere() {
         let cited = opening.filter_map(|line| line.split_once("Holds contract point")).map(|(_, cited)| cited);
         for number in cited.flat_map(|cited| cited.split(|c: char| !c.is_ascii_digit())).filter(|part| !part.is_empty())
         {
-            let number = number.parse().expect("digits");
-            assert!(points.contains(&number), "{}: the README has no point {number}", path.display());
+            let number: usize = number.parse().expect("digits");
+            let exists = (1..=points.len()).contains(&number);
+            assert!(exists, "{}: the contract has no point {number}", path.display());
             held.push(number);
         }
     }
-    let missing: Vec<_> = points.iter().filter(|point| !held.contains(point)).collect();
-    assert!(points.len() >= 8 && missing.is_empty(), "points of the README that no module holds: {missing:?}");
+    let missing: Vec<_> = (1..=points.len()).filter(|point| !held.contains(point)).collect();
+    assert!(points.len() >= 8 && missing.is_empty(), "points that no module holds: {missing:?}");
 }
 
 /// Of the tables on TLS: whoever looks for a line of the log must find it.
@@ -114,7 +154,9 @@ fn the_lines_of_the_log_that_the_page_on_tls_explains_are_written() {
     let sources = ["net/tls/problem.rs", "net/proxy_protocol.rs", "server/welcome.rs"];
     let sources: String = sources.iter().map(|source| file(&format!("src/{source}"))).collect();
     let page = file("docs/tls.md");
-    let lines: Vec<&str> = page.lines().filter_map(|line| line.strip_prefix("| `")?.split('`').next()).collect();
+    let tables = page.split("\n| in the log |").skip(1).filter_map(|rest| rest.split("\n\n").next());
+    let lines = tables.flat_map(str::lines).filter_map(|line| line.strip_prefix("| `")?.split('`').next());
+    let lines: Vec<&str> = lines.collect();
     let missing: Vec<_> = lines.iter().filter(|line| !sources.contains(**line)).collect();
     assert!(lines.len() > 5 && missing.is_empty(), "{missing:?}");
 }
@@ -122,67 +164,68 @@ fn the_lines_of_the_log_that_the_page_on_tls_explains_are_written() {
 #[test]
 fn every_metric_that_a_page_names_exists() {
     let known: Vec<&str> = descriptions().map(|(name, _)| name).collect();
-    let pages =
-        ["README.md", "ARCHITECTURE.md", "CHANGELOG.md", "config/prometheus.yml", "Makefile"].map(str::to_owned);
-    for page in pages.into_iter().chain(["docs/tls.md".to_owned()]).chain(pages_on_services()) {
-        let text = file(&page);
+    let others = ["config/prometheus.yml", "Makefile"].map(Page::read);
+    for Page { path, text } in all_pages().into_iter().chain(others) {
         let words = text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
         for word in words.filter(|word| word.starts_with("crema_")) {
             let name = word.trim_end_matches("_bucket");
-            assert!(known.contains(&name), "{page} names {word}, which is no metric");
+            assert!(known.contains(&name), "{path} names {word}, which is no metric");
         }
     }
 }
 
-#[test]
-fn links_lead_to_files() {
-    let pages = ["README.md", "ARCHITECTURE.md", "CHANGELOG.md"].map(str::to_owned);
-    for page in pages.into_iter().chain(["docs/tls.md".to_owned()]).chain(pages_on_services()) {
-        let text = file(&page);
-        let from = Path::new(env!("CARGO_MANIFEST_DIR")).join(&page);
-        let targets = text.split("](").skip(1).filter_map(|rest| rest.split(')').next());
-        for target in targets.filter(|target| !target.starts_with("http") && !target.starts_with('#')) {
-            let path = target.split('#').next().expect("split yields at least one part");
-            assert!(from.parent().is_some_and(|from| from.join(path).exists()), "{page} links to {target}");
+/// Without `.` and `..`.
+fn plain(path: &Path) -> PathBuf {
+    let mut plain = PathBuf::new();
+    for part in path.components() {
+        match part {
+            Component::ParentDir => _ = plain.pop(),
+            Component::CurDir => {}
+            part => plain.push(part),
         }
     }
+    plain
 }
 
-/// With `--check`, where the files that they name are there.
+/// To files, and to headings in them. Pages under `docs` are a book: their links do not lead out of it.
 #[test]
-fn the_settings_on_the_pages_on_services_are_good() {
-    let authority = Authority::new();
-    let files = tempfile::tempdir().expect("a directory");
-    fs::copy(authority.ca(), files.path().join("ca.pem")).expect("our own directory");
-    fs::write(files.path().join("token"), "a-token\n").expect("our own directory");
-    // The programs that print tokens.
-    for program in ["gcloud", "az", "elasticache-token"] {
-        let path = files.path().join(program);
-        fs::write(&path, "#!/bin/sh\necho a-token\n").expect("our own directory");
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).expect("our own file");
-    }
-    let mut blocks = 0;
-    for page in pages_on_services() {
-        let text = file(&page);
-        for block in text.split("```toml\n").skip(1).filter_map(|rest| rest.split("```").next()) {
-            let here = files.path().display().to_string();
-            let settings = block.replace("/etc/crema", &here).replace("/usr/local/bin", &here);
-            let path = files.path().join("crema.toml");
-            fs::write(&path, &settings).expect("our own directory");
-            let mut crema = Command::new(env!("CARGO_BIN_EXE_crema"));
-            let output = crema
-                .env_clear()
-                .env("PATH", &here)
-                .arg("--check")
-                .arg("--config")
-                .arg(&path)
-                .output()
-                .expect("the program");
-            assert!(output.status.success(), "{page}:\n{settings}\n{}", String::from_utf8_lossy(&output.stderr));
-            blocks += 1;
+fn links_lead_somewhere() {
+    let pages = all_pages();
+    let mut wrong = Vec::new();
+    for page in &pages {
+        let here = Path::new(&page.path);
+        for target in page.links().iter().filter(|target| !target.starts_with("http")) {
+            let (to, anchor) = target.split_once('#').unwrap_or((target, ""));
+            let to = if to.is_empty() { here.to_owned() } else { plain(&here.with_file_name("").join(to)) };
+            let leaves = here.starts_with("docs") && !to.starts_with("docs");
+            let other = pages.iter().find(|page| Path::new(&page.path) == to);
+            let is_heading = anchor.is_empty()
+                || other.is_some_and(|page| page.anchors().iter().filter(|known| *known == anchor).count() == 1);
+            if leaves || !top().join(&to).exists() || !is_heading {
+                wrong.push(format!("{} links to {target}", page.path));
+            }
         }
     }
-    assert!(blocks > 8, "{blocks} blocks of settings");
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn every_page_stands_in_the_table_of_contents_once() {
+    let contents = Page::read("docs/SUMMARY.md");
+    let mut listed: Vec<String> = contents.links().iter().map(|target| format!("docs/{target}")).collect();
+    let mut there: Vec<String> = pages().into_iter().map(|page| page.path).filter(|path| path != "README.md").collect();
+    listed.sort_unstable();
+    there.sort_unstable();
+    assert_eq!(listed, there, "left: docs/SUMMARY.md; right: docs");
+}
+
+#[test]
+fn files_that_pages_name_are_there() {
+    let pages = pages();
+    let of = |page: &Page| named_files(page).into_iter().map(|path| (page.path.clone(), path)).collect::<Vec<_>>();
+    let named: BTreeSet<(String, PathBuf)> = pages.iter().flat_map(of).collect();
+    let missing: Vec<_> = named.iter().filter(|(_, path)| !top().join(path).exists()).collect();
+    assert!(named.len() > 10 && missing.is_empty(), "{missing:?}");
 }
 
 /// Each step of a walk begins its functions with the file in which they stand.

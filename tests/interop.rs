@@ -82,7 +82,7 @@ fn an_application_and_two_proxies_understand_each_other() {
     assert!(proxies.iter().all(|proxy| heard(proxy, "malformed") + heard(proxy, "unknown") == 0));
 
     // A client writes through the proxy that publishes, and the application forgets what it had in its own memory. It does
-    // not leave it at that, and deletes the key in Redis as well, as the README warns.
+    // not leave it at that, and deletes the key in Redis as well, as docs/invalidation.md warns.
     for command in [&["SET", "page", "new"][..], &["MSET", "page", "new", "other", "x"]] {
         assert_eq!(app.ask("set page old"), "done");
         assert_eq!(app.ask("get page"), "old");

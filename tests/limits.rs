@@ -238,7 +238,7 @@ fn values_on_their_way_are_not_held() {
     if crema.is_direct() {
         return;
     }
-    // Of channel mode the README says that it holds a write until it is whole.
+    // Of channel mode docs/operations.md says that it holds a write until it is whole.
     if std::env::var_os("CREMA_TEST_COHERENCE").is_some() {
         return;
     }

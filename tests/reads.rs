@@ -289,7 +289,7 @@ fn prove_on(redis: &Redis, kind: &Kind) {
     for write in lines(WRITES).chain(lines(kind.writes)) {
         for writer in [Writer::Through, Writer::Past] {
             if writer == Writer::Past && write.starts_with("SWAPDB") {
-                continue; // Redis tells nobody, which the README says
+                continue; // Redis tells nobody, which docs/contract.md says
             }
             bench.run(Writer::Through, "FLUSHALL");
             bench.compare("nothing there");

@@ -1,4 +1,4 @@
-//! Coherence, simulated: schedules that a seed decides, on one clock, and each answer judged against points 2 to 8 of the README.
+//! Coherence, simulated: schedules that a seed decides, on one clock, and each answer judged against points 2 to 8 of docs/contract.md.
 //!
 //! The ears, one for each of two users, are the program's ([`crema::invalidation::ear::Protocol`]), and so are lanes
 //! ([`crema::upstream::Pipeline`]), the memory that the ears fill, stamps, leases, flights and what a session remembers of its

@@ -107,7 +107,7 @@ const MODES: &str = "
     RESET ; RESET ; SELECT 3 ; RESET ; CLIENT SETNAME n ; RESET ; CLIENT GETNAME ; GET k
 ";
 
-/// What random sessions are made of; some more than once. Nothing that differs by what the README says.
+/// What random sessions are made of; some more than once. Nothing that differs by what docs/differences.md says.
 const WORDS: &str = "
     GET k ; GET k ; SET k v ; SET k w ; INCR n ; DEL k n ; MGET k n ; HGETALL none ; EXISTS k ; PING ; PING x ; ECHO x ; NOSUCH x
     GET ; MULTI ; MULTI ; MULTI ; EXEC ; EXEC ; EXEC ; DISCARD ; WATCH k ; WATCH n ; UNWATCH
@@ -170,19 +170,19 @@ fn mix(stage: &Stage, name: &str) {
 fn draw<'a>(words: &[&'a str], rng: &mut SmallRng) -> Vec<&'a str> {
     let (mut queued, mut silent) = (false, false);
     let mut session = Vec::new();
-    // The lines of MONITOR come however silent the session is, and the README says so.
+    // The lines of MONITOR come however silent the session is, and docs/differences.md says so.
     let monitors = rng.random();
     for _ in 0..rng.random_range(1..40) {
         let word = *words.choose(rng).expect("there are many");
         let silences = word.starts_with("CLIENT REPLY");
         if silences && (queued || monitors) || word == "MONITOR" && !monitors {
-            continue; // the README tells of it, too
+            continue; // docs/differences.md tells of it, too
         }
         if queued && word.starts_with("PUBLISH") {
             continue; // what a client so tells itself stands in the midst of EXEC's reply, which then has no end
         }
         if queued && silent && word.contains("SUBSCRIBE") {
-            continue; // Redis shows the confirmation, and nothing else of EXEC's reply: the README again
+            continue; // Redis shows the confirmation, and nothing else of EXEC's reply: docs/differences.md again
         }
         silent = word == "CLIENT REPLY OFF" || silent && word != "CLIENT REPLY ON";
         queued = word == "MULTI" || queued && !["EXEC", "DISCARD"].contains(&word);

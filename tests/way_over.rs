@@ -7,9 +7,9 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::{Duration, Instant};
 
 use common::http::HttpOrigin;
+use common::page::{Page, is_shown, is_unexpected, only_reads};
 use common::{Crema, Redis};
 
 /// Where the guide has a server below Redis.
@@ -19,105 +19,8 @@ const TIER: &str = "127.0.0.1:6399";
 const ORIGIN: &str = "127.0.0.1:8080";
 
 /// The guide.
-fn guide() -> String {
-    fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/from-multi-tier-cache.md")).expect("the guide")
-}
-
-/// A command of the guide, and what it says there.
-#[derive(Debug)]
-struct Example {
-    line: usize,
-    command: String,
-    shown: Vec<String>,
-}
-
-/// What the guide has one do after another, with these settings.
-#[derive(Debug, Default)]
-struct Lesson {
-    settings: String,
-    examples: Vec<Example>,
-}
-
-/// Settings hold until the next, and at most to the end of the chapter.
-fn lessons(guide: &str) -> Vec<Lesson> {
-    let (mut lessons, mut block) = (vec![Lesson::default()], None);
-    for (number, line) in guide.lines().enumerate() {
-        let lesson = lessons.last_mut().expect("there is one");
-        match (block, line) {
-            (None, _) if line.starts_with("## ") => lessons.push(Lesson::default()),
-            (None, "```toml") => {
-                if !lesson.examples.is_empty() {
-                    lessons.push(Lesson::default());
-                }
-                block = Some("toml");
-            }
-            (None, "```console") => block = Some("console"),
-            (Some(_), "```") => block = None,
-            (Some("toml"), _) => lesson.settings.extend([line, "\n"]),
-            (Some(_), _) => match line.strip_prefix("$ ") {
-                Some(command) => {
-                    lesson.examples.push(Example { line: number + 1, command: command.to_owned(), shown: Vec::new() });
-                }
-                None => lesson.examples.last_mut().expect("a command comes first").shown.push(line.to_owned()),
-            },
-            _ => {}
-        }
-    }
-    lessons.retain(|lesson| !lesson.examples.is_empty());
-    lessons
-}
-
-/// Whether this is what is shown, in which a line of `...` stands for any lines.
-fn is_shown(said: &[&str], shown: &[String]) -> bool {
-    match shown.split_first() {
-        None => said.is_empty(),
-        Some((any, rest)) if any == "..." => (0..=said.len()).any(|at| is_shown(&said[at..], rest)),
-        Some((line, rest)) => said.first().is_some_and(|first| first == line) && is_shown(&said[1..], rest),
-    }
-}
-
-/// What only reads may be asked again, for what it waits for happens soon. After a `sleep` it has happened.
-fn only_reads(command: &str) -> bool {
-    let is_read = || [" get ", " mget ", " explain ", " xrevrange "].iter().any(|word| command.contains(word));
-    !command.contains("sleep ") && (command.starts_with("curl ") || is_read())
-}
-
-/// An error of Redis's or crema's that is not shown as one.
-fn is_unexpected(line: &str, shown: &[String]) -> bool {
-    let word = line.split(' ').next().unwrap_or_default();
-    ["ERR", "NOPERM", "NOAUTH", "NOGROUP", "WRONGTYPE"].contains(&word) && !shown.iter().any(|shown| shown == line)
-}
-
-fn run(example: &Example, crema: &Crema, redis: &Redis, directory: &Path) {
-    let [one, other] = [crema.addr().port(), redis.port()].map(|port| format!("redis-cli -p {port}"));
-    let mut command = example.command.replace("redis-cli -p 6380", &one).replace("redis-cli -p 6379", &other);
-    let page = example
-        .command
-        .strip_prefix("curl -s http://127.0.0.1:9380")
-        .map(|rest| rest.split_once(' ').unwrap_or((rest, "")));
-    let begun = Instant::now();
-    loop {
-        if let Some((path, rest)) = page {
-            // Not every machine has a curl.
-            fs::write(directory.join("page"), crema.admin(path).expect("it answers").1).expect("a file of its own");
-            command = format!("cat {} {rest}", directory.join("page").display());
-        }
-        let output = Command::new("bash").args(["-c", &command]).output().expect("bash");
-        let text = String::from_utf8_lossy(&output.stdout);
-        let said: Vec<&str> = text.lines().collect();
-        if is_shown(&said, &example.shown) && !said.iter().any(|line| is_unexpected(line, &example.shown)) {
-            return;
-        }
-        let late = begun.elapsed() > Duration::from_secs(10) || !only_reads(&command);
-        assert!(
-            !late,
-            "line {}: {}\nsaid:\n{text}\n{}",
-            example.line,
-            example.command,
-            String::from_utf8_lossy(&output.stderr)
-        );
-        std::thread::sleep(Duration::from_millis(50));
-    }
+fn guide() -> Page {
+    Page::read("docs/from-multi-tier-cache.md")
 }
 
 #[test]
@@ -125,7 +28,7 @@ fn the_examples_of_the_guide_run_as_they_stand() {
     if std::env::vars_os().any(|(name, _)| name == "CREMA_TEST_DIRECT" || name == "CREMA_TEST_TLS") {
         return; // they say the addresses of a crema without TLS
     }
-    let lessons = lessons(&guide());
+    let lessons = guide().lessons();
     assert!(lessons.len() > 8 && lessons.iter().map(|lesson| lesson.examples.len()).sum::<usize>() > 50, "{lessons:?}");
     for lesson in lessons {
         let redis = Redis::start();
@@ -138,7 +41,7 @@ fn the_examples_of_the_guide_run_as_they_stand() {
         fs::write(&file, settings).expect("a file of its own");
         let crema = Crema::over(redis.addr()).flag("--config", file.display()).start();
         crema.await_channel();
-        lesson.examples.iter().for_each(|example| run(example, &crema, &redis, directory.path()));
+        lesson.examples.iter().for_each(|example| example.run(&crema, &redis, directory.path(), true));
     }
 }
 
@@ -163,7 +66,10 @@ fn sources() -> Option<PathBuf> {
     let metadata: serde_json::Value = serde_json::from_slice(&cargo.output().ok()?.stdout).ok()?;
     let packages = metadata["packages"].as_array()?;
     let package = packages.iter().find(|package| package["name"] == "multi-tier-cache")?;
-    assert!(guide().contains(&format!("version {}", package["version"].as_str()?)), "the guide is about this version");
+    assert!(
+        guide().text.contains(&format!("version {}", package["version"].as_str()?)),
+        "the guide is about this version"
+    );
     Some(Path::new(package["manifest_path"].as_str()?).with_file_name("src"))
 }
 
@@ -246,7 +152,7 @@ fn no_public_item_of_the_crate_is_missing_and_none_is_invented() {
         eprintln!("skipped: multi-tier-cache is not there; `make interop` fetches it");
         return;
     };
-    let (items, named) = (public_items(&sources), named(&guide()));
+    let (items, named) = (public_items(&sources), named(&guide().text));
     for known in [
         "CacheManager::get_or_compute_with",
         "CacheStrategy::Custom",

@@ -1,4 +1,4 @@
-//! What was written and when, and whether each answer may be what it is: points 2 to 6 of the README.
+//! What was written and when, and whether each answer may be what it is: points 2 to 6 of docs/contract.md.
 //!
 //! Each key has a history of states, in the order in which the server made them. A state binds from some moment on: a read that
 //! arrives later must show it, or a later one. An answer may stand for any state that has its value; it is a violation where none

@@ -3,7 +3,7 @@
 //! Bytes, fills, fences and time go in. Out come bytes ([`Protocol::take_unsent`]), what whoever runs it has to do
 //! ([`EarEffect`]), when it wants to be woken ([`Protocol::deadline`]), and at last why it ended ([`Disconnection`]). Stamps,
 //! entries, lease and epoch are memory that workers share, so they are changed in the very order of the frames; that order is
-//! what coherence rests on: a push that is heard before a reply happened before it (points 3 to 6 of the README). It opens no
+//! what coherence rests on: a push that is heard before a reply happened before it (points 3 to 6 of docs/contract.md). It opens no
 //! socket, starts no task and looks at no clock. Run by `task`, and by a simulation under `tests/`.
 //!
 //! A long file: what is sent, what is awaited and what each reply means are one protocol.

@@ -2,7 +2,7 @@
 //! model allows, and must hold in all. Then each is run with its fault planted, which loom must find.
 //!
 //! Redis runs one command at a time and a socket delivers in order, so Redis is a mutex here; all else that the threads share
-//! is stamps, epochs and leases. Point numbers are those of the README, "What you may rely on".
+//! is stamps, epochs and leases. Point numbers are those of docs/contract.md.
 
 #![allow(dead_code)] // of the sources only what the models ask for is used
 
