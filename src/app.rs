@@ -397,7 +397,6 @@ impl App {
                 () = listen => return,
                 _ = ears_do => {}
             }
-            self.shared.l1.ears_listen(); // and whoever could say otherwise is gone
             let ears_do_not = means.wait_for(|means| *means != CoherenceMeans::Channel);
             let _ = stop.run_until_cancelled(ears_do_not).await; // an error: the process ends
         }

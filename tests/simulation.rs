@@ -16,6 +16,8 @@ use faults::{Fault, Plan};
 use process::Memory;
 use world::{Report, World};
 
+#[path = "simulation/channel.rs"]
+mod channel;
 #[path = "simulation/dice.rs"]
 mod dice;
 #[path = "simulation/ears.rs"]

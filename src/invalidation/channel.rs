@@ -16,13 +16,15 @@ use std::time::Duration;
 
 use redis::{Msg, RedisError, RedisResult};
 use tokio::io::AsyncWriteExt;
+use tokio::sync::Notify;
 use tokio::task::yield_now;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
 use super::forget::{Forget, Heard, obey};
 use super::message::{Envelope, Message};
+use crate::clock::Time;
 use crate::error::Error;
 use crate::metrics::Need;
 use crate::resp::Resp;
@@ -31,13 +33,12 @@ use crate::upstream::{Backoff, Connection, Node, Serving, Target, connect};
 /// The name under which the connection shows in `CLIENT LIST`.
 const CLIENT_NAME: &str = "crema-channel";
 
-/// A link on which nothing came for so long is asked for a `PONG`, and given up when it stays silent as long again.
-/// Without that, a link that a firewall forgot would look like a quiet fleet.
+/// So often the link is asked for a `PONG` where no lease depends on it, and it is given up when nothing comes for so long behind the
+/// question. Without that, a link that a firewall forgot would look like a quiet fleet.
 const SILENCE: Duration = Duration::from_secs(15);
 
-/// So often it is looked whether the link may be quiet for so long still: where it turns out that Redis does not count swaps, a link
-/// that is silent by then is to be given up before what it did not tell of is older than the bound.
-const LOOK: Duration = Duration::from_millis(50);
+/// Where leases depend on it, a link is given up no sooner: it may be Redis that is slow, and a new link costs all that is in memory.
+const PATIENCE: Duration = Duration::from_secs(2);
 
 /// What it is asked, spelt as no client spells it: who shows a client what Redis ran can leave it out.
 const PING: &str = "pING";
@@ -48,6 +49,20 @@ const STEADY: Duration = Duration::from_secs(5);
 
 /// How many keys of one message are forgotten before other tasks of the thread get their turn.
 const BURST: usize = 1024;
+
+/// Who is told what the link fares, beside what is said on it.
+pub(crate) trait ChannelListener: Forget {
+    /// A link is up that was asked for then. What was said while there was none is lost: forgets everything.
+    fn subscribed(&self, asked: Time);
+    /// The link has answered what it was asked then: what was said before it was asked is obeyed.
+    fn answered(&self, sent: Time);
+    /// The server does not let it listen.
+    fn refused(&self);
+    /// The longest time for which a swap may go unheard, where the channel alone tells of it.
+    fn bound(&self) -> Option<Duration>;
+    /// Told when there is a bound from now on.
+    fn bound_begins(&self) -> &Notify;
+}
 
 /// What to listen to, and as whom.
 #[derive(Clone, Debug)]
@@ -67,7 +82,7 @@ pub(crate) struct ChannelConfig {
 /// Cancel safe: dropping the future ends the listening as `stop` does, at once and with nothing left behind.
 pub(crate) async fn listen(
     config: &ChannelConfig,
-    sink: Arc<dyn Forget + Send + Sync>,
+    sink: Arc<dyn ChannelListener + Send + Sync>,
     stop: CancellationToken,
     on: impl Fn(Heard),
 ) {
@@ -75,8 +90,9 @@ pub(crate) async fn listen(
         loop {
             let node = config.serving.node();
             tokio::select! {
+                biased; // what a former node answers proves nothing any more
+                () = config.serving.moved(&node) => {}
                 () = listen_at(config, &node, &*sink, &on) => {}
-                () = config.serving.moved(&node) => sink.deaf(),
             }
         }
     };
@@ -84,7 +100,12 @@ pub(crate) async fn listen(
 }
 
 /// Listens at one node; never returns.
-async fn listen_at(config: &ChannelConfig, node: &Arc<Node>, sink: &(dyn Forget + Send + Sync), on: &impl Fn(Heard)) {
+async fn listen_at(
+    config: &ChannelConfig,
+    node: &Arc<Node>,
+    sink: &(dyn ChannelListener + Send + Sync),
+    on: &impl Fn(Heard),
+) {
     let (channel, upstream) = (config.channel.as_str(), &*node.address);
     let (mut backoff, mut returns) = (Backoff::default(), node.presence.returns());
     let mut told = false;
@@ -93,15 +114,12 @@ async fn listen_at(config: &ChannelConfig, node: &Arc<Node>, sink: &(dyn Forget 
         // What was published while no link was up is lost, for Pub/Sub keeps nothing: that databases were swapped, of which
         // Redis tells nobody, or that the table behind a cached page has changed. So everything is forgotten.
         let mut since = None;
-        let subscribed = || {
-            sink.missed();
+        let subscribed = |asked| {
+            sink.subscribed(asked);
             info!(channel, upstream, "listening to the fleet's channel");
             since = Some(Instant::now());
         };
         let Err(lost) = hear(config, node, sink, on, subscribed).await;
-        if since.is_some() {
-            sink.deaf();
-        }
         if since.is_some_and(|since: Instant| since.elapsed() >= STEADY) {
             backoff.reset();
         }
@@ -134,9 +152,9 @@ enum Lost {
 async fn hear(
     config: &ChannelConfig,
     node: &Arc<Node>,
-    sink: &(dyn Forget + Send + Sync),
+    sink: &(dyn ChannelListener + Send + Sync),
     on: &impl Fn(Heard),
-    subscribed: impl FnOnce(),
+    subscribed: impl FnOnce(Time),
 ) -> Result<Infallible, Lost> {
     let login = node.login(); // its password may have changed
     let target = Target { node: Arc::clone(node), login, db: 0, resp: Resp::V2, name: CLIENT_NAME };
@@ -149,36 +167,75 @@ async fn hear(
         writer.write_all(&redis::cmd("SUBSCRIBE").arg(&config.channel).get_packed_command()).await?;
         redis::parse_redis_value_async(&mut decoder, &mut reader).await
     };
+    let asked = Time::now();
     let reply = within(node.connect_timeout, "no answer to SUBSCRIBE", subscribe).await?;
     reply.extract_error().map_err(|refusal| {
-        node.needs.hear(Need::Subscribe, None, format!("-{refusal}").as_bytes());
+        if node.needs.hear(Need::Subscribe, None, format!("-{refusal}").as_bytes()) {
+            sink.refused();
+        }
         Lost::Refused(refusal)
     })?;
-    subscribed();
+    subscribed(asked);
 
+    let mut vigil = Vigil::begin();
     loop {
         let mut next = pin!(redis::parse_redis_value_async(&mut decoder, &mut reader));
-        let (quiet, patience) = (Instant::now(), || sink.patience().unwrap_or(SILENCE));
         let value = loop {
-            if let Ok(value) = timeout(patience().min(LOOK), &mut next).await {
-                break value?;
-            }
-            if quiet.elapsed() >= patience() {
-                let asked = async {
-                    writer.write_all(&redis::cmd(PING).get_packed_command()).await?;
-                    next.as_mut().await
-                };
-                break within(patience(), "no answer to PING", asked).await?;
+            let bound = sink.bound();
+            tokio::select! {
+                value = &mut next => break value?,
+                () = sleep_until(vigil.ends(bound)) => {
+                    if vigil.unanswered.is_some() {
+                        Err(late("no answer to PING"))?;
+                    }
+                    vigil.ask();
+                    let ping = redis::cmd(PING).get_packed_command();
+                    within(SILENCE, "PING cannot be sent", async { Ok(writer.write_all(&ping).await?) }).await?;
+                }
+                () = sink.bound_begins().notified() => {}
             }
         };
-        if let Some(message) = Msg::from_owned_value(value) {
-            on(heed(message.get_payload_bytes(), &config.origin_id, sink).await);
+        vigil.heard = Instant::now();
+        match Msg::from_owned_value(value) {
+            Some(message) => on(heed(message.get_payload_bytes(), &config.origin_id, sink).await),
+            None => vigil.unanswered.take().into_iter().for_each(|sent| sink.answered(sent)),
+        }
+    }
+}
+
+/// What a link was asked, and whether it has answered.
+struct Vigil {
+    asked: Instant,
+    /// When that was, by the clock of leases, where there is no answer yet.
+    unanswered: Option<Time>,
+    /// When anything came.
+    heard: Instant,
+}
+
+impl Vigil {
+    /// The link has just answered.
+    fn begin() -> Self {
+        let now = Instant::now();
+        Self { asked: now, unanswered: None, heard: now }
+    }
+
+    /// The question is about to be sent.
+    fn ask(&mut self) {
+        (self.asked, self.unanswered) = (Instant::now(), Some(Time::now()));
+    }
+
+    /// When the next question is due; or, where one is unanswered, when the link is to be given up. What comes meanwhile shows that it
+    /// lives.
+    fn ends(&self, bound: Option<Duration>) -> Instant {
+        match self.unanswered {
+            None => self.asked + bound.map_or(SILENCE, |bound| SILENCE.min(bound / 4)),
+            Some(_) => self.asked.max(self.heard) + bound.map_or(SILENCE, |bound| SILENCE.min(PATIENCE.max(bound * 4))),
         }
     }
 }
 
 /// Acts on one payload.
-pub(super) async fn heed(payload: &[u8], origin_id: &str, sink: &(dyn Forget + Send + Sync)) -> Heard {
+pub(super) async fn heed(payload: &[u8], origin_id: &str, sink: &(impl Forget + ?Sized)) -> Heard {
     let envelope = match Envelope::parse(payload) {
         Ok(envelope) => envelope,
         Err(error) => {
@@ -201,11 +258,15 @@ pub(super) async fn heed(payload: &[u8], origin_id: &str, sink: &(dyn Forget + S
     obey(envelope.message, sink)
 }
 
-async fn within<T>(limit: Duration, late: &'static str, work: impl Future<Output = RedisResult<T>>) -> RedisResult<T> {
+async fn within<T>(limit: Duration, why: &'static str, work: impl Future<Output = RedisResult<T>>) -> RedisResult<T> {
     match timeout(limit, work).await {
         Ok(done) => done,
-        Err(_) => Err(io::Error::new(io::ErrorKind::TimedOut, late).into()),
+        Err(_) => Err(late(why)),
     }
+}
+
+fn late(why: &'static str) -> RedisError {
+    io::Error::new(io::ErrorKind::TimedOut, why).into()
 }
 
 #[cfg(test)]
@@ -223,12 +284,13 @@ mod tests {
     #[derive(Default)]
     struct Notes {
         lines: Mutex<Vec<String>>,
-        /// From now on it matters what the channel did not tell.
-        hurries: AtomicBool,
+        /// From now on leases depend on the channel.
+        relied: AtomicBool,
+        begins: Notify,
     }
 
-    /// How long a link may then be quiet.
-    const HURRY: Duration = Duration::from_millis(125);
+    /// For so long at the longest.
+    const BOUND: Duration = Duration::from_millis(500);
 
     impl Notes {
         fn add(&self, what: &str, name: &[u8]) {
@@ -251,11 +313,24 @@ mod tests {
         fn all(&self) {
             self.add("all", b"");
         }
-        fn missed(&self) {
-            self.add("missed", b"");
+    }
+
+    impl ChannelListener for Notes {
+        fn subscribed(&self, _: Time) {
+            self.add("subscribed", b"");
         }
-        fn patience(&self) -> Option<Duration> {
-            self.hurries.load(Ordering::Relaxed).then_some(HURRY)
+        fn answered(&self, sent: Time) {
+            assert!(sent <= Time::now());
+            self.add("answered", b"");
+        }
+        fn refused(&self) {
+            self.add("refused", b"");
+        }
+        fn bound(&self) -> Option<Duration> {
+            self.relied.load(Ordering::Relaxed).then_some(BOUND)
+        }
+        fn bound_begins(&self) -> &Notify {
+            &self.begins
         }
     }
 
@@ -408,7 +483,7 @@ mod tests {
         for expected in [Heard::Remove, Heard::Remove, Heard::Malformed, Heard::Remove] {
             assert_eq!(heard.recv().await, Some(expected));
         }
-        assert_eq!(notes.take(), ["missed ", "key bytewise", "key a", "key b"]);
+        assert_eq!(notes.take(), ["subscribed ", "key bytewise", "key a", "key b"]);
 
         stop.cancel();
         assert_eq!(heard.recv().await, None, "listen returned");
@@ -422,46 +497,60 @@ mod tests {
         drop(server.accept("-NOPERM this user has no permissions to access the channel\r\n").await);
         drop(server.accept(SUBSCRIBED).await);
         drop(server.accept("?nonsense\r\n").await);
-        assert_eq!(notes.take(), ["missed "], "once there was a link, and none that was refused is one");
+        assert_eq!(notes.take(), ["refused ", "subscribed "], "what was refused is no link");
         let mut link = server.accept(SUBSCRIBED).await;
         link.write_all(remove("a").as_bytes()).await.expect("the listener reads");
         assert_eq!(heard.recv().await, Some(Heard::Remove));
-        assert_eq!(notes.take(), ["missed ", "key a"]);
+        assert_eq!(notes.take(), ["subscribed ", "key a"]);
+    }
+
+    const PONG: &[u8] = b"*2\r\n$4\r\npong\r\n$0\r\n\r\n";
+
+    /// Whether so much time has passed, and not much more.
+    fn about(begin: Instant, span: Duration) -> bool {
+        (span..span + Duration::from_millis(100)).contains(&begin.elapsed())
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_quiet_link_is_asked_and_a_silent_one_given_up() {
+    async fn a_link_is_asked_now_and_then_and_given_up_where_nothing_comes_behind_the_question() {
         let (server, config) = Server::start().await;
-        let (_notes, mut heard, _stop) = start(config);
-        let begin = Instant::now();
+        let (notes, mut heard, _stop) = start(config);
         let mut link = server.accept(SUBSCRIBED).await;
+        let begin = Instant::now();
         assert_eq!(request(&mut link).await, [PING]);
-        link.write_all(b"*2\r\n$4\r\npong\r\n$0\r\n\r\n").await.expect("the listener reads");
+        link.write_all(PONG).await.expect("the listener reads");
         assert_eq!(request(&mut link).await, [PING], "it lived on and was asked again");
-        assert!((2 * SILENCE..2 * SILENCE + Duration::from_secs(1)).contains(&begin.elapsed()));
+        assert!(about(begin, 2 * SILENCE), "{:?}", begin.elapsed());
+        assert_eq!(notes.take(), ["subscribed ", "answered "]);
+        sleep(SILENCE / 2).await;
         link.write_all(remove("a").as_bytes()).await.expect("the listener reads");
-        assert_eq!(heard.recv().await, Some(Heard::Remove), "a message answers as well as a PONG");
+        assert_eq!(heard.recv().await, Some(Heard::Remove));
 
-        server.accept(SUBSCRIBED).await;
-        assert!(
-            (4 * SILENCE..4 * SILENCE + Duration::from_secs(1)).contains(&begin.elapsed()),
-            "{:?}",
-            begin.elapsed()
-        );
+        assert_eq!(link.read(&mut [0]).await.expect("closed in order"), 0);
+        assert!(begin.elapsed() >= 3 * SILENCE + SILENCE / 2, "a message shows that it lives: {:?}", begin.elapsed());
+        assert_eq!(notes.take(), ["key a"], "but is no answer: it may have been said before");
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_link_that_was_silent_before_that_mattered_is_given_up_in_time() {
+    async fn where_leases_depend_on_it_the_link_is_asked_at_once_and_four_times_a_bound() {
         let (server, config) = Server::start().await;
-        let (notes, _heard, _stop) = start(config);
+        let (notes, mut heard, _stop) = start(config);
         let mut link = server.accept(SUBSCRIBED).await;
         sleep(SILENCE / 2).await;
-        notes.hurries.store(true, Ordering::Relaxed);
+        notes.relied.store(true, Ordering::Relaxed);
+        notes.begins.notify_one();
         let begin = Instant::now();
+        for asked in 0..5 {
+            assert_eq!(request(&mut link).await, [PING]);
+            assert!(about(begin, asked * BOUND / 4), "{asked}: {:?}", begin.elapsed());
+            // What comes besides puts no question off.
+            link.write_all(&[remove("a").as_bytes(), PONG].concat()).await.expect("the listener reads");
+            assert_eq!(heard.recv().await, Some(Heard::Remove));
+        }
         assert_eq!(request(&mut link).await, [PING]);
-        assert!(begin.elapsed() < HURRY, "{:?}", begin.elapsed());
+        let asked = Instant::now();
         assert_eq!(link.read(&mut [0]).await.expect("closed in order"), 0);
-        assert!(begin.elapsed() < 2 * HURRY, "{:?}", begin.elapsed());
+        assert!(about(asked, PATIENCE), "{:?}", asked.elapsed());
     }
 
     #[tokio::test(start_paused = true)]

@@ -3,8 +3,6 @@
 //!
 //! Holds contract point 5 (nothing old stays).
 
-use std::time::Duration;
-
 use super::message::{MalformedMessage, Message};
 use crate::metrics::ChannelMessage;
 
@@ -17,20 +15,9 @@ pub(crate) trait Forget {
     fn pattern(&self, pattern: &[u8]);
     /// Forgets everything.
     fn all(&self);
-    /// Messages may have been missed: forgets everything.
+    /// Messages of the stream, which cannot have been about more than keys, may have been missed: forgets everything.
     fn missed(&self) {
         self.all();
-    }
-    /// Messages of the stream, which cannot have been about more than keys, may have been missed: forgets everything.
-    fn lost(&self) {
-        self.all();
-    }
-    /// The link is lost: until [`missed`](Self::missed) nothing will be heard.
-    fn deaf(&self) {}
-    /// How long a link may be quiet, and then leave a question without an answer, before it counts as lost, where that is not to be as
-    /// long as usual.
-    fn patience(&self) -> Option<Duration> {
-        None
     }
 }
 

@@ -11,9 +11,10 @@ use std::sync::{Arc, OnceLock};
 use std::thread;
 use std::time::Duration;
 
-use tokio::sync::oneshot;
+use tokio::sync::{Notify, oneshot};
 use tokio::time::timeout;
 
+use super::channel::ChannelListener;
 use super::ear::Ear;
 use super::ears::Ears;
 use super::forget::Forget;
@@ -56,6 +57,8 @@ pub(crate) struct L1 {
 impl L1 {
     /// An empty L1 whose ears will be tasks of `control`.
     pub(crate) fn new(terms: L1Terms, fleet: Option<Publisher>, stats: Arc<Stats>, control: Control) -> Arc<Self> {
+        let silence = Silence::default();
+        let silence = if fleet.is_some() { silence.awaiting_channel() } else { silence };
         Arc::new(Self {
             memory: Memory::new(terms.l1_size, Arc::clone(&stats.evictions)),
             ears: Ears::new(control.clone()),
@@ -63,7 +66,7 @@ impl L1 {
             fleet,
             opaque_writes: OpaqueWrites::default(),
             own_writes: OnceLock::new(),
-            silence: Silence::default(),
+            silence,
             stats,
             rights: AtomicU64::new(0),
             looking: tokio::sync::Mutex::default(),
@@ -111,12 +114,6 @@ impl L1 {
         self.end_leases();
         self.bump(EpochReason::Coherence);
         self.ears.each(|ear| ear.try_again());
-    }
-
-    /// Whoever listened to the fleet's channel beside the ears has stopped, for they do now: what it said last is of no matter.
-    pub(crate) fn ears_listen(&self) {
-        self.silence.set_deaf(false);
-        self.nudge(); // leases may begin again
     }
 
     /// A write may have been done of which nobody tells: the fleet is to forget everything, and here it is forgotten at once.
@@ -305,29 +302,38 @@ impl Forget for L1 {
         self.bump(EpochReason::Pattern);
     }
 
-    fn lost(&self) {
+    fn missed(&self) {
         self.bump(EpochReason::Stream);
     }
+}
 
-    fn missed(&self) {
+impl ChannelListener for L1 {
+    fn subscribed(&self, asked: Time) {
         self.opaque_answered();
         self.bump(EpochReason::Channel);
-        self.silence.set_deaf(false);
-        if self.silence.relies_on_channel() {
+        self.answered(asked);
+    }
+
+    fn answered(&self, sent: Time) {
+        let before = self.silence.hear_channel(sent);
+        if self.silence.relies_on_channel() && before.plus(self.terms.max_staleness) <= Time::now() {
             self.nudge(); // leases may begin again
         }
     }
 
-    fn deaf(&self) {
-        self.silence.set_deaf(true);
+    fn refused(&self) {
+        self.silence.give_up_channel();
         if self.silence.relies_on_channel() {
-            self.end_leases();
+            self.nudge();
         }
     }
 
-    /// A swap that it does not hear is to be an old answer for `max_staleness` at the longest.
-    fn patience(&self) -> Option<Duration> {
-        self.silence.relies_on_channel().then(|| self.terms.max_staleness / 4)
+    fn bound(&self) -> Option<Duration> {
+        self.silence.relies_on_channel().then_some(self.terms.max_staleness)
+    }
+
+    fn bound_begins(&self) -> &Notify {
+        self.silence.reliance()
     }
 }
 
@@ -349,17 +355,6 @@ mod tests {
             beyond: None,
         };
         L1::new(terms, None, Arc::new(Stats::default()), Control::here())
-    }
-
-    #[tokio::test]
-    async fn what_was_said_of_the_channel_last_is_of_no_matter_once_the_ears_listen() {
-        let l1 = l1(CoherenceMode::auto(None, Duration::ZERO));
-        l1.silence.set_swaps_counted(false);
-        l1.choose(CoherenceMeans::Channel);
-        l1.deaf(); // by who is not dropped yet
-        assert!(l1.silence.is_swapping());
-        l1.ears_listen();
-        assert!(!l1.silence.is_swapping());
     }
 
     #[tokio::test]

@@ -1,26 +1,44 @@
-//! What keeps every lease from beginning: `CLIENT PAUSE`, changes of keys of which Redis tells nobody, and that nobody would tell of
-//! one.
+//! What keeps leases from beginning, or from lasting: `CLIENT PAUSE`, changes of keys of which Redis tells nobody, and a channel of
+//! the fleet that is silent where it alone tells of such changes.
 //!
 //! While Redis holds clients back its clock goes on and its pushes wait; while databases are swapped nobody knows which keys are
-//! whose. Set by whoever sends such a command (`change`), on any thread; asked by the ears before and after they renew a lease.
+//! whose. Set by whoever sends such a command (`change`), on any thread, and by whoever listens to the channel (`channel`); asked by
+//! the ears before and after they renew a lease.
 //!
 //! Holds contract point 4 (others' writes soon).
 
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+
+use tokio::sync::Notify;
 
 use crate::clock::Time;
 
 /// See the module's head. One for the process.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Silence {
     /// End of the longest `CLIENT PAUSE` that went through this process, in nanoseconds of [`Time`].
     paused: AtomicU64,
     /// `SWAPDB` commands and their like under way.
     swaps: AtomicUsize,
-    /// Redis does not say how often it swapped databases: the fleet's channel alone tells of that.
-    uncounted: AtomicBool,
-    /// The link to the channel is lost, and not made anew yet.
-    deaf: AtomicBool,
+    /// What the fleet's channel said before this moment is obeyed, in nanoseconds of [`Time`]; [`Time::NEVER`] where nobody listens.
+    channel: AtomicU64,
+    /// Connections of ears to servers that do not say how often they swapped databases.
+    reliant: AtomicUsize,
+    /// There was none of these before.
+    relied: Notify,
+}
+
+impl Default for Silence {
+    /// Where nobody listens to the fleet's channel.
+    fn default() -> Self {
+        Self {
+            paused: AtomicU64::new(0),
+            swaps: AtomicUsize::new(0),
+            channel: AtomicU64::new(Time::NEVER.as_nanos()),
+            reliant: AtomicUsize::new(0),
+            relied: Notify::new(),
+        }
+    }
 }
 
 /// A pause that was asked for, until Redis has agreed to it.
@@ -69,26 +87,63 @@ impl Silence {
         self.swaps.fetch_sub(1, Ordering::AcqRel) == 1
     }
 
-    /// Whether Redis says how often it swapped databases has become known.
-    pub fn set_swaps_counted(&self, counted: bool) {
-        self.uncounted.store(!counted, Ordering::Release);
-    }
-
-    /// Whether the fleet's channel alone tells of swaps.
-    pub fn relies_on_channel(&self) -> bool {
-        self.uncounted.load(Ordering::Acquire)
-    }
-
-    /// Whether the channel, which was heard before, is heard now. Where it is relied on and is not, leases in force are to be ended
-    /// after this.
-    pub fn set_deaf(&self, deaf: bool) {
-        self.deaf.store(deaf, Ordering::Release);
-    }
-
-    /// Whether such a change is under way, or nobody would tell of one. Asked after a lease was renewed, which is then ended:
-    /// whoever begins a change counts it first and ends leases second.
+    /// Whether such a change is under way. Asked after a lease was renewed, which is then ended: whoever begins a change counts it
+    /// first and ends leases second.
     pub fn is_swapping(&self) -> bool {
-        self.swaps.load(Ordering::Acquire) > 0 || self.deaf.load(Ordering::Acquire) && self.relies_on_channel()
+        self.swaps.load(Ordering::Acquire) > 0
+    }
+
+    /// Where somebody will listen to the fleet's channel, and has not heard it yet.
+    #[must_use]
+    pub fn awaiting_channel(self) -> Self {
+        Self { channel: AtomicU64::new(Time::ZERO.as_nanos()), ..self }
+    }
+
+    /// The channel has answered a question that was sent then: what it had said before is obeyed. Returns what was known before.
+    pub fn hear_channel(&self, sent: Time) -> Time {
+        Time::from_nanos(self.channel.swap(sent.as_nanos(), Ordering::AcqRel))
+    }
+
+    /// Nobody may listen to the channel: leases do without it.
+    pub fn give_up_channel(&self) {
+        self.hear_channel(Time::NEVER);
+    }
+
+    /// Only the channel tells a connection of an ear of swaps: its leases end with what the channel has proved.
+    pub fn rely_on_channel(&self) -> ChannelReliance<'_> {
+        if self.reliant.fetch_add(1, Ordering::AcqRel) == 0 {
+            self.relied.notify_one();
+        }
+        ChannelReliance(self)
+    }
+
+    /// Whether any does.
+    pub fn relies_on_channel(&self) -> bool {
+        self.reliant.load(Ordering::Acquire) > 0
+    }
+
+    /// Told when one does where none did before.
+    pub fn reliance(&self) -> &Notify {
+        &self.relied
+    }
+}
+
+/// A connection of an ear relies on the fleet's channel for as long as this is there.
+#[derive(Debug)]
+#[must_use = "it ends when it is dropped"]
+pub struct ChannelReliance<'a>(&'a Silence);
+
+impl ChannelReliance<'_> {
+    /// Everything that the channel said before this moment is obeyed. To be asked before a lease is renewed, which lasts no longer
+    /// than this allows.
+    pub fn heard_up_to(&self) -> Time {
+        Time::from_nanos(self.0.channel.load(Ordering::Acquire))
+    }
+}
+
+impl Drop for ChannelReliance<'_> {
+    fn drop(&mut self) {
+        self.0.reliant.fetch_sub(1, Ordering::AcqRel);
     }
 }
 
@@ -123,17 +178,27 @@ mod tests {
     }
 
     #[test]
-    fn a_channel_that_is_not_heard_matters_where_redis_does_not_count_swaps() {
+    fn what_the_channel_has_proved_is_what_it_answered_last_and_no_bound_where_nobody_listens() {
+        let alone = Silence::default();
+        assert_eq!(alone.rely_on_channel().heard_up_to(), Time::NEVER);
+        let silence = Silence::default().awaiting_channel();
+        let reliance = silence.rely_on_channel();
+        assert_eq!(reliance.heard_up_to(), Time::ZERO);
+        assert_eq!(silence.hear_channel(AT(7)), Time::ZERO);
+        assert_eq!(reliance.heard_up_to(), AT(7));
+        assert_eq!(silence.hear_channel(AT(9)), AT(7));
+        silence.give_up_channel();
+        assert_eq!(reliance.heard_up_to(), Time::NEVER);
+    }
+
+    #[test]
+    fn the_channel_is_relied_on_while_any_ear_does() {
         let silence = Silence::default();
-        silence.set_deaf(true);
-        assert!(!silence.is_swapping());
-        silence.set_swaps_counted(false);
-        assert!(silence.is_swapping());
-        silence.set_swaps_counted(true);
-        assert!(!silence.is_swapping());
-        silence.set_swaps_counted(false);
-        silence.set_deaf(false);
-        assert!(!silence.is_swapping());
+        let (one, other) = (silence.rely_on_channel(), silence.rely_on_channel());
+        drop(one);
+        assert!(silence.relies_on_channel());
+        drop(other);
+        assert!(!silence.relies_on_channel());
     }
 
     #[test]

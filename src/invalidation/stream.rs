@@ -112,7 +112,7 @@ async fn follow_at(
         let Err(lost) = read(config, node, position, sink, on, joined).await;
         match lost {
             StreamTrouble::Unreadable(_) => farewell(config).await,
-            StreamTrouble::UnreadableFirst(_) => sink.lost(), // what came before it is not known
+            StreamTrouble::UnreadableFirst(_) => sink.missed(), // what came before it is not known
             _ => {}
         }
         if since.is_some_and(|since: Instant| since.elapsed() >= STEADY) {
@@ -143,7 +143,7 @@ async fn read(
 ) -> Result<Infallible, StreamTrouble> {
     let mut link = StreamLink::make(config, node).await?;
     if link.join(config, position).await? {
-        sink.lost(); // what was added before the group was there is not read
+        sink.missed(); // what was added before the group was there is not read
     }
     joined();
     let (stream, group) = (config.stream.as_bytes(), config.origin_id.as_bytes());
@@ -171,7 +171,7 @@ async fn read(
         }
         if looks && link.look_at_first(position).await? {
             debug!(stream = config.stream, "entries may have been trimmed away unread");
-            sink.lost();
+            sink.missed();
         }
         let delivered = of_one_stream(link.answer(BLOCK + node.connect_timeout).await?);
         if delivered.is_empty() {

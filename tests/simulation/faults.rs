@@ -33,7 +33,7 @@ pub(crate) enum Fault {
 }
 
 impl Fault {
-    pub(crate) const ALL: [Self; 23] = [
+    pub(crate) const ALL: [Self; 24] = [
         Self::Ear(PlantedFault::EpochOutlivesConnection),
         Self::Ear(PlantedFault::LeaseFromAnswer),
         Self::Ear(PlantedFault::LeaseBeyondProbe),
@@ -44,6 +44,7 @@ impl Fault {
         Self::Ear(PlantedFault::RoleIgnored),
         Self::Ear(PlantedFault::SwapIgnored),
         Self::Ear(PlantedFault::ProbeIgnored),
+        Self::Ear(PlantedFault::ChannelUnproved),
         Self::Ear(PlantedFault::ExpiryFromAnswer),
         Self::Ear(PlantedFault::AstrayIgnored),
         Self::Ear(PlantedFault::HeardAtAnswer),

@@ -79,6 +79,8 @@ pub(crate) enum Owner {
     Ear(usize),
     /// Of that worker.
     Lane(usize, Who),
+    /// The fleet's channel.
+    Channel,
 }
 
 pub(crate) struct Link {

@@ -95,7 +95,7 @@ impl Memory {
             store: Store::new(1 << 20),
             arrivals: Arrivals::default(),
             opaque_writes: OpaqueWrites::default(),
-            silence: Silence::default(),
+            silence: Silence::default().awaiting_channel(),
             generation: Generation::default(),
             vouched: Vouched::always(),
             stats: Stats::default(),

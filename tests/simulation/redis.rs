@@ -23,6 +23,7 @@ struct Client {
     user: usize,
     db: usize,
     tracks: bool,
+    listens: bool,
     commands: u64,
     input: Vec<u8>,
 }
@@ -185,6 +186,12 @@ impl Server {
         self.run(usize::MAX, db, &command, (now, None), judge, out);
     }
 
+    /// Another process tells the fleet to forget everything.
+    pub(crate) fn publish(&self, out: &mut Out) {
+        let listeners = self.clients.iter().filter(|(_, client)| client.listens);
+        out.extend(listeners.map(|(&link, _)| (link, b"+forget\r\n".to_vec())));
+    }
+
     fn run(
         &mut self,
         link: usize,
@@ -211,6 +218,11 @@ impl Server {
                 self.clients.get_mut(&link).expect("it asks").tracks = true;
                 b"+OK\r\n".to_vec()
             }
+            ["SUBSCRIBE", _] => {
+                self.clients.get_mut(&link).expect("it asks").listens = true;
+                b"+subscribed\r\n".to_vec()
+            }
+            ["PING"] => b"+PONG\r\n".to_vec(),
             ["CLIENT", ..] => b"+OK\r\n".to_vec(),
             ["ACL", ..] => {
                 let closed = limited && self.closed_since.is_some();

@@ -78,6 +78,10 @@ impl World<'_> {
                 self.happens_untold();
                 &["SWAPDB", "0", "1"]
             }
+            _ if self.swaps => {
+                self.swap_elsewhere();
+                &["DEL", key]
+            }
             _ => &["DEL", key],
         };
         if !self.server.is_master {
@@ -212,6 +216,7 @@ impl World<'_> {
         match self.links[number].owner {
             Owner::Ear(user) => self.ear_lost(user),
             Owner::Lane(worker, who) => self.lane_lost(worker, who),
+            Owner::Channel => self.channel_lost(),
         }
     }
 }

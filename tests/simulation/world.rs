@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BinaryHeap};
 
 use crema::clock::Time;
 
+use super::channel::Channel;
 use super::dice::Dice;
 use super::ears::EarState;
 use super::faults::Plan;
@@ -35,6 +36,9 @@ pub(crate) enum Event {
     /// A fence, or fills, that workers have asked for come to the ear's thread.
     EarFence(usize, Time, u64),
     EarFills(usize),
+    /// The link to the channel.
+    ChannelConnects,
+    ChannelAsks(usize),
     Step(usize, u64),
     FenceLate(u64),
     /// A swap whose answer was lost may have been done until now.
@@ -62,6 +66,8 @@ impl Event {
             | Self::EarWakes(..)
             | Self::EarFence(..)
             | Self::EarFills(_)
+            | Self::ChannelConnects
+            | Self::ChannelAsks(_)
             | Self::Step(..)
             | Self::FenceLate(_)
             | Self::SwapOver => true,
@@ -148,6 +154,7 @@ pub(crate) struct World<'a> {
     pub(crate) workers: Vec<Worker>,
     pub(crate) sessions: Vec<(u64, Session)>,
     pub(crate) ears: [EarState<'a>; USERS],
+    pub(crate) channel: Channel,
     /// Each with the user on whose ear it waits.
     pub(crate) waiting: BTreeMap<u64, (usize, Waiting)>,
     pub(crate) tokens: u64,
@@ -206,6 +213,7 @@ impl<'a> World<'a> {
             workers,
             sessions,
             ears: Default::default(),
+            channel: Channel::default(),
             waiting: BTreeMap::new(),
             tokens: 0,
             stopped_until: 0,
@@ -238,6 +246,7 @@ impl<'a> World<'a> {
             world.at(first, Event::Step(session, 0));
             world.sessions[session].1.is_due = true;
         }
+        world.at(0, Event::ChannelConnects);
         world.at(MS, Event::Past);
         world.at(3 * MS, Event::Meet);
         world.at(gap, Event::Trouble);
@@ -329,6 +338,8 @@ impl<'a> World<'a> {
             Event::EarWakes(user, when) if when == self.ears[user].wakes_at => self.wake_ear(user),
             Event::EarFence(user, since, token) => self.send_fence(user, since, token),
             Event::EarFills(user) => self.send_fills(user),
+            Event::ChannelConnects => self.connect_channel(),
+            Event::ChannelAsks(link) => self.ask_channel(link),
             Event::Step(session, life) => self.step(session, life),
             Event::FenceLate(token) => self.fenced(token, false),
             Event::SwapOver => {
@@ -418,6 +429,7 @@ impl<'a> World<'a> {
         match self.links[link].owner {
             Owner::Ear(user) => self.ear_receives(user, &bytes),
             Owner::Lane(worker, who) => self.lane_receives(worker, who, &bytes),
+            Owner::Channel => self.channel_receives(&bytes),
         }
     }
 }

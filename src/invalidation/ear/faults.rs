@@ -22,6 +22,8 @@ pub enum PlantedFault {
     RoleIgnored,
     /// Leases begin while databases are being swapped.
     SwapIgnored,
+    /// A lease lasts however long ago the fleet's channel, which alone tells of swaps, was heard.
+    ChannelUnproved,
     /// What Redis announces to nobody is asked and not heeded.
     ProbeIgnored,
     /// Rights that have changed empty nothing.

@@ -15,7 +15,7 @@ use tracing::{info, warn};
 use super::super::forget::{Forget, Heard, obey};
 use super::super::message::Envelope;
 use super::super::opaque::OpaqueWrites;
-use super::super::silence::Silence;
+use super::super::silence::{ChannelReliance, Silence};
 use super::super::terms::L1Terms;
 use super::dialogue::{Dialogue, EarQuestion};
 use super::faults::{FaultPlan, NoFaults, PlantedFault};
@@ -136,6 +136,8 @@ pub struct Protocol<'a, W, P = NoFaults> {
     features: Option<ServerFeatures>,
     touches: Touches,
     unannounced: Unannounced,
+    /// That only the fleet's channel tells of swaps, where the server does not count them.
+    channel: Option<ChannelReliance<'a>>,
     /// When something came last.
     heard: Time,
     /// When it looks after what is due.
@@ -179,6 +181,7 @@ impl<'a, W, P: FaultPlan> Protocol<'a, W, P> {
             features: None,
             touches: Touches::new(now),
             unannounced: Unannounced::default(),
+            channel: None,
             heard: now,
             next_round: now.plus(around.terms.round()),
             is_told: false,
@@ -472,6 +475,8 @@ impl<'a, W, P: FaultPlan> Protocol<'a, W, P> {
         } else if let (Some(passed), true) = (vouched.bound(sent), self.in_turn && !silence.is_paused(now)) {
             let beyond = self.faults.has(PlantedFault::LeaseBeyondProbe);
             let bound = if beyond { passed } else { self.unannounced.bound(passed) };
+            let channel = self.channel.as_ref().filter(|_| !self.faults.has(PlantedFault::ChannelUnproved));
+            let bound = channel.map_or(bound, |channel| bound.min(channel.heard_up_to()));
             let bound = if self.faults.has(PlantedFault::LeaseFromAnswer) { now } else { bound };
             let until = bound.plus(terms.max_staleness);
             // No longer than the user's rights are known to be what they were.
@@ -512,8 +517,13 @@ impl<'a, W, P: FaultPlan> Protocol<'a, W, P> {
                 self.bump(reason);
             }
         }
-        if let Some(counted) = self.unannounced.counts_swaps() {
-            self.around.silence.set_swaps_counted(counted);
+        match self.unannounced.counts_swaps() {
+            // Where the channel carries coherence, the fence of this very connection proves that it was heard.
+            Some(false) if self.means != CoherenceMeans::Channel => {
+                self.channel.get_or_insert_with(|| self.around.silence.rely_on_channel());
+            }
+            Some(_) => self.channel = None,
+            None => {}
         }
     }
 

@@ -317,6 +317,40 @@ fn no_lease_begins_while_something_silences_it() {
 }
 
 #[test]
+fn where_swaps_are_not_counted_a_lease_lasts_no_longer_than_the_channel_has_proved() {
+    let bench = EarBench { silence: Silence::default().awaiting_channel(), ..EarBench::tracking() };
+    let mut line = bench.ready();
+    assert_eq!(bench.lease_ms(), 0, "the channel was not heard");
+    let mut fence = |sent, latency: &str| {
+        line.now = sent;
+        line.protocol.fence(at(sent), 1, at(sent));
+        line.asked();
+        line.answer(&[TIME, latency, MASTER]);
+        bench.lease_ms()
+    };
+    bench.silence.hear_channel(at(80));
+    assert_eq!(fence(100, LATENCY), 480);
+    assert_eq!(fence(200, LATENCY), 480, "the channel was not heard since");
+    bench.silence.hear_channel(at(290));
+    assert_eq!(fence(280, LATENCY), 680, "no longer than the fence proves");
+    let counted =
+        |calls| format!("%1\r\n$5\r\nhello\r\n%2\r\n$5\r\ncalls\r\n:{calls}\r\n$14\r\nhistogram_usec\r\n%0\r\n");
+    assert_eq!(fence(400, &counted(1)), 690, "not known yet");
+    assert!(bench.silence.relies_on_channel());
+    assert_eq!(fence(500, &counted(2)), 900, "the server counts them");
+    assert!(!bench.silence.relies_on_channel());
+}
+
+#[test]
+fn where_the_channel_carries_coherence_the_ear_proves_itself_that_it_is_heard() {
+    let notices = Notices::new("c".to_owned(), "me".to_owned());
+    let mode = CoherenceMode::channel(notices, Duration::from_secs(3600));
+    let bench = EarBench { silence: Silence::default().awaiting_channel(), ..EarBench::new(mode) };
+    bench.ready();
+    assert_eq!((bench.lease_ms(), bench.silence.relies_on_channel()), (400, false));
+}
+
+#[test]
 fn where_another_may_become_the_owner_a_lease_begins_with_the_census() {
     let bench = EarBench { vouched: Vouched::by_census(), ..EarBench::tracking() };
     let mut line = bench.ready();
