@@ -36,6 +36,13 @@ fn evict(direct: &mut Client, key: &str) {
     direct.cmd(&["UNLINK", key]);
 }
 
+/// What `CREMA EXPLAIN GET` says under this name.
+fn explained(client: &mut Client, key: &str, name: &str) -> String {
+    let told = client.cmd(&["CREMA", "EXPLAIN", "GET", key]);
+    let told = told.items().iter().skip_while(|word| word.text() != name).nth(1).map(Value::text);
+    told.unwrap_or_else(|| panic!("nothing of {name}"))
+}
+
 fn copied(crema: &Crema) -> u64 {
     crema.count("crema_tier_total", &[("outcome", "copied")])
 }
@@ -59,19 +66,13 @@ fn a_value_that_is_gone_above_is_found_below_and_put_back() {
     set_and_copy(&crema, &mut client, "page:1", "one");
     assert_eq!(client.cmd(&["GET", "page:1"]), bulk("one"));
     evict(&mut direct, "page:1");
-    let told = client.cmd(&["CREMA", "EXPLAIN", "GET", "page:1"]);
-    let told = told.items().iter().skip_while(|word| word.text() != "tiers").nth(1).map(Value::text);
-    assert!(
-        told.as_ref().is_some_and(|told| told.starts_with("l3: newest, ") && told.ends_with("ms left")),
-        "{told:?}"
-    );
+    let told = explained(&mut client, "page:1", "tiers");
+    assert!(told.starts_with("l3: newest, ") && told.ends_with("ms left"), "{told}");
     let stranger = ["ACL", "SETUSER", "stranger", "on", ">p", "~other:*", "+@all"];
     assert_eq!(direct.cmd(&stranger), ok());
     let mut other = crema.client();
     assert_eq!(other.cmd(&["AUTH", "stranger", "p"]), ok());
-    let told = other.cmd(&["CREMA", "EXPLAIN", "GET", "page:1"]);
-    let told = told.items().iter().skip_while(|word| word.text() != "tiers").nth(1).map(Value::text);
-    assert_eq!(told.as_deref(), Some(""), "who may not read it is told nothing");
+    assert_eq!(explained(&mut other, "page:1", "tiers"), "", "who may not read it is told nothing");
     assert_eq!(client.cmd(&["GET", "page:1"]), bulk("one"), "out of the tier");
     assert_eq!(crema.count("crema_tier_total", &[("outcome", "hit")]), 1);
     eventually("it is put back", || direct.cmd(&["GET", "page:1"]) == bulk("one"));
@@ -87,6 +88,37 @@ fn a_value_that_is_gone_above_is_found_below_and_put_back() {
     assert_eq!(cold.client().cmd(&["EXISTS", "crema:0:other"]), Value::Int(0));
     evict(&mut direct, "other");
     assert_eq!(client.cmd(&["GET", "other"]), nil(), "it has no tier");
+}
+
+#[test]
+fn what_comes_into_memory_is_copied_whichever_way_it_was_read() {
+    let (redis, cold) = (Redis::start(), Redis::start());
+    let (crema, _file) = with_tiers(redis.addr(), &[(redis_tier(cold.addr()), "copy_up = 0")]);
+    if crema.is_direct() {
+        return;
+    }
+    let (mut client, mut direct, mut below) = (crema.client(), redis.client(), cold.client());
+    let reads: [(&str, &[&[&str]]); 3] = [
+        ("page:get", &[&["GET", "page:get"]]),
+        ("page:mget", &[&["MGET", "other", "page:mget"]]),
+        ("page:home", &[&["BLPOP", "nothing", "0.01"], &["GET", "page:home"]]),
+    ];
+    for (key, commands) in reads {
+        direct.cmd(&["SET", key, "v"]);
+        let said = client.pipeline(commands).pop().expect("one");
+        assert!([bulk("v"), array(vec![nil(), bulk("v")])].contains(&said), "{key}: {said:?}");
+        eventually(&format!("{key} is copied"), || below.cmd(&["EXISTS", &format!("crema:0:{key}")]) == Value::Int(1));
+        evict(&mut direct, key);
+        eventually("memory has heard of it", || explained(&mut crema.client(), key, "in_l1") == "no");
+        assert_eq!(client.cmd(&["GET", key]), bulk("v"), "{key}: out of the tier");
+    }
+    direct.cmd(&["HSET", "page:h", "f", "v"]);
+    direct.cmd(&["SET", "q", "v"]);
+    assert_eq!(client.cmd(&["HGET", "page:h", "f"]), bulk("v"));
+    assert_eq!(client.cmd(&["MGET", "q"]), array(vec![bulk("v")]));
+    set_and_copy(&crema, &mut client, "page:last", "v"); // what came before has been copied, if it is to be
+    assert_eq!(direct.cmd(&["KEYS", "crema:ver:page:h"]), array(vec![]), "no value of a string");
+    assert_eq!(below.cmd(&["DBSIZE"]), Value::Int(4));
 }
 
 #[test]
@@ -217,7 +249,13 @@ fn a_tier_that_is_frozen_or_back_with_old_copies_is_harmless() {
         crema.count("crema_tier_well", &[("tier", "cold")]) == 0
     });
     let (status, page) = crema.admin("/readyz").expect("it answers");
-    assert!(status == 200 && page.contains("degraded: tier cold"), "{page}");
+    let says = format!(
+        "degraded: tier cold (redis://{}): {} left alone: it does not answer in time",
+        link.addr(),
+        link.addr()
+    );
+    assert!(status == 200 && page.contains(&says), "{page}");
+    assert_eq!(explained(&mut client, "page:k", "tiers"), "cold: left alone");
     assert_eq!(client.cmd(&["SET", "page:k", "third"]), ok());
     assert_eq!(client.cmd(&["GET", "page:k"]), bulk("third"), "what is above needs no tier");
     link.thaw();

@@ -137,6 +137,8 @@ pub(crate) struct TierStatus {
     pub keys: String,
     /// Whether it is asked, and not left alone after failures.
     pub well: bool,
+    /// Those of its servers that are left alone; of a cluster there may be others, which are asked.
+    pub left_alone: Vec<String>,
     /// What went wrong last, if something did.
     pub last_error: Option<String>,
     /// What happened, by `TierOutcome`.
@@ -217,7 +219,11 @@ impl Snapshot {
         });
         ill.map(|tier| {
             let why = tier.last_error.as_deref().unwrap_or("it does not answer");
-            format!("tier {} ({}) is left alone: {why}", tier.name, tier.server)
+            let who = match &tier.left_alone[..] {
+                [] => "none of its servers is known".to_owned(),
+                servers => format!("{} left alone", servers.join(", ")),
+            };
+            format!("tier {} ({}): {who}: {why}", tier.name, tier.server)
         })
         .chain(origins)
         .collect()

@@ -93,6 +93,7 @@ fn tier_status(tier: &Tier) -> TierStatus {
         server: tier.rule.server.to_string(),
         keys: tier.rule.pattern.to_string(),
         well: tier.is_well(),
+        left_alone: tier.left_alone(),
         last_error: Some(tier.stats.last_error()).filter(|why| !why.is_empty()),
         counts: TierOutcome::ALL.iter().map(|&outcome| (outcome.as_str(), tier.stats.of(outcome))).collect(),
     }

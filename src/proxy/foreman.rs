@@ -68,9 +68,8 @@ impl Forwarder<InFlight> for Worker {
         if command.site.is_replica {
             return self.ask_master(command, bytes);
         }
-        if let ReturnReason::Absent(question) = &command.why {
-            let question = Question::clone(question);
-            return self.seek(command, question, without_asking(bytes));
+        if let ReturnReason::Absent(_) = command.why {
+            return self.seek(command, without_asking(bytes));
         }
         if let (ReturnReason::Lost(..), ReplyPurpose::Read(..) | ReplyPurpose::Lead(..)) =
             (&command.why, &command.purpose)

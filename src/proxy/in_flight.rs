@@ -14,7 +14,7 @@ use std::time::Instant;
 
 use tokio::sync::oneshot;
 
-use super::lead::{Lead, count_promotion};
+use super::lead::{Lead, promote};
 use super::notified_write::{ClientPart, FirstByte, MarkedWrite, NotifiedWrite};
 use super::queued::{QUEUED, QueuedCommand};
 use super::reader::Reader;
@@ -351,9 +351,8 @@ impl InFlight {
                 lead.promote(&self.site, command);
             }
             ReplyAction::Read(reader, fills) => {
-                let (l1, ear) = (&self.site.shared.l1, &reader.who.ear);
                 for fill in fills {
-                    count_promotion(&self.site.stats, l1.promote(ear, fill));
+                    promote(&self.site, &reader.who.ear, fill);
                 }
             }
             ReplyAction::Capture(whole, told) => {

@@ -4,6 +4,7 @@
 
 use std::cell::RefCell;
 use std::rc::Rc;
+use std::sync::Arc;
 
 use super::reader::Reader;
 use super::recipient::Recipient;
@@ -12,8 +13,8 @@ use super::site::Site;
 use crate::cache::{Coin, FlightRef, Flights, Query};
 use crate::clock::Time;
 use crate::command;
-use crate::invalidation::Fill;
-use crate::metrics::{DropReason, WorkerStats};
+use crate::invalidation::{Ear, Fill};
+use crate::metrics::DropReason;
 use crate::resp::Request;
 
 /// Who has joined a read, where anybody has. Boxed, for it is a third of the size so, and mostly nobody joins.
@@ -72,23 +73,15 @@ impl Lead {
         let query = who.query(l1, spec, request);
         let max_value = site.shared.promote(self.rule).max_value;
         let bytes = u64::from(self.size);
-        let promoted = if self.failed {
-            Err(DropReason::ErrorReply)
+        if self.failed {
+            site.stats.dropped(DropReason::ErrorReply);
         } else if self.size == u32::MAX || bytes > max_value {
-            Err(DropReason::TooLarge)
+            site.stats.dropped(DropReason::TooLarge);
         } else {
             let fill = Fill::new(request, &query, who.db, site.shared.ceiling(self.rule), max_value)
                 .leaving(site.shared.early(request.arg(1)));
-            l1.promote(&who.ear, fill.expecting(bytes))
-        };
-        if site.looks_further
-            && promoted.is_ok()
-            && spec.reads_values(request.argc())
-            && let Some(foreman) = site.foreman()
-        {
-            foreman.filled(request.arg(1), who.db);
+            promote(site, &who.ear, fill.expecting(bytes));
         }
-        count_promotion(&site.stats, promoted);
     }
 
     /// Nobody joins any more.
@@ -119,10 +112,16 @@ impl Drop for Lead {
     }
 }
 
-/// Counts what became of a promotion.
-pub(super) fn count_promotion(stats: &WorkerStats, promoted: Result<(), DropReason>) {
-    match promoted {
-        Ok(()) => stats.promotions.add(1),
-        Err(reason) => stats.dropped(reason),
+/// Has a key promoted, and a value that tiers are to have copied to them.
+pub(super) fn promote(site: &Site, ear: &Arc<Ear>, fill: Fill) {
+    let l1 = &site.shared.l1;
+    let is_copied = l1.terms.beyond.as_ref().is_some_and(|beyond| fill.is_of_value() && beyond.matches(fill.key()));
+    let copied: Option<(Box<[u8]>, u32)> = is_copied.then(|| (fill.key().into(), fill.db()));
+    match l1.promote(ear, fill) {
+        Ok(()) => site.stats.promotions.add(1),
+        Err(reason) => return site.stats.dropped(reason),
+    }
+    if let (Some((key, db)), Some(foreman)) = (copied, site.foreman()) {
+        foreman.filled(&key, db);
     }
 }

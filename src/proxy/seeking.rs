@@ -19,7 +19,7 @@ use tokio::time::timeout;
 use super::errands::{SeekKind, Sought};
 use super::in_flight::ReplyAction;
 use super::recipient::Recipient;
-use super::returned::ReturnedCommand;
+use super::returned::{ReturnReason, ReturnedCommand};
 use super::seek::{Question, SeekAnswer, SoughtKey};
 use super::who::Who;
 use super::worker::Worker;
@@ -43,14 +43,14 @@ struct SeekingRead {
 
 impl Worker {
     /// Goes on with a read.
-    pub(super) fn seek(self: &Rc<Self>, command: ReturnedCommand, question: Question, bytes: &[u8]) {
-        let ReturnedCommand { first, joined, caller, sampled, .. } = command;
-        let Some((who, resp)) = caller else { return };
+    pub(super) fn seek(self: &Rc<Self>, command: ReturnedCommand, bytes: &[u8]) {
+        let ReturnedCommand { first, joined, caller, sampled, why, .. } = command;
+        let (Some((who, resp)), ReturnReason::Absent(question)) = (caller, why) else { return };
         let all: Vec<Recipient> = std::iter::once(first).chain(joined).collect();
         for recipient in all.iter().filter(|recipient| recipient.replies().is_detoured()) {
             self.pilots.carried_out(recipient.replies(), recipient.place(), bytes);
         }
-        let read = SeekingRead { question, all, db: who.db, resp, sampled };
+        let read = SeekingRead { question: *question, all, db: who.db, resp, sampled };
         let reach = |sought: &SoughtKey| self.shared.l1.terms.beyond.as_ref()?.reach(&sought.key)?.origin;
         let Some(place) = self.seeks.place(SeekKind::Needed(read.question.missing().find_map(reach))) else {
             let answers: Vec<_> = read.question.missing().map(|sought| self.unsought(&sought.key)).collect();

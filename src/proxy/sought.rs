@@ -27,24 +27,25 @@ impl InFlight {
     pub(super) fn hold_back(&mut self, kind: u8, bytes: &[u8], end: Option<Time>) {
         let ReplyAction::Seek(seek) = &mut self.action else { return };
         self.stage = ReplyStage::Sought;
-        match seek.question.hear(kind, bytes, end.is_some()) {
+        let verdict = seek.question.hear(kind, bytes, end.is_some());
+        if verdict == SeekVerdict::Unfinished {
+            return;
+        }
+        let ReplyAction::Seek(seek) = std::mem::replace(&mut self.action, ReplyAction::Ignore) else { return };
+        let Seek { inner, mut question } = *seek;
+        self.action = inner;
+        match verdict {
             SeekVerdict::Unfinished => {}
             SeekVerdict::Found => {
-                let (held, question) = (seek.question.take_held(), seek.question.clone());
-                self.take_back();
                 if self.site.shared.origins.is_some()
                     && let (Some(foreman), Some((who, _))) = (self.site.foreman(), self.caller())
                 {
                     foreman.has_found(&question, who.db);
                 }
                 self.stage = if self.site.redirects { ReplyStage::Followed } else { ReplyStage::Awaited };
-                self.piece(kind, &held, end);
+                self.piece(kind, &question.take_held(), end);
             }
-            SeekVerdict::Absent => {
-                let question = seek.question.clone();
-                self.take_back();
-                self.give_back(ReturnReason::Absent(Box::new(question)));
-            }
+            SeekVerdict::Absent => self.give_back(ReturnReason::Absent(Box::new(question))),
         }
     }
 }

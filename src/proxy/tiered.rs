@@ -83,6 +83,10 @@ impl Worker {
         let mut told = Vec::new();
         for tier in reach.tiers.iter().filter_map(|&nth| tiers.nth(nth)) {
             let name = &tier.rule.name;
+            if !tier.is_asked(db, key) {
+                told.push(format!("{name}: left alone"));
+                continue;
+            }
             told.push(match tier.look(db, key).await {
                 None => format!("{name}: no answer"),
                 Some(None) => format!("{name}: nothing"),
@@ -248,10 +252,10 @@ impl Worker {
 
     /// The upstream was emptied.
     pub(super) fn flush_tiers(self: &Rc<Self>) {
-        let worker = Rc::clone(self);
+        let (worker, stop) = (Rc::clone(self), self.seeks.stop.clone());
         self.tasks.spawn_local(async move {
             if let Some(tiers) = &worker.shared.tiers {
-                tiers.flush().await;
+                let _ = stop.run_until_cancelled(tiers.flush()).await; // copies that are left count no more
             }
         });
     }

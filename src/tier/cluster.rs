@@ -72,6 +72,15 @@ impl TierCluster {
         self.map().is_well()
     }
 
+    /// Those of its nodes that are not.
+    pub(super) fn left_alone(&self) -> Vec<String> {
+        let map = self.map();
+        let ill = map.nodes.iter().filter(|(_, node)| !node.is_well());
+        let mut ill: Vec<String> = ill.map(|(endpoint, _)| endpoint.to_string()).collect();
+        ill.sort();
+        ill
+    }
+
     /// Whether the node that has this name is asked.
     pub(super) fn is_asked(&self, name: &[u8]) -> bool {
         self.map().owner(HashSlot::of(name)).is_some_and(|node| node.is_well())

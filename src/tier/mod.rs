@@ -97,6 +97,15 @@ impl Tier {
         }
     }
 
+    /// Those of its servers that are not.
+    pub(crate) fn left_alone(&self) -> Vec<String> {
+        match &self.servers {
+            TierServers::One(node) if node.is_well() => Vec::new(),
+            TierServers::One(node) => vec![node.address.endpoint.to_string()],
+            TierServers::Cluster(cluster) => cluster.left_alone(),
+        }
+    }
+
     /// Whether it would be asked for a key.
     pub(crate) fn is_asked(&self, db: u32, key: &[u8]) -> bool {
         match &self.servers {

@@ -104,7 +104,7 @@ impl Fill {
     }
 
     /// The database that it reads in.
-    pub(super) fn db(&self) -> u32 {
+    pub(crate) fn db(&self) -> u32 {
         self.db
     }
 
@@ -124,12 +124,12 @@ impl Fill {
     }
 
     /// Whether it is the read of a string's value.
-    pub(super) fn is_of_value(&self) -> bool {
+    pub(crate) fn is_of_value(&self) -> bool {
         self.spec().reads_values(self.argc())
     }
 
     /// The key that is read.
-    pub(super) fn key(&self) -> &[u8] {
+    pub(crate) fn key(&self) -> &[u8] {
         &self.request[self.key.clone()]
     }
 
