@@ -8,11 +8,11 @@ mod cluster;
 mod compare;
 mod deny;
 mod error;
-mod fetch;
 mod flags;
 mod glob;
 mod listen;
-mod origin;
+mod origins;
+mod password;
 mod raw;
 mod rule;
 mod sentinel;
@@ -34,11 +34,11 @@ use std::time::Duration;
 pub use self::cluster::{ClusterSettings, ClusterView, CrossSlot, NodeMap};
 pub use self::deny::DenyLists;
 pub use self::error::{ConfigError, Place, Problem};
-pub use self::fetch::OriginRule;
 pub use self::flags::{Flags, Settings};
 pub use self::glob::Glob;
 pub use self::listen::Listen;
-pub use self::origin::{LONGEST_PASSWORD, PasswordOrigin, UpstreamPassword, read_password_file};
+pub use self::origins::OriginRule;
+pub use self::password::{LONGEST_PASSWORD, PasswordOrigin, UpstreamPassword, read_password_file};
 pub use self::rule::{Promote, Rule, SHORT_TERM};
 pub use self::sentinel::SentinelSettings;
 pub use self::summary::Sources;
@@ -297,7 +297,7 @@ fn read(layers: &Layers) -> Result<Config, ConfigError> {
     Ok(Config {
         listen,
         upstream: layers.read(key!(upstream), "redis://127.0.0.1:6379", str::parse)?,
-        upstream_password: origin::read_own(layers)?,
+        upstream_password: password::read_own(layers)?,
         cluster: cluster::read(layers)?,
         sentinel: sentinel::read(layers)?,
         tls: tls(layers)?,
@@ -356,7 +356,7 @@ fn read(layers: &Layers) -> Result<Config, ConfigError> {
         })?,
         rules: rule::read_rules(layers, l1_size)?,
         tiers: tier::read_tiers(layers)?,
-        origins: fetch::read_origins(layers)?,
+        origins: origins::read_origins(layers)?,
         channel: Channel {
             name: layers.read(key!(channel.name), "cache:invalidate", not_empty)?,
             enabled: layers.read(key!(channel.enabled), "true", switch)?,

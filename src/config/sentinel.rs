@@ -5,7 +5,7 @@
 use std::path::PathBuf;
 
 use super::error::{ConfigError, Problem};
-use super::origin::{PasswordOrigin, UpstreamPassword, check_file};
+use super::password::{PasswordOrigin, UpstreamPassword, check_file};
 use super::raw::{Layers, key};
 use super::url::Secret;
 

@@ -10,7 +10,7 @@ use toml::Spanned;
 use super::CertificateUser;
 use super::error::{ConfigError, Problem};
 use super::flags::UserSettings;
-use super::origin::{self, UpstreamPassword, read_password_file};
+use super::password::{self, UpstreamPassword, read_password_file};
 use super::raw::{Given, Layers};
 use super::units::GIB;
 use super::url::Secret;
@@ -60,7 +60,7 @@ impl Password {
 /// Reads all users. A name that an earlier one already has is refused.
 pub(super) fn read_users(layers: &Layers, certificates: CertificateUser) -> Result<Vec<User>, ConfigError> {
     let mut users: Vec<User> = Vec::new();
-    let refresh = origin::read_refresh(layers)?;
+    let refresh = password::read_refresh(layers)?;
     for settings in layers.users() {
         let refuse = |problem| layers.refuse_user(settings, problem);
         let user = read_user(settings, certificates, refresh).map_err(refuse)?;
@@ -88,9 +88,9 @@ fn read_user(
     }
     let UserSettings { upstream_password_file, upstream_password_command, .. } = settings.get_ref();
     let (file, command) = (text(upstream_password_file.as_ref()), text(upstream_password_command.as_ref()));
-    file.as_deref().map_or(Ok(()), origin::check_file)?;
-    command.as_deref().map_or(Ok(()), origin::check_command)?;
-    let changes = origin::origin(file, command, refresh)?.map(UpstreamPassword::Changes);
+    file.as_deref().map_or(Ok(()), password::check_file)?;
+    command.as_deref().map_or(Ok(()), password::check_command)?;
+    let changes = password::origin(file, command, refresh)?.map(UpstreamPassword::Changes);
     let fixed = text(upstream_password.as_ref()).map(|password| UpstreamPassword::Fixed(Secret::new(password)));
     if changes.is_some() && fixed.is_some() {
         let wrong = "a user's password for the upstream is given twice";
