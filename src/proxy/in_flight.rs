@@ -126,8 +126,8 @@ impl InFlight {
         Self { site, recipient: None, action, sampled: None, stage, patient: false, caller, resp }
     }
 
-    /// Who sends it, in this version of the protocol: so it can be sent elsewhere. Of what goes to a cluster's node.
-    pub(super) fn is_by(&mut self, who: &Rc<Who>, resp: Resp) {
+    /// Notes who sends it, in this version of the protocol, for it to be sent elsewhere. Of what goes to a cluster's node.
+    pub(super) fn set_caller(&mut self, who: &Rc<Who>, resp: Resp) {
         (self.caller, self.resp) = (Some(Rc::clone(who)), resp);
     }
 
@@ -570,7 +570,7 @@ mod tests {
         fn followed_write(&self) -> InFlight {
             let who = Who::new(&self.worker.shared, self.worker.front().node(), None, 0);
             let mut write = self.write();
-            write.is_by(&who, Resp::V2);
+            write.set_caller(&who, Resp::V2);
             write.follow();
             write
         }
@@ -781,7 +781,7 @@ mod tests {
             }
             let who = Who::new(&office.worker.shared, office.worker.front().node(), None, 0);
             let mut write = office.write().asking();
-            write.is_by(&who, Resp::V2);
+            write.set_caller(&who, Resp::V2);
             write.piece(b'+', b"+OK\r\n", AT);
             write.piece(b'-', b"-TRYAGAIN no\r\n", AT);
             assert!(write.goes_elsewhere() && !write.awaits_more());

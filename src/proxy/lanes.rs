@@ -66,8 +66,8 @@ impl Station {
 }
 
 impl Station {
-    /// A command for which there is no lane: told so, or sent elsewhere.
-    pub(super) fn is_unsent(&self, pending: InFlight, command: &[u8], error: &Error) {
+    /// Tells a command for which there is no lane that it was not sent, or has it sent elsewhere.
+    pub(super) fn fail_unsent(&self, pending: InFlight, command: &[u8], error: &Error) {
         if let Some(pending) = pending.lost(error, Sent::No, command)
             && let Some(forwarder) = self.forwarder.upgrade()
         {

@@ -176,15 +176,15 @@ impl NodeSide {
         }
         self.leave_replica(replies);
         let station = worker.station(at);
-        self.is_at(worker, station.node());
+        self.move_to(worker, station.node());
         let track = station.track(&self.who, resp, self.is_for_scripts(), now)?;
         self.came = replies.last_answer();
         self.track = Some(Rc::clone(&track));
         Ok(track)
     }
 
-    /// This node serves by now: where it is another, nothing that was filled from the last counts.
-    pub(super) fn is_at(&mut self, worker: &Worker, node: &Arc<Node>) {
+    /// Goes over to the node that serves by now: where it is another, nothing that was filled from the last counts.
+    pub(super) fn move_to(&mut self, worker: &Worker, node: &Arc<Node>) {
         if !Arc::ptr_eq(self.who.ear.node(), node) {
             self.who = self.who.moved(&worker.shared, node);
         }
@@ -207,14 +207,14 @@ mod tests {
     use crate::upstream::Topology;
 
     /// A session of a worker whose upstream is away.
-    struct Desk {
+    struct SessionBench {
         worker: Rc<Worker>,
         replies: Rc<Replies>,
         side: NodeSide,
         topologies: watch::Sender<Arc<Topology>>,
     }
 
-    impl Desk {
+    impl SessionBench {
         fn open(test: impl FnOnce(&mut Self)) {
             let runtime = Builder::new_current_thread().enable_all().build().expect("a runtime");
             LocalSet::new().block_on(&runtime, async {
@@ -251,74 +251,74 @@ mod tests {
 
     #[test]
     fn a_session_changes_lanes_when_all_that_it_sent_is_answered() {
-        Desk::open(|desk| {
-            assert!(desk.turn(false));
-            let (plain, place) = desk.send();
-            assert!(desk.side.is_on_lane(&desk.replies) && !desk.turn(true));
-            assert!(desk.turn(false) && Rc::ptr_eq(&desk.track(), &plain), "it stays meanwhile");
-            desk.answer(place);
-            assert!(!desk.side.is_on_lane(&desk.replies) && desk.turn(true));
-            assert!(!Rc::ptr_eq(&desk.track(), &plain), "a lane for scripts");
-            assert!(desk.side.came > Time::ZERO, "what left there before is older than what it has seen");
+        SessionBench::open(|bench| {
+            assert!(bench.turn(false));
+            let (plain, place) = bench.send();
+            assert!(bench.side.is_on_lane(&bench.replies) && !bench.turn(true));
+            assert!(bench.turn(false) && Rc::ptr_eq(&bench.track(), &plain), "it stays meanwhile");
+            bench.answer(place);
+            assert!(!bench.side.is_on_lane(&bench.replies) && bench.turn(true));
+            assert!(!Rc::ptr_eq(&bench.track(), &plain), "a lane for scripts");
+            assert!(bench.side.came > Time::ZERO, "what left there before is older than what it has seen");
         });
     }
 
     #[test]
     fn behind_an_unanswered_script_of_its_own_a_session_follows_it() {
-        Desk::open(|desk| {
-            assert!(desk.turn(true));
-            let (scripts, script) = desk.send();
-            assert!(desk.turn(false) && Rc::ptr_eq(&desk.track(), &scripts));
-            let (_, behind) = desk.send();
-            desk.answer(script);
-            assert!(!desk.turn(false), "the script is over, and what followed it is not");
-            desk.answer(behind);
-            assert!(desk.turn(false) && !Rc::ptr_eq(&desk.track(), &scripts));
+        SessionBench::open(|bench| {
+            assert!(bench.turn(true));
+            let (scripts, script) = bench.send();
+            assert!(bench.turn(false) && Rc::ptr_eq(&bench.track(), &scripts));
+            let (_, behind) = bench.send();
+            bench.answer(script);
+            assert!(!bench.turn(false), "the script is over, and what followed it is not");
+            bench.answer(behind);
+            assert!(bench.turn(false) && !Rc::ptr_eq(&bench.track(), &scripts));
         });
     }
 
     #[test]
     fn at_a_replica_what_it_has_seen_never_becomes_less() {
-        Desk::open(|desk| {
-            let (first, second) = (desk.track(), {
-                desk.side.turn(true, || false, &desk.replies);
-                desk.track()
+        SessionBench::open(|bench| {
+            let (first, second) = (bench.track(), {
+                bench.side.turn(true, || false, &bench.replies);
+                bench.track()
             });
-            desk.side.read_at(&first, Time::from_nanos(9), Time::from_nanos(9));
-            desk.side.read_at(&first, Time::from_nanos(5), Time::from_nanos(12));
-            assert_eq!(desk.side.came(), Time::from_nanos(9), "a read of another key needs less");
-            desk.side.read_at(&second, Time::from_nanos(7), Time::from_nanos(7));
-            assert_eq!(desk.side.came(), Time::from_nanos(7), "another lane");
-            let place = desk.replies.reserve();
-            desk.side.sent(place);
-            assert!(desk.side.waits_at_replica(&desk.replies));
-            desk.answer(place);
-            assert!(!desk.side.waits_at_replica(&desk.replies));
+            bench.side.read_at(&first, Time::from_nanos(9), Time::from_nanos(9));
+            bench.side.read_at(&first, Time::from_nanos(5), Time::from_nanos(12));
+            assert_eq!(bench.side.came(), Time::from_nanos(9), "a read of another key needs less");
+            bench.side.read_at(&second, Time::from_nanos(7), Time::from_nanos(7));
+            assert_eq!(bench.side.came(), Time::from_nanos(7), "another lane");
+            let place = bench.replies.reserve();
+            bench.side.sent(place);
+            assert!(bench.side.waits_at_replica(&bench.replies));
+            bench.answer(place);
+            assert!(!bench.side.waits_at_replica(&bench.replies));
         });
     }
 
     #[test]
     fn nothing_overtakes_what_is_sent_again_from_a_lane_that_was_lost() {
-        Desk::open(|desk| {
-            assert!(desk.turn(false));
-            let (lost, place) = desk.send();
+        SessionBench::open(|bench| {
+            assert!(bench.turn(false));
+            let (lost, place) = bench.send();
             lost.lane.lose("gone");
-            assert!(!desk.turn(false));
-            desk.answer(place);
-            assert!(desk.turn(false) && !Rc::ptr_eq(&desk.track(), &lost));
+            assert!(!bench.turn(false));
+            bench.answer(place);
+            assert!(bench.turn(false) && !Rc::ptr_eq(&bench.track(), &lost));
         });
     }
 
     #[test]
     fn where_another_node_serves_by_now_its_ear_counts() {
-        Desk::open(|desk| {
-            let (before, other) = (desk.track(), node());
-            desk.topologies.send_replace(Arc::new(Topology::Single(Arc::clone(&other))));
-            let topology = Arc::clone(&desk.topologies.borrow());
-            desk.worker.adopt(topology);
+        SessionBench::open(|bench| {
+            let (before, other) = (bench.track(), node());
+            bench.topologies.send_replace(Arc::new(Topology::Single(Arc::clone(&other))));
+            let topology = Arc::clone(&bench.topologies.borrow());
+            bench.worker.adopt(topology);
             assert!(!before.lane.is_open());
-            assert!(desk.turn(false) && !Rc::ptr_eq(&desk.track(), &before));
-            assert!(Arc::ptr_eq(desk.side.who.ear.node(), &other));
+            assert!(bench.turn(false) && !Rc::ptr_eq(&bench.track(), &before));
+            assert!(Arc::ptr_eq(bench.side.who.ear.node(), &other));
         });
     }
 }

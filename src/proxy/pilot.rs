@@ -308,12 +308,12 @@ impl Worker {
             }
         };
         let mut pending = InFlight::new(&station.site, recipient, action, sampled);
-        pending.is_by(&who, resp);
+        pending.set_caller(&who, resp);
         let pending = if asking { pending.asking() } else { pending };
         let bytes = if asking { [ASKING, &bytes].concat().into() } else { bytes };
         match station.track(&who, resp, scripts, now) {
             Ok(track) => track.send(&bytes, pending, now),
-            Err(error) => station.is_unsent(pending, &bytes, &error),
+            Err(error) => station.fail_unsent(pending, &bytes, &error),
         }
     }
 }

@@ -114,7 +114,7 @@ impl Caller {
         let (board, heard, resp) = (&station.node().replicas, self.ear(at).heard_up_to(), self.resp);
         let leases = board.leases();
         let (side, replies) = self.side_mut(at);
-        side.is_at(worker, station.node());
+        side.move_to(worker, station.node());
         let (busy, on) = (side.is_on_lane(replies), side.replica().cloned());
         let unanswered =
             |slot: &Option<Slot>| slot.is_none_or(|slot| replies.key_status(at, slot, heard) == KeyStatus::Unanswered);
@@ -172,7 +172,7 @@ fn moments_needed(
     keys: &KeysRead<'_>,
     now: Time,
 ) -> MomentsNeeded {
-    side.seen.has_written(replies.last_write(), replies.last_answer());
+    side.seen.note_write(replies.last_write(), replies.last_answer());
     let seen = |slot: &Option<Slot>| {
         let Some(slot) = *slot else { return Time::NEVER };
         let arrived = worker.shared.l1.memory.arrivals.last(slot);

@@ -27,8 +27,8 @@ impl Default for SeenElsewhere {
 }
 
 impl SeenElsewhere {
-    /// All that it sent is answered, the last at `answered`; the last write is this one.
-    pub(super) fn has_written(&mut self, write: Option<ReplyPlace>, answered: Time) {
+    /// Notes the last write of the session, all of whose commands are answered, the last at `answered`.
+    pub(super) fn note_write(&mut self, write: Option<ReplyPlace>, answered: Time) {
         if self.write != write {
             (self.write, self.wrote) = (write, answered);
         }
@@ -55,11 +55,11 @@ mod tests {
     fn a_write_of_its_own_counts_wherever_it_reads_and_once() {
         let mut seen = SeenElsewhere::default();
         assert_eq!(seen.needs(false), Time::ZERO);
-        seen.has_written(Some(ReplyPlace::at(3)), AT(7));
+        seen.note_write(Some(ReplyPlace::at(3)), AT(7));
         assert_eq!((seen.needs(true), seen.needs(false)), (AT(7), AT(7)));
-        seen.has_written(Some(ReplyPlace::at(3)), AT(20));
+        seen.note_write(Some(ReplyPlace::at(3)), AT(20));
         assert_eq!(seen.needs(true), AT(7), "later answers are of reads");
-        seen.has_written(Some(ReplyPlace::at(9)), AT(30));
+        seen.note_write(Some(ReplyPlace::at(9)), AT(30));
         assert_eq!(seen.needs(true), AT(30));
     }
 
@@ -69,7 +69,7 @@ mod tests {
         seen.comes(AT(9));
         seen.comes(AT(5));
         assert_eq!((seen.needs(true), seen.needs(false)), (Time::ZERO, AT(9)));
-        seen.has_written(Some(ReplyPlace::at(1)), AT(4));
+        seen.note_write(Some(ReplyPlace::at(1)), AT(4));
         assert_eq!((seen.needs(true), seen.needs(false)), (AT(4), AT(9)));
     }
 }

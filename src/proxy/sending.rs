@@ -53,7 +53,7 @@ impl Caller {
                 let (command, action) = self.marked(&track.site, spec, request);
                 let mut pending = InFlight::new(&track.site, recipient, action, worker.stats.sample());
                 if worker.is_cluster() {
-                    pending.is_by(&self.side(at).who, self.resp);
+                    pending.set_caller(&self.side(at).who, self.resp);
                 }
                 track.send(&command, pending, now);
             }
@@ -98,7 +98,7 @@ impl Caller {
                 self.side_mut(at).0.sent(place);
                 let mut pending = InFlight::new(&track.site, recipient, action, worker.stats.sample());
                 if worker.is_cluster() {
-                    pending.is_by(&self.side(at).who, self.resp);
+                    pending.set_caller(&self.side(at).who, self.resp);
                 }
                 track.send(command, pending, now);
             }
@@ -122,7 +122,7 @@ impl Caller {
         self.side_mut(at).0.sent(recipient.place());
         let station = worker.station(at);
         let mut pending = InFlight::new(&station.site, recipient, action, None);
-        pending.is_by(&self.side(at).who, self.resp);
-        station.is_unsent(pending, command, error);
+        pending.set_caller(&self.side(at).who, self.resp);
+        station.fail_unsent(pending, command, error);
     }
 }

@@ -59,8 +59,8 @@ pub(crate) struct CensusTaker {
 struct Acquaintance {
     /// What the cluster calls it.
     id: Option<MemberId>,
-    /// It was asked for its time-out.
-    is_old: bool,
+    /// It has answered what its time-out is.
+    has_node_timeout: bool,
 }
 
 /// Nobody asks any more.
@@ -108,7 +108,7 @@ impl CensusTaker {
             let exchange = async {
                 socket.write_all(&questions(question, &known)).await?;
                 let mut replies = Vec::new();
-                for _ in 0..2 + usize::from(question.lists) + usize::from(!known.is_old) {
+                for _ in 0..2 + usize::from(question.lists) + usize::from(!known.has_node_timeout) {
                     replies.push(read_reply(&mut socket, &mut buffer).await?);
                 }
                 io::Result::Ok(replies)
@@ -135,7 +135,7 @@ impl CensusTaker {
             needs.hear(Need::Census, None, listing);
         }
         let listing = listing.and_then(|reply| Listing::read(reply, &self.node.endpoint, &self.node_map));
-        known.is_old = true;
+        known.has_node_timeout = true;
         known.id = listing.as_ref().map(|listing| listing.own().id.clone()).or(known.id.take());
         let answer = known.id.clone().and_then(|id| Some((id, question.round, answer(hello, info)?)));
         self.report(answer, listing, rest.first().and_then(|reply| node_timeout(reply))).await
@@ -160,7 +160,7 @@ fn questions(question: CensusQuestion, known: &Acquaintance) -> Vec<u8> {
     if question.lists {
         encode::own_command(&mut out, &[b"CLUSTER", b"NODES"]);
     }
-    if !known.is_old {
+    if !known.has_node_timeout {
         encode::own_command(&mut out, &[b"CONFIG", b"GET", b"cluster-node-timeout"]);
     }
     out
