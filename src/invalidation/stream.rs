@@ -43,9 +43,9 @@ const SMALL: usize = 4096;
 const LONG_FIRST: Duration = Duration::from_secs(1);
 /// The same where it is longer than [`LARGEST`].
 const UNREADABLE_FIRST: Duration = Duration::from_secs(300);
-/// So long, in milliseconds, Redis waits for an entry before it says that there is none.
+/// So long Redis waits for a new entry before it answers that there is none.
 const BLOCK: Duration = Duration::from_secs(5);
-/// A group whose consumers have asked for nothing for so long, in milliseconds, is nobody's any more.
+/// A group whose consumers have asked for nothing for so many milliseconds is nobody's any more.
 const ABANDONED: i64 = 3_600_000;
 /// Groups of others that are looked at.
 const MOST_GROUPS: usize = 256;

@@ -120,7 +120,7 @@ impl Amends {
 }
 
 /// One key that is sought for a session.
-pub(super) struct Sought {
+pub(super) struct SeekRequest {
     pub(super) of: SoughtKey,
     /// The database that it is in.
     pub(super) db: u32,

@@ -8,7 +8,7 @@
 use std::rc::Rc;
 use std::sync::Arc;
 
-use super::errands::{SeekKind, Sought};
+use super::errands::{SeekKind, SeekRequest};
 use super::seek::{Question, SeekAnswer};
 use super::worker::Worker;
 use crate::beyond::KeptKind;
@@ -16,7 +16,7 @@ use crate::origin::{LoadOutcome, NewVersion, WantedKey};
 
 impl Worker {
     /// What the origin with this number has for a key.
-    pub(super) async fn load(&self, sought: &Sought, origin: u16) -> SeekAnswer {
+    pub(super) async fn load(&self, sought: &SeekRequest, origin: u16) -> SeekAnswer {
         let (Some(origins), Some(wanted)) = (&self.shared.origins, self.wanted(&sought.of.key, sought.db)) else {
             return SeekAnswer::Nothing;
         };

@@ -16,7 +16,7 @@ use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
-use super::errands::{SeekKind, Sought};
+use super::errands::{SeekKind, SeekRequest};
 use super::in_flight::ReplyAction;
 use super::recipient::Recipient;
 use super::returned::{ReturnReason, ReturnedCommand};
@@ -70,7 +70,7 @@ impl Worker {
             let mut tasks = JoinSet::new();
             for (nth, of) in some.iter().cloned().enumerate() {
                 let (worker, db) = (Rc::clone(self), read.db);
-                tasks.spawn_local(async move { (nth, worker.beyond(Sought { of, db, since }).await) });
+                tasks.spawn_local(async move { (nth, worker.beyond(SeekRequest { of, db, since }).await) });
             }
             let mut found = vec![SeekAnswer::Nothing; some.len()];
             while let Some(ended) = tasks.join_next().await {
@@ -115,7 +115,7 @@ impl Worker {
     }
 
     /// What lies beyond the upstream for a key: in its tiers, or at its origin.
-    async fn beyond(self: Rc<Self>, mut sought: Sought) -> SeekAnswer {
+    async fn beyond(self: Rc<Self>, mut sought: SeekRequest) -> SeekAnswer {
         let reach = self.shared.l1.terms.beyond.as_ref().and_then(|beyond| beyond.reach(&sought.of.key));
         let Some(reach) = reach else { return SeekAnswer::Nothing };
         if !reach.tiers.is_empty() {

@@ -13,7 +13,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use rand::Rng as _;
 use tokio::task::JoinSet;
 
-use super::errands::Sought;
+use super::errands::SeekRequest;
 use super::seek::SoughtKey;
 use super::who::Who;
 use super::worker::Worker;
@@ -40,7 +40,7 @@ struct TierStamp {
 
 impl Worker {
     /// The value of a key that the upstream has not, where a tier has it.
-    pub(super) async fn in_tiers(self: &Rc<Self>, sought: &Sought, reach: &Reach) -> Option<Vec<u8>> {
+    pub(super) async fn in_tiers(self: &Rc<Self>, sought: &SeekRequest, reach: &Reach) -> Option<Vec<u8>> {
         let (beyond, tiers) = self.below()?;
         let key = &sought.of.key;
         let is_asked = |nth: &u8| tiers.nth(*nth).is_some_and(|tier| tier.is_asked(sought.db, key));
@@ -115,7 +115,7 @@ impl Worker {
     /// Puts a value that a tier has into the upstream, and into the tiers above that one.
     fn spawn_copy_up(
         self: &Rc<Self>,
-        sought: &Sought,
+        sought: &SeekRequest,
         (reach, nth): (&Reach, u8),
         (copy, left): (TierCopy, Option<Duration>),
     ) {
@@ -265,7 +265,7 @@ impl Worker {
     }
 
     /// Whether no write of this process to the key has begun since the read was sent.
-    fn is_as_read(&self, sought: &Sought) -> bool {
+    fn is_as_read(&self, sought: &SeekRequest) -> bool {
         let SoughtKey { slot, stamp, .. } = sought.of;
         stamp.quiet() && self.shared.l1.memory.stamps.load(slot) == stamp
     }

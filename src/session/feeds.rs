@@ -29,7 +29,7 @@ type Names = BTreeSet<Vec<u8>>;
 /// See the module's head.
 pub(super) struct Feeds {
     all: Vec<Feed>,
-    wanted: Wanted,
+    wanted: KeySubscriptions,
     /// The map that they are by.
     version: Option<u64>,
     /// For whom they were made, and in which version of the protocol.
@@ -45,7 +45,7 @@ impl Feeds {
 
 /// What tells of keys, of all that the client has subscribed to.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-struct Wanted {
+struct KeySubscriptions {
     channels: Names,
     patterns: Names,
 }
@@ -53,10 +53,10 @@ struct Wanted {
 /// A connection to one node.
 struct Feed {
     lent: Lent,
-    has: Wanted,
+    has: KeySubscriptions,
 }
 
-impl Wanted {
+impl KeySubscriptions {
     /// Takes up what of these names may tell of keys, or forgets them; without any, all of their kind. Whether that is anything.
     fn note<'a>(&mut self, subscription: Subscription, names: impl ExactSizeIterator<Item = &'a [u8]>) -> bool {
         let known = match subscription.kind {
@@ -143,7 +143,7 @@ impl Session {
 
     fn feeds_mut(&mut self) -> &mut Feeds {
         let made_for = (Rc::clone(&self.caller.who), self.caller.resp);
-        let new = || Box::new(Feeds { all: Vec::new(), wanted: Wanted::default(), version: None, made_for });
+        let new = || Box::new(Feeds { all: Vec::new(), wanted: KeySubscriptions::default(), version: None, made_for });
         self.feeds.get_or_insert_with(new)
     }
 
@@ -197,7 +197,7 @@ impl Session {
         }
         lent.stands(true, false);
         lent.lane().set_mode(Mode::Subscribed);
-        Ok(Feed { lent, has: Wanted::default() })
+        Ok(Feed { lent, has: KeySubscriptions::default() })
     }
 }
 
@@ -208,7 +208,7 @@ impl Feed {
     }
 
     /// Has the node tell of this, and no more of what it told of before. What is told when it does; none where it does already.
-    fn want(&mut self, wanted: &Wanted) -> Option<oneshot::Receiver<Vec<u8>>> {
+    fn want(&mut self, wanted: &KeySubscriptions) -> Option<oneshot::Receiver<Vec<u8>>> {
         let changes = wanted.changes(&self.has);
         let own = self.lent.own();
         for (command, names) in &changes {
@@ -360,11 +360,11 @@ mod tests {
     #[test]
     fn what_a_node_is_to_tell_follows_from_what_the_client_has_subscribed_to() {
         use SubscriptionKind::{Channels, Patterns, Shards};
-        let note = |wanted: &mut Wanted, kind, begins, names: &[&str]| {
+        let note = |wanted: &mut KeySubscriptions, kind, begins, names: &[&str]| {
             let names: Vec<&[u8]> = names.iter().map(|name| name.as_bytes()).collect();
             wanted.note(subscription(kind, begins), names.into_iter())
         };
-        let mut wanted = Wanted::default();
+        let mut wanted = KeySubscriptions::default();
         assert!(!note(&mut wanted, Channels, true, &["news"]) && wanted.is_empty());
         assert!(!note(&mut wanted, Shards, true, &["__keyspace@0__:k"]) && wanted.is_empty());
         assert!(note(&mut wanted, Channels, true, &["news", "__keyspace@0__:k"]));
@@ -378,7 +378,7 @@ mod tests {
             });
             all.collect::<Vec<_>>()
         };
-        assert_eq!(words(wanted.changes(&Wanted::default())), ["SUBSCRIBE __keyspace@0__:k", "PSUBSCRIBE *"]);
+        assert_eq!(words(wanted.changes(&KeySubscriptions::default())), ["SUBSCRIBE __keyspace@0__:k", "PSUBSCRIBE *"]);
         assert!(!note(&mut wanted, Channels, false, &["news"]));
         assert!(note(&mut wanted, Channels, false, &[]));
         assert!(note(&mut wanted, Patterns, true, &["__keyevent*"]));

@@ -46,7 +46,7 @@ pub(super) struct TierAddress {
 }
 
 /// Questions of which the answers are awaited, each with what came so far and until when.
-type Awaited = VecDeque<(TierErrand, Vec<Vec<u8>>, Instant)>;
+type PendingErrands = VecDeque<(TierErrand, Vec<Vec<u8>>, Instant)>;
 
 impl TierAddress {
     pub(super) fn new(server: &TierServer, tls: Option<Dialer>, patience: Duration) -> Self {
@@ -140,7 +140,7 @@ impl TierAddress {
     async fn converse(&self, socket: Socket, first: TierErrand, asked: &mut mpsc::Receiver<TierErrand>) -> String {
         let (mut from, mut to) = split(socket);
         let (mut input, mut output) = (Vec::new(), Vec::new());
-        let mut awaited = Awaited::new();
+        let mut awaited = PendingErrands::new();
         self.take(first, &mut awaited, &mut output);
         let why = loop {
             let late = awaited.front().map_or_else(|| Instant::now() + Duration::from_secs(3600), |(.., until)| *until);
@@ -179,7 +179,7 @@ impl TierAddress {
         why
     }
 
-    fn take(&self, errand: TierErrand, awaited: &mut Awaited, output: &mut Vec<u8>) {
+    fn take(&self, errand: TierErrand, awaited: &mut PendingErrands, output: &mut Vec<u8>) {
         if errand.told.is_closed() {
             return; // who asked has waited long enough before it was its turn
         }
@@ -187,7 +187,7 @@ impl TierAddress {
         awaited.push_back((errand, Vec::new(), Instant::now() + self.patience));
     }
 
-    fn hand_out(&self, input: &mut Vec<u8>, awaited: &mut Awaited) -> Result<(), String> {
+    fn hand_out(&self, input: &mut Vec<u8>, awaited: &mut PendingErrands) -> Result<(), String> {
         let mut at = 0;
         while let Some(len) = self.dialect.split(&input[at..])? {
             let Some((errand, answers, _)) = awaited.front_mut() else {

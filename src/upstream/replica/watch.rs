@@ -51,7 +51,7 @@ pub(crate) struct ReplicaTerms {
 pub(crate) struct ReplicaWatch {
     master: Arc<Node>,
     make: Box<NodeMaker>,
-    desk: Arc<Desk>,
+    shared: Arc<WatchShared>,
     rounds: watch::Sender<u64>,
     asked: BTreeMap<Endpoint, AbortHandle>,
     tasks: JoinSet<()>,
@@ -63,14 +63,14 @@ type NodeMaker = dyn Fn(&Endpoint) -> Arc<Node> + Send + Sync;
 type ToldRights = (Box<[u8]>, (Time, Vec<u8>));
 
 /// What the tasks of one watch share.
-struct Desk {
+struct WatchShared {
     master: Arc<Node>,
     terms: ReplicaTerms,
-    state: Mutex<DeskState>,
+    state: Mutex<WatchRecords>,
 }
 
 #[derive(Default)]
-struct DeskState {
+struct WatchRecords {
     ledger: ReplicationLedger,
     /// What the master says of users, and when it was asked.
     rights: BTreeMap<Box<[u8]>, (Time, Vec<u8>)>,
@@ -98,12 +98,12 @@ impl ReplicaWatch {
         make: impl Fn(&Endpoint) -> Arc<Node> + Send + Sync + 'static,
         terms: ReplicaTerms,
     ) -> Self {
-        let desk = Desk { master: Arc::clone(&master), terms, state: Mutex::default() };
+        let shared = WatchShared { master: Arc::clone(&master), terms, state: Mutex::default() };
         let rounds = watch::Sender::new(0);
         Self {
             master,
             make: Box::new(make),
-            desk: Arc::new(desk),
+            shared: Arc::new(shared),
             rounds,
             asked: BTreeMap::new(),
             tasks: JoinSet::new(),
@@ -113,8 +113,8 @@ impl ReplicaWatch {
     /// Never returns. Dropped, it ends what it has begun; who drops it says that nothing is leased any more.
     pub(crate) async fn keep(mut self) {
         let mut known = self.master.replicas.known();
-        let (desk, rounds) = (Arc::clone(&self.desk), self.rounds.clone());
-        self.tasks.spawn(async move { desk.ask_master(&rounds).await });
+        let (shared, rounds) = (Arc::clone(&self.shared), self.rounds.clone());
+        self.tasks.spawn(async move { shared.ask_master(&rounds).await });
         loop {
             let replicas: Vec<_> = known.borrow_and_update().iter().take(MOST).cloned().collect();
             self.appoint(&replicas);
@@ -130,7 +130,7 @@ impl ReplicaWatch {
             let stays = replicas.contains(at);
             if !stays {
                 task.abort();
-                self.desk.dismiss(at);
+                self.shared.dismiss(at);
             }
             stays
         });
@@ -139,11 +139,11 @@ impl ReplicaWatch {
                 continue;
             }
             let node = (self.make)(at);
-            self.desk.take_on(at, &node);
-            let (desk, at, rounds) = (Arc::clone(&self.desk), at.clone(), self.rounds.subscribe());
+            self.shared.take_on(at, &node);
+            let (shared, at, rounds) = (Arc::clone(&self.shared), at.clone(), self.rounds.subscribe());
             let task = self.tasks.spawn({
                 let at = at.clone();
-                async move { desk.ask_replica(&at, &node, rounds).await }
+                async move { shared.ask_replica(&at, &node, rounds).await }
             });
             self.asked.insert(at, task);
         }
@@ -151,8 +151,8 @@ impl ReplicaWatch {
     }
 }
 
-impl Desk {
-    fn lock(&self) -> MutexGuard<'_, DeskState> {
+impl WatchShared {
+    fn lock(&self) -> MutexGuard<'_, WatchRecords> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -178,7 +178,7 @@ impl Desk {
         self.publish_with(&self.lock());
     }
 
-    fn publish_with(&self, state: &DeskState) {
+    fn publish_with(&self, state: &WatchRecords) {
         let vouched = &self.master.vouched;
         let replicas = state.replicas.iter().map(|(at, record)| {
             let standing = state.ledger.standing(at);
