@@ -9,8 +9,10 @@ mod cluster;
 mod descriptors;
 mod lookout;
 mod nodes;
+mod plan;
 mod rotation;
 mod sentinel;
+mod settings;
 mod signals;
 mod status;
 
@@ -29,19 +31,18 @@ use tokio_util::task::TaskTracker;
 use tracing::{error, info, warn};
 
 use crate::admin::{self, SentinelStatus, Source};
-use crate::beyond::Beyond;
 use crate::clock::Time;
-use crate::config::{Auth, Coherence, Config, Endpoint, ReadFrom, SHORT_TERM, UpstreamDown, UpstreamKind};
+use crate::config::{Auth, Coherence, Config, Endpoint, ReadFrom, UpstreamDown, UpstreamKind};
 use crate::control::Control;
 use crate::error::Error;
+use crate::invalidation::Heard;
 use crate::invalidation::channel::{self, ChannelConfig};
 use crate::invalidation::stream::{self, StreamConfig};
-use crate::invalidation::{CoherenceMode, Fleet, Heard, L1, L1Terms, Notices, Publisher};
 use crate::log;
 use crate::metrics::{CoherenceMeans, Metrics};
 use crate::net::tls::{Acceptor, Dialer, FileError, Verify};
 use crate::origin::Origins;
-use crate::proxy::{Clients, Gate, OpenListeners, Shared};
+use crate::proxy::{Clients, Gate, OpenListeners, Orders, Shared};
 use crate::resp::Limits;
 use crate::server::{Listener, Workers, accept};
 use crate::session::Entrance;
@@ -53,6 +54,7 @@ use cluster::{MapKeeper, follow_presence};
 use nodes::{NodePlan, Nodes};
 use rotation::RotatingLogins;
 use sentinel::GroupPlan;
+use settings::{SettingsHistory, SettingsKeeper, tell_mode};
 use signals::Signals;
 
 /// The tasks beside the workers may take so long to end.
@@ -146,7 +148,8 @@ impl Running {
         let tiers = Tiers::start(&config.tiers, &control).map_err(bad("tier"))?;
         let tiers = (!config.tiers.is_empty()).then_some(tiers);
         let origins = Origins::new(&config.origins, control.clone()).map_err(bad("origin"))?;
-        let app = App::new(config, (dialer, acceptor), logins, (tiers, origins), &control);
+        let (orders, given) = Orders::new();
+        let app = App::new(config, (dialer, acceptor), logins, (tiers, origins), orders, &control);
         let workers = Workers::start(&app.shared, &app.metrics.workers, &stop_sessions)
             .map_err(|source| failed("threads", "worker threads", source))?;
         for (listener, entrance) in listeners.into_iter().zip(entrances) {
@@ -162,6 +165,7 @@ impl Running {
         }
         app.tell_promises();
         app.watch_over(&control);
+        control.spawn(SettingsKeeper::new(Arc::clone(&app), given).keep());
         Ok(Self { app, workers, acceptors, stop_sessions, control })
     }
 
@@ -212,6 +216,8 @@ struct App {
     acceptor: Option<Arc<Acceptor>>,
     /// It was told to stop.
     draining: AtomicBool,
+    /// What was changed since it began.
+    history: SettingsHistory,
 }
 
 impl App {
@@ -220,6 +226,7 @@ impl App {
         (dialer, acceptor): (Option<Dialer>, Option<Arc<Acceptor>>),
         logins: RotatingLogins,
         (tiers, origins): (Option<Tiers>, Option<Origins>),
+        orders: Orders,
         control: &Control,
     ) -> Arc<Self> {
         let tiers = tiers.map(Arc::new);
@@ -229,10 +236,7 @@ impl App {
         let plan = NodePlan::new(&config, dialer, logins);
         let topology = watch::Sender::new(Arc::new(first_topology(&config, &plan)));
         let node = Arc::clone(topology.borrow().front());
-        let fleet = fleet(&config, &topology, &origin_id)
-            .map(|fleet| Publisher::start(fleet, Arc::clone(&metrics.stats), control));
-        let (terms, stats) = (terms(&config, &origin_id), Arc::clone(&metrics.stats));
-        let l1 = L1::new(terms, fleet, stats, control.clone());
+        let l1 = plan::l1(&config, &topology, &origin_id, &metrics.stats, control);
         let longest_argument = Arc::new(AtomicU64::new(Limits::authenticated().bulk));
         let nodes = Nodes::new(plan, Arc::clone(&l1), Arc::clone(&longest_argument), control.clone());
         let nodes = Arc::new(nodes);
@@ -256,11 +260,12 @@ impl App {
             clients: Clients::default(),
             open_listeners,
             gate: Gate::default(),
+            orders,
             longest_argument,
             origin_id,
         });
         let (started, draining) = (Instant::now(), AtomicBool::new(false));
-        let group = Arc::default();
+        let (group, history) = (Arc::default(), SettingsHistory::default());
         Arc::new(Self {
             shared,
             metrics,
@@ -272,6 +277,7 @@ impl App {
             group,
             acceptor,
             draining,
+            history,
         })
     }
 
@@ -301,6 +307,7 @@ impl App {
                  authority instead: ?ca=FILE"
             );
         }
+        tell_mode(self.shared.config.mode);
         let means = self.shared.l1.mode().means();
         if means != CoherenceMeans::Undecided {
             info!("coherence by {}: {}", means.as_str(), means.about());
@@ -418,52 +425,6 @@ fn own_login(config: &Config) -> Option<Arc<Login>> {
     let password = config.upstream.password.as_ref()?;
     let user = config.upstream.user.as_deref().unwrap_or("default");
     Some(Arc::new(Login { user: user.as_bytes().into(), password: password.expose().as_bytes().into() }))
-}
-
-/// What L1 must know of the settings.
-fn terms(config: &Config, origin_id: &str) -> L1Terms {
-    let notices = || Notices::new(config.channel.name.clone(), origin_id.to_owned());
-    let is_cluster = config.upstream.kind == UpstreamKind::Cluster;
-    let beyond = beyond(config, is_cluster);
-    L1Terms {
-        max_staleness: config.max_staleness,
-        acl_recheck: config.acl_recheck,
-        max_value: config.largest_value(),
-        l1_size: config.l1_size,
-        mode: match &config.coherence {
-            Coherence::Auto => CoherenceMode::auto(config.channel.enabled.then(notices), SHORT_TERM),
-            Coherence::Tracking => CoherenceMode::tracking(),
-            Coherence::Broadcast(prefixes) => {
-                CoherenceMode::broadcast(prefixes.iter().map(|prefix| prefix.as_bytes().into()).collect())
-            }
-            Coherence::Channel => CoherenceMode::channel(notices(), SHORT_TERM),
-        }
-        .accompanied(beyond.is_some()),
-        is_cluster,
-        max_ears: (config.max_upstream / 4).max(1),
-        beyond: beyond.map(Arc::new),
-    }
-}
-
-/// What lies beyond the upstream, where something does.
-fn beyond(config: &Config, is_cluster: bool) -> Option<Beyond> {
-    let tiers = config.tiers.iter().map(|tier| tier.pattern.clone()).collect();
-    let stay = config.tiers.iter().map(|tier| tier.max_stay).max().unwrap_or_default();
-    let origins = config.origins.iter().map(|origin| origin.pattern.clone()).collect();
-    Beyond::new(tiers, origins, u64::try_from(stay.as_millis()).unwrap_or(u64::MAX), is_cluster)
-}
-
-/// Where the fleet is told, unless the channel is switched off.
-fn fleet(config: &Config, topology: &watch::Sender<Arc<Topology>>, origin_id: &str) -> Option<Fleet> {
-    let channel = &config.channel;
-    channel.enabled.then(|| Fleet {
-        serving: Serving::front(topology.subscribe()).of_key(channel.audit_stream.as_deref().map(str::as_bytes)),
-        channel: channel.name.clone(),
-        audit_stream: channel.audit_stream.clone(),
-        audit_length: channel.audit_length,
-        origin_id: origin_id.to_owned(),
-        writes: channel.publish,
-    })
 }
 
 /// Tells the operator by what means changes are heard of, why by these, and what that costs.

@@ -35,6 +35,7 @@ mod node_question;
 mod node_side;
 mod notified_write;
 mod open_listeners;
+mod orders;
 mod output;
 mod owner;
 mod parts;
@@ -83,6 +84,7 @@ pub(crate) use in_flight::ReplyAction;
 pub(crate) use lanes::LANE_NAME;
 pub(crate) use node_question::NodeQuestion;
 pub(crate) use open_listeners::OpenListeners;
+pub(crate) use orders::{GivenOrder, Order, Orders};
 pub(crate) use owner::Owner;
 pub(crate) use parts::PartsInTurn;
 pub(crate) use pilot::NEWCOMER;
@@ -101,12 +103,13 @@ pub(crate) use worker::Worker;
 use each::KeyLookups;
 use finding::{Finding, Miss};
 use parts::SlotParts;
+use recipient::Tally;
 use shared::RuleIndex;
 
 use crate::cache::{Coin, Lookup, Query, Sampler};
 use crate::clock::Time;
 use crate::command::{Caching, Effect, Spec, Spread};
-use crate::config::CrossSlot;
+use crate::config::{CrossSlot, L1Mode};
 use crate::invalidation::Fill;
 use crate::metrics::{Outcome, Path};
 use crate::resp::{Request, Resp};
@@ -260,9 +263,15 @@ fn send(
         }
         left = caller.side(at).left(now);
     }
-    if !(miss.joins() && caller.join(worker, at, spec, query, now)) {
-        caller.lead((worker, at), (spec, miss), request, (query, rule), (left, now));
+    if miss.joins() {
+        if caller.join(worker, at, spec, query, now) {
+            return true;
+        }
+    } else if miss.goes_alone() {
+        caller.read((worker, at), Tally::new(spec, miss.outcome()), (spec, request), Vec::new(), now);
+        return true;
     }
+    caller.lead((worker, at), (spec, miss), request, (query, rule), (left, now));
     true
 }
 
@@ -278,12 +287,12 @@ pub(crate) fn call_at_home(
     let (finding, fills) = if let Some(each) = spec.each() {
         let keys = KeyLookups::of(worker, caller, each, request);
         let finding = keys.find(worker, caller, now);
-        (finding, if finding.is_miss() { keys.fills(worker, caller, now) } else { Vec::new() })
+        (finding, if finding.wants_fill() { keys.fills(worker, caller, now) } else { Vec::new() })
     } else {
         let query = caller.who.query(&worker.shared.l1, spec, request);
         let rule = worker.shared.rule_of(request.arg(1));
         let finding = find((worker, home.node()), caller, spec, (&query, rule), now);
-        (finding, if finding.is_miss() { fills(worker, caller, request, (&query, rule)) } else { Vec::new() })
+        (finding, if finding.wants_fill() { fills(worker, caller, request, (&query, rule)) } else { Vec::new() })
     };
     match finding {
         Finding::Hit => worker.stats.count(spec.class, Outcome::Hit),
@@ -314,7 +323,7 @@ pub(crate) fn send_home(
 /// What is to be asked for once a read of one key is answered that nobody can join.
 fn fills(worker: &Worker, caller: &Caller, request: Request<'_>, (query, rule): (&Query<'_>, RuleIndex)) -> Vec<Fill> {
     let shared = &worker.shared;
-    if !shared.l1.is_on() {
+    if !shared.l1.keeps() {
         return Vec::new();
     }
     let promotion = shared.promote(rule);
@@ -332,12 +341,40 @@ fn find(
     (query, rule): (&Query<'_>, RuleIndex),
     now: Time,
 ) -> Finding {
-    let l1 = &worker.shared.l1;
     // Before all else: where L1 is switched off there are still flights to join, and they may be older than the write.
     if caller.replies.behind_write() {
         return Finding::Miss(Miss::BehindWrite);
     }
-    if !l1.is_on() || worker.shared.is_kept_away(rule) {
+    if worker.shared.l1.answers() {
+        return look_up::<true>((worker, at), caller, spec, (query, rule), now);
+    }
+    match unasked(worker) {
+        Some(miss) => Finding::Miss(miss),
+        None => look_up::<false>((worker, at), caller, spec, (query, rule), now),
+    }
+}
+
+/// Why L1, which answers nothing, is not even asked what it would have answered.
+#[cold]
+fn unasked(worker: &Worker) -> Option<Miss> {
+    let l1 = &worker.shared.l1;
+    match l1.service() {
+        L1Mode::Pass => Some(Miss::Passed),
+        L1Mode::Observe | L1Mode::Cache => (!l1.is_on()).then_some(Miss::Disabled),
+    }
+}
+
+/// The same, where L1 is asked. `ANSWERS`: what it has is given, and else told alone.
+#[inline]
+fn look_up<const ANSWERS: bool>(
+    (worker, at): (&Worker, NodeIndex),
+    caller: &Caller,
+    spec: &Spec,
+    (query, rule): (&Query<'_>, RuleIndex),
+    now: Time,
+) -> Finding {
+    let l1 = &worker.shared.l1;
+    if worker.shared.is_kept_away(rule) {
         return Finding::Miss(Miss::Disabled);
     }
     if spec.cache == Caching::Resp3 && caller.resp == Resp::V2 {
@@ -348,20 +385,34 @@ fn find(
     match caller.key_status(at, (l1, ear), query.slot, now) {
         KeyStatus::Heard => {}
         KeyStatus::Unanswered => return Finding::Miss(Miss::BehindRead),
-        KeyStatus::Unheard(since) if l1.holds(query, ear, now) => {
-            l1.opaque_writes.ask();
-            return Finding::Unheard(Unheard { since, at });
-        }
+        KeyStatus::Unheard(since) if l1.holds(query, ear, now) => return unheard::<ANSWERS>(worker, since, at),
         KeyStatus::Unheard(_) => return Finding::Miss(if fresh.held(now) { Miss::Absent } else { Miss::Blind }),
     }
-    let looked = answer(worker, caller, |touches, out| {
+    answer::<ANSWERS>(worker, caller, |touches, out| {
         l1.memory.store.lookup(query, caller.resp, &l1.memory.stamps, fresh, now, touches, out)
-    });
-    looked.into()
+    })
 }
 
-/// Answers the next command from L1, where `look` finds and appends the reply.
-fn answer(worker: &Worker, caller: &Caller, look: impl FnOnce(&mut Sampler, &mut Vec<u8>) -> Lookup) -> Lookup {
+/// L1 has an answer, and may give it when the ear has heard what it was told since then.
+fn unheard<const ANSWERS: bool>(worker: &Worker, since: Time, at: NodeIndex) -> Finding {
+    if !ANSWERS {
+        return Finding::Miss(Miss::WouldHit); // nobody waits for an answer that is not given
+    }
+    worker.shared.l1.opaque_writes.ask();
+    Finding::Unheard(Unheard { since, at })
+}
+
+/// Answers the next command from L1, where `look` finds and appends the reply; or only tells that it would.
+#[inline]
+fn answer<const ANSWERS: bool>(
+    worker: &Worker,
+    caller: &Caller,
+    look: impl FnOnce(&mut Sampler, &mut Vec<u8>) -> Lookup,
+) -> Finding {
+    if !ANSWERS {
+        let looked = look(&mut worker.sampler.borrow_mut(), &mut Vec::new());
+        return if looked.is_hit() { Finding::Miss(Miss::WouldHit) } else { looked.into() };
+    }
     let sampled = worker.stats.sample();
     let touches = &mut *worker.sampler.borrow_mut();
     let looked = caller.replies.answer(|out| {
@@ -374,5 +425,5 @@ fn answer(worker: &Worker, caller: &Caller, look: impl FnOnce(&mut Sampler, &mut
             worker.stats.record(Path::Hit, since);
         }
     }
-    looked
+    looked.into()
 }

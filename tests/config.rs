@@ -220,7 +220,15 @@ fn a_tier_that_cannot_be_is_refused_where_it_stands() {
 
 #[test]
 fn every_setting_names_its_flag_its_variable_and_its_line() {
-    let any_text = ["channel-name", "channel-audit-stream", "channel-stream", "sentinel-user", "sentinel-password"];
+    let any_text = [
+        "admin-users",
+        "admin-token",
+        "channel-name",
+        "channel-audit-stream",
+        "channel-stream",
+        "sentinel-user",
+        "sentinel-password",
+    ];
     let wrong = |flag: &str| if any_text.contains(&flag) { " " } else { "nonsense" };
     let command = Flags::command();
     let modes = ["config", "check", "hash-password", "help", "version"];

@@ -268,6 +268,7 @@ fn every_metric_moves() {
     let crema = Crema::over(link.addr())
         .url(format!("redis://:secret@{}", link.addr()))
         .flag("--auth", "open")
+        .flag("--admin-users", "default")
         .flag("--l1-size", "1MiB")
         .flag("--max-clients", 12)
         .flag("--channel-publish", true)
@@ -285,6 +286,9 @@ fn every_metric_moves() {
     assert_eq!(direct.cmd(&["CONFIG", "SET", "maxmemory", "1gb"]), ok());
     let mut seen = moved(&crema);
     let mut client = crema.client();
+    for mode in ["observe", "cache"] {
+        assert_eq!(client.cmd(&["CREMA", "MODE", mode]), ok());
+    }
     // Hits, evictions, and what becomes of fills.
     for n in 0..300 {
         let key = format!("k{n}");

@@ -1,22 +1,25 @@
 //! The admin port: metrics, probes, status and a dashboard, over HTTP/1.
 //!
-//! Everything here reads and nothing changes: there is no route that a stray request could do harm
-//! with. What it shows comes from a [`Source`], so this module knows no session, lane or cache; it
+//! The pages read and change nothing: a stray request can do no harm. Orders (`orders`) change something, and want a token.
+//! What it shows comes from a [`Source`], so this module knows no session, lane or cache; it
 //! never shows keys, values or passwords. `app` binds the port and runs [`serve`] beside the workers,
 //! not on one of them, so that a scrape delays no client.
 //!
 //! Reading order: the routes, the server, the answers; then `status` (the JSON), then
 //! `dashboard.html`, which polls it.
 
+mod orders;
 mod status;
 
 use std::convert::Infallible;
+use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use http_body_util::Full;
+use hyper::body::Incoming;
 use hyper::header::{self, HeaderValue};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -28,11 +31,15 @@ use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 pub(crate) use status::{
-    EarStatus, L1Status, NodeStatus, OriginStatus, ReplicaStatus, SentinelStatus, SettingsShown, Snapshot, TierStatus,
-    UpstreamStatus,
+    ChangeStatus, EarStatus, L1Status, NodeStatus, OriginStatus, ReplicaStatus, SentinelStatus, SettingsShown,
+    Snapshot, TierStatus, UpstreamStatus,
 };
 
+use orders::OrderPath;
+
+use crate::config::AdminToken;
 use crate::metrics::Metrics;
+use crate::proxy::Orders;
 
 /// Connections served at once; more wait in the listener's backlog.
 pub(crate) const MAX_CONNECTIONS: usize = 64;
@@ -62,6 +69,12 @@ pub(crate) trait Source: Send + Sync + 'static {
 
     /// What has been counted.
     fn metrics(&self) -> &Metrics;
+
+    /// What is to be shown by whoever gives an order; none: nobody may.
+    fn token(&self) -> Option<AdminToken>;
+
+    /// Where orders go.
+    fn orders(&self) -> &Orders;
 }
 
 /// The pages there are.
@@ -103,8 +116,8 @@ pub(crate) async fn serve(listener: TcpListener, source: Arc<dyn Source>, stop: 
             () = stop.cancelled() => break,
             Some(_ended) = connections.join_next() => {}
             accepted = listener.accept(), if room => match accepted {
-                Ok((stream, _)) => {
-                    connections.spawn(connection(stream, Arc::clone(&source), stop.clone()));
+                Ok((stream, peer)) => {
+                    connections.spawn(connection(stream, peer, Arc::clone(&source), stop.clone()));
                 }
                 Err(error) => {
                     tracing::warn!(%error, "the admin port cannot accept a connection");
@@ -117,10 +130,13 @@ pub(crate) async fn serve(listener: TcpListener, source: Arc<dyn Source>, stop: 
     while connections.join_next().await.is_some() {}
 }
 
-async fn connection(stream: TcpStream, source: Arc<dyn Source>, stop: CancellationToken) {
-    let service = service_fn(|request| {
-        let response = respond(&request, source.as_ref());
-        async move { Ok::<_, Infallible>(response) }
+async fn connection(stream: TcpStream, peer: SocketAddr, source: Arc<dyn Source>, stop: CancellationToken) {
+    let (source, peer) = (source.as_ref(), &*peer.to_string());
+    let service = service_fn(|request: Request<Incoming>| async move {
+        Ok::<_, Infallible>(match OrderPath::of(request.uri().path()) {
+            Some(path) => path.take(request, source, peer).await,
+            None => respond(&request, source),
+        })
     });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
@@ -141,7 +157,8 @@ async fn connection(stream: TcpStream, source: Arc<dyn Source>, stop: Cancellati
 fn respond<B>(request: &Request<B>, source: &dyn Source) -> Response<Full<Bytes>> {
     let Some(route) = Page::of(request.uri().path()) else {
         let paths = Page::ALL.map(Page::path).join("  ");
-        return text(StatusCode::NOT_FOUND, format!("No such page. There are:  {paths}\n"));
+        let orders = OrderPath::ALL.map(OrderPath::path).join("  ");
+        return text(StatusCode::NOT_FOUND, format!("No such page. There are:  {paths}  and to POST to:  {orders}\n"));
     };
     if !matches!(*request.method(), Method::GET | Method::HEAD) {
         let mut response = text(StatusCode::METHOD_NOT_ALLOWED, "This page can only be read: GET or HEAD.\n");
@@ -207,6 +224,7 @@ mod tests {
     use tokio::task::JoinHandle;
 
     struct Fake {
+        orders: Orders,
         metrics: Metrics,
         ready: AtomicBool,
     }
@@ -221,10 +239,18 @@ mod tests {
         fn metrics(&self) -> &Metrics {
             &self.metrics
         }
+
+        fn token(&self) -> Option<AdminToken> {
+            None
+        }
+
+        fn orders(&self) -> &Orders {
+            &self.orders
+        }
     }
 
     struct Port {
-        address: std::net::SocketAddr,
+        address: SocketAddr,
         source: Arc<Fake>,
         stop: CancellationToken,
         served: JoinHandle<()>,
@@ -233,7 +259,7 @@ mod tests {
     async fn port() -> Port {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let address = listener.local_addr().expect("bound");
-        let source = Arc::new(Fake { metrics: Metrics::new(1), ready: AtomicBool::new(true) });
+        let source = Arc::new(Fake { orders: Orders::new().0, metrics: Metrics::new(1), ready: AtomicBool::new(true) });
         let stop = CancellationToken::new();
         let served = tokio::spawn(serve(listener, Arc::clone(&source) as _, stop.clone()));
         Port { address, source, stop, served }

@@ -10,6 +10,7 @@ use std::time::Duration;
 use serde::Serialize;
 
 use crate::command::Class;
+use crate::config::L1Mode;
 use crate::metrics::{
     CoherenceMeans, Latency, Levels, LoadResult, Metrics, Need, OriginLevels, Outcome, Path, TierLevels, TierOutcome,
     Value, WorkerStats,
@@ -24,6 +25,10 @@ pub(crate) struct Snapshot {
     pub uptime: Duration,
     /// When the first of crema's own certificates ends, in seconds since 1970.
     pub certificate_expires: Option<i64>,
+    /// What L1 does for reads.
+    pub mode: L1Mode,
+    /// What was changed since the start, the newest first.
+    pub changes: Vec<ChangeStatus>,
     /// By what means changes are heard of.
     pub means: CoherenceMeans,
     /// What the upstream refuses, by [`Need`].
@@ -40,6 +45,17 @@ pub(crate) struct Snapshot {
     pub l1: L1Status,
     /// The settings that explain the rest.
     pub settings: SettingsShown,
+}
+
+/// A change of settings while crema ran.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct ChangeStatus {
+    /// When, in seconds since 1970.
+    pub at: u64,
+    /// By whose order.
+    pub by: String,
+    /// What, from what it was to what it is.
+    pub what: Vec<String>,
 }
 
 /// The Redis side.
@@ -250,6 +266,7 @@ impl Snapshot {
             origins: self.origins.iter().map(origin).collect(),
             ready: self.ready.is_ok(),
             upstream_up: self.upstream.up,
+            mode: self.mode,
             means: Some(self.means),
             refusals: self.refusals,
             uptime: self.uptime,
@@ -285,6 +302,8 @@ pub(super) fn json(snapshot: &Snapshot, metrics: &Metrics) -> String {
         origins: &snapshot.origins,
         l1: &snapshot.l1,
         settings: &snapshot.settings,
+        mode: snapshot.mode.as_str(),
+        changes: &snapshot.changes,
         refused: refused(&snapshot.refusals),
         requests: RequestCounts::of(metrics),
         latency: Path::ALL.map(|path| (path.as_str(), Times::of(&metrics.latency(path)))).into(),
@@ -307,6 +326,8 @@ struct Status<'a> {
     origins: &'a [OriginStatus],
     l1: &'a L1Status,
     settings: &'a SettingsShown,
+    mode: &'static str,
+    changes: &'a [ChangeStatus],
     refused: Vec<RefusedNeed>,
     requests: RequestCounts,
     latency: BTreeMap<&'static str, Times>,
@@ -333,6 +354,8 @@ struct RequestCounts {
     total: u64,
     /// Hits among the lookups; nothing before the first lookup.
     hit_ratio: Option<f64>,
+    /// The same with what L1 would have answered in mode observe.
+    would_hit_ratio: Option<f64>,
     outcomes: Vec<OutcomeStatus>,
     classes: BTreeMap<&'static str, u64>,
 }
@@ -363,6 +386,7 @@ impl RequestCounts {
         Self {
             total,
             hit_ratio: ratio(hits, lookups),
+            would_hit_ratio: ratio(hits + outcomes[Outcome::WouldHit as usize].total, lookups),
             outcomes: outcomes.into(),
             classes: Class::ALL.iter().map(|&class| (class.as_str(), metrics.class(class))).collect(),
         }
@@ -442,6 +466,8 @@ pub(super) mod tests {
             ready: Ok(()),
             uptime: Duration::from_secs(61),
             certificate_expires: None,
+            mode: L1Mode::Cache,
+            changes: Vec::new(),
             means: CoherenceMeans::Tracking,
             refusals: [false; Need::COUNT],
             upstream: UpstreamStatus {

@@ -10,11 +10,11 @@ use crate::admin::{
     TierStatus, UpstreamStatus,
 };
 use crate::clock::Time;
-use crate::config::UpstreamKind;
+use crate::config::{AdminToken, UpstreamKind};
 use crate::invalidation::EarState;
 use crate::metrics::{CensusFinding, LoadResult, Metrics, Need, TierOutcome};
 use crate::origin::OriginState;
-use crate::proxy::Shared;
+use crate::proxy::{Orders, Shared};
 use crate::tier::Tier;
 use crate::upstream::{Node, NodeIndex, Topology};
 
@@ -50,6 +50,8 @@ impl Source for App {
             },
             uptime: self.started.elapsed(),
             certificate_expires: self.acceptor.iter().filter_map(|tls| tls.expires()).chain(dialed).min(),
+            mode: l1.service(),
+            changes: self.history.all(),
             means: l1.mode().means(),
             refusals: Need::ALL.map(|need| topology.nodes().any(|(_, node)| node.needs.is_refused(need))),
             upstream,
@@ -73,6 +75,14 @@ impl Source for App {
 
     fn metrics(&self) -> &Metrics {
         &self.metrics
+    }
+
+    fn token(&self) -> Option<AdminToken> {
+        self.shared.config.admins.token.clone()
+    }
+
+    fn orders(&self) -> &Orders {
+        &self.shared.orders
     }
 }
 

@@ -355,6 +355,16 @@ impl Store {
         self.index.shrink();
     }
 
+    /// Lets go of all entries, those that come in meanwhile perhaps excepted. Takes as long as there are many: not to be called where
+    /// sessions or an ear wait.
+    pub fn clear(&self) {
+        // Listed first: no guard of the index may be held while Moka is asked.
+        let all: Vec<_> = self.index.entries.iter().map(|entry| (*entry.key(), entry.serial())).collect();
+        for (hash, serial) in all {
+            self.forget(hash, serial);
+        }
+    }
+
     /// Removes the entries that Moka does not know.
     fn drop_strays(&self) {
         // Listed first: no guard of the index may be held while Moka is asked.

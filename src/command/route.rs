@@ -97,6 +97,8 @@ pub enum Verb {
     CremaHelp,
     /// CREMA INVALIDATE.
     CremaInvalidate,
+    /// CREMA MODE.
+    CremaMode,
     /// CREMA REFRESH.
     CremaRefresh,
     /// CREMA STATUS.

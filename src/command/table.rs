@@ -417,6 +417,7 @@ table! {
         "crema|explain"                  -3  o     None   none           Session(CremaExplain);
         "crema|help"                      2  o     None   none           Session(CremaHelp);
         "crema|invalidate"               -3  o     None   none           Session(CremaInvalidate);
+        "crema|mode"                      3  o     None   none           Session(CremaMode);
         "crema|refresh"                  -3  o     None   none           Session(CremaRefresh);
         "crema|status"                    2  o     None   none           Session(CremaStatus);
         "echo"                            2  f     None   none           Lane;

@@ -53,6 +53,16 @@ pub struct Settings {
     /// Metrics, health, status, dashboard; or off [default: 127.0.0.1:9380]
     #[arg(long, value_name = "ADDR")]
     pub(super) admin: Option<Given>,
+    /// Users who may change crema as it runs [default: none]
+    #[arg(long, value_name = "USER,..")]
+    #[serde(deserialize_with = "comma_separated")]
+    pub(super) admin_users: Option<Given>,
+    /// What changes by the admin port must show [default: none]
+    #[arg(long, value_name = "TOKEN")]
+    pub(super) admin_token: Option<Given>,
+    /// Or a file with it, read anew [default: off]
+    #[arg(long, value_name = "FILE")]
+    pub(super) admin_token_file: Option<Given>,
     /// Worker threads; auto is one a core [default: auto]
     #[arg(long, value_name = "N")]
     pub(super) threads: Option<Given>,
@@ -60,6 +70,9 @@ pub struct Settings {
     #[arg(long, value_name = "FORM")]
     pub(super) log_format: Option<Given>,
 
+    /// What memory does: cache, observe, pass [default: cache]
+    #[arg(long, value_name = "MODE", help_heading = "Cache")]
+    pub(super) mode: Option<Given>,
     /// Copy a key into memory at 1 read in N; 0 never [default: 10]
     #[arg(long, value_name = "N", help_heading = "Cache")]
     pub(super) promote: Option<Given>,

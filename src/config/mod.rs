@@ -4,6 +4,7 @@
 //! its type. After [`load`] nobody checks a setting again. Opens no socket and reads no file but the one of settings; called by
 //! `main`, and by tests.
 
+mod admin;
 mod cluster;
 mod compare;
 mod deny;
@@ -11,6 +12,7 @@ mod error;
 mod flags;
 mod glob;
 mod listen;
+mod mode;
 mod origins;
 mod password;
 mod raw;
@@ -31,12 +33,14 @@ use std::path::PathBuf;
 use std::thread;
 use std::time::Duration;
 
+pub use self::admin::{AdminToken, Admins};
 pub use self::cluster::{ClusterSettings, ClusterView, CrossSlot, NodeMap};
 pub use self::deny::DenyLists;
 pub use self::error::{ConfigError, Place, Problem};
 pub use self::flags::{Flags, Settings};
 pub use self::glob::Glob;
 pub use self::listen::Listen;
+pub use self::mode::L1Mode;
 pub use self::origins::OriginRule;
 pub use self::password::{LONGEST_PASSWORD, PasswordOrigin, UpstreamPassword, read_password_file};
 pub use self::rule::{Promote, Rule, SHORT_TERM};
@@ -72,8 +76,12 @@ pub struct Config {
     pub tls_client_user: CertificateUser,
     /// Where metrics, health, status and dashboard are served; `None` for nowhere.
     pub admin: Option<SocketAddr>,
+    /// Who may change what can be changed while it runs.
+    pub admins: Admins,
     /// Worker threads, at most 1024.
     pub threads: NonZeroUsize,
+    /// What L1 does for reads.
+    pub mode: L1Mode,
     /// A key is copied into L1 at one read in so many; 0 for never.
     pub promote: u32,
     /// What L1 may hold, in bytes; 0 for no L1.
@@ -303,7 +311,9 @@ fn read(layers: &Layers) -> Result<Config, ConfigError> {
         tls: tls(layers)?,
         tls_client_user,
         admin: layers.read(key!(admin), "127.0.0.1:9380", |text| or_off(text, listen::socket))?,
+        admins: admin::read(layers)?,
         threads: layers.read(key!(threads), "auto", threads)?,
+        mode: layers.read(key!(mode), "cache", L1Mode::read)?,
         promote: layers.read(key!(promote), "10", |text| {
             rule::promote(text).map(|rate| if let Promote::OneIn(reads) = rate { reads } else { 0 })
         })?,

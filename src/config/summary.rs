@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use super::raw::Found;
 use super::units::{show_duration, show_size};
-use super::{Auth, ClientNames, Config, UpstreamDown};
+use super::{Auth, ClientNames, Config, L1Mode, UpstreamDown};
 
 /// Every setting, its value and who gave it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -19,7 +19,7 @@ impl Sources {
         for Found { name, value, .. } in &mut found {
             match name.as_str() {
                 "upstream" => *value = config.upstream.to_string(), // as it was given it may hold a password
-                "sentinel_password" if value != "none" => "***".clone_into(value),
+                "sentinel_password" | "admin_token" if value != "none" => "***".clone_into(value),
                 "listen" if value.contains("[::]:") => value.push_str(" ([::] is IPv6 alone: for IPv4 add 0.0.0.0)"),
                 "upstream_password_command" => {
                     value.replace(super::units::WORD_END, " ").trim_end().clone_into(value);
@@ -74,7 +74,12 @@ impl Config {
         };
         let (size, value) = (show_size(self.l1_size), show_size(self.max_value));
         let (stale, coherence) = (show_duration(self.max_staleness), self.coherence.as_str());
-        format!("{size}, replies to {value}, {promote}, at most {stale} stale by {coherence}{rules}")
+        let mode = match self.mode {
+            L1Mode::Cache => "",
+            L1Mode::Observe => " (ANSWERS NOTHING: mode observe)",
+            L1Mode::Pass => " (NOT USED: mode pass)",
+        };
+        format!("{size}{mode}, replies to {value}, {promote}, at most {stale} stale by {coherence}{rules}")
     }
 
     fn clients(&self) -> String {

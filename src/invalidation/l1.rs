@@ -22,10 +22,12 @@ use super::mode::CoherenceMode;
 use super::opaque::OpaqueWrites;
 use super::publish::{Debt, Publisher};
 use super::silence::{Pause, Silence};
+use super::switch::ModeSwitch;
 use super::terms::L1Terms;
 use crate::cache::{Identity, Memory, OwnWrites, Query};
 use crate::clock::Time;
 use crate::command::{HashSlot, Spec, by_id};
+use crate::config::L1Mode;
 use crate::control::Control;
 use crate::metrics::{CoherenceMeans, EpochReason, Stats};
 use crate::resp::{Request, Span, encode};
@@ -46,6 +48,7 @@ pub(crate) struct L1 {
     /// When this process wrote what, where replicas are read.
     own_writes: OnceLock<OwnWrites>,
     pub(super) silence: Silence,
+    switch: ModeSwitch,
     pub(crate) stats: Arc<Stats>,
     /// Commands that may change rights, counted when they are sent and when they are answered.
     rights: AtomicU64,
@@ -61,6 +64,7 @@ impl L1 {
         let silence = if fleet.is_some() { silence.awaiting_channel() } else { silence };
         Arc::new(Self {
             memory: Memory::new(terms.l1_size, Arc::clone(&stats.evictions)),
+            switch: ModeSwitch::new(terms.l1_size > 0),
             ears: Ears::new(control.clone()),
             terms,
             fleet,
@@ -87,6 +91,40 @@ impl L1 {
     /// Whether anything may be kept at all.
     pub(crate) fn is_on(&self) -> bool {
         self.terms.l1_size > 0
+    }
+
+    /// Whether what it holds is an answer. All that a hit asks of the mode.
+    #[inline]
+    pub(crate) fn answers(&self) -> bool {
+        self.switch.answers()
+    }
+
+    /// Whether anything is to be kept at present.
+    pub(crate) fn keeps(&self) -> bool {
+        self.switch.keeps()
+    }
+
+    /// What it does for reads.
+    pub(crate) fn service(&self) -> L1Mode {
+        self.switch.mode()
+    }
+
+    /// Does this for reads from now on: what is read after the call goes by it. Into and out of `pass` all begins anew: no lease is left,
+    /// no entry counts and no flight is joined that were there before.
+    pub(crate) fn switch_to(self: &Arc<Self>, mode: L1Mode) {
+        let before = self.switch.set(mode);
+        if before == mode || before != L1Mode::Pass && mode != L1Mode::Pass {
+            return; // all went on as if it answered
+        }
+        self.opaque_answered();
+        self.end_leases();
+        self.bump(EpochReason::Mode);
+        if mode == L1Mode::Pass {
+            let l1 = Arc::clone(self);
+            drop(self.control.spawn_blocking(move || l1.memory.store.clear()));
+        } else {
+            self.nudge(); // leases may begin again
+        }
     }
 
     /// Gives up users whom nobody has been for a while. To be called now and then.

@@ -20,6 +20,7 @@ mod opaque;
 mod publish;
 mod silence;
 pub(crate) mod stream;
+mod switch;
 mod terms;
 mod user;
 

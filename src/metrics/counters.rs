@@ -261,6 +261,8 @@ pub struct Stats {
     pub leases_lapsed: SharedCounter,
     /// Times that a slot of a cluster was found to have left its node.
     pub slots_left: SharedCounter,
+    /// Times that settings were changed.
+    pub settings_changes: SharedCounter,
     /// Masters that took the place of another, as Sentinels say.
     pub failovers: SharedCounter,
     /// Elections of masters that were heard of.
@@ -384,7 +386,7 @@ mod tests {
         assert_eq!(drops.iter().sum::<u64>(), 1);
         assert_eq!(drops[DropReason::FirstKnock as usize], 1);
         assert_eq!(FillOutcome::ALL.map(|outcome| stats.fills(outcome)), [0, 1, 0, 0, 0]);
-        assert_eq!(EpochReason::ALL.map(|reason| stats.epochs(reason)), [0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
+        assert_eq!(EpochReason::ALL.map(|reason| stats.epochs(reason)), [0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
         assert_eq!(ChannelMessage::ALL.map(|kind| stats.channel(kind)), [0, 0, 0, 0, 0, 0, 1, 0, 0, 0]);
     }
 }

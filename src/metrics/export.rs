@@ -21,6 +21,7 @@ use super::origin::{self, OriginLevels};
 use super::tier::{self, TierLevels};
 use super::{Metrics, process};
 use crate::command::Class;
+use crate::config::L1Mode;
 
 /// Requests by class of command and by outcome.
 const REQUESTS: Row<()> =
@@ -58,6 +59,11 @@ const COUNTERS: &[Row<ReadCounter>] = &[
         name: "crema_sessions_refused_total",
         about: "Client connections turned away because the limit was reached.",
         read: |m| m.stats.sessions_refused.get(),
+    },
+    Row {
+        name: "crema_settings_changes_total",
+        about: "Times that settings were changed while crema ran.",
+        read: |m| m.stats.settings_changes.get(),
     },
     Row {
         name: "crema_tls_handshakes_failed_total",
@@ -305,6 +311,13 @@ const LABELLED_GAUGES: &[LabelledGauge] = &[
         read: |l, i| u64::from(l.means == Some(CoherenceMeans::ALL[i])),
     },
     LabelledGauge {
+        name: "crema_l1_mode",
+        about: "1 for what L1 does for reads: answer them, only count what it would have answered, or nothing.",
+        key: "mode",
+        labels: &L1Mode::LABELS,
+        read: |l, i| u64::from(l.mode == L1Mode::ALL[i]),
+    },
+    LabelledGauge {
         name: "crema_upstream_refusals",
         about: "1 for each need of crema's own that the upstream refuses, to one user at least.",
         key: "need",
@@ -355,6 +368,8 @@ pub struct Levels {
     pub ready: bool,
     /// Whether Redis answers.
     pub upstream_up: bool,
+    /// What L1 does for reads.
+    pub mode: L1Mode,
     /// By what means changes are heard of.
     pub means: Option<CoherenceMeans>,
     /// What the upstream refuses, by [`Need`].

@@ -51,6 +51,8 @@ labels! {
         Blind = "blind": "A read sent to Redis because no lease was in force: L1 could not prove itself fresh.",
         Pinned = "pinned": "A command within MULTI or WATCH, or on a connection that the session has for itself.",
         Disabled = "disabled": "A read that L1 was told not to keep: it is switched off, or a rule says never.",
+        WouldHit = "would_hit": "A read that L1 would have answered and, in mode observe, Redis did.",
+        Passed = "passed": "A read that L1 is not asked for in mode pass, sent to Redis.",
         Write = "write": "A command that changes the keys it names.",
         Opaque = "opaque": "A command that may change keys it does not name, such as a script.",
         Forwarded = "forwarded": "A command that neither reads nor writes keys, sent to Redis.",
@@ -63,7 +65,10 @@ impl Outcome {
     /// Whether L1 was asked, or would have been but for the moment: the whole of which
     /// [`Outcome::Hit`] is the part in every hit ratio that crema shows.
     pub const fn is_lookup(self) -> bool {
-        matches!(self, Self::Hit | Self::Joined | Self::Lead | Self::BehindWrite | Self::BehindRead | Self::Blind)
+        matches!(
+            self,
+            Self::Hit | Self::Joined | Self::Lead | Self::BehindWrite | Self::BehindRead | Self::Blind | Self::WouldHit
+        )
     }
 
     /// Whether Redis saw nothing of the request.
@@ -175,6 +180,7 @@ labels! {
         Rights = "rights": "The rights of the ear's user changed, or might have.",
         Slot = "slot": "A slot was found to have left its node so often that its numbers begin anew.",
         Coherence = "coherence": "Changes are heard of by other means than before.",
+        Mode = "mode": "Mode pass began or ended.",
     }
 }
 

@@ -8,6 +8,7 @@
 
 use smallvec::SmallVec;
 
+use super::Taken;
 use super::caller::Caller;
 use super::finding::{Finding, Miss};
 use super::parts::SlotParts;
@@ -15,7 +16,6 @@ use super::read_history::KeyStatus;
 use super::recipient::Tally;
 use super::shared::RuleIndex;
 use super::worker::Worker;
-use super::{Taken, Unheard};
 use crate::cache::{Coin, Query};
 use crate::clock::Time;
 use crate::command::{HashSlot, Spec};
@@ -58,41 +58,50 @@ impl<'a> KeyLookups<'a> {
 
     /// As [`super::find`], for all keys at once.
     pub(super) fn find(&self, worker: &Worker, caller: &Caller, now: Time) -> Finding {
-        let l1 = &worker.shared.l1;
         if caller.replies.behind_write() {
             return Finding::Miss(Miss::BehindWrite);
         }
         if self.queries.is_empty() {
             return Finding::Miss(Miss::ManyKeys);
         }
-        if !l1.is_on() || self.rules.iter().any(|&rule| worker.shared.is_kept_away(rule)) {
+        if worker.shared.l1.answers() {
+            return self.look_up::<true>(worker, caller, now);
+        }
+        match super::unasked(worker) {
+            Some(miss) => Finding::Miss(miss),
+            None => self.look_up::<false>(worker, caller, now),
+        }
+    }
+
+    /// As [`super::look_up`].
+    fn look_up<const ANSWERS: bool>(&self, worker: &Worker, caller: &Caller, now: Time) -> Finding {
+        let l1 = &worker.shared.l1;
+        if self.rules.iter().any(|&rule| worker.shared.is_kept_away(rule)) {
             return Finding::Miss(Miss::Disabled);
         }
-        let mut unheard: Option<Unheard> = None;
+        let mut unheard: Option<(Time, NodeIndex)> = None;
         for (query, &at) in self.queries.iter().zip(&self.nodes) {
             match caller.key_status(at, (l1, caller.ear(at)), query.slot, now) {
                 KeyStatus::Unanswered => return Finding::Miss(Miss::BehindRead),
-                KeyStatus::Unheard(since) if unheard.is_none_or(|unheard| unheard.since < since) => {
-                    unheard = Some(Unheard { since, at });
+                KeyStatus::Unheard(since) if unheard.is_none_or(|(before, _)| before < since) => {
+                    unheard = Some((since, at));
                 }
                 KeyStatus::Heard | KeyStatus::Unheard(_) => {}
             }
         }
-        if let Some(unheard) = unheard {
+        if let Some((since, at)) = unheard {
             let holds = |(query, &at): (&Query<'_>, &NodeIndex)| l1.holds(query, caller.ear(at), now);
             if self.queries.iter().zip(&self.nodes).all(holds) {
-                l1.opaque_writes.ask();
-                return Finding::Unheard(unheard);
+                return super::unheard::<ANSWERS>(worker, since, at);
             }
             let held = self.nodes.iter().all(|&at| caller.ear(at).freshness.held(now));
             return Finding::Miss(if held { Miss::Absent } else { Miss::Blind });
         }
         let most = worker.shared.config.max_value;
-        let looked = super::answer(worker, caller, |touches, out| {
+        super::answer::<ANSWERS>(worker, caller, |touches, out| {
             let fresh = |nth: usize| &caller.ear(self.nodes[nth]).freshness;
             l1.memory.store.lookup_all(&self.queries, most, caller.resp, &l1.memory.stamps, fresh, now, touches, out)
-        });
-        looked.into()
+        })
     }
 
     /// Whether it could be sent now, to whichever nodes its keys are at: behind what the session has sent there.
@@ -133,7 +142,7 @@ impl<'a> KeyLookups<'a> {
 
     /// The same, each with the number of its key.
     fn fills_by_key(&self, worker: &Worker, caller: &Caller, now: Time) -> impl Iterator<Item = (usize, Fill)> {
-        let keys = if worker.shared.l1.is_on() { self.queries.len() } else { 0 };
+        let keys = if worker.shared.l1.keeps() { self.queries.len() } else { 0 };
         (0..keys).filter_map(move |key| {
             let at = (&self.queries[key], self.rules[key], self.nodes[key]);
             Some((key, self.fill(worker, caller, at, now)?))

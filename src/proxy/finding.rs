@@ -40,12 +40,16 @@ pub(super) enum Miss {
     Hot,
     /// L1 cannot prove itself fresh.
     Blind,
+    /// L1 has the answer, and gives none in mode observe.
+    WouldHit,
+    /// L1 is not asked in mode pass.
+    Passed,
 }
 
 impl Finding {
-    /// Whether Redis is to be asked.
-    pub(super) fn is_miss(self) -> bool {
-        matches!(self, Self::Miss(_))
+    /// Whether Redis is to be asked, and L1 may want what it says.
+    pub(super) fn wants_fill(self) -> bool {
+        matches!(self, Self::Miss(miss) if !miss.goes_alone())
     }
 }
 
@@ -53,7 +57,12 @@ impl Miss {
     /// Whether the same read of another session, under way already, may answer this one. Behind something unanswered of its own, a
     /// session gets what Redis says then, not what others are told now.
     pub(super) fn joins(self) -> bool {
-        !matches!(self, Self::BehindWrite | Self::BehindRead)
+        !matches!(self, Self::BehindWrite | Self::BehindRead | Self::WouldHit | Self::Passed)
+    }
+
+    /// Whether the read is of no use to others: none joins it, and L1 wants nothing of what Redis says.
+    pub(super) fn goes_alone(self) -> bool {
+        matches!(self, Self::WouldHit | Self::Passed)
     }
 
     /// What the read counts as once Redis has answered it.
@@ -66,6 +75,8 @@ impl Miss {
             Self::OtherVersion => Outcome::OtherVersion,
             Self::Absent | Self::Hot => Outcome::Lead,
             Self::Blind => Outcome::Blind,
+            Self::WouldHit => Outcome::WouldHit,
+            Self::Passed => Outcome::Passed,
         }
     }
 }
@@ -97,6 +108,8 @@ mod tests {
             (Miss::Absent, true, Outcome::Lead),
             (Miss::Hot, true, Outcome::Lead),
             (Miss::Blind, true, Outcome::Blind),
+            (Miss::WouldHit, false, Outcome::WouldHit),
+            (Miss::Passed, false, Outcome::Passed),
         ];
         for (miss, joins, outcome) in all {
             assert_eq!((miss.joins(), miss.outcome()), (joins, outcome), "{miss:?}");

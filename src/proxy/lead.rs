@@ -63,7 +63,7 @@ impl Lead {
             Coin::IfJoined | Coin::Knock => self.joined.is_some(),
             Coin::Promote => true,
         };
-        if !wanted || !l1.is_on() {
+        if !wanted || !l1.keeps() {
             return;
         }
         let who = &self.reader.who;

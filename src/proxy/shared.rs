@@ -11,6 +11,7 @@ use tokio::sync::watch;
 use super::clients::Clients;
 use super::gate::Gate;
 use super::open_listeners::OpenListeners;
+use super::orders::Orders;
 use crate::config::{Config, Promote, Rule};
 use crate::invalidation::L1;
 use crate::metrics::Stats;
@@ -43,6 +44,8 @@ pub(crate) struct Shared {
     pub open_listeners: OpenListeners,
     /// Who may come in without a password.
     pub gate: Gate,
+    /// The way to whoever carries out what admins order.
+    pub orders: Orders,
     /// The upstream's `proto-max-bulk-len`: the longest argument that a client may send, in bytes.
     pub longest_argument: Arc<AtomicU64>,
     /// This process's name on the fleet's channel.
@@ -158,6 +161,7 @@ pub(super) mod tests {
             clients: Clients::default(),
             open_listeners: OpenListeners::new(false),
             gate: Gate::default(),
+            orders: Orders::new().0,
             longest_argument: Arc::new(AtomicU64::new(Limits::authenticated().bulk)),
             origin_id: String::new(),
         })

@@ -5,18 +5,21 @@
 use std::fmt::Write as _;
 use std::sync::Arc;
 
+use tracing::warn;
+
 use super::Session;
 use crate::cache::Query;
 use crate::clock::Time;
 use crate::command::{self, Effect, HashSlot, Route, Spec, Verb};
-use crate::config::{Promote, Rule, UpstreamKind};
+use crate::config::{L1Mode, Promote, Rule, UpstreamKind};
 use crate::invalidation::Fill;
 use crate::invalidation::Forget;
 use crate::invalidation::message::Message;
 use crate::metrics::Failure;
+use crate::proxy::Order;
 use crate::resp::{Request, Span, encode};
 
-const HELP: [&str; 13] = [
+const HELP: [&str; 15] = [
     "CREMA <subcommand> [<arg> [value] [opt] ...]. Subcommands are:",
     "EXPLAIN <command> [<arg> ...]",
     "    Tell what crema knows of a command, and whether its reply is in memory.",
@@ -25,6 +28,8 @@ const HELP: [&str; 13] = [
     "    Of MGET, of each of its keys as GET reads it.",
     "INVALIDATE PATTERN <pattern> [<pattern> ...]",
     "    The same for all keys that match. The reply is how many patterns that is.",
+    "MODE cache|observe|pass",
+    "    Have memory answer, only count what it would answer, or do nothing. For admin_users alone.",
     "REFRESH <key> [<key> ...]",
     "    Forget as INVALIDATE does, and read anew here what was in memory.",
     "STATUS",
@@ -44,6 +49,7 @@ impl Session {
             Verb::CremaStatus => self.status(&mut reply),
             Verb::CremaInvalidate => self.invalidate(request, &mut reply).await,
             Verb::CremaRefresh => self.refresh(request, &mut reply).await,
+            Verb::CremaMode => self.switch(request, &mut reply).await,
             _ => {
                 encode::array_header(&mut reply, HELP.len());
                 for line in HELP {
@@ -126,6 +132,37 @@ impl Session {
         Self::outcome(told, anew, reply);
     }
 
+    /// Has an admin's order carried out.
+    async fn switch(&self, request: Request<'_>, reply: &mut Vec<u8>) {
+        let name = String::from_utf8_lossy(request.arg(2));
+        let Some(mode) = L1Mode::named(&name) else {
+            return encode::error(reply, "ERR crema: no such mode. Try CREMA HELP.");
+        };
+        match self.order(Order::Mode(mode)).await {
+            Ok(_) => encode::simple(reply, "OK"),
+            Err(refusal) => encode::error(reply, &refusal),
+        }
+    }
+
+    /// What an order has changed, or the error that the client is told.
+    async fn order(&self, order: Order) -> Result<Vec<String>, String> {
+        let shared = &self.worker.shared;
+        let (user, client) = (self.user_name(), self.caller.replies.member().peer());
+        if !shared.config.admins.users.contains(&user) {
+            warn!(%client, user = %user.escape_debug(), "an order was refused: its user is not among admin_users");
+            return Err("NOPERM crema: only users named in admin_users may do this".to_owned());
+        }
+        let by = format!("user `{}` at {client}", user.escape_debug());
+        shared.orders.give(order, by).await.map_err(|why| format!("ERR crema: {}", why.replace(['\r', '\n'], "; ")))
+    }
+
+    /// As whom the client has logged in.
+    fn user_name(&self) -> String {
+        let login = || self.caller.who.login.as_ref();
+        let upstream = || login().map_or("default".into(), |login| String::from_utf8_lossy(&login.user).into_owned());
+        self.account.as_ref().map_or_else(upstream, ToString::to_string)
+    }
+
     /// How many, or that others were not told.
     fn outcome(told: Result<(), String>, count: i64, reply: &mut Vec<u8>) {
         match told {
@@ -152,6 +189,7 @@ impl Session {
             ("nodes", self.worker.topology().nodes().count().to_string()),
             ("map_version", number(self.worker.topology().version())),
             ("elections", number(shared.stats.elections.get())),
+            ("mode", l1.service().to_string()),
             ("promote", shared.config.promote.to_string()),
             ("max_staleness_ms", number(millis(shared.config.max_staleness))),
             ("coherence", l1.mode().means().as_str().to_owned()),
@@ -208,6 +246,7 @@ impl Session {
             ("connection", connection(spec, asked).to_owned()),
             ("keys", keys.join(" ")),
             ("denied", self.denial(known, asked).to_owned()),
+            ("mode", shared.l1.service().to_string()),
             ("cacheable", self.cacheable(known, asked, rule).to_owned()),
             ("in_l1", in_l1),
             ("ttl_ms_left", first.map_or_else(String::new, left)),
@@ -245,6 +284,9 @@ impl Session {
         let Some(spec) = known else { return "no: it is not in the table of commands" };
         if !self.worker.shared.l1.is_on() {
             return "no: l1_size is 0";
+        }
+        if self.worker.shared.l1.service() == L1Mode::Pass {
+            return "no: mode is pass";
         }
         if !spec.cacheable() {
             return match spec.effect {

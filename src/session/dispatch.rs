@@ -166,7 +166,7 @@ impl Session {
                 self.renew_loan(line).await?;
                 self.pinned(line, spec, request).await
             }
-            V::CremaExplain | V::CremaHelp | V::CremaInvalidate | V::CremaRefresh | V::CremaStatus => {
+            V::CremaExplain | V::CremaHelp | V::CremaInvalidate | V::CremaMode | V::CremaRefresh | V::CremaStatus => {
                 self.crema(verb, request).await;
                 Ok(())
             }
@@ -207,6 +207,7 @@ impl Session {
             None => self.answer(|out| encode::simple(out, "RESET")),
         }
         self.name = None;
+        self.account = None;
         // Who sends everything to Redis need not be asked who it is.
         self.admission = if self.link.is_followed() { Admission::Unknown } else { Admission::Open };
         self.caller.become_(Self::nobody(&self.worker), Resp::V2);

@@ -147,6 +147,8 @@ struct Session {
     feeds: Option<Box<Feeds>>,
     /// What the client calls itself, where crema keeps that.
     name: Option<Box<[u8]>>,
+    /// The user of crema's own that the client is, where crema has such.
+    account: Option<Box<str>>,
     /// `CLIENT SETINFO` as the client sent it, to be told to a connection of its own too.
     info: Vec<Box<[u8]>>,
 }
@@ -273,6 +275,7 @@ impl Session {
             crowded: false,
             tally: Cell::new((Class::Connection, Ok(Outcome::Session))),
             name: None,
+            account: None,
             info: Vec::new(),
         }
     }

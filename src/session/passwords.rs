@@ -274,6 +274,7 @@ impl Session {
             }
         }
         self.admission = Admission::Open;
+        self.account = Some(user.name.as_str().into());
         let who = Who::new(&self.worker.shared, self.worker.front().node(), login, self.caller.who.db);
         self.caller.become_(who, self.caller.resp);
         Ok(Ok(()))
@@ -298,6 +299,7 @@ impl Session {
             self.caller.who.db,
         );
         self.admission = Admission::Open;
+        self.account = Some(name.into());
         self.caller.become_(who, self.caller.resp);
     }
 

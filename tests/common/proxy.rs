@@ -232,6 +232,22 @@ impl Crema {
         Some((status, body.to_owned()))
     }
 
+    /// The status and the body of the answer to an order at the admin port.
+    #[track_caller]
+    pub(crate) fn order(&self, path: &str, token: &str, body: &str) -> (u16, String) {
+        let mut stream = TcpStream::connect_timeout(&self.admin, AT_LAST).expect("the admin port listens");
+        stream.set_read_timeout(Some(AT_LAST)).expect("a deadline above zero");
+        let shown = if token.is_empty() { String::new() } else { format!("Authorization: Bearer {token}\r\n") };
+        let (host, length) = (self.admin, body.len());
+        let head = format!("POST {path} HTTP/1.1\r\nHost: {host}\r\n{shown}Content-Length: {length}\r\n");
+        write!(stream, "{head}Connection: close\r\n\r\n{body}").expect("it reads");
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).expect("an answer");
+        let (head, body) = answer.split_once("\r\n\r\n").expect("a whole head");
+        let status = head.split(' ').nth(1).and_then(|status| status.parse().ok()).expect("a status");
+        (status, body.to_owned())
+    }
+
     pub(crate) fn is_ready(&self) -> bool {
         self.admin("/readyz").is_some_and(|(status, _)| status == 200)
     }

@@ -442,6 +442,20 @@ fn too_small_or_too_large_is_no_trouble() {
 }
 
 #[test]
+fn all_that_is_there_is_let_go_at_once() {
+    let mut b = Bench::new(1 << 20);
+    for key in 0..100_u8 {
+        b.insert(&b.query(&[key]), REPLY);
+    }
+    b.store.clear();
+    assert_eq!((b.store.len(), b.store.bytes()), (0, 0));
+    b.settle();
+    let again = b.query(b"\x07");
+    b.insert(&again, REPLY);
+    assert!(b.lookup(&again).0.is_hit());
+}
+
+#[test]
 fn the_books_balance_after_a_brawl() {
     let b = Bench::new(1 << 20);
     std::thread::scope(|scope| {

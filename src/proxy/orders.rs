@@ -1,0 +1,97 @@
+//! What admins order while crema runs. Sessions, the admin port and signals hand it in; one task of `app` carries it out, one order
+//! after the other.
+//!
+//! Who may give an order is decided by whoever takes it; here nobody asks.
+
+use std::time::Duration;
+
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::timeout;
+
+use crate::config::L1Mode;
+
+/// Orders that may wait to be carried out; more are refused.
+const WAITING: usize = 16;
+/// Who gave one waits so long for it.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// What is to be done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Order {
+    /// L1 does this for reads from now on.
+    Mode(L1Mode),
+}
+
+/// What is otherwise than before, a line each; or why nothing is.
+pub(crate) type OrderResult = Result<Vec<String>, String>;
+
+/// An order, and who waits for it to be carried out.
+#[derive(Debug)]
+pub(crate) struct GivenOrder {
+    /// What is to be done.
+    pub order: Order,
+    /// By whose word, for people.
+    pub by: String,
+    answer: oneshot::Sender<OrderResult>,
+}
+
+/// The way to whoever carries them out.
+#[derive(Clone, Debug)]
+pub(crate) struct Orders(mpsc::Sender<GivenOrder>);
+
+impl Orders {
+    /// With where they arrive.
+    pub(crate) fn new() -> (Self, mpsc::Receiver<GivenOrder>) {
+        let (given, arrive) = mpsc::channel(WAITING);
+        (Self(given), arrive)
+    }
+
+    /// Gives an order and returns when it was carried out, or not. Cancel safe: what was given is carried out all the same.
+    pub(crate) async fn give(&self, order: Order, by: String) -> OrderResult {
+        let (answer, result) = oneshot::channel();
+        if self.0.try_send(GivenOrder { order, by, answer }).is_err() {
+            return Err("too many orders wait to be carried out, or crema is about to end".to_owned());
+        }
+        match timeout(PATIENCE, result).await {
+            Ok(Ok(result)) => result,
+            Ok(Err(_)) => Err("crema ends".to_owned()),
+            Err(_) => Err("it takes long; the status tells what has become of it".to_owned()),
+        }
+    }
+}
+
+impl GivenOrder {
+    /// Tells who gave it what came of it.
+    pub(crate) fn answer(self, result: OrderResult) {
+        let _ = self.answer.send(result); // who asked may have left
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn who_gives_an_order_is_told_what_came_of_it() {
+        let (orders, mut arrive) = Orders::new();
+        let give = orders.give(Order::Mode(L1Mode::Pass), "anna".to_owned());
+        let carry_out = async {
+            let given = arrive.recv().await.expect("it was given");
+            assert_eq!((given.order, &*given.by), (Order::Mode(L1Mode::Pass), "anna"));
+            given.answer(Ok(vec!["done".to_owned()]));
+        };
+        assert_eq!(tokio::join!(give, carry_out).0, Ok(vec!["done".to_owned()]));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn nobody_waits_for_ever_and_no_more_than_a_few_wait() {
+        let (orders, arrive) = Orders::new();
+        let give = || orders.give(Order::Mode(L1Mode::Cache), String::new());
+        for _ in 0..WAITING {
+            assert!(give().await.expect_err("nobody listens").starts_with("it takes long"));
+        }
+        assert!(give().await.expect_err("there is no room").starts_with("too many"));
+        drop(arrive);
+        assert!(give().await.is_err());
+    }
+}
