@@ -90,7 +90,7 @@ pub(crate) use parts::PartsInTurn;
 pub(crate) use pilot::NEWCOMER;
 pub(crate) use private::{Lent, OwnLane, Setting};
 pub(crate) use private_sending::Role;
-pub(crate) use queued::RedirectNote;
+pub(crate) use queued::QueueNote;
 pub use read_history::{KeyStatus, ReadHistory};
 pub(crate) use replies::Replies;
 pub use reply_queue::ReplyPlace;

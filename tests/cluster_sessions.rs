@@ -207,6 +207,44 @@ fn a_transaction_goes_along_when_its_slot_moves() {
 }
 
 #[test]
+fn that_a_command_was_refused_counts_for_more_than_a_watch_that_fails() {
+    let cluster = masters();
+    let crema = cluster.crema().start();
+    let mut client = crema.client();
+    let (key, aborted) = (key_in(9, "k"), "EXECABORT Transaction discarded because of previous errors.");
+    assert_eq!(client.cmd(&["SET", &key, "0"]), ok());
+    for when in ["before MULTI", "before a read", "before EXEC", "without WATCH"] {
+        for pipelined in [false, true] {
+            cluster.await_whole();
+            let to = (cluster.owner(9) + 1) % 3;
+            if when != "without WATCH" {
+                assert_eq!(client.cmd(&["WATCH", &key]), ok());
+            }
+            if matches!(when, "before MULTI" | "before a read") {
+                cluster.move_slot(9, to);
+            }
+            if when == "before a read" {
+                assert_eq!(client.cmd(&["GET", &key]), bulk("0"));
+            }
+            let queued: [&[&str]; 4] = [&["MULTI"], &["INCR", &key], &["INCR"], &["INCR", &key]];
+            if pipelined && when != "before EXEC" {
+                let replies = client.pipeline(&[&queued[..], &[&["EXEC"]]].concat());
+                assert!(replies[2].is_error(), "{when}: {replies:?}");
+                assert_eq!(replies[4].text(), aborted, "{when}");
+            } else {
+                let replies = client.pipeline(&queued);
+                assert!(replies[2].is_error(), "{when}: {replies:?}");
+                if when == "before EXEC" {
+                    cluster.move_slot(9, to);
+                }
+                assert_eq!(client.cmd(&["EXEC"]).text(), aborted, "{when}");
+            }
+            assert_eq!(client.cmd(&["GET", &key]), bulk("0"));
+        }
+    }
+}
+
+#[test]
 fn a_watch_fails_when_its_slot_moves() {
     let cluster = masters();
     let crema = cluster.crema().start();

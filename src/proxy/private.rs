@@ -16,7 +16,7 @@ use tracing::debug;
 use super::in_flight::{InFlight, ReplyAction};
 use super::loans::LoanNumber;
 use super::owner::Owner;
-use super::queued::{QueuedCommand, RedirectNote};
+use super::queued::{QueueNote, QueuedCommand};
 use super::site::Site;
 use super::spare::Spare;
 use super::station::Station;
@@ -76,8 +76,8 @@ impl OwnLane {
     }
 
     /// Sends a command of a transaction that begins again here, of which the client has been told that it is queued.
-    pub(crate) fn queue_again(&self, command: &[u8], redirect: &RedirectNote, now: Time) {
-        let command_again = QueuedCommand::new(None, Rc::clone(redirect));
+    pub(crate) fn queue_again(&self, command: &[u8], note: &QueueNote, now: Time) {
+        let command_again = QueuedCommand::new(None, Rc::clone(note));
         self.ask(command, ReplyAction::Queued(Box::new(command_again)), now);
     }
 

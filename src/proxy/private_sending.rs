@@ -10,7 +10,7 @@ use super::caller::Caller;
 use super::in_flight::{InFlight, ReplyAction};
 use super::notified_write::{NoticeForm, notify};
 use super::private::OwnLane;
-use super::queued::{QueuedCommand, RedirectNote};
+use super::queued::{QueueNote, QueuedCommand};
 use super::read_history::slots_read;
 use super::reader::Reader;
 use super::recipient::{Recipient, Tally};
@@ -162,7 +162,7 @@ pub(crate) enum Role {
     /// connection is, for the client watches keys, or what is on it is not followed.
     Apart,
     /// It is queued: what it does is done when `EXEC` is. In a cluster, with where it is noted that its keys belong elsewhere.
-    Queued(Option<RedirectNote>),
+    Queued(Option<QueueNote>),
     /// It is `EXEC`, which does what these marks are of.
     Exec(Option<WriteGuard>),
 }

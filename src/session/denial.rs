@@ -35,6 +35,7 @@ impl Session {
             self.capture(&private, &spoiled).await?;
             if let Some(prefix) = self.link.open_mut().and_then(|open| open.prefix.as_mut()).filter(|_| !ends) {
                 prefix.queue(&spoiled);
+                prefix.refuse();
             }
             if ends {
                 self.change(Link::discard);

@@ -216,15 +216,15 @@ impl Session {
                     Effect::None => {}
                 }
                 open.queue.queue_change(spec.alters(request));
-                let redirected = open.prefix.as_mut().map(|prefix| {
+                let note = open.prefix.as_mut().map(|prefix| {
                     if is_cut {
                         prefix.forget();
                     } else {
                         prefix.queue(request.raw());
                     }
-                    Rc::clone(prefix.redirected())
+                    Rc::clone(prefix.note())
                 });
-                Role::Queued(redirected)
+                Role::Queued(note)
             }
             None if apart => Role::Apart,
             None => Role::Alone,

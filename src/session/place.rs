@@ -367,7 +367,7 @@ impl Session {
         }
         let now = Time::now();
         for command in prefix.commands().into_iter().flatten() {
-            private.queue_again(command, prefix.redirected(), now);
+            private.queue_again(command, prefix.note(), now);
         }
         Ok(None)
     }
@@ -385,7 +385,7 @@ impl Session {
         if let Some(private) = self.own_lane()
             && let Some(prefix) = self.link.open_mut().and_then(|open| open.prefix.as_mut())
         {
-            private.queue_again(&spoiled, prefix.redirected(), Time::now());
+            private.queue_again(&spoiled, prefix.note(), Time::now());
             prefix.queue(&spoiled);
         }
     }

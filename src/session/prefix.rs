@@ -7,7 +7,7 @@
 //! Holds contract point 7: a transaction is sent again only where Redis has said that it was not carried out.
 
 use crate::command::HashSlot;
-use crate::proxy::RedirectNote;
+use crate::proxy::QueueNote;
 
 /// Of a transaction, no more bytes than this are kept.
 const KEPT: usize = 1 << 20;
@@ -17,7 +17,7 @@ const KEPT: usize = 1 << 20;
 pub(super) struct Prefix {
     slot: Option<HashSlot>,
     queued: QueuedBytes,
-    redirected: RedirectNote,
+    note: QueueNote,
 }
 
 /// The commands of a transaction.
@@ -78,9 +78,24 @@ impl Prefix {
         }
     }
 
-    /// Where it is noted what the node says where it does not serve their keys.
-    pub(super) fn redirected(&self) -> &RedirectNote {
-        &self.redirected
+    /// Where it is noted what nodes say of them.
+    pub(super) fn note(&self) -> &QueueNote {
+        &self.note
+    }
+
+    /// What a node said of the first whose keys it does not serve, where there was one since this was last asked.
+    pub(super) fn take_redirect(&self) -> Option<Vec<u8>> {
+        Some(std::mem::take(&mut self.note.borrow_mut().redirect)).filter(|line| !line.is_empty())
+    }
+
+    /// A command was refused: the transaction fails.
+    pub(super) fn refuse(&self) {
+        self.note.borrow_mut().refused = true;
+    }
+
+    /// Whether one was, as far as nodes have answered.
+    pub(super) fn is_refused(&self) -> bool {
+        self.note.borrow().refused
     }
 }
 

@@ -24,6 +24,8 @@ use crate::upstream::redirect_of;
 
 /// What Redis says of a transaction of which a command was refused.
 const ABORTED: &[u8] = b"-EXECABORT ";
+/// All that it says of it.
+const ABORTED_BY_ERRORS: &[u8] = b"-EXECABORT Transaction discarded because of previous errors.\r\n";
 /// The same of one that it could not carry out for this reason.
 const ABORTED_BECAUSE: &[u8] = b"-EXECABORT Transaction discarded because of: ";
 
@@ -166,13 +168,16 @@ impl Session {
     async fn exec_in_cluster(&mut self, line: &mut ClientLine, spec: &Spec, request: Request<'_>) -> Result<(), Close> {
         let Some(private) = self.own_lane() else { return Ok(()) };
         let spoiled = self.link.is_watch_spoiled();
+        if spoiled {
+            line.answered(self).await?; // it matters whether a command was refused
+        }
         let Some(ended) = self.change(Link::exec) else { return Ok(()) };
         let now = Time::now();
         let place = if spoiled {
             private.tell(&[b"DISCARD"]);
             let place = self.caller.replies.next();
             self.asked(spec, Outcome::Pinned);
-            self.answer(|out| out.extend_from_slice(nothing(self.caller.resp)));
+            self.answer(|out| out.extend_from_slice(failure(ended.prefix.as_deref(), self.caller.resp)));
             place
         } else {
             let marks = ended.queue.begin(&private);
@@ -207,9 +212,9 @@ impl Session {
             let error = line.looked_at(self, place).await?;
             let Some((kind, error)) = redirect(error, prefix) else { return Ok(()) };
             let replies = &self.caller.replies;
-            if ended.watched {
+            if ended.watched || prefix.is_refused() {
                 replies.take_back(place);
-                replies.append(place, nothing(self.caller.resp), Some(Time::ZERO));
+                replies.append(place, failure(Some(prefix), self.caller.resp), Some(Time::ZERO));
                 return Ok(());
             }
             let way = match prefix.commands() {
@@ -241,14 +246,15 @@ impl Session {
 
 /// What the node said where it has not carried out a transaction because it does not serve its keys.
 fn redirect(error: Vec<u8>, prefix: &Prefix) -> Option<(RedirectKind, Vec<u8>)> {
-    let noted = prefix.redirected().take();
-    let error = if error.starts_with(ABORTED) && !noted.is_empty() { noted } else { error };
+    let noted = prefix.take_redirect().filter(|_| error.starts_with(ABORTED));
+    let error = noted.unwrap_or(error);
     Some((redirect_of(&error)?, error))
 }
 
-/// The reply to `EXEC` where a watched key has changed.
-fn nothing(resp: Resp) -> &'static [u8] {
+/// The reply to `EXEC` where a watched key has changed; but that a command was refused counts for more.
+fn failure(prefix: Option<&Prefix>, resp: Resp) -> &'static [u8] {
     match resp {
+        _ if prefix.is_some_and(Prefix::is_refused) => ABORTED_BY_ERRORS,
         Resp::V2 => b"*-1\r\n",
         Resp::V3 => b"_\r\n",
     }
