@@ -18,6 +18,8 @@ use bytes::Bytes;
 
 use super::fetched::Fetched;
 use crate::clock::Time;
+use crate::error::is_passing;
+use crate::upstream::redirect_of;
 
 /// A token outlives its load by so much: what the load leaves at its deadline must arrive before.
 pub(crate) const MARGIN: Duration = Duration::from_millis(30);
@@ -231,7 +233,7 @@ impl Load {
             // Some write has won, or nobody knows what has become of the step: what Redis has by now decides.
             ScriptReply::Overtaken => self.again("the key is written again and again", now),
             ScriptReply::Lost => self.again("Redis does not answer", now),
-            ScriptReply::Refused(why) if is_passing(&why) => self.rest(now),
+            ScriptReply::Refused(why) if passes(&why) => self.rest(now),
             ScriptReply::Refused(why) => self.fail(&format!("Redis says: {why}")),
             ScriptReply::Early => self.fail("Redis says what it was not asked"),
         }
@@ -322,10 +324,9 @@ impl Load {
 }
 
 /// Whether an error of Redis's passes by itself: its slot moves, or it is busy.
-fn is_passing(error: &str) -> bool {
-    ["TRYAGAIN", "MOVED", "ASK ", "CLUSTERDOWN", "LOADING", "BUSY", "READONLY"]
-        .iter()
-        .any(|kind| error.starts_with(kind))
+fn passes(error: &str) -> bool {
+    let line = format!("-{error}\r\n").into_bytes();
+    redirect_of(&line).is_some() || is_passing(&line)
 }
 
 #[cfg(test)]

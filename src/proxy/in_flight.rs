@@ -27,9 +27,9 @@ use super::write_guard::WriteGuard;
 use crate::clock::Time;
 use crate::error::{Error, Sent};
 use crate::invalidation::{AclUser, Fill};
-use crate::metrics::{DropReason, Need, Path};
+use crate::metrics::{DropReason, Need, Path, RedirectKind};
 use crate::resp::Resp;
-use crate::upstream::{ErrorLine, Waiter};
+use crate::upstream::{ErrorLine, Waiter, redirect_of};
 
 /// Pieces of a reply from so many bytes on are kept once for all who wait for it.
 const WORTH_SHARING: usize = 16 << 10;
@@ -298,7 +298,7 @@ fn look_at_write(site: &Site, guard: &WriteGuard, kind: u8) {
 
 /// An error that tells of more than its own command.
 fn note_refusal(site: &Site, reply: &[u8]) {
-    if reply.starts_with(b"-READONLY") {
+    if redirect_of(reply) == Some(RedirectKind::ReadOnly) {
         site.refused_write();
     }
 }

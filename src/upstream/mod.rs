@@ -37,7 +37,7 @@ pub(crate) use budget::{Ask, Budget, Permit, Purpose, Settled, Tenant};
 pub(crate) use cluster::MasterEntry;
 pub(crate) use cluster::{
     Census, CensusQuestion, CensusReport, CensusTaker, ClusterAnswer, ClusterMap, ClusterState, ErrorLine, Listing,
-    MapDoubts, SlotTable, agreed, named_node, newer_than, redirect_of, with_node_at,
+    MapDoubts, SlotTable, agreed, moved_slot, named_node, newer_than, redirect_of, with_node_at,
 };
 pub(crate) use connect::{
     Connection, Step, adapt, connect, connect_as_told, connect_by, connect_unproved, read_reply, read_reply_to, steps,

@@ -33,7 +33,7 @@ use crate::command::{Caching, HashSlot};
 use crate::error::{is_forbidden, is_passing};
 use crate::metrics::{CoherenceMeans, EpochReason, FillOutcome, Need, Refusal, Stats};
 use crate::resp::Malformed;
-use crate::upstream::{Generation, Login, STALL, Vouched};
+use crate::upstream::{Generation, Login, STALL, Vouched, moved_slot};
 
 /// After taking fills up the ear takes no more for so long: they are in no hurry, and one by one each would cost a worker a
 /// wake-up of this thread, and Redis a read and a write.
@@ -344,7 +344,7 @@ impl<'a, W, P: FaultPlan> Protocol<'a, W, P> {
         }
         if refused {
             self.hear_refusal(&inquiry, frame);
-            self.effects.extend(moved(frame).map(EarEffect::SlotLeft));
+            self.effects.extend(moved_slot(frame).map(EarEffect::SlotLeft));
         }
         match inquiry {
             EarQuestion::NoEvict | EarQuestion::Login | EarQuestion::Step(_) => {}
@@ -704,12 +704,6 @@ fn is_in_step(inquiry: &EarQuestion, frame: &[u8]) -> bool {
         (EarQuestion::Step(nonce), _) => frame == format!("$16\r\n{nonce:016x}\r\n").as_bytes(),
         _ => true,
     }
-}
-
-/// The slot that another node serves, as `-MOVED 3999 127.0.0.1:6381` says.
-fn moved(frame: &[u8]) -> Option<HashSlot> {
-    let mut words = std::str::from_utf8(frame).ok()?.strip_prefix("-MOVED ")?.split(' ');
-    HashSlot::nth(words.next()?.parse().ok()?)
 }
 
 /// What the fleet's channel names is forgotten for this ear's user; the other ears hear it themselves.

@@ -12,6 +12,7 @@ use std::time::Duration;
 use crate::cache::{Epoch, Identity, Store};
 use crate::clock::Time;
 use crate::command::HashSlot;
+use crate::upstream::redirect_of;
 
 /// From the beginning of one round to that of the next.
 const ROUND: Duration = Duration::from_secs(10);
@@ -118,7 +119,7 @@ impl Touches {
 
     /// The answer to TOUCH: how many of the keys there were.
     pub(super) fn hear_touched(&mut self, reply: &[u8]) -> u64 {
-        if [&b"-MOVED "[..], b"-ASK ", b"-TRYAGAIN ", b"-CLUSTERDOWN "].iter().any(|moves| reply.starts_with(moves)) {
+        if redirect_of(reply).is_some() {
             return 0; // the key's slot has left, or is about to
         }
         let count = reply.strip_prefix(b":").and_then(|count| std::str::from_utf8(count).ok()?.trim_end().parse().ok());

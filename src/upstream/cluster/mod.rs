@@ -16,7 +16,7 @@ pub(crate) use census_taker::{CensusQuestion, CensusReport, CensusTaker};
 pub(crate) use doubts::{MapDoubts, newer_than, with_node_at};
 pub(crate) use listing::Listing;
 pub(crate) use map::ClusterMap;
-pub(crate) use redirect::{ErrorLine, named_node, redirect_of};
+pub(crate) use redirect::{ErrorLine, moved_slot, named_node, redirect_of};
 #[cfg(test)]
 pub(crate) use slots::MasterEntry;
 pub(crate) use slots::{ClusterState, SlotTable};

@@ -4,6 +4,7 @@
 //! with nothing done; so even a write may be sent again. But a script can answer with such a line when it has written: what may speak
 //! for itself is looked into first (`proxy/detour`). Nothing in a line is trusted: it names no node that is connected to.
 
+use crate::command::HashSlot;
 use crate::config::{Endpoint, NodeMap};
 use crate::metrics::RedirectKind;
 
@@ -53,6 +54,12 @@ pub(crate) fn redirect_of(error: &[u8]) -> Option<RedirectKind> {
     }
 }
 
+/// The slot that another node serves, as `-MOVED slot host:port` says.
+pub(crate) fn moved_slot(line: &[u8]) -> Option<HashSlot> {
+    redirect_of(line).filter(|kind| *kind == RedirectKind::Moved)?;
+    HashSlot::nth(std::str::from_utf8(line).ok()?.split_ascii_whitespace().nth(1)?.parse().ok()?)
+}
+
 /// The node that `-ASK slot host:port` names, where it is to be connected to. It has no host where that is the one of the node that says
 /// so, which is `asked` (`cluster-preferred-endpoint-type unknown-endpoint`).
 pub(crate) fn named_node(line: &[u8], node_map: &NodeMap, asked: &Endpoint) -> Option<Endpoint> {
@@ -94,6 +101,10 @@ mod tests {
         }
         for bytes in ["-E", "-MOVEs", "-ASKED ", "-READONLY\r"] {
             assert_eq!(ErrorLine::of(bytes.as_bytes(), false), ErrorLine::Other, "{bytes}");
+        }
+        assert_eq!(moved_slot(b"-MOVED 3999 127.0.0.1:6381\r\n"), HashSlot::nth(3999));
+        for line in ["-MOVED 16384 a:1\r\n", "-MOVED x a:1\r\n", "-MOVED \r\n", "-ASK 3999 a:1\r\n"] {
+            assert_eq!(moved_slot(line.as_bytes()), None, "{line}");
         }
         let endless = [b"-MOVED ", vec![b'x'; LONGEST].as_slice()].concat();
         assert_eq!(ErrorLine::of(&endless, false), ErrorLine::Other);
