@@ -386,7 +386,7 @@ impl Waiter for InFlight {
     }
 
     fn over<'a>(self, command: impl FnOnce() -> &'a [u8]) {
-        if self.site.redirects {
+        if self.site.redirects && self.awaits_detours() {
             let command = command();
             self.overtakes(command);
             return self.end(|| command);

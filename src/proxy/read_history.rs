@@ -8,6 +8,7 @@
 //! Holds contract point 4 (others' writes soon).
 
 use std::collections::VecDeque;
+use std::iter;
 
 use super::reply_queue::ReplyPlace;
 use crate::cache::{Slot, Stamps};
@@ -42,6 +43,8 @@ pub enum KeyStatus {
 pub struct ReadHistory {
     /// In the order of their places.
     log: VecDeque<PastRead>,
+    /// So many at the front of `log` are answered: mostly the next reply is that of the one behind them.
+    answered: usize,
     /// A bit for every slot in `log`, and for some that have left it: most reads are of none of them.
     mostly: [u64; WORDS],
     /// How many have left `log` since `mostly` was made.
@@ -54,6 +57,10 @@ pub(super) struct ReadHistories {
     front: ReadHistory,
     /// Of the nodes behind the front, as far as something was read there.
     others: Vec<ReadHistory>,
+    /// What was noted at the last place.
+    last: Option<(ReplyPlace, NodeIndex)>,
+    /// Something may have been read from two nodes for one reply, as where a read was sent on.
+    shared: bool,
 }
 
 impl ReadHistories {
@@ -66,8 +73,25 @@ impl ReadHistories {
         &mut self.others[other]
     }
 
+    /// As [`ReadHistory::note`], of a read from `node`.
+    pub(super) fn note(&mut self, node: NodeIndex, place: ReplyPlace, slot: Option<Slot>, heard: Time) -> bool {
+        match self.last {
+            Some((last, at)) if place < last || place == last && node != at => self.shared = true,
+            _ => self.last = Some((place, node)),
+        }
+        self.at(node).note(place, slot, heard)
+    }
+
     /// The reply at `place`, from whichever node, was whole at `when`.
+    #[inline]
     pub(super) fn answered(&mut self, place: ReplyPlace, when: Time) {
+        if self.others.is_empty() {
+            return self.front.answered(place, when);
+        }
+        let mut all = iter::once(&mut self.front).chain(&mut self.others);
+        if !self.shared && all.any(|reads| reads.next_is_answered(place, when)) {
+            return;
+        }
         self.front.answered(place, when);
         self.others.iter_mut().for_each(|reads| reads.answered(place, when));
     }
@@ -90,6 +114,7 @@ impl ReadHistory {
         let mut slot = slot;
         if self.log.len() >= MOST {
             self.log.clear();
+            self.answered = 0;
             slot = None;
         }
         mark(&mut self.mostly, slot);
@@ -97,7 +122,9 @@ impl ReadHistory {
         match self.log.back() {
             // It was sent to another node first, and came here behind what was sent later.
             Some(last) if last.place > place => {
-                self.log.insert(self.log.partition_point(|read| read.place <= place), read);
+                let at = self.log.partition_point(|read| read.place <= place);
+                self.answered = self.answered.min(at);
+                self.log.insert(at, read);
             }
             _ => self.log.push_back(read),
         }
@@ -105,7 +132,33 @@ impl ReadHistory {
     }
 
     /// The reply at `place` was whole at `when`.
+    #[inline]
     pub fn answered(&mut self, place: ReplyPlace, when: Time) {
+        if self.answered < self.log.len() && !self.next_is_answered(place, when) {
+            self.answered_early(place, when);
+        }
+    }
+
+    /// The same, where it is the first that was not answered. Else false.
+    #[inline]
+    fn next_is_answered(&mut self, place: ReplyPlace, when: Time) -> bool {
+        if self.log.get(self.answered).is_none_or(|read| read.place != place) {
+            return false;
+        }
+        while let Some(read) = self.log.get_mut(self.answered)
+            && (read.place == place || read.answered != Time::NEVER)
+        {
+            if read.place == place {
+                read.answered = when;
+            }
+            self.answered += 1;
+        }
+        true
+    }
+
+    /// The same, where others before it are not.
+    #[inline(never)]
+    fn answered_early(&mut self, place: ReplyPlace, when: Time) {
         let from = self.log.partition_point(|read| read.place < place);
         for read in self.log.range_mut(from..).take_while(|read| read.place == place) {
             read.answered = when;
@@ -134,9 +187,12 @@ impl ReadHistory {
 
     /// What was read before the place at `head` was answered by `when`.
     pub(super) fn settle(&mut self, head: ReplyPlace, when: Time) {
-        let before = self.log.partition_point(|read| read.place < head);
-        let unsettled = self.log.range_mut(..before).filter(|read| read.answered == Time::NEVER);
-        unsettled.for_each(|read| read.answered = when);
+        for read in self.log.range_mut(self.answered..).take_while(|read| read.place < head) {
+            self.answered += 1;
+            if read.answered == Time::NEVER {
+                read.answered = when;
+            }
+        }
     }
 
     /// When a read of the slot was answered last, of those that are remembered; [`Time::NEVER`] while one is not.
@@ -152,6 +208,7 @@ impl ReadHistory {
     fn forget(&mut self, heard: Time) {
         while self.log.front().is_some_and(|read| read.answered != Time::NEVER && read.answered <= heard) {
             self.log.pop_front();
+            self.answered = self.answered.saturating_sub(1);
             self.left += 1;
         }
         // Made anew at each time that it is mostly of what has left: no more steps than those who left took.
@@ -278,13 +335,37 @@ mod tests {
     fn what_one_ear_has_heard_says_nothing_of_another_nodes_reads() {
         let ([a, _], mut reads) = (slots(), ReadHistories::default());
         let other = NodeIndex::nth(2);
-        reads.at(NodeIndex::default()).note(ReplyPlace::at(1), Some(a), AT(0));
-        reads.at(other).note(ReplyPlace::at(2), Some(a), AT(0));
+        reads.note(NodeIndex::default(), ReplyPlace::at(1), Some(a), AT(0));
+        reads.note(other, ReplyPlace::at(2), Some(a), AT(0));
         reads.answered(ReplyPlace::at(1), AT(10));
         reads.answered(ReplyPlace::at(2), AT(20));
         assert_eq!(reads.at(NodeIndex::default()).key_status(a, AT(30)), KeyStatus::Heard);
         assert_eq!(reads.at(other).key_status(a, AT(5)), KeyStatus::Unheard(AT(20)));
         assert_eq!(reads.at(NodeIndex::nth(1)).key_status(a, AT(0)), KeyStatus::Heard, "nothing was read there");
+        assert!(!reads.shared);
+    }
+
+    #[test]
+    fn replies_of_several_nodes_come_in_any_order() {
+        let ([a, b], mut reads) = (slots(), ReadHistories::default());
+        let nodes = [0, 1, 2].map(NodeIndex::nth);
+        // A read of `a` at each place, from one node after the other; the last is sent on from there to another.
+        for place in 0..9 {
+            reads.note(nodes[place % 3], ReplyPlace::at(place as u64), Some(a), AT(0));
+        }
+        assert!(!reads.shared);
+        reads.note(nodes[0], ReplyPlace::at(8), Some(b), AT(0));
+        assert!(reads.shared);
+        for (when, place) in [2, 5, 0, 1, 4, 3, 8, 7, 6].into_iter().enumerate() {
+            reads.answered(ReplyPlace::at(place), AT(10 + when as u64));
+        }
+        assert_eq!(nodes.map(|node| reads.at(node).key_status(a, AT(9))), [18, 17, 16].map(AT).map(KeyStatus::Unheard));
+        assert_eq!(
+            reads.at(nodes[0]).key_status(b, AT(9)),
+            KeyStatus::Unheard(AT(16)),
+            "answered, it is known to both"
+        );
+        assert!(nodes.iter().all(|&node| reads.at(node).answered == reads.at(node).log.len()));
     }
 
     #[test]

@@ -405,13 +405,13 @@ impl Replies {
     /// Remembers that the command at `place` reads a key in `slot`, or (none) any key, from `node`; `heard` is up to when the
     /// ear there knows of every change. True where the ear should be asked to know more.
     pub(crate) fn note_read(&self, node: NodeIndex, place: ReplyPlace, slot: Option<Slot>, heard: Time) -> bool {
-        self.reads.borrow_mut().at(node).note(place, slot, heard)
+        self.reads.borrow_mut().note(node, place, slot, heard)
     }
 
     /// Remembers that the master at `node` is asked for keys in the slot, or (none) for any, by the command at `place`; its replicas
     /// have all that it had at `reached`.
     pub(super) fn note_master_read(&self, node: NodeIndex, place: ReplyPlace, slot: Option<Slot>, reached: Time) {
-        self.master_reads.borrow_mut().get_or_insert_default().at(node).note(place, slot, reached);
+        self.master_reads.borrow_mut().get_or_insert_default().note(node, place, slot, reached);
     }
 
     /// When the master at `node` last answered a read of the slot, of those that are remembered; [`Time::NEVER`] where it has yet to.

@@ -126,13 +126,25 @@ impl InFlight {
         true
     }
 
-    /// It was carried out: of the sessions that wait for it, those are told that have others on a detour.
-    pub(super) fn overtakes(&self, command: &[u8]) {
+    /// The sessions that wait for it.
+    fn recipients(&self) -> impl Iterator<Item = &Recipient> {
         let joined = match &self.action {
             ReplyAction::Lead(lead) => lead.joined(),
             _ => &[],
         };
-        for recipient in self.recipient.iter().chain(joined).filter(|recipient| recipient.replies().is_detoured()) {
+        self.recipient.iter().chain(joined)
+    }
+
+    /// Whether one of them has other commands on a detour.
+    #[inline]
+    pub(super) fn awaits_detours(&self) -> bool {
+        self.recipients().any(|recipient| recipient.replies().is_detoured())
+    }
+
+    /// It was carried out: those of them are told that have others on a detour.
+    #[cold]
+    pub(super) fn overtakes(&self, command: &[u8]) {
+        for recipient in self.recipients().filter(|recipient| recipient.replies().is_detoured()) {
             if let Some(foreman) = self.site.foreman() {
                 foreman.carried_out(recipient.replies(), recipient.place(), command);
             }

@@ -64,7 +64,7 @@ impl Track {
         if self.site.looks_further {
             if self.site.is_replica {
                 pending.weigh();
-            } else {
+            } else if self.site.shared.l1.terms.beyond.is_some() {
                 pending.seek(command);
             }
             if self.site.redirects {
