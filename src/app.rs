@@ -10,11 +10,15 @@ mod descriptors;
 mod lookout;
 mod nodes;
 mod plan;
+mod probe;
 mod rotation;
 mod sentinel;
 mod settings;
 mod signals;
 mod status;
+mod supervisor;
+
+pub use probe::readiness;
 
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -166,6 +170,7 @@ impl Running {
         app.tell_promises();
         app.watch_over(&control);
         control.spawn(SettingsKeeper::new(Arc::clone(&app), given).keep());
+        control.spawn(supervisor::tell(Arc::clone(&app) as Arc<dyn Source>));
         Ok(Self { app, workers, acceptors, stop_sessions, control })
     }
 
@@ -174,6 +179,7 @@ impl Running {
         let Self { app, workers, acceptors, stop_sessions, control } = self;
         let Config { drain_delay, drain_timeout, .. } = app.shared.config;
         app.draining.store(true, Ordering::Relaxed);
+        supervisor::tell_end();
         if !drain_delay.is_zero() {
             info!("stopping: not ready any more, and clients are served for {drain_delay:?} yet");
             sleep(drain_delay).await;

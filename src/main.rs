@@ -1,14 +1,14 @@
-//! The program: arguments, `--check`, `--hash-password` and exit codes. Everything else is the library.
+//! The program: arguments, `--check`, `--hash-password`, `healthcheck` and exit codes. Everything else is the library.
 //!
-//! Exits with 0 after a clean stop, 2 where the command line, a variable or the file cannot be used, else as
-//! [`crema::app::run`] says.
+//! Exits with 0 after a clean stop, 2 where the command line, a variable or the file cannot be used, 1 where a health check finds no
+//! crema that is ready, else as [`crema::app::run`] says.
 
 use std::env;
 use std::io::{self, Write};
 use std::process::ExitCode;
 
 use clap::Parser;
-use crema::config::{self, Flags};
+use crema::config::{self, Config, Flags, Task};
 
 /// Many small, short-lived buffers on several threads are what it is good at.
 #[global_allocator]
@@ -22,7 +22,7 @@ fn main() -> ExitCode {
     if flags.hash_password {
         return hash_password();
     }
-    let check = flags.check;
+    let (check, task) = (flags.check, flags.task);
     let (config, sources) = match config::load(flags) {
         Ok(loaded) => loaded,
         Err(error) => return refuse(&error.to_string()),
@@ -36,8 +36,27 @@ fn main() -> ExitCode {
         let _ = write!(io::stdout(), "configuration is valid\n{sources}");
         return ExitCode::SUCCESS;
     }
+    if task == Some(Task::Healthcheck) {
+        return healthcheck(&config);
+    }
     crema::log::start(config.log_format, level);
     crema::app::run(config)
+}
+
+/// Asks the crema with these settings whether it is ready.
+fn healthcheck(config: &Config) -> ExitCode {
+    let Some(admin) = config.admin else { return refuse("there is nobody to ask: admin is off") };
+    // The exit code tells those who read no output.
+    match crema::app::readiness(admin) {
+        Ok(said) => {
+            let _ = writeln!(io::stdout(), "{said}");
+            ExitCode::SUCCESS
+        }
+        Err(why) => {
+            let _ = writeln!(io::stderr(), "not ready: {why}");
+            ExitCode::FAILURE
+        }
+    }
 }
 
 /// Prints the hash of the password on the first line of standard input.

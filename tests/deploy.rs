@@ -115,3 +115,61 @@ fn units_are_good() {
     let output = exposure.output().expect("it is there");
     assert!(output.status.success(), "exposed more than 2.0 of 10:\n{}", String::from_utf8_lossy(&output.stdout));
 }
+
+/// Documents that Kubernetes takes, by its own schemas: of the oldest version that they are for, and of a late one.
+#[test]
+fn manifests_are_good() {
+    let Some(validate) = installed("kubernetes-validate") else { return };
+    for version in ["1.30", "1.37"] {
+        let mut command = Command::new(&validate);
+        let output = command.args(["--strict", "-k", version]).args(files("kubernetes", ".yaml")).output();
+        let output = output.expect("it is there");
+        assert!(output.status.success(), "{version}: {}", String::from_utf8_lossy(&output.stderr));
+    }
+}
+
+/// What manifests and compose files give crema, as JSON: a line for each container that is called so, with `args` and `env`.
+const CONTAINERS: &str = "
+import json, shlex, sys, yaml
+for path in sys.argv[1:]:
+    for document in yaml.safe_load_all(open(path)):
+        spec = document.get('spec', {}).get('template', {}).get('spec', {})
+        found = [c for c in spec.get('initContainers', []) + spec.get('containers', []) if c['name'] == 'crema']
+        found += [{'args': shlex.split(service['command'])} for name, service in document.get('services', {}).items() if name == 'crema']
+        for c in found:
+            env = {e['name']: e['value'] for e in c.get('env', [])}
+            print(json.dumps({'path': path, 'args': c['args'], 'env': env}))
+";
+
+#[test]
+fn what_containers_are_started_with_are_good_settings() {
+    let Some(python) = installed("python") else { return };
+    let all = [files("kubernetes", ".yaml"), files("", ".yml")].concat();
+    let output = Command::new(python).args(["-c", CONTAINERS]).args(&all).output().expect("it is there");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let mut count = 0;
+    for line in String::from_utf8_lossy(&output.stdout).lines() {
+        let container: serde_json::Value = serde_json::from_str(line).expect("JSON");
+        let mut crema = Command::new(env!("CARGO_BIN_EXE_crema"));
+        // As the image has it.
+        crema.env_clear().envs([("CREMA_LISTEN", "0.0.0.0:6380"), ("CREMA_ADMIN", "0.0.0.0:9380")]);
+        let words = container["args"].as_array().expect("a list").iter().map(|word| word.as_str().expect("text"));
+        let variables = container["env"].as_object().expect("variables");
+        crema.envs(variables.iter().map(|(name, value)| (name, value.as_str().expect("text"))));
+        let output = crema.args(words).arg("--check").output().expect("the program");
+        assert!(output.status.success(), "{line}: {}", String::from_utf8_lossy(&output.stderr));
+        count += 1;
+    }
+    assert!(count >= all.len(), "{count} containers in {all:?}");
+}
+
+/// A program that `make test` installs with Python's packages.
+fn installed(program: &str) -> Option<PathBuf> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/clients/venv/bin").join(program);
+    if path.exists() && path.with_file_name("kubernetes-validate").exists() {
+        return Some(path);
+    }
+    assert!(std::env::var_os("CI").is_none(), "{program} is missing; `make test` installs it");
+    eprintln!("skipped: {program} is missing; `make test` installs it");
+    None
+}

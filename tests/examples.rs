@@ -156,6 +156,7 @@ fn stands(command: &str, example: &Example, workshop: &Workshop) -> Result<(), S
     let named = |path: &str| if top().join(path).exists() { Ok(()) } else { Err(format!("there is no {path}")) };
     match words[..] {
         ["sudo", ..] => stands(&command["sudo ".len()..], example, workshop),
+        ["crema", "healthcheck"] => named("src/app/probe.rs"), // which process.rs tries
         ["crema" | "target/release/crema", ..] => workshop.check(example),
         _ if command.contains("| crema ") => workshop.check(example),
         ["make", ref rest @ ..] => is_made(rest),

@@ -4,12 +4,13 @@ mod common;
 
 use std::collections::HashMap;
 use std::net::TcpListener;
-use std::os::unix::net::{UnixListener, UnixStream};
-use std::process::{Command, Output};
+use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
+use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
+use common::redis::free_port;
 use common::{AT_LAST, Client, Crema, Link, Redis, eventually, ok, simple, within};
-use rustix::process::Signal;
+use rustix::process::{Pid, Signal, kill_process};
 
 fn readyz(crema: &Crema) -> (u16, String) {
     crema.admin("/readyz").unwrap_or_default()
@@ -82,7 +83,7 @@ fn it_is_not_ready_while_writes_are_refused_as_by_a_replica() {
     }
     let mut client = crema.client();
     assert_eq!(client.cmd(&["SET", "k", "v"]), ok());
-    let nobody = common::redis::free_port().to_string();
+    let nobody = free_port().to_string();
     assert_eq!(redis.client().cmd(&["REPLICAOF", "127.0.0.1", &nobody]), ok());
     // Reads go on: that alone is no reason to take it out of service.
     assert_eq!(client.cmd(&["GET", "k"]).text(), "v");
@@ -162,7 +163,7 @@ fn a_socket_that_nobody_serves_is_replaced_and_one_that_somebody_serves_is_not()
     let mut child = Command::new(env!("CARGO_BIN_EXE_crema"))
         .args(["--upstream", &format!("redis://{}", redis.addr()), "--listen", name, "--admin", "off"])
         .env_clear()
-        .stderr(std::process::Stdio::null())
+        .stderr(Stdio::null())
         .spawn()
         .expect("the program starts");
     eventually("it listens", || UnixStream::connect(&path).is_ok());
@@ -246,4 +247,60 @@ fn an_outage_does_not_write_each_warning_again_and_again() {
     assert!(!times.is_empty(), "{log}");
     // What ended and came back is written again; this takes less than two times of ten seconds.
     assert!(times.values().all(|&times| times <= 2), "{times:#?}");
+}
+
+/// How `crema healthcheck` ends, and what it says.
+fn checked(arguments: &[&str]) -> (Option<i32>, String) {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_crema"));
+    let output = command.env_remove("CREMA_ADMIN").args(arguments).arg("healthcheck").output().expect("the program");
+    let said = [output.stdout, output.stderr].concat();
+    (output.status.code(), String::from_utf8_lossy(&said).into_owned())
+}
+
+#[test]
+fn a_health_check_tells_by_its_exit_code_whether_crema_is_ready() {
+    let mut redis = Redis::start();
+    let crema = Crema::start(&redis);
+    if crema.is_direct() {
+        return;
+    }
+    let admin = format!("0.0.0.0:{}", crema.admin_port());
+    assert_eq!(checked(&["--admin", &admin]), (Some(0), "ready\n".to_owned()));
+    redis.kill();
+    eventually("it is not ready", || readyz(&crema).0 == 503);
+    let (code, said) = checked(&["--admin", &admin]);
+    assert!(code == Some(1) && said.starts_with("not ready: ") && said.len() > 20, "{said}");
+    drop(crema);
+    let (code, said) = checked(&["--admin", &admin]);
+    assert!(code == Some(1) && said.contains("refused"), "{said}");
+    assert_eq!(checked(&["--admin", "off"]).0, Some(2));
+}
+
+/// As systemd asks for it.
+#[test]
+fn a_supervisor_is_told_of_start_state_and_end() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let socket = UnixDatagram::bind(directory.path().join("notify")).expect("a new path");
+    socket.set_read_timeout(Some(AT_LAST)).expect("a socket");
+    let hear = || {
+        let mut heard = [0; 4096];
+        let len = socket.recv(&mut heard).expect("it is told");
+        String::from_utf8_lossy(&heard[..len]).into_owned()
+    };
+    let mut redis = Redis::start();
+    let [listen, admin] = [(); 2].map(|()| format!("127.0.0.1:{}", free_port()));
+    let mut command = Command::new(env!("CARGO_BIN_EXE_crema"));
+    command.args(["--listen", &listen, "--admin", &admin, "--upstream", &format!("redis://{}", redis.addr())]);
+    command.env("NOTIFY_SOCKET", directory.path().join("notify")).stderr(Stdio::null());
+    redis.kill();
+    let mut crema = command.spawn().expect("the program");
+    assert_eq!(hear(), "READY=1\n", "it has started, though Redis is away");
+    let until = |wanted: &str| while !hear().starts_with(wanted) {};
+    until("STATUS=not ready: ");
+    redis.restart();
+    until("STATUS=ready\n");
+    let pid = i32::try_from(crema.id()).ok().and_then(Pid::from_raw).expect("a pid");
+    kill_process(pid, Signal::TERM).expect("our own child");
+    until("STOPPING=1\n");
+    assert!(crema.wait().expect("our own child").success());
 }

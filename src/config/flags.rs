@@ -7,7 +7,7 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, Parser};
+use clap::{Args, Parser, Subcommand};
 use serde::Deserialize;
 use toml::Spanned;
 
@@ -23,7 +23,7 @@ Give passwords by variable or file: other users of the machine can see flags.";
 
 /// What the command line says. [`super::load`] makes a [`super::Config`] of it.
 #[derive(Debug, Default, Parser)]
-#[command(name = "crema", version, about = "A caching proxy for Redis and Valkey", after_help = NOTES, max_term_width = 100, allow_negative_numbers = true)]
+#[command(name = "crema", version, about = "A caching proxy for Redis and Valkey", after_help = NOTES, max_term_width = 100, allow_negative_numbers = true, disable_help_subcommand = true)]
 pub struct Flags {
     /// Read settings from this TOML file
     #[arg(short, long, value_name = "FILE")]
@@ -34,9 +34,19 @@ pub struct Flags {
     /// Read a password from standard input, print its hash for password_hash, and stop
     #[arg(long)]
     pub hash_password: bool,
+    /// What to do in place of serving.
+    #[command(subcommand)]
+    pub task: Option<Task>,
     /// Settings that win over variables and the file.
     #[command(flatten)]
     pub settings: Settings,
+}
+
+/// What crema does in place of serving, with the same settings.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Subcommand)]
+pub enum Task {
+    /// Ask the crema that has these settings whether it is ready; exit with 0 if it is, else with 1
+    Healthcheck,
 }
 
 /// Settings as one source gives them: the command line, the environment or the file. What a source leaves out is `None`.

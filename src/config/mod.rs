@@ -37,7 +37,7 @@ pub use self::admin::{AdminToken, Admins};
 pub use self::cluster::{ClusterSettings, ClusterView, CrossSlot, NodeMap};
 pub use self::deny::DenyLists;
 pub use self::error::{ConfigError, Place, Problem};
-pub use self::flags::{Flags, Settings};
+pub use self::flags::{Flags, Settings, Task};
 pub use self::glob::Glob;
 pub use self::listen::Listen;
 pub use self::mode::L1Mode;

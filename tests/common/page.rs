@@ -175,10 +175,14 @@ impl Example {
         if command == self.command {
             command = command.replace("redis-cli", &other);
         }
+        command = command.replace("127.0.0.1:9380", &format!("127.0.0.1:{}", crema.admin_port()));
         let page = self
             .command
             .strip_prefix("curl -s http://127.0.0.1:9380")
             .map(|rest| rest.split_once(' ').unwrap_or((rest, "")));
+        if page.is_none() && command.starts_with("curl ") && Command::new("curl").arg("--version").output().is_err() {
+            return eprintln!("skipped: curl is missing");
+        }
         let begun = Instant::now();
         loop {
             if let Some((path, rest)) = page {

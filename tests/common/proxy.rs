@@ -205,6 +205,10 @@ impl Crema {
         self.addr
     }
 
+    pub(crate) fn admin_port(&self) -> u16 {
+        self.admin.port()
+    }
+
     #[track_caller]
     pub(crate) fn client(&self) -> Client {
         Client::connect(self.addr)
