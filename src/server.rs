@@ -261,6 +261,7 @@ fn work(
             let left = sessions.tasks.len();
             info!(sessions = left, "drain_timeout is over: the sessions left are closed");
         }
+        worker.give_up_loads().await;
         worker.close();
         let _ = timeout(Duration::from_secs(1), worker.tasks.wait()).await;
     });

@@ -109,6 +109,61 @@ fn a_missing_value_is_nil_and_the_fleet_remembers_until_somebody_writes() {
 }
 
 #[test]
+fn that_there_is_no_value_is_a_hit_until_somebody_writes() {
+    let (redis, origin) = (Redis::start(), HttpOrigin::start());
+    origin.says(|_, _| Answer::status(404));
+    let fleet = [0, 1].map(|_| with_origin(&redis, &origin, "negative = \"1h\""));
+    let [(one, _), (other, _)] = &fleet;
+    if one.is_direct() {
+        return;
+    }
+    let (mut client, mut elsewhere, mut direct) = (one.client(), other.client(), redis.client());
+    let read = |client: &mut Client| get(client, "page:x");
+    let writes: [&dyn Fn(); 4] = [
+        &|| assert_eq!(one.client().cmd(&["DEL", "page:x"]), int(0)),
+        &|| assert_eq!(other.client().cmd(&["DEL", "page:x"]), int(0)),
+        &|| assert_eq!(other.client().cmd(&["SET", "page:x", "set"]), ok()),
+        &|| assert_eq!(redis.client().cmd(&["SET", "page:x", "direct"]), ok()),
+    ];
+    for (write, set) in writes.into_iter().zip([None, None, Some("set"), Some("direct")]) {
+        origin.says(|_, _| Answer::status(404));
+        one.warm(&["GET", "page:x"]);
+        assert_eq!(one.hit(&mut client, &["GET", "page:x"]), Value::Nil);
+        assert_eq!(one.hit(&mut client, &["MGET", "page:x"]), array([Value::Nil]));
+        assert_eq!(one.hit(&mut one.resp3(), &["GET", "page:x"]), Value::Nil);
+        assert_eq!(read(&mut elsewhere), Value::Nil);
+        origin.says(|_, _| Answer::value("loaded"));
+        write();
+        if let Some(value) = set {
+            eventually("what was written is read", || read(&mut client) == bulk(value));
+        } else {
+            eventually("it is loaded", || read(&mut client) == bulk("loaded"));
+        }
+        assert_eq!(direct.cmd(&["EXISTS", "page:x"]), int(1));
+        assert_eq!(other.client().cmd(&["DEL", "page:x"]), int(1));
+        eventually("it is gone", || {
+            origin.says(|_, _| Answer::status(404));
+            read(&mut client).is_nil()
+        });
+    }
+}
+
+#[test]
+fn a_hit_for_a_missing_value_ends_with_what_the_fleet_remembers() {
+    let (redis, origin) = (Redis::start(), HttpOrigin::start());
+    origin.says(|_, _| Answer::status(404));
+    let (crema, _file) = with_origin(&redis, &origin, "negative = \"1s\"");
+    if crema.is_direct() {
+        return;
+    }
+    crema.warm(&["GET", "page:x"]);
+    let (mut client, asked) = (crema.client(), origin.count());
+    origin.says(|_, _| Answer::value("by now"));
+    eventually("it is asked for again", || get(&mut client, "page:x") == bulk("by now"));
+    assert_eq!(origin.count(), asked + 1);
+}
+
+#[test]
 fn without_negative_each_read_asks_again() {
     let (redis, origin) = (Redis::start(), HttpOrigin::start());
     origin.says(|_, _| Answer::status(404));
@@ -300,6 +355,102 @@ fn one_load_in_the_fleet_however_many_ask() {
         assert_eq!(client.value(), bulk("/render/hot 1"));
     }
     assert_eq!(origin.count(), 1);
+}
+
+#[test]
+fn who_waits_for_anothers_load_asks_little_and_is_told_of_its_end() {
+    const LOAD: Duration = Duration::from_secs(1);
+    const ROUNDS: u32 = 5;
+    let (redis, origin) = (Redis::start(), HttpOrigin::start());
+    let [loader, other] = [0, 1].map(|_| with_origin(&redis, &origin, "load_timeout = \"60s\""));
+    let tells = std::env::var_os("CREMA_TEST_COHERENCE").is_none();
+    if other.0.is_direct() {
+        return;
+    }
+    let (mut loads, mut waits) = (loader.0.client(), other.0.client());
+    assert_eq!(get(&mut waits, "page:first"), bulk("/render/first 1")); // its connections are made
+    let (mut late, mut asked) = (Vec::new(), Vec::new());
+    for round in 0..ROUNDS {
+        let (key, before) = (format!("page:{round}"), origin.count());
+        origin.hold();
+        loads.send_cmd(&["GET", &key]);
+        origin.await_requests(before + 1);
+        redis.reset_stats();
+        waits.send_cmd(&["GET", &key]);
+        std::thread::sleep(LOAD); // so long does it take
+        asked.push(redis.calls("eval") + redis.calls("exists"));
+        origin.release();
+        assert_eq!(loads.value(), bulk(format!("/render/{round} 1")));
+        let ended = Instant::now();
+        assert_eq!(waits.value(), bulk(format!("/render/{round} 1")));
+        late.push(ended.elapsed());
+        assert_eq!(origin.count(), before + 1);
+    }
+    println!("asked {asked:?}; {late:?} behind the loader's own client");
+    if tells {
+        assert!(asked.iter().all(|asked| *asked < 20), "{asked:?} questions for a load of {LOAD:?}");
+        assert!(late.iter().min() < Some(&Duration::from_millis(100)), "{late:?}");
+    }
+}
+
+#[test]
+fn a_crema_that_ends_in_the_midst_of_a_load_leaves_no_token() {
+    let (redis, origin) = (Redis::start(), HttpOrigin::start());
+    let settings = pages(&format!("http://{}/{{1}}", origin.addr()), "load_timeout = \"60s\"\nrefresh_ahead = true");
+    let file = NamedTempFile::new().expect("a temporary file");
+    std::fs::write(file.path(), settings).expect("it can be written");
+    let start =
+        || Crema::over(redis.addr()).flag("--config", file.path().display()).flag("--drain-timeout", "50ms").start();
+    let (mut loader, other, mut direct) = (start(), start(), redis.client());
+    if other.is_direct() {
+        return;
+    }
+    origin.hold();
+    let (mut doomed, mut waits) = (loader.client(), other.client());
+    doomed.send_cmd(&["MGET", "page:a", "page:b"]);
+    origin.await_requests(2);
+    assert_eq!(direct.cmd(&["EXISTS", "crema:load:page:a", "crema:load:page:b"]), int(2));
+    waits.send_cmd(&["GET", "page:a"]);
+    loader.terminate();
+    origin.await_requests(3);
+    eventually("it has ended", || loader.exit_status().is_some());
+    assert_eq!(direct.cmd(&["EXISTS", "crema:load:page:b"]), int(0));
+    origin.release();
+    assert_eq!(waits.value(), bulk("/a 2"));
+}
+
+#[test]
+fn a_loader_that_is_killed_at_any_moment_strands_nobody() {
+    const TIMEOUT: Duration = Duration::from_secs(1);
+    let (redis, origin) = (Redis::start(), HttpOrigin::start());
+    let start = || with_origin(&redis, &origin, "load_timeout = \"1s\"");
+    let other = start();
+    if other.0.is_direct() {
+        return;
+    }
+    origin.says(|path, _| {
+        std::thread::sleep(Duration::from_millis(4)); // so long does a load take
+        Answer::value(path)
+    });
+    let mut replaced = 0;
+    for round in 0..16 {
+        let (mut loader, key) = (start(), format!("page:{round}"));
+        assert!(!get(&mut loader.0.client(), "page:warm").is_error()); // its connections are made
+        let (mut doomed, mut waits, before) = (loader.0.client(), other.0.client(), origin.count());
+        doomed.send_cmd(&["GET", &key]);
+        std::thread::sleep(Duration::from_micros(500 * round));
+        waits.send_cmd(&["GET", &key]);
+        loader.0.signal(rustix::process::Signal::KILL);
+        let killed = Instant::now();
+        assert_eq!(waits.value(), bulk(format!("/render/{round}")));
+        assert!(killed.elapsed() < TIMEOUT * 3, "after {:?}", killed.elapsed());
+        eventually("it is dead", || loader.0.exit_status().is_some());
+        replaced += usize::from(origin.count() == before + 2);
+        assert!(origin.count() <= before + 2);
+        assert_eq!(get(&mut redis.client(), &key), bulk(format!("/render/{round}")));
+        assert_eq!(redis.client().cmd(&["KEYS", "crema:*"]), array([]));
+    }
+    println!("{replaced} were replaced in the midst of a load");
 }
 
 #[test]

@@ -25,6 +25,11 @@ use tags::SlotTags;
 
 /// What begins the names of all keys that crema keeps for itself. None of them has anything beyond it.
 const OWN: &[u8] = b"crema:";
+/// And of tokens among them.
+const LOAD: &[u8] = b"load:";
+
+/// In the place of a token: the origin has no value.
+pub(crate) const NEGATIVE: &[u8] = b"-";
 
 /// See the module's head.
 #[derive(Debug)]
@@ -51,7 +56,7 @@ pub(crate) struct Reach {
 pub(crate) enum KeptKind {
     /// The number that each write sets anew.
     Version,
-    /// The token of whoever loads the key from its origin.
+    /// The token of whoever loads the key from its origin; or the mark [`NEGATIVE`].
     Load,
     /// A copy that may be answered where its origin fails.
     Stale,
@@ -87,7 +92,7 @@ impl Beyond {
     pub(crate) fn beside(&self, kind: KeptKind, key: &[u8]) -> Vec<u8> {
         let kind: &[u8] = match kind {
             KeptKind::Version => b"ver:",
-            KeptKind::Load => b"load:",
+            KeptKind::Load => LOAD,
             KeptKind::Stale => b"stale:",
         };
         [&self.prefix(key), kind, key].concat()
@@ -101,6 +106,16 @@ impl Beyond {
     /// Whether this name is that of a version.
     pub(crate) fn is_version(&self, name: &[u8]) -> bool {
         name.strip_prefix(&self.prefix(name)[..]).is_some_and(|rest| rest.starts_with(b"ver:"))
+    }
+
+    /// The key beside which the token or mark of this name lies.
+    pub(crate) fn loaded_by<'a>(&self, name: &'a [u8]) -> Option<&'a [u8]> {
+        let rest = name.strip_prefix(OWN)?;
+        let rest = match &self.tags {
+            Some(_) => rest.get(rest.iter().position(|&byte| byte == b':')? + 1..)?,
+            None => rest,
+        };
+        rest.strip_prefix(LOAD).filter(|key| self.beside(KeptKind::Load, key) == name)
     }
 
     fn prefix(&self, key: &[u8]) -> Vec<u8> {
@@ -275,6 +290,12 @@ mod tests {
                 }
             }
             assert_eq!(HashSlot::of(&cluster.epoch(key)), slot);
+            for beyond in [&single, &cluster] {
+                assert_eq!(beyond.loaded_by(&beyond.beside(KeptKind::Load, key)), Some(key));
+                assert_eq!(beyond.loaded_by(&beyond.beside(KeptKind::Stale, key)), None);
+                assert_eq!(beyond.loaded_by(key), None);
+            }
+            assert_eq!(cluster.loaded_by(&[b"crema:{x}:load:".as_slice(), key].concat()), None, "the tag is another's");
         }
     }
 

@@ -25,6 +25,7 @@ mod terms;
 mod user;
 
 pub(crate) use change::Change;
+pub(crate) use ear::AwaitedChange;
 pub use ear::Fill;
 pub(crate) use ear::{Ear, EarState};
 pub(crate) use forget::{Forget, Heard};

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::mode::CoherenceMode;
-use crate::beyond::Beyond;
+use crate::beyond::{Beyond, KeptKind};
 
 /// What the ears must know of the configuration.
 #[derive(Debug)]
@@ -31,6 +31,18 @@ impl L1Terms {
     /// Whether something lies beyond the upstream for a key.
     pub(super) fn goes_beyond(&self, key: &[u8]) -> bool {
         self.beyond.as_ref().is_some_and(|beyond| beyond.matches(key))
+    }
+
+    /// Where it is marked that the origin of this key has none; nothing where a tier may have it all the same.
+    pub(super) fn mark_of(&self, key: &[u8]) -> Option<Vec<u8>> {
+        let beyond = self.beyond.as_ref()?;
+        let reach = beyond.reach(key).filter(|reach| reach.origin.is_some() && reach.tiers.is_empty());
+        reach.map(|_| beyond.beside(KeptKind::Load, key))
+    }
+
+    /// The key whose load's token, or mark, has this name: what happens to that, happens to the key.
+    pub(super) fn loaded_by<'a>(&self, name: &'a [u8]) -> Option<&'a [u8]> {
+        self.beyond.as_ref()?.loaded_by(name)
     }
 
     /// How often an ear looks after what is due.

@@ -4,8 +4,8 @@
 //! with the look that the key is not there, has an end of its own, and dies with every write to the key that goes through the fleet.
 //! So what was loaded is put into Redis in one step with the look that the token is still there; if it is, nobody has written since it was
 //! taken, and that proves more: the value is right for everybody who asked before that step was sent. If it is not, the
-//! write has won, and the load begins again with a look at what Redis has. Who finds another's token waits and looks again, so a
-//! loader that dies is replaced when its token ends.
+//! write has won, and the load begins again with a look at what Redis has. Who finds another's token waits until it is told that
+//! something has changed, and looks again; and at the token's end in any case, so a loader that dies is replaced then.
 //!
 //! Loads of a process under way at once are limited: a **permit** comes before the token, so that nobody holds a token and waits.
 //!
@@ -24,8 +24,12 @@ use crate::upstream::redirect_of;
 /// A token outlives its load by so much: what the load leaves at its deadline must arrive before.
 pub(crate) const MARGIN: Duration = Duration::from_millis(30);
 
-/// The pause between two looks at a key that another loads: from the first to the longest.
+/// The pause between two looks at a key that another loads, where nobody tells of its end: from the first to the longest.
 const REST: (Duration, Duration) = (Duration::from_millis(2), Duration::from_millis(25));
+/// The same where somebody will tell, or is lost.
+const LONG_REST: Duration = Duration::from_millis(500);
+/// A token's time to live is told in whole milliseconds.
+const TICK: Duration = Duration::from_millis(1);
 
 /// So often a load may be overtaken by writes.
 const MOST_ROUNDS: u32 = 8;
@@ -48,6 +52,8 @@ pub(crate) enum Script {
     Fail,
     /// If the token is there: takes it away, and the stale copy.
     Forget,
+    /// If the token is there: takes it away. Nobody waits for the reply.
+    Release,
     /// As `Take`, of a key that is there and ends within so long.
     TakeAhead(Duration),
     /// As `Store`, in place of the value that `TakeAhead` saw, or where that has ended by now.
@@ -61,8 +67,8 @@ pub(crate) enum ScriptReply {
     Found(Bytes),
     /// The fleet knows that the origin has none.
     Negative,
-    /// Another loads it.
-    Held,
+    /// Another loads it, and his token ends after so long.
+    Held(Option<Duration>),
     /// Neither a value nor another's token is there.
     Free,
     /// The token is ours; with what marks the value that is there, if one was asked for.
@@ -79,6 +85,18 @@ pub(crate) enum ScriptReply {
     Lost,
 }
 
+impl ScriptReply {
+    /// Whether the token may be in Redis behind this reply, where it was or was not before.
+    pub(super) fn leaves_token(&self, before: bool) -> bool {
+        match self {
+            Self::Taken(_) => true,
+            // Of its own token a look says nothing; and what is lost, or refused halfway, may have been done.
+            Self::Free | Self::Refused(_) | Self::Lost => before,
+            Self::Found(_) | Self::Negative | Self::Held(_) | Self::Proven(_) | Self::Overtaken | Self::Early => false,
+        }
+    }
+}
+
 /// What is to be done next.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum LoadStep {
@@ -90,6 +108,8 @@ pub(crate) enum LoadStep {
     Fetch,
     /// Nothing, for so long.
     Rest(Duration),
+    /// Another loads the key: nothing for so long, and then until that is over, as far as somebody tells, or for so long in all.
+    Await(Duration, Duration),
     /// It is over.
     End(LoadOutcome),
 }
@@ -105,7 +125,7 @@ pub(crate) enum LoadEvent {
     Reply(ScriptReply),
     /// The origin has, or has not.
     Fetched(Fetched),
-    /// The pause is over.
+    /// The pause is over, however it came to that.
     Rested,
 }
 
@@ -228,7 +248,7 @@ impl Load {
                 LoadStep::Fetch
             }
             ScriptReply::Free => self.want_permit(now),
-            ScriptReply::Held => self.rest(now),
+            ScriptReply::Held(left) => self.wait(left, now),
             ScriptReply::Proven(stale) => self.proven(stale),
             // Some write has won, or nobody knows what has become of the step: what Redis has by now decides.
             ScriptReply::Overtaken => self.again("the key is written again and again", now),
@@ -301,6 +321,13 @@ impl Load {
         }
         self.stage = LoadStage::Looking;
         LoadStep::Ask(Script::Look)
+    }
+
+    fn wait(&mut self, left: Option<Duration>, now: Time) -> LoadStep {
+        let LoadStep::Rest(least) = self.rest(now) else { return self.fail(TOO_LONG) };
+        let end = left.map_or(LONG_REST, |left| left + TICK);
+        let longest = end.min(LONG_REST).min(self.left(now));
+        LoadStep::Await(least.min(longest), longest)
     }
 
     fn rest(&mut self, now: Time) -> LoadStep {
@@ -409,17 +436,52 @@ mod tests {
         let mut load = load();
         load.next(LoadEvent::Begin, NOW);
         load.next(LoadEvent::Permit(Ok(())), NOW);
-        assert_eq!(reply(&mut load, ScriptReply::Held), LoadStep::Rest(REST.0));
+        assert_eq!(reply(&mut load, ScriptReply::Held(None)), LoadStep::Await(REST.0, LONG_REST));
         assert!(!load.needs_permit());
         let mut rest = REST.0;
         for _ in 0..10 {
             assert_eq!(load.next(LoadEvent::Rested, NOW), LoadStep::Ask(Script::Look));
             rest = (rest * 2).min(REST.1);
-            assert_eq!(reply(&mut load, ScriptReply::Held), LoadStep::Rest(rest));
+            assert_eq!(reply(&mut load, ScriptReply::Held(None)), LoadStep::Await(rest, LONG_REST));
         }
         load.next(LoadEvent::Rested, NOW);
         assert_eq!(reply(&mut load, ScriptReply::Free), LoadStep::Permit);
         assert_eq!(load.next(LoadEvent::Permit(Ok(())), NOW), LoadStep::Ask(Script::Take));
+    }
+
+    #[test]
+    fn whatever_it_is_told_it_looks_at_the_end_of_the_token_and_of_its_own_patience() {
+        let ms = Duration::from_millis;
+        let held = |left, now| {
+            let mut load = load();
+            load.next(LoadEvent::Begin, NOW);
+            load.next(LoadEvent::Permit(Ok(())), NOW);
+            load.next(LoadEvent::Reply(ScriptReply::Held(Some(ms(left)))), now)
+        };
+        assert_eq!(held(200, NOW), LoadStep::Await(REST.0, ms(201)));
+        assert_eq!(held(0, NOW), LoadStep::Await(ms(1), ms(1)));
+        assert_eq!(held(9_999, NOW), LoadStep::Await(REST.0, LONG_REST));
+        assert_eq!(held(9_999, NOW.plus(ms(2_990))), LoadStep::Await(REST.0, ms(10)));
+    }
+
+    #[test]
+    fn it_is_known_when_a_token_may_be_left() {
+        for before in [false, true] {
+            assert!(ScriptReply::Taken(Bytes::new()).leaves_token(before));
+            for doubtful in [ScriptReply::Free, ScriptReply::Lost, ScriptReply::Refused(String::new())] {
+                assert_eq!(doubtful.leaves_token(before), before, "{doubtful:?}");
+            }
+            for sure in [
+                ScriptReply::Found(value()),
+                ScriptReply::Negative,
+                ScriptReply::Held(None),
+                ScriptReply::Proven(None),
+                ScriptReply::Overtaken,
+                ScriptReply::Early,
+            ] {
+                assert!(!sure.leaves_token(before), "{sure:?}");
+            }
+        }
     }
 
     #[test]
@@ -429,7 +491,7 @@ mod tests {
         load.next(LoadEvent::Permit(Ok(())), NOW);
         let late = NOW.plus(Duration::from_secs(3));
         assert_eq!((load.left(NOW), load.left(late)), (Duration::from_secs(3), Duration::ZERO));
-        for said in [ScriptReply::Held, ScriptReply::Free] {
+        for said in [ScriptReply::Held(None), ScriptReply::Free] {
             let step = load.next(LoadEvent::Reply(said), late);
             assert!(matches!(step, LoadStep::End(LoadOutcome::Failed(_))), "{step:?}");
         }
@@ -523,7 +585,7 @@ mod tests {
         let step = fetched(&mut load, Fetched::Value { value: value(), stays: None });
         assert_eq!(step, LoadStep::Ask(Script::Replace(value(), TTL, mark)));
         assert_eq!(reply(&mut load, ScriptReply::Proven(None)), LoadStep::End(LoadOutcome::Loaded(value())));
-        for hindrance in [ScriptReply::Early, ScriptReply::Held, ScriptReply::Free, ScriptReply::Lost] {
+        for hindrance in [ScriptReply::Early, ScriptReply::Held(None), ScriptReply::Free, ScriptReply::Lost] {
             let mut load = begin();
             load.next(LoadEvent::Permit(Ok(())), NOW);
             assert_eq!(reply(&mut load, hindrance), LoadStep::End(LoadOutcome::Needless));

@@ -4,8 +4,9 @@
 //! way. What one load does is a type without I/O (`load`); here its steps are carried out. Redis is asked through whoever wants
 //! the key, HTTP is spoken beside the workers. Called by `proxy`, for a read that Redis answered with nil.
 //!
-//! Reading order: `load`, then `script`, `table`, `fetched`, `client`.
+//! Reading order: `load`, then `script`, `asking`, `table`, `fetched`, `client`.
 
+mod asking;
 mod client;
 mod fetched;
 mod load;
@@ -21,6 +22,7 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 use tokio::time::{sleep, timeout};
 
+use self::asking::LoadQuestions;
 use self::client::HttpClient;
 use self::fetched::Fetched;
 use self::load::{Load, LoadEvent, LoadStep, LoadTerms, MARGIN, Script, TOO_LONG};
@@ -34,6 +36,7 @@ use crate::control::Control;
 use crate::metrics::{LoadResult, SharedCounter};
 use crate::net::tls::FileError;
 
+pub(crate) use self::asking::KeyNode;
 pub(crate) use self::load::LoadOutcome;
 pub(crate) use self::script::NewVersion;
 
@@ -121,14 +124,13 @@ impl Origins {
         origin.is_some_and(|origin| Time::now() >= origin.rests.get(db, key))
     }
 
-    /// The value of a key for which the rule with this number is, and that Redis did not have when it was asked just now. `ask` asks
-    /// Redis at the key's node. It ends so long after `since` as [`Origin::longest`] says, whatever happens elsewhere. Dropped, it
+    /// The value of a key for which the rule with this number is, and that Redis did not have when it was asked just now. It ends so long after `since` as [`Origin::longest`] says, whatever happens elsewhere. Dropped, it
     /// leaves those who joined to load anew.
     pub(crate) async fn load(
         &self,
         rule: usize,
         (wanted, since): (&WantedKey, Time),
-        ask: impl AsyncFn(&[u8]) -> Option<Vec<u8>>,
+        node: &impl KeyNode,
     ) -> LoadOutcome {
         let Some(origin) = self.rules.get(rule) else { return LoadOutcome::Missing };
         let url = match origin.rule.url.url(&origin.rule.pattern, &wanted.key) {
@@ -140,7 +142,7 @@ impl Origins {
             match self.table.turn(wanted.db, &wanted.key) {
                 Turn::Lead(turn) => {
                     let mut load = Load::new(origin.terms(until));
-                    let outcome = self.drive(origin, (turn, &mut load, None), (wanted, &url), &ask).await;
+                    let outcome = self.drive(origin, (turn, &mut load, None), (wanted, &url), node).await;
                     return origin.counted(outcome);
                 }
                 Turn::Join(outcome) => {
@@ -161,14 +163,14 @@ impl Origins {
 
     /// Loads a key anew that Redis has, where its end is near: the nearer, and the longer loads take, the likelier ("XFetch":
     /// Vattani, Chierichetti, Lowenstein, Optimal Probabilistic Cache Stampede Prevention, 2015).
-    pub(crate) async fn refresh(&self, rule: usize, wanted: &WantedKey, ask: impl AsyncFn(&[u8]) -> Option<Vec<u8>>) {
+    pub(crate) async fn refresh(&self, rule: usize, wanted: &WantedKey, node: &impl KeyNode) {
         let Some(origin) = self.rules.get(rule).filter(|origin| origin.rule.refresh_ahead) else { return };
         let Some(window) = window(origin.mean(), rand::random()) else { return };
         let Ok(url) = origin.rule.url.url(&origin.rule.pattern, &wanted.key) else { return };
         let Some(permit) = origin.permits.try_take_ahead() else { return };
         let Some(turn) = self.table.lead(wanted.db, &wanted.key) else { return };
         let mut load = Load::ahead(origin.terms(Time::now().plus(origin.patience())), window);
-        let outcome = self.drive(origin, (turn, &mut load, Some(permit)), (wanted, &url), &ask).await;
+        let outcome = self.drive(origin, (turn, &mut load, Some(permit)), (wanted, &url), node).await;
         let rest = match outcome {
             LoadOutcome::Loaded(_) => return origin.count(LoadResult::Refreshed),
             _ if load.has_failed() => {
@@ -185,11 +187,10 @@ impl Origins {
         origin: &Origin,
         (turn, load, mut permit): (LeadingLoad<'_>, &mut Load, Option<LoadPermit>),
         (wanted, url): (&WantedKey, &str),
-        ask: &impl AsyncFn(&[u8]) -> Option<Vec<u8>>,
+        node: &impl KeyNode,
     ) -> LoadOutcome {
-        let mut keys = origin.keys(wanted);
         let number = self.tokens.fetch_add(1, Ordering::Relaxed);
-        let token = |attempt: u32| format!("{}:{number}:{attempt}", self.name);
+        let mut asking = LoadQuestions::new(node, origin.keys(wanted), format!("{}:{number}", self.name));
         let (mut joined, mut asked) = (Vec::new(), Time::now());
         let mut event = LoadEvent::Begin;
         loop {
@@ -214,13 +215,7 @@ impl Origins {
                     if matches!(script, Script::Take | Script::TakeAhead(_)) {
                         asked = Time::now();
                     }
-                    let tokens = (token(load.attempt()), token(load.attempt().wrapping_sub(1)));
-                    if let Some(version) = &mut keys.version {
-                        // Another each time: what an earlier step set may be on a copy by now.
-                        version.value = format!("{:016x}", rand::random::<u64>());
-                    }
-                    let command = keys.command(&script, (&tokens.0, &tokens.1));
-                    LoadEvent::Reply(script::read(ask(&command).await))
+                    LoadEvent::Reply(asking.ask(&script, load.attempt()).await)
                 }
                 LoadStep::Fetch => {
                     let spent = Time::now().saturating_since(asked);
@@ -228,6 +223,12 @@ impl Origins {
                 }
                 LoadStep::Rest(length) => {
                     sleep(length).await;
+                    LoadEvent::Rested
+                }
+                LoadStep::Await(least, longest) => {
+                    let told = node.await_change(Time::now().plus(longest));
+                    sleep(least).await;
+                    drop(timeout(longest.saturating_sub(least), told).await); // whatever came, it is time to look
                     LoadEvent::Rested
                 }
                 LoadStep::End(LoadOutcome::Needless) => return LoadOutcome::Needless, // who has joined asks again

@@ -23,12 +23,12 @@ const EARLY: u8 = b'8';
 /// ARGV: this token, the one of the attempt before.
 const LOOK: &str = "local v=redis.call('GET',KEYS[1]) if v then return {1,v} end \
 local t=redis.call('GET',KEYS[2]) if t=='-' then return {2} end \
-if t and t~=ARGV[1] and t~=ARGV[2] then return {3} end return {4}";
+if t and t~=ARGV[1] and t~=ARGV[2] then return {3,tostring(redis.call('PTTL',KEYS[2]))} end return {4}";
 
 /// ARGV: this token, the one of the attempt before, its end.
 const TAKE: &str = "local v=redis.call('GET',KEYS[1]) if v then return {1,v} end \
 local t=redis.call('GET',KEYS[2]) if t=='-' then return {2} end \
-if t and t~=ARGV[1] and t~=ARGV[2] then return {3} end \
+if t and t~=ARGV[1] and t~=ARGV[2] then return {3,tostring(redis.call('PTTL',KEYS[2]))} end \
 redis.call('SET',KEYS[2],ARGV[1],'PX',ARGV[3]) return {5,''}";
 
 /// ARGV: the token, the value, its end, that of the stale copy or 0, the new version and its end where copies in tiers go by one.
@@ -63,6 +63,10 @@ local v=redis.call('GET',KEYS[1]) if v and redis.sha1hex(v)~=ARGV[5] then return
 redis.call('SET',KEYS[1],ARGV[2],'PX',ARGV[3]) \
 if ARGV[4]~='0' then redis.call('SET',KEYS[3],ARGV[2],'PX',ARGV[4]) end \
 if KEYS[4] then redis.call('SET',KEYS[4],ARGV[6],'PX',ARGV[7]) end return {6}";
+
+/// ARGV: this token, the one of the attempt before.
+const RELEASE: &str = "local t=redis.call('GET',KEYS[2]) \
+if t==ARGV[1] or t==ARGV[2] then redis.call('DEL',KEYS[2]) end return {6}";
 
 /// What a write of a key with tiers sets anew, and for how many milliseconds.
 #[derive(Clone, Debug, Default)]
@@ -105,6 +109,7 @@ impl LoadKeys {
             Script::Miss => self.eval(MISS, &[token.as_bytes(), negative.as_bytes()]),
             Script::Fail => self.eval(FAIL, &[token.as_bytes()]),
             Script::Forget => self.eval(FORGET, &[token.as_bytes()]),
+            Script::Release => self.eval(RELEASE, &[token.as_bytes(), before.as_bytes()]),
             Script::TakeAhead(window) => {
                 self.eval(TAKE_AHEAD, &[token.as_bytes(), held.as_bytes(), millis(*window).as_bytes()])
             }
@@ -138,7 +143,7 @@ pub(super) fn read(reply: Option<Vec<u8>>) -> ScriptReply {
     match (code, value) {
         (FOUND, Some(value)) => ScriptReply::Found(value),
         (NEGATIVE, _) => ScriptReply::Negative,
-        (HELD, _) => ScriptReply::Held,
+        (HELD, left) => ScriptReply::Held(left.and_then(|left| millis_of(&left))),
         (FREE, _) => ScriptReply::Free,
         (TAKEN, mark) => ScriptReply::Taken(mark.unwrap_or_default()),
         (PROVEN, stale) => ScriptReply::Proven(stale),
@@ -146,6 +151,11 @@ pub(super) fn read(reply: Option<Vec<u8>>) -> ScriptReply {
         (EARLY, _) => ScriptReply::Early,
         _ => ScriptReply::Refused("a reply of another form".to_owned()),
     }
+}
+
+/// A time to live as `PTTL` tells it; none where there is no end.
+fn millis_of(digits: &[u8]) -> Option<Duration> {
+    std::str::from_utf8(digits).ok()?.parse().ok().map(Duration::from_millis)
 }
 
 /// `*1\r\n:4\r\n` is 4; `*2\r\n:1\r\n$1\r\nv\r\n` is 1 and `v`.
@@ -166,11 +176,14 @@ fn parts(reply: &Bytes) -> Option<(u8, Option<Bytes>)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::beyond::NEGATIVE;
 
     #[test]
     fn reads_what_scripts_say() {
         let read = |text: &str| read(Some(text.as_bytes().to_vec()));
         assert_eq!(read("*1\r\n:4\r\n"), ScriptReply::Free);
+        assert_eq!(read("*2\r\n:3\r\n$2\r\n70\r\n"), ScriptReply::Held(Some(Duration::from_millis(70))));
+        assert_eq!(read("*2\r\n:3\r\n$2\r\n-1\r\n"), ScriptReply::Held(None));
         assert_eq!(read("*2\r\n:1\r\n$3\r\na\r\n\r\n"), ScriptReply::Found(Bytes::from_static(b"a\r\n")));
         assert_eq!(read("*2\r\n:5\r\n$0\r\n\r\n"), ScriptReply::Taken(Bytes::new()));
         assert_eq!(read("*1\r\n:6\r\n"), ScriptReply::Proven(None));
@@ -182,6 +195,12 @@ mod tests {
             assert!(matches!(read(odd), ScriptReply::Refused(_)), "{odd:?}");
         }
         assert_eq!(super::read(None), ScriptReply::Lost);
+    }
+
+    #[test]
+    fn the_mark_of_a_missing_value_is_what_the_ear_looks_for() {
+        let mark = format!("'{}'", String::from_utf8_lossy(NEGATIVE));
+        assert!([LOOK, TAKE].iter().all(|script| script.contains(&format!("=={mark}"))) && MISS.contains(&mark));
     }
 
     #[test]

@@ -6,6 +6,7 @@ use std::rc::{Rc, Weak};
 
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
 use super::seek::SoughtKey;
 use crate::clock::Time;
@@ -19,6 +20,10 @@ pub(super) struct Seeks {
     /// Replies of one value that somebody is being told, so that all who wait for it share them.
     replies: RefCell<Vec<Weak<[u8]>>>,
     pub(super) stop: CancellationToken,
+    /// Loads from origins, those ahead of need too.
+    pub(super) loads: TaskTracker,
+    /// What loads said last as the worker ends, until it is heard.
+    last_words: RefCell<Vec<oneshot::Receiver<Vec<u8>>>>,
 }
 
 /// What is counted together: reads for one origin, or for tiers alone; and loads of an origin ahead of need.
@@ -47,6 +52,23 @@ impl Seeks {
             *count += 1;
             SeekPlace { under_way: Rc::clone(&self.under_way), kind }
         })
+    }
+
+    /// A load that is dropped has said something, to which this will be the answer.
+    pub(super) fn last_words(&self, answer: oneshot::Receiver<Vec<u8>>) {
+        if self.stop.is_cancelled() {
+            self.last_words.borrow_mut().push(answer);
+        }
+    }
+
+    /// Returns once no load is under way any more, and what each said last is heard. To be called once they are told to stop.
+    pub(super) async fn are_over(&self) {
+        self.loads.close();
+        self.loads.wait().await;
+        let last_words = self.last_words.take();
+        for answer in last_words {
+            let _ = answer.await; // its connection may be lost
+        }
     }
 
     /// The reply that is this value: the one that others are being told, where there is one.

@@ -58,12 +58,7 @@ impl Lead {
     /// Its reply is whole: has its key promoted, if that is due.
     pub(super) fn promote<'a>(&self, site: &Site, command: impl FnOnce() -> &'a [u8]) {
         let Shared { l1, .. } = &*site.shared;
-        let wanted = match self.coin {
-            Coin::Never => false,
-            Coin::IfJoined | Coin::Knock => self.joined.is_some(),
-            Coin::Promote => true,
-        };
-        if !wanted || !l1.keeps() {
+        if !is_wanted(self.coin, self.joined.is_some()) || !l1.keeps() {
             return;
         }
         let who = &self.reader.who;
@@ -109,6 +104,15 @@ impl Drop for Lead {
         if self.flight != FlightRef::NONE {
             self.land();
         }
+    }
+}
+
+/// Whether a key is promoted for which the coin fell so, and for whose reply others waited too or did not.
+pub(super) fn is_wanted(coin: Coin, is_joined: bool) -> bool {
+    match coin {
+        Coin::Never => false,
+        Coin::IfJoined | Coin::Knock => is_joined,
+        Coin::Promote => true,
     }
 }
 

@@ -7,24 +7,87 @@
 
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::oneshot;
+use tokio::time::timeout;
+use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use super::errands::{SeekKind, SeekRequest};
+use super::in_flight::ReplyAction;
 use super::seek::{Question, SeekAnswer};
+use super::station::Station;
+use super::who::Who;
 use super::worker::Worker;
 use crate::beyond::KeptKind;
-use crate::origin::{LoadOutcome, NewVersion, WantedKey};
+use crate::clock::Time;
+use crate::invalidation::AwaitedChange;
+use crate::origin::{KeyNode, LoadOutcome, NewVersion, WantedKey};
+use crate::resp::Resp;
+
+/// A worker that ends waits so long until the tokens of its loads are released.
+const LAST_WORDS: Duration = Duration::from_millis(200);
+
+/// The node of a key that is being loaded: asked on a lane of its own, for what is asked are scripts.
+struct LoadingNode<'a> {
+    worker: &'a Worker,
+    wanted: &'a WantedKey,
+    /// The worker does not end before it.
+    _load: TaskTrackerToken,
+}
+
+impl<'a> LoadingNode<'a> {
+    fn new(worker: &'a Worker, wanted: &'a WantedKey) -> Self {
+        Self { worker, wanted, _load: worker.seeks.loads.token() }
+    }
+
+    /// Who asks there, and where.
+    fn who(&self) -> (Rc<Who>, Rc<Station>) {
+        let (worker, wanted) = (self.worker, self.wanted);
+        let station = worker.station(worker.serving_key(&wanted.key));
+        (Who::new(&worker.shared, station.node(), station.node().login(), wanted.db), station)
+    }
+}
+
+impl KeyNode for LoadingNode<'_> {
+    async fn ask(&self, command: &[u8]) -> Option<Vec<u8>> {
+        self.worker.ask_beside((&self.wanted.key, self.wanted.db), command, true).await
+    }
+
+    fn tell(&self, command: &[u8]) {
+        let ((who, station), now) = (self.who(), Time::now());
+        let (told, reply) = oneshot::channel();
+        if let Ok(track) = station.track(&who, Resp::V2, true, now) {
+            track.ask(command, ReplyAction::Capture(Vec::new(), told), now);
+            self.worker.seeks.last_words(reply);
+        }
+    }
+
+    fn await_change(&self, until: Time) -> oneshot::Receiver<()> {
+        let (key, token) = (self.wanted.key.clone(), self.wanted.token.clone().into());
+        let change = AwaitedChange { db: self.wanted.db, key, token, until };
+        self.worker.shared.l1.await_change(&self.who().0.ear, change)
+    }
+}
 
 impl Worker {
+    /// Gives up the loads that are under way, as the process ends. Returns once their tokens are released, as far as that is soon.
+    pub(crate) async fn give_up_loads(&self) {
+        self.seeks.stop.cancel();
+        let _ = timeout(LAST_WORDS, self.seeks.are_over()).await; // a token ends by itself
+    }
+
     /// What the origin with this number has for a key.
     pub(super) async fn load(&self, sought: &SeekRequest, origin: u16) -> SeekAnswer {
         let (Some(origins), Some(wanted)) = (&self.shared.origins, self.wanted(&sought.of.key, sought.db)) else {
             return SeekAnswer::Nothing;
         };
-        let ask = async |command: &[u8]| self.ask_beside((&wanted.key, wanted.db), command, true).await;
-        match origins.load(origin.into(), (&wanted, sought.since), ask).await {
+        let node = LoadingNode::new(self, &wanted);
+        match origins.load(origin.into(), (&wanted, sought.since), &node).await {
             LoadOutcome::Loaded(value) => SeekAnswer::Value(value),
             LoadOutcome::Found(value) | LoadOutcome::Stale(value) => SeekAnswer::Found(value),
-            LoadOutcome::Missing | LoadOutcome::Negative => SeekAnswer::Nothing,
+            LoadOutcome::Missing => SeekAnswer::Nothing,
+            LoadOutcome::Negative => SeekAnswer::Negative,
             LoadOutcome::Needless => SeekAnswer::Failed("origin: its load came to nothing".to_owned()), // of those ahead alone
             LoadOutcome::Failed(why) => SeekAnswer::Failed(format!("origin: {why}")),
         }
@@ -44,8 +107,8 @@ impl Worker {
             let (worker, origins, stop) = (Rc::clone(self), Arc::clone(origins), self.seeks.stop.clone());
             self.tasks.spawn_local(async move {
                 let _place = place;
-                let ask = async |command: &[u8]| worker.ask_beside((&wanted.key, wanted.db), command, true).await;
-                let _ = stop.run_until_cancelled(origins.refresh(origin, &wanted, ask)).await; // nobody waits for it
+                let node = LoadingNode::new(&worker, &wanted);
+                let _ = stop.run_until_cancelled(origins.refresh(origin, &wanted, &node)).await; // nobody waits for it
             });
         }
     }

@@ -60,6 +60,8 @@ pub(crate) enum SeekAnswer {
     Found(Bytes),
     /// There is none anywhere.
     Nothing,
+    /// The same, and the fleet remembers it for a while.
+    Negative,
     /// Nobody can say, for this reason.
     Failed(String),
 }

@@ -16,14 +16,19 @@ use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
+use super::detour::SentCommand;
 use super::errands::{SeekKind, SeekRequest};
 use super::in_flight::ReplyAction;
+use super::lead::{is_wanted, promote};
 use super::recipient::Recipient;
-use super::returned::{ReturnReason, ReturnedCommand};
+use super::returned::{ReplyPurpose, ReturnReason, ReturnedCommand};
 use super::seek::{Question, SeekAnswer, SoughtKey};
+use super::shared::RuleIndex;
+use super::site::Site;
 use super::who::Who;
 use super::worker::Worker;
 use crate::clock::Time;
+use crate::invalidation::Fill;
 use crate::metrics::Path;
 use crate::resp::Resp;
 
@@ -39,18 +44,27 @@ struct SeekingRead {
     db: u32,
     resp: Resp,
     sampled: Option<Instant>,
+    /// What is to be filled where it is known of a key that there is no value, and for whom.
+    fills: (Rc<Site>, Rc<Who>, Vec<Fill>),
 }
 
 impl Worker {
     /// Goes on with a read.
     pub(super) fn seek(self: &Rc<Self>, command: ReturnedCommand, bytes: &[u8]) {
-        let ReturnedCommand { first, joined, caller, sampled, why, .. } = command;
+        let ReturnedCommand { site, first, joined, purpose, caller, sampled, why } = command;
         let (Some((who, resp)), ReturnReason::Absent(question)) = (caller, why) else { return };
+        let fills = match purpose {
+            ReplyPurpose::Read(_, fills) => fills,
+            ReplyPurpose::Lead(reader, rule, coin) if is_wanted(coin, !joined.is_empty()) => {
+                self.fill_of(&reader.who, rule, bytes).into_iter().collect()
+            }
+            _ => Vec::new(),
+        };
         let all: Vec<Recipient> = std::iter::once(first).chain(joined).collect();
         for recipient in all.iter().filter(|recipient| recipient.replies().is_detoured()) {
             self.pilots.carried_out(recipient.replies(), recipient.place(), bytes);
         }
-        let read = SeekingRead { question: *question, all, db: who.db, resp, sampled };
+        let read = SeekingRead { question: *question, all, db: who.db, resp, sampled, fills: (site, who, fills) };
         let reach = |sought: &SoughtKey| self.shared.l1.terms.beyond.as_ref()?.reach(&sought.key)?.origin;
         let Some(place) = self.seeks.place(SeekKind::Needed(read.question.missing().find_map(reach))) else {
             let answers: Vec<_> = read.question.missing().map(|sought| self.unsought(&sought.key)).collect();
@@ -97,8 +111,31 @@ impl Worker {
         }
     }
 
+    /// What leaves in L1 the answer to this read of one key.
+    fn fill_of(&self, who: &Who, rule: RuleIndex, bytes: &[u8]) -> Option<Fill> {
+        let (shared, mut spans) = (&self.shared, Vec::new());
+        let SentCommand { spec, request } = SentCommand::read(bytes, &mut spans)?;
+        let (query, max_value) = (who.query(&shared.l1, spec, request), shared.promote(rule).max_value);
+        Some(Fill::new(request, &query, who.db, shared.ceiling(rule), max_value))
+    }
+
+    /// Has those of these keys filled of which it is known that there is no value.
+    fn fill_negatives(&self, read: &mut SeekingRead, answers: &[SeekAnswer]) {
+        let (site, who, fills) = &mut read.fills;
+        if !self.shared.l1.keeps() || fills.is_empty() {
+            return;
+        }
+        for (sought, answer) in read.question.missing().zip(answers) {
+            let fill = fills.iter().position(|fill| *answer == SeekAnswer::Negative && *fill.key() == *sought.key);
+            if let Some(at) = fill {
+                promote(site, &who.ear, fills.swap_remove(at));
+            }
+        }
+    }
+
     /// Answers all who wait for a read.
-    fn found(&self, read: SeekingRead, answers: &[SeekAnswer]) {
+    fn found(&self, mut read: SeekingRead, answers: &[SeekAnswer]) {
+        self.fill_negatives(&mut read, answers);
         let reply = |wrote| match read.question.value(answers, wrote) {
             Some(value) => self.seeks.reply_of(value),
             None => read.question.reply(answers, read.resp, wrote).into(),

@@ -9,6 +9,7 @@ use std::collections::VecDeque;
 
 use super::fill::PendingFill;
 use super::unannounced::Probe;
+use crate::cache::Slot;
 use crate::clock::Time;
 use crate::metrics::Need;
 use crate::resp::encode;
@@ -40,12 +41,25 @@ pub(super) enum EarQuestion {
     Step(u64),
     /// What Redis announces to nobody.
     Unannounced(Probe),
-    /// Of a fill, in the order in which its commands were sent: the TTL, those of fields, the value.
-    Ttl(Box<PendingFill>),
-    /// See [`Ttl`](Self::Ttl).
-    FieldTtls(Box<PendingFill>),
-    /// See [`Ttl`](Self::Ttl).
-    Value(Box<PendingFill>),
+    /// What a fill asks.
+    Fill(FillStep, Box<PendingFill>),
+    /// EXISTS, of a key of which somebody awaits the next change: the place of its stamp, and who.
+    Presence(Slot, u64),
+}
+
+/// The questions of a fill, in the order in which they are sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum FillStep {
+    /// The TTL of the key.
+    Ttl,
+    /// Those of fields, where they have such.
+    FieldTtls,
+    /// The value.
+    Value,
+    /// Where that was asked for then, and there is none: the TTL of the mark which says that the key's origin has none either.
+    MarkTtl(Time),
+    /// That mark.
+    Mark(Time),
 }
 
 impl EarQuestion {
@@ -90,12 +104,20 @@ impl Dialogue {
     pub(super) fn ask_fill(&mut self, pending: Box<PendingFill>, now: Time) {
         self.select(pending.fill.db(), now);
         pending.write(&mut self.unsent);
-        self.unanswered.push_back((now, EarQuestion::Ttl(pending)));
+        self.unanswered.push_back((now, EarQuestion::Fill(FillStep::Ttl, pending)));
+    }
+
+    /// Asks whether the origin of a fill's key is known to have none: the mark with this name says so. The value was asked for at `since`.
+    pub(super) fn ask_mark(&mut self, pending: Box<PendingFill>, mark: &[u8], since: Time, now: Time) {
+        self.select(pending.fill.db(), now);
+        encode::own_command(&mut self.unsent, &[b"PTTL", mark]);
+        encode::own_command(&mut self.unsent, &[b"GET", mark]);
+        self.unanswered.push_back((now, EarQuestion::Fill(FillStep::MarkTtl(since), pending)));
     }
 
     /// The next reply is of the same fill: its commands left in one write, at `sent`.
-    pub(super) fn goes_on(&mut self, inquiry: EarQuestion, sent: Time) {
-        self.unanswered.push_front((sent, inquiry));
+    pub(super) fn goes_on(&mut self, step: FillStep, pending: Box<PendingFill>, sent: Time) {
+        self.unanswered.push_front((sent, EarQuestion::Fill(step, pending)));
     }
 
     /// What is asked from here on is about this database.

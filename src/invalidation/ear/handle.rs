@@ -2,6 +2,7 @@
 //!
 //! Waits for nothing. `task` takes what was asked for and does it.
 
+use std::future::pending;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -10,6 +11,7 @@ use tokio::sync::{Notify, mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
 use super::super::user::NewestLogin;
+use super::awaited::AwaitedChange;
 use super::fences::FenceTimes;
 use super::fill::{Backlog, Fill};
 use super::group::EarGroup;
@@ -26,6 +28,9 @@ const INBOX: usize = 4096;
 const HELD: usize = 16 << 20;
 /// Fences that may be asked for and not yet sent: each worker asks for one at a time.
 const FENCES: usize = 1024;
+/// Changes that may be awaited and not yet asked after: one for each key that this process wants and another loads. What is more is not
+/// told.
+const CHANGES: usize = 1024;
 
 /// A user's ear at one node, as the workers see it.
 pub(crate) struct Ear {
@@ -50,6 +55,7 @@ pub(crate) struct Ear {
     fills: mpsc::Sender<Fill>,
     backlog: Arc<Backlog>,
     fences: mpsc::Sender<Fence>,
+    changes: mpsc::Sender<ChangeWait>,
     inbox: Mutex<Option<Inbox>>,
 }
 
@@ -69,6 +75,9 @@ pub(crate) enum EarState {
 /// Somebody waits for a reply to something that was sent at this moment or later.
 pub(super) type Fence = (Time, oneshot::Sender<()>);
 
+/// Somebody waits for a change.
+pub(super) type ChangeWait = (AwaitedChange, oneshot::Sender<()>);
+
 /// There are as many ears as there may be.
 #[derive(Debug)]
 pub(super) struct NoEar;
@@ -76,13 +85,39 @@ pub(super) struct NoEar;
 /// What workers have asked of the ear.
 pub(super) struct Inbox {
     pub(super) fills: mpsc::Receiver<Fill>,
-    pub(super) fences: mpsc::Receiver<Fence>,
+    pub(super) waits: WaitInbox,
+}
+
+/// What somebody waits for.
+pub(super) struct WaitInbox {
+    fences: mpsc::Receiver<Fence>,
+    changes: mpsc::Receiver<ChangeWait>,
+}
+
+/// The next of that.
+pub(super) enum EarWait {
+    Fence(Fence),
+    Change(ChangeWait),
+}
+
+impl WaitInbox {
+    /// Cancel safe.
+    pub(super) async fn next(&mut self) -> EarWait {
+        tokio::select! {
+            Some(fence) = self.fences.recv() => EarWait::Fence(fence),
+            Some(change) = self.changes.recv() => EarWait::Change(change),
+            else => pending().await,
+        }
+    }
 }
 
 impl Ear {
     pub(in super::super) fn new(group: Arc<EarGroup>, login: Arc<NewestLogin>, stop: CancellationToken) -> Arc<Self> {
         let (fills, fill_inbox) = mpsc::channel(INBOX);
         let (fences, fence_inbox) = mpsc::channel(FENCES);
+        let (changes, change_inbox) = mpsc::channel(CHANGES);
+        let waits = WaitInbox { fences: fence_inbox, changes: change_inbox };
+        let inbox = Inbox { fills: fill_inbox, waits };
         Arc::new(Self {
             group,
             freshness: Freshness::new(),
@@ -100,7 +135,8 @@ impl Ear {
             fills,
             backlog: Backlog::new(HELD),
             fences,
-            inbox: Mutex::new(Some(Inbox { fills: fill_inbox, fences: fence_inbox })),
+            changes,
+            inbox: Mutex::new(Some(inbox)),
         })
     }
 
@@ -178,6 +214,11 @@ impl Ear {
             return Err(DropReason::EarBehind);
         }
         self.fills.try_send(fill).map_err(|_| DropReason::EarBehind)
+    }
+
+    /// Has `waiter` told of a change, if the ear, which must have been begun, comes to hear of it; dropped, it will not.
+    pub(super) fn await_change(&self, change: AwaitedChange, waiter: oneshot::Sender<()>) {
+        drop(self.changes.try_send((change, waiter)));
     }
 
     /// Whether Redis refuses this user what an ear needs, as far as is known.

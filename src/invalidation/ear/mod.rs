@@ -10,11 +10,12 @@
 //!
 //! [`Protocol`] is all of that without I/O: bytes, fills, fences and time go in, bytes and [`EarEffect`]s come out, and memory that is
 //! shared with workers is changed at once. Its parts are `dialogue` (what was asked), `frames` and `push` (what came), `fill`,
-//! `fences`, `rights`, `features`, `touch`, `unannounced`. Around it `task` moves bytes and sleeps; [`Ear`] is what workers see;
+//! `fences`, `awaited`, `rights`, `features`, `touch`, `unannounced`. Around it `task` moves bytes and sleeps; [`Ear`] is what workers see;
 //! `steward` asks for users that may not ask themselves.
 //!
 //! Holds contract points 3 to 6; point 8 by `rights`, and by one ear for each user.
 
+mod awaited;
 mod dialogue;
 mod faults;
 mod features;
@@ -31,6 +32,7 @@ mod task;
 mod touch;
 mod unannounced;
 
+pub use awaited::AwaitedChange;
 pub use faults::{FaultPlan, NoFaults, PlantedFault};
 pub use fences::FenceTimes;
 pub use fill::Fill;

@@ -17,7 +17,8 @@ use super::super::message::Envelope;
 use super::super::opaque::OpaqueWrites;
 use super::super::silence::{ChannelReliance, Silence};
 use super::super::terms::L1Terms;
-use super::dialogue::{Dialogue, EarQuestion};
+use super::awaited::{AwaitedChange, AwaitedChanges, is_unchanged};
+use super::dialogue::{Dialogue, EarQuestion, FillStep};
 use super::faults::{FaultPlan, NoFaults, PlantedFault};
 use super::features::ServerFeatures;
 use super::fences::{FenceTimes, Fences};
@@ -27,12 +28,13 @@ use super::push::{self, Push};
 use super::rights::{Rights, RightsPoll};
 use super::touch::{HitKeys, TouchBatch, TouchStep, Touches};
 use super::unannounced::{Probe, ProbeFinding, Unannounced};
+use crate::beyond::NEGATIVE;
 use crate::cache::{Arrivals, EntryEpoch, Freshness, SlotStamp, Stamps, Store};
 use crate::clock::Time;
 use crate::command::{Caching, HashSlot};
 use crate::error::{is_forbidden, is_passing};
 use crate::metrics::{CoherenceMeans, EpochReason, FillOutcome, Need, Refusal, Stats};
-use crate::resp::Malformed;
+use crate::resp::{Malformed, text_of};
 use crate::upstream::{Generation, Login, STALL, Vouched, moved_slot};
 
 /// After taking fills up the ear takes no more for so long: they are in no hurry, and one by one each would cost a worker a
@@ -42,6 +44,8 @@ const REST: Duration = Duration::from_millis(1);
 /// coming later.
 const LONG_REST: Duration = Duration::from_millis(4);
 const FEW: usize = 32;
+/// What Redis says of a string that is not there.
+const NULL: &[u8] = b"_\r\n";
 /// With nothing in L1 the ear is asked this seldom whether it still hears.
 const IDLE: Duration = Duration::from_secs(5);
 
@@ -76,11 +80,13 @@ pub struct Surroundings<'a> {
     pub patience: Duration,
 }
 
-/// What whoever runs the protocol has to do. `W` is whatever waits for a fence.
+/// What whoever runs the protocol has to do. `W` is whatever waits for a fence, or for a change.
 #[derive(Debug)]
 pub enum EarEffect<W> {
     /// Everything that Redis had said before is applied: this waits no more.
     Fenced(W),
+    /// What it awaits has changed, or may have.
+    Changed(W),
     /// Whether the server gives hash fields times to live.
     FieldTtls(bool),
     /// These keys are to be collected, and then given to [`Protocol::collected`].
@@ -130,6 +136,7 @@ pub struct Protocol<'a, W, P = NoFaults> {
     frames: Frames,
     dialogue: Dialogue,
     fences: Fences<W>,
+    awaited: AwaitedChanges<W>,
     window: FillWindow,
     rights: RightsPoll,
     /// What the server can do. Nothing is filled before it is known.
@@ -176,6 +183,7 @@ impl<'a, W, P: FaultPlan> Protocol<'a, W, P> {
             frames: Frames::new(max_value),
             dialogue: Dialogue::new(),
             fences: Fences::new(),
+            awaited: AwaitedChanges::new(),
             window: FillWindow::new(most),
             rights: RightsPoll::new(now),
             features: None,
@@ -256,6 +264,18 @@ impl<'a, W, P: FaultPlan> Protocol<'a, W, P> {
         }
     }
 
+    /// `waiter` waits for a change. Dropped, nobody will tell of it.
+    pub fn await_change(&mut self, change: &AwaitedChange, waiter: W, now: Time) {
+        let tells = self.means != CoherenceMeans::Channel && self.around.terms.mode.covers(&change.token);
+        if !tells || self.not_master {
+            return; // a load's own steps are no writes that tell of themselves
+        }
+        let slot = change.slot(self.around.stamps);
+        let number = self.awaited.wait(slot, change.until, waiter);
+        self.dialogue.select(change.db, now);
+        self.dialogue.ask(&change.question(), EarQuestion::Presence(slot, number), now);
+    }
+
     /// The password of its user has changed to this, which a connection was made with: some servers want it of open ones. From
     /// 7.2 on Redis gives no answer to one that it refuses while it has another to send, and so an `ECHO` of `nonce` is behind it.
     pub(crate) fn log_in(&mut self, login: &Login, nonce: u64, now: Time) {
@@ -276,6 +296,7 @@ impl<'a, W, P: FaultPlan> Protocol<'a, W, P> {
         }
         self.next_round = now.plus(self.around.terms.round());
         self.look_at_lease(now);
+        self.awaited.sweep(now);
         self.check_generation()?;
         let terms = self.around.terms;
         if let Some(sent) = self.fences.sent() {
@@ -366,28 +387,57 @@ impl<'a, W, P: FaultPlan> Protocol<'a, W, P> {
             EarQuestion::Memory => self.hear_policy(frame),
             EarQuestion::Touch => self.around.stats.touched.add(self.touches.hear_touched(frame)),
             EarQuestion::Unannounced(probe) => self.hear_unannounced(probe, frame, sent, now),
-            EarQuestion::Ttl(_) if is_forbidden(frame) => {
+            EarQuestion::Fill(FillStep::Ttl, _) if is_forbidden(frame) => {
                 return Err(Disconnection::Refused(Refusal::Pttl, frame.into()));
             }
-            EarQuestion::Ttl(mut pending) => {
-                let asked = if self.faults.has(PlantedFault::ExpiryFromAnswer) { now } else { sent };
-                pending.hear_ttl(frame, asked);
-                let next =
-                    if pending.of_fields() { EarQuestion::FieldTtls(pending) } else { EarQuestion::Value(pending) };
-                self.dialogue.goes_on(next, sent);
+            EarQuestion::Fill(step, pending) => {
+                let usable = whole && !refused && !self.is_astray();
+                self.hear_fill((step, pending), frame, usable, (sent, now));
             }
-            EarQuestion::FieldTtls(mut pending) => {
-                pending.hear_ttl(frame, sent);
-                self.dialogue.goes_on(EarQuestion::Value(pending), sent);
-            }
-            EarQuestion::Value(pending) => {
-                let astray = self.dialogue.is_astray() && !self.faults.has(PlantedFault::AstrayIgnored);
-                let usable = whole && !refused && !astray;
-                self.hear_value(*pending, usable.then_some(frame), sent, now);
-                self.follow_fills(now); // it may have been asked for again
+            EarQuestion::Presence(slot, number) => {
+                let waits_on = is_unchanged(frame) && !self.is_astray();
+                let waiter = if waits_on { None } else { self.awaited.take(slot, number) };
+                self.effects.extend(waiter.filter(|_| !refused).map(EarEffect::Changed));
             }
         }
         Ok(())
+    }
+
+    /// The answer to the next question of a fill; not `usable` where that is an error, too large, or of another database.
+    fn hear_fill(
+        &mut self,
+        (step, mut pending): (FillStep, Box<PendingFill>),
+        frame: &[u8],
+        usable: bool,
+        (sent, now): (Time, Time),
+    ) {
+        match step {
+            FillStep::Ttl => {
+                let asked = if self.faults.has(PlantedFault::ExpiryFromAnswer) { now } else { sent };
+                pending.hear_ttl(frame, asked);
+                let next = if pending.of_fields() { FillStep::FieldTtls } else { FillStep::Value };
+                self.dialogue.goes_on(next, pending, sent);
+            }
+            FillStep::FieldTtls => {
+                pending.hear_ttl(frame, sent);
+                self.dialogue.goes_on(FillStep::Value, pending, sent);
+            }
+            FillStep::Value => self.hear_value(pending, usable.then_some(frame), sent, now),
+            FillStep::MarkTtl(since) => {
+                pending.hear_ttl(frame, sent);
+                self.dialogue.goes_on(FillStep::Mark(since), pending, sent);
+            }
+            FillStep::Mark(since) => {
+                let says_none = usable && text_of(frame) == Some(NEGATIVE);
+                self.land(*pending, says_none.then_some(NULL), since, now);
+            }
+        }
+        self.follow_fills(now); // it may have been asked for again
+    }
+
+    /// Whether what is answered now was asked of another database than it should have been.
+    fn is_astray(&self) -> bool {
+        self.dialogue.is_astray() && !self.faults.has(PlantedFault::AstrayIgnored)
     }
 
     fn hear_policy(&mut self, frame: &[u8]) {
@@ -419,10 +469,12 @@ impl<'a, W, P: FaultPlan> Protocol<'a, W, P> {
             Push::Keys(_) if self.faults.has(PlantedFault::PushIgnored) => {}
             Push::Flush if self.faults.has(PlantedFault::FlushIgnored) => {}
             Push::Keys(keys) => {
-                let stamps = self.around.stamps;
                 let mut count = 0;
                 for key in keys {
-                    stamps.touch(stamps.slot(stamps.hash(key)));
+                    self.changed(key);
+                    if let Some(key) = self.around.terms.loaded_by(key) {
+                        self.changed(key);
+                    }
                     count += 1;
                 }
                 self.around.stats.invalidations.add(count);
@@ -430,10 +482,18 @@ impl<'a, W, P: FaultPlan> Protocol<'a, W, P> {
             Push::Flush | Push::Unreadable => {
                 self.around.stats.flushes.add(1);
                 self.bump(EpochReason::Flush);
+                self.effects.extend(self.awaited.all_changed().map(EarEffect::Changed));
             }
             Push::Message(payload) => self.hear_message(payload),
             Push::Subscribed | Push::Other => {}
         }
+    }
+
+    fn changed(&mut self, key: &[u8]) {
+        let stamps = self.around.stamps;
+        let slot = stamps.slot(stamps.hash(key));
+        stamps.touch(slot);
+        self.effects.extend(self.awaited.changed(slot).map(EarEffect::Changed));
     }
 
     /// A message of the fleet's channel, where that carries coherence. What this process said itself is heeded like all
@@ -527,8 +587,22 @@ impl<'a, W, P: FaultPlan> Protocol<'a, W, P> {
         }
     }
 
-    /// The value is here, which was asked for at `sent`: none where it was an error or too large.
-    fn hear_value(&mut self, mut pending: PendingFill, value: Option<&[u8]>, sent: Time, now: Time) {
+    /// The value is here, which was asked for at `sent`: none where it was an error or too large. What the upstream has not may lie beyond
+    /// it, and a hit would end the search; unless it is known that its origin has none.
+    fn hear_value(&mut self, pending: Box<PendingFill>, value: Option<&[u8]>, sent: Time, now: Time) {
+        let (terms, key) = (self.around.terms, pending.fill.key());
+        let is_null = pending.fill.is_of_value() && value.is_some_and(|value| value.starts_with(b"_"));
+        if !is_null || !terms.goes_beyond(key) {
+            return self.land(*pending, value, sent, now);
+        }
+        match terms.mark_of(key).filter(|mark| terms.mode.covers(mark)) {
+            Some(mark) => self.dialogue.ask_mark(pending, &mark, sent, now),
+            None => self.land(*pending, None, sent, now),
+        }
+    }
+
+    /// All that a fill has asked for is here: its value, or none that may be kept.
+    fn land(&mut self, mut pending: PendingFill, value: Option<&[u8]>, sent: Time, now: Time) {
         let Surroundings { terms, stamps, store, arrivals, stats, rights, .. } = self.around;
         self.window.leave(&pending.fill);
         let present = (stamps.load(pending.fill.slot()), self.epoch_of(&pending.fill));
@@ -542,9 +616,6 @@ impl<'a, W, P: FaultPlan> Protocol<'a, W, P> {
         if self.faults.has(PlantedFault::EpochAtAnswer) {
             pending.epoch = present.1;
         }
-        // What the upstream has not may lie beyond it: a hit would end the search.
-        let ends_here = |value: &&[u8]| !pending.fill.is_of_value() || !value.starts_with(b"_");
-        let value = value.filter(|value| ends_here(value) || !terms.goes_beyond(pending.fill.key()));
         match pending.land(value, present, longest, (sent, now)) {
             Landing::Entry(Entering { fill, resp2, stamp, epoch, expires }) => {
                 if !self.faults.has(PlantedFault::ArrivalsUnnoted) {

@@ -17,8 +17,9 @@ use tokio::time::{Instant, sleep};
 use tracing::{debug, warn};
 
 use super::super::l1::L1;
+use super::awaited::AwaitedChange;
 use super::fill::Fill;
-use super::handle::{Ear, EarState, Inbox, NoEar};
+use super::handle::{Ear, EarState, EarWait, Inbox, NoEar};
 use super::protocol::{Disconnection, EarEffect, Protocol, Surroundings};
 use super::touch::{HitKeys, TouchBatch};
 use crate::clock::Time;
@@ -36,11 +37,26 @@ const REFUSED: Duration = Duration::from_secs(60);
 impl L1 {
     /// Asks `ear` to fill L1, which then begins to listen. Never waits; the error is why the promotion was dropped.
     pub(crate) fn promote(self: &Arc<Self>, ear: &Arc<Ear>, fill: Fill) -> Result<(), DropReason> {
-        if !self.mode().hears() {
-            return Err(DropReason::NoCoherence);
-        }
         if !self.mode().covers(fill.key()) {
             return Err(DropReason::NoPrefix);
+        }
+        self.begin_ear(ear)?;
+        ear.fill(fill)
+    }
+
+    /// Resolves when `ear` hears of a change, or when it will not tell of it. Where nothing is kept no ear listens.
+    pub(crate) fn await_change(self: &Arc<Self>, ear: &Arc<Ear>, change: AwaitedChange) -> oneshot::Receiver<()> {
+        let (waiter, told) = oneshot::channel();
+        if self.is_on() && self.begin_ear(ear).is_ok() {
+            ear.await_change(change, waiter);
+        }
+        told
+    }
+
+    /// Has it listen from now on.
+    fn begin_ear(self: &Arc<Self>, ear: &Arc<Ear>) -> Result<(), DropReason> {
+        if !self.mode().hears() {
+            return Err(DropReason::NoCoherence);
         }
         if ear.is_refused() {
             return Err(DropReason::Refused);
@@ -51,7 +67,7 @@ impl L1 {
                 self.start_ear(ear, inbox);
             }
         }
-        ear.fill(fill)
+        Ok(())
     }
 
     fn start_ear(self: &Arc<Self>, ear: &Arc<Ear>, inbox: Inbox) {
@@ -102,8 +118,7 @@ async fn listen(ear: &Ear, l1: &Arc<L1>, mut inbox: Inbox) {
             loop {
                 tokio::select! {
                     Some(_) = inbox.fills.recv() => {}
-                    Some(_) = inbox.fences.recv() => {}
-                    else => pending::<()>().await,
+                    _ = inbox.waits.next() => {}
                 }
             }
         };
@@ -191,8 +206,8 @@ async fn run(
                 log_in(protocol, ear);
                 Ok(())
             }
-            Some((since, waiter)) = inbox.fences.recv() => {
-                protocol.fence(since, waiter, Time::now());
+            wait = inbox.waits.next() => {
+                ask(protocol, wait);
                 Ok(())
             }
             Some(first) = inbox.fills.recv(), if protocol.takes_fills() => {
@@ -216,6 +231,13 @@ async fn run(
         if let Err(ending) = went {
             return outage(ending, ear.node());
         }
+    }
+}
+
+fn ask(protocol: &mut Protocol<'_, oneshot::Sender<()>>, wait: EarWait) {
+    match wait {
+        EarWait::Fence((since, waiter)) => protocol.fence(since, waiter, Time::now()),
+        EarWait::Change((change, waiter)) => protocol.await_change(&change, waiter, Time::now()),
     }
 }
 
@@ -254,7 +276,7 @@ async fn collected(collecting: &mut Collecting) -> Vec<TouchBatch> {
 
 fn act(effect: EarEffect<oneshot::Sender<()>>, (ear, l1): (&Ear, &Arc<L1>), user: &[u8], collecting: &mut Collecting) {
     match effect {
-        EarEffect::Fenced(waiter) => drop(waiter.send(())), // who asked may have left
+        EarEffect::Fenced(waiter) | EarEffect::Changed(waiter) => drop(waiter.send(())), // who asked may have left
         EarEffect::FieldTtls(known) => ear.set_field_ttls(known),
         EarEffect::Collect(keys) => *collecting = Some(collect(keys, l1)),
         EarEffect::AskSteward => l1.start_steward(&ear.group),

@@ -1,6 +1,7 @@
 //! Loads of several processes against a model of Redis, by schedules that a seed decides: replies are late or lost, what was sent arrives
-//! after its process has given it up, processes die, writes come between. Each answer is judged; and faults that are planted in
-//! the model must be found, or the judge sees nothing.
+//! after its process has given it up, processes die or give their load up, writes come between, and who waits for another's load is told of
+//! its end, or is not. Each answer is judged, and when it came, and how many load at once; and faults that are planted in the model
+//! must be found, or the judge sees nothing.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -13,6 +14,8 @@ use super::*;
 const LOAD_TIMEOUT: u64 = 200;
 const PROCESSES: usize = 3;
 const SEEDS: u64 = 3_000;
+/// Who is told that a load is over has looked after so long: on the way are a question, its answer or a push, and a rest.
+const PROMPT: u64 = 45;
 
 /// What may be wrong on purpose.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,6 +35,18 @@ enum Fault {
     OneToken,
     /// Who joined a load ahead that was needless is told that there is nothing.
     NeedlessIsNothing,
+    /// Who awaits a change is told of later ones alone: nobody looks whether it has come already.
+    AwaitsBlindly,
+    /// He is told of the key, and not of the token.
+    TokenUntold,
+    /// He waits until he is told.
+    AwaitsUntilTold,
+    /// Nobody knows when another's token ends.
+    EndUntold,
+    /// A load that is given up leaves its token.
+    LeavesToken,
+    /// It takes away whatever token there is.
+    ReleasesBlindly,
 }
 
 /// What a value is as new as: the number of the last write before it.
@@ -46,6 +61,27 @@ struct Model {
     negative: Option<Rank>,
     stale: Option<Rank>,
     written: Rank,
+    /// Who is told of the next change: of which process, and for which of its rests.
+    told: Vec<(usize, u64)>,
+    /// Who took the token last and has not ended: until when it is his alone, and what had been written by then.
+    loading: Option<(usize, u64, Rank)>,
+}
+
+impl Model {
+    /// A token lives until its end.
+    fn forget_ended(&mut self, now: u64) {
+        if self.token.as_ref().is_some_and(|(_, end)| *end <= now) {
+            (self.token, self.negative) = (None, None);
+        }
+    }
+
+    /// `at` has taken the token. An error where another has it.
+    fn takes(&mut self, at: usize, (token, end): (String, u64), now: u64) -> Result<(), String> {
+        let another =
+            self.loading.filter(|(loader, end, written)| *loader != at && *end > now && *written == self.written);
+        (self.token, self.loading) = (Some((token, end)), Some((at, end, self.written)));
+        another.map_or(Ok(()), |(loader, ..)| Err(format!("{at} loads while {loader} does")))
+    }
 }
 
 #[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -54,6 +90,10 @@ enum Event {
     Write(bool),
     Expiry,
     Death(usize),
+    /// A process gives up what it loads, and ends.
+    GivesUp(usize),
+    /// The question of who awaits a change comes to Redis.
+    Await(usize, u64),
     /// A script comes to Redis.
     Script(usize, u64, Sent, String, String),
     /// What came of a step comes back.
@@ -71,6 +111,7 @@ enum Sent {
     TakeAhead,
     /// The value, in place of this.
     Replace(Rank, Rank),
+    Release,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -78,7 +119,8 @@ enum Came {
     Permit,
     Found(Rank),
     Negative(Rank),
-    Held,
+    /// For so long.
+    Held(u64),
     Free,
     Taken(Rank),
     Early,
@@ -87,7 +129,8 @@ enum Came {
     Lost,
     /// 0: a value; 1: none; 2: an error. As new as the rank.
     Fetched(u8, Rank),
-    Rested,
+    /// The rest with this number is over.
+    Rested(u64),
 }
 
 struct Running {
@@ -97,6 +140,19 @@ struct Running {
     /// What the last answer of the origin or of a mark is as new as.
     rank: Rank,
     is_ahead: bool,
+    may_hold: bool,
+    rest: Option<Resting>,
+}
+
+/// A load that waits.
+struct Resting {
+    number: u64,
+    /// It does not look before.
+    least: u64,
+    /// And should have looked by then.
+    due: u64,
+    /// Its ear is lost.
+    is_deaf: bool,
 }
 
 #[derive(Default)]
@@ -149,7 +205,8 @@ impl World {
         }
         if world.dice.random_bool(0.3) {
             let (at, process) = (world.dice.random_range(0..600), world.dice.random_range(0..PROCESSES));
-            world.push(at, Event::Death(process));
+            let ends = if world.dice.random_bool(0.5) { Event::Death(process) } else { Event::GivesUp(process) };
+            world.push(at, ends);
         }
         world
     }
@@ -202,10 +259,13 @@ impl World {
                 if self.fault != Fault::WriteLeavesStale {
                     self.redis.stale = None;
                 }
+                self.changed(sets);
             }
             Event::Expiry => self.redis.value = None,
             Event::Death(at) => self.processes[at] = Process { dead: true, ..Process::default() },
-            Event::Script(at, id, script, token, before) => self.script(at, id, &script, token, &before),
+            Event::GivesUp(at) => self.give_up(at),
+            Event::Await(at, number) => self.awaits(at, number),
+            Event::Script(at, id, script, token, before) => return self.script(at, id, &script, token, &before),
             Event::Back(at, id, came) => return self.back(at, id, &came),
             Event::Client(_) => {}
         }
@@ -216,8 +276,72 @@ impl World {
         self.number += 1;
         let terms = LoadTerms { ttl: Duration::from_secs(60), until: self.time().plus(Duration::from_secs(2)) };
         let load = if is_ahead { Load::ahead(terms, Duration::from_secs(1)) } else { Load::new(terms) };
-        self.processes[at].running = Some(Running { load, id: self.number, joined: Vec::new(), rank: 0, is_ahead });
+        let (id, joined) = (self.number, Vec::new());
+        let running = Running { load, id, joined, rank: 0, is_ahead, may_hold: false, rest: None };
+        self.processes[at].running = Some(running);
         self.step(at, LoadEvent::Begin)
+    }
+
+    /// What a load that is dropped says last.
+    fn give_up(&mut self, at: usize) {
+        let process = std::mem::replace(&mut self.processes[at], Process { dead: true, ..Process::default() });
+        let Some(running) = process.running.filter(|running| running.may_hold) else { return };
+        let attempt = running.load.attempt();
+        let token = |attempt: u32| format!("{at}:{}:{attempt}", running.id);
+        let (token, before) = (token(attempt), token(attempt.wrapping_sub(1)));
+        if self.redis.token.as_ref().is_some_and(|(held, _)| *held == token || *held == before) {
+            self.should_look(16 + PROMPT);
+        }
+        if self.fault != Fault::LeavesToken {
+            let after = self.dice.random_range(8..16); // behind all that it sent
+            self.push(after, Event::Script(at, u64::MAX, Sent::Release, token, before));
+        }
+    }
+
+    /// The question of the ear of `at` is here, whose load has this rest.
+    fn awaits(&mut self, at: usize, number: u64) {
+        let (now, redis) = (self.now, &mut self.redis);
+        redis.forget_ended(now);
+        let waits_on = redis.token.is_some() && redis.negative.is_none() && redis.value.is_none();
+        if waits_on || self.fault == Fault::AwaitsBlindly {
+            redis.told.push((at, number));
+        }
+        if waits_on && let Some(Running { rest: Some(rest), .. }) = &mut self.processes[at].running {
+            rest.due = redis.token.as_ref().map_or(u64::MAX, |(_, end)| end.saturating_add(10)); // whoever had it before
+        }
+        if !waits_on {
+            self.should_look(PROMPT);
+            if self.fault != Fault::AwaitsBlindly {
+                self.tell(at, number);
+            }
+        }
+    }
+
+    fn tell(&mut self, at: usize, number: u64) {
+        let after = self.dice.random_range(0..8);
+        self.push(after, Event::Back(at, 0, Came::Rested(number)));
+    }
+
+    /// The key has changed, or its token alone: those who await that are told, and look before long.
+    fn changed(&mut self, of_key: bool) {
+        if of_key || self.fault != Fault::TokenUntold {
+            for (at, number) in std::mem::take(&mut self.redis.told) {
+                self.tell(at, number);
+            }
+        }
+        self.should_look(PROMPT);
+    }
+
+    /// All who wait, and can hear, look within so long.
+    fn should_look(&mut self, within: u64) {
+        let due = self.now + within;
+        for process in &mut self.processes {
+            if let Some(Running { rest: Some(rest), .. }) = &mut process.running
+                && !rest.is_deaf
+            {
+                rest.due = rest.due.min(due);
+            }
+        }
     }
 
     fn time(&self) -> Time {
@@ -225,34 +349,47 @@ impl World {
     }
 
     /// Redis runs a script at one moment, and its reply goes back.
-    fn script(&mut self, at: usize, id: u64, script: &Sent, token: String, before: &str) {
+    fn script(&mut self, at: usize, id: u64, script: &Sent, token: String, before: &str) -> Result<(), String> {
         let (now, redis) = (self.now, &mut self.redis);
-        if redis.token.as_ref().is_some_and(|(_, end)| *end <= now) {
-            (redis.token, redis.negative) = (None, None);
-        }
+        redis.forget_ended(now);
+        let state = (redis.token.clone(), redis.negative, redis.value);
         let owned = redis.token.as_ref().is_some_and(|(held, _)| *held == token);
-        let others = redis.token.as_ref().is_some_and(|(held, _)| *held != token && held != before);
+        let others = redis.token.as_ref().filter(|(held, _)| *held != token && held != before);
+        let held = others.map(|(_, end)| end - now);
+        if owned && !matches!(script, Sent::Take | Sent::Look) {
+            redis.loading = None;
+        }
         let came = match script {
-            Sent::Take | Sent::Look => match (redis.value, redis.negative) {
-                (Some(value), _) => Came::Found(value),
-                (None, Some(rank)) => Came::Negative(rank),
-                (None, None) if others => Came::Held,
-                (None, None) if *script == Sent::Look => Came::Free,
-                (None, None) => {
+            Sent::Take | Sent::Look => match (redis.value, redis.negative, held) {
+                (Some(value), ..) => Came::Found(value),
+                (None, Some(rank), _) => Came::Negative(rank),
+                (None, None, Some(left)) => Came::Held(left),
+                (None, None, None) if *script == Sent::Look => Came::Free,
+                (None, None, None) => {
                     let end = if self.fault == Fault::TokenWithoutEnd { u64::MAX } else { now + LOAD_TIMEOUT + 30 };
-                    redis.token = Some((token, end));
+                    redis.takes(at, (token, end), now)?;
                     Came::Taken(0)
                 }
             },
             Sent::TakeAhead => match redis.value {
                 None => Came::Free,
-                Some(_) if redis.token.is_some() => Came::Held,
+                Some(_) if redis.token.is_some() => Came::Held(0),
                 Some(_) if self.dice.random_bool(0.1) => Came::Early,
                 Some(value) => {
-                    redis.token = Some((token, now + LOAD_TIMEOUT + 30));
+                    redis.takes(at, (token, now + LOAD_TIMEOUT + 30), now)?;
                     Came::Taken(value)
                 }
             },
+            Sent::Release => {
+                let blindly = self.fault == Fault::ReleasesBlindly && redis.negative.is_none();
+                if redis.token.as_ref().is_some_and(|(held, _)| *held == token || held == before || blindly) {
+                    redis.token = None;
+                }
+                if redis.loading.is_some_and(|(loader, ..)| loader == at) {
+                    redis.loading = None;
+                }
+                Came::Overtaken
+            }
             Sent::Replace(rank, mark) if owned => {
                 redis.token = None;
                 if redis.value.is_some_and(|value| value != *mark) {
@@ -283,14 +420,28 @@ impl World {
             }
             _ => Came::Overtaken,
         };
+        let is_taken = matches!(came, Came::Taken(_));
         let after = self.dice.random_range(0..8);
         self.push(after, Event::Back(at, id, came));
+        let (token, negative, value) = &state;
+        if !is_taken && (token, negative, value) != (&self.redis.token, &self.redis.negative, &self.redis.value) {
+            self.changed(*value != self.redis.value);
+        }
+        Ok(())
     }
 
     /// A process hears of what came of its step.
     fn back(&mut self, at: usize, id: u64, came: &Came) -> Result<(), String> {
+        if let Came::Rested(number) = came {
+            return self.rested(at, *number);
+        }
         let Some(running) = self.processes[at].running.as_mut().filter(|running| running.id == id) else {
             return Ok(());
+        };
+        running.may_hold = match came {
+            Came::Taken(_) => true,
+            Came::Free | Came::Lost | Came::Permit | Came::Fetched(..) => running.may_hold,
+            _ => false,
         };
         let mut noted = |rank: Rank| {
             running.rank = rank;
@@ -304,7 +455,8 @@ impl World {
                 noted(*rank);
                 reply(ScriptReply::Negative)
             }
-            Came::Held => reply(ScriptReply::Held),
+            Came::Held(_) if self.fault == Fault::EndUntold => reply(ScriptReply::Held(None)),
+            Came::Held(left) => reply(ScriptReply::Held(Some(Duration::from_millis(*left)))),
             Came::Free => reply(ScriptReply::Free),
             Came::Taken(mark) => reply(ScriptReply::Taken(mark.to_string().into())),
             Came::Early => reply(ScriptReply::Early),
@@ -317,9 +469,45 @@ impl World {
                 LoadEvent::Fetched(Fetched::Missing)
             }
             Came::Fetched(..) => LoadEvent::Fetched(Fetched::Failed("origin".into())),
-            Came::Rested => LoadEvent::Rested,
+            Came::Rested(_) => return Ok(()),
         };
         self.step(at, event)
+    }
+
+    /// The rest with this number is over: by what was told, or by its clock.
+    fn rested(&mut self, at: usize, number: u64) -> Result<(), String> {
+        let (now, Some(running)) = (self.now, self.processes[at].running.as_mut()) else { return Ok(()) };
+        let Some(rest) = running.rest.take_if(|rest| rest.number == number && rest.least <= now) else {
+            let least = running.rest.as_ref().filter(|rest| rest.number == number).map(|rest| rest.least);
+            if let Some(least) = least {
+                self.push(least - now, Event::Back(at, 0, Came::Rested(number)));
+            }
+            return Ok(());
+        };
+        if now > rest.due {
+            return Err(format!("it looks {} ms after it should have", now - rest.due));
+        }
+        self.step(at, LoadEvent::Rested)
+    }
+
+    /// A load waits: at least for so long, and at most, where somebody may tell of a change.
+    fn rest(&mut self, at: usize, least: u64, longest: Option<u64>) {
+        self.number += 1;
+        let (now, number, deaf) = (self.now, self.number, self.dice.random_bool(0.1));
+        let held = self.redis.token.as_ref().filter(|_| self.redis.negative.is_none());
+        let token_ends = held.map_or(u64::MAX, |(_, end)| end.saturating_add(10));
+        let due = longest.map_or(u64::MAX, |_| token_ends.max(now + least));
+        let rest = Resting { number, least: now + least, due, is_deaf: deaf || longest.is_none() };
+        if let Some(running) = &mut self.processes[at].running {
+            running.rest = Some(rest);
+        }
+        if longest.is_none() || self.fault != Fault::AwaitsUntilTold {
+            self.push(longest.unwrap_or(least), Event::Back(at, 0, Came::Rested(number)));
+        }
+        if longest.is_some() && !deaf {
+            let after = self.dice.random_range(0..8);
+            self.push(after, Event::Await(at, number));
+        }
     }
 
     fn step(&mut self, at: usize, event: LoadEvent) -> Result<(), String> {
@@ -335,27 +523,31 @@ impl World {
                 let came = Came::Fetched(kind, self.redis.written);
                 self.push(after, Event::Back(at, id, came));
             }
-            LoadStep::Rest(length) => {
-                let after = u64::try_from(length.as_millis()).expect("it is short");
-                self.push(after, Event::Back(at, id, Came::Rested));
-            }
+            LoadStep::Rest(length) => self.rest(at, millis(length), None),
+            LoadStep::Await(least, longest) => self.rest(at, millis(least), Some(millis(longest))),
             LoadStep::Ask(script) => {
                 running.joined.append(&mut process.waiting);
                 let attempt = if self.fault == Fault::OneToken { 0 } else { running.load.attempt() };
                 let token = |attempt: u32| format!("{at}:{id}:{attempt}");
                 let (token, before) = (token(attempt), token(attempt.wrapping_sub(1)));
                 let sent = match script {
-                    Script::Take => Sent::Take,
+                    Script::Take => {
+                        running.may_hold = true;
+                        Sent::Take
+                    }
                     Script::Look => Sent::Look,
                     Script::Store(..) => Sent::Store(running.rank),
                     Script::Miss => Sent::Miss(running.rank),
                     Script::Fail => Sent::Fail,
-                    Script::TakeAhead(_) => Sent::TakeAhead,
+                    Script::TakeAhead(_) => {
+                        running.may_hold = true;
+                        Sent::TakeAhead
+                    }
                     Script::Replace(_, _, mark) => {
                         let mark = std::str::from_utf8(&mark).ok().and_then(|mark| mark.parse().ok());
                         Sent::Replace(running.rank, mark.expect("a rank, as TakeAhead gave it"))
                     }
-                    script @ Script::Forget => return Err(format!("{script:?} has no place here")),
+                    script @ (Script::Forget | Script::Release) => return Err(format!("{script:?} has no place here")),
                 };
                 self.send(at, id, sent, (token, before));
             }
@@ -407,6 +599,10 @@ impl World {
     }
 }
 
+fn millis(length: Duration) -> u64 {
+    u64::try_from(length.as_millis()).expect("it is short")
+}
+
 #[test]
 fn whatever_comes_between_no_answer_is_older_than_the_question_and_nobody_waits_for_ever() {
     let (mut answered, mut ahead) = (0, 0);
@@ -429,6 +625,12 @@ fn planted_faults_are_found() {
         TokenWithoutEnd,
         OneToken,
         Fault::NeedlessIsNothing,
+        Fault::AwaitsBlindly,
+        Fault::TokenUntold,
+        Fault::AwaitsUntilTold,
+        Fault::EndUntold,
+        Fault::LeavesToken,
+        Fault::ReleasesBlindly,
     ] {
         let found = (0..20 * SEEDS).find_map(|seed| World::new(seed, fault).run().err().map(|wrong| (seed, wrong)));
         let (seed, wrong) = found.unwrap_or_else(|| panic!("{fault:?} is not seen"));

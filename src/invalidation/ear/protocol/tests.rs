@@ -2,6 +2,8 @@
 //!
 //! A long file: one test for each transition.
 
+mod beyond;
+
 use super::super::super::mode::CoherenceMode;
 use super::super::super::notice::Notices;
 use super::*;
