@@ -7,6 +7,7 @@
 mod census;
 mod cluster;
 mod descriptors;
+mod doubts;
 mod lookout;
 mod nodes;
 mod plan;

@@ -254,6 +254,7 @@ fn hits_go_on_without_a_minority_of_sentinels_and_not_without_a_majority() {
     eventually("it is told", || crema.count("crema_sentinel_master_proven", &[]) == 0);
     group.sentinels.iter().take(2).for_each(common::sentinel::Sentinel::thaw);
     until_hit(&crema, "k");
+    eventually("that it is over is told", || crema.has_logged("the Sentinels are sure of the master again"));
 }
 
 #[test]

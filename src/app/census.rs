@@ -13,8 +13,9 @@ use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::{Instant, sleep_until};
-use tracing::{debug, info};
+use tracing::info;
 
+use super::doubts::{CensusDoubts, DoubtNews};
 use super::nodes::Nodes;
 use crate::clock::Time;
 use crate::command::HashSlot;
@@ -35,6 +36,7 @@ pub(super) struct CensusKeeper {
     node_map: NodeMap,
     topology: watch::Receiver<Arc<Topology>>,
     doubts: MapDoubts,
+    told: CensusDoubts,
     census: Census,
     takers: HashMap<Endpoint, Watched>,
     tasks: JoinSet<()>,
@@ -66,6 +68,7 @@ impl CensusKeeper {
             node_map,
             topology,
             doubts,
+            told: CensusDoubts::default(),
             census: Census::default(),
             takers: HashMap::new(),
             tasks: JoinSet::new(),
@@ -128,11 +131,25 @@ impl CensusKeeper {
             node.vouched.note(finding);
             match finding {
                 CensusFinding::Proven => node.vouched.pass(begun),
-                finding if finding.is_sign() => revoke(node, finding),
-                finding => debug!(upstream = %node.address, finding = finding.as_str(), "the census does not tell"),
+                finding if finding.is_sign() => node.vouched.revoke(Time::now()),
+                _ => {}
             }
+            self.tell(node, finding);
         }
+        self.told.retain(|endpoint| topology.nodes().any(|(_, node)| node.endpoint == *endpoint));
         self.census.end();
+    }
+
+    fn tell(&mut self, node: &Node, finding: CensusFinding) {
+        match self.told.hear(&node.endpoint, finding, (Time::now(), self.l1.terms.max_staleness)) {
+            Some(DoubtNews::Because(finding)) => {
+                info!(upstream = %node.address, "memory does not answer for this node's keys: {}", finding.about());
+            }
+            Some(DoubtNews::Over(lasted)) => {
+                info!(upstream = %node.address, ?lasted, "memory answers for this node's keys again");
+            }
+            None => {}
+        }
     }
 
     fn hear(&mut self, report: CensusReport) {
@@ -197,7 +214,8 @@ impl CensusKeeper {
         for (_, node) in topology.nodes() {
             let finding = self.census.finding(&node.endpoint);
             if finding.is_sign() {
-                revoke(node, finding);
+                node.vouched.revoke(Time::now());
+                self.tell(node, finding);
             }
         }
     }
@@ -240,11 +258,4 @@ impl CensusKeeper {
         let task = self.tasks.spawn(taker.serve());
         Watched { questions, is_live: false, is_due: false, task }
     }
-}
-
-fn revoke(node: &Node, finding: CensusFinding) {
-    if node.vouched.passed().is_some() {
-        info!(upstream = %node.address, "memory does not answer for this node's keys: {}", finding.about());
-    }
-    node.vouched.revoke(Time::now());
 }

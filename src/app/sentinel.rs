@@ -64,6 +64,8 @@ pub(super) struct GroupKeeper {
     backoff: Backoff,
     uneasy_until: Instant,
     has_majority: Option<bool>,
+    /// Since when the master is in doubt.
+    doubted_since: Option<Time>,
 }
 
 /// What it needs of the process.
@@ -132,6 +134,7 @@ impl GroupPlan {
             backoff: Backoff::default(),
             uneasy_until: Instant::now(),
             has_majority: None,
+            doubted_since: None,
         };
         keeper.ask_seeds();
         let began = Instant::now();
@@ -391,8 +394,18 @@ impl GroupKeeper {
             }
             GroupStanding::Doubted(doubt) => Some(doubt.to_string()),
         };
+        let has_master = self.status().master.is_some();
+        match (&doubt, self.doubted_since) {
+            (Some(_), None) if has_master => self.doubted_since = Some(Time::now()),
+            (None, Some(since)) => {
+                let lasted = Time::now().saturating_since(since);
+                info!(?lasted, "the Sentinels are sure of the master again: memory answers");
+                self.doubted_since = None;
+            }
+            _ => {}
+        }
         let status = &mut *self.status();
-        if doubt.is_some() && status.doubt != doubt && status.master.is_some() {
+        if doubt.is_some() && status.doubt != doubt && has_master {
             info!("the master may change: {}", doubt.as_deref().unwrap_or_default());
         }
         (status.sentinels, status.answering, status.doubt) = (sentinels as u64, answering as u64, doubt);
