@@ -59,6 +59,7 @@ use ahead::KEPT_BACK;
 use decision::{Decision, Facts, Inquiry};
 use feeds::Feeds;
 use link::Link;
+use scan_cursor::ScanPrint;
 use wait::Wait;
 use wire::{ClientLine, Event, Wire};
 
@@ -145,6 +146,8 @@ struct Session {
     queues: Option<Rc<Who>>,
     /// What it has at other nodes than the one that its subscriptions are at.
     feeds: Option<Box<Feeds>>,
+    /// What a version of the map is to a scan, as it was last looked at.
+    scan_print: Option<Box<(u64, ScanPrint)>>,
     /// What the client calls itself, where crema keeps that.
     name: Option<Box<[u8]>>,
     /// The user of crema's own that the client is, where crema has such.
@@ -266,6 +269,7 @@ impl Session {
             caller: Caller::new(replies, who),
             queues: None,
             feeds: None,
+            scan_print: None,
             worker,
             owner,
             entrance,

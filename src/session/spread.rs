@@ -171,7 +171,7 @@ impl Session {
     /// `SCAN`, of one master after the other.
     async fn scan(&mut self, line: &mut ClientLine, spec: &'static Spec, request: Request<'_>) -> Result<(), Close> {
         let topology = self.worker.topology();
-        let (masters, now) = (masters(&topology), print_of(&topology));
+        let (masters, now) = (masters(&topology), self.scan_print(&topology));
         let cursor = std::str::from_utf8(request.arg(1)).ok().and_then(|text| text.parse::<u64>().ok());
         let Some(cursor) = cursor else {
             return self.ask_nodes(line, &masters[..1], (spec, request), Merge::Join).await; // the node says what is wrong
@@ -253,6 +253,15 @@ impl Session {
     /// An answer to `HELLO`, as clients are shown it.
     pub(super) fn hello_shown(&self, reply: Vec<u8>) -> Vec<u8> {
         if self.shows_one_server() { standalone_hello(&reply) } else { reply }
+    }
+
+    /// What the cluster is to a scan: made once for each version of the map, for it looks at all slots.
+    fn scan_print(&mut self, topology: &Topology) -> ScanPrint {
+        let version = topology.version();
+        match self.scan_print.as_deref() {
+            Some(&(of, print)) if of == version => print,
+            _ => self.scan_print.insert(Box::new((version, print_of(topology)))).1,
+        }
     }
 
     /// Whether clients are not to know that there is a cluster.
