@@ -27,17 +27,6 @@ fn heard(listener: &mut Client) -> (String, serde_json::Value) {
     (kind, named.cloned().unwrap_or_default())
 }
 
-/// A field of a map, as RESP2 shows maps.
-#[track_caller]
-fn field(reply: &Value, name: &str) -> String {
-    let pairs: Vec<(String, String)> = match reply {
-        Value::Map(pairs) => pairs.iter().map(|(key, value)| (key.text(), value.text())).collect(),
-        flat => flat.items().chunks(2).map(|pair| (pair[0].text(), pair[1].text())).collect(),
-    };
-    let found = pairs.into_iter().find(|(key, _)| key == name);
-    found.unwrap_or_else(|| panic!("no {name} in {reply:?}")).1
-}
-
 #[test]
 fn writes_are_told_once_they_are_done() {
     let redis = Redis::start();
@@ -95,7 +84,7 @@ fn without_publish_only_what_is_asked_for_is_told() {
         }
     }
     let in_l1 =
-        |proxy: &Crema, key: &str| field(&proxy.client().cmd(&["CREMA", "EXPLAIN", "GET", key]), "in_l1") == "yes";
+        |proxy: &Crema, key: &str| proxy.client().cmd(&["CREMA", "EXPLAIN", "GET", key]).field("in_l1") == "yes";
     assert_eq!(client.cmd(&["CREMA", "INVALIDATE", "page:1"]), int(1));
     assert!(!in_l1(&one, "page:1"));
     assert_eq!(heard(&mut ear).0, "Remove");
@@ -126,7 +115,7 @@ fn refresh_reads_anew_what_was_in_memory() {
     eventually("both are read anew", || stored() >= before + 2);
     for command in [&["GET", "k"][..], &["STRLEN", "k"]] {
         let words: Vec<&str> = ["CREMA", "EXPLAIN"].iter().chain(command).copied().collect();
-        eventually("it is in L1", || field(&client.cmd(&words), "in_l1") == "yes");
+        eventually("it is in L1", || client.cmd(&words).field("in_l1") == "yes");
     }
     assert_eq!(crema.hit(&mut client, &["GET", "k"]), bulk("v"));
 }
@@ -142,24 +131,24 @@ fn explain_tells_what_the_table_knows() {
         let mut reply = Value::Nil;
         eventually("there is a lease", || {
             reply = client.cmd(&["CREMA", "EXPLAIN", "get", "k"]);
-            field(&reply, "in_l1") == "yes"
+            reply.field("in_l1") == "yes"
         });
         for (name, value) in
             [("command", "get"), ("class", "string"), ("effect", "read"), ("keys", "k"), ("cacheable", "yes")]
         {
-            assert_eq!(field(&reply, name), value);
+            assert_eq!(reply.field(name), value);
         }
-        let left: u64 = field(&reply, "ttl_ms_left").parse().expect("milliseconds");
+        let left: u64 = reply.field("ttl_ms_left").parse().expect("milliseconds");
         assert!((1..=60_000).contains(&left), "{left}");
         let write = client.cmd(&["CREMA", "EXPLAIN", "MSET", "a", "1", "b", "2"]);
-        assert_eq!((field(&write, "keys").as_str(), field(&write, "cacheable").as_str()), ("a b", "no: it writes"));
+        assert_eq!((write.field("keys").as_str(), write.field("cacheable").as_str()), ("a b", "no: it writes"));
         let unknown = client.cmd(&["CREMA", "EXPLAIN", "NOSUCH"]);
-        assert_eq!(field(&unknown, "cacheable"), "no: it is not in the table of commands");
+        assert_eq!(unknown.field("cacheable"), "no: it is not in the table of commands");
         assert_eq!(
-            field(&client.cmd(&["CREMA", "EXPLAIN", "EXISTS", "a", "b"]), "cacheable"),
+            client.cmd(&["CREMA", "EXPLAIN", "EXISTS", "a", "b"]).field("cacheable"),
             "no: not with these arguments"
         );
-        assert_eq!(field(&client.cmd(&["CREMA", "STATUS"]), "user"), "default");
+        assert_eq!(client.cmd(&["CREMA", "STATUS"]).field("user"), "default");
         assert!(client.cmd(&["CREMA", "HELP"]).items().len() > 5);
     }
     for (command, wrong) in [
@@ -175,10 +164,10 @@ fn explain_tells_what_the_table_knows() {
     eventually("two of them are in L1", || {
         client.cmd(&["GET", "k"]);
         client.cmd(&["GET", "a b"]);
-        field(&client.cmd(&["CREMA", "EXPLAIN", "MGET", "k", "a b", "\\\n"]), "in_l1") == "2 of 3"
+        client.cmd(&["CREMA", "EXPLAIN", "MGET", "k", "a b", "\\\n"]).field("in_l1") == "2 of 3"
     });
     let told = client.cmd(&["CREMA", "EXPLAIN", "MGET", "k", "a b", "\\\n"]);
-    assert_eq!((field(&told, "keys").as_str(), field(&told, "cacheable").as_str()), (r#"k "a b" "\\\n""#, "yes"));
+    assert_eq!((told.field("keys").as_str(), told.field("cacheable").as_str()), (r#"k "a b" "\\\n""#, "yes"));
     assert_eq!(client.cmd(&["MULTI"]), ok());
     assert!(client.cmd(&["CREMA", "HELP"]).is_error());
     assert!(client.cmd(&["EXEC"]).text().starts_with("EXECABORT"));

@@ -3,18 +3,16 @@
 
 mod common;
 
-use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
-use std::thread;
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 
 use common::cluster::{Failover, Plan, key_in};
-use common::{AT_LAST, Client, Cluster, Crema, Value, bulk, eventually, ok};
+use common::{AT_LAST, Client, Cluster, Crema, Value, Writer, bulk, eventually, ok};
 
 const BOUND: Duration = Duration::from_millis(200);
+/// Between two writes.
+const PAUSE: Duration = Duration::from_millis(2);
 const SLOT: u16 = 5;
 
 fn in_front_of(cluster: &Cluster) -> Crema {
@@ -24,52 +22,6 @@ fn in_front_of(cluster: &Cluster) -> Crema {
 /// Short enough that a test ends soon, long enough that a slow machine does not elect.
 fn plan() -> Plan {
     Cluster::plan().node_timeout(2000)
-}
-
-/// What a node has acknowledged, and when that was known.
-type Writes = Arc<Mutex<Vec<(u64, Instant)>>>;
-
-/// Writes growing numbers to one node, whether it takes them or not, until it is dropped.
-struct Writer {
-    writes: Writes,
-    stop: Arc<AtomicBool>,
-    thread: Option<thread::JoinHandle<()>>,
-}
-
-impl Writer {
-    fn start(node: SocketAddr, key: &str) -> Self {
-        let (writes, stop) = (Writes::default(), Arc::new(AtomicBool::new(false)));
-        let (key, log, ends) = (key.to_owned(), Arc::clone(&writes), Arc::clone(&stop));
-        let thread = thread::spawn(move || {
-            let mut client = None;
-            for n in 1_u64.. {
-                if ends.load(Ordering::Relaxed) {
-                    return;
-                }
-                let of = client.get_or_insert_with(|| Client::connect(node));
-                match of.try_cmd(&["SET", &key, &n.to_string()]) {
-                    Ok(reply) if reply == ok() => log.lock().expect("no panic").push((n, Instant::now())),
-                    Ok(_) => {}
-                    Err(_) => client = None,
-                }
-                thread::sleep(Duration::from_millis(2));
-            }
-        });
-        Self { writes, stop, thread: Some(thread) }
-    }
-
-    /// The latest number that was known to be acknowledged then.
-    fn acknowledged(&self, by: Instant) -> u64 {
-        let writes = self.writes.lock().expect("no panic");
-        writes.iter().rev().find(|(_, at)| *at <= by).map_or(0, |(n, _)| *n)
-    }
-}
-
-impl Drop for Writer {
-    fn drop(&mut self) {
-        self.stop.store(true, Ordering::Relaxed);
-        let _ = self.thread.take().expect("once").join();
-    }
 }
 
 /// One client of crema's that reads one key, and sees which reads memory answered.
@@ -101,7 +53,7 @@ impl<'a> Reader<'a> {
         };
         let number = String::from_utf8_lossy(&value).parse().expect("a number");
         if is_hit {
-            let newer = writer.writes.lock().expect("no panic").iter().find(|(n, _)| *n > number).map(|(_, at)| *at);
+            let newer = writer.writes().iter().find(|(n, _)| *n > number).map(|(_, at)| *at);
             let stale = newer.map_or(Duration::ZERO, |newer| asked.saturating_duration_since(newer));
             self.stalest = self.stalest.max(stale);
             let least = writer.acknowledged(asked.checked_sub(BOUND).expect("a moment ago"));
@@ -146,7 +98,7 @@ fn takes_over(
     let key = key_in(SLOT, "k");
     let (old, new) = (cluster.owner(SLOT), cluster.replicas_of(cluster.owner(SLOT))[0]);
     assert_eq!(cluster.client(old).cmd(&["SET", &key, "0"]), ok());
-    let writer = Writer::start(cluster.addr(new), &key);
+    let writer = Writer::start(cluster.addr(new), &key, PAUSE);
     let mut reader = Reader::new(&crema, &key);
     let first = reader.until_hit(&writer);
     befalls(&mut cluster, old, new);
@@ -195,7 +147,7 @@ fn while_most_answer_memory_does_and_while_most_are_silent_it_does_not() {
     let key = key_in(SLOT, "k");
     let owner = cluster.owner(SLOT);
     assert_eq!(cluster.client(owner).cmd(&["SET", &key, "0"]), ok());
-    let writer = Writer::start(cluster.addr(cluster.replicas_of(owner)[0]), &key);
+    let writer = Writer::start(cluster.addr(cluster.replicas_of(owner)[0]), &key, PAUSE);
     let mut reader = Reader::new(&crema, &key);
     reader.until_hit(&writer);
     let others: Vec<usize> = (0..cluster.len()).filter(|&n| n != owner).collect();
@@ -211,7 +163,9 @@ fn while_most_answer_memory_does_and_while_most_are_silent_it_does_not() {
     for &n in &others {
         cluster.link(n).thaw();
     }
+    assert!(crema.has_logged("memory does not answer for this node's keys: "));
     reader.until_hit(&writer);
+    assert!(crema.has_logged("memory answers for this node's keys again"));
 }
 
 #[test]

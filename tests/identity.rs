@@ -6,7 +6,6 @@
 
 mod common;
 
-use std::io::Write as _;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
@@ -52,13 +51,6 @@ fn warm(crema: &Crema, client: &mut Client, key: &str) {
 #[track_caller]
 fn assert_refused(reply: &Value) {
     assert!(reply.text().starts_with("NOPERM"), "{reply:?}");
-}
-
-/// A TOML file of settings that lives as long as it is held.
-fn settings(text: &str) -> tempfile::NamedTempFile {
-    let mut file = tempfile::NamedTempFile::new().expect("a temporary file");
-    file.write_all(text.as_bytes()).expect("it can be written");
-    file
 }
 
 #[test]
@@ -614,14 +606,12 @@ fn open_lets_in_who_gives_no_password() {
 fn own_passwords_are_asked_for_and_those_of_redis_are_not_known() {
     let redis = Redis::with(&["--requirepass", "secret"]);
     redis.client().cmd(&["ACL", "SETUSER", "alice", "on", ">pa", "~a:*", "+@all"]);
-    let file = settings(
-        "[[user]]\nname = \"default\"\npassword = \"front\"\n[[user]]\nname = \"anna\"\npassword = \"x y\"\n\
-         upstream_user = \"alice\"\nupstream_password = \"pa\"\n",
-    );
+    let users = "[[user]]\nname = \"default\"\npassword = \"front\"\n[[user]]\nname = \"anna\"\npassword = \"x y\"\n\
+         upstream_user = \"alice\"\nupstream_password = \"pa\"\n";
     let crema = Crema::over(redis.addr())
         .url(format!("redis://:secret@{}", redis.addr()))
         .flag("--auth", "own")
-        .flag("--config", file.path().display())
+        .settings(users)
         .start();
     let mut client = crema.client();
     let wrong = "WRONGPASS invalid username-password pair or user is disabled.";

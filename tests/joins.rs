@@ -8,7 +8,6 @@ mod common;
 use std::time::Duration;
 
 use common::{Client, Crema, Link, Redis, Value, eventually};
-use tempfile::NamedTempFile;
 
 /// What the first session on the lane asks for, so that the link knows it.
 const MARK: &str = "a-key-by-which-the-lane-is-known";
@@ -18,10 +17,8 @@ const LATE: Duration = Duration::from_millis(45);
 fn with_a_slow_lane(redis: &Redis, promote: u32, kept_out: &str) -> (Link, Crema, Client) {
     let link = Link::to(redis.addr());
     link.late(MARK, Duration::ZERO);
-    let file = NamedTempFile::new().expect("a temporary file");
     let rules = [MARK, kept_out].map(|key| format!("[[rule]]\nmatch = \"{key}\"\npromote = \"never\"\n"));
-    std::fs::write(file.path(), rules.concat()).expect("it can be written");
-    let launch = Crema::over(link.addr()).flag("--config", file.path().display());
+    let launch = Crema::over(link.addr()).settings(&rules.concat());
     let crema = launch.flag("--threads", 1).flag("--promote", promote).start();
     if promote == 1 {
         crema.warm(&["GET", "other"]); // so that there is an ear

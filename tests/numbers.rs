@@ -207,10 +207,8 @@ fn of_sentinels() -> BTreeSet<String> {
 /// What moves where a value is copied to a tier.
 fn of_tiers() -> BTreeSet<String> {
     let (redis, cold) = (Redis::start(), Redis::start());
-    let file = tempfile::NamedTempFile::new().expect("a temporary file");
     let tier = format!("[[tier]]\nmatch = \"page:*\"\nurl = \"redis://{}\"\n", cold.addr());
-    std::fs::write(file.path(), tier).expect("it can be written");
-    let crema = Crema::over(redis.addr()).flag("--config", file.path().display()).start();
+    let crema = Crema::over(redis.addr()).settings(&tier).start();
     assert_eq!(crema.client().cmd(&["SET", "page:1", "v"]), ok());
     eventually("it is copied", || crema.count("crema_tier_total", &[("outcome", "copied")]) > 0);
     moved(&crema)
@@ -219,11 +217,9 @@ fn of_tiers() -> BTreeSet<String> {
 /// What moves where values are loaded.
 fn of_origins() -> BTreeSet<String> {
     let (redis, origin) = (Redis::start(), HttpOrigin::start());
-    let file = tempfile::NamedTempFile::new().expect("a temporary file");
     let rule =
         format!("[[origin]]\nmatch = \"page:*\"\nurl = \"http://{}/{{1}}\"\nmax_concurrent = 1\n", origin.addr());
-    std::fs::write(file.path(), rule).expect("it can be written");
-    let crema = Crema::over(redis.addr()).flag("--config", file.path().display()).start();
+    let crema = Crema::over(redis.addr()).settings(&rule).start();
     origin.hold();
     let mut clients = [crema.client(), crema.client()];
     for (client, key) in clients.iter_mut().zip(["page:1", "page:2"]) {

@@ -22,11 +22,8 @@ fn hash_of(password: &str) -> String {
     String::from_utf8(output.stdout).expect("text").trim_end().to_owned()
 }
 
-fn with_users(redis: &Redis, users: &str) -> (Crema, tempfile::NamedTempFile) {
-    let mut file = tempfile::NamedTempFile::new().expect("a temporary file");
-    file.write_all(users.as_bytes()).expect("it can be written");
-    let launch = Crema::over(redis.addr()).flag("--auth", "own").flag("--config", file.path().display());
-    (launch.start(), file)
+fn with_users(redis: &Redis, users: &str) -> Crema {
+    Crema::over(redis.addr()).flag("--auth", "own").settings(users).start()
 }
 
 #[test]
@@ -34,7 +31,7 @@ fn a_password_is_known_by_its_hash_and_what_is_sent_behind_it_waits() {
     let redis = Redis::start();
     let hash = hash_of("a secret");
     assert!(hash.starts_with("$argon2id$") && hash != hash_of("a secret"), "{hash}: salted");
-    let (crema, _file) = with_users(
+    let crema = with_users(
         &redis,
         &format!(
             "[[user]]\nname = \"default\"\npassword_hash = \"{hash}\"\n[[user]]\nname = \"plain\"\npassword = \"open\"\n"
@@ -69,8 +66,7 @@ fn a_password_is_known_by_its_hash_and_what_is_sent_behind_it_waits() {
 #[test]
 fn a_flood_of_wrong_logins_holds_up_nobody_else() {
     let redis = Redis::start();
-    let (crema, _file) =
-        with_users(&redis, &format!("[[user]]\nname = \"default\"\npassword_hash = \"{}\"\n", hash_of("pw")));
+    let crema = with_users(&redis, &format!("[[user]]\nname = \"default\"\npassword_hash = \"{}\"\n", hash_of("pw")));
     let mut inside = crema.client();
     assert_eq!(inside.cmd(&["AUTH", "pw"]), ok());
     assert_eq!(inside.cmd(&["SET", "k", "v"]), ok());
@@ -99,7 +95,7 @@ fn a_password_in_a_file_is_the_one_that_stands_there_now() {
     let write = |password: &str| std::fs::write(&path, format!("{password}\n")).expect("our own directory");
     write("one");
     let users = |path: &Path| format!("[[user]]\nname = \"default\"\npassword_file = \"{}\"\n", path.display());
-    let (crema, _file) = with_users(&redis, &users(&path));
+    let crema = with_users(&redis, &users(&path));
     let (mut before, mut after) = (crema.client(), crema.client());
     assert_eq!(before.cmd(&["AUTH", "one"]), ok());
     write("two");
@@ -174,7 +170,7 @@ fn redis_is_shown_no_password_of_cremas_own() {
 #[test]
 fn a_redis_without_hello_is_shown_no_password_either() {
     let redis = Redis::with(&["--rename-command", "HELLO", ""]);
-    let (crema, _file) = with_users(&redis, "[[user]]\nname = \"default\"\npassword = \"S3CRET\"\n");
+    let crema = with_users(&redis, "[[user]]\nname = \"default\"\npassword = \"S3CRET\"\n");
     let mut client = crema.client();
     assert_eq!(client.cmd(&["AUTH", "S3CRET"]), ok());
     assert_eq!(client.cmd(&["SET", "k", "v"]), ok());

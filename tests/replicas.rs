@@ -5,18 +5,18 @@
 
 mod common;
 
-use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use common::cluster::{Failover, Plan, key_in};
 use common::proxy::Launch;
 use common::sentinel::Group;
-use common::{Client, Cluster, Crema, Value, array, bulk, eventually, int, ok};
+use common::{Client, Cluster, Crema, Value, Writer, array, bulk, eventually, int, ok};
 
 const BOUND: Duration = Duration::from_millis(200);
+/// Between two writes.
+const PAUSE: Duration = Duration::from_millis(4);
 /// A slot of the first master, whose replica is node 3.
 const SLOT: u16 = 5;
 
@@ -43,49 +43,6 @@ fn until_replicas_answer(crema: &Crema, client: &mut Client, key: &str) {
         thread::sleep(Duration::from_millis(3)); // a session that asks for one key without a pause stays where it is
         believed() > before + 3
     });
-}
-
-/// What a node has acknowledged, and when that was known.
-type Writes = Arc<Mutex<Vec<(u64, Instant)>>>;
-
-/// Writes growing numbers to one node, past crema, until it is dropped.
-struct Writer {
-    writes: Writes,
-    stop: Arc<AtomicBool>,
-    thread: Option<thread::JoinHandle<()>>,
-}
-
-impl Writer {
-    fn start(node: SocketAddr, key: &str) -> Self {
-        let (writes, stop) = (Writes::default(), Arc::new(AtomicBool::new(false)));
-        let (key, log, ends) = (key.to_owned(), Arc::clone(&writes), Arc::clone(&stop));
-        let thread = thread::spawn(move || {
-            let mut client = Client::connect(node);
-            for n in 1_u64.. {
-                if ends.load(Ordering::Relaxed) {
-                    return;
-                }
-                if client.cmd(&["SET", &key, &n.to_string()]) == ok() {
-                    log.lock().expect("no panic").push((n, Instant::now()));
-                }
-                thread::sleep(Duration::from_millis(4));
-            }
-        });
-        Self { writes, stop, thread: Some(thread) }
-    }
-
-    /// The latest number that was known to be acknowledged then.
-    fn acknowledged(&self, by: Instant) -> u64 {
-        let writes = self.writes.lock().expect("no panic");
-        writes.iter().rev().find(|(_, at)| *at <= by).map_or(0, |(n, _)| *n)
-    }
-}
-
-impl Drop for Writer {
-    fn drop(&mut self) {
-        self.stop.store(true, Ordering::Relaxed);
-        let _ = self.thread.take().expect("once").join();
-    }
 }
 
 /// Reads for so long, with pauses. Each number is as new as it must be, and none older than one that this client has seen.
@@ -196,7 +153,7 @@ fn behind_a_frozen_replication_link_a_replica_is_read_no_longer_than_the_bound()
         return;
     }
     let key = key_in(SLOT, "frozen");
-    let writer = Writer::start(cluster.addr(0), &key);
+    let writer = Writer::start(cluster.addr(0), &key, PAUSE);
     eventually("something is written", || writer.acknowledged(Instant::now()) > 10);
     let (mut client, mut seen) = (crema.client(), 0);
     read_for(Duration::from_millis(500), &mut client, &key, &writer, &mut seen);

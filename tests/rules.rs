@@ -7,15 +7,11 @@ use std::time::{Duration, Instant};
 
 use common::link::Way;
 use common::{AT_LAST, Crema, Link, Redis, Value, bulk, eventually, ok};
-use tempfile::NamedTempFile;
 
 /// A proxy with these rules and flags.
-fn with_rules(upstream: SocketAddr, rules: &str, flags: &[(&str, &str)]) -> (Crema, NamedTempFile) {
-    let file = NamedTempFile::new().expect("a temporary file");
-    std::fs::write(file.path(), rules).expect("it can be written");
-    let launch = Crema::over(upstream).flag("--config", file.path().display());
-    let launch = flags.iter().fold(launch, |launch, (name, value)| launch.flag(name, value));
-    (launch.start(), file)
+fn with_rules(upstream: SocketAddr, rules: &str, flags: &[(&str, &str)]) -> Crema {
+    let launch = Crema::over(upstream).settings(rules);
+    flags.iter().fold(launch, |launch, (name, value)| launch.flag(name, value)).start()
 }
 
 /// Fills that were sent, whatever became of them, once all that was promoted is done.
@@ -29,7 +25,7 @@ fn fills(crema: &Crema) -> u64 {
 #[test]
 fn a_class_is_the_longest_stay_in_l1() {
     let redis = Redis::start();
-    let (crema, _file) = with_rules(redis.addr(), "[[rule]]\nmatch = \"short:*\"\nclass = \"100ms\"\n", &[]);
+    let crema = with_rules(redis.addr(), "[[rule]]\nmatch = \"short:*\"\nclass = \"100ms\"\n", &[]);
     if crema.is_direct() {
         return;
     }
@@ -62,7 +58,7 @@ fn never_means_that_nothing_enters_l1_and_flights_are_still_shared() {
     let link = Link::to(redis.addr());
     let rules = "[[rule]]\nmatch = \"n:*\"\npromote = \"never\"\n";
     // A flight may be joined for as long as that.
-    let (crema, _file) = with_rules(link.addr(), rules, &[("--threads", "1"), ("--max-staleness", "60s")]);
+    let crema = with_rules(link.addr(), rules, &[("--threads", "1"), ("--max-staleness", "60s")]);
     if crema.is_direct() {
         return;
     }
@@ -90,7 +86,7 @@ fn never_means_that_nothing_enters_l1_and_flights_are_still_shared() {
 fn a_rule_promotes_where_nothing_else_is_promoted() {
     let redis = Redis::start();
     let rules = "[[rule]]\nmatch = \"hot:*\"\npromote = 1\n[[rule]]\nmatch = \"hot:x*\"\npromote = \"never\"\n";
-    let (crema, _file) = with_rules(redis.addr(), rules, &[("--promote", "0")]);
+    let crema = with_rules(redis.addr(), rules, &[("--promote", "0")]);
     if crema.is_direct() {
         return;
     }
@@ -109,7 +105,7 @@ fn a_rule_promotes_where_nothing_else_is_promoted() {
 fn the_largest_reply_is_that_of_the_rule_be_it_larger_or_smaller() {
     let redis = Redis::start();
     let rules = "[[rule]]\nmatch = \"big:*\"\nmax_value = \"512KiB\"\n[[rule]]\nmatch = \"small:*\"\nmax_value = 100\n";
-    let (crema, _file) = with_rules(redis.addr(), rules, &[("--max-value", "1KiB")]);
+    let crema = with_rules(redis.addr(), rules, &[("--max-value", "1KiB")]);
     if crema.is_direct() {
         return;
     }

@@ -4,7 +4,7 @@
 //! between proxy and Redis, and a RESP client written anew, so that a mistake in the proxy's codec cannot hide in the
 //! test of it. Knows the proxy from outside only: its flags, its sockets and its admin pages.
 //!
-//! Reading order: [`redis`], [`cluster`] (over [`bus`]), [`sentinel`], [`proxy`], [`link`], [`memcached`], [`tls`], [`client`] (over [`value`]), [`differs`], [`judge`], [`ledger`], [`page`].
+//! Reading order: [`redis`], [`cluster`] (over [`bus`]), [`sentinel`], [`proxy`], [`link`], [`memcached`], [`tls`], [`client`] (over [`value`]), [`writer`], [`differs`], [`judge`], [`ledger`], [`page`].
 //!
 //! With `CREMA_TEST_DIRECT=1` the [`Crema`] launcher hands out the address of the server itself. Whatever fails then is
 //! a fault of the test, not of the proxy, but for those about clusters, of which one node is no stand-in; what cannot be asked of a
@@ -29,6 +29,7 @@ pub(crate) mod redis;
 pub(crate) mod sentinel;
 pub(crate) mod tls;
 pub(crate) mod value;
+pub(crate) mod writer;
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -43,6 +44,7 @@ pub(crate) use link::Link;
 pub(crate) use proxy::Crema;
 pub(crate) use redis::Redis;
 pub(crate) use value::{Value, array, bulk, int, ok, simple};
+pub(crate) use writer::Writer;
 
 /// The staleness bound that every proxy in these tests is started with.
 pub(crate) const MAX_STALENESS: Duration = Duration::from_millis(500);

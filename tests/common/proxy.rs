@@ -11,6 +11,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use tempfile::NamedTempFile;
+
 use super::redis::{Redis, free_port, loopback};
 use super::tls::{Authority, Tunnel, client_side};
 use super::{AT_LAST, Client, MAX_STALENESS, Value, WORKERS, eventually};
@@ -22,6 +24,8 @@ pub(crate) struct Crema {
     process: Option<Process>,
     /// What carries clients to it, and it to its upstream.
     tunnels: Vec<Tunnel>,
+    /// Its settings, where they are a file of its own.
+    settings: Option<NamedTempFile>,
 }
 
 struct Process {
@@ -39,6 +43,7 @@ pub(crate) struct Launch {
     log: Option<&'static str>,
     await_ready: bool,
     open_files: Option<u32>,
+    settings: Option<NamedTempFile>,
 }
 
 impl Launch {
@@ -47,6 +52,14 @@ impl Launch {
         self.flags.retain(|(known, _)| known != name);
         self.flags.push((name.to_owned(), value.to_string()));
         self
+    }
+
+    /// A file with these settings, there for as long as the proxy is.
+    pub(crate) fn settings(self, text: &str) -> Launch {
+        let file = NamedTempFile::new().expect("a temporary file");
+        std::fs::write(file.path(), text).expect("it can be written");
+        let launch = self.flag("--config", file.path().display());
+        Launch { settings: Some(file), ..launch }
     }
 
     /// What `RUST_LOG` is to be.
@@ -92,10 +105,17 @@ impl Launch {
 
     pub(crate) fn start(self) -> Crema {
         if std::env::var_os("CREMA_TEST_DIRECT").is_some() {
-            return Crema { addr: self.upstream, admin: self.upstream, process: None, tunnels: Vec::new() };
+            return Crema {
+                addr: self.upstream,
+                admin: self.upstream,
+                process: None,
+                tunnels: Vec::new(),
+                settings: None,
+            };
         }
         for _ in 0..3 {
-            if let Some(crema) = self.try_start() {
+            if let Some(mut crema) = self.try_start() {
+                crema.settings = self.settings;
                 return crema;
             }
         }
@@ -153,7 +173,7 @@ impl Launch {
                 }
             }
         }));
-        let mut crema = Crema { addr, admin, process: Some(Process { child, log, reader }), tunnels };
+        let mut crema = Crema { addr, admin, process: Some(Process { child, log, reader }), tunnels, settings: None };
         let listening = format!("listening on {scheme}{addr}");
         let deadline = Instant::now() + AT_LAST;
         while !(crema.has_logged(&listening) && (!self.await_ready || crema.is_ready())) {
@@ -193,7 +213,16 @@ impl Crema {
             flags.push(("--coherence".to_owned(), coherence));
         }
         let url = format!("redis://{addr}");
-        Launch { upstream: addr, url, flags, also_at: None, log: None, await_ready: true, open_files: None }
+        Launch {
+            upstream: addr,
+            url,
+            flags,
+            also_at: None,
+            log: None,
+            await_ready: true,
+            open_files: None,
+            settings: None,
+        }
     }
 
     /// Whether this is the bare server, and metrics cannot be asked for.

@@ -74,6 +74,16 @@ impl Value {
         }
     }
 
+    /// A field of a map, whichever protocol shows it.
+    #[track_caller]
+    pub(crate) fn field(&self, name: &str) -> String {
+        let found = match self {
+            Value::Map(pairs) => pairs.iter().find(|(key, _)| key.text() == name).map(|(_, value)| value),
+            flat => flat.items().chunks(2).find(|pair| pair[0].text() == name).map(|pair| &pair[1]),
+        };
+        found.unwrap_or_else(|| panic!("no {name} in {self:?}")).text()
+    }
+
     /// The elements of an array, a set or a push.
     #[track_caller]
     pub(crate) fn items(&self) -> &[Value] {
