@@ -21,7 +21,7 @@ SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .ONESHELL:
 .DELETE_ON_ERROR:
-.PHONY: book dist run run-cluster run-sentinel test check tcl fmt bench instructions fuzz long compat interop orderings models coverage need-redis need-tcl need-cc need-valgrind need-faketime need-memcached need-outage need-llvm
+.PHONY: book dist run run-cluster run-sentinel test check tcl fmt bench instructions fuzz long compat interop orderings models coverage need-redis need-tcl need-cc need-valgrind need-faketime need-memcached need-prometheus need-outage need-llvm
 
 # Where `make run` listens. Another choice: make run PORT=6390 ADMIN=9390
 PORT := 6380
@@ -109,7 +109,7 @@ run-cluster run-sentinel: need-redis
 	exec deploy/group $(@:run-%=%) $(BIN) $(PORT) $(ADMIN)
 
 # What fails ends nothing: the rest is wanted too. The test runner's summary comes last.
-test: check need-redis need-tcl need-cc need-valgrind need-faketime need-memcached need-outage $(CLIENTS)/python.txt $(CLIENTS)/node.txt $(COMPAT)/python.txt $(COMPAT)/node.txt interop
+test: check need-redis need-tcl need-cc need-valgrind need-faketime need-memcached need-prometheus need-outage $(CLIENTS)/python.txt $(CLIENTS)/node.txt $(COMPAT)/python.txt $(COMPAT)/node.txt interop
 	@cargo test --doc --locked
 	cargo build --tests --locked
 	failed=
@@ -232,6 +232,10 @@ need-faketime:
 # A tier of tests/tiers.rs and tests/beyond.rs.
 need-memcached:
 	@if ! command -v memcached >/dev/null; then $(call install,memcached); fi
+
+# For tests/monitoring.rs.
+need-prometheus:
+	@if ! command -v promtool >/dev/null; then $(call install,prometheus); fi
 
 need-tcl:
 	@if ! command -v tclsh >/dev/null || ! command -v dpkg-source >/dev/null || ! command -v python3 >/dev/null; then

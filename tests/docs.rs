@@ -164,7 +164,8 @@ fn the_lines_of_the_log_that_the_page_on_tls_explains_are_written() {
 #[test]
 fn every_metric_that_a_page_names_exists() {
     let known: Vec<&str> = descriptions().map(|(name, _)| name).collect();
-    let others = ["config/prometheus.yml", "Makefile"].map(Page::read);
+    let monitoring = ["deploy/prometheus/alerts.yml", "deploy/prometheus/alerts.test.yml", "deploy/grafana/crema.json"];
+    let others = ["config/prometheus.yml", "Makefile"].into_iter().chain(monitoring).map(Page::read);
     for Page { path, text } in all_pages().into_iter().chain(others) {
         let words = text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
         for word in words.filter(|word| word.starts_with("crema_")) {
