@@ -1,7 +1,8 @@
 //! Instructions that crema executes for a request, counted by callgrind: the one figure that no busy machine disturbs.
 //!
 //! `benches/instructions.txt` holds what they were when somebody last recorded them, and [`check`] fails where that of a hit has
-//! moved by more than [`TOLERANCE`] either way: a change for the worse is to be seen, one for the better to be kept. What the kernel does
+//! moved by more than [`TOLERANCE`] either way: a change for the worse is to be seen, one for the better to be kept. Keys without a
+//! tier are to cost no more where there are tiers. What the kernel does
 //! is not counted, so this says nothing of system calls. Another compiler counts differently; then nothing is judged.
 
 use std::fmt::Write;
@@ -12,10 +13,13 @@ use std::time::{Duration, Instant};
 
 use super::load::{Ask, Load, counted, seed};
 use super::peers::Peer;
+use super::tiers::{Beneath, STAYS, settings};
 
 /// In hundredths.
 const TOLERANCE: f64 = 5.0;
 const FILE: &str = "benches/instructions.txt";
+/// What is the same as without this is compared with that, in the same run.
+const BESIDE: &str = " where there are tiers";
 
 /// Counts, and compares with the file or writes it.
 pub(crate) fn check(record: bool) -> ExitCode {
@@ -26,25 +30,37 @@ pub(crate) fn check(record: bool) -> ExitCode {
         let mut text = format!(
             "# Instructions a request, by callgrind. `make instructions RECORD=1` writes this file.\n# {compiler}\n"
         );
-        for (name, instructions) in &found {
+        for (name, instructions) in found.iter().filter(|(name, _)| !name.contains(BESIDE)) {
             let _ = writeln!(text, "{instructions:>6.0}  {name}");
         }
         fs::write(&file, text).expect("the sources can be written to");
     }
     let text = fs::read_to_string(&file).unwrap_or_default();
     let judged = text.contains(&format!("# {compiler}\n"));
-    let mut moved = false;
-    for (name, instructions) in found {
+    let (mut moved, mut dearer) = (false, false);
+    for (name, instructions) in &found {
+        // A miss waits for others, and how often it does so is theirs.
+        let is_judged = name.contains("hit");
+        let without = name.replace(BESIDE, "");
+        if let Some((_, plain)) = found.iter().find(|(other, _)| *other == without && other != name) {
+            let change = (instructions / plain - 1.0) * 100.0;
+            println!("{instructions:>6.0}  {name} ({change:+.1} % of what it is without)");
+            dearer |= is_judged && change > TOLERANCE;
+            continue;
+        }
         let line = text.lines().find_map(|line| line.trim().strip_suffix(&format!("  {name}")));
         let Some(recorded) = line.and_then(|number| number.trim().parse::<f64>().ok()) else {
             println!("{instructions:>6.0}  {name}: not in {FILE}");
-            moved = true;
+            moved |= is_judged;
             continue;
         };
         let change = (instructions / recorded - 1.0) * 100.0;
         println!("{instructions:>6.0}  {name} ({change:+.1} %)");
-        // A miss waits for others, and how often it does so is theirs.
-        moved |= name.contains("hit") && change.abs() > TOLERANCE;
+        moved |= is_judged && change.abs() > TOLERANCE;
+    }
+    if dearer {
+        println!("a key without a tier costs more by more than {TOLERANCE} % where there are tiers");
+        return ExitCode::FAILURE;
     }
     match (moved, judged) {
         (false, _) => ExitCode::SUCCESS,
@@ -69,20 +85,34 @@ fn count() -> Vec<(String, f64)> {
     seed(&redis);
     let mut found = Vec::new();
     let asked = [(Ask::GetOf(100), "hit"), (Ask::XRange, "XRANGE hit")];
-    count_all(&redis, (&redis.url(), "1"), &asked, &mut found);
-    count_all(&redis, (&redis.url(), "0"), &[(Ask::GetAny, "miss"), (Ask::Set, "SET")], &mut found);
-    drop(redis);
+    count_all(&redis, (&redis.url(), "1", ""), &asked, &mut found);
+    count_all(&redis, (&redis.url(), "0", ""), &[(Ask::GetAny, "miss"), (Ask::Set, "SET")], &mut found);
+
+    // Of keys without a tier, and then of others, which wait for more and are not judged.
+    let below = Beneath::start(&redis);
+    let tier = settings(&below.redis.tier_url(), STAYS);
+    let url = redis.url();
+    count_all(&redis, (&url, "1", &tier), &[(Ask::GetOf(100), "hit where there are tiers")], &mut found);
+    let beside = [(Ask::GetAny, "miss where there are tiers"), (Ask::Set, "SET where there are tiers")];
+    let beyond = [(Ask::Gone, "asked of a tier in vain"), (Ask::Below, "found in a tier")];
+    count_all(&redis, (&url, "0", &tier), &[&beside[..], &beyond[..]].concat(), &mut found);
+    drop((redis, below));
 
     let cluster = Peer::cluster("Redis", 3);
     let asked = [(Ask::SetOf(100), "SET in a cluster"), (Ask::GetOf(100), "hit in a cluster")];
-    count_all(&cluster, (&cluster.cluster_url(), "1"), &asked, &mut found);
-    count_all(&cluster, (&cluster.cluster_url(), "0"), &[(Ask::GetOf(100), "miss in a cluster")], &mut found);
+    count_all(&cluster, (&cluster.cluster_url(), "1", ""), &asked, &mut found);
+    count_all(&cluster, (&cluster.cluster_url(), "0", ""), &[(Ask::GetOf(100), "miss in a cluster")], &mut found);
     found
 }
 
 /// Counts at each depth, with a crema that promotes one read in so many.
-fn count_all(redis: &Peer, (url, promote): (&str, &str), asked: &[(Ask, &str)], found: &mut Vec<(String, f64)>) {
-    let crema = Peer::under_callgrind(url, &["--promote", promote]);
+fn count_all(
+    redis: &Peer,
+    (url, promote, settings): (&str, &str, &str),
+    asked: &[(Ask, &str)],
+    found: &mut Vec<(String, f64)>,
+) {
+    let crema = Peer::under_callgrind(url, &["--promote", promote], settings);
     for (ask, name) in asked {
         for depth in [1, 16, 64] {
             let load = Load { clients: 1, ..Load::new(*ask, depth) };

@@ -69,6 +69,10 @@ pub(crate) enum Ask {
     Queue,
     /// Hot keys, and between them one script in so many requests.
     Among(u32),
+    /// One of as many keys that a tier has, and the upstream not.
+    Below,
+    /// One of as many that nobody has.
+    Gone,
 }
 
 /// A load: what is asked, how many requests at a time, by how many clients, for values of which size.
@@ -102,6 +106,8 @@ impl Load {
             Ask::HGetAll => "HGETALL, 10 fields".into(),
             Ask::Queue => "job queue (EVALSHA)".into(),
             Ask::Among(one_in) => format!("GET and 1 in {one_in} EVALSHA"),
+            Ask::Below => "GET of what tiers alone have".into(),
+            Ask::Gone => "GET of what was deleted".into(),
         }
     }
 }
@@ -183,8 +189,10 @@ impl Asker {
             ask => ask,
         };
         match ask {
-            Ask::Get | Ask::Mix | Ask::GetAny | Ask::GetOf(_) => {
+            Ask::Get | Ask::Mix | Ask::GetAny | Ask::GetOf(_) | Ask::Below | Ask::Gone => {
                 match ask {
+                    Ask::Below => self.pick("below", HOT),
+                    Ask::Gone => self.pick("below:gone", HOT),
                     Ask::Mix if self.rng.random_ratio(1, 10) => self.pick("cold", HOT),
                     Ask::GetAny => self.pick("key", KEYS),
                     Ask::GetOf(keys) => self.pick("key", keys),

@@ -5,10 +5,10 @@
 //! are the processor time that each process spends on a request, throughput and latency, memory, and how all that grows. `target/bench/report.md` has the tables.
 //!
 //! Reading order: `load` (what is asked, and how), `peers` (of whom), `speed`, `secure`, `clustered`, `latency`, `queue`,
-//! `memory`, `tail`, `growth` (what is measured), `goals` (what it should be), `report`.
+//! `memory`, `tail`, `tiers`, `growth` (what is measured), `goals` (what it should be), `report`.
 //!
 //! `cargo bench --bench side_by_side -- [--quick] [--before=CREMA] [--only=LOAD] [speed] [tls] [cluster] [latency]
-//! [queue] [memory] [tail] [growth]`; another build of crema given with `--before` is put under the same loads, of which `--only`
+//! [queue] [memory] [tail] [tiers] [growth]`; another build of crema given with `--before` is put under the same loads, of which `--only`
 //! picks those whose name holds these words.
 //!
 //! `cargo bench --bench side_by_side -- instructions [--record]` counts those of a request, and needs valgrind.
@@ -30,6 +30,7 @@ mod report;
 mod secure;
 mod speed;
 mod tail;
+mod tiers;
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -78,11 +79,23 @@ fn compare(args: &[String]) {
     let queue = if wanted("queue") { queue::measure(&field, before, rounds, jobs) } else { Vec::new() };
     let memory = wanted("memory").then(|| memory::measure(&field, quick));
     let tails = if wanted("tail") { tail::measure(before, span * 5) } else { Vec::new() };
+    let tiered = if wanted("tiers") { tiers::run(&field, rounds, span) } else { Vec::new() };
     let mut goals = goals::judge(&rows, latencies.as_ref(), &queue);
     goals.extend(clustered::goals(&clustered));
+    goals.extend(tiers::goals(&tiered));
     goals.extend(secured.iter().flat_map(secure::Secured::goals));
-    let mut results =
-        report::Results { rows, secured, clustered, goals, latencies, queue, memory, tails, growth: Vec::new() };
+    let mut results = report::Results {
+        rows,
+        secured,
+        clustered,
+        tiered,
+        goals,
+        latencies,
+        queue,
+        memory,
+        tails,
+        growth: Vec::new(),
+    };
     let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/bench");
     if wanted("growth") {
         report::write(&results, &dir); // what follows takes long, and may not be waited for

@@ -18,6 +18,8 @@ use tokio_rustls::rustls::ClientConfig;
 use super::cpu::{self, Cores};
 use super::secure::Certificates;
 
+const MEMCACHED: &str = "Memcached below";
+
 /// A server under test.
 pub(crate) struct Peer {
     pub(crate) name: &'static str,
@@ -98,18 +100,24 @@ impl Peer {
 
     /// The same in front of what is at `url`.
     pub(crate) fn crema_at(name: &'static str, url: &str, args: &[&str]) -> Self {
-        Self::run_crema(name, env!("CARGO_BIN_EXE_crema").as_ref(), url, args)
+        Self::run_crema(name, env!("CARGO_BIN_EXE_crema").as_ref(), url, args, "")
+    }
+
+    /// The same with more in its file.
+    pub(crate) fn crema_with(name: &'static str, redis: &Peer, args: &[&str], settings: &str) -> Self {
+        Self::run_crema(name, env!("CARGO_BIN_EXE_crema").as_ref(), &redis.url(), args, settings)
     }
 
     /// Another build of crema, for a comparison of before and after.
     pub(crate) fn other_crema(name: &'static str, program: &Path, redis: &Peer, args: &[&str]) -> Self {
-        Self::run_crema(name, program, &redis.url(), args)
+        Self::run_crema(name, program, &redis.url(), args, "")
     }
 
-    fn run_crema(name: &'static str, program: &Path, url: &str, args: &[&str]) -> Self {
+    fn run_crema(name: &'static str, program: &Path, url: &str, args: &[&str], settings: &str) -> Self {
         let mut peer = Self::start(name, true, |port, dir| {
             let file = dir.join("crema.toml");
-            fs::write(&file, "[[rule]]\nmatch = \"cold:*\"\npromote = \"never\"\n").expect("a file of its own");
+            let text = format!("[[rule]]\nmatch = \"cold:*\"\npromote = \"never\"\n{settings}");
+            fs::write(&file, text).expect("a file of its own");
             let mut command = Command::new(program);
             command.arg("--config").arg(file).args(["--listen", &format!("127.0.0.1:{port}"), "--admin", "off"]);
             command.args(["--upstream", url]);
@@ -168,6 +176,21 @@ impl Peer {
         std::iter::once(self.port).chain(self.others.iter().map(|other| other.port)).collect()
     }
 
+    /// A Memcached, where one is installed.
+    pub(crate) fn memcached() -> Option<Self> {
+        let program = program("memcached")?;
+        Some(Self::start(MEMCACHED, false, |port, _| {
+            let mut command = Command::new(&program);
+            command.args(["-l", "127.0.0.1", "-U", "0", "-u", "nobody", "-p", &port.to_string()]);
+            command
+        }))
+    }
+
+    /// Where crema finds it as a tier.
+    pub(crate) fn tier_url(&self) -> String {
+        if self.name == MEMCACHED { format!("memcached://127.0.0.1:{}", self.port) } else { self.url() }
+    }
+
     /// Where crema finds it.
     pub(crate) fn url(&self) -> String {
         format!("redis://127.0.0.1:{}", self.port)
@@ -178,9 +201,11 @@ impl Peer {
         format!("redis+cluster://127.0.0.1:{}", self.port)
     }
 
-    /// This crema, run by callgrind, in front of what is at `url`.
-    pub(crate) fn under_callgrind(url: &str, args: &[&str]) -> Self {
-        Self::start("crema", true, |port, _| {
+    /// This crema, run by callgrind, in front of what is at `url`, with these settings in its file.
+    pub(crate) fn under_callgrind(url: &str, args: &[&str], settings: &str) -> Self {
+        Self::start("crema", true, |port, dir| {
+            let file = dir.join("crema.toml");
+            fs::write(&file, settings).expect("a file of its own");
             let mut command = Command::new("valgrind");
             command.args([
                 "--tool=callgrind",
@@ -188,7 +213,7 @@ impl Peer {
                 "--separate-threads=yes",
                 "--quiet",
             ]);
-            command.args([env!("CARGO_BIN_EXE_crema"), "--threads", "1", "--admin", "off"]);
+            command.args([env!("CARGO_BIN_EXE_crema"), "--threads", "1", "--admin", "off", "--config"]).arg(file);
             command.args(["--listen", &format!("127.0.0.1:{port}"), "--upstream", url]).args(args);
             command
         })
@@ -296,7 +321,7 @@ impl Peer {
                 let mut reply = [0; 1];
                 stream.write_all(b"*2\r\n$3\r\nGET\r\n$1\r\nk\r\n").is_ok()
                     && stream.read_exact(&mut reply).is_ok()
-                    && matches!(reply[0], b'$' | b'-')
+                    && matches!(reply[0], b'$' | b'-' | b'E') // a Memcached knows no such command
             });
             if answered {
                 return true;

@@ -22,6 +22,7 @@ pub(crate) struct Results {
     pub(crate) rows: Vec<Row>,
     pub(crate) secured: Option<Secured>,
     pub(crate) clustered: Vec<Row>,
+    pub(crate) tiered: Vec<Row>,
     pub(crate) goals: Vec<Goal>,
     pub(crate) latencies: Option<Latencies>,
     pub(crate) queue: Vec<Jobs>,
@@ -55,6 +56,7 @@ fn page(results: &Results) -> String {
         table(&mut out, "Under TLS: connections", &secured.connections);
     }
     results.clustered.iter().for_each(|row| speed(&mut out, "In a cluster of 3: ", row));
+    results.tiered.iter().for_each(|row| speed(&mut out, "With tiers: ", row));
     if let Some(latencies) = &results.latencies {
         latency(&mut out, latencies);
     }

@@ -119,6 +119,7 @@ impl Field {
                 vec![Some(&self.hits), Some(&self.misses)]
             }
             Ask::EvalSha | Ask::Queue | Ask::Among(_) => vec![Some(&self.hits), self.haproxy.as_ref()],
+            Ask::Below | Ask::Gone => vec![Some(&self.misses)],
         };
         // Nobody's memory is filled with keys that its counterpart was never asked for.
         let before = match (&self.before, load.ask) {
