@@ -1,9 +1,9 @@
 //! Instructions that crema executes for a request, counted by callgrind: the one figure that no busy machine disturbs.
 //!
 //! `benches/instructions.txt` holds what they were when somebody last recorded them, and [`check`] fails where that of a hit has
-//! moved by more than [`TOLERANCE`] either way: a change for the worse is to be seen, one for the better to be kept. Keys without a
-//! tier are to cost no more where there are tiers. What the kernel does
-//! is not counted, so this says nothing of system calls. Another compiler counts differently; then nothing is judged.
+//! moved by more than [`TOLERANCE`] either way: a change for the worse is to be seen, one for the better to be kept. A hit of a
+//! key without a tier is compared with one where there are no tiers, in the same run. What the kernel does is not counted, so this says
+//! nothing of system calls. Another compiler counts differently; then the file judges nothing.
 
 use std::fmt::Write;
 use std::fs;

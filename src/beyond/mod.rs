@@ -125,6 +125,14 @@ impl Beyond {
         }
     }
 
+    /// Whether [`accompany`](Self::accompany) adds anything to a write: mostly not, and that is to cost little.
+    pub(crate) fn is_concerned(&self, spec: &Spec, request: Request<'_>) -> bool {
+        matches!(spec.effect, Effect::Write | Effect::Opaque)
+            && (spec.keys(request).any(|key| self.matches(key))
+                || spec.flushes() && !self.tiers.is_empty()
+                || elsewhere(spec, request).is_some_and(|(key, _)| self.matches(key)))
+    }
+
     /// Adds to `companions` what goes with this write of a session that is, or was when its transaction began, in the database `db`: a
     /// new version of each key with tiers that it may change; and of each with an origin whatever would let a load that is under way,
     /// or an older copy, come after it.
@@ -201,7 +209,10 @@ mod tests {
         encode::command(&mut raw, words);
         let mut spans: Vec<Span> = Vec::new();
         let request = Request::parse_canonical(&raw, &mut spans).expect("canonical");
-        beyond(false).accompany(lookup(request).expect("a row"), request, 7, companions);
+        let (beyond, spec, mut alone) = (beyond(false), lookup(request).expect("a row"), Companions::default());
+        beyond.accompany(spec, request, 7, &mut alone);
+        assert_eq!(beyond.is_concerned(spec, request), !alone.is_empty(), "{words:?}");
+        beyond.accompany(spec, request, 7, companions);
     }
 
     fn company(words: &[&[u8]]) -> (usize, String) {

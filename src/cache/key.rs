@@ -74,6 +74,14 @@ impl<'a> Query<'a> {
         }
         Self { identity, command, tail, slot, hash }
     }
+
+    /// The key: the first argument of the tail.
+    pub fn key(&self) -> &'a [u8] {
+        let header = self.tail.iter().position(|&byte| byte == b'\n').map_or(self.tail.len(), |at| at + 1);
+        let digits = self.tail[..header].iter().filter(|byte| byte.is_ascii_digit());
+        let len = digits.fold(0_usize, |len, digit| len.saturating_mul(10).saturating_add(usize::from(digit - b'0')));
+        &self.tail[header..header.saturating_add(len).min(self.tail.len())]
+    }
 }
 
 /// Spreads identities and commands over a key hash that is evenly spread already: an odd multiplier gives every pair its own
@@ -136,6 +144,16 @@ mod tests {
         identities.forget(b"alice");
         assert!(![alice, bob].contains(&identities.intern("alice", 0)));
         assert_eq!(identities.intern("bob", 0), bob);
+    }
+
+    #[test]
+    fn the_key_is_found_in_the_tail() {
+        let stamps = Stamps::for_l1(0);
+        let key =
+            |tail| String::from_utf8_lossy(Query::new(&stamps, Identity(0), 0, b"", tail, b"").key()).into_owned();
+        assert_eq!(key(b"$5\r\na\r\nb:\r\n"), "a\r\nb:");
+        assert_eq!(key(b"$12\r\nhello, world\r\n$1\r\n7\r\n"), "hello, world");
+        assert_eq!((key(b"$0\r\n\r\n"), key(b"")), (String::new(), String::new()));
     }
 
     #[test]

@@ -73,14 +73,16 @@ impl Caller {
         spec: &Spec,
         request: Request<'a>,
     ) -> (Cow<'a, [u8]>, ReplyAction) {
-        if site.shared.l1.writes_go_alone() {
+        let l1 = &site.shared.l1;
+        let is_concerned = || l1.terms.beyond.as_ref().is_some_and(|beyond| beyond.is_concerned(spec, request));
+        if l1.writes_go_alone() || !l1.mode().writes_tell() && !is_concerned() {
             let guard = WriteGuard::begin(site, spec, request);
             return (Cow::Borrowed(request.raw()), ReplyAction::Write(guard.untold()));
         }
         let guard = WriteGuard::begin_accompanied(site, spec, request, self.who.db);
         let user = self.who.seat.user();
         let form = NoticeForm::of(site, user, spec, request);
-        let (command, write) = notify(&site.shared.l1, (user, self.who.db), guard, form, request.raw());
+        let (command, write) = notify(l1, (user, self.who.db), guard, form, request.raw());
         (command, write.into())
     }
 

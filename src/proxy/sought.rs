@@ -8,6 +8,11 @@ use crate::clock::Time;
 use crate::upstream::Waiter;
 
 impl InFlight {
+    /// Whether it is a read that others may join, and about which nothing beyond the upstream is asked so far.
+    pub(super) fn leads(&self) -> bool {
+        matches!(self.action, ReplyAction::Lead(_))
+    }
+
     /// It is about to be sent as `command`. A read of keys with something beyond the upstream goes on there.
     pub(super) fn seek(&mut self, command: &[u8]) {
         if !matches!(self.action, ReplyAction::Read(..) | ReplyAction::Lead(_)) {

@@ -64,7 +64,7 @@ impl Track {
         if self.site.looks_further {
             if self.site.is_replica {
                 pending.weigh();
-            } else if self.site.shared.l1.terms.beyond.is_some() {
+            } else if self.site.shared.l1.terms.beyond.is_some() && !pending.leads() {
                 pending.seek(command);
             }
             if self.site.redirects {
@@ -90,7 +90,15 @@ impl Track {
     ) {
         let Site { shared, stats, .. } = &*self.site;
         let lead = Lead::begin(&self.flights, read, joined, (shared, query), left);
-        self.send(command, InFlight::new(&self.site, first, ReplyAction::Lead(lead), stats.sample()), now);
+        let mut pending = InFlight::new(&self.site, first, ReplyAction::Lead(lead), stats.sample());
+        // Most keys have nothing beyond the upstream, and what they cost is to be seen here alone.
+        if !self.site.is_replica
+            && let Some(beyond) = &shared.l1.terms.beyond
+            && beyond.matches(query.key())
+        {
+            pending.seek(command);
+        }
+        self.send(command, pending, now);
     }
 }
 

@@ -65,12 +65,11 @@ impl WriteGuard {
     /// As [`begin`](Self::begin), with what goes with the write, in this database, where something lies beyond the upstream for its keys.
     pub(super) fn begin_accompanied(site: &Rc<Site>, spec: &Spec, request: Request<'_>, db: u32) -> Self {
         let mut guard = Self::begin(site, spec, request);
-        if let Some(beyond) = &site.shared.l1.terms.beyond {
-            let mut companions = Companions::default();
-            beyond.accompany(spec, request, db, &mut companions);
-            if !companions.is_empty() {
-                guard.aftermath().companions = companions;
-            }
+        if let Some(beyond) = &site.shared.l1.terms.beyond
+            && beyond.is_concerned(spec, request)
+        {
+            let companions = &mut guard.aftermath().companions;
+            beyond.accompany(spec, request, db, companions);
         }
         guard
     }
