@@ -12,10 +12,10 @@ use crate::metrics::CensusFinding;
 
 /// The doubts there are, of all nodes.
 #[derive(Default)]
-pub(super) struct CensusDoubts(HashMap<Endpoint, Doubt>);
+pub(super) struct CensusDoubts(HashMap<Endpoint, OpenDoubt>);
 
 /// Nothing has been proven since then.
-struct Doubt {
+struct OpenDoubt {
     since: Time,
     told: Vec<CensusFinding>,
 }
@@ -41,7 +41,7 @@ impl CensusDoubts {
             let doubt = self.0.remove(node).filter(|doubt| !doubt.told.is_empty())?;
             return Some(DoubtNews::Over(now.saturating_since(doubt.since)));
         }
-        let doubt = self.0.entry(node.clone()).or_insert(Doubt { since: now, told: Vec::new() });
+        let doubt = self.0.entry(node.clone()).or_insert(OpenDoubt { since: now, told: Vec::new() });
         let is_due = finding.is_sign() || now.saturating_since(doubt.since) > bound;
         if !is_due || doubt.told.contains(&finding) {
             return None;
