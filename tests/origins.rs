@@ -208,6 +208,51 @@ fn what_fails_is_an_error_that_says_why() {
 }
 
 #[test]
+fn operators_see_how_it_stands_with_an_origin_and_with_a_key() {
+    let (redis, origin) = (Redis::start(), HttpOrigin::start());
+    let (crema, _file) = with_origin(&redis, &origin, "load_timeout = \"300ms\"\nnegative = \"1h\"");
+    if crema.is_direct() {
+        return;
+    }
+    let mut client = crema.client();
+    let explained = |key: &str| {
+        let told = crema.client().cmd(&["CREMA", "EXPLAIN", "GET", key]);
+        let told = told.items().iter().skip_while(|word| word.text() != "load").nth(1).map(Value::text);
+        told.expect("it is told of")
+    };
+    let page = |path: &str| crema.admin(path).expect("it answers");
+    let gauge = |name: &str| crema.count(name, &[("keys", "page:*")]);
+    assert_eq!(
+        (explained("page:a"), explained("other"), gauge("crema_origin_well")),
+        (String::new(), String::new(), 1)
+    );
+    origin.says(|path, _| Answer::status(if path.ends_with("none") { 404 } else { 503 }));
+    assert_fails(&get(&mut client, "page:a"), "503");
+    assert!(explained("page:a").contains("failed, ") && explained("page:a").ends_with("the origin says 503"));
+    assert_eq!(gauge("crema_origin_well"), 0);
+    let (status, text) = page("/readyz");
+    assert!(
+        status == 200 && text.contains("the last load of page:* from http://") && text.contains(" s ago: "),
+        "{text}"
+    );
+    assert!(page("/api/status").1.contains("\"trouble_seconds\":"));
+    assert_eq!(get(&mut client, "page:none"), Value::Nil);
+    assert!(explained("page:none").starts_with("the origin is known to have none for another 3"));
+    assert_eq!((explained("page:a"), gauge("crema_origin_well")), (String::new(), 1));
+    assert!(!page("/readyz").1.contains("page:*"));
+    origin.hold();
+    client.send_cmd(&["GET", "page:slow"]);
+    origin.await_requests(3);
+    assert_eq!(gauge("crema_origin_loads_under_way"), 1);
+    assert!(explained("page:slow").starts_with("it is being loaded"));
+    assert_fails(&client.value(), "in time");
+    origin.release();
+    drop(origin);
+    assert_fails(&get(&mut client, "page:gone"), "cannot be asked");
+    assert!(page("/readyz").1.contains("cannot be asked"));
+}
+
+#[test]
 fn a_stale_copy_stands_in_for_a_load_that_fails_and_dies_with_any_write() {
     let (redis, origin) = (Redis::start(), HttpOrigin::start());
     let (crema, _file) = with_origin(&redis, &origin, "ttl = \"1h\"\nstale_if_error = \"1h\"");

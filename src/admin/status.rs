@@ -192,6 +192,10 @@ pub(crate) struct OriginStatus {
     pub url: String,
     /// Why the last load failed, if it did.
     pub trouble: Option<String>,
+    /// How long ago that was.
+    pub trouble_seconds: Option<u64>,
+    /// Loads under way.
+    pub under_way: u64,
     /// Loads that wait for a permit.
     pub waiting: u64,
     /// How long a load takes; zero before the first.
@@ -231,7 +235,8 @@ impl Snapshot {
     pub(super) fn degraded(&self) -> Vec<String> {
         let ill = self.tiers.iter().filter(|tier| !tier.well);
         let origins = self.origins.iter().filter_map(|origin| {
-            Some(format!("the last load of {} from {} failed: {}", origin.keys, origin.url, origin.trouble.as_ref()?))
+            let (OriginStatus { keys, url, .. }, ago) = (origin, origin.trouble_seconds.unwrap_or_default());
+            Some(format!("the last load of {keys} from {url} failed, {ago} s ago: {}", origin.trouble.as_ref()?))
         });
         ill.map(|tier| {
             let why = tier.last_error.as_deref().unwrap_or("it does not answer");
@@ -259,7 +264,9 @@ impl Snapshot {
         let origin = |origin: &OriginStatus| OriginLevels {
             keys: origin.keys.clone(),
             results: LoadResult::ALL.map(|result| origin.results.get(result.as_str()).copied().unwrap_or_default()),
+            under_way: origin.under_way,
             waiting: origin.waiting,
+            well: origin.trouble.is_none(),
         };
         Levels {
             tiers: self.tiers.iter().map(tier).collect(),

@@ -90,7 +90,9 @@ fn origin_status(state: OriginState) -> OriginStatus {
     OriginStatus {
         keys: state.pattern,
         url: state.url,
-        trouble: state.trouble.map(|why| why.to_string()),
+        trouble: state.trouble.as_ref().map(|trouble| trouble.why.to_string()),
+        trouble_seconds: state.trouble.map(|trouble| Time::now().saturating_since(trouble.at).as_secs()),
+        under_way: state.under_way as u64,
         waiting: state.waiting as u64,
         mean_load_ms: u64::try_from(state.mean.as_millis()).unwrap_or(u64::MAX),
         results: LoadResult::ALL.iter().map(|&result| (result.as_str(), state.results[result as usize])).collect(),

@@ -57,8 +57,7 @@ struct Origin {
     permits: Permits,
     /// How long a load takes, in nanoseconds; 0: none has ended well.
     mean: AtomicU64,
-    /// Why the last load failed, if it did.
-    trouble: Mutex<Option<Arc<str>>>,
+    trouble: Mutex<Option<OriginTrouble>>,
     results: [SharedCounter; LoadResult::COUNT],
     rests: Rests,
 }
@@ -90,12 +89,23 @@ pub(crate) struct OriginState {
     pub url: String,
     /// Loads by what came of them, as in [`LoadResult::ALL`].
     pub results: [u64; LoadResult::COUNT],
+    /// Loads under way.
+    pub under_way: usize,
     /// Loads that wait for a permit.
     pub waiting: usize,
     /// How long a load takes; zero: none has ended well.
     pub mean: Duration,
     /// Why the last load failed, if it did.
-    pub trouble: Option<Arc<str>>,
+    pub trouble: Option<OriginTrouble>,
+}
+
+/// Why the last load of an origin failed, and when.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct OriginTrouble {
+    /// As its clients were told.
+    pub why: Arc<str>,
+    /// When it did.
+    pub at: Time,
 }
 
 impl Origins {
@@ -110,6 +120,11 @@ impl Origins {
     /// How things stand at each.
     pub(crate) fn states(&self) -> Vec<OriginState> {
         self.rules.iter().map(Origin::state).collect()
+    }
+
+    /// Why the last load of this rule failed, if it did.
+    pub(crate) fn trouble(&self, rule: usize) -> Option<OriginTrouble> {
+        self.rules.get(rule)?.trouble()
     }
 
     /// So long before its end a value of this rule is to leave memory, so that somebody can have it loaded anew: as the dice fall.
@@ -328,7 +343,10 @@ impl Origin {
 
     /// It has answered, or not, after so long. Of two threads that say so at once one may be lost to the mean.
     fn heard(&self, fetched: &Fetched, length: Duration) {
-        let trouble = if let Fetched::Failed(why) = fetched { Some(Arc::clone(why)) } else { None };
+        let trouble = match fetched {
+            Fetched::Failed(why) => Some(OriginTrouble { why: Arc::clone(why), at: Time::now() }),
+            Fetched::Value { .. } | Fetched::Missing => None,
+        };
         *self.trouble.lock().unwrap_or_else(PoisonError::into_inner) = trouble;
         if let Fetched::Value { .. } = fetched {
             let length = u64::try_from(length.as_nanos()).unwrap_or(u64::MAX).max(1);
@@ -351,10 +369,15 @@ impl Origin {
             pattern: self.rule.pattern.to_string(),
             url: self.rule.url.to_string(),
             results: LoadResult::ALL.map(|result| self.results[result as usize].get()),
+            under_way: self.permits.taken(),
             waiting: self.permits.waiting(),
             mean: Duration::from_nanos(self.mean.load(Ordering::Relaxed)),
-            trouble: self.trouble.lock().unwrap_or_else(PoisonError::into_inner).clone(),
+            trouble: self.trouble(),
         }
+    }
+
+    fn trouble(&self) -> Option<OriginTrouble> {
+        self.trouble.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }
 

@@ -53,6 +53,11 @@ impl Permits {
         (self.free.available_permits() > self.count / 2).then(|| self.try_take()).flatten()
     }
 
+    /// Permits that somebody has.
+    pub(super) fn taken(&self) -> usize {
+        self.count - self.free.available_permits().min(self.count)
+    }
+
     /// Loads that wait for a permit.
     pub(super) fn waiting(&self) -> usize {
         self.waiting.load(Ordering::Relaxed)
@@ -88,7 +93,7 @@ mod tests {
         let held = permits.take(LONG).await.expect("the first");
         let mut first = pin!(permits.take(LONG));
         assert!(timeout(Duration::ZERO, first.as_mut()).await.is_err());
-        assert!(permits.try_take().is_none());
+        assert!(permits.try_take().is_none() && permits.taken() == 1);
         let mut others: Vec<_> = (1..WAITING_PER_PERMIT).map(|_| Box::pin(permits.take(LONG))).collect();
         for other in &mut others {
             assert!(timeout(Duration::ZERO, other.as_mut()).await.is_err());

@@ -19,11 +19,11 @@ use super::seek::{Question, SeekAnswer};
 use super::station::Station;
 use super::who::Who;
 use super::worker::Worker;
-use crate::beyond::KeptKind;
+use crate::beyond::{KeptKind, NEGATIVE};
 use crate::clock::Time;
 use crate::invalidation::AwaitedChange;
-use crate::origin::{KeyNode, LoadOutcome, NewVersion, WantedKey};
-use crate::resp::Resp;
+use crate::origin::{KeyNode, LoadOutcome, NewVersion, OriginTrouble, WantedKey};
+use crate::resp::{Resp, encode, integer_of, text_of};
 
 /// A worker that ends waits so long until the tokens of its loads are released.
 const LAST_WORDS: Duration = Duration::from_millis(200);
@@ -75,6 +75,33 @@ impl Worker {
     pub(crate) async fn give_up_loads(&self) {
         self.seeks.stop.cancel();
         let _ = timeout(LAST_WORDS, self.seeks.are_over()).await; // a token ends by itself
+    }
+
+    /// How it stands with the load of a key, for people: nothing where there is nothing to say.
+    pub(crate) async fn told_of_load(&self, key: &[u8], who: &Who) -> String {
+        let (Some(origins), Some(beyond)) = (&self.shared.origins, &self.shared.l1.terms.beyond) else {
+            return String::new();
+        };
+        let Some(origin) = beyond.reach(key).and_then(|reach| reach.origin) else { return String::new() };
+        if !self.may_read(key, who).await {
+            return String::new();
+        }
+        let (name, mut both) = (beyond.beside(KeptKind::Load, key), Vec::new());
+        for word in [b"GET".as_slice(), b"PTTL"] {
+            let mut question = Vec::new();
+            encode::own_command(&mut question, &[word, &name]);
+            both.push(self.ask_beside((key, who.db), &question, false).await.unwrap_or_default());
+        }
+        let left = integer_of(&both[1]).unwrap_or_default().max(0);
+        match (text_of(&both[0]), origins.trouble(origin.into())) {
+            (Some(NEGATIVE), _) => format!("the origin is known to have none for another {left}ms"),
+            (Some(_), _) => format!("it is being loaded, for another {left}ms at the longest"),
+            (None, Some(OriginTrouble { why, at })) => {
+                let ago = Time::now().saturating_since(at).as_secs();
+                format!("the last load from this origin failed, {ago}s ago: {why}")
+            }
+            (None, None) => String::new(),
+        }
     }
 
     /// What the origin with this number has for a key.

@@ -73,11 +73,10 @@ impl Worker {
     pub(crate) async fn told_of_tiers(&self, key: &[u8], who: &Who) -> String {
         let Some((beyond, tiers)) = self.below() else { return String::new() };
         let Some(reach) = beyond.reach(key) else { return String::new() };
-        let (mut question, db) = (Vec::new(), who.db);
-        encode::own_command(&mut question, &[b"GET", key]);
-        if self.ask_as(who, key, &question, false).await.is_none_or(|reply| reply.starts_with(b"-")) {
-            return String::new(); // who may not read the key is told nothing of it
+        if !self.may_read(key, who).await {
+            return String::new(); // and is told nothing of it
         }
+        let db = who.db;
         let stamp = self.tier_stamp(beyond, key, db).await;
         let now = seconds_since_1970();
         let mut told = Vec::new();
@@ -100,6 +99,12 @@ impl Worker {
             });
         }
         told.join("; ")
+    }
+
+    /// Whether this user may read a key.
+    pub(super) async fn may_read(&self, key: &[u8], who: &Who) -> bool {
+        let reply = self.ask_as(who, key, &own(&[b"GET", key]), false).await;
+        reply.is_some_and(|reply| !reply.starts_with(b"-"))
     }
 
     /// Version and epoch of a key; none where one of them is not there.

@@ -43,8 +43,8 @@ impl Session {
         let mut reply = Vec::new();
         match verb {
             Verb::CremaExplain => {
-                let tiers = self.tiers_of(request).await;
-                self.explain(request, tiers, &mut reply);
+                let beyond = self.told_of_beyond(request).await;
+                self.explain(request, beyond, &mut reply);
             }
             Verb::CremaStatus => self.status(&mut reply),
             Verb::CremaInvalidate => self.invalidate(request, &mut reply).await,
@@ -201,17 +201,18 @@ impl Session {
         self.map(&fields, reply);
     }
 
-    /// What tiers have of the key that the command to be explained reads.
-    async fn tiers_of(&self, request: Request<'_>) -> String {
+    /// What tiers have of the key that the command to be explained reads, and how it stands with its load.
+    async fn told_of_beyond(&self, request: Request<'_>) -> (String, String) {
         match command::named(request.arg(2)) {
             Some(spec) if spec.reads_values(request.argc() - 2) => {
-                self.worker.told_of_tiers(request.arg(3), &self.caller.who).await
+                let (key, who) = (request.arg(3), &self.caller.who);
+                (self.worker.told_of_tiers(key, who).await, self.worker.told_of_load(key, who).await)
             }
-            _ => String::new(),
+            _ => (String::new(), String::new()),
         }
     }
 
-    fn explain(&self, request: Request<'_>, tiers: String, reply: &mut Vec<u8>) {
+    fn explain(&self, request: Request<'_>, (tiers, load): (String, String), reply: &mut Vec<u8>) {
         let words: Vec<&[u8]> = request.args().skip(2).collect();
         let mut raw = Vec::new();
         encode::command(&mut raw, &words);
@@ -253,6 +254,7 @@ impl Session {
             ("origin", self.origin_of(spec, asked)),
             ("rule", rule.map_or_else(String::new, |rule| rule.pattern.to_string())),
             ("tiers", tiers),
+            ("load", load),
             ("slot", slot),
             ("node", node),
             ("lease_ms_left", lease),

@@ -47,7 +47,7 @@ impl L1 {
     /// Resolves when `ear` hears of a change, or when it will not tell of it. Where nothing is kept no ear listens.
     pub(crate) fn await_change(self: &Arc<Self>, ear: &Arc<Ear>, change: AwaitedChange) -> oneshot::Receiver<()> {
         let (waiter, told) = oneshot::channel();
-        if self.is_on() && self.begin_ear(ear).is_ok() {
+        if self.keeps() && self.begin_ear(ear).is_ok() {
             ear.await_change(change, waiter);
         }
         told
