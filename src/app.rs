@@ -37,7 +37,7 @@ use tracing::{error, info, warn};
 
 use crate::admin::{self, SentinelStatus, Source};
 use crate::clock::Time;
-use crate::config::{Auth, Coherence, Config, Endpoint, ReadFrom, UpstreamDown, UpstreamKind};
+use crate::config::{Auth, Coherence, Config, Endpoint, Flags, ReadFrom, Reading, UpstreamDown, UpstreamKind};
 use crate::control::Control;
 use crate::error::Error;
 use crate::invalidation::Heard;
@@ -47,7 +47,7 @@ use crate::log;
 use crate::metrics::{CoherenceMeans, Metrics};
 use crate::net::tls::{Acceptor, Dialer, FileError, Verify};
 use crate::origin::Origins;
-use crate::proxy::{Clients, Gate, OpenListeners, Orders, Shared};
+use crate::proxy::{Clients, Gate, LiveSettings, OpenListeners, Order, Orders, Shared};
 use crate::resp::Limits;
 use crate::server::{Listener, Workers, accept};
 use crate::session::Entrance;
@@ -67,7 +67,7 @@ const LAST_WORDS: Duration = Duration::from_secs(2);
 
 /// Runs until SIGTERM or SIGINT. Exits with 0 after a clean end, with 1 where it could not start, and with 128 and the signal's
 /// number where a second one ended it at once.
-pub fn run(config: Config) -> ExitCode {
+pub fn run(flags: Flags, reading: Reading) -> ExitCode {
     let runtime = match runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
@@ -75,7 +75,7 @@ pub fn run(config: Config) -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    let end = runtime.block_on(serve(config));
+    let end = runtime.block_on(serve(flags, reading));
     runtime.shutdown_background(); // a look-up of a name may be under way, and is of no use any more
     log::tell_folded(true);
     end.unwrap_or_else(|error| {
@@ -84,15 +84,16 @@ pub fn run(config: Config) -> ExitCode {
     })
 }
 
-async fn serve(mut config: Config) -> Result<ExitCode, Error> {
+async fn serve(flags: Flags, reading: Reading) -> Result<ExitCode, Error> {
+    let mut config = reading.config.clone();
     let mut signals = Signals::new().map_err(|source| failed("signals", "the process", source))?;
     info!(pid = std::process::id(), "crema {} starts", env!("CARGO_PKG_VERSION"));
     descriptors::fit(&mut config);
     let settings = config.to_string();
     info!("settings: {}", settings.lines().map(str::trim).collect::<Vec<_>>().join("; "));
-    let running = Running::start(config).await?;
+    let running = Running::start(config, (flags, reading)).await?;
     tokio::select! {
-        _ = signals.stop(|| running.app.read_certificates()) => {}
+        _ = signals.stop(|| running.app.hang_up()) => {}
         // Its clients are gone, and what they had under way: who supervises the process starts a sound one.
         number = running.workers.fallen() => return Err(Error::Worker { number }),
     }
@@ -106,7 +107,7 @@ async fn serve(mut config: Config) -> Result<ExitCode, Error> {
             }
             Ok(ExitCode::SUCCESS)
         }
-        signal = signals.stop(|| app.read_certificates()) => {
+        signal = signals.stop(|| app.hang_up()) => {
             let left = app.metrics.level(|worker| &worker.sessions);
             warn!(sessions = left, "ended at once by a second signal");
             Ok(ExitCode::from(128 + signal))
@@ -132,7 +133,7 @@ struct Running {
 
 impl Running {
     /// Starts all that there is, or nothing.
-    async fn start(config: Config) -> Result<Self, Error> {
+    async fn start(config: Config, read: (Flags, Reading)) -> Result<Self, Error> {
         let bad = |setting| move |error: FileError| Error::Certificates { setting, why: error.to_string().into() };
         let acceptor = config.tls.as_ref().map(Acceptor::new).transpose().map_err(bad("tls_cert"))?.map(Arc::new);
         let dialer = config.upstream.tls.as_ref().map(Dialer::new).transpose().map_err(bad("upstream"))?;
@@ -170,7 +171,7 @@ impl Running {
         }
         app.tell_promises();
         app.watch_over(&control);
-        control.spawn(SettingsKeeper::new(Arc::clone(&app), given).keep());
+        control.spawn(SettingsKeeper::new(Arc::clone(&app), given, read).keep());
         control.spawn(supervisor::tell(Arc::clone(&app) as Arc<dyn Source>));
         Ok(Self { app, workers, acceptors, stop_sessions, control })
     }
@@ -178,7 +179,7 @@ impl Running {
     /// Ends all in order: a load balancer has time to notice, clients to finish; then the rest stops. How many tasks did not.
     async fn end(self) -> usize {
         let Self { app, workers, acceptors, stop_sessions, control } = self;
-        let Config { drain_delay, drain_timeout, .. } = app.shared.config;
+        let (drain_delay, drain_timeout) = app.shared.live().drain;
         app.draining.store(true, Ordering::Relaxed);
         supervisor::tell_end();
         if !drain_delay.is_zero() {
@@ -223,6 +224,9 @@ struct App {
     acceptor: Option<Arc<Acceptor>>,
     /// It was told to stop.
     draining: AtomicBool,
+    /// The settings that may change. Workers follow them.
+    live: watch::Sender<Arc<LiveSettings>>,
+    control: Control,
     /// What was changed since it began.
     history: SettingsHistory,
 }
@@ -236,7 +240,6 @@ impl App {
         orders: Orders,
         control: &Control,
     ) -> Arc<Self> {
-        let tiers = tiers.map(Arc::new);
         let metrics = Metrics::new(config.threads.get());
         let origin_id = format!("crema-{:016x}", rand::random::<u64>());
         let sentinel_login = logins.sentinel.clone();
@@ -252,7 +255,9 @@ impl App {
         }
         let presence = watch::Sender::new(State::Unknown);
         let open_listeners = OpenListeners::new(config.upstream_down == UpstreamDown::Close);
+        let live = watch::Sender::new(Arc::new(LiveSettings::of(&config)));
         let shared = Arc::new(Shared {
+            live: live.subscribe(),
             topology: topology.subscribe(),
             map: MapDoubts::default(),
             presence: match config.upstream.kind {
@@ -261,7 +266,7 @@ impl App {
             },
             config,
             l1,
-            tiers,
+            tiers: tiers.map(Arc::new),
             origins: origins.map(Arc::new),
             stats: Arc::clone(&metrics.stats),
             clients: Clients::default(),
@@ -271,26 +276,32 @@ impl App {
             longest_argument,
             origin_id,
         });
-        let (started, draining) = (Instant::now(), AtomicBool::new(false));
-        let (group, history) = (Arc::default(), SettingsHistory::default());
         Arc::new(Self {
             shared,
             metrics,
-            started,
+            started: Instant::now(),
             topology,
             presence,
             nodes,
             sentinel_login,
-            group,
+            group: Arc::default(),
             acceptor,
-            draining,
-            history,
+            draining: AtomicBool::new(false),
+            live,
+            control: control.clone(),
+            history: SettingsHistory::default(),
         })
     }
 
     /// The node that serves what names no key.
     fn front(&self) -> Arc<Node> {
         Arc::clone(self.topology.borrow().front())
+    }
+
+    /// SIGHUP: all that can be read anew is.
+    fn hang_up(&self) {
+        self.read_certificates(); // in any case
+        self.shared.orders.leave(Order::Reload, "SIGHUP");
     }
 
     /// Whether the files have changed or not; new connections use what they say.
@@ -480,7 +491,8 @@ mod tests {
         config.admin = Some(here(0));
         config.drain_timeout = Duration::from_millis(1);
         config.upstream_down = UpstreamDown::Error;
-        let running = Running::start(config).await.expect("all is free");
+        let read = (Flags::default(), Reading::of(Flags::default()).expect("the defaults are good"));
+        let running = Running::start(config, read).await.expect("all is free");
         let client = TcpStream::connect(free).await.expect("it listens");
         (running, redis, client)
     }

@@ -8,7 +8,7 @@ use std::io::{self, Write};
 use std::process::ExitCode;
 
 use clap::Parser;
-use crema::config::{self, Config, Flags, Task};
+use crema::config::{Config, Flags, Reading, Task};
 
 /// Many small, short-lived buffers on several threads are what it is good at.
 #[global_allocator]
@@ -23,7 +23,7 @@ fn main() -> ExitCode {
         return hash_password();
     }
     let (check, task) = (flags.check, flags.task);
-    let (config, sources) = match config::load(flags) {
+    let reading = match Reading::of(flags.clone()) {
         Ok(loaded) => loaded,
         Err(error) => return refuse(&error.to_string()),
     };
@@ -33,14 +33,14 @@ fn main() -> ExitCode {
     };
     if check {
         // Whoever closed standard output has no use for the summary: the exit code still tells.
-        let _ = write!(io::stdout(), "configuration is valid\n{sources}");
+        let _ = write!(io::stdout(), "configuration is valid\n{}", reading.sources);
         return ExitCode::SUCCESS;
     }
     if task == Some(Task::Healthcheck) {
-        return healthcheck(&config);
+        return healthcheck(&reading.config);
     }
-    crema::log::start(config.log_format, level);
-    crema::app::run(config)
+    crema::log::start(reading.config.log_format, level);
+    crema::app::run(flags, reading)
 }
 
 /// Asks the crema with these settings whether it is ready.

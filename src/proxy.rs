@@ -26,6 +26,7 @@ mod hearing;
 mod in_flight;
 mod lanes;
 mod lead;
+mod live;
 mod loading;
 mod loans;
 mod login_record;
@@ -82,9 +83,10 @@ pub(crate) use foreign::{Account, Nature};
 pub(crate) use gate::Gate;
 pub(crate) use in_flight::ReplyAction;
 pub(crate) use lanes::LANE_NAME;
+pub(crate) use live::LiveSettings;
 pub(crate) use node_question::NodeQuestion;
 pub(crate) use open_listeners::OpenListeners;
-pub(crate) use orders::{GivenOrder, Order, Orders};
+pub(crate) use orders::{GivenOrder, Order, OrderReport, Orders};
 pub(crate) use owner::Owner;
 pub(crate) use parts::PartsInTurn;
 pub(crate) use pilot::NEWCOMER;
@@ -102,9 +104,9 @@ pub(crate) use worker::Worker;
 
 use each::KeyLookups;
 use finding::{Finding, Miss};
+use live::RuleIndex;
 use parts::SlotParts;
 use recipient::Tally;
-use shared::RuleIndex;
 
 use crate::cache::{Coin, Lookup, Query, Sampler};
 use crate::clock::Time;
@@ -184,7 +186,7 @@ fn read(worker: &Worker, caller: &mut Caller, spec: &'static Spec, request: Requ
     if !caller.turn((worker, at), spec, request, now) {
         return Taken::Unanswered;
     }
-    let rule = worker.shared.rule_of(request.arg(1));
+    let rule = worker.settings.rule_of(request.arg(1));
     match find((worker, at), caller, spec, (&query, rule), now) {
         Finding::Hit => worker.stats.count(spec.class, Outcome::Hit),
         Finding::Unheard(unheard) => return Taken::Unheard(unheard),
@@ -242,7 +244,7 @@ pub(crate) fn lead(worker: &Worker, caller: &mut Caller, spec: &'static Spec, re
         keys.send((worker, at), caller, spec, Miss::BehindEar, now)
     } else {
         let query = caller.who.query(&worker.shared.l1, spec, request);
-        let rule = worker.shared.rule_of(request.arg(1));
+        let rule = worker.settings.rule_of(request.arg(1));
         send((worker, at), caller, (spec, Miss::BehindEar), request, (&query, rule), now)
     }
 }
@@ -290,7 +292,7 @@ pub(crate) fn call_at_home(
         (finding, if finding.wants_fill() { keys.fills(worker, caller, now) } else { Vec::new() })
     } else {
         let query = caller.who.query(&worker.shared.l1, spec, request);
-        let rule = worker.shared.rule_of(request.arg(1));
+        let rule = worker.settings.rule_of(request.arg(1));
         let finding = find((worker, home.node()), caller, spec, (&query, rule), now);
         (finding, if finding.wants_fill() { fills(worker, caller, request, (&query, rule)) } else { Vec::new() })
     };
@@ -315,21 +317,22 @@ pub(crate) fn send_home(
         KeyLookups::of(worker, caller, each, request).fills(worker, caller, now)
     } else {
         let query = caller.who.query(&worker.shared.l1, spec, request);
-        fills(worker, caller, request, (&query, worker.shared.rule_of(request.arg(1))))
+        fills(worker, caller, request, (&query, worker.settings.rule_of(request.arg(1))))
     };
     caller.read_on(home, spec, request, fills, now);
 }
 
 /// What is to be asked for once a read of one key is answered that nobody can join.
 fn fills(worker: &Worker, caller: &Caller, request: Request<'_>, (query, rule): (&Query<'_>, RuleIndex)) -> Vec<Fill> {
-    let shared = &worker.shared;
+    let (shared, settings) = (&worker.shared, &worker.settings);
     if !shared.l1.keeps() {
         return Vec::new();
     }
-    let promotion = shared.promote(rule);
+    let promotion = settings.promote(rule);
     let promoted = worker.toss(promotion.one_in, false, query) == Coin::Promote;
     let early = || shared.early(request.arg(1));
-    let fill = || Fill::new(request, query, caller.who.db, shared.ceiling(rule), promotion.max_value).leaving(early());
+    let fill =
+        || Fill::new(request, query, caller.who.db, settings.ceiling(rule), promotion.max_value).leaving(early());
     promoted.then(fill).into_iter().collect()
 }
 
@@ -374,7 +377,7 @@ fn look_up<const ANSWERS: bool>(
     now: Time,
 ) -> Finding {
     let l1 = &worker.shared.l1;
-    if worker.shared.is_kept_away(rule) {
+    if worker.settings.is_kept_away(rule) {
         return Finding::Miss(Miss::Disabled);
     }
     if spec.cache == Caching::Resp3 && caller.resp == Resp::V2 {

@@ -112,12 +112,10 @@ impl Doors {
     fn welcome(&self, mut client: Client, entrance: &Arc<Entrance>) {
         let load = |door: &Door| door.count.load(Ordering::Relaxed);
         let clients: usize = self.of_workers.iter().map(load).sum();
-        if clients >= self.shared.config.max_clients {
+        let max_clients = self.shared.live.borrow().max_clients;
+        if clients >= max_clients {
             self.shared.stats.sessions_refused.add(1);
-            warn!(
-                max_clients = self.shared.config.max_clients,
-                "a client was refused: as many are connected as may be"
-            );
+            warn!(max_clients, "a client was refused: as many are connected as may be");
             let refusal = b"-ERR max number of clients reached\r\n";
             // As in Redis, no more than one try: the client is owed nothing.
             let _ = match &mut client {
@@ -228,6 +226,7 @@ fn work(
     runtime.block_on(async {
         let worker = Worker::new(Arc::clone(shared), Arc::clone(stats));
         let mut topology = shared.topology.clone();
+        let mut live = shared.live.clone();
         let sessions = Sessions { stop: stop.clone(), ..Sessions::default() };
         let ends = Arc::clone(&sessions.ends);
         let mut open_listeners = shared.open_listeners.follow();
@@ -247,6 +246,7 @@ fn work(
                 _ = pulse.tick() => worker.feel(Time::now()),
                 _ = second.tick() => worker.sweep(Time::now()),
                 () = shut(&mut open_listeners) => sessions.cut(),
+                Ok(()) = live.changed() => worker.settings.go_by(Arc::clone(&live.borrow_and_update())),
                 Ok(()) = topology.changed() => {
                     worker.adopt(Arc::clone(&topology.borrow_and_update()));
                     sessions.wake();
@@ -256,7 +256,7 @@ fn work(
         worker.drain();
         sessions.tasks.close();
         sessions.wake();
-        let drained = timeout(shared.config.drain_timeout, sessions.tasks.wait()).await;
+        let drained = timeout(shared.live().drain.1, sessions.tasks.wait()).await;
         if drained.is_err() {
             let left = sessions.tasks.len();
             info!(sessions = left, "drain_timeout is over: the sessions left are closed");
@@ -305,7 +305,7 @@ impl Sessions {
         let prelude = prelude.filter(Prelude::asks);
         worker.stats.sessions.add(1);
         worker.stats.sessions_total.add(1);
-        let limit = usize::try_from(worker.shared.config.output_limit).unwrap_or(usize::MAX);
+        let limit = usize::try_from(worker.settings.all().output_limit).unwrap_or(usize::MAX);
         let peer = socket.as_ref().map_or_else(|_| String::new(), Socket::peer);
         let replies =
             Rc::new(Replies::new(limit, worker.shared.clients.join(peer, &self.ends), Arc::clone(&worker.stats)));

@@ -18,11 +18,6 @@ fn mode(client: &mut Client, mode: &str) {
     assert_eq!(client.cmd(&["CREMA", "MODE", mode]), ok(), "{mode}");
 }
 
-fn field(reply: &Value, name: &str) -> String {
-    let found = reply.items().chunks(2).find(|pair| pair[0].text() == name);
-    found.unwrap_or_else(|| panic!("no {name} in {reply:?}"))[1].text()
-}
-
 /// The value of a field of the status.
 fn status(crema: &Crema, path: &str) -> serde_json::Value {
     let (_, page) = crema.admin("/api/status").expect("the admin port answers");
@@ -56,14 +51,23 @@ fn in_observe_memory_answers_nothing_and_counts_what_it_would_have() {
     let reads = asked.lines().find_map(|line| line.strip_prefix("cmdstat_get:calls=")?.split(',').next()?.parse().ok());
     assert!(reads >= Some(50_u64), "each read reaches Redis:\n{asked}");
     assert_eq!(crema.outcomes("hit"), 0);
-    assert_eq!(field(&client.cmd(&["CREMA", "STATUS"]), "mode"), "observe");
-    assert_eq!(field(&client.cmd(&["CREMA", "EXPLAIN", "GET", "k"]), "mode"), "observe");
+    assert_eq!(client.cmd(&["CREMA", "STATUS"]).field("mode"), "observe");
+    assert_eq!(client.cmd(&["CREMA", "EXPLAIN", "GET", "k"]).field("mode"), "observe");
     assert!(status(&crema, "/requests/would_hit_ratio").as_f64() > Some(0.1));
     assert_eq!(crema.count("crema_l1_mode", &[("mode", "observe")]), 1);
     eventually("it is logged", || crema.has_logged("mode is observe"));
     // Nothing has to be filled anew where it is switched on.
+    let filled = || crema.count("crema_promotions_total", &[]);
+    let before = filled();
     mode(&mut client, "cache");
-    assert_eq!(crema.hit(&mut client, &["GET", "k"]), bulk("v"));
+    eventually("it is in memory, where there is a lease", || {
+        client.cmd(&["CREMA", "EXPLAIN", "GET", "k"]).field("in_l1") == "yes"
+    });
+    assert_eq!(filled(), before);
+    eventually("memory answers", || {
+        assert_eq!(client.cmd(&["GET", "k"]), bulk("v"));
+        crema.outcomes("hit") > 0
+    });
     eventually("it is logged", || crema.has_logged("mode: observe -> cache"));
 }
 
@@ -106,7 +110,7 @@ fn after_the_switch_to_pass_no_request_is_answered_from_memory() {
     }
     assert!(crema.outcomes("passed") >= 32);
     assert!(crema.count("crema_epochs_total", &[("reason", "mode")]) > 0);
-    assert_eq!(field(&admin.cmd(&["CREMA", "EXPLAIN", "GET", "k"]), "cacheable"), "yes");
+    assert_eq!(admin.cmd(&["CREMA", "EXPLAIN", "GET", "k"]).field("cacheable"), "yes");
 }
 
 #[test]
@@ -123,7 +127,7 @@ fn what_was_kept_before_pass_is_no_answer_after_it() {
         assert_eq!(client.cmd(&["SET", "k", &old]), ok());
         crema.warm(&["GET", "k"]);
         mode(&mut client, "pass");
-        assert_eq!(field(&client.cmd(&["CREMA", "EXPLAIN", "GET", "k"]), "cacheable"), "no: mode is pass");
+        assert_eq!(client.cmd(&["CREMA", "EXPLAIN", "GET", "k"]).field("cacheable"), "no: mode is pass");
         assert_eq!(direct.cmd(&["SET", "k", &new]), ok());
         mode(&mut client, "cache");
         assert_eq!(client.cmd(&["GET", "k"]), bulk(&new));
@@ -189,7 +193,7 @@ fn nobody_but_an_admin_switches() {
     let refused = client.cmd(&["CREMA", "MODE", "pass"]).text();
     assert_eq!(refused, "NOPERM crema: only users named in admin_users may do this");
     eventually("it is logged", || crema.has_logged("an order was refused"));
-    assert_eq!(field(&client.cmd(&["CREMA", "STATUS"]), "mode"), "cache");
+    assert_eq!(client.cmd(&["CREMA", "STATUS"]).field("mode"), "cache");
     assert_eq!(crema.order("/api/mode", "anything", "pass").0, 403, "no token is set");
     let ruled = ruled(&redis).start();
     let mistake = ruled.client().cmd(&["CREMA", "MODE", "off"]).text();
@@ -235,11 +239,185 @@ fn whoever_shows_the_token_switches_at_the_admin_port() {
     eventually("it is logged", || crema.has_logged("an order at the admin port was refused"));
     assert_eq!(status(&crema, "/mode"), "cache");
     let (code, body) = crema.order("/api/mode", "secret", "pass");
-    assert_eq!((code, &*body), (200, "{\"changed\":[\"mode: cache -> pass\"]}\n"));
+    assert_eq!((code, &*body), (200, "{\"changed\":[\"mode: cache -> pass\"],\"restart\":[]}\n"));
     assert_eq!(status(&crema, "/mode"), "pass");
-    assert_eq!(crema.order("/api/mode", "secret", "pass").1, "{\"changed\":[]}\n");
+    assert_eq!(crema.order("/api/mode", "secret", "pass").1, "{\"changed\":[],\"restart\":[]}\n");
     assert_eq!(crema.order("/api/mode", "secret", "off").0, 400);
     assert_eq!(crema.order("/api/mode", "secret", &"x".repeat(5000)).0, 413);
     assert_eq!(crema.admin("/api/mode").map(|(code, _)| code), Some(405));
     assert_eq!(crema.count("crema_settings_changes_total", &[]), 1);
+}
+
+/// A proxy with these settings in a file, which can be changed.
+struct Filed {
+    file: tempfile::NamedTempFile,
+    crema: Crema,
+}
+
+impl Filed {
+    const FIRST: &str = "promote = 1\nadmin_users = \"default\"\nadmin_token = \"secret\"\nmax_staleness = \"500ms\"\n";
+
+    fn start(redis: &Redis) -> Filed {
+        let file = tempfile::NamedTempFile::new().expect("a temporary file");
+        std::fs::write(file.path(), Self::FIRST).expect("it can be written");
+        // A flag would win over the file.
+        let launch = Crema::over(redis.addr()).without_flag("--promote").without_flag("--max-staleness");
+        let crema = launch.flag("--config", file.path().display()).start();
+        Filed { file, crema }
+    }
+
+    fn write(&self, text: &str) {
+        std::fs::write(self.file.path(), text).expect("it can be written");
+    }
+
+    fn reload(&self) -> Vec<String> {
+        let reply = self.crema.client().cmd(&["CREMA", "RELOAD"]);
+        assert!(!reply.is_error(), "{reply:?}");
+        reply.items().iter().map(Value::text).collect()
+    }
+}
+
+#[test]
+fn what_may_change_does_at_once_and_what_may_not_is_named() {
+    let redis = Redis::start();
+    let filed = Filed::start(&redis);
+    let crema = &filed.crema;
+    if crema.is_direct() {
+        return;
+    }
+    let mut client = crema.client();
+    assert_eq!(filed.reload(), [""; 0]);
+    assert_eq!(client.cmd(&["SET", "page:1", "v"]), ok());
+    crema.warm(&["GET", "page:1"]);
+    let rule = "[[rule]]\nmatch = \"page:*\"\npromote = \"never\"\n";
+    filed.write(&format!("{}l1_size = \"64MiB\"\nmax_clients = 9000\n{rule}", Filed::FIRST));
+    let told = filed.reload();
+    assert_eq!(
+        told,
+        [
+            "max_clients: 10000 -> 9000",
+            "rule: none -> page:*, promote never",
+            "needs a restart: l1_size: 256MiB -> 64MiB"
+        ]
+    );
+    // On every worker, and at once.
+    for _ in 0..8 {
+        let disabled = crema.outcomes("disabled");
+        assert_eq!(crema.client().cmd(&["GET", "page:1"]), bulk("v"));
+        assert_eq!(crema.outcomes("disabled"), disabled + 1);
+    }
+    assert_eq!(client.cmd(&["CREMA", "EXPLAIN", "GET", "page:1"]).field("cacheable"), "no: a rule says never");
+    eventually("it is logged", || {
+        crema.has_logged("max_clients: 10000 -> 9000") && crema.has_logged("needs a restart: l1_size: 256MiB -> 64MiB")
+    });
+    assert_eq!(status(crema, "/changes/0/what/0"), "max_clients: 10000 -> 9000");
+    assert!(status(crema, "/changes/0/by").as_str().is_some_and(|by| by.starts_with("user `default` at ")));
+    assert_eq!(filed.reload(), ["needs a restart: l1_size: 256MiB -> 64MiB"], "until it is restarted");
+    filed.write(Filed::FIRST);
+    let (code, body) = crema.order("/api/reload", "secret", "");
+    assert_eq!(code, 200, "{body}");
+    assert!(body.contains("\"rule: page:*, promote never -> none\""), "{body}");
+    crema.warm(&["GET", "page:1"]);
+}
+
+#[test]
+fn settings_that_cannot_be_used_change_nothing() {
+    let redis = Redis::start();
+    let filed = Filed::start(&redis);
+    let crema = &filed.crema;
+    if crema.is_direct() {
+        return;
+    }
+    let mut client = crema.client();
+    filed.write("promote = 7\nmax_value = 0\nmode = \"pass\"\nnonsense = 1\n");
+    let refused = client.cmd(&["CREMA", "RELOAD"]).text();
+    let at = |line: &str| format!("{}:{line}", filed.file.path().display());
+    assert!(refused.starts_with("ERR crema: "), "{refused}");
+    assert!(refused.contains(&at("2:")) && refused.contains(&at("4:1")), "{refused}");
+    for (name, value) in [("promote", "1"), ("mode", "cache")] {
+        assert_eq!(client.cmd(&["CREMA", "STATUS"]).field(name), value);
+    }
+    let (code, body) = crema.order("/api/reload", "secret", "");
+    assert!(code == 409 && body.contains(&at("4:1")), "{body}");
+    eventually("it is logged", || crema.has_logged("cannot be used; the old ones are kept"));
+    assert!(crema.count("crema_settings_refused_total", &[]) >= 2);
+    assert_eq!(crema.count("crema_settings_changes_total", &[]), 0);
+    filed.write(Filed::FIRST);
+    assert_eq!(filed.reload(), [""; 0]);
+    filed.write("promote = 1\n");
+    filed.reload();
+    assert!(client.cmd(&["CREMA", "RELOAD"]).text().starts_with("NOPERM"), "an admin who is none any more");
+}
+
+#[test]
+fn a_file_that_changes_and_a_hangup_are_enough() {
+    let redis = Redis::start();
+    let filed = Filed::start(&redis);
+    let crema = &filed.crema;
+    if crema.is_direct() {
+        return;
+    }
+    let promote = || status(crema, "/settings/promote");
+    filed.write(&Filed::FIRST.replace("promote = 1", "promote = 20"));
+    eventually("the file is read", || promote() == 20);
+    assert_eq!(status(crema, "/changes/0/by"), "a change of the file");
+    filed.write(&Filed::FIRST.replace("promote = 1", "promote = 21"));
+    crema.signal(rustix::process::Signal::HUP);
+    eventually("it is read at once", || promote() == 21);
+}
+
+#[test]
+fn a_mode_that_was_switched_by_hand_stays_until_the_settings_say_otherwise() {
+    let redis = Redis::start();
+    let filed = Filed::start(&redis);
+    if filed.crema.is_direct() {
+        return;
+    }
+    mode(&mut filed.crema.client(), "pass");
+    filed.write(&Filed::FIRST.replace("promote = 1", "promote = 2"));
+    assert_eq!(filed.reload(), ["promote: 1 -> 2"]);
+    assert_eq!(status(&filed.crema, "/mode"), "pass");
+    filed.write(&format!("mode = \"observe\"\n{}", Filed::FIRST));
+    assert_eq!(filed.reload(), ["promote: 2 -> 1", "mode: pass -> observe"]);
+    assert_eq!(status(&filed.crema, "/mode"), "observe");
+}
+
+#[test]
+fn what_was_kept_for_longer_than_is_right_now_is_forgotten() {
+    let redis = Redis::start();
+    let filed = Filed::start(&redis);
+    let crema = &filed.crema;
+    if crema.is_direct() {
+        return;
+    }
+    let mut client = crema.client();
+    assert_eq!(client.cmd(&["SET", "k", "v"]), ok());
+    crema.warm(&["GET", "k"]);
+    filed.write(&format!("{}class = \"real-time\"\n", Filed::FIRST));
+    assert_eq!(filed.reload(), ["class: auto -> real-time"]);
+    assert_eq!(crema.count("crema_epochs_total", &[("reason", "settings")]), 1);
+    crema.warm(&["GET", "k"]);
+    let left = client.cmd(&["CREMA", "EXPLAIN", "GET", "k"]).field("ttl_ms_left").parse::<i64>();
+    assert!(left.as_ref().is_ok_and(|left| *left <= 10_000), "{left:?}");
+}
+
+#[test]
+fn limits_of_clients_change() {
+    let redis = Redis::start();
+    let filed = Filed::start(&redis);
+    if filed.crema.is_direct() {
+        return;
+    }
+    let mut first = filed.crema.client();
+    assert_eq!(first.cmd(&["PING"]), common::simple("PONG"));
+    filed.write(&format!("{}max_clients = 1\n", Filed::FIRST));
+    let (code, body) = filed.crema.order("/api/reload", "secret", "");
+    assert_eq!(code, 200, "{body}");
+    assert!(filed.crema.client().value().text().contains("max number of clients"));
+    assert_eq!(first.cmd(&["PING"]), common::simple("PONG"), "who is in stays");
+    filed.write(&format!("{}idle_timeout = \"1s\"\n", Filed::FIRST));
+    assert_eq!(filed.crema.order("/api/reload", "secret", "").0, 200);
+    assert_eq!(filed.crema.client().cmd(&["PING"]), common::simple("PONG"));
+    assert_eq!(first.cmd(&["PING"]), common::simple("PONG"));
+    assert!(first.closes_within(common::AT_LAST), "who says nothing for a second");
 }

@@ -256,6 +256,17 @@ fn of_replicas() -> BTreeSet<String> {
     seen
 }
 
+/// What moves where settings are read anew that cannot be used.
+fn of_settings() -> BTreeSet<String> {
+    let redis = Redis::start();
+    let file = tempfile::NamedTempFile::new().expect("a temporary file");
+    let crema =
+        Crema::over(redis.addr()).flag("--config", file.path().display()).flag("--admin-users", "default").start();
+    std::fs::write(file.path(), "nonsense = 1").expect("it can be written");
+    assert!(crema.client().cmd(&["CREMA", "RELOAD"]).is_error());
+    moved(&crema)
+}
+
 #[test]
 fn every_metric_moves() {
     let redis = Redis::with(&["--requirepass", "secret"]);
@@ -377,6 +388,7 @@ fn every_metric_moves() {
     let without = Crema::over(meagre.addr()).start();
     eventually("it is told", || without.count("crema_upstream_refusals", &[]) > 0);
     seen.extend(moved(&without));
+    seen.extend(of_settings());
     seen.extend(of_a_cluster());
     seen.extend(of_sentinels());
     seen.extend(of_tiers());

@@ -1,4 +1,4 @@
-//! What can be ordered at the admin port, by whoever shows the token: `POST /api/mode`.
+//! What can be ordered at the admin port, by whoever shows the token: `POST /api/mode`, `POST /api/reload`.
 //!
 //! Without a token in the settings everything here is refused. A token comes in a header that no page of another site can send.
 
@@ -13,7 +13,7 @@ use tracing::warn;
 
 use super::{Source, answer};
 use crate::config::{AdminToken, L1Mode};
-use crate::proxy::Order;
+use crate::proxy::{Order, OrderReport};
 
 /// The largest body of an order, in bytes.
 const MAX_BODY: usize = 1024;
@@ -22,22 +22,24 @@ const MAX_BODY: usize = 1024;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum OrderPath {
     Mode,
+    Reload,
 }
 
 /// What came of an order.
 #[derive(Debug, Serialize)]
-#[serde(rename_all = "lowercase")]
+#[serde(untagged)]
 enum OrderOutcome {
-    Changed(Vec<String>),
-    Error(String),
+    Done { changed: Vec<String>, restart: Vec<String> },
+    Refused { error: String },
 }
 
 impl OrderPath {
-    pub(super) const ALL: [Self; 1] = [Self::Mode];
+    pub(super) const ALL: [Self; 2] = [Self::Mode, Self::Reload];
 
     pub(super) const fn path(self) -> &'static str {
         match self {
             Self::Mode => "/api/mode",
+            Self::Reload => "/api/reload",
         }
     }
 
@@ -69,13 +71,14 @@ impl OrderPath {
             Err(why) => return told(StatusCode::BAD_REQUEST, why),
         };
         match source.orders().give(order, format!("the admin port's client {peer}")).await {
-            Ok(changed) => json(StatusCode::OK, &OrderOutcome::Changed(changed)),
+            Ok(OrderReport { changed, restart }) => json(StatusCode::OK, &OrderOutcome::Done { changed, restart }),
             Err(why) => told(StatusCode::CONFLICT, why),
         }
     }
 
     fn order(self, body: &[u8]) -> Result<Order, String> {
         match self {
+            Self::Reload => Ok(Order::Reload),
             Self::Mode => {
                 let mode = std::str::from_utf8(body).ok().and_then(L1Mode::named);
                 let mode = mode.ok_or_else(|| format!("the body is a mode: {}", L1Mode::LABELS.join(", ")))?;
@@ -106,7 +109,7 @@ fn is_same(token: &[u8], shown: &[u8]) -> bool {
 }
 
 fn told(status: StatusCode, why: String) -> Response<Full<Bytes>> {
-    json(status, &OrderOutcome::Error(why))
+    json(status, &OrderOutcome::Refused { error: why })
 }
 
 fn json(status: StatusCode, outcome: &OrderOutcome) -> Response<Full<Bytes>> {

@@ -32,7 +32,7 @@ impl Signals {
                 _ = self.term.recv() => return 15,
                 _ = self.int.recv() => return 2,
                 _ = self.hup.recv() => {
-                    info!("SIGHUP: certificates are read anew; settings are read at start alone: restart crema for that");
+                    info!("SIGHUP: certificates and settings are read anew");
                     hangup();
                 }
                 _ = self.usr1.recv() => info!("SIGUSR1 means nothing to crema"),

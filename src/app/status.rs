@@ -64,11 +64,16 @@ impl Source for App {
                 capacity: config.l1_size,
             },
             settings: SettingsShown {
-                promote: config.promote,
+                promote: self.shared.live().promote,
                 max_staleness_ms: u64::try_from(config.max_staleness.as_millis()).unwrap_or(u64::MAX),
                 coherence: l1.mode().means().as_str(),
                 promise: l1.mode().means().about(),
-                class_seconds: config.ceiling.or_else(|| l1.mode().ceiling()).map(|ceiling| ceiling.as_secs()),
+                class_seconds: self
+                    .shared
+                    .live()
+                    .ceiling
+                    .or_else(|| l1.mode().ceiling())
+                    .map(|ceiling| ceiling.as_secs()),
             },
         }
     }
@@ -78,7 +83,7 @@ impl Source for App {
     }
 
     fn token(&self) -> Option<AdminToken> {
-        self.shared.config.admins.token.clone()
+        self.shared.live().admins.token.clone()
     }
 
     fn orders(&self) -> &Orders {

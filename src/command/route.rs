@@ -101,6 +101,8 @@ pub enum Verb {
     CremaMode,
     /// CREMA REFRESH.
     CremaRefresh,
+    /// CREMA RELOAD.
+    CremaReload,
     /// CREMA STATUS.
     CremaStatus,
 }

@@ -419,6 +419,7 @@ table! {
         "crema|invalidate"               -3  o     None   none           Session(CremaInvalidate);
         "crema|mode"                      3  o     None   none           Session(CremaMode);
         "crema|refresh"                  -3  o     None   none           Session(CremaRefresh);
+        "crema|reload"                    2  o     None   none           Session(CremaReload);
         "crema|status"                    2  o     None   none           Session(CremaStatus);
         "echo"                            2  f     None   none           Lane;
         "hello"                          -1  f     None   none           Session(Hello);

@@ -22,7 +22,7 @@ users, rules on key patterns and origins stand in the file alone. A flag wins ov
 Give passwords by variable or file: other users of the machine can see flags.";
 
 /// What the command line says. [`super::load`] makes a [`super::Config`] of it.
-#[derive(Debug, Default, Parser)]
+#[derive(Debug, Clone, Default, Parser)]
 #[command(name = "crema", version, about = "A caching proxy for Redis and Valkey", after_help = NOTES, max_term_width = 100, allow_negative_numbers = true, disable_help_subcommand = true)]
 pub struct Flags {
     /// Read settings from this TOML file
@@ -50,7 +50,7 @@ pub enum Task {
 }
 
 /// Settings as one source gives them: the command line, the environment or the file. What a source leaves out is `None`.
-#[derive(Debug, Default, Args, Deserialize)]
+#[derive(Debug, Clone, Default, Args, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Settings {
     /// Serve at [tls://]IP:PORT[?proxy=on] or a path [default: 127.0.0.1:6380]
@@ -220,7 +220,7 @@ pub struct Settings {
 }
 
 /// The table `[channel]` of the file; `--channel-...` as flags.
-#[derive(Debug, Default, Args, Deserialize)]
+#[derive(Debug, Clone, Default, Args, Deserialize)]
 #[command(next_help_heading = "Invalidation channel")]
 #[serde(default, deny_unknown_fields, expecting = "a table, `[channel]`")]
 pub(super) struct ChannelSettings {

@@ -23,7 +23,7 @@ use super::flags::{Flags, OriginSettings, RuleSettings, Settings, TierSettings, 
 use super::units::WORD_END;
 
 const PREFIX: &str = "CREMA_";
-const FILE_VARIABLE: &str = "CREMA_CONFIG";
+pub(super) const FILE_VARIABLE: &str = "CREMA_CONFIG";
 
 /// A value as it was written, and where in the file if it stands there. `Debug` hides it: it may hold a password.
 #[derive(Clone, Default)]

@@ -32,6 +32,44 @@ impl Sources {
     }
 }
 
+impl Sources {
+    /// The names of what the others give otherwise, with what it was and is.
+    pub(super) fn differences(&self, others: &Self) -> Vec<(String, String)> {
+        let (before, after) = (self.by_name(), others.by_name());
+        let mut names: Vec<&str> = before.iter().map(|(name, _)| *name).collect();
+        names.extend(after.iter().map(|(name, _)| *name).filter(|name| !before.iter().any(|(known, _)| known == name)));
+        let value =
+            |of: &[(&str, String)], name| of.iter().find(|(known, _)| *known == name).map(|(_, value)| value.clone());
+        let shown = |value: Option<String>| value.unwrap_or_else(|| "none".to_owned());
+        let differs = names.into_iter().filter_map(|name| {
+            let (old, new) = (value(&before, name), value(&after, name));
+            (old != new).then(|| (name.to_owned(), format!("{} -> {}", shown(old), shown(new))))
+        });
+        differs.collect()
+    }
+
+    /// The same with what the others give of those that are `wanted`.
+    pub(super) fn adopting(&self, others: &Self, wanted: impl Fn(&str) -> bool) -> Self {
+        let kept = self.0.iter().filter(|found| !wanted(&found.name));
+        Self(kept.chain(others.0.iter().filter(|found| wanted(&found.name))).cloned().collect())
+    }
+
+    /// Each name once, with all its values.
+    fn by_name(&self) -> Vec<(&str, String)> {
+        let mut all: Vec<(&str, String)> = Vec::new();
+        for Found { name, value, .. } in &self.0 {
+            match all.iter_mut().find(|(known, _)| known == name) {
+                Some((_, values)) => {
+                    values.push_str("; ");
+                    values.push_str(value);
+                }
+                None => all.push((name, value.clone())),
+            }
+        }
+        all
+    }
+}
+
 impl Display for Sources {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let width =

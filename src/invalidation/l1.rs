@@ -127,6 +127,11 @@ impl L1 {
         }
     }
 
+    /// What was kept counts no more, for it may stay for less than it was kept for.
+    pub(crate) fn begin_anew(&self) {
+        self.bump(EpochReason::Settings);
+    }
+
     /// Gives up users whom nobody has been for a while. To be called now and then.
     pub(crate) fn reclaim(&self, now: Time) {
         self.ears.reclaim(now, |name| self.memory.identities.forget(name));

@@ -263,6 +263,8 @@ pub struct Stats {
     pub slots_left: SharedCounter,
     /// Times that settings were changed.
     pub settings_changes: SharedCounter,
+    /// Times that they were read anew and could not be used.
+    pub settings_refused: SharedCounter,
     /// Masters that took the place of another, as Sentinels say.
     pub failovers: SharedCounter,
     /// Elections of masters that were heard of.
@@ -386,7 +388,10 @@ mod tests {
         assert_eq!(drops.iter().sum::<u64>(), 1);
         assert_eq!(drops[DropReason::FirstKnock as usize], 1);
         assert_eq!(FillOutcome::ALL.map(|outcome| stats.fills(outcome)), [0, 1, 0, 0, 0]);
-        assert_eq!(EpochReason::ALL.map(|reason| stats.epochs(reason)), [0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
+        assert_eq!(
+            EpochReason::ALL.map(|reason| stats.epochs(reason)),
+            [0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]
+        );
         assert_eq!(ChannelMessage::ALL.map(|kind| stats.channel(kind)), [0, 0, 0, 0, 0, 0, 1, 0, 0, 0]);
     }
 }

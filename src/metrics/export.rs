@@ -66,6 +66,11 @@ const COUNTERS: &[Row<ReadCounter>] = &[
         read: |m| m.stats.settings_changes.get(),
     },
     Row {
+        name: "crema_settings_refused_total",
+        about: "Times that settings were read anew and could not be used, so that the old ones were kept.",
+        read: |m| m.stats.settings_refused.get(),
+    },
+    Row {
         name: "crema_tls_handshakes_failed_total",
         about: "Client connections whose TLS handshake failed.",
         read: |m| m.sum(|w| w.handshakes_failed.get()),

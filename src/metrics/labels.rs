@@ -181,6 +181,7 @@ labels! {
         Slot = "slot": "A slot was found to have left its node so often that its numbers begin anew.",
         Coherence = "coherence": "Changes are heard of by other means than before.",
         Mode = "mode": "Mode pass began or ended.",
+        Settings = "settings": "The longest stay of keys was changed.",
     }
 }
 

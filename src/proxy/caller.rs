@@ -13,13 +13,13 @@ use tokio::time::sleep;
 
 use super::finding::Miss;
 use super::in_flight::ReplyAction;
+use super::live::RuleIndex;
 use super::node_side::NodeSide;
 use super::read_history::KeyStatus;
 use super::reader::Reader;
 use super::recipient::{Recipient, Tally};
 use super::replies::Replies;
 use super::reply_queue::ReplyPlace;
-use super::shared::RuleIndex;
 use super::track::Track;
 use super::who::Who;
 use super::worker::Worker;
@@ -270,9 +270,9 @@ impl Caller {
         match self.track((worker, at), now) {
             Ok(track) => {
                 self.side_mut(at).0.sent(place);
-                let coin = worker.toss(worker.shared.promote(rule).one_in, miss == Miss::Hot, query);
+                let coin = worker.toss(worker.settings.promote(rule).one_in, miss == Miss::Hot, query);
                 let reader = self.reader(at);
-                track.lead((recipient, None), (reader, rule, coin), (request.raw(), query), (left, now));
+                track.lead((recipient, None), (reader, coin), (request.raw(), query), (left, now));
             }
             Err(error) => {
                 let action = ReplyAction::Read(self.reader(at), Vec::new());

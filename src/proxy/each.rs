@@ -11,10 +11,10 @@ use smallvec::SmallVec;
 use super::Taken;
 use super::caller::Caller;
 use super::finding::{Finding, Miss};
+use super::live::RuleIndex;
 use super::parts::SlotParts;
 use super::read_history::KeyStatus;
 use super::recipient::Tally;
-use super::shared::RuleIndex;
 use super::worker::Worker;
 use crate::cache::{Coin, Query};
 use crate::clock::Time;
@@ -50,7 +50,7 @@ impl<'a> KeyLookups<'a> {
         };
         let many = request.argc() > 1 + MOST_KEYS;
         let keys = 1..if many { 1 } else { request.argc() };
-        let rules = keys.clone().map(|at| worker.shared.rule_of(request.arg(at))).collect();
+        let rules = keys.clone().map(|at| worker.settings.rule_of(request.arg(at))).collect();
         let queries = keys.clone().map(query).collect();
         let nodes = keys.map(|at| caller.key_served_at(worker, request.arg(at))).collect();
         Self { each, request, queries, rules, nodes }
@@ -76,7 +76,7 @@ impl<'a> KeyLookups<'a> {
     /// As [`super::look_up`].
     fn look_up<const ANSWERS: bool>(&self, worker: &Worker, caller: &Caller, now: Time) -> Finding {
         let l1 = &worker.shared.l1;
-        if self.rules.iter().any(|&rule| worker.shared.is_kept_away(rule)) {
+        if self.rules.iter().any(|&rule| worker.settings.is_kept_away(rule)) {
             return Finding::Miss(Miss::Disabled);
         }
         let mut unheard: Option<(Time, NodeIndex)> = None;
@@ -97,7 +97,7 @@ impl<'a> KeyLookups<'a> {
             let held = self.nodes.iter().all(|&at| caller.ear(at).freshness.held(now));
             return Finding::Miss(if held { Miss::Absent } else { Miss::Blind });
         }
-        let most = worker.shared.config.max_value;
+        let most = worker.settings.max_value();
         super::answer::<ANSWERS>(worker, caller, |touches, out| {
             let fresh = |nth: usize| &caller.ear(self.nodes[nth]).freshness;
             l1.memory.store.lookup_all(&self.queries, most, caller.resp, &l1.memory.stamps, fresh, now, touches, out)
@@ -157,7 +157,7 @@ impl<'a> KeyLookups<'a> {
         (query, rule, at): (&Query<'_>, RuleIndex, NodeIndex),
         now: Time,
     ) -> Option<Fill> {
-        let promotion = worker.shared.promote(rule);
+        let promotion = worker.settings.promote(rule);
         let l1 = &worker.shared.l1;
         if worker.toss(promotion.one_in, false, query) != Coin::Promote || l1.holds(query, caller.ear(at), now) {
             return None;
@@ -168,7 +168,7 @@ impl<'a> KeyLookups<'a> {
         single.extend_from_slice(query.tail);
         let mut spans: Vec<Span> = Vec::new();
         let single = Request::parse_canonical(&single, &mut spans).expect("an argument of a canonical request");
-        let ceiling = worker.shared.ceiling(rule);
+        let ceiling = worker.settings.ceiling(rule);
         let early = worker.shared.early(single.arg(1));
         Some(Fill::new(single, query, caller.who.db, ceiling, promotion.max_value).leaving(early))
     }

@@ -160,10 +160,10 @@ impl Worker {
                 let action = ReplyAction::Read(reader, fills);
                 track.send(bytes, InFlight::new(&track.site, first, action, sampled), now);
             }
-            ReplyPurpose::Lead(reader, rule, coin) => {
+            ReplyPurpose::Lead(reader, coin) => {
                 let joined = (!joined.is_empty()).then(|| Box::new(joined));
                 let query = &reader.who.clone().query(&self.shared.l1, spec, request);
-                track.lead((first, joined), (reader, rule, coin), (bytes, query), (now, now));
+                track.lead((first, joined), (reader, coin), (bytes, query), (now, now));
             }
             ReplyPurpose::Pass | ReplyPurpose::Write(_) => {}
         }

@@ -682,9 +682,8 @@ mod tests {
             let request = Request::parse_canonical(GET, &mut spans).expect("as it must be");
             let query = who.query(&worker.shared.l1, command::lookup(request).expect("a row"), request);
             let reader = Reader::new(Rc::clone(&who), Resp::V2, false);
-            let rule = worker.shared.rule_of(b"k");
             let first = office.reader();
-            track.lead((first, None), (reader, rule, Coin::Never), (GET, &query), (now, now));
+            track.lead((first, None), (reader, Coin::Never), (GET, &query), (now, now));
             let l1 = &worker.shared.l1;
             let joined =
                 track.flights.borrow_mut().join(&query, &l1.memory.stamps, l1.opaque(), Time::ZERO, office.reader());
@@ -712,7 +711,7 @@ mod tests {
             let request = Request::parse_canonical(GET, &mut spans).expect("as it must be");
             let query = who.query(&worker.shared.l1, command::lookup(request).expect("a row"), request);
             let l1 = &worker.shared.l1;
-            let read = (Reader::once(Rc::clone(&who), Resp::V2), worker.shared.rule_of(b"k"), Coin::Never);
+            let read = (Reader::once(Rc::clone(&who), Resp::V2), Coin::Never);
             let lead = Lead::begin(&track.flights, read, None, (&worker.shared, &query), now);
             let joined =
                 track.flights.borrow_mut().join(&query, &l1.memory.stamps, l1.opaque(), Time::ZERO, office.reader());

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use super::reader::Reader;
 use super::recipient::Recipient;
-use super::shared::{RuleIndex, Shared};
+use super::shared::Shared;
 use super::site::Site;
 use crate::cache::{Coin, FlightRef, Flights, Query};
 use crate::clock::Time;
@@ -33,8 +33,6 @@ pub(crate) struct Lead {
     pub(super) size: u32,
     /// Who joined, once nobody can any more: mostly nobody.
     pub(super) joined: Option<JoinedRecipients>,
-    /// The rule of its key.
-    pub(super) rule: RuleIndex,
     pub(super) coin: Coin,
     pub(super) failed: bool,
 }
@@ -44,7 +42,7 @@ impl Lead {
     /// it before.
     pub(super) fn begin(
         flights: &LaneFlights,
-        (reader, rule, coin): (Reader, RuleIndex, Coin),
+        (reader, coin): (Reader, Coin),
         joined: Option<JoinedRecipients>,
         (shared, query): (&Shared, &Query<'_>),
         now: Time,
@@ -52,7 +50,7 @@ impl Lead {
         let l1 = &shared.l1;
         // Stamp and count are read before the first byte leaves.
         let flight = flights.borrow_mut().lead(query, l1.memory.stamps.load(query.slot), l1.opaque(), now);
-        Self { reader, flights: Rc::clone(flights), flight, size: 0, joined, rule, coin, failed: false }
+        Self { reader, flights: Rc::clone(flights), flight, size: 0, joined, coin, failed: false }
     }
 
     /// Its reply is whole: has its key promoted, if that is due.
@@ -66,14 +64,17 @@ impl Lead {
         let Some(request) = Request::parse_canonical(command(), &mut spans) else { return };
         let Some(spec) = command::lookup(request) else { return };
         let query = who.query(l1, spec, request);
-        let max_value = site.shared.promote(self.rule).max_value;
+        // By the settings of now, which may be others than when it was sent.
+        let settings = site.shared.live();
+        let rule = settings.rule_of(request.arg(1));
+        let max_value = settings.promote(rule).max_value;
         let bytes = u64::from(self.size);
         if self.failed {
             site.stats.dropped(DropReason::ErrorReply);
         } else if self.size == u32::MAX || bytes > max_value {
             site.stats.dropped(DropReason::TooLarge);
         } else {
-            let fill = Fill::new(request, &query, who.db, site.shared.ceiling(self.rule), max_value)
+            let fill = Fill::new(request, &query, who.db, settings.ceiling(rule), max_value)
                 .leaving(site.shared.early(request.arg(1)));
             promote(site, &who.ear, fill.expecting(bytes));
         }

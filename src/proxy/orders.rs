@@ -20,10 +20,29 @@ const PATIENCE: Duration = Duration::from_secs(10);
 pub(crate) enum Order {
     /// L1 does this for reads from now on.
     Mode(L1Mode),
+    /// The settings are read anew.
+    Reload,
 }
 
-/// What is otherwise than before, a line each; or why nothing is.
-pub(crate) type OrderResult = Result<Vec<String>, String>;
+/// What an order has come to, a line each.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct OrderReport {
+    /// What is otherwise than before.
+    pub changed: Vec<String>,
+    /// What would be after a restart.
+    pub restart: Vec<String>,
+}
+
+impl OrderReport {
+    /// All in one list.
+    pub(crate) fn lines(&self) -> impl Iterator<Item = String> {
+        let restart = self.restart.iter().map(|line| format!("needs a restart: {line}"));
+        self.changed.iter().cloned().chain(restart)
+    }
+}
+
+/// That; or why nothing is otherwise.
+pub(crate) type OrderResult = Result<OrderReport, String>;
 
 /// An order, and who waits for it to be carried out.
 #[derive(Debug)]
@@ -44,6 +63,11 @@ impl Orders {
     pub(crate) fn new() -> (Self, mpsc::Receiver<GivenOrder>) {
         let (given, arrive) = mpsc::channel(WAITING);
         (Self(given), arrive)
+    }
+
+    /// Gives an order of which nobody waits to hear. Where too many wait it is not carried out: the same is under way then.
+    pub(crate) fn leave(&self, order: Order, by: &str) {
+        drop(self.0.try_send(GivenOrder { order, by: by.to_owned(), answer: oneshot::channel().0 }));
     }
 
     /// Gives an order and returns when it was carried out, or not. Cancel safe: what was given is carried out all the same.
@@ -78,9 +102,10 @@ mod tests {
         let carry_out = async {
             let given = arrive.recv().await.expect("it was given");
             assert_eq!((given.order, &*given.by), (Order::Mode(L1Mode::Pass), "anna"));
-            given.answer(Ok(vec!["done".to_owned()]));
+            given.answer(Ok(OrderReport { changed: vec!["done".to_owned()], restart: vec!["more".to_owned()] }));
         };
-        assert_eq!(tokio::join!(give, carry_out).0, Ok(vec!["done".to_owned()]));
+        let report = tokio::join!(give, carry_out).0.expect("it was carried out");
+        assert_eq!(report.lines().collect::<Vec<_>>(), ["done", "needs a restart: more"]);
     }
 
     #[tokio::test(start_paused = true)]

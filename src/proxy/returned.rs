@@ -15,7 +15,6 @@ use super::notified_write::MarkedWrite;
 use super::reader::Reader;
 use super::recipient::Recipient;
 use super::seek::Question;
-use super::shared::RuleIndex;
 use super::site::Site;
 use super::who::Who;
 use crate::cache::Coin;
@@ -65,7 +64,7 @@ pub(super) enum ReplyPurpose {
     /// What a read is to leave in L1.
     Read(Reader, Vec<Fill>),
     /// Others may join it, and its key may be promoted.
-    Lead(Reader, RuleIndex, Coin),
+    Lead(Reader, Coin),
     /// The stamps of a write, which is under way until then.
     Write(MarkedWrite),
 }
@@ -187,7 +186,7 @@ impl InFlight {
             ReplyAction::Lead(mut lead) => {
                 joined = lead.take_joined();
                 let reader = if site.is_replica { lead.reader.anew() } else { lead.reader.again() };
-                ReplyPurpose::Lead(reader, lead.rule, lead.coin)
+                ReplyPurpose::Lead(reader, lead.coin)
             }
             ReplyAction::Write(guard) => ReplyPurpose::Write(MarkedWrite::Alone(guard)),
             ReplyAction::NotifiedWrite(write) => ReplyPurpose::Write(MarkedWrite::WithNotice(write)),

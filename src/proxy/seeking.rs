@@ -23,7 +23,6 @@ use super::lead::{is_wanted, promote};
 use super::recipient::Recipient;
 use super::returned::{ReplyPurpose, ReturnReason, ReturnedCommand};
 use super::seek::{Question, SeekAnswer, SoughtKey};
-use super::shared::RuleIndex;
 use super::site::Site;
 use super::who::Who;
 use super::worker::Worker;
@@ -55,8 +54,8 @@ impl Worker {
         let (Some((who, resp)), ReturnReason::Absent(question)) = (caller, why) else { return };
         let fills = match purpose {
             ReplyPurpose::Read(_, fills) => fills,
-            ReplyPurpose::Lead(reader, rule, coin) if is_wanted(coin, !joined.is_empty()) => {
-                self.fill_of(&reader.who, rule, bytes).into_iter().collect()
+            ReplyPurpose::Lead(reader, coin) if is_wanted(coin, !joined.is_empty()) => {
+                self.fill_of(&reader.who, bytes).into_iter().collect()
             }
             _ => Vec::new(),
         };
@@ -112,11 +111,11 @@ impl Worker {
     }
 
     /// What leaves in L1 the answer to this read of one key.
-    fn fill_of(&self, who: &Who, rule: RuleIndex, bytes: &[u8]) -> Option<Fill> {
-        let (shared, mut spans) = (&self.shared, Vec::new());
+    fn fill_of(&self, who: &Who, bytes: &[u8]) -> Option<Fill> {
+        let (settings, mut spans) = (&self.settings, Vec::new());
         let SentCommand { spec, request } = SentCommand::read(bytes, &mut spans)?;
-        let (query, max_value) = (who.query(&shared.l1, spec, request), shared.promote(rule).max_value);
-        Some(Fill::new(request, &query, who.db, shared.ceiling(rule), max_value))
+        let (query, rule) = (who.query(&self.shared.l1, spec, request), settings.rule_of(request.arg(1)));
+        Some(Fill::new(request, &query, who.db, settings.ceiling(rule), settings.promote(rule).max_value))
     }
 
     /// Has those of these keys filled of which it is known that there is no value.

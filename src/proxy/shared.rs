@@ -10,9 +10,10 @@ use tokio::sync::watch;
 
 use super::clients::Clients;
 use super::gate::Gate;
+use super::live::LiveSettings;
 use super::open_listeners::OpenListeners;
 use super::orders::Orders;
-use crate::config::{Config, Promote, Rule};
+use crate::config::Config;
 use crate::invalidation::L1;
 use crate::metrics::Stats;
 use crate::origin::Origins;
@@ -22,8 +23,10 @@ use crate::upstream::{Login, MapDoubts, Node, State, Topology};
 
 /// What all workers share.
 pub(crate) struct Shared {
-    /// All settings.
+    /// All settings as they were at start: those that may change while crema runs are in `live`.
     pub config: Config,
+    /// What may change, now and as it does.
+    pub live: watch::Receiver<Arc<LiveSettings>>,
     /// Which nodes there are and which serves what, now and as it changes.
     pub topology: watch::Receiver<Arc<Topology>>,
     /// Has it looked at anew.
@@ -52,19 +55,6 @@ pub(crate) struct Shared {
     pub origin_id: String,
 }
 
-/// Which of the configuration's rules is for a key: its number, or one that no rule has.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct RuleIndex(u32);
-
-/// How a lead's key is promoted.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Promotion {
-    /// With probability 1 in so many; 0: never.
-    pub one_in: u32,
-    /// And only up to this many bytes of reply.
-    pub max_value: u64,
-}
-
 impl Shared {
     /// The node that serves what names no key.
     pub(crate) fn front(&self) -> Arc<Node> {
@@ -82,25 +72,9 @@ impl Shared {
         Limits { bulk: self.longest_argument.load(Ordering::Relaxed), ..limits }
     }
 
-    /// Which rule is for `key`: the first that matches. Looked up once for each key of a request.
-    pub(crate) fn rule_of(&self, key: &[u8]) -> RuleIndex {
-        let first = self.config.rules.iter().position(|rule| rule.pattern.matches(key));
-        RuleIndex(first.and_then(|at| u32::try_from(at).ok()).unwrap_or(u32::MAX))
-    }
-
-    /// The rule itself, where there is one.
-    pub(crate) fn rule(&self, index: RuleIndex) -> Option<&Rule> {
-        self.config.rules.get(index.0 as usize)
-    }
-
-    /// Whether the rule says that its keys are never promoted, so that L1 need not be asked for them.
-    pub(crate) fn is_kept_away(&self, index: RuleIndex) -> bool {
-        self.rule(index).is_some_and(|rule| rule.promote == Some(Promote::Never))
-    }
-
-    /// The longest stay in L1 that the rule, or its absence, allows; where neither says, the ear goes by the mode in force.
-    pub(crate) fn ceiling(&self, index: RuleIndex) -> Option<Duration> {
-        self.rule(index).and_then(|rule| rule.ceiling).or(self.config.ceiling)
+    /// What may change while crema runs, as it is now. A worker has it at hand.
+    pub(crate) fn live(&self) -> Arc<LiveSettings> {
+        Arc::clone(&self.live.borrow())
     }
 
     /// So long before its end a key that is to be promoted leaves L1: zero but for one whose origin is asked ahead of need.
@@ -108,17 +82,6 @@ impl Shared {
         let Some(origins) = &self.origins else { return Duration::ZERO };
         let reach = self.l1.terms.beyond.as_ref().and_then(|beyond| beyond.reach(key));
         reach.and_then(|reach| reach.origin).map_or(Duration::ZERO, |origin| origins.early(origin.into()))
-    }
-
-    /// What the rule, or its absence, says about promotion.
-    pub(crate) fn promote(&self, index: RuleIndex) -> Promotion {
-        let rule = self.rule(index);
-        let one_in = match rule.and_then(|rule| rule.promote) {
-            Some(Promote::Never) => 0,
-            Some(Promote::OneIn(one_in)) => one_in,
-            None => self.config.promote,
-        };
-        Promotion { one_in, max_value: rule.and_then(|rule| rule.max_value).unwrap_or(self.config.max_value) }
     }
 }
 
@@ -150,6 +113,7 @@ pub(super) mod tests {
         let l1 = L1::new(terms, None, Arc::clone(&stats), Control::here());
         let presence = topology.borrow().front().presence.follow();
         Arc::new(Shared {
+            live: watch::Sender::new(Arc::new(LiveSettings::of(&Config::default()))).subscribe(),
             config: Config::default(),
             topology,
             map: MapDoubts::default(),

@@ -12,7 +12,6 @@ use super::in_flight::{InFlight, ReplyAction};
 use super::lead::{JoinedRecipients, LaneFlights, Lead};
 use super::reader::Reader;
 use super::recipient::Recipient;
-use super::shared::RuleIndex;
 use super::site::Site;
 use crate::cache::{Coin, Identity, Query};
 use crate::clock::Time;
@@ -84,7 +83,7 @@ impl Track {
     pub(super) fn lead(
         &self,
         (first, joined): (Recipient, Option<JoinedRecipients>),
-        read: (Reader, RuleIndex, Coin),
+        read: (Reader, Coin),
         (command, query): (&[u8], &Query<'_>),
         (left, now): (Time, Time),
     ) {

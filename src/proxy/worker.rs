@@ -14,6 +14,7 @@ use super::errands::{Amends, CopyQueue, Seeks};
 use super::fencing::Fencing;
 use super::foreign::Foreign;
 use super::in_flight::{InFlight, ReplyAction};
+use super::live::WorkerSettings;
 use super::pilot::Pilots;
 use super::private::Lent;
 use super::proof::Proofs;
@@ -34,6 +35,8 @@ use crate::upstream::{Forwarder, Node, NodeIndex, Topology};
 pub(crate) struct Worker {
     /// What all workers share.
     pub shared: Arc<Shared>,
+    /// The settings that may change, as this worker goes by them.
+    pub settings: WorkerSettings,
     /// This worker's counters.
     pub stats: Arc<WorkerStats>,
     /// This worker's coin.
@@ -82,8 +85,10 @@ impl Worker {
         let topology = Arc::clone(&shared.topology.borrow());
         let tasks = TaskTracker::new();
         let reads_replicas = shared.l1.own_writes().is_some();
+        let settings = WorkerSettings::new(shared.live());
         let worker = Rc::new(Self {
             reads_replicas,
+            settings,
             shared,
             stats,
             promoter: RefCell::default(),

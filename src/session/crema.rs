@@ -16,10 +16,10 @@ use crate::invalidation::Fill;
 use crate::invalidation::Forget;
 use crate::invalidation::message::Message;
 use crate::metrics::Failure;
-use crate::proxy::Order;
+use crate::proxy::{Order, OrderReport};
 use crate::resp::{Request, Span, encode};
 
-const HELP: [&str; 15] = [
+const HELP: [&str; 17] = [
     "CREMA <subcommand> [<arg> [value] [opt] ...]. Subcommands are:",
     "EXPLAIN <command> [<arg> ...]",
     "    Tell what crema knows of a command, and whether its reply is in memory.",
@@ -32,6 +32,8 @@ const HELP: [&str; 15] = [
     "    Have memory answer, only count what it would answer, or do nothing. For admin_users alone.",
     "REFRESH <key> [<key> ...]",
     "    Forget as INVALIDATE does, and read anew here what was in memory.",
+    "RELOAD",
+    "    Read the settings anew. The reply is what has changed, and what needs a restart. For admin_users alone.",
     "STATUS",
     "    Tell how crema stands.",
     "HELP",
@@ -50,6 +52,7 @@ impl Session {
             Verb::CremaInvalidate => self.invalidate(request, &mut reply).await,
             Verb::CremaRefresh => self.refresh(request, &mut reply).await,
             Verb::CremaMode => self.switch(request, &mut reply).await,
+            Verb::CremaReload => self.reload(&mut reply).await,
             _ => {
                 encode::array_header(&mut reply, HELP.len());
                 for line in HELP {
@@ -117,15 +120,16 @@ impl Session {
         let topology = self.worker.topology();
         let at = |read: Request<'_>| Arc::clone(topology.node_of_key(read.arg(1)));
         let kept = shared.l1.kept(keys, at).await;
+        let settings = shared.live();
         let mut anew = 0;
         for kept in kept {
             let mut spans: Vec<Span> = Vec::new();
             let Some(read) = Request::parse_canonical(&kept.request, &mut spans) else { continue };
-            let rule = shared.rule_of(read.arg(1));
+            let rule = settings.rule_of(read.arg(1));
             let rest = if read.argc() > 2 { read.tail(2) } else { &[] };
             let query =
                 Query::new(&shared.l1.memory.stamps, kept.identity, kept.command, read.arg(1), read.tail(1), rest);
-            let fill = Fill::new(read, &query, kept.db, shared.ceiling(rule), shared.promote(rule).max_value)
+            let fill = Fill::new(read, &query, kept.db, settings.ceiling(rule), settings.promote(rule).max_value)
                 .leaving(shared.early(read.arg(1)));
             anew += i64::from(shared.l1.promote(&kept.ear, fill).is_ok());
         }
@@ -144,11 +148,25 @@ impl Session {
         }
     }
 
+    /// Has the settings read anew.
+    async fn reload(&self, reply: &mut Vec<u8>) {
+        match self.order(Order::Reload).await {
+            Ok(report) => {
+                let lines: Vec<String> = report.lines().collect();
+                encode::array_header(reply, lines.len());
+                for line in lines {
+                    encode::bulk(reply, line.as_bytes());
+                }
+            }
+            Err(refusal) => encode::error(reply, &refusal),
+        }
+    }
+
     /// What an order has changed, or the error that the client is told.
-    async fn order(&self, order: Order) -> Result<Vec<String>, String> {
+    async fn order(&self, order: Order) -> Result<OrderReport, String> {
         let shared = &self.worker.shared;
         let (user, client) = (self.user_name(), self.caller.replies.member().peer());
-        if !shared.config.admins.users.contains(&user) {
+        if !shared.live().admins.users.contains(&user) {
             warn!(%client, user = %user.escape_debug(), "an order was refused: its user is not among admin_users");
             return Err("NOPERM crema: only users named in admin_users may do this".to_owned());
         }
@@ -190,7 +208,7 @@ impl Session {
             ("map_version", number(self.worker.topology().version())),
             ("elections", number(shared.stats.elections.get())),
             ("mode", l1.service().to_string()),
-            ("promote", shared.config.promote.to_string()),
+            ("promote", shared.live().promote.to_string()),
             ("max_staleness_ms", number(millis(shared.config.max_staleness))),
             ("coherence", l1.mode().means().as_str().to_owned()),
             ("promise", l1.mode().means().about().to_owned()),
@@ -225,7 +243,8 @@ impl Session {
         let spec = known.unwrap_or_else(command::unknown);
         let keys: Vec<String> = spec.keys(asked).map(quoted).collect();
         let keeps = known.is_some() && spec.keeps(asked);
-        let rule = if keeps { shared.rule(shared.rule_of(asked.arg(1))) } else { None };
+        let settings = shared.live();
+        let rule = if keeps { settings.rule(settings.rule_of(asked.arg(1))) } else { None };
         let held = if keeps { self.held(spec, asked) } else { Vec::new() };
         let (slot, node, lease) = self.whereabouts(spec, asked);
         let (replica, replica_lease) = self.replica(spec, asked).unwrap_or_default();

@@ -166,7 +166,13 @@ impl Session {
                 self.renew_loan(line).await?;
                 self.pinned(line, spec, request).await
             }
-            V::CremaExplain | V::CremaHelp | V::CremaInvalidate | V::CremaMode | V::CremaRefresh | V::CremaStatus => {
+            V::CremaExplain
+            | V::CremaHelp
+            | V::CremaInvalidate
+            | V::CremaMode
+            | V::CremaRefresh
+            | V::CremaReload
+            | V::CremaStatus => {
                 self.crema(verb, request).await;
                 Ok(())
             }

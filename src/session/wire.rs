@@ -104,7 +104,7 @@ impl Wire {
 
     /// Writes replies as they come, and waits for something to do. Cancel safe.
     pub(super) async fn next(&mut self, session: &mut Session) -> Event {
-        if let Some(after) = session.worker.shared.config.idle_timeout {
+        if let Some(after) = session.worker.settings.idle_timeout() {
             self.idle = Some(Box::pin(sleep(after)));
         }
         self.fresh = true;
@@ -404,7 +404,7 @@ fn farewell(session: &Session, end: SessionEnd) {
     match end {
         SessionEnd::Slow => {
             session.worker.stats.slow_clients.add(1);
-            let limit = session.worker.shared.config.output_limit;
+            let limit = session.worker.settings.all().output_limit;
             warn!(%client, limit, "client closed: it did not read its replies and more than output_limit bytes waited for it");
         }
         SessionEnd::LoggedOut => {

@@ -62,6 +62,12 @@ impl Launch {
         Launch { settings: Some(file), ..launch }
     }
 
+    /// Leaves a flag out that it has in these tests.
+    pub(crate) fn without_flag(mut self, name: &str) -> Launch {
+        self.flags.retain(|(known, _)| known != name);
+        self
+    }
+
     /// What `RUST_LOG` is to be.
     pub(crate) fn log(mut self, level: &'static str) -> Launch {
         self.log = Some(level);
