@@ -13,7 +13,7 @@
 # make compat redis-py's own test suite through crema, job queues (BullMQ, RQ, Celery), and the Rust crate multi-tier-cache's tests and
 #             examples; or only the PARTS that are named; and the test suite of a later Redis, which is built for that, like `make tcl`;
 #             and programs while Redis is away
-# make dist   what a package holds, under target/dist: the program, man pages, completions, the files of deploy
+# make dist   what is handed out, under target/dist: the program, man pages, completions, the files of deploy, a Debian package
 # make book   the pages under docs as HTML, under target/book
 # make bench  crema beside Redis, Valkey, twemproxy and HAProxy, and BullMQ through them, in about half an hour; QUICK=1: a few minutes
 
@@ -162,13 +162,15 @@ dist:
 	cp -r deploy target/dist/deploy
 	cp config/crema.toml config/prometheus.yml target/dist/config
 	cp README.md CHANGELOG.md LICENSE-MIT LICENSE-APACHE target/dist
+	if ! command -v cargo-deb >/dev/null; then cargo install --quiet --locked --root target/tools --version 3.8.0 cargo-deb; fi
+	PATH=$$PATH:$$PWD/target/tools/bin cargo-deb --quiet --no-build --output target/dist/
 	find target/dist -type f
 
 # mdBook, or one under target/ that Cargo builds.
 book:
 	@if command -v mdbook >/dev/null; then exec mdbook build docs; fi
-	cargo install --quiet --locked --root target/mdbook --version 0.5.4 mdbook
-	target/mdbook/bin/mdbook build docs
+	cargo install --quiet --locked --root target/tools --version 0.5.4 mdbook
+	target/tools/bin/mdbook build docs
 
 fuzz: need-redis
 	CREMA_FUZZ_SECONDS=$(SECONDS) cargo test --locked --test fuzz -- --nocapture

@@ -97,7 +97,8 @@ fn units_are_good() {
     let directory = directory.path();
     let unit = directory.join("crema.service");
     let text = fs::read_to_string(&files("systemd", ".service")[0]).expect("text");
-    fs::write(&unit, text.replace("/usr/local/bin/crema", env!("CARGO_BIN_EXE_crema"))).expect("our own directory");
+    fs::write(&unit, text.replace("ExecStart=crema ", &format!("ExecStart={} ", env!("CARGO_BIN_EXE_crema"))))
+        .expect("our own directory");
     let drop_in = fs::read_to_string(&files("systemd", "application.conf")[0]).expect("text");
     let application = directory.join("application.service");
     fs::write(&application, format!("{drop_in}ExecStart=/bin/true\n")).expect("our own directory");
