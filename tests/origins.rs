@@ -208,6 +208,30 @@ fn what_fails_is_an_error_that_says_why() {
 }
 
 #[test]
+fn a_full_redis_does_what_frees_memory_once_it_has_refused_anything() {
+    let (redis, origin) = (Redis::with(&["--maxmemory-policy", "noeviction"]), HttpOrigin::start());
+    let (crema, _file) = with_origin(&redis, &origin, "");
+    if crema.is_direct() {
+        return;
+    }
+    let mut client = crema.client();
+    client.cmd(&["MSET", "page:1", "1", "page:2", "2", "page:3", "3", "page:4", "4"]);
+    client.cmd(&["RPUSH", "page:l", "x", "y"]);
+    redis.client().cmd(&["CONFIG", "SET", "maxmemory", "1"]);
+    let refused = client.cmd(&["SET", "other", "1"]); // of which no origin has anything
+    assert!(refused.text().starts_with("OOM"), "{refused:?}");
+    assert_eq!(client.cmd(&["DEL", "page:1", "page:none"]), int(1));
+    assert_eq!(client.cmd(&["UNLINK", "page:2"]), int(1));
+    assert_eq!(client.cmd(&["GETDEL", "page:3"]), bulk("3"));
+    assert_eq!(client.cmd(&["EXPIRE", "page:4", "100"]), int(1));
+    assert_eq!(client.cmd(&["LPOP", "page:l"]), bulk("x"));
+    assert!(get(&mut client, "page:1").text().contains("OOM"), "there is no room for a token");
+    redis.client().cmd(&["CONFIG", "SET", "maxmemory", "0"]);
+    assert_eq!(get(&mut client, "page:1"), bulk("/render/1 1"));
+    assert_eq!(get(&mut client, "page:4"), bulk("4"));
+}
+
+#[test]
 fn operators_see_how_it_stands_with_an_origin_and_with_a_key() {
     let (redis, origin) = (Redis::start(), HttpOrigin::start());
     let (crema, _file) = with_origin(&redis, &origin, "load_timeout = \"300ms\"\nnegative = \"1h\"");

@@ -239,9 +239,6 @@ impl InFlight {
                 self.site.fencing.hold_until_removed(recipient, owed);
             }
             hear_notice(&self.site, user, &replies.notice);
-            if replies.full {
-                self.site.node.signs.set_full(true);
-            }
             recipient.append(b"", end);
             if let Some(FirstByte { kind, early: true }) = replies.begun
                 && !written(&self.site, Some(recipient), guard, kind)
@@ -300,6 +297,9 @@ fn look_at_write(site: &Site, guard: &WriteGuard, kind: u8) {
 fn note_refusal(site: &Site, reply: &[u8]) {
     if redirect_of(reply) == Some(RedirectKind::ReadOnly) {
         site.refused_write();
+    }
+    if reply.starts_with(b"-OOM") {
+        site.node.signs.set_full(true); // what frees memory is not to be queued behind a MULTI
     }
 }
 

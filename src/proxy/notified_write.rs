@@ -203,8 +203,6 @@ pub(super) struct NotifiedReplies {
     refusal: Vec<u8>,
     /// What it said to `EXEC`, where that was an error.
     failure: Vec<u8>,
-    /// Redis had no memory to queue the write.
-    pub(super) full: bool,
     array: ExecReply,
 }
 
@@ -244,7 +242,6 @@ impl NotifiedReplies {
             notice: Vec::new(),
             refusal: Vec::new(),
             failure: Vec::new(),
-            full: false,
             array: ExecReply::default(),
         }
     }
@@ -299,10 +296,7 @@ impl NotifiedReplies {
                 ClientPart::default()
             }
             Some(Part::Write) if self.queues && !refused => ClientPart::default(),
-            Some(Part::Write) => {
-                self.full |= bytes.starts_with(b"-OOM");
-                ClientPart::all(bytes)
-            }
+            Some(Part::Write) => ClientPart::all(bytes),
             Some(Part::Companion) => {
                 self.unaccompanied |= refused && done;
                 if refused && self.refusal.is_empty() | !self.refusal.ends_with(b"\n") {
