@@ -17,9 +17,9 @@ const IN_MEMCACHED: &str = "crema, a Memcached below";
 const COPY_UP: &str = "crema, a Redis below, each copied up";
 const PROMOTING: &str = "crema, a Redis below, promote 1";
 
-/// A tier at `url` for the keys that are below; with more settings.
+/// A tier at `url` for the keys that are below; with more settings. It is waited for, or what is measured were a tier that is skipped.
 pub(crate) fn settings(url: &str, more: &str) -> String {
-    format!("[[tier]]\nmatch = \"below:*\"\nurl = \"{url}\"\n{more}\n")
+    format!("[[tier]]\nmatch = \"below:*\"\nurl = \"{url}\"\ntimeout = \"10s\"\n{more}\n")
 }
 
 /// What is found is read where it lies, and stays there alone.
