@@ -64,14 +64,14 @@ pub struct Settings {
     #[arg(long, value_name = "ADDR")]
     pub(super) admin: Option<Given>,
     /// Users who may change crema as it runs [default: none]
-    #[arg(long, value_name = "USER,..")]
+    #[arg(long, value_name = "USER,..", help_heading = "Changes")]
     #[serde(deserialize_with = "comma_separated")]
     pub(super) admin_users: Option<Given>,
     /// What changes by the admin port must show [default: none]
-    #[arg(long, value_name = "TOKEN")]
+    #[arg(long, value_name = "TOKEN", help_heading = "Changes")]
     pub(super) admin_token: Option<Given>,
     /// Or a file with it, read anew [default: off]
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", help_heading = "Changes")]
     pub(super) admin_token_file: Option<Given>,
     /// Worker threads; auto is one a core [default: auto]
     #[arg(long, value_name = "N")]

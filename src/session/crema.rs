@@ -5,7 +5,7 @@
 use std::fmt::Write as _;
 use std::sync::Arc;
 
-use tracing::warn;
+use tracing::{debug, warn};
 
 use super::Session;
 use crate::cache::Query;
@@ -43,6 +43,10 @@ impl Session {
     /// A subcommand of `CREMA`, outside of a transaction.
     pub(super) async fn crema(&mut self, verb: Verb, request: Request<'_>) {
         let mut reply = Vec::new();
+        if let Verb::CremaInvalidate | Verb::CremaRefresh = verb {
+            let (client, user) = (self.caller.replies.member().peer(), self.user_name());
+            debug!(%client, user = %user.escape_debug(), "CREMA INVALIDATE or REFRESH: keys are forgotten");
+        }
         match verb {
             Verb::CremaExplain => {
                 let beyond = self.told_of_beyond(request).await;
