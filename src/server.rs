@@ -37,6 +37,8 @@ use crate::upstream::{STALL, State as Presence};
 
 /// The pause after `accept` failed, which it does for want of file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// What writes were to change beside their keys may take so long to be removed as the process ends.
+const LAST_AMENDS: Duration = Duration::from_secs(1);
 
 /// The workers' threads.
 pub(crate) struct Workers {
@@ -262,6 +264,7 @@ fn work(
             info!(sessions = left, "drain_timeout is over: the sessions left are closed");
         }
         worker.give_up_loads().await;
+        worker.end_amends(LAST_AMENDS).await;
         worker.close();
         let _ = timeout(Duration::from_secs(1), worker.tasks.wait()).await;
     });

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use common::http::{Answer, HttpOrigin};
 use common::tls::Authority;
-use common::{Client, Cluster, Crema, Redis, Stop, Value, array, bulk, eventually, int, ok};
+use common::{Client, Cluster, Crema, Link, Redis, Stop, Value, array, bulk, eventually, int, ok};
 use hyper::Version;
 use tempfile::NamedTempFile;
 
@@ -483,7 +483,7 @@ fn a_crema_that_ends_in_the_midst_of_a_load_leaves_no_token() {
     loader.terminate();
     origin.await_requests(3);
     eventually("it has ended", || loader.exit_status().is_some());
-    assert_eq!(direct.cmd(&["EXISTS", "crema:load:page:b"]), int(0));
+    eventually("its last words are heard", || direct.cmd(&["EXISTS", "crema:load:page:b"]) == int(0));
     origin.release();
     assert_eq!(waits.value(), bulk("/a 2"));
 }
@@ -774,6 +774,44 @@ fn what_may_not_be_kept_leaves_no_copy_of_before() {
     assert_eq!(direct.cmd(&["KEYS", "*"]), array([]));
     origin.says(|_, _| Answer::status(500));
     assert_fails(&get(&mut client, "page:a"), "500");
+}
+
+#[test]
+fn what_an_origin_withdraws_comes_out_of_no_tier() {
+    let (redis, cold, origin) = (Redis::start(), Redis::start(), HttpOrigin::start());
+    let link = Link::to(cold.addr());
+    let tier = format!("[[tier]]\nmatch = \"page:*\"\nurl = \"redis://{}\"\ncopy_up = 0\n", link.addr());
+    let (crema, _file) = with_origin(&redis, &origin, &format!("respect = true\n{tier}"));
+    if crema.is_direct() {
+        return;
+    }
+    let (mut client, mut direct, mut below) = (crema.client(), redis.client(), cold.client());
+    let withdrawn = [Answer::status(404), Answer::value("secret").header("cache-control", "no-store")];
+    for (n, answer) in withdrawn.into_iter().enumerate() {
+        let key = format!("page:{n}");
+        origin.says(|_, _| Answer::value("public"));
+        assert_eq!(get(&mut client, &key), bulk("public"));
+        eventually("it is read again and copied", || {
+            get(&mut client, &key);
+            below.cmd(&["EXISTS", &format!("crema:0:{key}")]) == int(1)
+        });
+        assert_eq!(direct.cmd(&["DEL", &key]), int(1));
+        let loaded = loads(&crema, "loaded") + loads(&crema, "missing");
+        eventually("the tier answers", || get(&mut client, &key) == bulk("public"));
+        // The tier is late, so the origin is asked, which has something else by now.
+        link.freeze();
+        let now = answer.clone();
+        origin.says(move |_, _| now.clone());
+        let said = get(&mut client, &key);
+        assert_ne!(said, bulk("public"));
+        assert_eq!(loads(&crema, "loaded") + loads(&crema, "missing"), loaded + 1);
+        link.thaw();
+        eventually("the tier is well", || crema.count("crema_tier_well", &[]) == 1);
+        assert_eq!(below.cmd(&["EXISTS", &format!("crema:0:{key}")]), int(1), "its copy is there");
+        for _ in 0..3 {
+            assert_eq!(get(&mut client, &key), said);
+        }
+    }
 }
 
 #[test]

@@ -365,7 +365,11 @@ impl ChannelListener for L1 {
     }
 
     fn refused(&self) {
-        self.silence.give_up_channel();
+        let before = self.silence.give_up_channel();
+        if before > Time::ZERO && before < Time::NEVER {
+            self.opaque_answered();
+            self.bump(EpochReason::Channel); // what was said since it was last heard nobody has told
+        }
         if self.silence.relies_on_channel() {
             self.nudge();
         }
@@ -406,5 +410,19 @@ mod tests {
         let before = l1.opaque();
         l1.forget_all(EpochReason::SwapDb);
         assert_ne!(l1.opaque(), before, "what left before reads in a database that has another name now");
+    }
+
+    #[tokio::test]
+    async fn a_channel_that_was_heard_and_may_be_heard_no_more_has_been_missed() {
+        let l1 = l1(CoherenceMode::tracking());
+        let epochs = || l1.stats.epochs(EpochReason::Channel);
+        l1.refused();
+        assert_eq!(epochs(), 0, "it never said anything");
+        l1.subscribed(Time::from_nanos(7));
+        assert_eq!(epochs(), 1);
+        l1.refused();
+        assert_eq!(epochs(), 2);
+        l1.refused();
+        assert_eq!(epochs(), 2, "nothing was heard since");
     }
 }

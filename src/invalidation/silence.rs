@@ -104,9 +104,9 @@ impl Silence {
         Time::from_nanos(self.channel.swap(sent.as_nanos(), Ordering::AcqRel))
     }
 
-    /// Nobody may listen to the channel: leases do without it.
-    pub fn give_up_channel(&self) {
-        self.hear_channel(Time::NEVER);
+    /// Nobody may listen to the channel: leases do without it. Returns what was known before.
+    pub fn give_up_channel(&self) -> Time {
+        self.hear_channel(Time::NEVER)
     }
 
     /// Only the channel tells a connection of an ear of swaps: its leases end with what the channel has proved.
@@ -187,7 +187,7 @@ mod tests {
         assert_eq!(silence.hear_channel(AT(7)), Time::ZERO);
         assert_eq!(reliance.heard_up_to(), AT(7));
         assert_eq!(silence.hear_channel(AT(9)), AT(7));
-        silence.give_up_channel();
+        assert_eq!(silence.give_up_channel(), AT(9));
         assert_eq!(reliance.heard_up_to(), Time::NEVER);
     }
 

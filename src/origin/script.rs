@@ -37,8 +37,8 @@ if redis.call('EXISTS',KEYS[1])==1 then return {7} end redis.call('SET',KEYS[1],
 if ARGV[4]~='0' then redis.call('SET',KEYS[3],ARGV[2],'PX',ARGV[4]) end \
 if KEYS[4] then redis.call('SET',KEYS[4],ARGV[5],'PX',ARGV[6]) end return {6}";
 
-/// ARGV: the token, for how long nobody is to ask again or 0.
-const MISS: &str = "if redis.call('GET',KEYS[2])~=ARGV[1] then return {7} end redis.call('DEL',KEYS[2],KEYS[3]) \
+/// ARGV: the token, for how long nobody is to ask again or 0. Without a version no copy in a tier counts.
+const MISS: &str = "if redis.call('GET',KEYS[2])~=ARGV[1] then return {7} end redis.call('DEL',unpack(KEYS,2)) \
 if redis.call('EXISTS',KEYS[1])==1 then return {7} end \
 if ARGV[2]~='0' then redis.call('SET',KEYS[2],'-','PX',ARGV[2]) end return {6}";
 
@@ -48,7 +48,7 @@ if redis.call('EXISTS',KEYS[1])==1 then return {7} end local s=redis.call('GET',
 if s then redis.call('SET',KEYS[1],s,'PX',1000) return {6,s} end return {6}";
 
 /// ARGV: the token.
-const FORGET: &str = "if redis.call('GET',KEYS[2])~=ARGV[1] then return {7} end redis.call('DEL',KEYS[2],KEYS[3]) \
+const FORGET: &str = "if redis.call('GET',KEYS[2])~=ARGV[1] then return {7} end redis.call('DEL',unpack(KEYS,2)) \
 if redis.call('EXISTS',KEYS[1])==1 then return {7} end return {6}";
 
 /// ARGV: this token, its end, the window before the end of the value.

@@ -4,7 +4,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::rc::{Rc, Weak};
 
-use tokio::sync::oneshot;
+use tokio::sync::{Notify, oneshot};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -131,7 +131,13 @@ type DueNames = HashMap<(u32, Vec<u8>), Vec<Creditor>>;
 #[derive(Default)]
 pub(super) struct Amends {
     pub(super) due: RefCell<DueNames>,
+    /// Those of them for which nobody has been to the server yet.
+    pub(super) fresh: RefCell<Vec<(u32, Vec<u8>)>>,
     pub(super) is_served: Cell<bool>,
+    /// The process ends.
+    pub(super) stop: CancellationToken,
+    /// None are due any more.
+    pub(super) over: Notify,
 }
 
 impl Amends {

@@ -96,8 +96,10 @@ impl Fencing {
         recipient.replies().hold_for_more(recipient.place());
         let (replies, place, limit) = (Rc::clone(recipient.replies()), recipient.place(), self.limit);
         self.tasks.spawn_local(async move {
-            let _ = timeout(limit, owed).await;
-            replies.release_more(place);
+            // Where it can be made good no more, for the process ends, the client hears nothing.
+            if !matches!(timeout(limit, owed).await, Ok(Err(_))) {
+                replies.release_more(place);
+            }
         });
     }
 

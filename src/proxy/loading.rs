@@ -26,7 +26,7 @@ use crate::origin::{KeyNode, LoadOutcome, NewVersion, OriginTrouble, WantedKey};
 use crate::resp::{Resp, encode, integer_of, text_of};
 
 /// A worker that ends waits so long until the tokens of its loads are released.
-const LAST_WORDS: Duration = Duration::from_millis(200);
+const LAST_WORDS: Duration = Duration::from_secs(1);
 
 /// The node of a key that is being loaded: asked on a lane of its own, for what is asked are scripts.
 struct LoadingNode<'a> {

@@ -141,9 +141,9 @@ impl Question {
         }
         let Some(elements) = Elements::of(&self.held) else { return self.held.clone() };
         encode::array_header(&mut out, elements.len());
-        let found: Vec<(usize, &SeekAnswer)> = self.missing().map(|sought| sought.nth).zip(answers).collect();
+        let mut found = self.missing().map(|sought| sought.nth).zip(answers).peekable();
         for (nth, element) in elements.enumerate() {
-            match found.iter().find(|(of, _)| *of == nth) {
+            match found.next_if(|(of, _)| *of == nth) {
                 Some((_, answer)) => write(&mut out, Some(answer), resp, wrote),
                 None => out.extend_from_slice(element.unwrap_or_default()),
             }

@@ -9,6 +9,7 @@
 //!
 //! Holds contract points 2 (order) and 3 (own writes).
 
+use std::collections::HashSet;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
@@ -118,17 +119,16 @@ impl Worker {
         Some(Fill::new(request, &query, who.db, settings.ceiling(rule), settings.promote(rule).max_value))
     }
 
-    /// Has those of these keys filled of which it is known that there is no value.
+    /// Has those of these keys filled of which it is known that there is no value. Where there are tiers nobody can know: they may answer
+    /// again.
     fn fill_negatives(&self, read: &mut SeekingRead, answers: &[SeekAnswer]) {
         let (site, who, fills) = &mut read.fills;
-        if !self.shared.l1.keeps() || fills.is_empty() {
-            return;
-        }
-        for (sought, answer) in read.question.missing().zip(answers) {
-            let fill = fills.iter().position(|fill| *answer == SeekAnswer::Negative && *fill.key() == *sought.key);
-            if let Some(at) = fill {
-                promote(site, &who.ear, fills.swap_remove(at));
-            }
+        let Some(beyond) = self.shared.l1.terms.beyond.as_ref().filter(|_| self.shared.l1.keeps()) else { return };
+        let no_tiers = |key: &[u8]| beyond.reach(key).is_some_and(|reach| reach.tiers.is_empty());
+        let missing = read.question.missing().zip(answers).filter(|(_, answer)| **answer == SeekAnswer::Negative);
+        let negative: HashSet<&[u8]> = missing.map(|(sought, _)| &*sought.key).filter(|key| no_tiers(key)).collect();
+        for fill in std::mem::take(fills).into_iter().filter(|fill| negative.contains(fill.key())) {
+            promote(site, &who.ear, fill);
         }
     }
 

@@ -335,6 +335,7 @@ impl Worker {
     pub(crate) fn close(&self) {
         self.pilots.stop.cancel();
         self.seeks.stop.cancel();
+        self.amends.stop.cancel();
         self.stations().iter().for_each(|station| station.close());
         self.close_replicas();
         self.retired.borrow().iter().for_each(|(station, _)| station.close());

@@ -310,11 +310,12 @@ impl WatchShared {
         loop {
             for n in 0..TIMES {
                 match self.ask_once(at, &mut line, generation).await {
-                    Ok(true) => {
+                    Ok(Some(true)) => {
                         has_reached = true;
                         break;
                     }
-                    Ok(false) => sleep(AGAIN * 2_u32.pow(n)).await,
+                    Ok(None) => break,
+                    Ok(Some(false)) => sleep(AGAIN * 2_u32.pow(n)).await,
                     Err(error) => return error.to_string(),
                 }
                 if rounds.has_changed().unwrap_or(true) {
@@ -331,8 +332,8 @@ impl WatchShared {
         }
     }
 
-    /// Whether it has reached what the master said last.
-    async fn ask_once(&self, at: &Endpoint, line: &mut QuestionLine, generation: u64) -> io::Result<bool> {
+    /// Whether it has reached what the master said last; none where it does not say.
+    async fn ask_once(&self, at: &Endpoint, line: &mut QuestionLine, generation: u64) -> io::Result<Option<bool>> {
         let rights = self.rights_due(at);
         let mut questions = Vec::new();
         encode::own_command(&mut questions, &[b"INFO", b"replication"]);
@@ -342,7 +343,7 @@ impl WatchShared {
         let replies = line.ask(&questions, 1 + rights.len()).await?;
         let own = self.master.login().map_or(Box::from(&b"default"[..]), |login| login.user.clone());
         let state = &mut *self.lock();
-        let Some(record) = state.replicas.get_mut(at) else { return Ok(true) };
+        let Some(record) = state.replicas.get_mut(at) else { return Ok(None) };
         if record.node.generation.number() != generation {
             return Err(io::Error::other("another server is there"));
         }
@@ -359,13 +360,12 @@ impl WatchShared {
             users.retain(|user, _| state.rights.contains_key(user));
             record.users = Arc::new(users);
         }
-        let reached = if let Some(said) = ReplicationStatement::read(&replies[0]) {
-            state.ledger.hear_replica(at, &said)
-        } else {
+        let said = ReplicationStatement::read(&replies[0]);
+        if said.is_none() {
             state.ledger.miss(at);
             self.master.needs.hear(Need::Replicas, None, &replies[0]);
-            false
-        };
+        }
+        let reached = said.map(|said| state.ledger.hear_replica(at, &said));
         self.publish_with(state);
         Ok(reached)
     }
