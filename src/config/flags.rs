@@ -53,14 +53,14 @@ pub enum Task {
 #[derive(Debug, Clone, Default, Args, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Settings {
-    /// Serve at [tls://]IP:PORT[?proxy=on] or a path [default: 127.0.0.1:6380]
+    /// At [tls://]IP:PORT[?proxy=on] or a path [default: 127.0.0.1:6380]
     #[arg(long, value_name = "ADDR,..")]
     #[serde(deserialize_with = "comma_separated")]
     pub(super) listen: Option<Given>,
     /// The Redis or Valkey behind [default: redis://127.0.0.1:6379]
     #[arg(long, value_name = "URL")]
     pub(super) upstream: Option<Given>,
-    /// Metrics, health, status, dashboard; or off [default: 127.0.0.1:9380]
+    /// Metrics, status, dashboard; or off [default: 127.0.0.1:9380]
     #[arg(long, value_name = "ADDR")]
     pub(super) admin: Option<Given>,
     /// Users who may change crema as it runs [default: none]
