@@ -13,6 +13,7 @@ use crema::metrics::Need;
 use serde::Deserialize;
 
 use common::cluster::{key_in, slot_of};
+use common::services::{check_sources, profiles_in};
 use common::tls::{Authority, Tunnel};
 use common::{AT_LAST, Client, Cluster, Crema, MAX_STALENESS, Value, array, bulk, ok, within};
 
@@ -68,19 +69,11 @@ impl Profile {
 
 #[test]
 fn every_profile_is_tried_and_says_where_it_was_read() {
-    let files = std::fs::read_dir(Profile::directory()).expect("the directory of profiles");
-    let files = files.map(|entry| entry.expect("an entry").path());
-    let names: BTreeSet<String> =
-        files.map(|path| path.file_stem().expect("a name").to_string_lossy().into_owned()).collect();
+    let names = profiles_in(&Profile::directory());
     assert_eq!(names, PROFILES.iter().map(|name| (*name).to_owned()).collect());
     for name in &names {
-        let profile = Profile::read(name);
-        assert!(
-            !profile.not_found.is_empty() && profile.read_at.iter().all(|page| page.starts_with("https://")),
-            "{name}"
-        );
-        let page = std::fs::read_to_string(format!("{}/docs/services/{}.md", env!("CARGO_MANIFEST_DIR"), profile.page));
-        assert!(page.is_ok_and(|page| page.contains(&profile.service)), "docs/services/{}.md", profile.page);
+        let Profile { service, page, read_at, not_found, .. } = Profile::read(name);
+        check_sources(&service, &page, (&read_at, &not_found));
     }
 }
 

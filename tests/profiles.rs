@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 
 use crema::metrics::Need;
 
+use common::services::{check_sources, profiles_in};
 use common::{AT_LAST, Client, Crema, MAX_STALENESS, Value, bulk, number_from_env, ok, pack, seeded, within};
 use service::{Profile, Service, resp3};
 use shapes::Shape;
@@ -41,23 +42,11 @@ profiles! {
 
 #[test]
 fn every_profile_is_tried_and_says_where_it_was_read() {
-    let directory = std::fs::read_dir(Profile::directory()).expect("the directory of profiles");
-    let files = directory.map(|entry| entry.expect("an entry").path());
-    let names: BTreeSet<String> = files
-        .filter(|path| path.extension().is_some_and(|extension| extension == "toml"))
-        .map(|path| path.file_stem().expect("a name").to_string_lossy().into_owned())
-        .collect();
+    let names = profiles_in(&Profile::directory());
     assert_eq!(names, PROFILES.iter().map(|name| (*name).to_owned()).collect());
     for name in &names {
-        let profile = Profile::read(name);
-        assert!(!profile.read_at.is_empty() && !profile.not_found.is_empty(), "{name}");
-        assert!(profile.read_at.iter().all(|page| page.starts_with("https://")), "{name}");
-        let page = std::fs::read_to_string(format!("{}/docs/services/{}.md", env!("CARGO_MANIFEST_DIR"), profile.page));
-        assert!(
-            page.is_ok_and(|page| page.contains(&profile.service)),
-            "docs/services/{}.md is about it",
-            profile.page
-        );
+        let Profile { service, page, read_at, not_found, .. } = Profile::read(name);
+        check_sources(&service, &page, (&read_at, &not_found));
     }
 }
 
