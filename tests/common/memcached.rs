@@ -24,8 +24,11 @@ impl Memcached {
             assert!(std::env::var_os("CI").is_none(), "no memcached: `make test` installs it");
             return None;
         };
-        let addr = loopback(free_port());
-        let child = launch(&program, addr);
+        let launched = (0..5).find_map(|_| {
+            let addr = loopback(free_port());
+            Some((addr, launch(&program, addr)?))
+        });
+        let (addr, child) = launched.expect("one of five ports was free");
         Some(Memcached { addr, program, child })
     }
 
@@ -41,7 +44,7 @@ impl Memcached {
     /// Starts it again, empty, on the same port.
     pub(crate) fn restart(&mut self) {
         self.kill();
-        self.child = launch(&self.program, self.addr);
+        self.child = launch(&self.program, self.addr).expect("nobody took its port");
     }
 
     /// Keeps it from doing anything until [`Memcached::thaw`].
@@ -80,12 +83,24 @@ impl Memcached {
     }
 }
 
-fn launch(program: &PathBuf, addr: SocketAddr) -> Child {
+/// None where it ended: another process took its port in between.
+fn launch(program: &PathBuf, addr: SocketAddr) -> Option<Child> {
     let mut command = Command::new(program);
     command.args(["-l", "127.0.0.1", "-U", "0", "-u", "nobody", "-m", "32", "-p", &addr.port().to_string()]);
-    let child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("it is there");
-    eventually("Memcached listens", || Client::try_connect(addr).is_ok());
-    child
+    let mut child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("it is there");
+    let (pid, mut has_ended) = (format!("STAT pid {}\r\n", child.id()), false);
+    eventually("our own Memcached answers", || {
+        has_ended = child.try_wait().expect("our own child").is_some();
+        has_ended || says_of_itself(addr).is_some_and(|said| said.contains(&pid))
+    });
+    (!has_ended).then_some(child)
+}
+
+/// What the Memcached there says of itself, where there is one.
+fn says_of_itself(addr: SocketAddr) -> Option<String> {
+    let mut client = Client::try_connect(addr).ok()?;
+    client.try_send(b"stats\r\n").ok()?;
+    Some(String::from_utf8_lossy(&client.until(b"END\r\n").ok()?).into_owned())
 }
 
 impl Drop for Memcached {
