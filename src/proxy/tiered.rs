@@ -44,7 +44,11 @@ impl Worker {
         let (beyond, tiers) = self.below()?;
         let key = &sought.of.key;
         let is_asked = |nth: &u8| tiers.nth(*nth).is_some_and(|tier| tier.is_asked(sought.db, key));
-        if self.amends.any() || !reach.tiers.iter().any(is_asked) {
+        if self.amends.any() {
+            return None;
+        }
+        if !reach.tiers.iter().any(is_asked) {
+            skip(reach.tiers.iter().filter_map(|&nth| tiers.nth(nth)));
             return None;
         }
         let stamp = self.tier_stamp(beyond, key, sought.db).await?;
@@ -207,8 +211,9 @@ impl Worker {
     async fn copy_one(self: &Rc<Self>, key: &[u8], db: u32, is_new: bool) -> Option<()> {
         let (beyond, tiers) = self.below()?;
         let reach = beyond.reach(key)?;
-        let all: Vec<&Tier> =
-            reach.tiers.iter().filter_map(|&nth| tiers.nth(nth)).filter(|tier| tier.is_asked(db, key)).collect();
+        let all = reach.tiers.iter().filter_map(|&nth| tiers.nth(nth));
+        let (all, others): (Vec<&Tier>, Vec<&Tier>) = all.partition(|tier| tier.is_asked(db, key));
+        skip(others);
         let most = all.iter().map(|tier| tier.rule.max_value).max()?;
         let stamp = self.made_stamp(beyond, key, db).await?;
         let at = (key, db);
@@ -280,6 +285,10 @@ impl Worker {
 #[expect(clippy::disallowed_methods, reason = "it is shown, and compared with nothing")]
 fn seconds_since_1970() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
+}
+
+fn skip<'a>(tiers: impl IntoIterator<Item = &'a Tier>) {
+    tiers.into_iter().for_each(|tier| tier.stats.count(TierOutcome::Skipped));
 }
 
 fn own(words: &[&[u8]]) -> Vec<u8> {
