@@ -256,8 +256,13 @@ fn a_tier_that_is_frozen_or_back_with_old_copies_is_harmless() {
     );
     assert!(status == 200 && page.contains(&says), "{page}");
     assert_eq!(explained(&mut client, "page:k", "tiers"), "cold: left alone");
+    let skipped = || crema.count("crema_tier_total", &[("outcome", "skipped")]);
+    let before = skipped();
+    assert_eq!(client.cmd(&["GET", "page:k"]), nil());
+    assert_eq!(skipped(), before + 1, "a read that does without it is counted");
     assert_eq!(client.cmd(&["SET", "page:k", "third"]), ok());
     assert_eq!(client.cmd(&["GET", "page:k"]), bulk("third"), "what is above needs no tier");
+    eventually("so is a copy that is left out", || skipped() > before + 1);
     link.thaw();
     eventually("it is asked again, though nobody needs it", || {
         crema.count("crema_tier_well", &[("tier", "cold")]) == 1
@@ -421,6 +426,111 @@ fn a_cluster_is_a_tier_too_whatever_its_slots_and_masters_do() {
         is_found(&of_each[1], "three")
     });
     eventually("and it is well", well);
+}
+
+/// What `/readyz` says.
+fn readiness(crema: &Crema) -> String {
+    crema.admin("/readyz").expect("it answers").1
+}
+
+#[test]
+fn why_nothing_is_known_of_a_tiers_cluster_is_told() {
+    let (redis, cold) = (Redis::start(), Redis::with(&["--requirepass", "secret"]));
+    let url = format!("redis+cluster://:wrong@{}", cold.addr());
+    let (crema, _file) = with_tiers(redis.addr(), &[(url, "name = \"cold\"")]);
+    if crema.is_direct() {
+        return;
+    }
+    eventually("it is told", || readiness(&crema).contains("none of its servers is known: WRONGPASS"));
+    assert!(crema.log().contains("no node of a tier tells the map of its cluster: WRONGPASS"), "{}", crema.log());
+    assert!(crema.count("crema_tier_total", &[("outcome", "error")]) > 0);
+    assert_eq!(crema.client().cmd(&["GET", "page:1"]), nil());
+    assert_eq!(crema.count("crema_tier_total", &[("outcome", "skipped")]), 1);
+}
+
+#[test]
+fn a_tier_that_answers_nobody_is_left_alone_until_it_does() {
+    let (redis, cold) = (Redis::start(), Redis::start());
+    let (crema, _file) = with_tiers(redis.addr(), &[(redis_tier(cold.addr()), "name = \"cold\"")]);
+    if crema.is_direct() {
+        return;
+    }
+    let (mut client, mut below) = (crema.client(), cold.client());
+    let well = || crema.count("crema_tier_well", &[("tier", "cold")]) == 1;
+    set_and_copy(&crema, &mut client, "page:k", "one");
+    assert_eq!(below.cmd(&["CONFIG", "SET", "requirepass", "secret"]), ok());
+    below.cmd(&["CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"]);
+    eventually("it is left alone", || {
+        client.cmd(&["SET", "page:k", "two"]);
+        !well()
+    });
+    assert!(readiness(&crema).contains("left alone: NOAUTH "), "{}", readiness(&crema));
+    assert_eq!(below.cmd(&["CONFIG", "SET", "requirepass", ""]), ok());
+    eventually("it is asked again", well);
+    set_and_copy(&crema, &mut client, "page:k", "three");
+}
+
+#[test]
+fn a_node_whose_cluster_is_down_is_left_alone_until_that_is_up() {
+    let redis = Redis::start();
+    let cluster = Cluster::plan().replicas(0).start();
+    let (crema, _file) = with_tiers(redis.addr(), &[(cluster.url(), "name = \"cold\"")]);
+    if crema.is_direct() {
+        return;
+    }
+    let mut client = crema.client();
+    let well = || crema.count("crema_tier_well", &[("tier", "cold")]) == 1;
+    eventually("its map is known", well);
+    set_and_copy(&crema, &mut client, "page:k", "one");
+    let node = cluster.owner_of("crema:0:page:k");
+    let mut below = cluster.client(node);
+    let lost = (0..16384).find(|&slot| slot != slot_of("crema:0:page:k") && cluster.owner(slot) == node);
+    let lost = lost.expect("it has many").to_string();
+    assert_eq!(below.cmd(&["CLUSTER", "DELSLOTS", &lost]), ok());
+    eventually("it is left alone", || {
+        client.cmd(&["SET", "page:k", "two"]);
+        !well()
+    });
+    assert!(readiness(&crema).contains("left alone: CLUSTERDOWN "), "{}", readiness(&crema));
+    let mut tried = || {
+        let said = below.cmd(&["INFO", "commandstats"]).text();
+        let times = said.split("cmdstat_pttl:").nth(1).and_then(|rest| rest.split("rejected_calls=").nth(1));
+        times.and_then(|rest| rest.split(',').next()?.parse::<u64>().ok()).unwrap_or_default()
+    };
+    let before = tried();
+    eventually("it is asked whether it answers, and does not", || {
+        assert!(!well(), "that it is there is not enough");
+        tried() > before + 1
+    });
+    assert_eq!(below.cmd(&["CLUSTER", "ADDSLOTS", &lost]), ok());
+    eventually("it is asked again", well);
+    set_and_copy(&crema, &mut client, "page:k", "three");
+}
+
+#[test]
+fn a_flush_empties_all_masters_of_a_tier_though_one_refuses() {
+    let redis = Redis::start();
+    let cluster = Cluster::plan().replicas(0).start();
+    let (crema, _file) = with_tiers(redis.addr(), &[(cluster.url(), "flush = true\nname = \"cold\"")]);
+    if crema.is_direct() {
+        return;
+    }
+    let mut client = crema.client();
+    eventually("its map is known", || crema.count("crema_tier_well", &[("tier", "cold")]) == 1);
+    let copies = |n: usize| cluster.client(n).cmd(&["DBSIZE"]);
+    let mut nth = 0;
+    while (0..3).any(|n| copies(n) == Value::Int(0)) {
+        nth += 1;
+        set_and_copy(&crema, &mut client, &format!("page:{nth}"), "v");
+    }
+    assert_eq!(cluster.client(1).cmd(&["ACL", "SETUSER", "default", "-flushdb"]), ok());
+    assert_eq!(client.cmd(&["FLUSHALL"]), ok());
+    eventually("the others are emptied", || copies(0) == Value::Int(0) && copies(2) == Value::Int(0));
+    eventually("that one was not is told", || crema.admin("/api/status").expect("it answers").1.contains("NOPERM "));
+    assert!(copies(1) != Value::Int(0) && !crema.log().contains("emptied with the upstream"));
+    assert_eq!(cluster.client(1).cmd(&["ACL", "SETUSER", "default", "+flushdb"]), ok());
+    assert_eq!(client.cmd(&["FLUSHALL"]), ok());
+    eventually("now it is", || copies(1) == Value::Int(0) && crema.log().contains("emptied with the upstream"));
 }
 
 #[test]

@@ -22,10 +22,13 @@ impl TierStats {
         self.counts[outcome as usize].fetch_add(1, Ordering::Relaxed);
     }
 
-    /// It did not do what it was asked, for this reason.
-    pub(crate) fn failed(&self, why: &str) {
+    /// It did not do what it was asked, for this reason. True where that begins with another word than the last.
+    pub(crate) fn failed(&self, why: &str) -> bool {
         self.count(TierOutcome::Error);
-        why.clone_into(&mut self.last.lock().unwrap_or_else(PoisonError::into_inner));
+        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_new = last.split(' ').next() != why.split(' ').next();
+        why.clone_into(&mut last);
+        is_new
     }
 
     /// How often that happened.

@@ -49,18 +49,22 @@ impl Circuit {
 
     /// It did not. True where it was taken for well until now.
     pub(crate) fn failed(&mut self, now: Time) -> bool {
-        let [first, longest] = PAUSES;
+        let first = PAUSES[0];
         let (next, opens) = match *self {
             Self::Closed(failures) if failures + 1 < FAILURES => (Self::Closed(failures + 1), false),
             Self::Closed(_) => (Self::Open(now.plus(first), first), true),
-            Self::Trying(_, pause) => {
-                let pause = (pause * 2).min(longest);
-                (Self::Open(now.plus(pause), pause), false)
-            }
-            Self::Open(..) => (*self, false), // it was asked before
+            Self::Open(..) | Self::Trying(..) => (*self, false), // it was asked before
         };
         *self = next;
         opens
+    }
+
+    /// The question that decides was not answered: the pause doubles.
+    pub(crate) fn tried_in_vain(&mut self, now: Time) {
+        if let Self::Trying(_, pause) = *self {
+            let pause = (pause * 2).min(PAUSES[1]);
+            *self = Self::Open(now.plus(pause), pause);
+        }
     }
 }
 
@@ -77,7 +81,8 @@ mod tests {
         assert!(!circuit.failed(T(0)) && !circuit.failed(T(0)) && circuit.failed(T(0)));
         assert!(!circuit.may_ask(T(199)) && !circuit.is_closed());
         assert!(circuit.may_ask(T(200)) && !circuit.may_ask(T(201)), "one question");
-        assert!(!circuit.failed(T(210)) && !circuit.may_ask(T(609)) && circuit.may_ask(T(610)));
+        circuit.tried_in_vain(T(210));
+        assert!(!circuit.may_ask(T(609)) && circuit.may_ask(T(610)));
         assert!(circuit.answered() && circuit.may_ask(T(611)) && circuit.may_ask(T(611)));
     }
 
@@ -94,9 +99,13 @@ mod tests {
         let open = circuit;
         circuit.failed(T(1));
         assert_eq!(circuit, open);
+        assert!(circuit.may_ask(T(200)));
+        let trying = circuit;
+        assert!(!circuit.failed(T(201)), "it was asked before it opened");
+        assert_eq!(circuit, trying);
         for minute in 1..20 {
             assert!(circuit.may_ask(T(minute * 60_000)));
-            circuit.failed(T(minute * 60_000));
+            circuit.tried_in_vain(T(minute * 60_000));
         }
         assert!(matches!(circuit, Circuit::Open(_, pause) if pause == PAUSES[1]));
     }

@@ -10,10 +10,10 @@ use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt, split};
 use tokio::net::UnixStream;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 
-use super::dialect::{Dialect, TierQuestion};
+use super::dialect::{Dialect, TierQuestion, shown};
 use crate::config::{Endpoint, TierServer};
 use crate::net::tls::Dialer;
 use crate::net::{self, Socket};
@@ -31,6 +31,8 @@ const LONGEST: usize = 1 << 30;
 pub(super) struct TierErrand {
     pub(super) question: TierQuestion,
     pub(super) told: oneshot::Sender<Result<Vec<Vec<u8>>, String>>,
+    /// For as long as it is here.
+    pub(super) _room: OwnedSemaphorePermit,
 }
 
 /// Where a tier is, and as whom it is asked.
@@ -130,7 +132,7 @@ impl TierAddress {
             socket.flush().await?;
             let reply = read_reply(&mut socket, &mut buffer).await?;
             if !reply.starts_with(b"+") {
-                return Err(io::Error::other(String::from_utf8_lossy(&reply).trim_end().to_owned()));
+                return Err(io::Error::other(shown(&reply)));
             }
         }
         Ok(socket)

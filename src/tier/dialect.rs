@@ -19,6 +19,9 @@ const MEMCACHED_KEY: usize = 250;
 /// Longer times are dates to Memcached.
 const MEMCACHED_STAY: u64 = 30 * 24 * 3600;
 
+/// So a Redis begins that answers nothing of any key, or nothing to us.
+const UNABLE: [&[u8]; 4] = [b"-CLUSTERDOWN ", b"-LOADING ", b"-MASTERDOWN ", b"-NOAUTH "];
+
 /// What a tier answered.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum TierReply {
@@ -83,10 +86,10 @@ impl Dialect {
         }])
     }
 
-    /// Whether it is there.
+    /// Whether it is there, and answers of keys: a node says `PONG` even where its cluster is down.
     pub(super) fn is_there(self) -> TierQuestion {
         TierQuestion::of([match self {
-            Self::Redis => command(&[b"PING"]),
+            Self::Redis => command(&[b"PTTL", b"crema:"]),
             Self::Memcached => b"mn\r\n".to_vec(),
         }])
     }
@@ -94,7 +97,7 @@ impl Dialect {
     /// Empties it.
     pub(super) fn flush(self) -> TierQuestion {
         TierQuestion::of([match self {
-            Self::Redis => command(&[b"FLUSHDB"]),
+            Self::Redis => command(&[b"FLUSHDB", b"ASYNC"]),
             Self::Memcached => b"flush_all\r\n".to_vec(),
         }])
     }
@@ -115,6 +118,12 @@ impl Dialect {
                 Ok((bytes.len() >= whole).then_some(whole))
             }
         }
+    }
+
+    /// Where it can do nothing for anybody now, what it says of that.
+    pub(super) fn is_unable(self, answers: &[Vec<u8>]) -> Option<String> {
+        let says = |answer: &&Vec<u8>| UNABLE.iter().any(|word| answer.starts_with(word));
+        answers.iter().filter(|_| self == Self::Redis).find(says).map(|answer| shown(answer))
     }
 
     /// Reads the answers to one question.
@@ -162,7 +171,7 @@ fn number(digits: &[u8]) -> Option<usize> {
 }
 
 /// What a tier says, for people.
-fn shown(line: &[u8]) -> String {
+pub(super) fn shown(line: &[u8]) -> String {
     String::from_utf8_lossy(&line[..line.len().min(200)]).trim_end().trim_start_matches('-').to_owned()
 }
 
@@ -198,6 +207,20 @@ mod tests {
         assert_eq!(get(b":5\r\n-WRONGTYPE no\r\n"), TierReply::Refused("WRONGTYPE no".into()));
         assert_eq!(read(Dialect::Redis, 1, b"+OK\r\n"), TierReply::Done);
         assert_eq!(read(Dialect::Redis, 1, b"-OOM full\r\n"), TierReply::Refused("OOM full".into()));
+    }
+
+    #[test]
+    fn who_can_do_nothing_is_told_from_who_refuses_this() {
+        let said = |dialect: Dialect, line: &[u8]| dialect.is_unable(&[b"+OK\r\n".to_vec(), line.to_vec()]);
+        let down = said(Dialect::Redis, b"-CLUSTERDOWN The cluster is down\r\n");
+        assert_eq!(down.as_deref(), Some("CLUSTERDOWN The cluster is down"));
+        for line in [&b"-LOADING Redis is loading\r\n"[..], b"-MASTERDOWN Link\r\n", b"-NOAUTH Authentication\r\n"] {
+            assert!(said(Dialect::Redis, line).is_some());
+        }
+        for line in [&b"-NOPERM no\r\n"[..], b"-READONLY no\r\n", b"-MOVED 1 a:1\r\n", b"$-1\r\n", b":-2\r\n"] {
+            assert_eq!(said(Dialect::Redis, line), None);
+        }
+        assert_eq!(said(Dialect::Memcached, b"VA 9\r\n-LOADING \r\n"), None);
     }
 
     #[test]

@@ -16,7 +16,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::Instant;
-use tracing::info;
+use tracing::{info, warn};
 
 use crate::config::{TierRule, TierServer, UpstreamKind};
 use crate::control::Control;
@@ -36,7 +36,7 @@ pub(crate) struct Tiers(Vec<Tier>);
 /// One of them.
 pub(crate) struct Tier {
     pub(crate) rule: TierRule,
-    pub(crate) stats: TierStats,
+    pub(crate) stats: Arc<TierStats>,
     dialect: Dialect,
     servers: TierServers,
 }
@@ -79,14 +79,14 @@ impl Tier {
             TierServer::Memcached(_) => None,
         };
         let (address, name) = (TierAddress::new(&rule.server, tls, rule.timeout), Arc::from(&*rule.name));
-        let dialect = address.dialect;
+        let (dialect, stats) = (address.dialect, Arc::<TierStats>::default());
         let servers = match &rule.server {
             TierServer::Redis(server) if server.kind == UpstreamKind::Cluster => {
-                TierServers::Cluster(TierCluster::start(address, &server.seeds, name, control))
+                TierServers::Cluster(TierCluster::start(address, &server.seeds, (name, Arc::clone(&stats)), control))
             }
             _ => TierServers::One(TierNode::start(address, name, control)),
         };
-        Ok(Self { rule: rule.clone(), stats: TierStats::default(), dialect, servers })
+        Ok(Self { rule: rule.clone(), stats, dialect, servers })
     }
 
     /// Whether all of it is taken for well.
@@ -166,13 +166,19 @@ impl Tier {
         match answers {
             Ok(answers) => {
                 let reply = self.dialect.read(&answers);
-                if let TierReply::Refused(why) = &reply {
-                    self.stats.failed(why);
+                if let TierReply::Refused(why) = &reply
+                    && self.stats.failed(why)
+                {
+                    warn!(tier = self.rule.name, "a tier refuses what it is asked: {why}");
                 }
                 Some(reply)
             }
             Err(Unanswered::LeftAlone) => {
                 self.stats.count(TierOutcome::Skipped);
+                None
+            }
+            Err(Unanswered::TooMuch) => {
+                self.stats.failed("too much is asked of it at once");
                 None
             }
             Err(Unanswered::Failed(why)) => {
