@@ -178,10 +178,11 @@ impl Session {
         shared.orders.give(order, by).await.map_err(|why| format!("ERR crema: {}", why.replace(['\r', '\n'], "; ")))
     }
 
-    /// As whom the client has logged in.
+    /// As whom the client itself has logged in: not the user for whom it acts because the settings say so.
     fn user_name(&self) -> String {
-        let login = || self.caller.who.login.as_ref();
-        let upstream = || login().map_or("default".into(), |login| String::from_utf8_lossy(&login.user).into_owned());
+        let proof = || self.caller.who.proof.as_ref();
+        let proved = |user: &[u8]| String::from_utf8_lossy(user).into_owned();
+        let upstream = || proof().map_or("default".into(), |proof| proved(&proof.login().user));
         self.account.as_ref().map_or_else(upstream, ToString::to_string)
     }
 
