@@ -300,7 +300,6 @@ impl App {
 
     /// SIGHUP: all that can be read anew is.
     fn hang_up(&self) {
-        self.read_certificates(); // in any case
         self.shared.orders.leave(Order::Reload, "SIGHUP");
     }
 

@@ -330,9 +330,11 @@ fn fills(worker: &Worker, caller: &Caller, request: Request<'_>, (query, rule): 
     }
     let promotion = settings.promote(rule);
     let promoted = worker.toss(promotion.one_in, false, query) == Coin::Promote;
-    let early = || shared.early(request.arg(1));
-    let fill =
-        || Fill::new(request, query, caller.who.db, settings.ceiling(rule), promotion.max_value).leaving(early());
+    let fill = || {
+        Fill::new(request, query, caller.who.db, settings.ceiling(rule), promotion.max_value)
+            .by_settings(settings.number())
+            .leaving(shared.early(request.arg(1)))
+    };
     promoted.then(fill).into_iter().collect()
 }
 

@@ -2,22 +2,23 @@
 //! status. The file of settings is looked at once a second, and read anew when it has changed.
 
 use std::collections::VecDeque;
-use std::fs;
-use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
 use tokio::time::{MissedTickBehavior, interval};
 use tracing::{info, warn};
 
 use super::{App, descriptors};
 use crate::admin::ChangeStatus;
-use crate::config::{Changes, Flags, L1Mode, Reading, settings_file};
+use crate::config::{Changes, ConfigError, FileMark, Flags, L1Mode, Reading, mark_of_settings, settings_file};
 use crate::proxy::{GivenOrder, LiveSettings, Order, OrderReport};
 
 /// So many changes are remembered.
 const REMEMBERED: usize = 20;
+/// Orders to read anew that may wait; more are refused.
+const WAITING: usize = 16;
 /// How often the file is looked at.
 const LOOK: Duration = Duration::from_secs(1);
 
@@ -40,9 +41,6 @@ impl SettingsHistory {
     }
 }
 
-/// By which one sees that a file has changed: when it was written, and its length.
-type FileMark = Option<(SystemTime, u64)>;
-
 /// What was seen of a file. One that is being written is left alone until it stays as it is.
 #[derive(Debug)]
 struct FileLook {
@@ -51,25 +49,27 @@ struct FileLook {
 }
 
 impl FileLook {
-    /// It was read as it is now.
-    fn new(now: FileMark) -> Self {
-        Self { read: now, last: now }
+    /// It was like this just before it was read.
+    fn new(read: FileMark) -> Self {
+        Self { read, last: read }
     }
 
     /// Whether it is to be read: it is another than was read, and was the same at the last look. One that is gone is not.
     fn is_due(&mut self, now: FileMark) -> bool {
         let stands = std::mem::replace(&mut self.last, now) == now;
-        let due = stands && now.is_some() && now != self.read;
-        if due {
-            self.read = now;
-        }
-        due
+        stands && now.is_some() && now != self.read
     }
 }
 
-fn mark(path: &Path) -> FileMark {
-    let there = fs::metadata(path).ok()?; // follows links, as those of mounted files, which are exchanged as a whole
-    Some((there.modified().ok()?, there.len()))
+/// By whose word settings are read anew where nobody gave any.
+const BY_FILE: &str = "a change of the file";
+
+/// What was done on a thread where it may take its time.
+enum FileSeen {
+    /// How the file is.
+    Mark(FileMark),
+    /// How it was just before it was read, and what it says.
+    Reading(FileMark, Box<Result<Reading, ConfigError>>),
 }
 
 /// Carries orders out.
@@ -79,37 +79,83 @@ pub(super) struct SettingsKeeper {
     flags: Flags,
     /// What is in force, as it was read.
     reading: Reading,
+    look: FileLook,
+    /// At most one thing is done elsewhere at a time.
+    under_way: Option<JoinHandle<FileSeen>>,
+    /// Orders to read anew: the first waits for what is under way, if that is a reading; and what is read for the others has to be read
+    /// after they were given.
+    reloads: VecDeque<GivenOrder>,
+    /// A mode was ordered while the settings were being read: what they say of it is older.
+    mode_is_newer: bool,
 }
 
 impl SettingsKeeper {
     pub(super) fn new(app: Arc<App>, orders: mpsc::Receiver<GivenOrder>, (flags, reading): (Flags, Reading)) -> Self {
-        Self { app, orders, flags, reading }
+        let look = FileLook::new(reading.seen);
+        let (under_way, reloads, mode_is_newer) = (None, VecDeque::new(), false);
+        Self { app, orders, flags, reading, look, under_way, reloads, mode_is_newer }
     }
 
-    /// Never returns while there is somebody to give orders.
+    /// Never returns while there is somebody to give orders. A mode is switched at once, however long files take.
     pub(super) async fn keep(mut self) {
-        let file = settings_file(&self.flags);
-        let seen = || file.as_deref().and_then(mark);
-        let mut look = FileLook::new(seen());
+        let has_file = settings_file(&self.flags).is_some();
         let mut ticks = interval(LOOK);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut reads_for = None;
         loop {
-            let given = tokio::select! {
-                given = self.orders.recv() => given,
-                _ = ticks.tick(), if file.is_some() => {
-                    if look.is_due(seen()) {
-                        drop(self.reload("a change of the file").await);
+            if self.under_way.is_none()
+                && let Some(given) = self.reloads.pop_front()
+            {
+                reads_for = Some(given);
+                self.read_anew();
+            }
+            let idle = self.under_way.is_none();
+            tokio::select! {
+                biased;
+                given = self.orders.recv() => match given {
+                    Some(given) => self.take(given),
+                    None => return,
+                },
+                seen = async { self.under_way.as_mut().expect("asked for only then").await }, if !idle => {
+                    self.under_way = None;
+                    match seen {
+                        Ok(FileSeen::Mark(mark)) => if self.look.is_due(mark) {
+                            self.read_anew();
+                        },
+                        Ok(FileSeen::Reading(mark, reading)) => self.settle(mark, *reading, reads_for.take()).await,
+                        Err(_) => return, // crema ends
                     }
-                    continue;
                 }
-            };
-            let Some(given) = given else { return };
-            let result = match given.order {
-                Order::Mode(mode) => Ok(self.switch(mode, &given.by)),
-                Order::Reload => self.reload(&given.by).await,
-            };
-            given.answer(result);
+                _ = ticks.tick(), if has_file && idle => {
+                    let flags = self.flags.clone();
+                    self.under_way = Some(self.app.control.spawn_blocking(move || FileSeen::Mark(mark_of_settings(&flags))));
+                }
+            }
         }
+    }
+
+    /// Carries an order out, or has it wait for its reading.
+    fn take(&mut self, given: GivenOrder) {
+        match given.order {
+            Order::Mode(mode) => {
+                self.mode_is_newer = true;
+                let report = self.switch(mode, &given.by);
+                given.answer(Ok(report));
+            }
+            Order::Reload if self.reloads.len() < WAITING => self.reloads.push_back(given),
+            Order::Reload => given.answer(Err("too many orders wait to be carried out".to_owned())),
+        }
+    }
+
+    /// Has settings and certificates read, where that holds up nobody.
+    fn read_anew(&mut self) {
+        self.mode_is_newer = false;
+        let (app, flags) = (Arc::clone(&self.app), self.flags.clone());
+        self.under_way = Some(self.app.control.spawn_blocking(move || {
+            app.read_certificates(); // in any case
+            let mark = mark_of_settings(&flags);
+            FileSeen::Reading(mark, Box::new(Reading::of(flags)))
+        }));
     }
 
     /// When it returns, nothing that is read from then on is answered by the mode of before.
@@ -125,42 +171,49 @@ impl SettingsKeeper {
         report
     }
 
-    /// Reads the settings anew: all that may change does, or nothing. When it returns, all workers go by them.
-    async fn reload(&mut self, by: &str) -> Result<OrderReport, String> {
-        let flags = self.flags.clone();
-        let reading = self.app.control.spawn_blocking(|| Reading::of(flags)).await;
-        let reading = match reading {
-            Ok(Ok(reading)) => reading,
-            Ok(Err(wrong)) => return Err(self.refuse(by, wrong.to_string())),
-            Err(_) => return Err("crema ends".to_owned()),
+    /// The settings were read, for whom or because the file has changed.
+    async fn settle(&mut self, mark: FileMark, read: Result<Reading, ConfigError>, whom: Option<GivenOrder>) {
+        self.look.read = mark;
+        let by = whom.as_ref().map_or(BY_FILE, |given| &given.by);
+        let result = match read {
+            Ok(reading) => Ok(self.adopt(&reading, by).await),
+            Err(wrong) => Err(self.refuse(by, wrong.to_string())),
         };
-        self.app.read_certificates();
-        let Changes { settings, changed, restart, mode } = self.reading.changes(&reading);
-        self.reading = settings;
-        let mut report = OrderReport { changed, restart };
-        if let Some(mode) = mode {
-            // The mode may have been switched by hand meanwhile: what the settings say newly is what counts.
-            report.changed.retain(|line| !line.starts_with("mode: "));
-            report.changed.extend(self.switch(mode, by).changed);
+        if let Some(given) = whom {
+            given.answer(result);
         }
-        if report.changed.iter().any(|line| !line.starts_with("mode: ")) {
-            self.publish().await;
-        }
-        let others = report.changed.iter().filter(|line| !line.starts_with("mode: ")).cloned().collect();
-        self.note(by, &OrderReport { changed: others, restart: report.restart.clone() });
-        Ok(report)
     }
 
-    /// Has all workers go by what was read.
-    async fn publish(&self) {
+    /// All that may change does. When it returns, all workers go by it; where one does not, the report says so.
+    async fn adopt(&mut self, newer: &Reading, by: &str) -> OrderReport {
+        let Changes { settings, mut changed, restart, mode } = self.reading.changes(newer);
+        self.reading = settings;
+        // The mode may have been switched by hand meanwhile: what the settings say newly is what counts.
+        changed.retain(|line| !line.starts_with("mode: "));
+        let late = !changed.is_empty() && !self.publish().await;
+        self.note(by, &OrderReport { changed: changed.clone(), restart: restart.clone() });
+        if let Some(mode) = mode.filter(|_| !self.mode_is_newer) {
+            changed.extend(self.switch(mode, by).changed);
+        }
+        if late {
+            warn!("a worker is busy and goes by the new settings later");
+            changed.push("a worker is busy and goes by them later".to_owned());
+        }
+        OrderReport { changed, restart }
+    }
+
+    /// Has all workers go by what was read. False: one does not yet.
+    async fn publish(&self) -> bool {
         let mut config = self.reading.config.clone();
         descriptors::fit(&mut config);
-        let (next, before) = (Arc::new(LiveSettings::of(&config)), self.app.shared.live());
+        let before = self.app.shared.live();
+        let next = Arc::new(LiveSettings::after(&before, &config));
         self.app.live.send_replace(Arc::clone(&next));
-        next.is_taken_by(config.threads.get()).await;
-        if !before.keeps_as_long(&next) {
-            self.app.shared.l1.begin_anew(); // what was filled for longer than is right now
+        let all = next.is_taken_by(config.threads.get()).await;
+        if next.number != before.number {
+            self.app.shared.l1.begin_anew(next.number); // what was filled for longer than is right now
         }
+        all
     }
 
     fn refuse(&self, by: &str, wrong: String) -> String {
@@ -220,9 +273,12 @@ mod tests {
         assert!(!look.is_due(mark(2)), "it may be under way");
         assert!(!look.is_due(mark(3)));
         assert!(look.is_due(mark(3)));
+        look.read = mark(3);
         assert!(!look.is_due(mark(3)), "once");
         assert!(!look.is_due(None) && !look.is_due(None), "it is gone");
         assert!(!look.is_due(mark(3)) && !look.is_due(mark(3)), "and back as it was");
         assert!(!look.is_due(mark(1)) && look.is_due(mark(1)));
+        let mut look = FileLook::new(mark(1));
+        assert!(!look.is_due(mark(2)) && look.is_due(mark(2)), "it has changed since it was first read");
     }
 }

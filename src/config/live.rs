@@ -1,9 +1,10 @@
 //! What may change while crema runs, and how two readings of the settings differ.
 //!
-//! Pure: who reads the settings anew, and what is done about a difference, is `app`'s.
+//! Who reads the settings anew, and when, and what is done about a difference, is `app`'s.
 
-use std::env;
 use std::path::PathBuf;
+use std::time::SystemTime;
+use std::{env, fs};
 
 use super::raw::FILE_VARIABLE;
 use super::summary::Sources;
@@ -16,7 +17,12 @@ pub struct Reading {
     pub config: Config,
     /// By name, as they were given.
     pub sources: Sources,
+    /// How the file was just before.
+    pub seen: FileMark,
 }
+
+/// By which one sees that a file has changed: when it was written, and its length.
+pub type FileMark = Option<(SystemTime, u64)>;
 
 /// What another reading changes.
 #[derive(Debug)]
@@ -35,6 +41,12 @@ pub struct Changes {
 pub fn settings_file(flags: &Flags) -> Option<PathBuf> {
     let by_variable = || env::var_os(FILE_VARIABLE).filter(|path| !path.is_empty()).map(PathBuf::from);
     flags.config.clone().or_else(by_variable)
+}
+
+/// How the file that they are read from is now; none where there is none.
+pub fn mark_of_settings(flags: &Flags) -> FileMark {
+    let there = fs::metadata(settings_file(flags)?).ok()?; // follows links, as those of mounted files, which are exchanged as a whole
+    Some((there.modified().ok()?, there.len()))
 }
 
 /// By the names of the settings.
@@ -58,7 +70,8 @@ const LIVE: &[Adopt] = &[
 impl Reading {
     /// Reads the settings of this process, as [`load`] does.
     pub fn of(flags: Flags) -> Result<Self, ConfigError> {
-        load(flags).map(|(config, sources)| Self { config, sources })
+        let seen = mark_of_settings(&flags);
+        load(flags).map(|(config, sources)| Self { config, sources, seen })
     }
 
     /// What `newer` changes where crema has run by `self`.
@@ -84,14 +97,12 @@ impl Reading {
         }
         let mode = (self.config.mode != newer.config.mode).then_some(newer.config.mode);
         let sources = self.sources.adopting(&newer.sources, is_live);
-        Changes { settings: Self { config, sources }, changed, restart, mode }
+        Changes { settings: Self { config, sources, seen: newer.seen }, changed, restart, mode }
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::fs;
-
     use clap::Parser;
 
     use super::*;

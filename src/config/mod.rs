@@ -41,7 +41,7 @@ pub use self::error::{ConfigError, Place, Problem};
 pub use self::flags::{Flags, Settings, Task};
 pub use self::glob::Glob;
 pub use self::listen::Listen;
-pub use self::live::{Changes, Reading, settings_file};
+pub use self::live::{Changes, FileMark, Reading, mark_of_settings, settings_file};
 pub use self::mode::L1Mode;
 pub use self::origins::OriginRule;
 pub use self::password::{LONGEST_PASSWORD, PasswordOrigin, UpstreamPassword, read_password_file};

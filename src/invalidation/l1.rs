@@ -48,7 +48,7 @@ pub(crate) struct L1 {
     /// When this process wrote what, where replicas are read.
     own_writes: OnceLock<OwnWrites>,
     pub(super) silence: Silence,
-    switch: ModeSwitch,
+    pub(super) switch: ModeSwitch,
     pub(crate) stats: Arc<Stats>,
     /// Commands that may change rights, counted when they are sent and when they are answered.
     rights: AtomicU64,
@@ -127,8 +127,9 @@ impl L1 {
         }
     }
 
-    /// What was kept counts no more, for it may stay for less than it was kept for.
-    pub(crate) fn begin_anew(&self) {
+    /// What was kept, or asked for, by settings of an older number counts no more, for it may stay for less than they said.
+    pub(crate) fn begin_anew(&self, number: u64) {
+        self.switch.go_by(number); // before the epoch changes, which what is under way meets first
         self.bump(EpochReason::Settings);
     }
 

@@ -35,5 +35,6 @@ pub(crate) use notice::{Notice, Notices};
 pub use opaque::OpaqueWrites;
 pub(crate) use publish::{Debt, Fleet, News, Publisher};
 pub use silence::Silence;
+pub use switch::ModeSwitch;
 pub use terms::L1Terms;
 pub(crate) use user::{AclUser, Seat};

@@ -5,32 +5,38 @@
 //!
 //! Holds contract point 4 (others' writes soon): what is read after the switch was thrown goes by it.
 
-use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 
 use crate::config::L1Mode;
 
 /// See the module's head.
 #[derive(Debug)]
-pub(super) struct ModeSwitch {
+pub struct ModeSwitch {
     /// There is an L1 at all.
     has_room: bool,
-    /// A number of [`L1Mode`].
-    mode: AtomicU8,
-    /// Whether L1 answers. Follows from the others, and is all that a hit looks at.
-    answers: AtomicBool,
+    /// A number of [`L1Mode`], or what stands for it where there is no L1: one number, so that nothing is ever half thrown. All
+    /// that a hit looks at.
+    position: AtomicU8,
+    /// What is asked for by settings of a smaller number is not kept.
+    settings: AtomicU64,
 }
+
+/// Where L1 answers.
+const ANSWERS: u8 = L1Mode::Cache as u8;
+/// Added to the number of a mode where there is no L1.
+const NO_ROOM: u8 = 1 << 7;
 
 impl ModeSwitch {
     /// L1 answers, where there is one.
-    pub(super) fn new(has_room: bool) -> Self {
-        let mode = L1Mode::Cache;
-        Self { has_room, mode: AtomicU8::new(mode as u8), answers: AtomicBool::new(has_room) }
+    pub fn new(has_room: bool) -> Self {
+        let room = if has_room { 0 } else { NO_ROOM };
+        Self { has_room, position: AtomicU8::new(ANSWERS | room), settings: AtomicU64::new(0) }
     }
 
     /// Whether what L1 holds is an answer.
     #[inline]
     pub(super) fn answers(&self) -> bool {
-        self.answers.load(Ordering::Acquire)
+        self.position.load(Ordering::Acquire) == ANSWERS
     }
 
     /// Whether anything is to be kept.
@@ -38,21 +44,30 @@ impl ModeSwitch {
         self.has_room && self.mode() != L1Mode::Pass
     }
 
+    /// Whether what is asked for by the settings of this number is to be kept.
+    pub(super) fn admits(&self, number: u64) -> bool {
+        self.keeps() && number >= self.settings.load(Ordering::Acquire)
+    }
+
     /// As it was thrown last.
     pub(super) fn mode(&self) -> L1Mode {
-        L1Mode::ALL[usize::from(self.mode.load(Ordering::Acquire))]
+        mode_at(self.position.load(Ordering::Acquire))
     }
 
     /// Throws it. Returns how it stood.
     pub(super) fn set(&self, mode: L1Mode) -> L1Mode {
-        let answers = self.has_room && mode == L1Mode::Cache;
-        if !answers {
-            self.answers.store(false, Ordering::SeqCst);
-        }
-        let before = self.mode.swap(mode as u8, Ordering::SeqCst);
-        self.answers.store(answers, Ordering::SeqCst);
-        L1Mode::ALL[usize::from(before)]
+        let room = if self.has_room { 0 } else { NO_ROOM };
+        mode_at(self.position.swap(mode as u8 | room, Ordering::SeqCst))
     }
+
+    /// Settings of this number are in force.
+    pub(super) fn go_by(&self, number: u64) {
+        self.settings.fetch_max(number, Ordering::SeqCst);
+    }
+}
+
+fn mode_at(position: u8) -> L1Mode {
+    L1Mode::ALL[usize::from(position & !NO_ROOM)]
 }
 
 #[cfg(test)]
@@ -70,6 +85,18 @@ mod tests {
             assert_eq!(switch.set(mode), before);
             assert_eq!((switch.mode(), switch.answers(), switch.keeps()), (mode, answers, keeps));
         }
+    }
+
+    #[test]
+    fn what_is_asked_for_by_older_settings_or_in_pass_is_not_kept() {
+        let switch = ModeSwitch::new(true);
+        assert!(switch.admits(0) && switch.admits(1), "who goes by newer ones already may be ahead");
+        switch.go_by(1);
+        assert!(!switch.admits(0) && switch.admits(1));
+        switch.set(L1Mode::Pass);
+        assert!(!switch.admits(1));
+        switch.set(L1Mode::Observe);
+        assert!(switch.admits(1));
     }
 
     #[test]

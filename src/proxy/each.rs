@@ -170,6 +170,7 @@ impl<'a> KeyLookups<'a> {
         let single = Request::parse_canonical(&single, &mut spans).expect("an argument of a canonical request");
         let ceiling = worker.settings.ceiling(rule);
         let early = worker.shared.early(single.arg(1));
-        Some(Fill::new(single, query, caller.who.db, ceiling, promotion.max_value).leaving(early))
+        let fill = Fill::new(single, query, caller.who.db, ceiling, promotion.max_value).leaving(early);
+        Some(fill.by_settings(worker.settings.number()))
     }
 }

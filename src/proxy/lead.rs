@@ -75,6 +75,7 @@ impl Lead {
             site.stats.dropped(DropReason::TooLarge);
         } else {
             let fill = Fill::new(request, &query, who.db, settings.ceiling(rule), max_value)
+                .by_settings(settings.number)
                 .leaving(site.shared.early(request.arg(1)));
             promote(site, &who.ear, fill.expecting(bytes));
         }

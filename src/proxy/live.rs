@@ -18,6 +18,9 @@ const PATIENCE: Duration = Duration::from_secs(1);
 /// One snapshot.
 #[derive(Debug)]
 pub(crate) struct LiveSettings {
+    /// Counts the snapshots under which entries may stay for less than under the one before: what is asked for by an older one
+    /// is not kept.
+    pub number: u64,
     /// Rules on key patterns, of which the first that matches decides.
     pub rules: Vec<Rule>,
     /// A key is copied into L1 at one read in so many; 0 for never.
@@ -61,6 +64,7 @@ impl LiveSettings {
     /// What these settings say.
     pub(crate) fn of(config: &Config) -> Self {
         Self {
+            number: 0,
             rules: config.rules.clone(),
             promote: config.promote,
             max_value: config.max_value,
@@ -72,6 +76,13 @@ impl LiveSettings {
             admins: config.admins.clone(),
             taken: watch::Sender::new(0),
         }
+    }
+
+    /// What these settings say, which come after `before`.
+    pub(crate) fn after(before: &Self, config: &Config) -> Self {
+        let mut next = Self::of(config);
+        next.number = before.number + u64::from(!before.keeps_as_long(&next));
+        next
     }
 
     /// Which rule is for `key`: the first that matches. Looked up once for each key of a request.
@@ -102,14 +113,15 @@ impl LiveSettings {
     }
 
     /// Whether an entry that was filled under these may stay no longer under the others.
-    pub(crate) fn keeps_as_long(&self, others: &Self) -> bool {
+    fn keeps_as_long(&self, others: &Self) -> bool {
         let stays = |of: &Self| of.rules.iter().map(|rule| (rule.pattern.clone(), rule.ceiling)).collect::<Vec<_>>();
         self.ceiling == others.ceiling && stays(self) == stays(others)
     }
 
-    /// Returns when so many workers go by it. One that ends meanwhile is not waited for for long.
-    pub(crate) async fn is_taken_by(&self, workers: usize) {
-        let _ = timeout(PATIENCE, self.taken.subscribe().wait_for(|taken| *taken >= workers)).await;
+    /// Returns when so many workers go by it, or a while later: false, not all do yet.
+    pub(crate) async fn is_taken_by(&self, workers: usize) -> bool {
+        let mut taken = self.taken.subscribe();
+        timeout(PATIENCE, taken.wait_for(|taken| *taken >= workers)).await.is_ok_and(|taken| taken.is_ok())
     }
 }
 
@@ -167,6 +179,11 @@ impl WorkerSettings {
         if index == RuleIndex::NONE { self.promotion.get() } else { self.all.borrow().promote(index) }
     }
 
+    /// That of the snapshot.
+    pub(super) fn number(&self) -> u64 {
+        self.all.borrow().number
+    }
+
     /// As [`LiveSettings::ceiling`].
     pub(super) fn ceiling(&self, index: RuleIndex) -> Option<Duration> {
         self.all.borrow().ceiling(index)
@@ -208,7 +225,7 @@ mod tests {
         assert_eq!(worker.promote(RuleIndex::NONE).one_in, 10);
         let next = settings(5, &[("page:*", Some(Promote::Never), None)]);
         worker.go_by(Arc::clone(&next));
-        next.is_taken_by(1).await;
+        assert!(next.is_taken_by(1).await);
         let index = worker.rule_of(b"page:1");
         assert!(worker.is_kept_away(index) && worker.promote(index).one_in == 0);
         assert!(!worker.is_kept_away(worker.rule_of(b"other")));
@@ -220,7 +237,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_worker_that_has_ended_is_not_waited_for_without_end() {
-        settings(1, &[]).is_taken_by(1).await;
+        assert!(!settings(1, &[]).is_taken_by(1).await);
     }
 
     #[test]
@@ -229,5 +246,8 @@ mod tests {
         assert!(rule(None).keeps_as_long(&settings(9, &[("a", Some(Promote::Never), None)])));
         assert!(!rule(None).keeps_as_long(&rule(Some(5))));
         assert!(!rule(Some(5)).keeps_as_long(&settings(1, &[])));
+        let next = LiveSettings::after(&rule(None), &Config { promote: 3, ..Config::default() });
+        assert_eq!((next.number, next.promote), (1, 3));
+        assert_eq!(LiveSettings::after(&next, &Config::default()).number, 1, "as long as before");
     }
 }

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
+use tracing::warn;
 
 use crate::config::L1Mode;
 
@@ -65,9 +66,12 @@ impl Orders {
         (Self(given), arrive)
     }
 
-    /// Gives an order of which nobody waits to hear. Where too many wait it is not carried out: the same is under way then.
+    /// Gives an order of which nobody waits to hear.
     pub(crate) fn leave(&self, order: Order, by: &str) {
-        drop(self.0.try_send(GivenOrder { order, by: by.to_owned(), answer: oneshot::channel().0 }));
+        let given = GivenOrder { order, by: by.to_owned(), answer: oneshot::channel().0 };
+        if self.0.try_send(given).is_err() {
+            warn!("an order by {by} is not carried out: too many wait already, or crema is about to end");
+        }
     }
 
     /// Gives an order and returns when it was carried out, or not. Cancel safe: what was given is carried out all the same.

@@ -116,7 +116,8 @@ impl Worker {
         let (settings, mut spans) = (&self.settings, Vec::new());
         let SentCommand { spec, request } = SentCommand::read(bytes, &mut spans)?;
         let (query, rule) = (who.query(&self.shared.l1, spec, request), settings.rule_of(request.arg(1)));
-        Some(Fill::new(request, &query, who.db, settings.ceiling(rule), settings.promote(rule).max_value))
+        let fill = Fill::new(request, &query, who.db, settings.ceiling(rule), settings.promote(rule).max_value);
+        Some(fill.by_settings(settings.number()))
     }
 
     /// Has those of these keys filled of which it is known that there is no value. Where there are tiers nobody can know: they may answer

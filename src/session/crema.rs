@@ -134,6 +134,7 @@ impl Session {
             let query =
                 Query::new(&shared.l1.memory.stamps, kept.identity, kept.command, read.arg(1), read.tail(1), rest);
             let fill = Fill::new(read, &query, kept.db, settings.ceiling(rule), settings.promote(rule).max_value)
+                .by_settings(settings.number)
                 .leaving(shared.early(read.arg(1)));
             anew += i64::from(shared.l1.promote(&kept.ear, fill).is_ok());
         }

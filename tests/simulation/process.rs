@@ -16,7 +16,7 @@ use crema::clock::Time;
 use crema::command::lookup;
 use crema::error::{Error, Sent};
 use crema::invalidation::ear::{FenceTimes, Rights, Surroundings};
-use crema::invalidation::{CoherenceMode, Fill, L1Terms, OpaqueWrites, Silence};
+use crema::invalidation::{CoherenceMode, Fill, L1Terms, ModeSwitch, OpaqueWrites, Silence};
 use crema::metrics::Stats;
 use crema::proxy::{ReadHistory, ReplyPlace};
 use crema::resp::{Request, Span, encode};
@@ -40,6 +40,7 @@ pub(crate) struct Memory {
     pub(crate) arrivals: Arrivals,
     pub(crate) opaque_writes: OpaqueWrites,
     pub(crate) silence: Silence,
+    switch: ModeSwitch,
     pub(crate) generation: Generation,
     pub(crate) vouched: Vouched,
     pub(crate) stats: Stats,
@@ -96,6 +97,7 @@ impl Memory {
             arrivals: Arrivals::default(),
             opaque_writes: OpaqueWrites::default(),
             silence: Silence::default().awaiting_channel(),
+            switch: ModeSwitch::new(true),
             generation: Generation::default(),
             vouched: Vouched::always(),
             stats: Stats::default(),
@@ -113,6 +115,7 @@ impl Memory {
             arrivals: &self.arrivals,
             opaque_writes: &self.opaque_writes,
             silence: &self.silence,
+            switch: &self.switch,
             generation: &self.generation,
             vouched: &self.vouched,
             stats: &self.stats,

@@ -35,6 +35,8 @@ pub struct Fill {
     /// So long before the end of its key it ends.
     early: Duration,
     max_value: u64,
+    /// The number of the settings that say so.
+    settings: u64,
     /// The bytes that its reply is likely to have.
     size: u64,
     again: bool,
@@ -56,8 +58,35 @@ impl Fill {
         let key = tail + header..tail + header + request.arg(1).len();
         let Query { identity, command, slot, hash, .. } = *query;
         let (request, size) = (raw.into(), max_value.min(UNSEEN));
-        let (early, again, share) = (Duration::ZERO, false, None);
-        Self { request, key, tail, identity, command, slot, hash, db, ceiling, early, max_value, size, again, share }
+        let (early, settings, again, share) = (Duration::ZERO, 0, false, None);
+        Self {
+            request,
+            key,
+            tail,
+            identity,
+            command,
+            slot,
+            hash,
+            db,
+            ceiling,
+            early,
+            max_value,
+            settings,
+            size,
+            again,
+            share,
+        }
+    }
+
+    /// The settings that were asked have this number; where nobody says, they are the first.
+    #[must_use]
+    pub fn by_settings(self, number: u64) -> Self {
+        Self { settings: number, ..self }
+    }
+
+    /// That number.
+    pub(super) fn settings(&self) -> u64 {
+        self.settings
     }
 
     /// Where the settings name no longest stay, this is it.

@@ -16,6 +16,7 @@ use super::super::forget::{Forget, Heard, obey};
 use super::super::message::Envelope;
 use super::super::opaque::OpaqueWrites;
 use super::super::silence::{ChannelReliance, Silence};
+use super::super::switch::ModeSwitch;
 use super::super::terms::L1Terms;
 use super::awaited::{AwaitedChange, AwaitedChanges, is_unchanged};
 use super::dialogue::{Dialogue, EarQuestion, FillStep};
@@ -58,6 +59,8 @@ pub struct Surroundings<'a> {
     pub stamps: &'a Stamps,
     /// The entries.
     pub store: &'a Store,
+    /// Whether anything is kept, and by which settings.
+    pub switch: &'a ModeSwitch,
     /// When entries came in.
     pub arrivals: &'a Arrivals,
     /// The opaque writes of all workers.
@@ -654,6 +657,10 @@ impl<'a, W, P: FaultPlan> Protocol<'a, W, P> {
         // Read before the request is sent: only what was asked for under a quiet stamp may enter L1.
         let (stamp, epoch) = (stamps.load(fill.slot()), self.epoch_of(&fill));
         if !stamp.quiet() || self.not_master {
+            return stats.fill(FillOutcome::Doomed);
+        }
+        // Asked behind the epoch, which changes whenever the switch is thrown or other settings are in force.
+        if !self.around.switch.admits(fill.settings()) {
             return stats.fill(FillOutcome::Doomed);
         }
         // Asked for behind the epoch, which changes when another mode is chosen; the worker may have asked before that.

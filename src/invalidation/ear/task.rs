@@ -159,6 +159,7 @@ fn surroundings<'a>(ear: &'a Ear, l1: &'a L1) -> Surroundings<'a> {
         terms: &l1.terms,
         stamps: &l1.memory.stamps,
         store: &l1.memory.store,
+        switch: &l1.switch,
         arrivals: &l1.memory.arrivals,
         opaque_writes: &l1.opaque_writes,
         silence: &l1.silence,

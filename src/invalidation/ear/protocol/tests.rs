@@ -9,6 +9,7 @@ use super::super::super::notice::Notices;
 use super::*;
 use crate::cache::{Identities, Identity, Query};
 use crate::command::lookup;
+use crate::config::L1Mode;
 use crate::resp::{Request, Span, encode};
 
 const OK: &str = "+OK\r\n";
@@ -37,6 +38,7 @@ struct EarBench {
     arrivals: Arrivals,
     opaque_writes: OpaqueWrites,
     silence: Silence,
+    switch: ModeSwitch,
     generation: Generation,
     vouched: Vouched,
     stats: Stats,
@@ -62,6 +64,7 @@ impl EarBench {
             },
             stamps: Stamps::for_l1(0),
             store: Store::new(l1_size),
+            switch: ModeSwitch::new(true),
             arrivals: Arrivals::default(),
             opaque_writes: OpaqueWrites::default(),
             silence: Silence::default(),
@@ -85,6 +88,7 @@ impl EarBench {
             terms: &self.terms,
             stamps: &self.stamps,
             store: &self.store,
+            switch: &self.switch,
             arrivals: &self.arrivals,
             opaque_writes: &self.opaque_writes,
             silence: &self.silence,
@@ -390,6 +394,31 @@ fn a_lease_lasts_no_longer_than_rights_and_the_last_probe_allow() {
     line.answer(&[MASTER]);
     assert_eq!(bench.lease_ms(), 400);
     assert_eq!(bench.freshness.heard_up_to(), at(20));
+}
+
+#[test]
+fn what_was_asked_for_by_older_settings_or_before_pass_never_enters() {
+    let bench = EarBench::tracking();
+    let mut line = bench.ready();
+    line.fill(bench.get("k"));
+    assert_eq!(line.asked(), ["PTTL K", "GET K"]);
+    bench.switch.go_by(1);
+    bench.freshness.bump();
+    line.answer(&[NO_TTL, VALUE]);
+    assert_eq!((line.asked().len(), line.fills(FillOutcome::Doomed)), (0, 1), "one that was under way");
+    line.fill(bench.get("k"));
+    assert_eq!((line.asked().len(), line.fills(FillOutcome::Doomed)), (0, 2), "one that comes late");
+    line.fill(bench.get("k").by_settings(1));
+    assert_eq!(line.asked(), ["PTTL K", "GET K"]);
+    bench.switch.set(L1Mode::Pass);
+    bench.freshness.bump();
+    line.answer(&[NO_TTL, VALUE]);
+    assert_eq!((line.asked().len(), line.fills(FillOutcome::Doomed)), (0, 3), "nothing is kept");
+    bench.switch.set(L1Mode::Cache);
+    line.fill(bench.get("k").by_settings(1));
+    line.asked();
+    line.answer(&[NO_TTL, VALUE]);
+    assert!(bench.keeps("k", at(5)));
 }
 
 #[test]
