@@ -22,6 +22,9 @@ const MEMCACHED_STAY: u64 = 30 * 24 * 3600;
 /// So a Redis begins that answers nothing of any key, or nothing to us.
 const UNABLE: [&[u8]; 4] = [b"-CLUSTERDOWN ", b"-LOADING ", b"-MASTERDOWN ", b"-NOAUTH "];
 
+/// But so it says that of one slot alone, and may serve others.
+const ONE_SLOT: &[u8] = b"-CLUSTERDOWN Hash slot not served";
+
 /// What a tier answered.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum TierReply {
@@ -122,7 +125,8 @@ impl Dialect {
 
     /// Where it can do nothing for anybody now, what it says of that.
     pub(super) fn is_unable(self, answers: &[Vec<u8>]) -> Option<String> {
-        let says = |answer: &&Vec<u8>| UNABLE.iter().any(|word| answer.starts_with(word));
+        let says =
+            |answer: &&Vec<u8>| UNABLE.iter().any(|word| answer.starts_with(word)) && !answer.starts_with(ONE_SLOT);
         answers.iter().filter(|_| self == Self::Redis).find(says).map(|answer| shown(answer))
     }
 
@@ -217,6 +221,7 @@ mod tests {
         for line in [&b"-LOADING Redis is loading\r\n"[..], b"-MASTERDOWN Link\r\n", b"-NOAUTH Authentication\r\n"] {
             assert!(said(Dialect::Redis, line).is_some());
         }
+        assert_eq!(said(Dialect::Redis, b"-CLUSTERDOWN Hash slot not served\r\n"), None);
         for line in [&b"-NOPERM no\r\n"[..], b"-READONLY no\r\n", b"-MOVED 1 a:1\r\n", b"$-1\r\n", b":-2\r\n"] {
             assert_eq!(said(Dialect::Redis, line), None);
         }
