@@ -256,7 +256,7 @@ need-llvm:
 
 # For the programs of tests/outage.
 need-outage:
-	@if ! command -v php >/dev/null || ! php -m | grep -qx redis || ! command -v sidekiq >/dev/null; then
+	@if ! command -v php >/dev/null || ! php -r 'exit(extension_loaded("redis") ? 0 : 1);' || ! command -v sidekiq >/dev/null; then
 		$(call install,php-cli php-redis ruby-sidekiq)
 	fi
 

@@ -28,6 +28,8 @@ pub(crate) const MARGIN: Duration = Duration::from_millis(30);
 const REST: (Duration, Duration) = (Duration::from_millis(2), Duration::from_millis(25));
 /// The same where somebody will tell, or is lost.
 const LONG_REST: Duration = Duration::from_millis(500);
+/// So many times as long as where nobody does.
+const PATIENT: u32 = 20;
 /// A token's time to live is told in whole milliseconds.
 const TICK: Duration = Duration::from_millis(1);
 
@@ -326,7 +328,8 @@ impl Load {
     fn wait(&mut self, left: Option<Duration>, now: Time) -> LoadStep {
         let LoadStep::Rest(least) = self.rest(now) else { return self.fail(TOO_LONG) };
         let end = left.map_or(LONG_REST, |left| left + TICK);
-        let longest = end.min(LONG_REST).min(self.left(now));
+        // Longer each time: that there is no value is not told where it came between the look and the question of who tells.
+        let longest = end.min(least * PATIENT).min(LONG_REST).min(self.left(now));
         LoadStep::Await(least.min(longest), longest)
     }
 
@@ -436,13 +439,16 @@ mod tests {
         let mut load = load();
         load.next(LoadEvent::Begin, NOW);
         load.next(LoadEvent::Permit(Ok(())), NOW);
-        assert_eq!(reply(&mut load, ScriptReply::Held(None)), LoadStep::Await(REST.0, LONG_REST));
+        assert_eq!(reply(&mut load, ScriptReply::Held(None)), LoadStep::Await(REST.0, REST.0 * PATIENT));
         assert!(!load.needs_permit());
         let mut rest = REST.0;
         for _ in 0..10 {
             assert_eq!(load.next(LoadEvent::Rested, NOW), LoadStep::Ask(Script::Look));
             rest = (rest * 2).min(REST.1);
-            assert_eq!(reply(&mut load, ScriptReply::Held(None)), LoadStep::Await(rest, LONG_REST));
+            assert_eq!(
+                reply(&mut load, ScriptReply::Held(None)),
+                LoadStep::Await(rest, (rest * PATIENT).min(LONG_REST))
+            );
         }
         load.next(LoadEvent::Rested, NOW);
         assert_eq!(reply(&mut load, ScriptReply::Free), LoadStep::Permit);
@@ -458,9 +464,9 @@ mod tests {
             load.next(LoadEvent::Permit(Ok(())), NOW);
             load.next(LoadEvent::Reply(ScriptReply::Held(Some(ms(left)))), now)
         };
-        assert_eq!(held(200, NOW), LoadStep::Await(REST.0, ms(201)));
+        assert_eq!(held(20, NOW), LoadStep::Await(REST.0, ms(21)));
         assert_eq!(held(0, NOW), LoadStep::Await(ms(1), ms(1)));
-        assert_eq!(held(9_999, NOW), LoadStep::Await(REST.0, LONG_REST));
+        assert_eq!(held(9_999, NOW), LoadStep::Await(REST.0, REST.0 * PATIENT));
         assert_eq!(held(9_999, NOW.plus(ms(2_990))), LoadStep::Await(REST.0, ms(10)));
     }
 
