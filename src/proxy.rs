@@ -86,7 +86,7 @@ pub(crate) use lanes::LANE_NAME;
 pub(crate) use live::LiveSettings;
 pub(crate) use node_question::NodeQuestion;
 pub(crate) use open_listeners::OpenListeners;
-pub(crate) use orders::{GivenOrder, Order, OrderReport, Orders};
+pub(crate) use orders::{GivenOrder, Order, OrderReport, Orders, UndoneOrder};
 pub(crate) use owner::Owner;
 pub(crate) use parts::PartsInTurn;
 pub(crate) use pilot::NEWCOMER;

@@ -38,6 +38,7 @@ pub(crate) use status::{
 use orders::OrderPath;
 
 use crate::config::AdminToken;
+use crate::control::Control;
 use crate::metrics::Metrics;
 use crate::proxy::Orders;
 
@@ -75,6 +76,9 @@ pub(crate) trait Source: Send + Sync + 'static {
 
     /// Where orders go.
     fn orders(&self) -> &Orders;
+
+    /// Where a file is read.
+    fn control(&self) -> &Control;
 }
 
 /// The pages there are.
@@ -225,6 +229,7 @@ mod tests {
 
     struct Fake {
         orders: Orders,
+        control: Control,
         metrics: Metrics,
         ready: AtomicBool,
     }
@@ -247,6 +252,10 @@ mod tests {
         fn orders(&self) -> &Orders {
             &self.orders
         }
+
+        fn control(&self) -> &Control {
+            &self.control
+        }
     }
 
     struct Port {
@@ -259,7 +268,12 @@ mod tests {
     async fn port() -> Port {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let address = listener.local_addr().expect("bound");
-        let source = Arc::new(Fake { orders: Orders::new().0, metrics: Metrics::new(1), ready: AtomicBool::new(true) });
+        let source = Arc::new(Fake {
+            orders: Orders::new().0,
+            control: Control::here(),
+            metrics: Metrics::new(1),
+            ready: AtomicBool::new(true),
+        });
         let stop = CancellationToken::new();
         let served = tokio::spawn(serve(listener, Arc::clone(&source) as _, stop.clone()));
         Port { address, source, stop, served }

@@ -9,11 +9,13 @@ use hyper::header::{self, HeaderValue};
 use hyper::{Method, Request, Response, StatusCode};
 use ring::{hmac, rand};
 use serde::Serialize;
+use tokio::sync::Semaphore;
 use tracing::warn;
 
 use super::{Source, answer};
 use crate::config::{AdminToken, L1Mode};
-use crate::proxy::{Order, OrderReport};
+use crate::control::Control;
+use crate::proxy::{Order, OrderReport, UndoneOrder};
 
 /// The largest body of an order, in bytes.
 const MAX_BODY: usize = 1024;
@@ -59,7 +61,9 @@ impl OrderPath {
             response.headers_mut().insert(header::ALLOW, HeaderValue::from_static("POST"));
             return response;
         }
-        if let Err(refusal) = admit(source.token().as_ref(), request.headers().get(header::AUTHORIZATION)) {
+        if let Err(refusal) =
+            admit(source.token(), request.headers().get(header::AUTHORIZATION), source.control()).await
+        {
             warn!(client = peer, "an order at the admin port was refused: {}", refusal.1);
             return told(refusal.0, refusal.1);
         }
@@ -72,7 +76,8 @@ impl OrderPath {
         };
         match source.orders().give(order, format!("the admin port's client {peer}")).await {
             Ok(OrderReport { changed, restart }) => json(StatusCode::OK, &OrderOutcome::Done { changed, restart }),
-            Err(why) => told(StatusCode::CONFLICT, why),
+            Err(why @ UndoneOrder::Refused(_)) => told(StatusCode::CONFLICT, why.to_string()),
+            Err(UndoneOrder::Late) => told(StatusCode::GATEWAY_TIMEOUT, UndoneOrder::Late.to_string()),
         }
     }
 
@@ -89,17 +94,38 @@ impl OrderPath {
 }
 
 /// Whether who shows this may give orders; else what it is told.
-fn admit(token: Option<&AdminToken>, shown: Option<&HeaderValue>) -> Result<(), (StatusCode, String)> {
+async fn admit(
+    token: Option<AdminToken>,
+    shown: Option<&HeaderValue>,
+    control: &Control,
+) -> Result<(), (StatusCode, String)> {
     let Some(token) = token else {
         let why = "no admin_token is set, so nothing can be changed here".to_owned();
         return Err((StatusCode::FORBIDDEN, why));
     };
-    let token = token.read().map_err(|why| (StatusCode::FORBIDDEN, why))?;
-    let shown = shown.and_then(|shown| shown.as_bytes().strip_prefix(b"Bearer ")).unwrap_or_default();
-    if is_same(&token, shown) {
-        return Ok(());
+    // Who shows nothing has nothing read.
+    if let Some(shown) = shown.and_then(|shown| shown.as_bytes().strip_prefix(b"Bearer ")) {
+        let token = read(token, control).await.map_err(|why| (StatusCode::FORBIDDEN, why))?;
+        if is_same(&token, shown) {
+            return Ok(());
+        }
     }
     Err((StatusCode::UNAUTHORIZED, "show the token: Authorization: Bearer TOKEN".to_owned()))
+}
+
+/// The token as it is now. A file is read where that holds up nobody, by one client at a time, for nobody knows yet who they are.
+async fn read(token: AdminToken, control: &Control) -> Result<Vec<u8>, String> {
+    static TURN: Semaphore = Semaphore::const_new(1);
+    if matches!(token, AdminToken::Fixed(_)) {
+        return token.read();
+    }
+    let turn = TURN.acquire().await.map_err(|closed| closed.to_string())?;
+    let reading = control.spawn_blocking(move || {
+        let read = token.read();
+        drop(turn);
+        read
+    });
+    reading.await.unwrap_or_else(|_| Err("crema ends".to_owned()))
 }
 
 /// Whether the two are the same, in a time that tells nothing of where they differ.
@@ -123,31 +149,34 @@ mod tests {
     use super::*;
     use crate::config::Secret;
 
-    #[test]
-    fn only_the_token_admits() {
+    #[tokio::test]
+    async fn only_the_token_admits() {
+        let control = Control::here();
         let token = AdminToken::Fixed(Secret::new("right"));
         let shown = |text: &'static str| Some(HeaderValue::from_static(text));
-        assert_eq!(admit(Some(&token), shown("Bearer right").as_ref()), Ok(()));
+        assert_eq!(admit(Some(token.clone()), shown("Bearer right").as_ref(), &control).await, Ok(()));
         for wrong in [None, shown("right"), shown("Bearer wrong"), shown("Bearer "), shown("Basic right")] {
-            let refusal = admit(Some(&token), wrong.as_ref()).expect_err("it is not the token");
+            let refusal = admit(Some(token.clone()), wrong.as_ref(), &control).await.expect_err("it is not the token");
             assert_eq!(refusal.0, StatusCode::UNAUTHORIZED);
         }
-        assert_eq!(admit(None, shown("Bearer ").as_ref()).expect_err("there is none").0, StatusCode::FORBIDDEN);
+        let refusal = admit(None, shown("Bearer ").as_ref(), &control).await;
+        assert_eq!(refusal.expect_err("there is none").0, StatusCode::FORBIDDEN);
     }
 
-    #[test]
-    fn a_token_in_a_file_is_read_each_time_and_is_never_empty() {
+    #[tokio::test]
+    async fn a_token_in_a_file_is_read_each_time_and_is_never_empty() {
         let directory = tempfile::tempdir().expect("a directory");
         let path = directory.path().join("token");
         let token = AdminToken::File(path.clone());
         let shown = HeaderValue::from_static("Bearer one");
-        let status = || admit(Some(&token), Some(&shown)).map_err(|refusal| refusal.0);
-        assert_eq!(status(), Err(StatusCode::FORBIDDEN), "there is no file");
+        let control = Control::here();
+        let status = async || admit(Some(token.clone()), Some(&shown), &control).await.map_err(|refusal| refusal.0);
+        assert_eq!(status().await, Err(StatusCode::FORBIDDEN), "there is no file");
         for (text, expected) in
             [("one\n", Ok(())), ("two", Err(StatusCode::UNAUTHORIZED)), (" \n", Err(StatusCode::FORBIDDEN))]
         {
             std::fs::write(&path, text).expect("our own directory");
-            assert_eq!(status(), expected, "{text}");
+            assert_eq!(status().await, expected, "{text}");
         }
     }
 

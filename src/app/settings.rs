@@ -13,7 +13,7 @@ use tracing::{info, warn};
 use super::{App, descriptors};
 use crate::admin::ChangeStatus;
 use crate::config::{Changes, ConfigError, FileMark, Flags, L1Mode, Reading, mark_of_settings, settings_file};
-use crate::proxy::{GivenOrder, LiveSettings, Order, OrderReport};
+use crate::proxy::{GivenOrder, LiveSettings, Order, OrderReport, UndoneOrder};
 
 /// So many changes are remembered.
 const REMEMBERED: usize = 20;
@@ -143,7 +143,9 @@ impl SettingsKeeper {
                 given.answer(Ok(report));
             }
             Order::Reload if self.reloads.len() < WAITING => self.reloads.push_back(given),
-            Order::Reload => given.answer(Err("too many orders wait to be carried out".to_owned())),
+            Order::Reload => {
+                given.answer(Err(UndoneOrder::Refused("too many orders wait to be carried out".to_owned())));
+            }
         }
     }
 
@@ -177,7 +179,7 @@ impl SettingsKeeper {
         let by = whom.as_ref().map_or(BY_FILE, |given| &given.by);
         let result = match read {
             Ok(reading) => Ok(self.adopt(&reading, by).await),
-            Err(wrong) => Err(self.refuse(by, wrong.to_string())),
+            Err(wrong) => Err(UndoneOrder::Refused(self.refuse(by, wrong.to_string()))),
         };
         if let Some(given) = whom {
             given.answer(result);

@@ -11,6 +11,7 @@ use crate::admin::{
 };
 use crate::clock::Time;
 use crate::config::{AdminToken, UpstreamKind};
+use crate::control::Control;
 use crate::invalidation::EarState;
 use crate::metrics::{CensusFinding, LoadResult, Metrics, Need, TierOutcome};
 use crate::origin::OriginState;
@@ -88,6 +89,10 @@ impl Source for App {
 
     fn orders(&self) -> &Orders {
         &self.shared.orders
+    }
+
+    fn control(&self) -> &Control {
+        &self.control
     }
 }
 

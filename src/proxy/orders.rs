@@ -3,6 +3,7 @@
 //!
 //! Who may give an order is decided by whoever takes it; here nobody asks.
 
+use std::fmt::{self, Display, Formatter};
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
@@ -42,8 +43,26 @@ impl OrderReport {
     }
 }
 
-/// That; or why nothing is otherwise.
-pub(crate) type OrderResult = Result<OrderReport, String>;
+/// Why who gave an order hears of nothing that it has come to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum UndoneOrder {
+    /// It was not carried out, and will not be.
+    Refused(String),
+    /// Not yet: it will be.
+    Late,
+}
+
+impl Display for UndoneOrder {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Refused(why) => f.write_str(why),
+            Self::Late => f.write_str("it takes long and goes on; the status tells what has become of it"),
+        }
+    }
+}
+
+/// What it has come to, or nothing.
+pub(crate) type OrderResult = Result<OrderReport, UndoneOrder>;
 
 /// An order, and who waits for it to be carried out.
 #[derive(Debug)]
@@ -78,12 +97,14 @@ impl Orders {
     pub(crate) async fn give(&self, order: Order, by: String) -> OrderResult {
         let (answer, result) = oneshot::channel();
         if self.0.try_send(GivenOrder { order, by, answer }).is_err() {
-            return Err("too many orders wait to be carried out, or crema is about to end".to_owned());
+            return Err(UndoneOrder::Refused(
+                "too many orders wait to be carried out, or crema is about to end".to_owned(),
+            ));
         }
         match timeout(PATIENCE, result).await {
             Ok(Ok(result)) => result,
-            Ok(Err(_)) => Err("crema ends".to_owned()),
-            Err(_) => Err("it takes long; the status tells what has become of it".to_owned()),
+            Ok(Err(_)) => Err(UndoneOrder::Refused("crema ends".to_owned())),
+            Err(_) => Err(UndoneOrder::Late),
         }
     }
 }
@@ -117,9 +138,9 @@ mod tests {
         let (orders, arrive) = Orders::new();
         let give = || orders.give(Order::Mode(L1Mode::Cache), String::new());
         for _ in 0..WAITING {
-            assert!(give().await.expect_err("nobody listens").starts_with("it takes long"));
+            assert_eq!(give().await.expect_err("nobody listens"), UndoneOrder::Late);
         }
-        assert!(give().await.expect_err("there is no room").starts_with("too many"));
+        assert!(give().await.expect_err("there is no room").to_string().starts_with("too many"));
         drop(arrive);
         assert!(give().await.is_err());
     }

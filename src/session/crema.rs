@@ -8,6 +8,7 @@ use std::sync::Arc;
 use tracing::{debug, warn};
 
 use super::Session;
+use super::wire::ClientLine;
 use crate::cache::Query;
 use crate::clock::Time;
 use crate::command::{self, Effect, HashSlot, Route, Spec, Verb};
@@ -41,7 +42,7 @@ const HELP: [&str; 17] = [
 
 impl Session {
     /// A subcommand of `CREMA`, outside of a transaction.
-    pub(super) async fn crema(&mut self, verb: Verb, request: Request<'_>) {
+    pub(super) async fn crema(&mut self, line: &mut ClientLine, verb: Verb, request: Request<'_>) {
         let mut reply = Vec::new();
         if let Verb::CremaInvalidate | Verb::CremaRefresh = verb {
             let (client, user) = (self.caller.replies.member().peer(), self.user_name());
@@ -53,10 +54,10 @@ impl Session {
                 self.explain(request, beyond, &mut reply);
             }
             Verb::CremaStatus => self.status(&mut reply),
-            Verb::CremaInvalidate => self.invalidate(request, &mut reply).await,
-            Verb::CremaRefresh => self.refresh(request, &mut reply).await,
-            Verb::CremaMode => self.switch(request, &mut reply).await,
-            Verb::CremaReload => self.reload(&mut reply).await,
+            Verb::CremaInvalidate => line.while_writing(self, self.invalidate(request, &mut reply)).await,
+            Verb::CremaRefresh => line.while_writing(self, self.refresh(request, &mut reply)).await,
+            Verb::CremaMode => line.while_writing(self, self.switch(request, &mut reply)).await,
+            Verb::CremaReload => line.while_writing(self, self.reload(&mut reply)).await,
             _ => {
                 encode::array_header(&mut reply, HELP.len());
                 for line in HELP {
@@ -176,7 +177,11 @@ impl Session {
             return Err("NOPERM crema: only users named in admin_users may do this".to_owned());
         }
         let by = format!("user `{}` at {client}", user.escape_debug());
-        shared.orders.give(order, by).await.map_err(|why| format!("ERR crema: {}", why.replace(['\r', '\n'], "; ")))
+        shared
+            .orders
+            .give(order, by)
+            .await
+            .map_err(|why| format!("ERR crema: {}", why.to_string().replace(['\r', '\n'], "; ")))
     }
 
     /// As whom the client itself has logged in: not the user for whom it acts because the settings say so.

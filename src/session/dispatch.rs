@@ -173,7 +173,7 @@ impl Session {
             | V::CremaRefresh
             | V::CremaReload
             | V::CremaStatus => {
-                self.crema(verb, request).await;
+                self.crema(line, verb, request).await;
                 Ok(())
             }
         }
