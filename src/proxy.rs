@@ -387,22 +387,31 @@ fn look_up<const ANSWERS: bool>(
     }
     let ear = caller.ear(at);
     let fresh = &ear.freshness;
-    match caller.key_status(at, (l1, ear), query.slot, now) {
+    let look = |touches: &mut Sampler, out: &mut Vec<u8>| {
+        l1.memory.store.lookup(query, caller.resp, &l1.memory.stamps, fresh, now, touches, out)
+    };
+    let status = caller.key_status(at, (l1, ear), query.slot, now);
+    if !ANSWERS && status != KeyStatus::Heard && would_answer(worker, look) {
+        return Finding::Miss(Miss::WouldHit);
+    }
+    match status {
         KeyStatus::Heard => {}
         KeyStatus::Unanswered => return Finding::Miss(Miss::BehindRead),
-        KeyStatus::Unheard(since) if l1.holds(query, ear, now) => return unheard::<ANSWERS>(worker, since, at),
+        KeyStatus::Unheard(since) if l1.holds(query, ear, now) => return unheard(worker, since, at),
         KeyStatus::Unheard(_) => return Finding::Miss(if fresh.held(now) { Miss::Absent } else { Miss::Blind }),
     }
-    answer::<ANSWERS>(worker, caller, |touches, out| {
-        l1.memory.store.lookup(query, caller.resp, &l1.memory.stamps, fresh, now, touches, out)
-    })
+    answer::<ANSWERS>(worker, caller, look)
+}
+
+/// Whether memory has the answer to a read before which it would have given others, so that the session would wait for nothing: the
+/// entry is used as if it answered.
+#[cold]
+fn would_answer(worker: &Worker, look: impl FnOnce(&mut Sampler, &mut Vec<u8>) -> Lookup) -> bool {
+    look(&mut worker.sampler.borrow_mut(), &mut Vec::new()).is_hit()
 }
 
 /// L1 has an answer, and may give it when the ear has heard what it was told since then.
-fn unheard<const ANSWERS: bool>(worker: &Worker, since: Time, at: NodeIndex) -> Finding {
-    if !ANSWERS {
-        return Finding::Miss(Miss::WouldHit); // nobody waits for an answer that is not given
-    }
+fn unheard(worker: &Worker, since: Time, at: NodeIndex) -> Finding {
     worker.shared.l1.opaque_writes.ask();
     Finding::Unheard(Unheard { since, at })
 }

@@ -16,7 +16,7 @@ use super::parts::SlotParts;
 use super::read_history::KeyStatus;
 use super::recipient::Tally;
 use super::worker::Worker;
-use crate::cache::{Coin, Query};
+use crate::cache::{Coin, Query, Sampler};
 use crate::clock::Time;
 use crate::command::{HashSlot, Spec};
 use crate::invalidation::Fill;
@@ -79,6 +79,17 @@ impl<'a> KeyLookups<'a> {
         if self.rules.iter().any(|&rule| worker.settings.is_kept_away(rule)) {
             return Finding::Miss(Miss::Disabled);
         }
+        let most = worker.settings.max_value();
+        let look = |touches: &mut Sampler, out: &mut Vec<u8>| {
+            let fresh = |nth: usize| &caller.ear(self.nodes[nth]).freshness;
+            l1.memory.store.lookup_all(&self.queries, most, caller.resp, &l1.memory.stamps, fresh, now, touches, out)
+        };
+        let status =
+            |(query, &at): (&Query<'_>, &NodeIndex)| caller.key_status(at, (l1, caller.ear(at)), query.slot, now);
+        let are_heard = || self.queries.iter().zip(&self.nodes).map(status).all(|status| status == KeyStatus::Heard);
+        if !ANSWERS && !are_heard() && super::would_answer(worker, look) {
+            return Finding::Miss(Miss::WouldHit);
+        }
         let mut unheard: Option<(Time, NodeIndex)> = None;
         for (query, &at) in self.queries.iter().zip(&self.nodes) {
             match caller.key_status(at, (l1, caller.ear(at)), query.slot, now) {
@@ -92,16 +103,12 @@ impl<'a> KeyLookups<'a> {
         if let Some((since, at)) = unheard {
             let holds = |(query, &at): (&Query<'_>, &NodeIndex)| l1.holds(query, caller.ear(at), now);
             if self.queries.iter().zip(&self.nodes).all(holds) {
-                return super::unheard::<ANSWERS>(worker, since, at);
+                return super::unheard(worker, since, at);
             }
             let held = self.nodes.iter().all(|&at| caller.ear(at).freshness.held(now));
             return Finding::Miss(if held { Miss::Absent } else { Miss::Blind });
         }
-        let most = worker.settings.max_value();
-        super::answer::<ANSWERS>(worker, caller, |touches, out| {
-            let fresh = |nth: usize| &caller.ear(self.nodes[nth]).freshness;
-            l1.memory.store.lookup_all(&self.queries, most, caller.resp, &l1.memory.stamps, fresh, now, touches, out)
-        })
+        super::answer::<ANSWERS>(worker, caller, look)
     }
 
     /// Whether it could be sent now, to whichever nodes its keys are at: behind what the session has sent there.
