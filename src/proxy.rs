@@ -397,7 +397,7 @@ fn look_up<const ANSWERS: bool>(
     match status {
         KeyStatus::Heard => {}
         KeyStatus::Unanswered => return Finding::Miss(Miss::BehindRead),
-        KeyStatus::Unheard(since) if l1.holds(query, ear, now) => return unheard(worker, since, at),
+        KeyStatus::Unheard(since) if ANSWERS && l1.holds(query, ear, now) => return unheard(worker, since, at),
         KeyStatus::Unheard(_) => return Finding::Miss(if fresh.held(now) { Miss::Absent } else { Miss::Blind }),
     }
     answer::<ANSWERS>(worker, caller, look)

@@ -123,6 +123,12 @@ impl SettingsKeeper {
                             self.read_anew();
                         },
                         Ok(FileSeen::Reading(mark, reading)) => self.settle(mark, *reading, reads_for.take()).await,
+                        Err(gone) if gone.is_panic() => {
+                            let why = "the settings could not be read, by a fault of crema's".to_owned();
+                            if let Some(given) = reads_for.take() {
+                                given.answer(Err(UndoneOrder::Refused(why)));
+                            }
+                        }
                         Err(_) => return, // crema ends
                     }
                 }
@@ -138,8 +144,8 @@ impl SettingsKeeper {
     fn take(&mut self, given: GivenOrder) {
         match given.order {
             Order::Mode(mode) => {
-                self.mode_is_newer = true;
                 let report = self.switch(mode, &given.by);
+                self.mode_is_newer |= !report.changed.is_empty();
                 given.answer(Ok(report));
             }
             Order::Reload if self.reloads.len() < WAITING => self.reloads.push_back(given),
@@ -194,8 +200,12 @@ impl SettingsKeeper {
         changed.retain(|line| !line.starts_with("mode: "));
         let late = !changed.is_empty() && !self.publish().await;
         self.note(by, &OrderReport { changed: changed.clone(), restart: restart.clone() });
-        if let Some(mode) = mode.filter(|_| !self.mode_is_newer) {
-            changed.extend(self.switch(mode, by).changed);
+        match mode {
+            Some(mode) if self.mode_is_newer => {
+                changed.push(format!("mode: stays as it was switched meanwhile, not {mode}"));
+            }
+            Some(mode) => changed.extend(self.switch(mode, by).changed),
+            None => {}
         }
         if late {
             warn!("a worker is busy and goes by the new settings later");

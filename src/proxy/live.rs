@@ -163,14 +163,23 @@ impl WorkerSettings {
     /// As [`LiveSettings::rule_of`].
     #[inline]
     pub(super) fn rule_of(&self, key: &[u8]) -> RuleIndex {
-        if self.has_rules.get() { self.all.borrow().rule_of(key) } else { RuleIndex::NONE }
+        if self.has_rules.get() { self.find_rule(key) } else { RuleIndex::NONE }
+    }
+
+    #[inline(never)]
+    fn find_rule(&self, key: &[u8]) -> RuleIndex {
+        self.all.borrow().rule_of(key)
     }
 
     /// Whether the rule says that its keys are never promoted, so that L1 need not be asked for them.
     #[inline]
     pub(super) fn is_kept_away(&self, index: RuleIndex) -> bool {
-        let never = |rule: &Rule| rule.promote == Some(Promote::Never);
-        index != RuleIndex::NONE && self.all.borrow().rule(index).is_some_and(never)
+        index != RuleIndex::NONE && self.has_kept_away(index)
+    }
+
+    #[inline(never)]
+    fn has_kept_away(&self, index: RuleIndex) -> bool {
+        self.all.borrow().rule(index).is_some_and(|rule| rule.promote == Some(Promote::Never))
     }
 
     /// As [`LiveSettings::promote`].

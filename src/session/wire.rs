@@ -104,9 +104,7 @@ impl Wire {
 
     /// Writes replies as they come, and waits for something to do. Cancel safe.
     pub(super) async fn next(&mut self, session: &mut Session) -> Event {
-        if let Some(after) = session.worker.settings.idle_timeout() {
-            self.idle = Some(Box::pin(sleep(after)));
-        }
+        self.idle = session.worker.settings.idle_timeout().map(|after| Box::pin(sleep(after)));
         self.fresh = true;
         poll_fn(|cx| self.poll_next(cx, session)).await
     }

@@ -131,10 +131,11 @@ impl<T> Reloading<T> {
         self.current().expires
     }
 
-    /// Reads the files, changed or not.
+    /// Reads the files, changed or not. Holds up nobody who asks meanwhile.
     pub(super) fn read_anew(&self) {
         if !self.files.is_empty() {
-            self.read(&mut self.state.lock().unwrap_or_else(PoisonError::into_inner), marks(&self.files));
+            let (marks, made) = (marks(&self.files), (self.make)());
+            LoadedFiles::take(&mut self.state.lock().unwrap_or_else(PoisonError::into_inner), marks, made);
         }
     }
 
@@ -144,18 +145,20 @@ impl<T> Reloading<T> {
             state.looked = Instant::now();
             let marks = marks(&self.files);
             if marks != state.marks {
-                self.read(&mut state, marks);
+                state.take(marks, (self.make)());
             }
         }
         state
     }
+}
 
-    /// Reads the files, which had these marks just before.
-    fn read(&self, state: &mut LoadedFiles<T>, marks: Vec<Option<Mark>>) {
-        state.marks = marks; // a bad file is told of once
-        match (self.make)() {
+impl<T> LoadedFiles<T> {
+    /// This was read of the files, which had these marks just before.
+    fn take(&mut self, marks: Vec<Option<Mark>>, made: Result<Made<T>, FileError>) {
+        self.marks = marks; // a bad file is told of once
+        match made {
             Ok((value, expires)) => {
-                (state.value, state.expires) = (Arc::new(value), expires);
+                (self.value, self.expires) = (Arc::new(value), expires);
                 info!("certificates were read anew; new connections use them");
             }
             Err(error) => warn!("certificates were read anew and cannot be used: {error}; the old ones are kept"),
