@@ -65,8 +65,7 @@ fn failovers_that_are_asked_for() {
     for how in [Failover::Agreed, Failover::Force, Failover::Takeover] {
         let (_, replica) = scene.first();
         let findings = scene.act(|cluster| {
-            cluster.failover(replica, how);
-            cluster.await_master(replica);
+            cluster.fail_over(replica, how);
         });
         findings.hold(&how.to_string(), how != Failover::Agreed);
     }
@@ -74,8 +73,7 @@ fn failovers_that_are_asked_for() {
         let (master, replica) = scene.first();
         let findings = scene.act(|cluster| {
             cluster.replication(master).freeze();
-            cluster.failover(replica, how);
-            cluster.await_master(replica);
+            cluster.fail_over(replica, how);
             cluster.replication(master).thaw();
         });
         findings.hold(&format!("{how} of a replica that is behind"), true);

@@ -9,13 +9,14 @@ use std::fmt::{self, Display};
 use std::net::SocketAddr;
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
+use std::time::{Duration, Instant};
 
 use super::bus::Bus;
 use super::client::Client;
 use super::link::Link;
 use super::proxy::{Crema, Launch};
 use super::redis::{self, Redis, free_port};
-use super::value::ok;
+use super::value::{Value, ok};
 use super::{AT_LAST, eventually};
 
 pub(crate) const SLOTS: u16 = 16_384;
@@ -410,21 +411,42 @@ impl Cluster {
 
     // What befalls nodes. They are frozen by `node(n).freeze()`.
 
-    /// Tells a replica to take over, and returns before it has.
-    pub(crate) fn failover(&self, replica: usize, how: Failover) {
-        let reply = match how {
+    fn tell_to_fail_over(&self, replica: usize, how: Failover) -> Value {
+        match how {
             Failover::Agreed => self.client(replica).cmd(&["CLUSTER", "FAILOVER"]),
             Failover::Force => self.client(replica).cmd(&["CLUSTER", "FAILOVER", "FORCE"]),
             Failover::Takeover => self.client(replica).cmd(&["CLUSTER", "FAILOVER", "TAKEOVER"]),
-        };
-        assert_eq!(reply, ok(), "{how}");
+        }
+    }
+
+    /// Tells a replica to take over, and returns before it has.
+    pub(crate) fn failover(&self, replica: usize, how: Failover) {
+        assert_eq!(self.tell_to_fail_over(replica, how), ok(), "{how}");
+    }
+
+    /// Tells a replica to take over until it has: one that has won gives way at once where its master shows a later epoch of its own.
+    #[track_caller]
+    pub(crate) fn fail_over(&self, replica: usize, how: Failover) {
+        self.failover(replica, how);
+        let mut told = Instant::now();
+        eventually("it has become a master", || {
+            let is_over = self.has_slots(replica);
+            if !is_over && told.elapsed() > Duration::from_secs(5) {
+                self.tell_to_fail_over(replica, how); // refused by one that has become a master just now
+                told = Instant::now();
+            }
+            is_over
+        });
     }
 
     /// Waits until a node takes itself for a master with slots.
     #[track_caller]
     pub(crate) fn await_master(&self, n: usize) {
-        let has_slots = |line: &Line| line.is("myself") && line.is("master") && !line.slots.is_empty();
-        eventually("it has become a master", || self.view(n).iter().any(has_slots));
+        eventually("it has become a master", || self.has_slots(n));
+    }
+
+    fn has_slots(&self, n: usize) -> bool {
+        self.view(n).iter().any(|line| line.is("myself") && line.is("master") && !line.slots.is_empty())
     }
 
     /// Kills a node as a power cut would.
