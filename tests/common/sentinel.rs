@@ -148,7 +148,7 @@ impl Group {
 
 /// What the server says of its replication; nothing where it closes its connections meanwhile, as one does that becomes a replica.
 fn replication(server: &Redis) -> String {
-    let asked = Client::try_connect(server.addr()).and_then(|mut client| client.try_cmd(&["INFO", "replication"]));
+    let asked = server.client().try_cmd(&["INFO", "replication"]);
     asked.map_or_else(|_| String::new(), |reply| reply.text())
 }
 
