@@ -8,7 +8,8 @@
 //! the next that starts, an hour later. Entries are acknowledged once they were acted on, malformed ones too. What may have been
 //! trimmed away unread ([`StreamPosition`]) makes L1 forget everything; so does, every few minutes, a first entry too long to be read.
 //!
-//! Bounded by construction: one task reads [`COUNT`] entries, acts on them and reads the next, and every answer has a deadline.
+//! Bounded by construction: one task reads [`COUNT`] entries, acts on them and reads the next, and every answer has a deadline. A
+//! little long, for it is one conversation with Redis.
 
 use std::convert::Infallible;
 use std::io;

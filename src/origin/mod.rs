@@ -139,8 +139,9 @@ impl Origins {
         origin.is_some_and(|origin| Time::now() >= origin.rests.get(db, key))
     }
 
-    /// The value of a key for which the rule with this number is, and that Redis did not have when it was asked just now. It ends so long after `since` as [`Origin::longest`] says, whatever happens elsewhere. Dropped, it
-    /// leaves those who joined to load anew.
+    /// The value of a key for which the rule with this number is, and that Redis did not have when it was asked just now. It ends
+    /// so long after `since` as [`Origin::longest`] says, whatever happens elsewhere. Dropped, it leaves those who joined to load
+    /// anew.
     pub(crate) async fn load(
         &self,
         rule: usize,

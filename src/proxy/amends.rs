@@ -1,9 +1,10 @@
 //! Makes good what had to go with a write and may not have: a user without the right to it, a connection lost between the two.
 //!
-//! What crema keeps beside the write's keys, and the write was to change, is removed as the user of the upstream URL: an absent version
-//! equals nothing, an absent token loads nothing. One task of the worker does so, and gives no name up before the process ends, which
-//! waits for it a moment. So that there is a bound to it, versions beyond that are left to the epoch of their database, whose end ends all of its copies; of an origin's names there are
-//! three for each write under way at the most, and those whose writes were answered.
+//! What crema keeps beside the write's keys, and the write was to change, is removed as the user of the upstream URL: an absent
+//! version equals nothing, an absent token loads nothing. One task of the worker does so, and gives no name up before the process
+//! ends, which waits for it a moment. So that there is a bound to it, versions beyond that are left to the epoch of their database,
+//! whose end ends all of its copies; of an origin's names there are three for each write under way at the most, and those whose
+//! writes were answered.
 
 use std::rc::Rc;
 use std::time::Duration;

@@ -3,10 +3,10 @@
 //!
 //! A write on a lane goes as `MULTI`, the write, its companions, `PUBLISH`, `EXEC`. A client's own transaction is given them right
 //! before `EXEC`. What would be answered otherwise in a transaction (it blocks; it would end a `WATCH`; it may change the
-//! connection; Redis takes it though its memory is full, but queues nothing then) goes with them right behind it, in one
-//! piece, and its reply waits for theirs. Redis mostly runs such two without a break as well. But a connection
-//! may be lost between them, and then everyone is told to forget everything, and crema removes the versions itself. Of Redis's replies the client gets
-//! the one that it would have got: what Redis said when it refused to queue the write, or its part of the reply to `EXEC`.
+//! connection; Redis takes it though its memory is full, but queues nothing then) goes with them right behind it, in one piece, and
+//! its reply waits for theirs. Redis mostly runs such two without a break as well. But a connection may be lost between them, and
+//! then everyone is told to forget everything, and crema removes the versions itself. Of Redis's replies the client gets the one
+//! that it would have got: what Redis said when it refused to queue the write, or its part of the reply to `EXEC`.
 //! [`NotifiedReplies`] knows which bytes these are, however the replies are cut. Called by `caller`, which sends, and `in_flight`, which
 //! is answered.
 //!

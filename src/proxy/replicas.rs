@@ -244,7 +244,8 @@ impl Worker {
         station
     }
 
-    /// Every [`STALL`]: what waits at a replica whose lease has ended, or for longer than that lasts, is asked of the master, and one that is none any more is left.
+    /// Every [`STALL`]: what waits at a replica whose lease has ended, or for longer than that lasts, is asked of the master, and
+    /// one that is none any more is left.
     pub(super) fn feel_replicas(&self, now: Time) {
         let longest = self.shared.config.max_staleness;
         let all: Vec<_> = self.replica_stations.borrow().clone();

@@ -1,7 +1,8 @@
 //! Where reads of a cluster's keys went last: to look that up is less work than the key's slot, which a hit can do without.
 //!
-//! What is remembered is of one version of the topology, that which the worker goes by; where there is one node, nothing is. A place that is remembered for another key sends a read astray, which is
-//! what a map that is not true any more does as well: L1 has nothing of that key there, and the node says where it belongs.
+//! What is remembered is of one version of the topology, that which the worker goes by; where there is one node, nothing is. A
+//! place that is remembered for another key sends a read astray, which is what a map that is not true any more does as well: L1 has
+//! nothing of that key there, and the node says where it belongs.
 
 use std::cell::Cell;
 

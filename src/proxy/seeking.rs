@@ -1,8 +1,8 @@
 //! Goes on with reads of which the upstream has nothing: what lies beyond it for their keys is asked, one after the other.
 //!
-//! A task of the worker for each such read, which ends with the worker and at the deadlines of those that it asks; there are only so many
-//! at once for each origin, and what is more gets what the upstream said. Who asks for the same later sends a read of its own: what one found may be
-//! older than what another's read has seen.
+//! A task of the worker for each such read, which ends with the worker and at the deadlines of those that it asks; there are only
+//! so many at once for each origin, and what is more gets what the upstream said. Who asks for the same later sends a read of its
+//! own: what one found may be older than what another's read has seen.
 //!
 //! A tier's value is an answer only if it carries the version and the epoch that are in the upstream *after* that said that it has
 //! nothing; and not where a write of this process has begun since the read was sent, for that may be the same session's next command.

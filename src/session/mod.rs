@@ -5,7 +5,8 @@
 //! `login`, `names`) and what needs a connection of its own (`link`, `pinned`), goes through `Session::command`. A session never
 //! reads while it has too much unanswered or unwritten, so its memory is bounded by what one request and the output limit allow.
 //! Where that is because its client asks on and reads nothing, it goes on with a private connection, and Redis keeps the replies,
-//! within limits of its own, as it would without a proxy. Started by `server`, one task a client.
+//! within limits of its own, as it would without a proxy. Started by `server`, one task a client. A little long, for a session's
+//! state and its whole life are read together.
 //!
 //! A client that closes its side, or is gone, has still sent what was read: all of it is carried out, and answered as long as
 //! somebody takes the answers. Only where Redis has a command of it wait does it end there, as Redis ends it.

@@ -1,8 +1,8 @@
 //! A cluster as a tier: which of its nodes has a copy.
 //!
-//! A map that is behind costs a copy and never more, so there is no care in it: it is what any node says that answers. It is read anew
-//! where a node sends elsewhere, or does not answer, and as long as one is left alone or a slot is nobody's. A question is sent on once, to a node of the map
-//! alone. One task reads the map, and ends with the tier.
+//! A map that is behind costs a copy and never more, so there is no care in it: it is what any node says that answers. It is read
+//! anew where a node sends elsewhere, or does not answer, and as long as one is left alone or a slot is nobody's. A question is
+//! sent on once, to a node of the map alone. One task reads the map, and ends with the tier.
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, PoisonError, Weak};

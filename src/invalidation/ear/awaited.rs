@@ -1,8 +1,8 @@
 //! Keys of which somebody waits for the next change: those that another process loads from their origin.
 //!
-//! The ear asks Redis whether the load's token is still there and the key is still missing. So Redis tells of both from then on, and a
-//! change before that shows in the reply, but for a token that has become the mark of a value that does not exist. Whoever waits looks at Redis then, and in any case after a while: a change that nobody
-//! tells of is seen late, and never missed.
+//! The ear asks Redis whether the load's token is still there and the key is still missing. So Redis tells of both from then on,
+//! and a change before that shows in the reply, but for a token that has become the mark of a value that does not exist. Whoever
+//! waits looks at Redis then, and in any case after a while: a change that nobody tells of is seen late, and never missed.
 
 use std::collections::HashMap;
 

@@ -1,7 +1,7 @@
 //! Loads of several processes against a model of Redis, by schedules that a seed decides: replies are late or lost, what was sent arrives
 //! after its process has given it up, processes die or give their load up, writes come between, and who waits for another's load is told of
 //! its end, or is not. Each answer is judged, and when it came, and how many load at once; and faults that are planted in the model
-//! must be found, or the judge sees nothing.
+//! must be found, or the judge sees nothing. Long, for the model, its judge and the faults are one.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
