@@ -1,6 +1,6 @@
 //! A TCP connection to a name that may stand for several addresses: all are tried, and a silent one holds up nobody for long.
 //!
-//! "Happy eyeballs" (RFC 8305): addresses of the two families in turn, the first family being that of the system's first address;
+//! "Happy eyeballs" (RFC 8305): addresses of the two families in turn, the first family being that of the first address;
 //! the next is tried when the one before has failed, or has said nothing for [`STAGGER`]. Whichever is connected first stays.
 
 use std::collections::VecDeque;
@@ -9,20 +9,22 @@ use std::net::SocketAddr;
 use std::pin::pin;
 use std::time::Duration;
 
-use tokio::net::{TcpStream, lookup_host};
+use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 use tokio::time::sleep;
+
+use super::names;
 
 /// From one try to the next while the first is silent (RFC 8305, section 5).
 const STAGGER: Duration = Duration::from_millis(250);
 
 /// Connects to `host`, which is looked up each time. Fails as the last address did, or the look-up. Cancel safe: all tries end.
 pub(crate) async fn dial(host: &str, port: u16) -> io::Result<TcpStream> {
-    let addresses: Vec<_> = lookup_host((host, port)).await?.collect();
+    let addresses = names::addresses(host, port).await?;
     first(in_turn(&addresses), TcpStream::connect).await
 }
 
-/// The same addresses, of each family in the system's order, in turn.
+/// The same addresses, of each family in the order that they have, in turn.
 fn in_turn(addresses: &[SocketAddr]) -> VecDeque<SocketAddr> {
     let is_first = |address: &SocketAddr| address.is_ipv6() == addresses[0].is_ipv6();
     let (one, other): (Vec<_>, Vec<_>) = addresses.iter().copied().partition(is_first);
@@ -115,7 +117,7 @@ mod tests {
     }
 
     #[test]
-    fn families_take_turns_and_the_systems_first_comes_first() {
+    fn families_take_turns_and_the_first_comes_first() {
         let mixed = addresses(&["::1", "::2", "::3", "10.0.0.1", "10.0.0.2"]);
         let turns: Vec<String> = in_turn(&mixed).iter().map(|address| address.ip().to_string()).collect();
         assert_eq!(turns, ["::1", "10.0.0.1", "::2", "10.0.0.2", "::3"]);
@@ -164,6 +166,6 @@ mod tests {
     }
 
     async fn stands_for_both(port: u16) -> bool {
-        lookup_host(("localhost", port)).await.is_ok_and(|mut all| all.any(|address| address.is_ipv6()))
+        names::addresses("localhost", port).await.is_ok_and(|all| all.iter().any(SocketAddr::is_ipv6))
     }
 }

@@ -5,6 +5,7 @@
 
 pub(crate) mod buffer;
 mod dial;
+mod names;
 pub(crate) mod proxy_protocol;
 mod socket;
 pub(crate) mod tls;
