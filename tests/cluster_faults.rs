@@ -52,9 +52,9 @@ impl Scene {
         findings
     }
 
-    /// The master and a replica of the first slot.
-    fn first(&self) -> (usize, usize) {
-        let master = self.cluster.owner(0);
+    /// The master of a slot, and its replica.
+    fn pair(&self, slot: u16) -> (usize, usize) {
+        let master = self.cluster.owner(slot);
         (master, self.cluster.replicas_of(master)[0])
     }
 }
@@ -63,14 +63,14 @@ impl Scene {
 fn failovers_that_are_asked_for() {
     let Some(mut scene) = Scene::of(Cluster::plan().with_replication_links()) else { return };
     for how in [Failover::Agreed, Failover::Force, Failover::Takeover] {
-        let (_, replica) = scene.first();
+        let (_, replica) = scene.pair(0);
         let findings = scene.act(|cluster| {
             cluster.fail_over(replica, how);
         });
         findings.hold(&how.to_string(), how != Failover::Agreed);
     }
     for how in [Failover::Force, Failover::Takeover] {
-        let (master, replica) = scene.first();
+        let (master, replica) = scene.pair(0);
         let findings = scene.act(|cluster| {
             cluster.replication(master).freeze();
             cluster.fail_over(replica, how);
@@ -87,18 +87,19 @@ fn masters_that_are_cut_off_frozen_or_killed() {
     let Some(mut scene) = Scene::of(Cluster::plan().node_timeout(node_timeout).with_bus()) else { return };
     for round in 0..number_from_env("CREMA_CLUSTER_ROUNDS").unwrap_or(1) {
         let what = |text: &str| format!("{text}, round {round}");
-        let (master, replica) = scene.first();
+        // One shard after the other: see `await_elected`.
+        let (master, replica) = scene.pair(0);
         scene.act(|cluster| cut(cluster, master, replica)).hold(&what("cut off"), true);
 
-        let (master, replica) = scene.first();
+        let (master, replica) = scene.pair(SLOTS / 2);
         let findings = scene.act(|cluster| {
             let _frozen = cluster.node(master).freeze();
-            cluster.await_master(replica);
+            cluster.await_elected(replica);
             linger();
         });
         findings.hold(&what("frozen"), true);
 
-        let (master, replica) = scene.first();
+        let (master, replica) = scene.pair(SLOTS - 1);
         let findings = scene.act(|cluster| {
             cluster.bus().isolate(master);
             linger();
@@ -110,10 +111,10 @@ fn masters_that_are_cut_off_frozen_or_killed() {
         });
         findings.hold(&what("cut off, and another took over"), true);
 
-        let (master, replica) = scene.first();
+        let (master, replica) = scene.pair(0);
         let findings = scene.act(|cluster| {
             cluster.kill(master);
-            cluster.await_master(replica);
+            cluster.await_elected(replica);
             cluster.restart(master);
             eventually("it follows", || !cluster.is_master(master));
         });
@@ -129,7 +130,7 @@ fn linger() {
 /// Cuts a master off until its replica has its place, and a while longer.
 fn cut(cluster: &Cluster, master: usize, replica: usize) {
     cluster.bus().isolate(master);
-    cluster.await_master(replica);
+    cluster.await_elected(replica);
     linger();
     cluster.bus().heal();
     eventually("it follows", || !cluster.is_master(master));

@@ -46,8 +46,7 @@ fn the_map_follows_failovers_and_masters_that_come_and_go() {
     works(&cluster, "first");
     for (slot, how) in [(OF_EACH[1], Failover::Agreed), (OF_EACH[0], Failover::Force)] {
         let replica = cluster.replicas_of(cluster.owner(slot))[0];
-        cluster.failover(replica, how);
-        cluster.await_master(replica);
+        cluster.fail_over(replica, how);
         cluster.await_whole();
         works(&cluster, &how.to_string());
     }
@@ -62,6 +61,6 @@ fn the_map_follows_failovers_and_masters_that_come_and_go() {
 
     let front = cluster.owner(OF_EACH[0]);
     cluster.kill(front);
-    eventually("another is elected", || cluster.owner_if_any(OF_EACH[0]).is_some_and(|n| n != front));
+    cluster.await_successor(OF_EACH[0], front);
     works(&cluster, "killed");
 }
