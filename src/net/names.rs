@@ -23,6 +23,7 @@ pub(super) async fn addresses(host: &str, port: u16) -> io::Result<Vec<SocketAdd
     if let Ok(ip) = host.parse() {
         return Ok(vec![with_port(ip)]);
     }
+    #[expect(clippy::disallowed_methods, reason = "two small files: it is over before anybody could end it")]
     let names = tokio::task::spawn_blocking(NameSources::of_system).await.map_err(io::Error::other)?;
     let mut found = names.look_up(host).await?;
     found.sort_by_cached_key(|&ip| (!has_way(ip), ip.is_ipv4()));
