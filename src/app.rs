@@ -23,7 +23,7 @@ pub use probe::readiness;
 
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -49,7 +49,7 @@ use crate::net::tls::{Acceptor, Dialer, FileError, Verify};
 use crate::origin::Origins;
 use crate::proxy::{Clients, Gate, LiveSettings, OpenListeners, Order, Orders, Shared};
 use crate::resp::Limits;
-use crate::server::{Listener, Workers, accept};
+use crate::server::{Inside, Listener, Workers, accept};
 use crate::session::Entrance;
 use crate::tier::Tiers;
 use crate::upstream::{ClusterMap, Login, MapDoubts, Node, SentinelLogin, Serving, State, SurveyFinding, Topology};
@@ -151,6 +151,7 @@ impl Running {
         };
         let (stop_sessions, control, acceptors) = (CancellationToken::new(), Control::here(), TaskTracker::new());
         let entrances = Entrance::of_listeners(&config, control.clone())?;
+        let entrance_inside = Entrance::inside(control.clone());
         let tiers = Tiers::start(&config.tiers, &control).map_err(bad("tier"))?;
         let tiers = (!config.tiers.is_empty()).then_some(tiers);
         let origins = Origins::new(&config.origins, control.clone()).map_err(bad("origin"))?;
@@ -158,6 +159,7 @@ impl Running {
         let app = App::new(config, (dialer, acceptor), logins, (tiers, origins), orders, &control);
         let workers = Workers::start(&app.shared, &app.metrics.workers, &stop_sessions)
             .map_err(|source| failed("threads", "worker threads", source))?;
+        app.inside.get_or_init(|| Inside::new(workers.doors(), entrance_inside));
         for (listener, entrance) in listeners.into_iter().zip(entrances) {
             info!("listening on {}{}", listener.address(), listener.note());
             acceptors.spawn(accept(listener, workers.doors(), entrance, stop_sessions.clone()));
@@ -229,6 +231,8 @@ struct App {
     control: Control,
     /// What was changed since it began.
     history: SettingsHistory,
+    /// The way in for the admin port.
+    inside: OnceLock<Inside>,
 }
 
 impl App {
@@ -248,8 +252,7 @@ impl App {
         let node = Arc::clone(topology.borrow().front());
         let l1 = plan::l1(&config, &topology, &origin_id, &metrics.stats, control);
         let longest_argument = Arc::new(AtomicU64::new(Limits::authenticated().bulk));
-        let nodes = Nodes::new(plan, Arc::clone(&l1), Arc::clone(&longest_argument), control.clone());
-        let nodes = Arc::new(nodes);
+        let nodes = Arc::new(Nodes::new(plan, Arc::clone(&l1), Arc::clone(&longest_argument), control.clone()));
         if !node.is_gone() {
             nodes.keep(&node);
         }
@@ -290,6 +293,7 @@ impl App {
             live,
             control: control.clone(),
             history: SettingsHistory::default(),
+            inside: OnceLock::new(),
         })
     }
 

@@ -53,6 +53,12 @@ pub(crate) struct Doors {
     of_workers: Vec<Door>,
 }
 
+/// The way in for whoever asks from within the process.
+pub(crate) struct Inside {
+    doors: Arc<Doors>,
+    entrance: Arc<Entrance>,
+}
+
 struct Door {
     clients: mpsc::Sender<Arrival>,
     count: Arc<AtomicUsize>,
@@ -106,6 +112,22 @@ impl Workers {
                 error!("a worker thread panicked");
             }
         }
+    }
+}
+
+impl Inside {
+    /// Of these clients is asked what `entrance` says.
+    pub(crate) fn new(doors: Arc<Doors>, entrance: Arc<Entrance>) -> Self {
+        Self { doors, entrance }
+    }
+
+    /// Becomes a client.
+    pub(crate) fn connect(&self) -> io::Result<UnixStream> {
+        let (ours, theirs) = std::os::unix::net::UnixStream::pair()?;
+        ours.set_nonblocking(true)?;
+        theirs.set_nonblocking(true)?;
+        self.doors.welcome(Client::Unix(theirs), &self.entrance);
+        UnixStream::from_std(ours)
     }
 }
 

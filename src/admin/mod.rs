@@ -5,16 +5,19 @@
 //! never shows keys, values or passwords. `app` binds the port and runs [`serve`] beside the workers,
 //! not on one of them, so that a scrape delays no client.
 //!
-//! Reading order: the routes, the server, the answers; then `status` (the JSON), then
-//! `dashboard.html`, which polls it.
+//! Reading order: the routes, the server, the answers; then `status` (the JSON) and `history` (an hour of it), then
+//! `dashboard.html` with its script and style, which polls them.
 
+mod explain;
+mod history;
 mod orders;
 mod status;
 
 use std::convert::Infallible;
+use std::io;
 use std::net::SocketAddr;
 use std::pin::pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -25,9 +28,9 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpStream, UnixStream};
 use tokio::task::JoinSet;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 pub(crate) use status::{
@@ -35,6 +38,7 @@ pub(crate) use status::{
     Snapshot, TierStatus, UpstreamStatus,
 };
 
+use history::History;
 use orders::OrderPath;
 
 use crate::config::AdminToken;
@@ -62,6 +66,8 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 const MAX_HEAD: usize = 16 * 1024;
 
 const DASHBOARD: &str = include_str!("dashboard.html");
+const STYLE: &str = include_str!("dashboard.css");
+const SCRIPT: &str = include_str!("dashboard.js");
 
 /// Where the admin port gets what it shows. Called for every request, so it must not wait.
 pub(crate) trait Source: Send + Sync + 'static {
@@ -77,6 +83,9 @@ pub(crate) trait Source: Send + Sync + 'static {
     /// Where orders go.
     fn orders(&self) -> &Orders;
 
+    /// A connection to crema as a client has one, that acts for the user of `upstream` without a login.
+    fn inside(&self) -> io::Result<UnixStream>;
+
     /// Where a file is read.
     fn control(&self) -> &Control;
 }
@@ -85,19 +94,34 @@ pub(crate) trait Source: Send + Sync + 'static {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Page {
     Dashboard,
+    Style,
+    Script,
     Status,
+    History,
     Metrics,
     Live,
     Ready,
 }
 
 impl Page {
-    const ALL: [Self; 5] = [Self::Dashboard, Self::Status, Self::Metrics, Self::Live, Self::Ready];
+    const ALL: [Self; 8] = [
+        Self::Dashboard,
+        Self::Style,
+        Self::Script,
+        Self::Status,
+        Self::History,
+        Self::Metrics,
+        Self::Live,
+        Self::Ready,
+    ];
 
     const fn path(self) -> &'static str {
         match self {
             Self::Dashboard => "/",
+            Self::Style => "/dashboard.css",
+            Self::Script => "/dashboard.js",
             Self::Status => "/api/status",
+            Self::History => "/api/history",
             Self::Metrics => "/metrics",
             Self::Live => "/livez",
             Self::Ready => "/readyz",
@@ -114,14 +138,19 @@ impl Page {
 /// Needs a Tokio runtime with time and I/O. Cancelling the future drops every connection.
 pub(crate) async fn serve(listener: TcpListener, source: Arc<dyn Source>, stop: CancellationToken) {
     let mut connections = JoinSet::new();
+    let history = Arc::new(Mutex::new(History::new(source.as_ref())));
+    let mut samples = interval_at(Instant::now() + history::EVERY, history::EVERY);
+    samples.set_missed_tick_behavior(MissedTickBehavior::Skip);
     loop {
         let room = connections.len() < MAX_CONNECTIONS;
         tokio::select! {
             () = stop.cancelled() => break,
             Some(_ended) = connections.join_next() => {}
+            _ = samples.tick() => locked(&history).sample(source.as_ref()),
             accepted = listener.accept(), if room => match accepted {
                 Ok((stream, peer)) => {
-                    connections.spawn(connection(stream, peer, Arc::clone(&source), stop.clone()));
+                    let (source, history) = (Arc::clone(&source), Arc::clone(&history));
+                    connections.spawn(connection(stream, peer, source, history, stop.clone()));
                 }
                 Err(error) => {
                     tracing::warn!(%error, "the admin port cannot accept a connection");
@@ -134,12 +163,22 @@ pub(crate) async fn serve(listener: TcpListener, source: Arc<dyn Source>, stop: 
     while connections.join_next().await.is_some() {}
 }
 
-async fn connection(stream: TcpStream, peer: SocketAddr, source: Arc<dyn Source>, stop: CancellationToken) {
-    let (source, peer) = (source.as_ref(), &*peer.to_string());
+fn locked(history: &Mutex<History>) -> MutexGuard<'_, History> {
+    history.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+async fn connection(
+    stream: TcpStream,
+    peer: SocketAddr,
+    source: Arc<dyn Source>,
+    history: Arc<Mutex<History>>,
+    stop: CancellationToken,
+) {
+    let (source, history, peer) = (source.as_ref(), &*history, &*peer.to_string());
     let service = service_fn(|request: Request<Incoming>| async move {
         Ok::<_, Infallible>(match OrderPath::of(request.uri().path()) {
             Some(path) => path.take(request, source, peer).await,
-            None => respond(&request, source),
+            None => respond(&request, source, history),
         })
     });
     let connection = http1::Builder::new()
@@ -158,7 +197,7 @@ async fn connection(stream: TcpStream, peer: SocketAddr, source: Arc<dyn Source>
     let _ended = timeout(CLOSING, connection).await;
 }
 
-fn respond<B>(request: &Request<B>, source: &dyn Source) -> Response<Full<Bytes>> {
+fn respond<B>(request: &Request<B>, source: &dyn Source, history: &Mutex<History>) -> Response<Full<Bytes>> {
     let Some(route) = Page::of(request.uri().path()) else {
         let paths = Page::ALL.map(Page::path).join("  ");
         let orders = OrderPath::ALL.map(OrderPath::path).join("  ");
@@ -171,9 +210,16 @@ fn respond<B>(request: &Request<B>, source: &dyn Source) -> Response<Full<Bytes>
     }
     match route {
         Page::Dashboard => dashboard(),
+        Page::Style => answer(StatusCode::OK, "text/css; charset=utf-8", STYLE),
+        Page::Script => answer(StatusCode::OK, "text/javascript; charset=utf-8", SCRIPT),
         Page::Status => {
             let json = status::json(&source.snapshot(), source.metrics());
             answer(StatusCode::OK, "application/json", json)
+        }
+        Page::History => {
+            let asked = request.uri().query().and_then(|query| query.strip_prefix("after="));
+            let after = asked.and_then(|after| after.parse().ok()).unwrap_or(0);
+            answer(StatusCode::OK, "application/json", locked(history).json(after))
         }
         Page::Metrics => {
             let rendered = source.metrics().render(&source.snapshot().levels());
@@ -195,7 +241,7 @@ fn respond<B>(request: &Request<B>, source: &dyn Source) -> Response<Full<Bytes>
 /// The dashboard, with leave to do what it does and nothing else: its own styles and script, and
 /// requests to this port.
 fn dashboard() -> Response<Full<Bytes>> {
-    const POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; \
+    const POLICY: &str = "default-src 'none'; style-src 'self'; script-src 'self'; \
         img-src data:; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
     let mut response = answer(StatusCode::OK, "text/html; charset=utf-8", DASHBOARD);
     let headers = response.headers_mut();
@@ -251,6 +297,10 @@ mod tests {
 
         fn orders(&self) -> &Orders {
             &self.orders
+        }
+
+        fn inside(&self) -> io::Result<UnixStream> {
+            Err(io::ErrorKind::NotConnected.into())
         }
 
         fn control(&self) -> &Control {
@@ -350,8 +400,13 @@ mod tests {
     #[tokio::test]
     async fn the_dashboard_may_load_nothing_from_elsewhere() {
         let port = port().await;
-        let (head, body) = port.ask("GET", "/").await;
+        let (head, mut body) = port.ask("GET", "/").await;
         assert!(head.contains("content-security-policy: default-src 'none'"), "{head}");
+        assert!(!head.contains("unsafe"), "{head}");
+        for part in ["dashboard.css", "dashboard.js"] {
+            assert!(body.contains(&format!("\"{part}\"")), "the page names {part}");
+            body += &port.ask("GET", &format!("/{part}")).await.1;
+        }
         assert!(body.contains("api/status"));
         let elsewhere = body.match_indices("//").filter(|&(at, _)| body[..at].ends_with(':')).count();
         let namespaces = body.matches("http://www.w3.org/2000/svg").count();
@@ -381,7 +436,7 @@ mod tests {
         // With time paused a timer fires as soon as nothing else can happen. The silent ones began to
         // count a moment before: hence the second's grace.
         tokio::time::pause();
-        let start = tokio::time::Instant::now();
+        let start = Instant::now();
         let (head, _) = port.ask("GET", "/livez").await;
         assert!(head.starts_with("http/1.1 200 "), "{head}");
         let waited = start.elapsed() + Duration::from_secs(1);

@@ -1,4 +1,5 @@
-//! What can be ordered at the admin port, by whoever shows the token: `POST /api/mode`, `POST /api/reload`.
+//! What can be ordered at the admin port, by whoever shows the token: `POST /api/mode`, `POST /api/reload`; and `POST /api/explain`,
+//! which changes nothing.
 //!
 //! Without a token in the settings everything here is refused. A token comes in a header that no page of another site can send.
 
@@ -12,6 +13,7 @@ use serde::Serialize;
 use tokio::sync::Semaphore;
 use tracing::warn;
 
+use super::explain::explain;
 use super::{Source, answer};
 use crate::config::{AdminToken, L1Mode};
 use crate::control::Control;
@@ -25,6 +27,7 @@ const MAX_BODY: usize = 1024;
 pub(super) enum OrderPath {
     Mode,
     Reload,
+    Explain,
 }
 
 /// What came of an order.
@@ -36,12 +39,13 @@ enum OrderOutcome {
 }
 
 impl OrderPath {
-    pub(super) const ALL: [Self; 2] = [Self::Mode, Self::Reload];
+    pub(super) const ALL: [Self; 3] = [Self::Mode, Self::Reload, Self::Explain];
 
     pub(super) const fn path(self) -> &'static str {
         match self {
             Self::Mode => "/api/mode",
             Self::Reload => "/api/reload",
+            Self::Explain => "/api/explain",
         }
     }
 
@@ -70,8 +74,15 @@ impl OrderPath {
         let Ok(body) = Limited::new(request.into_body(), MAX_BODY).collect().await else {
             return told(StatusCode::PAYLOAD_TOO_LARGE, "the body of an order is small".to_owned());
         };
-        let order = match self.order(body.to_bytes().trim_ascii()) {
-            Ok(order) => order,
+        let body = body.to_bytes();
+        let order = match self.order(body.trim_ascii()) {
+            Ok(Some(order)) => order,
+            Ok(None) => {
+                return match explain(body.trim_ascii(), source.inside()).await {
+                    Ok(fields) => json(StatusCode::OK, &fields),
+                    Err(why) => told(StatusCode::BAD_REQUEST, why),
+                };
+            }
             Err(why) => return told(StatusCode::BAD_REQUEST, why),
         };
         match source.orders().give(order, format!("the admin port's client {peer}")).await {
@@ -81,13 +92,15 @@ impl OrderPath {
         }
     }
 
-    fn order(self, body: &[u8]) -> Result<Order, String> {
+    /// What is to be done, if anything is.
+    fn order(self, body: &[u8]) -> Result<Option<Order>, String> {
         match self {
-            Self::Reload => Ok(Order::Reload),
+            Self::Explain => Ok(None),
+            Self::Reload => Ok(Some(Order::Reload)),
             Self::Mode => {
                 let mode = std::str::from_utf8(body).ok().and_then(L1Mode::named);
                 let mode = mode.ok_or_else(|| format!("the body is a mode: {}", L1Mode::LABELS.join(", ")))?;
-                Ok(Order::Mode(mode))
+                Ok(Some(Order::Mode(mode)))
             }
         }
     }
@@ -138,7 +151,7 @@ fn told(status: StatusCode, why: String) -> Response<Full<Bytes>> {
     json(status, &OrderOutcome::Refused { error: why })
 }
 
-fn json(status: StatusCode, outcome: &OrderOutcome) -> Response<Full<Bytes>> {
+fn json(status: StatusCode, outcome: &impl Serialize) -> Response<Full<Bytes>> {
     let mut body = serde_json::to_string(outcome).expect("strings always serialize");
     body.push('\n');
     answer(status, "application/json", body)
@@ -182,7 +195,7 @@ mod tests {
 
     #[test]
     fn an_order_names_a_mode() {
-        assert_eq!(OrderPath::Mode.order(b"Pass"), Ok(Order::Mode(L1Mode::Pass)));
+        assert_eq!(OrderPath::Mode.order(b"Pass"), Ok(Some(Order::Mode(L1Mode::Pass))));
         assert!(OrderPath::Mode.order(b"off").is_err() && OrderPath::Mode.order(b"\xff").is_err());
     }
 }

@@ -299,6 +299,7 @@ impl Snapshot {
 pub(super) fn json(snapshot: &Snapshot, metrics: &Metrics) -> String {
     let status = Status {
         version: env!("CARGO_PKG_VERSION"),
+        host: rustix::system::uname().nodename().to_string_lossy().into_owned(),
         uptime_seconds: snapshot.uptime.as_secs(),
         ready: snapshot.ready.is_ok(),
         trouble: snapshot.ready.as_ref().err().map(String::as_str),
@@ -323,6 +324,8 @@ pub(super) fn json(snapshot: &Snapshot, metrics: &Metrics) -> String {
 #[derive(Serialize)]
 struct Status<'a> {
     version: &'static str,
+    /// What the machine calls itself.
+    host: String,
     uptime_seconds: u64,
     ready: bool,
     trouble: Option<&'a str>,
@@ -558,7 +561,7 @@ pub(super) mod tests {
         assert_eq!(status["uptime_seconds"], 61);
         assert_eq!(status["settings"]["max_staleness_ms"], 500);
         assert_eq!(status["workers"][0]["lanes"], 0);
-        let page = include_str!("dashboard.html");
+        let page = include_str!("dashboard.js");
         for name in page.split('"').filter(|part| part.starts_with("crema_")) {
             assert!(status["metrics"].get(name).is_some(), "the dashboard asks for {name}");
         }

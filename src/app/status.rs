@@ -1,8 +1,11 @@
 //! What the admin port tells of the process: where each figure comes from.
 
+use std::io;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
+
+use tokio::net::UnixStream;
 
 use super::App;
 use crate::admin::{
@@ -89,6 +92,11 @@ impl Source for App {
 
     fn orders(&self) -> &Orders {
         &self.shared.orders
+    }
+
+    fn inside(&self) -> io::Result<UnixStream> {
+        let inside = self.inside.get().ok_or(io::ErrorKind::NotConnected)?; // until workers have started
+        inside.connect()
     }
 
     fn control(&self) -> &Control {

@@ -64,6 +64,13 @@ impl Latency {
         self.nanos = self.nanos.wrapping_add(histogram.nanos.get());
     }
 
+    /// What has been recorded since an earlier look.
+    #[must_use]
+    pub(crate) fn since(&self, earlier: &Self) -> Self {
+        let buckets = std::array::from_fn(|at| self.buckets[at].saturating_sub(earlier.buckets[at]));
+        Self { buckets, nanos: self.nanos.wrapping_sub(earlier.nanos) }
+    }
+
     /// How many samples there are.
     pub fn samples(&self) -> u64 {
         self.buckets.iter().sum()
@@ -189,6 +196,14 @@ mod tests {
             assert!((found / truth - 1.0).abs() < 0.1, "p{q}: {found} of {truth}");
         }
         assert_eq!(of([]).quantile(0.5), None);
+    }
+
+    #[test]
+    fn what_came_since_an_earlier_look_is_told_apart() {
+        let (earlier, later) = (of([100, 1_000]), of([100, 1_000, 1_000, 9_000]));
+        let between = later.since(&earlier);
+        assert_eq!((between.samples(), between.nanos()), (2, 10_000));
+        assert_eq!(later.since(&later).quantile(0.5), None);
     }
 
     #[test]

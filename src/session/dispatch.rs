@@ -216,7 +216,7 @@ impl Session {
         self.account = None;
         // Who sends everything to Redis need not be asked who it is.
         self.admission = if self.link.is_followed() { Admission::Unknown } else { Admission::Open };
-        self.caller.become_(Self::nobody(&self.worker), Resp::V2);
+        self.caller.become_(Self::nobody(&self.worker, &self.entrance), Resp::V2);
         Ok(())
     }
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::passwords::Passwords;
 use crate::command::Denied;
-use crate::config::Config;
+use crate::config::{Auth, Config};
 use crate::control::Control;
 use crate::error::Error;
 
@@ -18,6 +18,8 @@ pub(crate) struct Entrance {
     pub(super) denied: Denied,
     /// There is such: looked at for each batch of requests.
     pub(super) is_restricted: bool,
+    /// They act for the user of `upstream`, and nobody asks them for a login.
+    pub(super) is_open: bool,
 }
 
 impl Entrance {
@@ -29,8 +31,15 @@ impl Entrance {
         let entrance = |number| {
             let denied = config.deny.at(number);
             let is_restricted = !denied.is_empty();
-            Arc::new(Self { passwords: Arc::clone(&passwords), denied, is_restricted })
+            let is_open = config.auth == Auth::Open;
+            Arc::new(Self { passwords: Arc::clone(&passwords), denied, is_restricted, is_open })
         };
         Ok((0..config.listen.len()).map(entrance).collect())
+    }
+
+    /// Of those who ask from within the process.
+    pub(crate) fn inside(control: Control) -> Arc<Self> {
+        let passwords = Passwords::start(&Auth::Open, control).expect("there is none to be read");
+        Arc::new(Self { passwords, denied: Denied::default(), is_restricted: false, is_open: true })
     }
 }

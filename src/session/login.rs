@@ -13,7 +13,7 @@ use tracing::warn;
 use super::link::{BeforeLogin, Stay};
 use super::names::is_valid;
 use super::wire::ClientLine;
-use super::{Admission, Close, Session, passwords};
+use super::{Admission, Close, Entrance, Session, passwords};
 use crate::clock::Time;
 use crate::command::{Class, Route, Spec, Verb};
 use crate::config::Auth;
@@ -30,9 +30,9 @@ const UNAUTHENTICATED_OUTPUT: usize = 64 << 10;
 
 impl Session {
     /// Who a client is that has said nothing yet.
-    pub(super) fn nobody(worker: &Worker) -> Rc<Who> {
+    pub(super) fn nobody(worker: &Worker, entrance: &Entrance) -> Rc<Who> {
         let Shared { config, .. } = &*worker.shared;
-        let login = if config.auth == Auth::Open { worker.shared.login() } else { None };
+        let login = if entrance.is_open { worker.shared.login() } else { None };
         Who::new(&worker.shared, worker.front().node(), login, config.upstream.db)
     }
 
@@ -67,6 +67,7 @@ impl Session {
         let Shared { config, l1, gate, .. } = &*self.worker.shared;
         let node = &self.worker.shared.front();
         match config.auth {
+            _ if self.entrance.is_open => Ok(None),
             Auth::Upstream => gate.shut(node, l1).await,
             Auth::Own(_) => Ok(Some(passwords::NO_AUTH.to_vec())),
             Auth::Open => Ok(None),

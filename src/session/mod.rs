@@ -264,7 +264,7 @@ impl Facts for Moment<'_> {
 
 impl Session {
     fn new(worker: Rc<Worker>, replies: Rc<Replies>, entrance: Arc<Entrance>) -> Self {
-        let who = Self::nobody(&worker);
+        let who = Self::nobody(&worker, &entrance);
         let owner = Owner::new(Rc::clone(&replies), worker.shared.l1.clone());
         Self {
             caller: Caller::new(replies, who),
