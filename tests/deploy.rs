@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, Stdio};
 
 use common::redis::{free_port, loopback};
-use common::{Client, bulk, ok};
+use common::{Client, bulk, is_installed, ok};
 use rustix::process::{Pid, Signal, kill_process};
 
 /// The program, and the directory in which it keeps all.
@@ -90,8 +90,8 @@ fn files(directory: &str, end: &str) -> Vec<PathBuf> {
 /// Units that systemd takes without a word, and that leave a service little it could do to a system.
 #[test]
 fn units_are_good() {
-    if Command::new("systemd-analyze").arg("--version").output().is_err() {
-        return eprintln!("skipped: systemd-analyze is missing");
+    if !is_installed("systemd-analyze") {
+        return;
     }
     let directory = tempfile::tempdir().expect("a directory");
     let directory = directory.path();
@@ -162,6 +162,23 @@ fn what_containers_are_started_with_are_good_settings() {
         count += 1;
     }
     assert!(count >= all.len(), "{count} containers in {all:?}");
+}
+
+/// A Dockerfile without what its linter knows to be a mistake, of a stage that has this version and next to nothing else. `make dist` runs
+/// what it describes.
+#[test]
+fn the_image_is_of_scratch_and_of_this_version() {
+    let text = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("Dockerfile")).expect("text");
+    let (_, image) = text.rsplit_once("\nFROM ").expect("stages");
+    assert!(image.starts_with("scratch\n"), "{image}");
+    let version = format!("image.version=\"{}\"", env!("CARGO_PKG_VERSION"));
+    for told in [&*version, "image.licenses=", "\nUSER 65532:65532\n", "\nHEALTHCHECK ", "\nSTOPSIGNAL SIGTERM\n"] {
+        assert!(image.contains(told), "{told} is not in the last stage");
+    }
+    let Some(hadolint) = installed("hadolint") else { return };
+    let output = Command::new(hadolint).arg("Dockerfile").current_dir(env!("CARGO_MANIFEST_DIR")).output();
+    let output = output.expect("it is there");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
 }
 
 /// A program that `make test` installs with Python's packages.

@@ -1,5 +1,7 @@
 //! What a package holds beside the program: man pages and completions, made of the flags.
 
+mod common;
+
 #[allow(dead_code, reason = "its main is not called")]
 #[path = "../examples/manual.rs"]
 mod manual;
@@ -11,13 +13,14 @@ use std::process::Command;
 use clap::CommandFactory;
 use crema::config::Flags;
 
+use common::is_installed;
+
 /// What a program says, or nothing where it is missing.
 fn said(program: &str, arguments: &[&str]) -> Option<String> {
-    let output = Command::new(program).args(arguments).output();
-    let Ok(output) = output else {
-        eprintln!("skipped: {program} is missing");
+    if !is_installed(program) {
         return None;
-    };
+    }
+    let output = Command::new(program).args(arguments).output().expect("it is there");
     let said = [output.stdout, output.stderr].concat();
     let said = String::from_utf8_lossy(&said).into_owned();
     assert!(output.status.success(), "{program} {arguments:?}: {said}");

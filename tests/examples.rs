@@ -14,7 +14,7 @@ use tempfile::TempDir;
 use common::page::{Example, Lesson, Page, pages, shell, top};
 use common::redis::{free_port, loopback};
 use common::tls::{Authority, path};
-use common::{Crema, Redis};
+use common::{Crema, Redis, is_installed};
 
 /// A directory with the files that pages name, and the program where they call it.
 struct Workshop {
@@ -177,7 +177,7 @@ fn stands(command: &str, example: &Example, workshop: &Workshop) -> Result<(), S
             if output.status.success() { Ok(()) } else { Err(format!("{command}\n{complaint}")) }
         }
         ["systemctl", "daemon-reload"] => Ok(()),
-        ["apt", "install", "./target/dist/*.deb"] => is_made(&["dist"]),
+        ["apt", "install", "./target/dist/*_amd64.deb"] => is_made(&["dist"]),
         ["systemctl", "enable" | "reload" | "restart", .., unit] => named(&format!("deploy/systemd/{unit}.service")),
         _ => Err(format!("nobody here knows how to try {command}")),
     }
@@ -331,8 +331,8 @@ fn users_that_pages_make_can_be_made() {
 /// From certificates to the first hit: its commands one after the other, with its settings, all in one directory.
 #[test]
 fn the_page_on_tls_is_gone_through() {
-    if Command::new("openssl").arg("version").output().is_err() {
-        return eprintln!("skipped: openssl is missing");
+    if !is_installed("openssl") {
+        return;
     }
     let workshop = Workshop::new();
     let page = Page::read("docs/tls.md");

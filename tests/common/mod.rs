@@ -57,6 +57,17 @@ pub(crate) const WORKERS: u64 = 2;
 /// does much else.
 pub(crate) const AT_LAST: Duration = Duration::from_secs(30);
 
+/// Whether a program is on the path. Without it a test says so and passes on a developer's machine; where `CI` is set, it fails.
+pub(crate) fn is_installed(program: &str) -> bool {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let found = std::env::split_paths(&path).any(|directory| directory.join(program).is_file());
+    assert!(found || std::env::var_os("CI").is_none(), "{program} is missing; `make test` installs it");
+    if !found {
+        eprintln!("skipped: {program} is missing; `make test` installs it");
+    }
+    found
+}
+
 /// Polls until `check` holds, and fails the test when it does not within [`AT_LAST`].
 #[track_caller]
 pub(crate) fn eventually(what: &str, check: impl FnMut() -> bool) {
