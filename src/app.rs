@@ -36,7 +36,7 @@ use tokio_util::task::TaskTracker;
 use tracing::{error, info, warn};
 
 use crate::admin::{self, SentinelStatus, Source};
-use crate::clock::Time;
+use crate::clock::{LiveSpan, Time};
 use crate::config::{Auth, Coherence, Config, Endpoint, Flags, ReadFrom, Reading, UpstreamDown, UpstreamKind};
 use crate::control::Control;
 use crate::error::Error;
@@ -247,10 +247,11 @@ impl App {
         let metrics = Metrics::new(config.threads.get());
         let origin_id = format!("crema-{:016x}", rand::random::<u64>());
         let sentinel_login = logins.sentinel.clone();
-        let plan = NodePlan::new(&config, dialer, logins);
+        let max_staleness = Arc::new(LiveSpan::new(config.max_staleness));
+        let plan = NodePlan::new(&config, dialer, logins, &max_staleness);
         let topology = watch::Sender::new(Arc::new(first_topology(&config, &plan)));
         let node = Arc::clone(topology.borrow().front());
-        let l1 = plan::l1(&config, &topology, &origin_id, &metrics.stats, control);
+        let l1 = plan::l1((&config, &max_staleness), &topology, &origin_id, &metrics.stats, control);
         let longest_argument = Arc::new(AtomicU64::new(Limits::authenticated().bulk));
         let nodes = Arc::new(Nodes::new(plan, Arc::clone(&l1), Arc::clone(&longest_argument), control.clone()));
         if !node.is_gone() {
@@ -300,6 +301,14 @@ impl App {
     /// The node that serves what names no key.
     fn front(&self) -> Arc<Node> {
         Arc::clone(self.topology.borrow().front())
+    }
+
+    /// Another server is the upstream from now on.
+    fn move_upstream(&self, node: &Arc<Node>) {
+        self.nodes.replace(&self.topology, node);
+        self.shared.l1.turn();
+        let upstream = &node.address;
+        info!(%upstream, "another server is the upstream: connections to the former one are given up, and memory is empty");
     }
 
     /// SIGHUP: all that can be read anew is.

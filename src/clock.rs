@@ -6,6 +6,7 @@
 //!
 //! Used by `cache`, `invalidation`, `upstream` and `session`. It must never be set, adjusted or read as a date.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use rustix::time::{ClockId, clock_gettime};
@@ -64,9 +65,41 @@ impl Time {
     }
 }
 
+/// A span of time, such as a bound, that may be changed while others go by it.
+#[derive(Debug)]
+pub struct LiveSpan(AtomicU64);
+
+impl LiveSpan {
+    /// Of this length at first, 584 years at most.
+    pub fn new(length: Duration) -> Self {
+        let span = Self(AtomicU64::new(0));
+        span.set(length);
+        span
+    }
+
+    /// How long it is at present.
+    #[inline]
+    pub fn get(&self) -> Duration {
+        Duration::from_nanos(self.0.load(Ordering::Relaxed))
+    }
+
+    /// Who asks from now on goes by this.
+    pub fn set(&self, length: Duration) {
+        self.0.store(u64::try_from(length.as_nanos()).unwrap_or(u64::MAX), Ordering::Relaxed);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_span_is_as_long_as_it_was_set_last() {
+        let span = LiveSpan::new(Duration::from_millis(500));
+        assert_eq!(span.get(), Duration::from_millis(500));
+        span.set(Duration::from_secs(2));
+        assert_eq!(span.get(), Duration::from_secs(2));
+    }
 
     #[test]
     fn moves_forward_and_lies_between_the_ends() {

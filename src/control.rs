@@ -40,6 +40,14 @@ impl Control {
         self.tasks.spawn_on(task(self.stop.clone()), &self.runtime);
     }
 
+    /// Starts a task whose answer somebody waits for, and which is dropped where it stands when all are to stop.
+    pub(crate) fn spawn_answering<T: Send + 'static>(
+        &self,
+        task: impl Future<Output = T> + Send + 'static,
+    ) -> JoinHandle<Option<T>> {
+        self.tasks.spawn_on(self.stop.clone().run_until_cancelled_owned(task), &self.runtime)
+    }
+
     /// Runs `work` on a thread where it may take its time.
     pub(crate) fn spawn_blocking<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> JoinHandle<T> {
         self.tasks.spawn_blocking_on(work, &self.runtime)

@@ -6,10 +6,11 @@
 //! [`tell_folded`] once a second.
 
 use std::collections::HashMap;
+use std::env;
 use std::fmt::{self, Write as _};
 use std::hash::Hash;
 use std::io::{self, IsTerminal};
-use std::sync::{LazyLock, Mutex, PoisonError};
+use std::sync::{LazyLock, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use tracing::callsite::Identifier;
@@ -19,8 +20,9 @@ use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
 use tracing_subscriber::registry::LookupSpan;
+use tracing_subscriber::reload::Handle;
 
-use crate::config::LogFormat;
+use crate::config::{LogFormat, LogLevel};
 
 /// How long a line that was written is not written again.
 const WINDOW: Duration = Duration::from_secs(10);
@@ -28,35 +30,50 @@ const WINDOW: Duration = Duration::from_secs(10);
 const MOST: usize = 10;
 /// Of a line no more than so many bytes are compared and kept.
 const LONGEST: usize = 512;
-const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
 
 static FOLD: LazyLock<Mutex<Fold<Identifier>>> = LazyLock::new(Mutex::default);
 
-/// What `RUST_LOG` asks for; where it names no level for all, that is `info`. A word that is neither a level nor a part of
-/// crema would silence nothing and raise nothing, and is refused.
-pub fn level(directives: &str) -> Result<EnvFilter, String> {
-    for word in directives.split(',').map(str::trim).filter(|word| !word.is_empty()) {
-        let level =
-            LEVELS.iter().any(|level| word.eq_ignore_ascii_case(level)) || word.parse::<u8>().is_ok_and(|n| n < 6);
-        let part = word.contains(['=', '[', '{']) || word == "crema" || word.starts_with("crema::");
-        if !level && !part {
-            let levels = LEVELS.join(", ");
-            return Err(format!("RUST_LOG: `{word}` is no level; write one of {levels}, or for example crema=debug"));
-        }
+/// Changes what the log tells.
+type SetFilter = Box<dyn Fn(EnvFilter) + Send + Sync>;
+
+static SET_FILTER: OnceLock<SetFilter> = OnceLock::new();
+
+/// What is logged from: `level`, or else what `RUST_LOG` says.
+pub fn level(level: Option<&LogLevel>) -> Result<LogLevel, String> {
+    match level {
+        Some(level) => Ok(level.clone()),
+        None => env::var("RUST_LOG").unwrap_or_default().parse().map_err(|wrong| format!("RUST_LOG: {wrong}")),
     }
-    EnvFilter::try_new(format!("info,{directives}"))
-        .map_err(|error| format!("RUST_LOG: {error}; write for example info or crema=debug"))
 }
 
 /// Logs to standard error from here on, so that standard output holds nothing but what was asked for.
-pub fn start(format: LogFormat, level: EnvFilter) {
-    let log = tracing_subscriber::fmt().with_env_filter(level).with_writer(io::stderr);
+pub fn start(format: LogFormat, level: &LogLevel) {
+    let log = tracing_subscriber::fmt().with_env_filter(level.filter()).with_writer(io::stderr);
     match format {
-        LogFormat::Json => log.json().flatten_event(true).map_event_format(Folding).init(),
-        LogFormat::Text => {
-            let colours = io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
-            log.with_ansi(colours).map_event_format(Folding).init();
+        LogFormat::Json => {
+            let log = log.json().flatten_event(true).map_event_format(Folding).with_filter_reloading();
+            keep(log.reload_handle());
+            log.init();
         }
+        LogFormat::Text => {
+            let colours = io::stderr().is_terminal() && env::var_os("NO_COLOR").is_none();
+            let log = log.with_ansi(colours).map_event_format(Folding).with_filter_reloading();
+            keep(log.reload_handle());
+            log.init();
+        }
+    }
+}
+
+fn keep<S: 'static>(handle: Handle<EnvFilter, S>) {
+    // An error: the subscriber is gone, and nobody logs.
+    let set: SetFilter = Box::new(move |filter| _ = handle.reload(filter));
+    _ = SET_FILTER.set(set); // one subscriber for the process
+}
+
+/// Tells what is of this level or above from now on. Nothing where no log was started.
+pub fn set_level(level: &LogLevel) {
+    if let Some(set) = SET_FILTER.get() {
+        set(level.filter());
     }
 }
 
@@ -212,27 +229,5 @@ mod tests {
         assert_eq!(written, MOST);
         assert_eq!(fold.take(start, true), [told(1_000 - MOST as u64, "user 0", true)]);
         assert!(fold.places.is_empty());
-    }
-
-    #[test]
-    fn a_word_that_means_nothing_is_refused() {
-        for good in
-            ["", "info", "WARN", "3", "crema=debug", "crema", "info,hyper=trace", "crema[span]=debug", " debug "]
-        {
-            assert!(level(good).is_ok(), "{good}");
-        }
-        for bad in ["verbose", "info,verbose", "debg", "crema=loudly", "7"] {
-            let reason = level(bad).expect_err(bad);
-            assert!(reason.starts_with("RUST_LOG: "), "{reason}");
-        }
-    }
-
-    #[test]
-    fn where_no_level_is_named_for_all_it_is_info() {
-        let shown = |directives| level(directives).expect("good").to_string();
-        assert!(shown("hyper=debug").contains("info"));
-        assert!(shown("crema=debug").contains("info"));
-        assert_eq!(shown("warn"), "warn");
-        assert_eq!(shown("off"), "off");
     }
 }

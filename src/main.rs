@@ -3,7 +3,6 @@
 //! Exits with 0 after a clean stop, 2 where the command line, a variable or the file cannot be used, 1 where a health check finds no
 //! crema that is ready, else as [`crema::app::run`] says.
 
-use std::env;
 use std::io::{self, Write};
 use std::process::ExitCode;
 
@@ -27,7 +26,7 @@ fn main() -> ExitCode {
         Ok(loaded) => loaded,
         Err(error) => return refuse(&error.to_string()),
     };
-    let level = match crema::log::level(&env::var("RUST_LOG").unwrap_or_default()) {
+    let level = match crema::log::level(reading.config.log_level.as_ref()) {
         Ok(level) => level,
         Err(reason) => return refuse(&reason),
     };
@@ -39,7 +38,7 @@ fn main() -> ExitCode {
     if task == Some(Task::Healthcheck) {
         return healthcheck(&reading.config);
     }
-    crema::log::start(reading.config.log_format, level);
+    crema::log::start(reading.config.log_format, &level);
     crema::app::run(flags, reading)
 }
 

@@ -115,7 +115,7 @@ impl CensusKeeper {
     }
 
     fn rest(&mut self) {
-        self.next = Instant::now() + self.l1.terms.max_staleness / 4;
+        self.next = Instant::now() + self.l1.terms.max_staleness.get() / 4;
     }
 
     /// The round is over: what it shows of each master counts.
@@ -141,7 +141,7 @@ impl CensusKeeper {
     }
 
     fn tell(&mut self, node: &Node, finding: CensusFinding) {
-        match self.told.hear(&node.endpoint, finding, (Time::now(), self.l1.terms.max_staleness)) {
+        match self.told.hear(&node.endpoint, finding, (Time::now(), self.l1.terms.max_staleness.get())) {
             Some(DoubtNews::Because(finding)) => {
                 info!(upstream = %node.address, "memory does not answer for this node's keys: {}", finding.about());
             }
@@ -252,7 +252,7 @@ impl CensusKeeper {
 
     fn appointed(&mut self, node: Arc<Node>) -> Watched {
         let (questions, asked) = mpsc::channel(1);
-        let patience = PATIENCE.max(self.l1.terms.max_staleness * 4);
+        let patience = PATIENCE.max(self.l1.terms.max_staleness.get() * 4);
         let (node_map, reports) = (self.node_map.clone(), self.reports.0.clone());
         let taker = CensusTaker { node, node_map, patience, questions: asked, reports };
         let task = self.tasks.spawn(taker.serve());

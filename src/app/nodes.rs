@@ -4,18 +4,20 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use super::lookout::Lookout;
 use super::rotation::RotatingLogins;
 use super::{own_login, tell_choice};
+use crate::clock::{LiveSpan, Time};
 use crate::command::HashSlot;
 use crate::config::{Config, Endpoint, ReadFrom, UpstreamKind};
 use crate::control::Control;
 use crate::invalidation::L1;
 use crate::net::tls::Dialer;
-use crate::upstream::{ClusterMap, Login, Node, ReplicaTerms, ReplicaWatch, RotatingLogin, keep_watch};
+use crate::upstream::{ClusterMap, Login, Node, ReplicaTerms, ReplicaWatch, RotatingLogin, Topology, keep_watch};
 
 /// What is the same of all nodes.
 #[derive(Clone)]
@@ -34,7 +36,12 @@ pub(super) struct NodePlan {
 }
 
 impl NodePlan {
-    pub(super) fn new(config: &Config, dialer: Option<Dialer>, logins: RotatingLogins) -> Self {
+    pub(super) fn new(
+        config: &Config,
+        dialer: Option<Dialer>,
+        logins: RotatingLogins,
+        max_staleness: &Arc<LiveSpan>,
+    ) -> Self {
         Self {
             limit: config.max_upstream,
             connect_timeout: config.connect_timeout,
@@ -45,7 +52,7 @@ impl NodePlan {
             others: logins.others,
             by_census: config.upstream.kind != UpstreamKind::Single,
             replicas: (config.read_from == ReadFrom::Replica).then(|| ReplicaTerms {
-                max_staleness: config.max_staleness,
+                max_staleness: Arc::clone(max_staleness),
                 acl_recheck: config.acl_recheck,
                 node_map: config.cluster.node_map.clone(),
                 is_cluster: config.upstream.kind == UpstreamKind::Cluster,
@@ -109,6 +116,12 @@ impl Nodes {
         self.plan.node(endpoint)
     }
 
+    /// The node at another address that may take the place of `former`, in which it is followed already.
+    pub(super) fn successor(&self, endpoint: &Endpoint, former: &Node) -> Arc<Node> {
+        let node = Node::new(endpoint.clone(), self.plan.limit, self.plan.connect_timeout);
+        self.plan.planned(node.in_place_of(former))
+    }
+
     /// A Sentinel, where no user of the servers is known.
     pub(super) fn sentinel(&self, endpoint: &Endpoint) -> Node {
         Node::new(endpoint.clone(), 1, self.plan.connect_timeout).secured(self.plan.dialer.clone())
@@ -160,6 +173,17 @@ impl Nodes {
                 self.l1.slot_left(slot);
             }
         }
+    }
+
+    /// This one alone serves all from now on.
+    pub(super) fn replace(&self, topology: &watch::Sender<Arc<Topology>>, node: &Arc<Node>) {
+        let former = Arc::clone(topology.borrow().front());
+        // Nothing that the last one says counts any more, before the first thing is said to this one.
+        former.vouched.revoke(Time::now());
+        former.leave();
+        self.keep(node);
+        topology.send_replace(Arc::new(Topology::Single(Arc::clone(node))));
+        self.retain(|known| Arc::ptr_eq(known, node));
     }
 
     /// These are all that are looked after from now on.

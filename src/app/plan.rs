@@ -5,6 +5,7 @@ use std::sync::Arc;
 use tokio::sync::watch;
 
 use crate::beyond::Beyond;
+use crate::clock::LiveSpan;
 use crate::config::{Coherence, Config, SHORT_TERM, UpstreamKind};
 use crate::control::Control;
 use crate::invalidation::{CoherenceMode, Fleet, L1, L1Terms, Notices, Publisher};
@@ -13,27 +14,27 @@ use crate::upstream::{Serving, Topology};
 
 /// An empty L1, whose ears and publisher will be tasks of `control`.
 pub(super) fn l1(
-    config: &Config,
+    (config, max_staleness): (&Config, &Arc<LiveSpan>),
     topology: &watch::Sender<Arc<Topology>>,
     origin_id: &str,
     stats: &Arc<Stats>,
     control: &Control,
 ) -> Arc<L1> {
     let fleet = fleet(config, topology, origin_id).map(|fleet| Publisher::start(fleet, Arc::clone(stats), control));
-    let l1 = L1::new(terms(config, origin_id), fleet, Arc::clone(stats), control.clone());
+    let l1 = L1::new(terms(config, max_staleness, origin_id), fleet, Arc::clone(stats), control.clone());
     l1.switch_to(config.mode);
     l1
 }
 
 /// What L1 must know of the settings.
-fn terms(config: &Config, origin_id: &str) -> L1Terms {
+fn terms(config: &Config, max_staleness: &Arc<LiveSpan>, origin_id: &str) -> L1Terms {
     let notices = || Notices::new(config.channel.name.clone(), origin_id.to_owned());
     let is_cluster = config.upstream.kind == UpstreamKind::Cluster;
     let beyond = beyond(config, is_cluster);
     L1Terms {
-        max_staleness: config.max_staleness,
+        max_staleness: Arc::clone(max_staleness),
         acl_recheck: config.acl_recheck,
-        max_value: config.largest_value(),
+        max_value: config.largest_value().into(),
         l1_size: config.l1_size,
         mode: match &config.coherence {
             Coherence::Auto => CoherenceMode::auto(config.channel.enabled.then(notices), SHORT_TERM),

@@ -74,7 +74,6 @@ pub(super) struct GroupPlan {
     seeds: Vec<Endpoint>,
     node_map: NodeMap,
     login: SentinelLogin,
-    max_staleness: Duration,
     nodes: Arc<Nodes>,
     topology: watch::Sender<Arc<Topology>>,
     doubts: MapDoubts,
@@ -108,7 +107,6 @@ impl GroupPlan {
             seeds,
             node_map: config.cluster.node_map.clone(),
             login,
-            max_staleness: config.max_staleness,
             nodes: Arc::clone(nodes),
             topology: topology.clone(),
             doubts: doubts.clone(),
@@ -351,13 +349,7 @@ impl GroupKeeper {
             return; // they have thought better of it meanwhile
         }
         let is_first = self.census.adopted().is_none();
-        let former = Arc::clone(self.plan.topology.borrow().front());
-        // Nothing that the last one says counts any more, before the first thing is said to this one.
-        former.vouched.revoke(Time::now());
-        former.leave();
-        self.plan.nodes.keep(node);
-        self.plan.topology.send_replace(Arc::new(Topology::Single(Arc::clone(node))));
-        self.plan.nodes.retain(|known| Arc::ptr_eq(known, node));
+        self.plan.nodes.replace(&self.plan.topology, node);
         let (name, number, upstream) = (&self.plan.name, tenure.number, &node.address);
         if is_first {
             info!(%upstream, number, "the Sentinels name the master of `{name}`");
@@ -386,7 +378,7 @@ impl GroupKeeper {
                 );
             }
         }
-        let longest = self.plan.max_staleness.max(IDLE * 2);
+        let longest = self.plan.l1.terms.max_staleness.get().max(IDLE * 2);
         let doubt = match standing {
             GroupStanding::Proven(since) if Time::now().saturating_since(*since) <= longest => None,
             GroupStanding::Proven(_) | GroupStanding::Silent => {
@@ -417,7 +409,7 @@ impl GroupKeeper {
 
     /// How often all are asked: as often as leases need it, or as a change of the master should be seen.
     fn set_pace(&self) {
-        let quick = self.plan.max_staleness / 4;
+        let quick = self.plan.l1.terms.max_staleness.get() / 4;
         let front = Arc::clone(self.plan.topology.borrow().front());
         let is_there = *front.presence.follow().borrow() == State::There;
         let at_ease = self.census.adopted().is_some()

@@ -7,18 +7,25 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
-use tokio::time::{MissedTickBehavior, interval};
+use tokio::time::{MissedTickBehavior, interval, timeout};
 use tracing::{info, warn};
 
 use super::{App, descriptors};
 use crate::admin::ChangeStatus;
-use crate::config::{Changes, ConfigError, FileMark, Flags, L1Mode, Reading, mark_of_settings, settings_file};
+use crate::config::{
+    Changes, Config, ConfigError, Endpoint, FileMark, Flags, L1Mode, Reading, mark_of_settings, settings_file,
+};
+use crate::log;
 use crate::proxy::{GivenOrder, LiveSettings, Order, OrderReport, UndoneOrder};
+use crate::resp::Resp;
+use crate::upstream::{Node, Target, connect};
 
 /// So many changes are remembered.
 const REMEMBERED: usize = 20;
 /// Orders to read anew that may wait; more are refused.
 const WAITING: usize = 16;
+/// Another upstream has so long to let crema in.
+const TRIAL: Duration = Duration::from_secs(5);
 /// How often the file is looked at.
 const LOOK: Duration = Duration::from_secs(1);
 
@@ -64,12 +71,14 @@ impl FileLook {
 /// By whose word settings are read anew where nobody gave any.
 const BY_FILE: &str = "a change of the file";
 
-/// What was done on a thread where it may take its time.
+/// What was done where it may take its time.
 enum FileSeen {
     /// How the file is.
     Mark(FileMark),
     /// How it was just before it was read, and what it says.
     Reading(FileMark, Box<Result<Reading, ConfigError>>),
+    /// The same of settings in which the upstream is another server, which was tried.
+    Tried(FileMark, Box<Reading>, Result<Arc<Node>, String>),
 }
 
 /// Carries orders out.
@@ -81,7 +90,7 @@ pub(super) struct SettingsKeeper {
     reading: Reading,
     look: FileLook,
     /// At most one thing is done elsewhere at a time.
-    under_way: Option<JoinHandle<FileSeen>>,
+    under_way: Option<JoinHandle<Option<FileSeen>>>,
     /// Orders to read anew: the first waits for what is under way, if that is a reading; and what is read for the others has to be read
     /// after they were given.
     reloads: VecDeque<GivenOrder>,
@@ -119,22 +128,33 @@ impl SettingsKeeper {
                 seen = async { self.under_way.as_mut().expect("asked for only then").await }, if !idle => {
                     self.under_way = None;
                     match seen {
-                        Ok(FileSeen::Mark(mark)) => if self.look.is_due(mark) {
+                        Ok(Some(FileSeen::Mark(mark))) => if self.look.is_due(mark) {
                             self.read_anew();
                         },
-                        Ok(FileSeen::Reading(mark, reading)) => self.settle(mark, *reading, reads_for.take()).await,
+                        Ok(Some(FileSeen::Reading(mark, reading))) => {
+                            let moved = reading.as_ref().as_ref().ok().and_then(|newer| self.reading.changes(newer).upstream);
+                            match (moved, *reading) {
+                                (Some(endpoint), Ok(newer)) => self.try_upstream(mark, newer, &endpoint),
+                                (_, Ok(newer)) => self.settle(mark, Ok((newer, None)), reads_for.take()).await,
+                                (_, Err(wrong)) => self.settle(mark, Err(wrong.to_string()), reads_for.take()).await,
+                            }
+                        }
+                        Ok(Some(FileSeen::Tried(mark, newer, tried))) => {
+                            let tried = tried.map(|node| (*newer, Some(node)));
+                            self.settle(mark, tried, reads_for.take()).await;
+                        }
                         Err(gone) if gone.is_panic() => {
                             let why = "the settings could not be read, by a fault of crema's".to_owned();
                             if let Some(given) = reads_for.take() {
                                 given.answer(Err(UndoneOrder::Refused(why)));
                             }
                         }
-                        Err(_) => return, // crema ends
+                        Ok(None) | Err(_) => return, // crema ends
                     }
                 }
                 _ = ticks.tick(), if has_file && idle => {
                     let flags = self.flags.clone();
-                    self.under_way = Some(self.app.control.spawn_blocking(move || FileSeen::Mark(mark_of_settings(&flags))));
+                    self.under_way = Some(self.app.control.spawn_blocking(move || Some(FileSeen::Mark(mark_of_settings(&flags)))));
                 }
             }
         }
@@ -162,7 +182,24 @@ impl SettingsKeeper {
         self.under_way = Some(self.app.control.spawn_blocking(move || {
             app.read_certificates(); // in any case
             let mark = mark_of_settings(&flags);
-            FileSeen::Reading(mark, Box::new(Reading::of(flags)))
+            Some(FileSeen::Reading(mark, Box::new(Reading::of(flags))))
+        }));
+    }
+
+    /// Has a connection made to the server that is to be the upstream, as the settings' user.
+    fn try_upstream(&mut self, mark: FileMark, newer: Reading, endpoint: &Endpoint) {
+        let (app, newer) = (Arc::clone(&self.app), Box::new(newer));
+        let endpoint = newer.config.cluster.node_map.resolve(endpoint.clone());
+        let node = app.nodes.successor(&endpoint, &app.front());
+        self.under_way = Some(self.app.control.spawn_answering(async move {
+            let target =
+                Target { node: Arc::clone(&node), login: node.login(), db: 0, resp: Resp::V2, name: "crema-scout" };
+            let tried = match timeout(TRIAL, connect(&target)).await {
+                Ok(Ok(_)) => Ok(node),
+                Ok(Err(error)) => Err(format!("upstream: {error}")),
+                Err(_) => Err(format!("upstream: {} does not answer in {TRIAL:?}", node.address)),
+            };
+            FileSeen::Tried(mark, newer, tried)
         }));
     }
 
@@ -179,13 +216,18 @@ impl SettingsKeeper {
         report
     }
 
-    /// The settings were read, for whom or because the file has changed.
-    async fn settle(&mut self, mark: FileMark, read: Result<Reading, ConfigError>, whom: Option<GivenOrder>) {
+    /// The settings were read, for whom or because the file has changed; and the other upstream was tried, where it is to be one.
+    async fn settle(
+        &mut self,
+        mark: FileMark,
+        read: Result<(Reading, Option<Arc<Node>>), String>,
+        whom: Option<GivenOrder>,
+    ) {
         self.look.read = mark;
         let by = whom.as_ref().map_or(BY_FILE, |given| &given.by);
         let result = match read {
-            Ok(reading) => Ok(self.adopt(&reading, by).await),
-            Err(wrong) => Err(UndoneOrder::Refused(self.refuse(by, wrong.to_string()))),
+            Ok((reading, upstream)) => Ok(self.adopt(&reading, upstream.as_ref(), by).await),
+            Err(wrong) => Err(UndoneOrder::Refused(self.refuse(by, wrong))),
         };
         if let Some(given) = whom {
             given.answer(result);
@@ -193,12 +235,15 @@ impl SettingsKeeper {
     }
 
     /// All that may change does. When it returns, all workers go by it; where one does not, the report says so.
-    async fn adopt(&mut self, newer: &Reading, by: &str) -> OrderReport {
-        let Changes { settings, mut changed, restart, mode } = self.reading.changes(newer);
+    async fn adopt(&mut self, newer: &Reading, upstream: Option<&Arc<Node>>, by: &str) -> OrderReport {
+        let Changes { settings, mut changed, restart, mode, .. } = self.reading.changes(newer);
         self.reading = settings;
         // The mode may have been switched by hand meanwhile: what the settings say newly is what counts.
         changed.retain(|line| !line.starts_with("mode: "));
         let late = !changed.is_empty() && !self.publish().await;
+        if let Some(node) = upstream {
+            self.app.move_upstream(node);
+        }
         self.note(by, &OrderReport { changed: changed.clone(), restart: restart.clone() });
         match mode {
             Some(mode) if self.mode_is_newer => {
@@ -218,6 +263,7 @@ impl SettingsKeeper {
     async fn publish(&self) -> bool {
         let mut config = self.reading.config.clone();
         descriptors::fit(&mut config);
+        self.bound(&config);
         let before = self.app.shared.live();
         let next = Arc::new(LiveSettings::after(&before, &config));
         self.app.live.send_replace(Arc::clone(&next));
@@ -226,6 +272,20 @@ impl SettingsKeeper {
             self.app.shared.l1.begin_anew(next.number); // what was filled for longer than is right now
         }
         all
+    }
+
+    /// What is not the workers' to go by.
+    fn bound(&self, config: &Config) {
+        let l1 = &self.app.shared.l1;
+        l1.rebound(config.max_staleness, config.largest_value());
+        if l1.memory.store.limit() != config.l1_size {
+            let (l1, size) = (Arc::clone(l1), config.l1_size);
+            self.app.control.spawn(async move { l1.resize(size).await });
+        }
+        match log::level(config.log_level.as_ref()) {
+            Ok(level) => log::set_level(&level),
+            Err(wrong) => warn!("the log stays as it is: {wrong}"),
+        }
     }
 
     fn refuse(&self, by: &str, wrong: String) -> String {

@@ -18,13 +18,13 @@ use crate::control::Control;
 use crate::invalidation::EarState;
 use crate::metrics::{CensusFinding, LoadResult, Metrics, Need, TierOutcome};
 use crate::origin::OriginState;
-use crate::proxy::{Orders, Shared};
+use crate::proxy::Orders;
 use crate::tier::Tier;
 use crate::upstream::{Node, NodeIndex, Topology};
 
 impl Source for App {
     fn snapshot(&self) -> Snapshot {
-        let Shared { config, l1, .. } = &*self.shared;
+        let l1 = &self.shared.l1;
         let (upstream, topology) = (self.upstream(), Arc::clone(&self.topology.borrow()));
         let now = Time::now();
         let dialed = self.front().tls.as_ref().and_then(|dialer| dialer.expires());
@@ -65,11 +65,11 @@ impl Source for App {
             l1: L1Status {
                 entries: l1.memory.store.len() as u64,
                 bytes: l1.memory.store.bytes(),
-                capacity: config.l1_size,
+                capacity: l1.memory.store.limit(),
             },
             settings: SettingsShown {
                 promote: self.shared.live().promote,
-                max_staleness_ms: u64::try_from(config.max_staleness.as_millis()).unwrap_or(u64::MAX),
+                max_staleness_ms: u64::try_from(l1.terms.max_staleness.get().as_millis()).unwrap_or(u64::MAX),
                 coherence: l1.mode().means().as_str(),
                 promise: l1.mode().means().about(),
                 class_seconds: self
@@ -148,7 +148,7 @@ impl App {
     }
 
     fn replicas(&self, master: &Node) -> Vec<ReplicaStatus> {
-        let (now, longest) = (Time::now(), self.shared.config.max_staleness);
+        let (now, longest) = (Time::now(), self.shared.l1.terms.max_staleness.get());
         let millis = |span: Duration| u64::try_from(span.as_millis()).unwrap_or(u64::MAX);
         let leases = master.replicas.leases();
         let replicas = leases.replicas.iter().map(|lease| {
@@ -175,7 +175,7 @@ impl App {
             _ => self.nodes.known(topology.front()),
         };
         UpstreamStatus {
-            address: self.shared.config.upstream.to_string(),
+            address: self.shared.live().upstream.clone(),
             up: known.is_ok(),
             server: known.clone().ok(),
             trouble: known.err(),

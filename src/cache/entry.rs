@@ -175,6 +175,11 @@ impl Entry {
         tail.get(header..header.saturating_add(length)).unwrap_or_default()
     }
 
+    /// Hits that were counted.
+    pub(super) fn hits(&self) -> u8 {
+        self.meta().hits.load(Ordering::Relaxed)
+    }
+
     /// Whether so many hits were counted.
     pub(super) fn has_hit(&self, times: u8) -> bool {
         self.meta().hits.load(Ordering::Relaxed) >= times

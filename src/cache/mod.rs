@@ -33,6 +33,7 @@
 //!
 //! Holds contract points 3 (own writes), 4 (others' writes soon) and 5 (nothing old stays).
 
+mod allotment;
 mod arrivals;
 mod atomic;
 mod ballast;

@@ -18,20 +18,21 @@
 //!
 //! Holds contract points 5 (nothing old stays) and 6 (expiry).
 
+use std::cmp::Reverse;
 use std::ptr;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 
+use arc_swap::ArcSwap;
 use rand::Rng;
 use smallvec::SmallVec;
 
-use super::ballast::Ballast;
-use super::doorkeeper::Doorkeeper;
+use super::allotment::Allotment;
 use super::entry::{Entry, Terms, Verdict};
 use super::index::{Index, weight};
 use super::key::{Identity, Query};
 use super::lease::{Epoch, Freshness};
-use super::policy::{Policy, Ticket, policy};
+use super::policy::Ticket;
 use super::sampler::Sampler;
 use super::slot_epochs::{EntryEpoch, SlotEpochs};
 use super::stamp::{Stamp, Stamps};
@@ -39,8 +40,6 @@ use crate::clock::Time;
 use crate::metrics::SharedCounter;
 use crate::resp::{Resp, encode};
 
-/// What an empty store takes.
-const FIXED: u64 = 256 << 10;
 /// Replies above this are copied after the lock of their shard was let go.
 const COPY_UNDER_GUARD: usize = 16 << 10;
 /// Moka is told of an entry's first hits, and of one in [`LATER_HITS`] of the later ones.
@@ -92,16 +91,10 @@ impl Lookup {
 /// L1. One for the process, shared by all workers and ears.
 pub struct Store {
     index: Arc<Index>,
-    policy: Policy,
-    limit: u64,
-    capacity: u64,
+    allotment: ArcSwap<Allotment>,
     serial: AtomicU32,
     /// Set once Moka has enough entries to count how often keys are asked for; before, misses need not be told.
     counting: AtomicBool,
-    /// What makes it count well, and whether that has been done.
-    ballast: Mutex<Ballast>,
-    prepared: AtomicBool,
-    doorkeeper: Doorkeeper,
     slots: SlotEpochs,
 }
 
@@ -115,14 +108,14 @@ impl Store {
     /// The same, which counts what it gives up for want of room.
     pub fn counted(l1_size: u64, evictions: Arc<SharedCounter>) -> Self {
         let index = Arc::new(Index::new(if l1_size < 64 << 20 { 128 } else { 1024 }, evictions));
-        // Moka acts on what it is told in batches; the gap between its capacity and the limit is what they may overshoot.
-        let doorkeeper = Doorkeeper::new(l1_size);
-        let capacity = l1_size.saturating_sub(l1_size / 64 + FIXED + doorkeeper.bytes());
-        let listener = Arc::clone(&index);
-        let policy = policy(capacity, move |hash, ticket, cause| listener.left_policy(hash, ticket, cause));
-        let (counting, prepared) = (AtomicBool::new(false), AtomicBool::new(false));
-        let (serial, ballast, slots) = (AtomicU32::new(0), Mutex::default(), SlotEpochs::default());
-        Self { index, policy, limit: l1_size, capacity, serial, counting, ballast, prepared, doorkeeper, slots }
+        let allotment = ArcSwap::from_pointee(Allotment::new(l1_size, &index));
+        Self {
+            index,
+            allotment,
+            serial: AtomicU32::new(0),
+            counting: AtomicBool::new(false),
+            slots: SlotEpochs::default(),
+        }
     }
 
     /// Answers `q` by appending the reply to `out`, if at this moment there is an entry that may be served; else `out` stays
@@ -160,7 +153,7 @@ impl Store {
                     out.extend_from_slice(kept.reply(resp));
                 }
                 if touch {
-                    self.policy.get(&q.hash);
+                    self.allotment.load().policy.get(&q.hash);
                 }
                 return Lookup::Hit;
             }
@@ -271,27 +264,49 @@ impl Store {
         }
         let serial = self.serial.fetch_add(1, Ordering::Relaxed);
         let Some(entry) = Entry::new(serial, q, resp3, resp2, Terms { stamp, epoch, expires }) else { return };
-        let weight = weight(&entry);
-        let Some(ticket) = Ticket::new(serial, weight, expires, now).filter(|_| weight <= self.capacity) else {
+        let (weight, allotment) = (weight(&entry), self.allotment.load());
+        let Some(ticket) = Ticket::new(serial, weight, expires, now).filter(|_| weight <= allotment.capacity) else {
             return;
         };
 
-        let policy = &self.policy;
-        if self.bytes() + weight > self.limit {
-            policy.run_pending_tasks();
+        if self.bytes() + weight > allotment.limit {
+            allotment.policy.run_pending_tasks();
         }
         self.index.insert(q.hash, entry);
-        policy.insert(q.hash, ticket);
+        allotment.policy.insert(q.hash, ticket);
         let bytes = self.bytes();
-        if bytes > self.limit {
-            policy.run_pending_tasks();
+        if bytes > allotment.limit {
+            allotment.policy.run_pending_tasks();
         }
-        // Moka begins to count when it is half full.
-        if bytes > self.capacity / 5 * 2 && !self.prepared.load(Ordering::Relaxed) {
+        if allotment.counts(bytes) {
             self.counting.store(true, Ordering::Relaxed);
-            let mut ballast = self.ballast.lock().unwrap_or_else(PoisonError::into_inner);
-            self.prepared.store(ballast.step(policy, self.capacity), Ordering::Relaxed);
         }
+    }
+
+    /// It may take so many bytes from now on, as one that was made with them. Where that is less, those go that were hit least. Takes
+    /// as long as there are many entries: not to be called where sessions or an ear wait, nor twice at a time.
+    pub fn resize(&self, l1_size: u64) {
+        self.allotment.store(Arc::new(Allotment::new(l1_size, &self.index)));
+        self.counting.store(false, Ordering::Relaxed);
+        let allotment = self.allotment.load();
+        // Listed first: no guard of the index may be held while Moka is asked. What comes in meanwhile has its ticket.
+        let mut all: Vec<_> = self.index.entries.iter().map(|entry| (entry.hits(), entry.key().to_owned())).collect();
+        all.sort_unstable_by_key(|(hits, _)| Reverse(*hits));
+        for (_, hash) in all {
+            let now = Time::now();
+            let ticket = |entry: &Entry| Ticket::new(entry.serial(), weight(entry), entry.expires(), now);
+            let ticket = self.index.entries.get(&hash).and_then(|entry| ticket(entry.value()));
+            if let Some(ticket) = ticket.filter(|_| !allotment.policy.contains_key(&hash)) {
+                allotment.policy.insert(hash, ticket);
+            }
+        }
+        allotment.policy.run_pending_tasks();
+        self.drop_strays(); // what came in between, by the allotment of before
+    }
+
+    /// Bytes that it may take.
+    pub fn limit(&self) -> u64 {
+        self.allotment.load().limit
     }
 
     /// Whether entries must be evicted, at present, for those that are taken in.
@@ -301,7 +316,7 @@ impl Store {
 
     /// Whether `q` has knocked before, at an L1 that is full.
     pub fn knows(&self, q: &Query) -> bool {
-        self.doorkeeper.knows(q.hash)
+        self.allotment.load().doorkeeper.knows(q.hash)
     }
 
     /// The keys of entries that were hit since they were last taken so, of those identities that are wanted; of more than
@@ -345,8 +360,9 @@ impl Store {
     /// Lets expired entries go, carries out what Moka has put off and gives unused memory of the index back. To be called
     /// about once a second, by one thread.
     pub fn run_pending(&self) {
-        self.policy.run_pending_tasks();
-        if self.bytes() > self.policy.weighted_size() + self.limit / 64 {
+        let allotment = self.allotment.load();
+        allotment.policy.run_pending_tasks();
+        if self.bytes() > allotment.policy.weighted_size() + allotment.limit / 64 {
             self.drop_strays();
         }
         if !self.index.evicted.swap(false, Ordering::Relaxed) {
@@ -369,8 +385,9 @@ impl Store {
     fn drop_strays(&self) {
         // Listed first: no guard of the index may be held while Moka is asked.
         let all: Vec<_> = self.index.entries.iter().map(|entry| (*entry.key(), entry.serial())).collect();
+        let allotment = self.allotment.load();
         for (hash, serial) in all {
-            if self.policy.get(&hash).is_none_or(|ticket| ticket.serial != serial) {
+            if allotment.policy.get(&hash).is_none_or(|ticket| ticket.serial != serial) {
                 self.index.remove(hash, serial);
             }
         }
@@ -378,20 +395,19 @@ impl Store {
 
     /// Tells Moka that something was asked for that is not here, so that it may be admitted next time.
     fn missed(&self, hash: u64, outcome: Lookup) -> Lookup {
-        if self.counting.load(Ordering::Relaxed)
-            && self.policy.get(&hash).is_some()
-            && outcome == Lookup::Miss
-            && !self.index.entries.contains_key(&hash)
-        {
-            // A ticket that outlived its entry. Should a new entry just be coming, it goes with it, and comes again.
-            self.policy.invalidate(&hash);
+        if self.counting.load(Ordering::Relaxed) {
+            let policy = &self.allotment.load().policy;
+            if policy.get(&hash).is_some() && outcome == Lookup::Miss && !self.index.entries.contains_key(&hash) {
+                // A ticket that outlived its entry. Should a new entry just be coming, it goes with it, and comes again.
+                policy.invalidate(&hash);
+            }
         }
         outcome
     }
 
     fn forget(&self, hash: u64, serial: u32) {
         if self.index.remove(hash, serial) {
-            self.policy.invalidate(&hash);
+            self.allotment.load().policy.invalidate(&hash);
         }
     }
 }

@@ -76,9 +76,12 @@ pub struct Settings {
     /// Worker threads; auto is one a core [default: auto]
     #[arg(long, value_name = "N")]
     pub(super) threads: Option<Given>,
-    /// Log as text or json; RUST_LOG sets the level [default: text]
+    /// Log as text or json [default: text]
     #[arg(long, value_name = "FORM")]
     pub(super) log_format: Option<Given>,
+    /// Log from this level on; auto is RUST_LOG's, or info [default: auto]
+    #[arg(long, value_name = "LEVEL")]
+    pub(super) log_level: Option<Given>,
 
     /// What memory does: cache, observe, pass [default: cache]
     #[arg(long, value_name = "MODE", help_heading = "Cache")]

@@ -8,7 +8,7 @@ use std::{env, fs};
 
 use super::raw::FILE_VARIABLE;
 use super::summary::Sources;
-use super::{Config, ConfigError, Flags, L1Mode, load, show_size};
+use super::{Config, ConfigError, Endpoint, Flags, L1Mode, UpstreamKind, load};
 
 /// Settings as they were read once, and whoever gave each.
 #[derive(Debug, Clone)]
@@ -35,6 +35,8 @@ pub struct Changes {
     pub restart: Vec<String>,
     /// What L1 is to do for reads from now on, where the settings say otherwise than they did.
     pub mode: Option<L1Mode>,
+    /// Where the upstream is from now on, where it is another server.
+    pub upstream: Option<Endpoint>,
 }
 
 /// The file that they are read from, if any.
@@ -49,11 +51,13 @@ pub fn mark_of_settings(flags: &Flags) -> FileMark {
     Some((there.modified().ok()?, there.len()))
 }
 
-/// By the names of the settings.
+/// By the names of the settings, how they change.
 type Adopt = (&'static [&'static str], fn(&mut Config, &Config));
 
-/// What may change, each with how.
+/// What may change.
 const LIVE: &[Adopt] = &[
+    (&["max_staleness"], |to, from| to.max_staleness = from.max_staleness),
+    (&["log_level"], |to, from| to.log_level.clone_from(&from.log_level)),
     (&["mode"], |to, from| to.mode = from.mode),
     (&["promote"], |to, from| to.promote = from.promote),
     (&["max_value"], |to, from| to.max_value = from.max_value),
@@ -67,6 +71,22 @@ const LIVE: &[Adopt] = &[
     (&["admin_users", "admin_token", "admin_token_file"], |to, from| to.admins.clone_from(&from.admins)),
 ];
 
+/// Whether one value may become the other.
+type May = fn(&Config, &Config) -> bool;
+
+/// What may change from some values to some others.
+const PARTLY_LIVE: &[(May, Adopt)] = &[
+    (|from, to| from.l1_size > 0 && to.l1_size > 0, (&["l1_size"], |to, from| to.l1_size = from.l1_size)),
+    (is_another_address, (&["upstream"], |to, from| to.upstream = from.upstream.clone())),
+];
+
+/// Whether the upstream is one server either way, spoken to in the same way.
+fn is_another_address(from: &Config, to: &Config) -> bool {
+    let (mut from, to) = (from.upstream.clone(), &to.upstream);
+    from.node = to.node.clone();
+    from == *to && to.kind == UpstreamKind::Single
+}
+
 impl Reading {
     /// Reads the settings of this process, as [`load`] does.
     pub fn of(flags: Flags) -> Result<Self, ConfigError> {
@@ -77,10 +97,12 @@ impl Reading {
     /// What `newer` changes where crema has run by `self`.
     pub fn changes(&self, newer: &Self) -> Changes {
         let mut config = self.config.clone();
-        for (_, adopt) in LIVE {
+        let partly = PARTLY_LIVE.iter().filter(|(may, _)| may(&self.config, &newer.config)).map(|(_, adopt)| adopt);
+        let live: Vec<&Adopt> = LIVE.iter().chain(partly).collect();
+        for (_, adopt) in &live {
             adopt(&mut config, &newer.config);
         }
-        let is_live = |name: &str| LIVE.iter().any(|(names, _)| names.contains(&name));
+        let is_live = |name: &str| live.iter().any(|(names, _)| names.contains(&name));
         let differences = self.sources.differences(&newer.sources);
         let (live, rest): (Vec<_>, Vec<_>) = differences.into_iter().partition(|(name, _)| is_live(name));
         let lines = |found: Vec<(String, String)>| found.into_iter().map(|(name, what)| format!("{name}: {what}"));
@@ -91,13 +113,10 @@ impl Reading {
         if restart.is_empty() && config != newer.config {
             restart.push("a password, or a [[user]]".to_owned());
         }
-        let known = self.config.largest_value();
-        if config.largest_value() > known {
-            restart.push(format!("max_value: replies above {} are kept", show_size(known)));
-        }
+        let upstream = (self.config.upstream.node != config.upstream.node).then(|| config.upstream.node.clone());
         let mode = (self.config.mode != newer.config.mode).then_some(newer.config.mode);
         let sources = self.sources.adopting(&newer.sources, is_live);
-        Changes { settings: Self { config, sources, seen: newer.seen }, changed, restart, mode }
+        Changes { settings: Self { config, sources, seen: newer.seen }, changed, restart, mode, upstream }
     }
 }
 
@@ -121,11 +140,11 @@ mod tests {
             &directory,
             "promote = 4\nthreads = 3\nupstream = \"redis://:secret@127.0.0.1:7\"\n[[rule]]\nmatch = \"a*\"\npromote = \"never\"\n",
         );
-        let Changes { settings, changed, restart, mode } = before.changes(&after);
+        let Changes { settings, changed, restart, mode, upstream } = before.changes(&after);
         assert_eq!(changed, ["promote: 3 -> 4", "rule: none -> a*, promote never"]);
         assert_eq!(restart.len(), 2, "{restart:?}");
         assert!(restart[0].starts_with("upstream: redis://127.0.0.1:6379 -> ") && !restart[0].contains("secret"));
-        assert_eq!((restart[1].as_str(), mode), ("threads: 2 -> 3", None));
+        assert_eq!((restart[1].as_str(), mode, upstream), ("threads: 2 -> 3", None, None));
         assert_eq!((settings.config.promote, settings.config.threads.get()), (4, 2));
         assert_eq!(settings.config.rules, after.config.rules);
         // The rest is named again each time, what was taken over is not.
@@ -156,10 +175,38 @@ mod tests {
     }
 
     #[test]
-    fn larger_values_than_the_ears_began_with_need_a_restart() {
+    fn memory_may_change_its_size_but_not_begin_or_end() {
         let directory = tempfile::tempdir().expect("a directory");
-        let (small, large) = (reading(&directory, "max_value = \"1KiB\""), reading(&directory, "max_value = \"2KiB\""));
-        assert_eq!(small.changes(&large).restart, ["max_value: replies above 1KiB are kept"]);
-        assert!(large.changes(&small).restart.is_empty());
+        let of = |size: &str| reading(&directory, &format!("max_value = \"1KiB\"\nl1_size = \"{size}\""));
+        let (none, small, large) = (of("0"), of("1MiB"), of("2MiB"));
+        let grown = small.changes(&large);
+        assert_eq!((grown.changed, grown.settings.config.l1_size), (vec!["l1_size: 1MiB -> 2MiB".to_owned()], 2 << 20));
+        for (one, other) in [(&none, &small), (&small, &none)] {
+            let changes = one.changes(other);
+            assert_eq!((changes.changed.len(), changes.restart.len()), (0, 1));
+            assert_eq!(changes.settings.config.l1_size, one.config.l1_size);
+        }
+    }
+
+    #[test]
+    fn the_upstream_may_be_another_server_to_which_the_same_is_said() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let at = |url: &str| reading(&directory, &format!("upstream = \"{url}\""));
+        let (one, other) = (at("redis://u:secret@a:1/2"), at("redis://u:secret@b:2/2"));
+        let moved = one.changes(&other);
+        assert_eq!(moved.upstream, Some(other.config.upstream.node.clone()));
+        assert_eq!((moved.changed.len(), moved.restart.len()), (1, 0));
+        assert!(one.changes(&one).upstream.is_none());
+        for another in [
+            "redis://v:secret@b:2/2",
+            "redis://u:secret@b:2/3",
+            "rediss://u:secret@b:2/2",
+            "redis+cluster://u:secret@b:2",
+        ] {
+            let changes = one.changes(&at(another));
+            assert_eq!((changes.upstream, changes.restart.len()), (None, 1), "{another}");
+            assert_eq!(changes.settings.config.upstream, one.config.upstream, "{another}");
+        }
+        assert_eq!(one.changes(&at("redis://u:other@b:2/2")).upstream, None);
     }
 }

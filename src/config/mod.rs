@@ -13,6 +13,7 @@ mod flags;
 mod glob;
 mod listen;
 mod live;
+mod log_level;
 mod mode;
 mod origins;
 mod password;
@@ -42,6 +43,7 @@ pub use self::flags::{Flags, Settings, Task};
 pub use self::glob::Glob;
 pub use self::listen::Listen;
 pub use self::live::{Changes, FileMark, Reading, mark_of_settings, settings_file};
+pub use self::log_level::LogLevel;
 pub use self::mode::L1Mode;
 pub use self::origins::OriginRule;
 pub use self::password::{LONGEST_PASSWORD, PasswordOrigin, UpstreamPassword, read_password_file};
@@ -136,6 +138,8 @@ pub struct Config {
     pub channel: Channel,
     /// The form of the log.
     pub log_format: LogFormat,
+    /// What it tells; `None`: what the variable `RUST_LOG` says.
+    pub log_level: Option<LogLevel>,
 }
 
 /// How L1 hears of changes that others make.
@@ -382,6 +386,10 @@ fn read(layers: &Layers) -> Result<Config, ConfigError> {
             "text" => Ok(LogFormat::Text),
             "json" => Ok(LogFormat::Json),
             _ => Err(Problem::unknown("log format", text, &["text", "json"])),
+        })?,
+        log_level: layers.read(key!(log_level), "auto", |text| match text {
+            "auto" => Ok(None),
+            _ => text.parse().map(Some),
         })?,
     })
 }

@@ -99,7 +99,7 @@ impl Drop for Change {
         let later = Self { l1: None, alters: self.alters, pause: None };
         let control = l1.control.clone();
         control.spawn(async move {
-            sleep(l1.terms.max_staleness).await;
+            sleep(l1.terms.max_staleness.get()).await;
             later.lose(&l1);
             later.end(&l1);
         });

@@ -78,6 +78,20 @@ impl L1 {
         })
     }
 
+    /// The bounds that are in force from now on: see [`L1Terms`].
+    pub(crate) fn rebound(&self, max_staleness: Duration, max_value: u64) {
+        self.terms.max_staleness.set(max_staleness);
+        self.terms.max_value.store(max_value, Ordering::Relaxed);
+    }
+
+    /// It may take so many bytes from now on. Looks at every entry, so it does on a thread of its own, one call at a time.
+    pub(crate) async fn resize(self: &Arc<Self>, bytes: u64) {
+        let _one = self.looking.lock().await;
+        let l1 = Arc::clone(self);
+        // An error: the process ends.
+        _ = self.control.spawn_blocking(move || l1.memory.store.resize(bytes)).await;
+    }
+
     /// Replicas are read: from now on it is noted when this process wrote what. To be called before anything is written.
     pub(crate) fn note_own_writes(&self) {
         self.own_writes.get_or_init(OwnWrites::default);
@@ -218,7 +232,7 @@ impl L1 {
         let asked: Vec<_> = ears.iter().map(|ear| (ear, ear.fence(since))).collect();
         for (ear, fence) in asked {
             let lease = ear.freshness.lease_left(Time::now());
-            let left = if self.silence.is_swapping() { self.terms.max_staleness } else { lease };
+            let left = if self.silence.is_swapping() { self.terms.max_staleness.get() } else { lease };
             if !matches!(timeout(left, fence).await, Ok(Ok(()))) {
                 ear.freshness.bump();
                 self.stats.epoch(EpochReason::FenceLate);
@@ -360,7 +374,7 @@ impl ChannelListener for L1 {
 
     fn answered(&self, sent: Time) {
         let before = self.silence.hear_channel(sent);
-        if self.silence.relies_on_channel() && before.plus(self.terms.max_staleness) <= Time::now() {
+        if self.silence.relies_on_channel() && before.plus(self.terms.max_staleness.get()) <= Time::now() {
             self.nudge(); // leases may begin again
         }
     }
@@ -377,7 +391,7 @@ impl ChannelListener for L1 {
     }
 
     fn bound(&self) -> Option<Duration> {
-        self.silence.relies_on_channel().then_some(self.terms.max_staleness)
+        self.silence.relies_on_channel().then(|| self.terms.max_staleness.get())
     }
 
     fn bound_begins(&self) -> &Notify {
@@ -388,14 +402,15 @@ impl ChannelListener for L1 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::clock::LiveSpan;
 
     fn l1(mode: CoherenceMode) -> Arc<L1> {
         let second = Duration::from_secs(1);
         let (max_staleness, acl_recheck) = (second, second);
         let terms = L1Terms {
-            max_staleness,
+            max_staleness: Arc::new(LiveSpan::new(max_staleness)),
             acl_recheck,
-            max_value: 1,
+            max_value: 1.into(),
             l1_size: 0,
             mode,
             is_cluster: false,

@@ -1,21 +1,24 @@
 //! What L1 and its ears must know of the configuration.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use super::mode::CoherenceMode;
 use crate::beyond::{Beyond, KeptKind};
+use crate::clock::LiveSpan;
 
 /// What the ears must know of the configuration.
 #[derive(Debug)]
 pub struct L1Terms {
-    /// No answer of L1 is older than this.
-    pub max_staleness: Duration,
+    /// No answer of L1 is older than this. A shorter one holds once the leases that were given under the longer one are over, which
+    /// takes as long as that.
+    pub max_staleness: Arc<LiveSpan>,
     /// How often a user's rights are compared.
     pub acl_recheck: Duration,
     /// Largest reply that enters L1 under any rule, in bytes: the ear keeps none that is larger.
-    pub max_value: u64,
-    /// Memory for L1 in bytes; 0: there is none.
+    pub max_value: AtomicU64,
+    /// Memory for L1 at start, in bytes; 0: there is none.
     pub l1_size: u64,
     /// By what means L1 hears of changes.
     pub mode: CoherenceMode,
@@ -45,8 +48,13 @@ impl L1Terms {
         self.beyond.as_ref()?.loaded_by(name)
     }
 
+    /// The largest reply that enters L1 under any rule at present, in bytes.
+    pub(super) fn max_value(&self) -> u64 {
+        self.max_value.load(Ordering::Relaxed)
+    }
+
     /// How often an ear looks after what is due.
     pub(super) fn round(&self) -> Duration {
-        self.max_staleness.min(self.acl_recheck) / 4
+        self.max_staleness.get().min(self.acl_recheck) / 4
     }
 }

@@ -241,7 +241,7 @@ impl Caller {
             return false;
         }
         let since =
-            now.minus(l1.terms.max_staleness).max(self.side(at).came()).max(l1.memory.arrivals.last(query.slot));
+            now.minus(l1.terms.max_staleness.get()).max(self.side(at).came()).max(l1.memory.arrivals.last(query.slot));
         let place = self.replies.next();
         let recipient = Recipient::new(&self.replies, place, Tally::new(spec, Outcome::Joined));
         if let Err(recipient) = flights.join(query, &l1.memory.stamps, l1.opaque(), since, recipient) {

@@ -119,7 +119,7 @@ impl Worker {
         let mut spans = Vec::new();
         if let Some(SentCommand { spec, request }) = SentCommand::read(bytes, &mut spans) {
             let (at, stamps) = (self.serving(spec, request), &self.shared.l1.memory.stamps);
-            let reached = Time::now().minus(self.shared.config.max_staleness);
+            let reached = Time::now().minus(self.shared.l1.terms.max_staleness.get());
             for recipient in std::iter::once(&command.first).chain(&command.joined) {
                 for slot in slots_read(stamps, spec, request) {
                     recipient.replies().note_master_read(at, recipient.place(), slot, reached);

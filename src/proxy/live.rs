@@ -25,6 +25,8 @@ pub(crate) struct LiveSettings {
     pub rules: Vec<Rule>,
     /// A key is copied into L1 at one read in so many; 0 for never.
     pub promote: u32,
+    /// The upstream's URL, without its password.
+    pub upstream: String,
     /// The largest reply kept in L1, where no rule gives another.
     pub max_value: u64,
     /// The longest stay in L1, where no rule gives another.
@@ -67,6 +69,7 @@ impl LiveSettings {
             number: 0,
             rules: config.rules.clone(),
             promote: config.promote,
+            upstream: config.upstream.to_string(),
             max_value: config.max_value,
             ceiling: config.ceiling,
             max_clients: config.max_clients,

@@ -159,7 +159,7 @@ impl Caller {
             board.nudge();
         }
         // What a replica has reached beyond that does not count: another may come that has not.
-        let least = now.minus(worker.shared.config.max_staleness);
+        let least = now.minus(worker.shared.l1.terms.max_staleness.get());
         keys.slots.iter().for_each(|&slot| replies.note_master_read(at, replies.next(), slot, least));
         true
     }
@@ -203,7 +203,7 @@ impl Worker {
             return None;
         }
         let user = named(who.user());
-        let longest = self.shared.config.max_staleness;
+        let longest = self.shared.l1.terms.max_staleness.get();
         let fits = |lease: &&LeasedReplica, moment| {
             lease.has_reached(moment) && !lease.left(longest, now).is_zero() && lease.serves(user, needed.rights)
         };
@@ -247,7 +247,7 @@ impl Worker {
     /// Every [`STALL`]: what waits at a replica whose lease has ended, or for longer than that lasts, is asked of the master, and
     /// one that is none any more is left.
     pub(super) fn feel_replicas(&self, now: Time) {
-        let longest = self.shared.config.max_staleness;
+        let longest = self.shared.l1.terms.max_staleness.get();
         let all: Vec<_> = self.replica_stations.borrow().clone();
         for (master, station) in all {
             let leases = master.replicas.leases();

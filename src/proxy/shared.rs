@@ -88,6 +88,7 @@ impl Shared {
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
+    use crate::clock::LiveSpan;
     use crate::config::Endpoint;
     use crate::control::Control;
     use crate::invalidation::{CoherenceMode, L1Terms};
@@ -106,8 +107,8 @@ pub(super) mod tests {
     /// The same, where changes would be heard of this way.
     pub(in crate::proxy) fn shared_by(mode: CoherenceMode, topology: watch::Receiver<Arc<Topology>>) -> Arc<Shared> {
         let second = Duration::from_secs(1);
-        let (max_value, l1_size, is_cluster, max_ears, beyond) = (1, 0, false, 1, None);
-        let (max_staleness, acl_recheck) = (second, second);
+        let (max_value, l1_size, is_cluster, max_ears, beyond) = (1.into(), 0, false, 1, None);
+        let (max_staleness, acl_recheck) = (Arc::new(LiveSpan::new(second)), second);
         let terms = L1Terms { max_staleness, acl_recheck, max_value, l1_size, mode, is_cluster, max_ears, beyond };
         let stats = Arc::default();
         let l1 = L1::new(terms, None, Arc::clone(&stats), Control::here());

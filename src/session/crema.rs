@@ -207,20 +207,20 @@ impl Session {
         let number = |n: u64| n.to_string();
         let fields = [
             ("version", env!("CARGO_PKG_VERSION").to_owned()),
-            ("upstream", shared.config.upstream.to_string()),
+            ("upstream", shared.live().upstream.clone()),
             ("user", user.into_owned()),
             ("database", who.db.to_string()),
             ("lease_ms_left", number(millis(who.ear.freshness.lease_left(Time::now())))),
             ("l1_entries", number(l1.memory.store.len() as u64)),
             ("l1_bytes", number(l1.memory.store.bytes())),
-            ("l1_capacity", number(shared.config.l1_size)),
+            ("l1_capacity", number(l1.memory.store.limit())),
             ("ears", l1.ears.all().len().to_string()),
             ("nodes", self.worker.topology().nodes().count().to_string()),
             ("map_version", number(self.worker.topology().version())),
             ("elections", number(shared.stats.elections.get())),
             ("mode", l1.service().to_string()),
             ("promote", shared.live().promote.to_string()),
-            ("max_staleness_ms", number(millis(shared.config.max_staleness))),
+            ("max_staleness_ms", number(millis(shared.l1.terms.max_staleness.get()))),
             ("coherence", l1.mode().means().as_str().to_owned()),
             ("promise", l1.mode().means().about().to_owned()),
             ("channel", if shared.config.channel.enabled { shared.config.channel.name.clone() } else { String::new() }),
@@ -346,7 +346,7 @@ impl Session {
 
     /// A replica that may answer it, where L1 does not, and how long yet.
     fn replica(&self, spec: &Spec, asked: Request<'_>) -> Option<(String, String)> {
-        let (topology, config) = (self.worker.topology(), &self.worker.shared.config);
+        let topology = self.worker.topology();
         let is_alone = topology.cluster().is_none() || spec.each().is_some() || spec.keys(asked).nth(1).is_none();
         let key = spec.keys(asked).next().filter(|_| is_alone && spec.suits_replica(asked))?;
         let leases = topology.node_of_key(key).replicas.leases();
@@ -354,7 +354,8 @@ impl Session {
             topology.cluster().is_none() || leases.claims.as_ref().is_some_and(|claims| claims.has(HashSlot::of(key)));
         let user = self.caller.who.login.as_ref().map_or(&b"default"[..], |login| &login.user);
         let left = leases.replicas.iter().filter(|lease| is_its_own && lease.serves(user, Time::ZERO));
-        let left = left.map(|lease| (lease.left(config.max_staleness, Time::now()), lease));
+        let (longest, now) = (self.worker.shared.l1.terms.max_staleness.get(), Time::now());
+        let left = left.map(|lease| (lease.left(longest, now), lease));
         let (left, lease) = left.filter(|(left, _)| !left.is_zero()).max_by_key(|(left, _)| *left)?;
         Some((lease.node.address.to_string(), millis(left).to_string()))
     }

@@ -99,7 +99,7 @@ pub(crate) struct Node {
     /// What it refuses to crema.
     pub needs: Needs,
     /// Whether it is there.
-    pub presence: Presence,
+    pub presence: Arc<Presence>,
     /// How it served clients last.
     pub signs: Signs,
     /// The connections that there may be.
@@ -129,7 +129,7 @@ impl Node {
             replicas: ReplicaBoard::default(),
             survey: Survey::default(),
             needs: Needs::default(),
-            presence: Presence::default(),
+            presence: Arc::default(),
             signs: Signs::default(),
             budget: Budget::new(limit),
             heard: AtomicU64::new(0),
@@ -149,6 +149,12 @@ impl Node {
     pub(crate) fn leave(&self) {
         self.gone.store(true, Ordering::Release);
         self.generation.leave();
+    }
+
+    /// The same node, of which those hear who follow whether `former` is there.
+    #[must_use]
+    pub(crate) fn in_place_of(self, former: &Self) -> Self {
+        Self { presence: Arc::clone(&former.presence), ..self }
     }
 
     /// Whether it is no part of the upstream.

@@ -80,6 +80,11 @@ impl Launch {
         self
     }
 
+    /// The settings name the upstream, not a flag.
+    pub(crate) fn url_in_settings(self) -> Launch {
+        self.url(String::new())
+    }
+
     /// Listens on a Unix socket as well.
     pub(crate) fn also_at(mut self, path: &Path) -> Launch {
         self.also_at = Some(path.display().to_string());
@@ -154,7 +159,10 @@ impl Launch {
             command.arg("--tls-cert").arg(&own.cert).arg("--tls-key").arg(&own.key);
             tunnels.push(tunnel);
         }
-        command.args(["--listen", &format!("{scheme}{addr}{also}"), "--admin", &admin.to_string(), "--upstream", &url]);
+        command.args(["--listen", &format!("{scheme}{addr}{also}"), "--admin", &admin.to_string()]);
+        if !url.is_empty() {
+            command.args(["--upstream", &url]);
+        }
         command.args(self.flags.iter().flat_map(|(name, value)| [name, value]));
         // The tests' own knobs look like its variables.
         for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("CREMA_")) {

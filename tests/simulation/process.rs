@@ -12,7 +12,7 @@ use smallvec::{SmallVec, smallvec};
 use crema::cache::{
     Arrivals, FlightRef, Flights, Freshness, Identities, Identity, Query, Sampler, Slot, Stamps, Store,
 };
-use crema::clock::Time;
+use crema::clock::{LiveSpan, Time};
 use crema::command::lookup;
 use crema::error::{Error, Sent};
 use crema::invalidation::ear::{FenceTimes, Rights, Surroundings};
@@ -79,9 +79,9 @@ impl Memory {
     pub(crate) fn new() -> Self {
         let known = Identities::default();
         let terms = L1Terms {
-            max_staleness: Duration::from_nanos(STALENESS),
+            max_staleness: Arc::new(LiveSpan::new(Duration::from_nanos(STALENESS))),
             acl_recheck: Duration::from_nanos(RECHECK),
-            max_value: 1000,
+            max_value: 1000.into(),
             l1_size: 1 << 20,
             mode: CoherenceMode::tracking(),
             is_cluster: false,

@@ -204,7 +204,7 @@ impl World<'_> {
         }
         let lane = self.workers[session.worker].lane(session.who()).as_mut().expect("it was just made");
         let to = Recipient { session: at, life: *life, number };
-        let since = now.minus(memory.terms.max_staleness).max(time(session.came)).max(memory.arrivals.last(slot));
+        let since = now.minus(memory.terms.max_staleness.get()).max(time(session.came)).max(memory.arrivals.last(slot));
         let since = if plan.worker(WorkerFault::JoinOlder) { Time::ZERO } else { since };
         let (query, opaque) = (memory.query(session.user, (session.db, key)), memory.opaque_writes.answered());
         if plan.worker(WorkerFault::StampAtJoin)

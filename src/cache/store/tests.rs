@@ -1,5 +1,6 @@
 //! L1 by its own rules: what is found, what is not, and that the two books agree.
 
+use std::thread;
 use std::time::{Duration, Instant};
 
 use super::*;
@@ -9,6 +10,7 @@ use rand::SeedableRng;
 use rand::rngs::SmallRng;
 use rand_distr::{Distribution, Zipf};
 
+use crate::cache::allotment::FIXED;
 use crate::cache::{Identities, Slot};
 use crate::command::HashSlot;
 
@@ -67,7 +69,8 @@ impl Bench {
     /// Every entry has its ticket, and the sums are those of the entries.
     fn check_books(&self) {
         self.settle();
-        let (index, policy) = (&self.store.index, &self.store.policy);
+        let (index, allotment) = (&self.store.index, self.store.allotment.load());
+        let policy = &allotment.policy;
         let mut bytes = 0;
         let mut hashes = Vec::new();
         for entry in &index.entries {
@@ -271,7 +274,7 @@ fn what_expires_leaves_though_no_one_asks() {
     b.insert(&b.query(b"stays"), REPLY);
     let start = Instant::now();
     while b.store.len() > 1 && start.elapsed() < Duration::from_secs(10) {
-        std::thread::sleep(millis(50));
+        thread::sleep(millis(50));
         b.store.run_pending();
     }
     assert_eq!(b.store.len(), 1);
@@ -312,11 +315,11 @@ fn the_listener_removes_the_very_same_entry_alone() {
     let mut b = Bench::new(16 << 20);
     let q = b.query(b"k");
     b.insert(&q, REPLY);
-    let old = b.store.policy.get(&q.hash).expect("just inserted");
+    let old = b.store.allotment.load().policy.get(&q.hash).expect("just inserted");
     b.insert(&q, b"+new\r\n");
     b.store.index.left_policy(q.hash, old, RemovalCause::Size);
     assert_eq!(b.lookup(&q), (Lookup::Hit, b"+new\r\n".to_vec()));
-    let new = b.store.policy.get(&q.hash).expect("just inserted");
+    let new = b.store.allotment.load().policy.get(&q.hash).expect("just inserted");
     b.store.index.left_policy(q.hash, new, RemovalCause::Size);
     assert_eq!(b.lookup(&q).0, Lookup::Miss);
 }
@@ -326,11 +329,11 @@ fn a_ticket_without_an_entry_goes_with_the_next_miss() {
     let mut b = Bench::new(16 << 20);
     let q = b.query(b"k");
     b.insert(&q, REPLY);
-    let ticket = b.store.policy.get(&q.hash).expect("just inserted");
+    let ticket = b.store.allotment.load().policy.get(&q.hash).expect("just inserted");
     assert!(b.store.index.remove(q.hash, ticket.serial));
     b.store.counting.store(true, Ordering::Relaxed);
     assert_eq!(b.lookup(&q).0, Lookup::Miss);
-    assert!(!b.store.policy.contains_key(&q.hash));
+    assert!(!b.store.allotment.load().policy.contains_key(&q.hash));
 }
 
 #[test]
@@ -458,7 +461,7 @@ fn all_that_is_there_is_let_go_at_once() {
 #[test]
 fn the_books_balance_after_a_brawl() {
     let b = Bench::new(1 << 20);
-    std::thread::scope(|scope| {
+    thread::scope(|scope| {
         for thread in 0..4_u32 {
             let b = &b;
             scope.spawn(move || {
@@ -486,6 +489,62 @@ fn the_books_balance_after_a_brawl() {
     b.store.drop_strays();
     let bytes: u64 = b.store.index.entries.iter().map(|entry| weight(entry.value())).sum();
     assert_eq!((b.store.len(), b.store.bytes()), (b.store.index.entries.len(), bytes));
-    assert!(b.store.policy.weighted_size() >= bytes);
+    assert!(b.store.allotment.load().policy.weighted_size() >= bytes);
     assert!(b.store.bytes() <= 1 << 20);
+}
+
+#[test]
+fn it_becomes_smaller_and_larger_and_keeps_what_is_hit() {
+    let mut b = Bench::new(16 << 20);
+    let value = [b'x'; 2000];
+    let names: Vec<_> = (0..3_000).map(|n| format!("k{n}").into_bytes()).collect();
+    for name in &names {
+        b.insert(&b.query(name), &value);
+    }
+    b.settle();
+    assert_eq!(b.store.len(), names.len());
+    for name in &names[..300] {
+        assert_eq!(b.lookup(&b.query(name)).0, Lookup::Hit);
+    }
+    b.store.resize(2 << 20);
+    b.check_books();
+    assert_eq!(b.store.limit(), 2 << 20);
+    assert!(b.store.bytes() <= 2 << 20 && b.store.len() > 600, "{} of {} bytes", b.store.len(), b.store.bytes());
+    let kept = names[..300].iter().filter(|name| b.lookup(&b.query(name)).0 == Lookup::Hit).count();
+    assert!(kept > 270, "{kept} of 300 that were hit");
+    let before = b.store.len();
+    b.store.resize(16 << 20);
+    b.check_books();
+    assert_eq!(b.store.len(), before, "nothing has to go where there is more room");
+    for name in &names {
+        b.insert(&b.query(name), &value);
+    }
+    b.check_books();
+    assert_eq!(b.store.len(), names.len());
+}
+
+#[test]
+fn what_comes_in_while_it_changes_its_size_has_its_ticket() {
+    let b = Bench::new(8 << 20);
+    let is_over = AtomicBool::new(false);
+    thread::scope(|scope| {
+        for worker in 0..2 {
+            let (b, is_over) = (&b, &is_over);
+            scope.spawn(move || {
+                for n in (0..5_000).cycle() {
+                    if is_over.load(Ordering::Relaxed) {
+                        break;
+                    }
+                    b.insert(&b.query(format!("w{worker}:{n}").as_bytes()), REPLY);
+                }
+            });
+        }
+        for size in [2, 8, 1, 4, 8] {
+            b.store.resize(size << 20);
+        }
+        is_over.store(true, Ordering::Relaxed);
+    });
+    b.settle();
+    b.store.drop_strays();
+    b.check_books();
 }

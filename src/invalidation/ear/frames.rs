@@ -20,8 +20,14 @@ pub(super) struct Frames {
 impl Frames {
     /// Values of more than `max_value` bytes are not kept.
     pub(super) fn new(max_value: u64) -> Self {
-        let largest = usize::try_from(max_value).unwrap_or(usize::MAX).saturating_add(64 << 10);
-        Self { largest, ..Self::default() }
+        let mut frames = Self::default();
+        frames.limit(max_value);
+        frames
+    }
+
+    /// Values of more than `max_value` bytes are not kept from now on.
+    pub(super) fn limit(&mut self, max_value: u64) {
+        self.largest = usize::try_from(max_value).unwrap_or(usize::MAX).saturating_add(64 << 10);
     }
 
     /// Takes the whole frames from `input`, to which the next bytes are to be appended, and shows each to `hear`, with whether that

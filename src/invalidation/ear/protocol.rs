@@ -177,7 +177,7 @@ impl<'a, W, P: FaultPlan> Protocol<'a, W, P> {
             around.freshness.bump();
         }
         around.rights.start();
-        let (max_value, most) = around.terms.mode.ear_limits(around.terms.max_value);
+        let (max_value, most) = around.terms.mode.ear_limits(around.terms.max_value());
         let mut protocol = Self {
             around,
             user: user.to_vec(),
@@ -302,8 +302,9 @@ impl<'a, W, P: FaultPlan> Protocol<'a, W, P> {
         self.awaited.sweep(now);
         self.check_generation()?;
         let terms = self.around.terms;
+        self.frames.limit(terms.mode.ear_limits(terms.max_value()).0);
         if let Some(sent) = self.fences.sent() {
-            let silence = (terms.max_staleness * 4).max(Duration::from_secs(2));
+            let silence = (terms.max_staleness.get() * 4).max(Duration::from_secs(2));
             // Who is silent everywhere may have been told to pause: it is not deaf here.
             let speaks = pulse.saturating_since(sent) > STALL;
             let silence = if speaks { silence } else { silence.max(self.around.patience) };
@@ -541,7 +542,7 @@ impl<'a, W, P: FaultPlan> Protocol<'a, W, P> {
             let channel = self.channel.as_ref().filter(|_| !self.faults.has(PlantedFault::ChannelUnproved));
             let bound = channel.map_or(bound, |channel| bound.min(channel.heard_up_to()));
             let bound = if self.faults.has(PlantedFault::LeaseFromAnswer) { now } else { bound };
-            let until = bound.plus(terms.max_staleness);
+            let until = bound.plus(terms.max_staleness.get());
             // No longer than the user's rights are known to be what they were.
             let known = self.around.rights.known_at();
             freshness.renew(known.map_or(until, |asked| until.min(asked.plus(terms.acl_recheck))));
@@ -611,7 +612,7 @@ impl<'a, W, P: FaultPlan> Protocol<'a, W, P> {
         let present = (stamps.load(pending.fill.slot()), self.epoch_of(&pending.fill));
         let unknown_rights = rights.known_at().is_none().then_some(terms.acl_recheck);
         // Who creates a key in a slot that has left the node is told of by nobody.
-        let untold = (terms.is_cluster && pending.is_absent()).then_some(terms.max_staleness);
+        let untold = (terms.is_cluster && pending.is_absent()).then(|| terms.max_staleness.get());
         let longest = unknown_rights.into_iter().chain(untold).min();
         if self.faults.has(PlantedFault::StampAtAnswer) {
             pending.stamp = present.0;
@@ -711,7 +712,7 @@ impl<'a, W, P: FaultPlan> Protocol<'a, W, P> {
     fn send_fence(&mut self, now: Time) {
         self.fences.begin(now);
         self.around.fence_times.begin(now);
-        for probe in self.unannounced.due(now, self.around.terms.max_staleness / 8) {
+        for probe in self.unannounced.due(now, self.around.terms.max_staleness.get() / 8) {
             self.dialogue.ask(probe.command(), EarQuestion::Unannounced(probe), now);
         }
         if self.asks_for_turns() {

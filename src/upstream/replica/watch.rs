@@ -22,7 +22,7 @@ use tracing::{debug, info};
 use super::board::{LeasedReplica, ReplicaLeases, WANTED};
 use super::ledger::ReplicationLedger;
 use super::statement::{ReplicationStatement, SlotClaims};
-use crate::clock::Time;
+use crate::clock::{LiveSpan, Time};
 use crate::config::{Endpoint, NodeMap};
 use crate::metrics::Need;
 use crate::resp::{Resp, encode};
@@ -40,7 +40,7 @@ const TIMES: u32 = 8;
 /// What a lease depends on.
 #[derive(Clone)]
 pub(crate) struct ReplicaTerms {
-    pub(crate) max_staleness: Duration,
+    pub(crate) max_staleness: Arc<LiveSpan>,
     pub(crate) acl_recheck: Duration,
     /// Where a cluster's nodes are.
     pub(crate) node_map: NodeMap,
@@ -157,7 +157,7 @@ impl WatchShared {
     }
 
     fn patience(&self) -> Duration {
-        PATIENCE.max(self.terms.max_staleness)
+        PATIENCE.max(self.terms.max_staleness.get())
     }
 
     fn take_on(&self, at: &Endpoint, node: &Arc<Node>) {
@@ -204,7 +204,7 @@ impl WatchShared {
     async fn ask_master(&self, rounds: &watch::Sender<u64>) {
         let board = &self.master.replicas;
         let mut backoff = Backoff::between(Duration::from_millis(20), Duration::from_secs(1));
-        let (period, shortest) = (self.terms.max_staleness / 4, self.terms.max_staleness / 64);
+        let (period, shortest) = (self.terms.max_staleness.get() / 4, self.terms.max_staleness.get() / 64);
         loop {
             while self.lock().replicas.is_empty() || !board.is_in_use() {
                 board.nudged().await;

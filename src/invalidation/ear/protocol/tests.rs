@@ -4,10 +4,13 @@
 
 mod beyond;
 
+use std::sync::Arc;
+
 use super::super::super::mode::CoherenceMode;
 use super::super::super::notice::Notices;
 use super::*;
 use crate::cache::{Identities, Identity, Query};
+use crate::clock::LiveSpan;
 use crate::command::lookup;
 use crate::config::L1Mode;
 use crate::resp::{Request, Span, encode};
@@ -53,9 +56,9 @@ impl EarBench {
         let l1_size = 1 << 20;
         Self {
             terms: L1Terms {
-                max_staleness: STALENESS,
+                max_staleness: Arc::new(LiveSpan::new(STALENESS)),
                 acl_recheck: RECHECK,
-                max_value: 100,
+                max_value: 100.into(),
                 l1_size,
                 mode,
                 is_cluster: false,
