@@ -264,10 +264,7 @@ impl App {
             live: live.subscribe(),
             topology: topology.subscribe(),
             map: MapDoubts::default(),
-            presence: match config.upstream.kind {
-                UpstreamKind::Single => node.presence.follow(),
-                UpstreamKind::Cluster | UpstreamKind::Sentinel { .. } => presence.subscribe(),
-            },
+            presence: followed_presence(&config.upstream.kind, &node, &presence),
             config,
             l1,
             tiers: tiers.map(Arc::new),
@@ -447,6 +444,14 @@ fn first_topology(config: &Config, plan: &NodePlan) -> Topology {
         UpstreamKind::Single => Topology::Single(node()),
         UpstreamKind::Cluster => Topology::Cluster(ClusterMap::unread(node())),
         UpstreamKind::Sentinel { name } => Topology::Single(plan.unknown(&format!("the master of `{name}`"))),
+    }
+}
+
+/// Whether the upstream is there: what its one node says, or whoever sums up those that there are.
+fn followed_presence(kind: &UpstreamKind, only: &Node, of_all: &watch::Sender<State>) -> watch::Receiver<State> {
+    match kind {
+        UpstreamKind::Single => only.presence.follow(),
+        UpstreamKind::Cluster | UpstreamKind::Sentinel { .. } => of_all.subscribe(),
     }
 }
 
