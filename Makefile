@@ -9,7 +9,7 @@
 # make coverage  how much of the two kernels (the ear's protocol, the lanes' pipeline) their unit tests and the simulation run
 # make fmt    format the sources
 # make fuzz   the same bytes to Redis and through crema, at random, for SECONDS; a difference is cut down and shown
-# make long   what has to hold for long as well: the same for so many REPLIES, and a million simulated schedules
+# make long   what has to hold for long as well: the same for so many REPLIES, a million simulated schedules, and 100 million hits read again
 # make compat redis-py's own test suite through crema, job queues (BullMQ, RQ, Celery), and the Rust crate multi-tier-cache's tests and
 #             examples; or only the PARTS that are named; and the test suite of a later Redis, which is built for that, like `make tcl`;
 #             and programs while Redis is away
@@ -203,6 +203,9 @@ long: need-redis need-memcached $(CLIENTS)/python.txt
 	CREMA_PROFILE_TIMES=100 cargo test --locked --test profiles
 	CREMA_CLUSTER_ROUNDS=12 CREMA_CLUSTER_TIMEOUT=5000 cargo test --locked --test cluster_faults masters_that -- --nocapture
 	CREMA_BEYOND_SECONDS=600 cargo test --locked --test beyond under_chaos -- --nocapture
+	CREMA_AUDIT_SECONDS=3600 CREMA_AUDIT_CHECKED=100000000 cargo test --release --locked --test audit_soak one_server -- --nocapture
+	CREMA_AUDIT_SECONDS=600 cargo test --release --locked --test audit_soak fail_over -- --nocapture
+	CREMA_AUDIT_SECONDS=600 cargo test --release --locked --test audit_soak masters_change -- --nocapture
 
 compat: need-redis need-tcl need-cc need-outage $(CLIENTS)/node.txt $(COMPAT)/python.txt $(COMPAT)/node.txt
 	cargo build --release --locked

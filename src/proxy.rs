@@ -112,8 +112,8 @@ use crate::cache::{Coin, Lookup, Query, Sampler};
 use crate::clock::Time;
 use crate::command::{Caching, Effect, Spec, Spread};
 use crate::config::{CrossSlot, L1Mode};
-use crate::invalidation::Fill;
-use crate::metrics::{Outcome, Path};
+use crate::invalidation::{Audit, Fill};
+use crate::metrics::{AuditSkip, Outcome, Path};
 use crate::resp::{Request, Resp};
 use crate::upstream::NodeIndex;
 
@@ -400,7 +400,18 @@ fn look_up<const ANSWERS: bool>(
         KeyStatus::Unheard(since) if ANSWERS && l1.holds(query, ear, now) => return unheard(worker, since, at),
         KeyStatus::Unheard(_) => return Finding::Miss(if fresh.held(now) { Miss::Absent } else { Miss::Blind }),
     }
-    answer::<ANSWERS>(worker, caller, look)
+    answer::<ANSWERS>(worker, caller, look, || audit((worker, at), caller, query))
+}
+
+/// Has what has just answered `query` read again.
+#[cold]
+fn audit((worker, at): (&Worker, NodeIndex), caller: &Caller, query: &Query<'_>) {
+    let (l1, ear) = (&worker.shared.l1, caller.ear(at));
+    let exhibit = l1.memory.store.exhibit(query, &l1.memory.stamps, &ear.freshness, Time::now());
+    let Some(exhibit) = exhibit else { return l1.stats.audit_skipped(AuditSkip::Changed) };
+    if !ear.audit(Audit::new(exhibit, caller.who.db)) {
+        l1.stats.audit_skipped(AuditSkip::Behind);
+    }
 }
 
 /// Whether memory has the answer to a read before which it would have given others, so that the session would wait for nothing: the
@@ -416,27 +427,38 @@ fn unheard(worker: &Worker, since: Time, at: NodeIndex) -> Finding {
     Finding::Unheard(Unheard { since, at })
 }
 
-/// Answers the next command from L1, where `look` finds and appends the reply; or only tells that it would.
+/// Answers the next command from L1, where `look` finds and appends the reply; or only tells that it would. `audit` has it read again.
 #[inline]
 fn answer<const ANSWERS: bool>(
     worker: &Worker,
     caller: &Caller,
     look: impl FnOnce(&mut Sampler, &mut Vec<u8>) -> Lookup,
+    audit: impl FnOnce(),
 ) -> Finding {
     if !ANSWERS {
         let looked = look(&mut worker.sampler.borrow_mut(), &mut Vec::new());
+        if looked.is_hit() && worker.is_audited(1) {
+            audit();
+        }
         return if looked.is_hit() { Finding::Miss(Miss::WouldHit) } else { looked.into() };
     }
-    let sampled = worker.stats.sample();
-    let touches = &mut *worker.sampler.borrow_mut();
-    let looked = caller.replies.answer(|out| {
-        let looked = look(touches, out);
-        (looked.is_hit(), looked)
-    });
+    let chosen = worker.stats.choose();
+    let looked = {
+        let touches = &mut *worker.sampler.borrow_mut();
+        caller.replies.answer(|out| {
+            let looked = look(touches, out);
+            (looked.is_hit(), looked)
+        })
+    };
     if looked.is_hit() {
         worker.shared.l1.opaque_writes.ask();
-        if let Some(since) = sampled {
-            worker.stats.record(Path::Hit, since);
+        if let Some(chosen) = chosen {
+            if let Some(since) = chosen.since {
+                worker.stats.record(Path::Hit, since);
+            }
+            if worker.is_audited(worker.stats.chosen_of()) {
+                audit();
+            }
         }
     }
     looked.into()

@@ -270,7 +270,7 @@ fn work(
                 _ = pulse.tick() => worker.feel(Time::now()),
                 _ = second.tick() => worker.sweep(Time::now()),
                 () = shut(&mut open_listeners) => sessions.cut(),
-                Ok(()) = live.changed() => worker.settings.go_by(Arc::clone(&live.borrow_and_update())),
+                Ok(()) = live.changed() => worker.go_by(Arc::clone(&live.borrow_and_update())),
                 Ok(()) = topology.changed() => {
                     worker.adopt(Arc::clone(&topology.borrow_and_update()));
                     sessions.wake();

@@ -9,6 +9,7 @@ use common::cluster::{Failover, key_in};
 use common::http::HttpOrigin;
 use common::link::Way;
 use common::redis::{free_port, loopback};
+use common::relay::{Lie, Relay};
 use common::sentinel::Group;
 use common::tls::Authority;
 use common::{AT_LAST, Client, Cluster, Crema, Link, Redis, bulk, eventually, ok, pack};
@@ -267,6 +268,40 @@ fn of_settings() -> BTreeSet<String> {
     moved(&crema)
 }
 
+/// What moves where hits are read again: right ones, one of which a relay hides the change, and one of which nobody tells.
+fn of_the_audit() -> BTreeSet<String> {
+    let redis = Redis::start();
+    let relay = Relay::to(redis.addr(), Lie::NoKeys);
+    let of = |coherence| Crema::over(relay.addr()).flag("--audit", "1/1").flag("--coherence", coherence).start();
+    let mut direct = redis.client();
+    let mut seen = BTreeSet::new();
+    for (coherence, metric) in
+        [("tracking", "crema_audit_violations_total"), ("channel", "crema_audit_ambiguous_total")]
+    {
+        let crema = of(coherence);
+        let mut client = crema.client();
+        assert_eq!(direct.cmd(&["SET", "k", "v"]), ok());
+        eventually("a hit is read again", || {
+            client.cmd(&["GET", "k"]);
+            crema.count("crema_audit_checked_total", &[]) > 0
+        });
+        relay.lie(true);
+        assert_eq!(direct.cmd(&["SET", "k", "w"]), ok());
+        eventually("the difference is found", || {
+            client.cmd(&["GET", "k"]);
+            crema.count(metric, &[]) > 0
+        });
+        relay.lie(false);
+        eventually("one is changed before it is read again", || {
+            client.cmd(&["GET", "k"]);
+            direct.cmd(&["SET", "k", "x"]);
+            crema.count("crema_audit_skipped_total", &[]) > 0 || coherence == "channel"
+        });
+        seen.extend(moved(&crema));
+    }
+    seen
+}
+
 #[test]
 fn every_metric_moves() {
     let redis = Redis::with(&["--requirepass", "secret"]);
@@ -389,6 +424,7 @@ fn every_metric_moves() {
     eventually("it is told", || without.count("crema_upstream_refusals", &[]) > 0);
     seen.extend(moved(&without));
     seen.extend(of_settings());
+    seen.extend(of_the_audit());
     seen.extend(of_a_cluster());
     seen.extend(of_sentinels());
     seen.extend(of_tiers());

@@ -93,6 +93,7 @@ fn run_all(seeds: std::ops::Range<u64>, plan: Plan) -> Result<Report, (u64, Stri
         sums.joins += report.joins;
         sums.leads += report.leads;
         sums.writes += report.writes;
+        sums.audited += report.audited;
     };
     let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     std::thread::scope(|scope| (0..threads).for_each(|_| drop(scope.spawn(some))));
@@ -134,7 +135,7 @@ fn each_planted_fault_is_found() {
     let missed: Vec<_> = Fault::ALL
         .into_iter()
         .filter(|&fault| {
-            let found = run_all(0..ENOUGH, Plan(Some(fault))).err();
+            let found = run_all(0..ENOUGH, Plan::of(fault)).err();
             println!(
                 "{fault:?}: {}",
                 found.as_ref().map_or("not found".into(), |(seed, _)| format!("found by schedule {seed}"))
@@ -146,9 +147,35 @@ fn each_planted_fault_is_found() {
 }
 
 #[test]
+fn no_hit_that_is_right_is_called_wrong_when_it_is_read_again() {
+    let (first, schedules) = (number("FIRST").unwrap_or(0), number("AUDITED").unwrap_or(20_000));
+    match run_all(first..first + schedules, Plan { fault: None, audits: true }) {
+        Err((seed, violation)) => panic!("schedule {seed}, with audits: {violation}"),
+        Ok(sums) => {
+            println!("{schedules} schedules with audits: {sums:?}");
+            assert!(sums.audited > schedules * 10, "too little is read again: {sums:?}");
+        }
+    }
+}
+
+#[test]
+fn each_fault_that_leaves_something_old_is_found_by_reading_hits_again() {
+    let missed = |faults: &[Fault]| -> Vec<Fault> {
+        let found = |fault: &Fault| {
+            let found = run_all(0..ENOUGH, Plan { fault: Some(*fault), audits: true }).err();
+            println!("{fault:?}: {found:?}");
+            found.is_some()
+        };
+        faults.iter().copied().filter(|fault| !found(fault)).collect()
+    };
+    assert_eq!(missed(&Fault::AUDITED), []);
+    assert_eq!(missed(&Fault::OF_AUDIT), [], "without this, what is right is called wrong");
+}
+
+#[test]
 fn what_only_saves_work_breaks_nothing_by_its_absence() {
     for fault in Fault::HARMLESS {
-        if let Err((seed, violation)) = run_all(0..SOME, Plan(Some(fault))) {
+        if let Err((seed, violation)) = run_all(0..SOME, Plan::of(fault)) {
             panic!("{fault:?}, schedule {seed}: {violation}");
         }
     }

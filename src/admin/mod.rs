@@ -34,8 +34,8 @@ use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 pub(crate) use status::{
-    ChangeStatus, EarStatus, L1Status, NodeStatus, OriginStatus, ReplicaStatus, SentinelStatus, SettingsShown,
-    Snapshot, TierStatus, UpstreamStatus,
+    AuditStatus, ChangeStatus, EarStatus, L1Status, NodeStatus, OriginStatus, ReplicaStatus, SentinelStatus,
+    SettingsShown, Snapshot, TierStatus, UpstreamStatus, ViolationStatus,
 };
 
 use history::History;

@@ -43,6 +43,8 @@ pub(crate) struct Snapshot {
     pub tiers: Vec<TierStatus>,
     /// What crema keeps in its memory.
     pub l1: L1Status,
+    /// What came of hits that were read again.
+    pub audit: AuditStatus,
     /// The settings that explain the rest.
     pub settings: SettingsShown,
 }
@@ -215,6 +217,40 @@ pub(crate) struct L1Status {
     pub capacity: u64,
 }
 
+/// What came of hits that were read again, since the start.
+#[derive(Clone, Debug, Default, Serialize)]
+pub(crate) struct AuditStatus {
+    /// One in so many is; none where no hit is.
+    pub one_in: Option<u32>,
+    /// Those that were compared.
+    pub checked: u64,
+    /// Those of them that were wrong.
+    pub violations: u64,
+    /// Those that differed without proving anything, by reason.
+    pub ambiguous: BTreeMap<&'static str, u64>,
+    /// Those that were chosen and not compared, by reason.
+    pub skipped: BTreeMap<&'static str, u64>,
+    /// The last that were wrong, the newest first.
+    pub last: Vec<ViolationStatus>,
+}
+
+/// A hit that was wrong.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct ViolationStatus {
+    /// When that was found, in seconds since 1970.
+    pub at: u64,
+    /// The ACL user for whom it was read.
+    pub user: String,
+    /// In which database.
+    pub database: u32,
+    /// At which node.
+    pub node: String,
+    /// By which command.
+    pub command: &'static str,
+    /// The key, or its hash where keys are not to be shown.
+    pub key: String,
+}
+
 /// The settings that explain what is seen.
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct SettingsShown {
@@ -309,6 +345,7 @@ pub(super) fn json(snapshot: &Snapshot, metrics: &Metrics) -> String {
         tiers: &snapshot.tiers,
         origins: &snapshot.origins,
         l1: &snapshot.l1,
+        audit: &snapshot.audit,
         settings: &snapshot.settings,
         mode: snapshot.mode.as_str(),
         changes: &snapshot.changes,
@@ -335,6 +372,7 @@ struct Status<'a> {
     tiers: &'a [TierStatus],
     origins: &'a [OriginStatus],
     l1: &'a L1Status,
+    audit: &'a AuditStatus,
     settings: &'a SettingsShown,
     mode: &'static str,
     changes: &'a [ChangeStatus],
@@ -493,6 +531,7 @@ pub(super) mod tests {
             tiers: Vec::new(),
             origins: Vec::new(),
             l1: L1Status { entries: 3, bytes: 900, capacity: 1_000 },
+            audit: AuditStatus::default(),
             settings: SettingsShown {
                 promote: 10,
                 max_staleness_ms: 500,

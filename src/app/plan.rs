@@ -23,6 +23,7 @@ pub(super) fn l1(
     let fleet = fleet(config, topology, origin_id).map(|fleet| Publisher::start(fleet, Arc::clone(stats), control));
     let l1 = L1::new(terms(config, max_staleness, origin_id), fleet, Arc::clone(stats), control.clone());
     l1.switch_to(config.mode);
+    l1.audit.show_keys(config.show_keys);
     l1
 }
 

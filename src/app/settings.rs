@@ -266,6 +266,7 @@ impl SettingsKeeper {
         self.bound(&config);
         let before = self.app.shared.live();
         let next = Arc::new(LiveSettings::after(&before, &config));
+        self.app.shared.l1.audit.show_keys(next.show_keys);
         self.app.live.send_replace(Arc::clone(&next));
         let all = next.is_taken_by(config.threads.get()).await;
         if next.number != before.number {

@@ -9,14 +9,14 @@ use tokio::net::UnixStream;
 
 use super::App;
 use crate::admin::{
-    EarStatus, L1Status, NodeStatus, OriginStatus, ReplicaStatus, SentinelStatus, SettingsShown, Snapshot, Source,
-    TierStatus, UpstreamStatus,
+    AuditStatus, EarStatus, L1Status, NodeStatus, OriginStatus, ReplicaStatus, SentinelStatus, SettingsShown, Snapshot,
+    Source, TierStatus, UpstreamStatus, ViolationStatus,
 };
 use crate::clock::Time;
 use crate::config::{AdminToken, UpstreamKind};
 use crate::control::Control;
-use crate::invalidation::EarState;
-use crate::metrics::{CensusFinding, LoadResult, Metrics, Need, TierOutcome};
+use crate::invalidation::{AuditViolation, EarState};
+use crate::metrics::{AuditDoubt, AuditSkip, CensusFinding, LoadResult, Metrics, Need, TierOutcome};
 use crate::origin::OriginState;
 use crate::proxy::Orders;
 use crate::tier::Tier;
@@ -67,6 +67,7 @@ impl Source for App {
                 bytes: l1.memory.store.bytes(),
                 capacity: l1.memory.store.limit(),
             },
+            audit: self.audit(),
             settings: SettingsShown {
                 promote: self.shared.live().promote,
                 max_staleness_ms: u64::try_from(l1.terms.max_staleness.get().as_millis()).unwrap_or(u64::MAX),
@@ -130,6 +131,22 @@ fn tier_status(tier: &Tier) -> TierStatus {
 }
 
 impl App {
+    fn audit(&self) -> AuditStatus {
+        let stats = &self.shared.stats;
+        let violation = |violation: AuditViolation| {
+            let AuditViolation { at, user, db, node, command, key } = violation;
+            ViolationStatus { at, user, database: db, node, command, key }
+        };
+        AuditStatus {
+            one_in: self.shared.live().audit,
+            checked: stats.audit_checked.get(),
+            violations: stats.audit_violations.get(),
+            ambiguous: AuditDoubt::ALL.map(|doubt| (doubt.as_str(), stats.audit_doubts(doubt))).into(),
+            skipped: AuditSkip::ALL.map(|skip| (skip.as_str(), stats.audit_skips(skip))).into(),
+            last: self.shared.l1.audit.violations().into_iter().map(violation).collect(),
+        }
+    }
+
     fn node_status(&self, topology: &Topology, at: NodeIndex, node: &Arc<Node>) -> NodeStatus {
         let known = self.nodes.known(node);
         let shard = topology.cluster().and_then(|map| map.shard(at));

@@ -11,7 +11,7 @@ use triomphe::ThinArc;
 use super::key::{Identity, Query};
 use super::lease::Epoch;
 use super::slot_epochs::{EntryEpoch, SlotEpochs, SlotStamp};
-use super::stamp::{Stamp, Stamps};
+use super::stamp::{Slot, Stamp, Stamps};
 use crate::clock::Time;
 use crate::resp::Resp;
 
@@ -111,6 +111,12 @@ impl Entry {
         }
     }
 
+    /// Whether whoever asked what it answers would be answered by it, but for the lease: for those who have the entry in hand.
+    pub(super) fn stands(&self, slot: Slot, (stamps, slots): (&Stamps, &SlotEpochs), epoch: Epoch, now: Time) -> bool {
+        let meta = self.meta();
+        now < meta.expires && (meta.epoch == epoch || self.is_of_slot(epoch, slots)) && meta.stamp == stamps.load(slot)
+    }
+
     /// Whether it stands by its slot too, and both are what they were. Where there is one server no hit comes by here.
     #[inline]
     fn is_of_slot(&self, epoch: Epoch, slots: &SlotEpochs) -> bool {
@@ -126,6 +132,11 @@ impl Entry {
             Resp::V2 if !resp2.is_empty() => resp2,
             Resp::V2 | Resp::V3 => resp3,
         }
+    }
+
+    /// The reply in RESP3, from which the other follows.
+    pub(super) fn resp3(&self) -> &[u8] {
+        self.reply(Resp::V3)
     }
 
     /// Counts a hit while it is one of the first `limit`, and tells so. Past them, a hit writes nothing to the entry.

@@ -64,7 +64,7 @@ pub use sampler::Sampler;
 pub use slot_epochs::{EntryEpoch, SlotEpochs, SlotStamp};
 pub(crate) use stamp::Stamp;
 pub use stamp::{Slot, Stamps};
-pub use store::{Lookup, Store};
+pub use store::{Exhibit, Lookup, Store};
 
 #[cfg(test)]
 mod tests {

@@ -21,6 +21,11 @@ impl Sampler {
         Self { rng: SmallRng::from_rng(&mut rand::rng()) }
     }
 
+    /// True for as many as make one in `one_in` of all, where one in `of` of them is asked about.
+    pub(crate) fn is_chosen(&mut self, of: u32, one_in: u32) -> bool {
+        self.rng.random_range(0..one_in) < of
+    }
+
     /// At random, since a count would fall into step with clients that read the same keys in turn.
     pub(super) fn one_in(&mut self, n: u32) -> bool {
         self.rng.random::<u32>() < u32::MAX / n
@@ -36,6 +41,8 @@ mod tests {
         let mut sampler = Sampler { rng: SmallRng::seed_from_u64(7) };
         let taken = (0..100_000).filter(|_| sampler.one_in(32)).count();
         assert!((2_800..3_500).contains(&taken), "{taken} of 100000");
-        assert!((0..1000).all(|_| sampler.one_in(1)));
+        assert!((0..1000).all(|_| sampler.one_in(1) && sampler.is_chosen(64, 64) && sampler.is_chosen(1, 1)));
+        let chosen = (0..100_000).filter(|_| sampler.is_chosen(64, 1000)).count();
+        assert!((5_900..6_900).contains(&chosen), "{chosen} of 100000");
     }
 }

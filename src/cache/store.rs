@@ -18,6 +18,8 @@
 //!
 //! Holds contract points 5 (nothing old stays) and 6 (expiry).
 
+mod exhibit;
+
 use std::cmp::Reverse;
 use std::ptr;
 use std::sync::Arc;
@@ -39,6 +41,8 @@ use super::stamp::{Stamp, Stamps};
 use crate::clock::Time;
 use crate::metrics::SharedCounter;
 use crate::resp::{Resp, encode};
+
+pub use exhibit::Exhibit;
 
 /// Replies above this are copied after the lock of their shard was let go.
 const COPY_UNDER_GUARD: usize = 16 << 10;

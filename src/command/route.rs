@@ -93,6 +93,8 @@ pub enum Verb {
     RoleChange,
     /// CREMA EXPLAIN, and so on: crema's own.
     CremaExplain,
+    /// CREMA AUDIT.
+    CremaAudit,
     /// CREMA HELP.
     CremaHelp,
     /// CREMA INVALIDATE.

@@ -414,6 +414,7 @@ table! {
         "client|unblock"                 -3  a     None   none           Home;
         "client|unpause"                  2  a     None   none           Session(ClientUnpause)        => Masters(Agree);
         "crema"                          -2  o     None   none           Lane;
+        "crema|audit"                     2  o     None   none           Session(CremaAudit);
         "crema|explain"                  -3  o     None   none           Session(CremaExplain);
         "crema|help"                      2  o     None   none           Session(CremaHelp);
         "crema|invalidate"               -3  o     None   none           Session(CremaInvalidate);

@@ -76,6 +76,12 @@ pub struct Settings {
     /// Worker threads; auto is one a core [default: auto]
     #[arg(long, value_name = "N")]
     pub(super) threads: Option<Given>,
+    /// Read 1 hit in N again, 1/N, to prove memory right; or off [default: off]
+    #[arg(long, value_name = "1/N")]
+    pub(super) audit: Option<Given>,
+    /// Show people keys, not only hashes of them [default: false]
+    #[arg(long, value_name = "BOOL")]
+    pub(super) show_keys: Option<Given>,
     /// Log as text or json [default: text]
     #[arg(long, value_name = "FORM")]
     pub(super) log_format: Option<Given>,

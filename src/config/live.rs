@@ -68,6 +68,8 @@ const LIVE: &[Adopt] = &[
     (&["output_limit"], |to, from| to.output_limit = from.output_limit),
     (&["drain_delay"], |to, from| to.drain_delay = from.drain_delay),
     (&["drain_timeout"], |to, from| to.drain_timeout = from.drain_timeout),
+    (&["audit"], |to, from| to.audit = from.audit),
+    (&["show_keys"], |to, from| to.show_keys = from.show_keys),
     (&["admin_users", "admin_token", "admin_token_file"], |to, from| to.admins.clone_from(&from.admins)),
 ];
 

@@ -82,6 +82,10 @@ pub struct Config {
     pub admin: Option<SocketAddr>,
     /// Who may change what can be changed while it runs.
     pub admins: Admins,
+    /// One hit in so many is read again, to see that memory was right; `None`: no hit is.
+    pub audit: Option<u32>,
+    /// Whether people are shown keys, and not only their hashes.
+    pub show_keys: bool,
     /// Worker threads, at most 1024.
     pub threads: NonZeroUsize,
     /// What L1 does for reads.
@@ -318,6 +322,8 @@ fn read(layers: &Layers) -> Result<Config, ConfigError> {
         tls_client_user,
         admin: layers.read(key!(admin), "127.0.0.1:9380", |text| or_off(text, listen::socket))?,
         admins: admin::read(layers)?,
+        audit: layers.read(key!(audit), "off", |text| or_off(text, one_in))?,
+        show_keys: layers.read(key!(show_keys), "false", switch)?,
         threads: layers.read(key!(threads), "auto", threads)?,
         mode: layers.read(key!(mode), "cache", L1Mode::read)?,
         promote: layers.read(key!(promote), "10", |text| {
@@ -418,6 +424,13 @@ fn tls(layers: &Layers) -> Result<Option<AcceptorSettings>, ConfigError> {
             Err(layers.refuse(&[key!(tls_cert), key!(tls_key)], problem))
         }
     }
+}
+
+/// `1/1000` is one in a thousand.
+fn one_in(text: &str) -> Result<u32, Problem> {
+    let count =
+        text.strip_prefix("1/").and_then(|count| count.parse().ok()).filter(|count| (1..=1 << 30).contains(count));
+    count.ok_or_else(|| Problem::new(format!("`{text}` is no part of the hits"), "write for example 1/1000, or off"))
 }
 
 /// `auto` is a thread a core, up to 256: beyond that, one should say so.

@@ -14,6 +14,7 @@ use std::time::Duration;
 use tokio::sync::{Notify, oneshot};
 use tokio::time::timeout;
 
+use super::audit_record::AuditRecord;
 use super::channel::ChannelListener;
 use super::ear::Ear;
 use super::ears::Ears;
@@ -50,6 +51,8 @@ pub(crate) struct L1 {
     pub(super) silence: Silence,
     pub(super) switch: ModeSwitch,
     pub(crate) stats: Arc<Stats>,
+    /// What the audit of hits has found.
+    pub(crate) audit: AuditRecord,
     /// Commands that may change rights, counted when they are sent and when they are answered.
     rights: AtomicU64,
     /// Held by who looks at every entry.
@@ -72,6 +75,7 @@ impl L1 {
             own_writes: OnceLock::new(),
             silence,
             stats,
+            audit: AuditRecord::default(),
             rights: AtomicU64::new(0),
             looking: tokio::sync::Mutex::default(),
             control,
@@ -331,18 +335,8 @@ pub(crate) struct Kept {
 
 /// The request whose arguments are `tail`.
 fn whole_request(spec: &Spec, tail: &[u8]) -> Vec<u8> {
-    let mut arguments = 0;
-    let mut rest = tail;
-    while let Some(end) = rest.iter().position(|&byte| byte == b'\n') {
-        let digits = rest[1..end].iter().take_while(|byte| byte.is_ascii_digit());
-        let len = digits.fold(0_usize, |len, digit| len * 10 + usize::from(digit - b'0'));
-        rest = rest.get(end + 1 + len + 2..).unwrap_or_default();
-        arguments += 1;
-    }
     let mut request = Vec::with_capacity(tail.len() + 32);
-    encode::array_header(&mut request, 1 + arguments);
-    encode::bulk(&mut request, spec.name.as_bytes());
-    request.extend_from_slice(tail);
+    encode::with_arguments(&mut request, spec.name.as_bytes(), tail);
     request
 }
 

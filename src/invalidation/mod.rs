@@ -7,6 +7,7 @@
 //! To read: [`terms`](L1Terms), [`l1`](L1), [`ears`](ears::Ears), `change`, then [`ear`] from its protocol on; the fleet's side
 //! is [`message`], `forget`, [`channel`], [`stream`], `notice`, `publish`.
 
+mod audit_record;
 mod change;
 pub(crate) mod channel;
 pub mod ear;
@@ -24,9 +25,10 @@ mod switch;
 mod terms;
 mod user;
 
+pub(crate) use audit_record::AuditViolation;
 pub(crate) use change::Change;
 pub(crate) use ear::AwaitedChange;
-pub use ear::Fill;
+pub use ear::{Audit, Fill};
 pub(crate) use ear::{Ear, EarState};
 pub(crate) use forget::{Forget, Heard};
 pub(crate) use l1::L1;

@@ -6,18 +6,18 @@
 //! values that belong together may be an instant apart.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU32, AtomicU64, Ordering};
 use std::time::Instant;
 
 use super::labels::{
-    CensusFinding, ChannelMessage, DropReason, EpochReason, Failure, FillOutcome, Outcome, Path, Publication, ReadRole,
-    RedirectKind, Refusal,
+    AuditDoubt, AuditSkip, CensusFinding, ChannelMessage, DropReason, EpochReason, Failure, FillOutcome, Outcome, Path,
+    Publication, ReadRole, RedirectKind, Refusal,
 };
 use super::latency::Histogram;
 use crate::command::Class;
 
 /// One request in about this many has its latency taken.
-const SAMPLE_EVERY: u64 = 64;
+const SAMPLE_EVERY: u32 = 64;
 
 /// A number that only grows, written by one thread.
 #[derive(Debug, Default)]
@@ -182,7 +182,23 @@ impl WorkerStats {
     /// The gaps are drawn at random, so that a client that pipelines 64 requests at a time does not
     /// have the same one of them measured for ever.
     pub fn sample(&self) -> Option<Instant> {
-        self.sampler.due().then(Instant::now)
+        self.sampler.due().filter(|&timed| timed).map(|_| Instant::now())
+    }
+
+    /// As [`sample`](Self::sample), for a hit, which may be chosen for the audit as well: of those that are chosen here it takes as
+    /// many as make one in what [`choose_for`](Self::choose_for) was told.
+    pub fn choose(&self) -> Option<ChosenHit> {
+        self.sampler.due().map(|timed| ChosenHit { since: timed.then(Instant::now) })
+    }
+
+    /// The audit takes one hit in so many: where one in [`SAMPLE_EVERY`] is too few, more are chosen, and no more timed.
+    pub fn choose_for(&self, one_in: Option<u32>) {
+        self.sampler.every.store(one_in.map_or(SAMPLE_EVERY, |n| n.clamp(1, SAMPLE_EVERY)), Ordering::Relaxed);
+    }
+
+    /// Of how many hits [`choose`](Self::choose) chooses one.
+    pub fn chosen_of(&self) -> u32 {
+        self.sampler.every.load(Ordering::Relaxed)
     }
 
     /// To be called when a request that [`Self::sample`] chose has its whole reply. Commands that
@@ -198,6 +214,13 @@ impl WorkerStats {
     }
 }
 
+/// A hit of which more is to be known than that it was one.
+#[derive(Clone, Copy, Debug)]
+pub struct ChosenHit {
+    /// When it was taken up, where its latency is taken.
+    pub since: Option<Instant>,
+}
+
 /// Counters by class and outcome; a type of its own because a large array has no `Default`.
 #[derive(Debug)]
 struct RequestCounters([[Counter; Outcome::COUNT]; Class::ALL.len()]);
@@ -208,36 +231,41 @@ impl Default for RequestCounters {
     }
 }
 
-/// Chooses one request in about [`SAMPLE_EVERY`].
+/// Chooses one request in about `every`, of which about one in [`SAMPLE_EVERY`] of all is timed.
 #[derive(Debug)]
 struct LatencySampler {
     left: AtomicU64,
     state: AtomicU64,
+    every: AtomicU32,
 }
 
 impl Default for LatencySampler {
     fn default() -> Self {
         // The first request is sampled, so that a quiet proxy has something to show. The seed is any
         // number but zero, at which a xorshift stands still.
-        Self { left: AtomicU64::new(1), state: AtomicU64::new(0x9e37_79b9_7f4a_7c15) }
+        let (left, state) = (AtomicU64::new(1), AtomicU64::new(0x9e37_79b9_7f4a_7c15));
+        Self { left, state, every: AtomicU32::new(SAMPLE_EVERY) }
     }
 }
 
 impl LatencySampler {
-    fn due(&self) -> bool {
+    /// Nothing for most; else whether it is timed.
+    #[inline]
+    fn due(&self) -> Option<bool> {
         let left = self.left.load(Ordering::Relaxed);
         if left > 1 {
             self.left.store(left - 1, Ordering::Relaxed);
-            return false;
+            return None;
         }
         // Marsaglia's 64-bit xorshift, shifts 13, 7, 17. Gaps of 1..=127 are 64 on average.
+        let (every, most) = (u64::from(self.every.load(Ordering::Relaxed)), u64::from(SAMPLE_EVERY));
         let mut state = self.state.load(Ordering::Relaxed);
         state ^= state << 13;
         state ^= state >> 7;
         state ^= state << 17;
         self.state.store(state, Ordering::Relaxed);
-        self.left.store(1 + (state >> 32) % (2 * SAMPLE_EVERY - 1), Ordering::Relaxed);
-        true
+        self.left.store(1 + (state >> 32) % (2 * every - 1), Ordering::Relaxed);
+        Some((state & 0xffff) % most < every)
     }
 }
 
@@ -249,6 +277,12 @@ pub struct Stats {
     channel: [SharedCounter; ChannelMessage::COUNT],
     refusals: [SharedCounter; Refusal::COUNT],
     published: [SharedCounter; Publication::COUNT],
+    audit_skips: [SharedCounter; AuditSkip::COUNT],
+    audit_doubts: [SharedCounter; AuditDoubt::COUNT],
+    /// Hits that were read again and compared.
+    pub audit_checked: SharedCounter,
+    /// Those that Redis answers otherwise, though nobody has said that anything changed.
+    pub audit_violations: SharedCounter,
     /// Keys that Redis said had changed.
     pub invalidations: SharedCounter,
     /// Keys served from L1 that Redis was told are in use.
@@ -319,6 +353,26 @@ impl Stats {
         self.refusals[refusal as usize].get()
     }
 
+    /// Counts a hit that was chosen and not compared.
+    pub fn audit_skipped(&self, skip: AuditSkip) {
+        self.audit_skips[skip as usize].add(1);
+    }
+
+    /// Such hits.
+    pub fn audit_skips(&self, skip: AuditSkip) -> u64 {
+        self.audit_skips[skip as usize].get()
+    }
+
+    /// Counts a hit whose comparison proves nothing.
+    pub fn audit_doubted(&self, doubt: AuditDoubt) {
+        self.audit_doubts[doubt as usize].add(1);
+    }
+
+    /// Such hits.
+    pub fn audit_doubts(&self, doubt: AuditDoubt) -> u64 {
+        self.audit_doubts[doubt as usize].get()
+    }
+
     /// Counts a bump of an epoch.
     pub fn epoch(&self, reason: EpochReason) {
         self.epochs[reason as usize].add(1);
@@ -360,6 +414,20 @@ mod tests {
         assert!((9_500..10_500).contains(&taken), "{taken}");
         let most = by_place.into_iter().max().expect("64 places");
         assert!(most < 250, "place in a pipeline measured {most} times of about 156");
+    }
+
+    #[test]
+    fn the_audit_has_as_many_to_choose_from_as_it_wants_and_no_more_are_timed() {
+        let stats = WorkerStats::default();
+        for (one_in, of) in [(Some(1), 1), (Some(8), 8), (Some(1000), 64), (None, 64)] {
+            stats.choose_for(one_in);
+            assert_eq!(stats.chosen_of(), of);
+            stats.choose(); // the gap to it was drawn before
+            let chosen: Vec<_> = (0..640_000).filter_map(|_| stats.choose()).collect();
+            let timed = chosen.iter().filter(|chosen| chosen.since.is_some()).count();
+            let about = |count: usize, of: u32| count.abs_diff(640_000 / of as usize) < 600;
+            assert!(about(chosen.len(), of) && about(timed, 64), "{one_in:?}: {} chosen, {timed} timed", chosen.len());
+        }
     }
 
     #[test]

@@ -14,8 +14,8 @@ use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusRecorder};
 use serde::Serialize;
 
 use super::labels::{
-    CensusFinding, ChannelMessage, CoherenceMeans, DropReason, EpochReason, Failure, FillOutcome, Need, Outcome, Path,
-    Publication, ReadRole, RedirectKind, Refusal,
+    AuditDoubt, AuditSkip, CensusFinding, ChannelMessage, CoherenceMeans, DropReason, EpochReason, Failure,
+    FillOutcome, Need, Outcome, Path, Publication, ReadRole, RedirectKind, Refusal,
 };
 use super::origin::{self, OriginLevels};
 use super::tier::{self, TierLevels};
@@ -152,6 +152,16 @@ const COUNTERS: &[Row<ReadCounter>] = &[
         read: |m| m.stats.elections.get(),
     },
     Row {
+        name: "crema_audit_checked_total",
+        about: "Hits that were read again in Redis and compared.",
+        read: |m| m.stats.audit_checked.get(),
+    },
+    Row {
+        name: "crema_audit_violations_total",
+        about: "Those that Redis answers otherwise though nothing has told of a change: memory held what it must not. Any is a reason for mode pass, and for a report.",
+        read: |m| m.stats.audit_violations.get(),
+    },
+    Row {
         name: "crema_ear_reconnects_total",
         about: "Times that an ear had to connect anew.",
         read: |m| m.stats.ear_reconnects.get(),
@@ -215,6 +225,20 @@ const LABELLED: &[Labelled] = &[
         key: "right",
         labels: &Refusal::LABELS,
         read: |m, i| m.stats.refusals(Refusal::ALL[i]),
+    },
+    Labelled {
+        name: "crema_audit_ambiguous_total",
+        about: "Hits that Redis answers otherwise, which proves nothing, by reason.",
+        key: "reason",
+        labels: &AuditDoubt::LABELS,
+        read: |m, i| m.stats.audit_doubts(AuditDoubt::ALL[i]),
+    },
+    Labelled {
+        name: "crema_audit_skipped_total",
+        about: "Hits that were chosen to be read again and were not compared, by reason.",
+        key: "reason",
+        labels: &AuditSkip::LABELS,
+        read: |m, i| m.stats.audit_skips(AuditSkip::ALL[i]),
     },
     Labelled {
         name: "crema_channel_messages_total",

@@ -126,6 +126,26 @@ labels! {
 }
 
 labels! {
+    /// Why a hit that the audit had chosen was not compared with Redis.
+    AuditSkip {
+        Behind = "behind": "The ear had as many hits to read again as it may.",
+        Changed = "changed": "The key was changed, or its time was over, before the comparison was done.",
+        Refused = "refused": "Redis refused the read: the user may not read the key any more, or the key is elsewhere.",
+        EarLost = "ear_lost": "The ear's connection ended meanwhile.",
+    }
+}
+
+labels! {
+    /// Why a hit that Redis answers otherwise proves nothing.
+    AuditDoubt {
+        Untold = "untold": "Coherence is by the channel, and nobody tells of changes made past it.",
+        Swaps = "swaps": "The server does not say how often databases were swapped, which it tells nobody of.",
+        Absent = "absent": "In a cluster, the key may have been missing, and nobody tells of a missing key whose slot moves.",
+        Many = "many": "As many differences were being looked into as may be.",
+    }
+}
+
+labels! {
     /// Why a command was sent to a node of a cluster and not carried out there, so that it goes to another, or again.
     RedirectKind {
         Moved = "moved": "Another node serves its slot.",

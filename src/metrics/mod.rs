@@ -13,6 +13,7 @@
 
 mod counters;
 mod export;
+mod key_name;
 mod labels;
 mod latency;
 mod origin;
@@ -26,9 +27,10 @@ pub use counters::Stats;
 pub(crate) use counters::{Counter, Gauge, SharedCounter, WorkerStats};
 pub use export::descriptions;
 pub(crate) use export::{Levels, Value};
+pub(crate) use key_name::{quoted, shown};
 pub(crate) use labels::{
-    CensusFinding, ChannelMessage, CoherenceMeans, DropReason, EpochReason, Failure, FillOutcome, Path, Publication,
-    ReadRole, RedirectKind, Refusal,
+    AuditDoubt, AuditSkip, CensusFinding, ChannelMessage, CoherenceMeans, DropReason, EpochReason, Failure,
+    FillOutcome, Path, Publication, ReadRole, RedirectKind, Refusal,
 };
 pub use labels::{LoadResult, Need, Outcome, TierOutcome};
 pub(crate) use latency::Latency;

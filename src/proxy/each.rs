@@ -108,7 +108,11 @@ impl<'a> KeyLookups<'a> {
             let held = self.nodes.iter().all(|&at| caller.ear(at).freshness.held(now));
             return Finding::Miss(if held { Miss::Absent } else { Miss::Blind });
         }
-        super::answer::<ANSWERS>(worker, caller, look)
+        let audit = || {
+            let one = rand::random_range(0..self.queries.len());
+            super::audit((worker, self.nodes[one]), caller, &self.queries[one]);
+        };
+        super::answer::<ANSWERS>(worker, caller, look, audit)
     }
 
     /// Whether it could be sent now, to whichever nodes its keys are at: behind what the session has sent there.

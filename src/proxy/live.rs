@@ -41,6 +41,10 @@ pub(crate) struct LiveSettings {
     pub drain: (Duration, Duration),
     /// Who may change what.
     pub admins: Admins,
+    /// One hit in so many is read again; none: no hit is.
+    pub audit: Option<u32>,
+    /// Whether people are shown keys.
+    pub show_keys: bool,
     /// Workers that go by it.
     taken: watch::Sender<usize>,
 }
@@ -77,6 +81,8 @@ impl LiveSettings {
             output_limit: config.output_limit,
             drain: (config.drain_delay, config.drain_timeout),
             admins: config.admins.clone(),
+            audit: config.audit,
+            show_keys: config.show_keys,
             taken: watch::Sender::new(0),
         }
     }
@@ -136,6 +142,7 @@ pub(crate) struct WorkerSettings {
     /// Where no rule gives another.
     promotion: Cell<Promotion>,
     idle_timeout: Cell<Option<Duration>>,
+    audit: Cell<Option<u32>>,
 }
 
 impl WorkerSettings {
@@ -145,6 +152,7 @@ impl WorkerSettings {
             has_rules: Cell::new(!first.rules.is_empty()),
             promotion: Cell::new(first.promote(RuleIndex::NONE)),
             idle_timeout: Cell::new(first.idle_timeout),
+            audit: Cell::new(first.audit),
             all: RefCell::new(first),
         }
     }
@@ -154,6 +162,7 @@ impl WorkerSettings {
         self.has_rules.set(!next.rules.is_empty());
         self.promotion.set(next.promote(RuleIndex::NONE));
         self.idle_timeout.set(next.idle_timeout);
+        self.audit.set(next.audit);
         next.taken.send_modify(|taken| *taken += 1);
         self.all.replace(next);
     }
@@ -205,6 +214,12 @@ impl WorkerSettings {
     #[inline]
     pub(super) fn max_value(&self) -> u64 {
         self.promotion.get().max_value
+    }
+
+    /// One hit in so many is read again.
+    #[inline]
+    pub(super) fn audit(&self) -> Option<u32> {
+        self.audit.get()
     }
 
     /// A client silent for so long is closed.

@@ -14,7 +14,7 @@ use super::errands::{Amends, CopyQueue, Seeks};
 use super::fencing::Fencing;
 use super::foreign::Foreign;
 use super::in_flight::{InFlight, ReplyAction};
-use super::live::WorkerSettings;
+use super::live::{LiveSettings, WorkerSettings};
 use super::pilot::Pilots;
 use super::private::Lent;
 use super::proof::Proofs;
@@ -86,6 +86,7 @@ impl Worker {
         let tasks = TaskTracker::new();
         let reads_replicas = shared.l1.own_writes().is_some();
         let settings = WorkerSettings::new(shared.live());
+        stats.choose_for(settings.audit());
         let worker = Rc::new(Self {
             reads_replicas,
             settings,
@@ -112,6 +113,12 @@ impl Worker {
         });
         worker.adopt(topology);
         worker
+    }
+
+    /// Goes by these settings from now on.
+    pub(crate) fn go_by(&self, next: Arc<LiveSettings>) {
+        self.stats.choose_for(next.audit);
+        self.settings.go_by(next);
     }
 
     /// Goes by this version of the topology from now on. Of a single node that is not in it all connections are given up at once, as a
@@ -309,6 +316,11 @@ impl Worker {
             }
             coin => coin,
         }
+    }
+
+    /// Whether the audit wants this hit, which is one of so many.
+    pub(super) fn is_audited(&self, of: u32) -> bool {
+        self.settings.audit().is_some_and(|one_in| self.sampler.borrow_mut().is_chosen(of, one_in))
     }
 
     /// Has the session of `replies` woken soon, if by then it has not written what is ready.

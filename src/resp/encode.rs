@@ -51,10 +51,29 @@ pub fn command(out: &mut Vec<u8>, args: &[&[u8]]) {
 /// ran can leave it out: see [`is_own`]. To Redis all spellings are one.
 pub fn own_command(out: &mut Vec<u8>, args: &[&[u8]]) {
     array_header(out, args.len());
-    let mut name = args[0].to_ascii_uppercase();
-    name[..1].make_ascii_lowercase();
-    bulk(out, &name);
+    bulk(out, &own_name(args[0]));
     args[1..].iter().for_each(|arg| bulk(out, arg));
+}
+
+/// A command's name so spelt.
+pub fn own_name(name: &[u8]) -> Vec<u8> {
+    let mut name = name.to_ascii_uppercase();
+    name[..1].make_ascii_lowercase();
+    name
+}
+
+/// A whole request with these arguments, each of which has its header in front: what stands behind the name in its canonical form.
+pub fn with_arguments(out: &mut Vec<u8>, name: &[u8], arguments: &[u8]) {
+    let (mut count, mut rest) = (0, arguments);
+    while let Some(end) = rest.iter().position(|&byte| byte == b'\n') {
+        let digits = rest[1..end].iter().take_while(|byte| byte.is_ascii_digit());
+        let len = digits.fold(0_usize, |len, digit| len * 10 + usize::from(digit - b'0'));
+        rest = rest.get(end + 1 + len + 2..).unwrap_or_default();
+        count += 1;
+    }
+    array_header(out, 1 + count);
+    bulk(out, name);
+    out.extend_from_slice(arguments);
 }
 
 /// Whether a command's name is spelt as [`own_command`] does.

@@ -2,7 +2,6 @@
 //!
 //! Inside MULTI it goes to Redis like any command that there is not.
 
-use std::fmt::Write as _;
 use std::sync::Arc;
 
 use tracing::{debug, warn};
@@ -16,12 +15,14 @@ use crate::config::{L1Mode, Promote, Rule, UpstreamKind};
 use crate::invalidation::Fill;
 use crate::invalidation::Forget;
 use crate::invalidation::message::Message;
-use crate::metrics::Failure;
+use crate::metrics::{Failure, quoted};
 use crate::proxy::{Order, OrderReport};
 use crate::resp::{Request, Span, encode};
 
-const HELP: [&str; 17] = [
+const HELP: [&str; 19] = [
     "CREMA <subcommand> [<arg> [value] [opt] ...]. Subcommands are:",
+    "AUDIT",
+    "    Tell what came of replies from memory that were read again in Redis. For admin_users alone.",
     "EXPLAIN <command> [<arg> ...]",
     "    Tell what crema knows of a command, and whether its reply is in memory.",
     "INVALIDATE <key> [<key> ...]",
@@ -53,6 +54,7 @@ impl Session {
                 let beyond = self.told_of_beyond(request).await;
                 self.explain(request, beyond, &mut reply);
             }
+            Verb::CremaAudit => self.tell_audit(&mut reply),
             Verb::CremaStatus => self.status(&mut reply),
             Verb::CremaInvalidate => line.while_writing(self, self.invalidate(request, &mut reply)).await,
             Verb::CremaRefresh => line.while_writing(self, self.refresh(request, &mut reply)).await,
@@ -170,18 +172,23 @@ impl Session {
 
     /// What an order has changed, or the error that the client is told.
     async fn order(&self, order: Order) -> Result<OrderReport, String> {
+        let by = self.must_be_admin()?;
         let shared = &self.worker.shared;
-        let (user, client) = (self.user_name(), self.caller.replies.member().peer());
-        if !shared.live().admins.users.contains(&user) {
-            warn!(%client, user = %user.escape_debug(), "an order was refused: its user is not among admin_users");
-            return Err("NOPERM crema: only users named in admin_users may do this".to_owned());
-        }
-        let by = format!("user `{}` at {client}", user.escape_debug());
         shared
             .orders
             .give(order, by)
             .await
             .map_err(|why| format!("ERR crema: {}", why.to_string().replace(['\r', '\n'], "; ")))
+    }
+
+    /// Who asks, where that may be done by admins alone and is one; else the error that the client is told.
+    pub(super) fn must_be_admin(&self) -> Result<String, String> {
+        let (user, client) = (self.user_name(), self.caller.replies.member().peer());
+        if !self.worker.shared.live().admins.users.contains(&user) {
+            warn!(%client, user = %user.escape_debug(), "an order was refused: its user is not among admin_users");
+            return Err("NOPERM crema: only users named in admin_users may do this".to_owned());
+        }
+        Ok(format!("user `{}` at {client}", user.escape_debug()))
     }
 
     /// As whom the client itself has logged in: not the user for whom it acts because the settings say so.
@@ -416,27 +423,6 @@ fn effect(spec: &Spec) -> &'static str {
         Effect::Opaque => "write to unknown keys",
         Effect::None => "none",
     }
-}
-
-/// A key as it stands, or in quotes as redis-cli writes it where it would not be plain where it ends.
-fn quoted(key: &[u8]) -> String {
-    let plain = |byte: &u8| byte.is_ascii_graphic() && !matches!(byte, b'"' | b'\'' | b'\\');
-    if !key.is_empty() && key.iter().all(plain) {
-        return String::from_utf8_lossy(key).into_owned();
-    }
-    let mut shown = String::from("\"");
-    for &byte in key {
-        match byte {
-            b'"' | b'\\' => shown.extend(['\\', char::from(byte)]),
-            b' '..=b'~' => shown.push(char::from(byte)),
-            b'\n' => shown.push_str("\\n"),
-            b'\r' => shown.push_str("\\r"),
-            b'\t' => shown.push_str("\\t"),
-            _ => _ = write!(shown, "\\x{byte:02x}"),
-        }
-    }
-    shown.push('"');
-    shown
 }
 
 fn millis(span: std::time::Duration) -> u64 {

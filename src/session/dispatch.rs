@@ -166,7 +166,8 @@ impl Session {
                 self.renew_loan(line).await?;
                 self.pinned(line, spec, request).await
             }
-            V::CremaExplain
+            V::CremaAudit
+            | V::CremaExplain
             | V::CremaHelp
             | V::CremaInvalidate
             | V::CremaMode

@@ -14,6 +14,7 @@
 //! Holds contract points 1 and 2, and of point 7 that all is carried out which a client sent before it closed its side.
 
 mod ahead;
+mod audit;
 mod client;
 mod connection;
 mod crema;

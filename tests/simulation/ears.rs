@@ -3,8 +3,8 @@
 use std::collections::VecDeque;
 
 use crema::clock::Time;
-use crema::invalidation::Fill;
 use crema::invalidation::ear::{Disconnection, EarEffect, Protocol};
+use crema::invalidation::{Audit, Fill};
 
 use super::faults::Plan;
 use super::judge::Place;
@@ -26,6 +26,8 @@ pub(crate) struct EarState<'a> {
     pub(crate) wakes_at: u64,
     fills: VecDeque<Fill>,
     fills_due: bool,
+    audits: VecDeque<Audit>,
+    audits_due: bool,
 }
 
 impl Default for EarState<'_> {
@@ -38,6 +40,8 @@ impl Default for EarState<'_> {
             wakes_at: u64::MAX,
             fills: VecDeque::new(),
             fills_due: false,
+            audits: VecDeque::new(),
+            audits_due: false,
         }
     }
 }
@@ -92,6 +96,35 @@ impl<'a> World<'a> {
         }
     }
 
+    /// What has just answered that user's read is to be read again.
+    pub(crate) fn audit(&mut self, user: usize, (db, key): Place) {
+        let memory = self.memory;
+        let fresh = &memory.users[user].freshness;
+        let query = memory.query(user, (db, key));
+        let exhibit = memory.store.exhibit(&query, &memory.stamps, fresh, time(self.now));
+        let exhibit = exhibit.expect("it has just answered");
+        self.ears[user].audits.push_back(Audit::new(exhibit, db as u32));
+        self.audit_soon(user, 200 * US);
+    }
+
+    fn audit_soon(&mut self, user: usize, most: u64) {
+        if !std::mem::replace(&mut self.ears[user].audits_due, true) {
+            self.soon(most, Event::EarAudits(user));
+        }
+    }
+
+    pub(crate) fn send_audits(&mut self, user: usize) {
+        let ear = &mut self.ears[user];
+        ear.audits_due = false;
+        if let Some(mut protocol) = ear.protocol.take() {
+            let audits = &mut ear.audits;
+            if protocol.takes_audits() && !audits.is_empty() {
+                protocol.audit(std::iter::from_fn(|| audits.pop_front()), time(self.now));
+            }
+            self.after(user, protocol, Ok(()));
+        }
+    }
+
     /// What has to be done after each call of the protocol.
     fn after(&mut self, user: usize, mut protocol: EarProtocol<'a>, went: Result<(), Disconnection>) {
         let mut out = Vec::new();
@@ -100,7 +133,7 @@ impl<'a> World<'a> {
         self.send(link, out);
         let effects: Vec<_> = protocol.effects().collect();
         let deadline = protocol.deadline().saturating_since(time(0)).as_nanos() as u64;
-        let takes = protocol.takes_fills();
+        let (takes, takes_audits) = (protocol.takes_fills(), protocol.takes_audits());
         self.ears[user].protocol = Some(protocol);
         for effect in effects {
             if let EarEffect::Fenced(token) = effect {
@@ -114,6 +147,9 @@ impl<'a> World<'a> {
         if takes && !self.ears[user].fills.is_empty() {
             self.fill_soon(user, 100 * US);
         }
+        if takes_audits && !self.ears[user].audits.is_empty() {
+            self.audit_soon(user, 100 * US);
+        }
         let deadline = deadline.max(self.now);
         if deadline < self.ears[user].wakes_at {
             self.ears[user].wakes_at = deadline;
@@ -126,6 +162,7 @@ impl<'a> World<'a> {
             protocol.disconnect(time(self.now));
         }
         self.ears[user].fills.clear();
+        self.ears[user].audits.clear();
         let waiting: Vec<_> = self.waiting.iter().filter(|(_, (of, _))| *of == user).map(|(&token, _)| token).collect();
         for token in waiting {
             self.fenced(token, false);

@@ -60,6 +60,20 @@ impl Fault {
         Self::Ear(PlantedFault::RightsIgnored),
     ];
 
+    /// What leaves something old in memory, and so what the audit of hits finds.
+    pub(crate) const AUDITED: [Self; 6] = [
+        Self::Ear(PlantedFault::EpochOutlivesConnection),
+        Self::Ear(PlantedFault::StampAtAnswer),
+        Self::Ear(PlantedFault::EpochAtAnswer),
+        Self::Ear(PlantedFault::PushIgnored),
+        Self::Ear(PlantedFault::FlushIgnored),
+        Self::Ear(PlantedFault::ProbeIgnored),
+    ];
+
+    /// Faults of the audit itself, by which it calls wrong what is right.
+    pub(crate) const OF_AUDIT: [Self; 2] =
+        [Self::Ear(PlantedFault::AuditUnfenced), Self::Ear(PlantedFault::AuditUnprobed)];
+
     /// What breaks nothing. Whatever was asked for before the answer to a write is void at that, marked or not; so the mark at sending
     /// saves fills that would be in vain, and no more.
     pub(crate) const HARMLESS: [Self; 1] = [Self::Worker(WorkerFault::NoMarkAtSend)];
@@ -67,16 +81,24 @@ impl Fault {
 
 /// At most one fault a run.
 #[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Plan(pub Option<Fault>);
+pub(crate) struct Plan {
+    pub(crate) fault: Option<Fault>,
+    /// Hits are read again; what is found so is all that counts where there is a fault.
+    pub(crate) audits: bool,
+}
 
 impl Plan {
+    pub(crate) fn of(fault: Fault) -> Self {
+        Self { fault: Some(fault), audits: false }
+    }
+
     pub(crate) fn worker(self, fault: WorkerFault) -> bool {
-        self.0 == Some(Fault::Worker(fault))
+        self.fault == Some(Fault::Worker(fault))
     }
 }
 
 impl FaultPlan for Plan {
     fn has(self, fault: PlantedFault) -> bool {
-        self.0 == Some(Fault::Ear(fault))
+        self.fault == Some(Fault::Ear(fault))
     }
 }

@@ -125,7 +125,7 @@ impl World<'_> {
     /// The write is answered, or its connection lost.
     fn end_marks(&self, marks: Vec<Slot>) {
         for slot in marks {
-            match self.plan.0 {
+            match self.plan.fault {
                 Some(Fault::Worker(WorkerFault::NoMarkAtAnswer)) => {}
                 Some(Fault::Worker(WorkerFault::NoMarkAtSend)) => self.memory.stamps.touch(slot),
                 _ => self.memory.stamps.end(slot),

@@ -112,6 +112,9 @@ impl World<'_> {
         let mut out = Vec::new();
         if self.look_up(&keys, at, &mut out) {
             self.report.hits += 1;
+            if self.plan.audits && self.dice.chance(300) {
+                self.audit(who.0, (who.1, keys[0]));
+            }
             let command = self.sessions[at].1.command(number).expect("it is the last");
             (command.answer, command.from_memory) = (Some(out), true);
             return self.deliver(at);

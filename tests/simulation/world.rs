@@ -36,6 +36,7 @@ pub(crate) enum Event {
     /// A fence, or fills, that workers have asked for come to the ear's thread.
     EarFence(usize, Time, u64),
     EarFills(usize),
+    EarAudits(usize),
     /// The link to the channel.
     ChannelConnects,
     ChannelAsks(usize),
@@ -66,6 +67,7 @@ impl Event {
             | Self::EarWakes(..)
             | Self::EarFence(..)
             | Self::EarFills(_)
+            | Self::EarAudits(_)
             | Self::ChannelConnects
             | Self::ChannelAsks(_)
             | Self::Step(..)
@@ -136,6 +138,8 @@ pub(crate) struct Report {
     pub(crate) joins: u64,
     pub(crate) leads: u64,
     pub(crate) writes: u64,
+    /// Hits that were read again and compared.
+    pub(crate) audited: u64,
     /// Of all bytes and answers, with their times.
     pub(crate) trace: u64,
 }
@@ -277,14 +281,32 @@ impl<'a> World<'a> {
                 continue;
             }
             self.happen(event);
+            self.look_at_audit();
         }
+        self.look_at_audit();
+        let alone = self.asks_audit_alone();
         for (_, session) in &mut self.sessions {
             let answered = std::mem::take(&mut session.answered);
-            if self.report.violation.is_none() {
+            if self.report.violation.is_none() && !alone {
                 self.report.violation = check_order(&self.judge, &answered);
             }
         }
         self.report
+    }
+
+    /// Whether it is the audit that is to find the fault.
+    fn asks_audit_alone(&self) -> bool {
+        self.plan.audits && self.plan.fault.is_some()
+    }
+
+    fn look_at_audit(&mut self) {
+        if self.asks_audit_alone() {
+            self.report.violation = None;
+        }
+        self.report.audited = self.memory.stats.audit_checked.get();
+        if self.memory.stats.audit_violations.get() > 0 {
+            self.report.violation = Some(format!("a hit that is read again is called wrong at {}", ms(self.now)));
+        }
     }
 
     pub(crate) fn check_nobody_waits(&mut self) {
@@ -338,6 +360,7 @@ impl<'a> World<'a> {
             Event::EarWakes(user, when) if when == self.ears[user].wakes_at => self.wake_ear(user),
             Event::EarFence(user, since, token) => self.send_fence(user, since, token),
             Event::EarFills(user) => self.send_fills(user),
+            Event::EarAudits(user) => self.send_audits(user),
             Event::ChannelConnects => self.connect_channel(),
             Event::ChannelAsks(link) => self.ask_channel(link),
             Event::Step(session, life) => self.step(session, life),

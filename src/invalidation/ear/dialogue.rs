@@ -7,6 +7,7 @@
 
 use std::collections::VecDeque;
 
+use super::audits::Audit;
 use super::fill::PendingFill;
 use super::unannounced::Probe;
 use crate::cache::Slot;
@@ -43,6 +44,8 @@ pub(super) enum EarQuestion {
     Unannounced(Probe),
     /// What a fill asks.
     Fill(FillStep, Box<PendingFill>),
+    /// A hit is read again.
+    Audit(Box<Audit>),
     /// EXISTS, of a key of which somebody awaits the next change: the place of its stamp, and who.
     Presence(Slot, u64),
 }
@@ -105,6 +108,13 @@ impl Dialogue {
         self.select(pending.fill.db(), now);
         pending.write(&mut self.unsent);
         self.unanswered.push_back((now, EarQuestion::Fill(FillStep::Ttl, pending)));
+    }
+
+    /// Reads a hit again, in its own database.
+    pub(super) fn ask_audit(&mut self, audit: Box<Audit>, now: Time) {
+        self.select(audit.db(), now);
+        audit.write(&mut self.unsent);
+        self.unanswered.push_back((now, EarQuestion::Audit(audit)));
     }
 
     /// Asks whether the origin of a fill's key is known to have none: the mark with this name says so. The value was asked for at `since`.

@@ -36,6 +36,10 @@ pub enum PlantedFault {
     HeardAtAnswer,
     /// That something comes in is not noted.
     ArrivalsUnnoted,
+    /// A hit that Redis answers otherwise is a violation at once.
+    AuditUnfenced,
+    /// It is when any fence is back, though what Redis announces to nobody was asked before.
+    AuditUnprobed,
 }
 
 /// Which faults there are.

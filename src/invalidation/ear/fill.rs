@@ -335,7 +335,7 @@ pub(super) struct Backlog {
 
 /// What one fill holds of it.
 #[derive(Debug)]
-struct BacklogShare {
+pub(super) struct BacklogShare {
     backlog: Arc<Backlog>,
     bytes: usize,
 }
@@ -346,7 +346,8 @@ impl Backlog {
         Arc::new(Self { held: AtomicUsize::new(0), most })
     }
 
-    fn take(self: &Arc<Self>, bytes: usize) -> Option<BacklogShare> {
+    /// So many bytes of it, for as long as the share lives.
+    pub(super) fn take(self: &Arc<Self>, bytes: usize) -> Option<BacklogShare> {
         let more = |held: usize| held.checked_add(bytes).filter(|&held| held <= self.most);
         self.held.fetch_update(Ordering::AcqRel, Ordering::Acquire, more).ok()?;
         Some(BacklogShare { backlog: Arc::clone(self), bytes })

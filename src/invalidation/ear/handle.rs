@@ -11,6 +11,7 @@ use tokio::sync::{Notify, mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
 use super::super::user::NewestLogin;
+use super::audits::Audit;
 use super::awaited::AwaitedChange;
 use super::fences::FenceTimes;
 use super::fill::{Backlog, Fill};
@@ -26,6 +27,9 @@ use crate::upstream::Node;
 const INBOX: usize = 4096;
 /// Bytes of requests that fills may hold, waiting or under way; what is beyond is dropped likewise.
 const HELD: usize = 16 << 20;
+/// Hits that may wait to be read again; more are left out, and so is what would have them hold more bytes.
+const AUDITS: usize = 2048;
+const AUDITED: usize = 8 << 20;
 /// Fences that may be asked for and not yet sent: each worker asks for one at a time.
 const FENCES: usize = 1024;
 /// Changes that may be awaited and not yet asked after: one for each key that this process wants and another loads. What is more is not
@@ -54,6 +58,8 @@ pub(crate) struct Ear {
     pub(super) stop: CancellationToken,
     fills: mpsc::Sender<Fill>,
     backlog: Arc<Backlog>,
+    audits: mpsc::Sender<Audit>,
+    audited: Arc<Backlog>,
     fences: mpsc::Sender<Fence>,
     changes: mpsc::Sender<ChangeWait>,
     inbox: Mutex<Option<Inbox>>,
@@ -84,8 +90,41 @@ pub(super) struct NoEar;
 
 /// What workers have asked of the ear.
 pub(super) struct Inbox {
-    pub(super) fills: mpsc::Receiver<Fill>,
+    pub(super) work: WorkInbox,
     pub(super) waits: WaitInbox,
+}
+
+/// What is to be read, for which nobody waits.
+pub(super) struct WorkInbox {
+    fills: mpsc::Receiver<Fill>,
+    audits: mpsc::Receiver<Audit>,
+}
+
+/// The next of that.
+pub(super) enum EarWork {
+    Fill(Fill),
+    Audit(Audit),
+}
+
+impl WorkInbox {
+    /// Of those kinds that may be taken up. Cancel safe.
+    pub(super) async fn next(&mut self, fills: bool, audits: bool) -> EarWork {
+        tokio::select! {
+            Some(fill) = self.fills.recv(), if fills => EarWork::Fill(fill),
+            Some(audit) = self.audits.recv(), if audits => EarWork::Audit(audit),
+            else => pending().await,
+        }
+    }
+
+    /// The other fills that wait.
+    pub(super) fn fills(&mut self) -> impl Iterator<Item = Fill> + use<'_> {
+        std::iter::from_fn(|| self.fills.try_recv().ok())
+    }
+
+    /// The other audits that wait.
+    pub(super) fn audits(&mut self) -> impl Iterator<Item = Audit> + use<'_> {
+        std::iter::from_fn(|| self.audits.try_recv().ok())
+    }
 }
 
 /// What somebody waits for.
@@ -114,10 +153,11 @@ impl WaitInbox {
 impl Ear {
     pub(in super::super) fn new(group: Arc<EarGroup>, login: Arc<NewestLogin>, stop: CancellationToken) -> Arc<Self> {
         let (fills, fill_inbox) = mpsc::channel(INBOX);
+        let (audits, audit_inbox) = mpsc::channel(AUDITS);
         let (fences, fence_inbox) = mpsc::channel(FENCES);
         let (changes, change_inbox) = mpsc::channel(CHANGES);
         let waits = WaitInbox { fences: fence_inbox, changes: change_inbox };
-        let inbox = Inbox { fills: fill_inbox, waits };
+        let inbox = Inbox { work: WorkInbox { fills: fill_inbox, audits: audit_inbox }, waits };
         Arc::new(Self {
             group,
             freshness: Freshness::new(),
@@ -134,6 +174,8 @@ impl Ear {
             stop,
             fills,
             backlog: Backlog::new(HELD),
+            audits,
+            audited: Backlog::new(AUDITED),
             fences,
             changes,
             inbox: Mutex::new(Some(inbox)),
@@ -214,6 +256,11 @@ impl Ear {
             return Err(DropReason::EarBehind);
         }
         self.fills.try_send(fill).map_err(|_| DropReason::EarBehind)
+    }
+
+    /// Has a hit read again. Never waits; false where there is no room.
+    pub(crate) fn audit(&self, mut audit: Audit) -> bool {
+        audit.take_share(&self.audited) && self.audits.try_send(audit).is_ok()
     }
 
     /// Has `waiter` told of a change, if the ear, which must have been begun, comes to hear of it; dropped, it will not.

@@ -10,11 +10,12 @@
 //!
 //! [`Protocol`] is all of that without I/O: bytes, fills, fences and time go in, bytes and [`EarEffect`]s come out, and memory that is
 //! shared with workers is changed at once. Its parts are `dialogue` (what was asked), `frames` and `push` (what came), `fill`,
-//! `fences`, `awaited`, `rights`, `features`, `touch`, `unannounced`. Around it `task` moves bytes and sleeps; [`Ear`] is what workers see;
+//! `fences`, `audits`, `awaited`, `rights`, `features`, `touch`, `unannounced`. Around it `task` moves bytes and sleeps; [`Ear`] is what workers see;
 //! `steward` asks for users that may not ask themselves.
 //!
 //! Holds contract points 3 to 6; point 8 by `rights`, and by one ear for each user.
 
+mod audits;
 mod awaited;
 mod dialogue;
 mod faults;
@@ -32,6 +33,7 @@ mod task;
 mod touch;
 mod unannounced;
 
+pub use audits::Audit;
 pub use awaited::AwaitedChange;
 pub use faults::{FaultPlan, NoFaults, PlantedFault};
 pub use fences::FenceTimes;

@@ -6,7 +6,9 @@
 //! what coherence rests on: a push that is heard before a reply happened before it (points 3 to 6 of docs/contract.md). It opens no
 //! socket, starts no task and looks at no clock. Run by `task`, and by a simulation under `tests/`.
 //!
-//! A long file: what is sent, what is awaited and what each reply means are one protocol.
+//! A long file: what is sent, what is awaited and what each reply means are one protocol. Its part of the audit is `audit`.
+
+mod audit;
 
 use std::time::Duration;
 
@@ -18,6 +20,7 @@ use super::super::opaque::OpaqueWrites;
 use super::super::silence::{ChannelReliance, Silence};
 use super::super::switch::ModeSwitch;
 use super::super::terms::L1Terms;
+use super::audits::{Audit, Audits};
 use super::awaited::{AwaitedChange, AwaitedChanges, is_unchanged};
 use super::dialogue::{Dialogue, EarQuestion, FillStep};
 use super::faults::{FaultPlan, NoFaults, PlantedFault};
@@ -104,6 +107,8 @@ pub enum EarEffect<W> {
     Doubt,
     /// The user is refused this, as Redis said, and the ear goes without.
     Without(Need, Box<[u8]>),
+    /// Memory has answered this, which Redis does not say, and nothing has told of a change.
+    Violation(Box<Audit>),
 }
 
 /// How a connection of the ear came to its end.
@@ -141,6 +146,7 @@ pub struct Protocol<'a, W, P = NoFaults> {
     fences: Fences<W>,
     awaited: AwaitedChanges<W>,
     window: FillWindow,
+    audits: Audits,
     rights: RightsPoll,
     /// What the server can do. Nothing is filled before it is known.
     features: Option<ServerFeatures>,
@@ -188,6 +194,7 @@ impl<'a, W, P: FaultPlan> Protocol<'a, W, P> {
             fences: Fences::new(),
             awaited: AwaitedChanges::new(),
             window: FillWindow::new(most),
+            audits: Audits::default(),
             rights: RightsPoll::new(now),
             features: None,
             touches: Touches::new(now),
@@ -222,7 +229,7 @@ impl<'a, W, P: FaultPlan> Protocol<'a, W, P> {
 
     /// When [`wake`](Self::wake) is to be called at the latest. It changes with every call.
     pub fn deadline(&self) -> Time {
-        self.next_round.min(self.window.wakes())
+        self.next_round.min(self.window.wakes()).min(self.audits.wakes())
     }
 
     /// Whether it is certain that changes are told of: the connection has been of use.
@@ -294,6 +301,7 @@ impl<'a, W, P: FaultPlan> Protocol<'a, W, P> {
     /// It is `now`. `pulse` is when the server last said something on any connection.
     pub fn wake(&mut self, now: Time, pulse: Time) -> Result<(), Disconnection> {
         self.window.wake(now);
+        self.audits.wake(now);
         if now < self.next_round {
             return Ok(());
         }
@@ -323,6 +331,7 @@ impl<'a, W, P: FaultPlan> Protocol<'a, W, P> {
 
     /// The connection is lost, or given up: what happens from now on nobody hears.
     pub fn disconnect(mut self, now: Time) {
+        self.give_up_audits();
         self.around.freshness.end();
         self.look_at_lease(now);
         if !self.faults.has(PlantedFault::EpochOutlivesConnection) {
@@ -350,7 +359,8 @@ impl<'a, W, P: FaultPlan> Protocol<'a, W, P> {
             self.around.freshness.heard(sent);
             self.effects.extend(self.fences.answered(sent).map(EarEffect::Fenced));
         }
-        if self.in_turn && self.fences.is_wanted() {
+        let is_wanted = self.fences.is_wanted() || self.audits.wants_fence() && self.fences.sent().is_none();
+        if self.in_turn && is_wanted {
             self.send_fence(now);
         }
         Ok(())
@@ -398,6 +408,7 @@ impl<'a, W, P: FaultPlan> Protocol<'a, W, P> {
                 let usable = whole && !refused && !self.is_astray();
                 self.hear_fill((step, pending), frame, usable, (sent, now));
             }
+            EarQuestion::Audit(audit) => self.hear_audit(audit, (frame, whole), now),
             EarQuestion::Presence(slot, number) => {
                 let waits_on = is_unchanged(frame) && !self.is_astray();
                 let waiter = if waits_on { None } else { self.awaited.take(slot, number) };
@@ -554,6 +565,7 @@ impl<'a, W, P: FaultPlan> Protocol<'a, W, P> {
         }
         self.not_master = !master;
         self.look_at_lease(now);
+        self.judge_suspects(sent, now);
     }
 
     fn hear_rights(&mut self, reply: &[u8], asked: Time, now: Time) {
@@ -712,7 +724,8 @@ impl<'a, W, P: FaultPlan> Protocol<'a, W, P> {
     fn send_fence(&mut self, now: Time) {
         self.fences.begin(now);
         self.around.fence_times.begin(now);
-        for probe in self.unannounced.due(now, self.around.terms.max_staleness.get() / 8) {
+        let seldom = if self.audits.wants_fence() { Duration::ZERO } else { self.around.terms.max_staleness.get() / 8 };
+        for probe in self.unannounced.due(now, seldom) {
             self.dialogue.ask(probe.command(), EarQuestion::Unannounced(probe), now);
         }
         if self.asks_for_turns() {

@@ -19,12 +19,12 @@ use tracing::{debug, warn};
 use super::super::l1::L1;
 use super::awaited::AwaitedChange;
 use super::fill::Fill;
-use super::handle::{Ear, EarState, EarWait, Inbox, NoEar};
+use super::handle::{Ear, EarState, EarWait, EarWork, Inbox, NoEar, WorkInbox};
 use super::protocol::{Disconnection, EarEffect, Protocol, Surroundings};
 use super::touch::{HitKeys, TouchBatch};
 use crate::clock::Time;
 use crate::error::Error;
-use crate::metrics::{DropReason, Need, Refusal};
+use crate::metrics::{AuditSkip, DropReason, Need, Refusal};
 use crate::resp::Resp;
 use crate::upstream::{ANOTHER, Backoff, Connection, Node, Target, connect};
 
@@ -117,7 +117,10 @@ async fn listen(ear: &Ear, l1: &Arc<L1>, mut inbox: Inbox) {
         let drain = async {
             loop {
                 tokio::select! {
-                    Some(_) = inbox.fills.recv() => {}
+                    work = inbox.work.next(true, true) => match work {
+                        EarWork::Fill(_) => {}
+                        EarWork::Audit(_) => l1.stats.audit_skipped(AuditSkip::EarLost),
+                    },
                     _ = inbox.waits.next() => {}
                 }
             }
@@ -211,9 +214,8 @@ async fn run(
                 ask(protocol, wait);
                 Ok(())
             }
-            Some(first) = inbox.fills.recv(), if protocol.takes_fills() => {
-                let others = std::iter::from_fn(|| inbox.fills.try_recv().ok());
-                protocol.fill(std::iter::once(first).chain(others), Time::now());
+            first = inbox.work.next(protocol.takes_fills(), protocol.takes_audits()) => {
+                begin(protocol, first, &mut inbox.work);
                 Ok(())
             }
             batches = collected(&mut collecting) => {
@@ -232,6 +234,14 @@ async fn run(
         if let Err(ending) = went {
             return outage(ending, ear.node());
         }
+    }
+}
+
+/// Reads this, and what has gathered of its kind.
+fn begin<W>(protocol: &mut Protocol<'_, W>, first: EarWork, others: &mut WorkInbox) {
+    match first {
+        EarWork::Fill(first) => protocol.fill(std::iter::once(first).chain(others.fills()), Time::now()),
+        EarWork::Audit(first) => protocol.audit(std::iter::once(first).chain(others.audits()), Time::now()),
     }
 }
 
@@ -285,6 +295,7 @@ fn act(effect: EarEffect<oneshot::Sender<()>>, (ear, l1): (&Ear, &Arc<L1>), user
         EarEffect::Without(need, reply) => drop(ear.node().needs.hear(need, Some(user), &reply)),
         EarEffect::SlotLeft(slot) => l1.slot_left(slot),
         EarEffect::Doubt => ear.node().generation.doubt(),
+        EarEffect::Violation(audit) => l1.audit.note(&audit, user, ear.node()),
     }
 }
 

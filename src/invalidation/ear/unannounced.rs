@@ -158,7 +158,8 @@ impl SwapCount {
         };
         let swaps = calls(reply, "swapdb").unwrap_or(0);
         let counts = self.last.is_none_or(|(before, _)| before != hellos);
-        let swapped = self.last.is_some_and(|(_, before)| before != swaps);
+        // Where all counts were set to zero meanwhile, the same number of swaps says nothing.
+        let swapped = self.last.is_some_and(|(before, of_swaps)| hellos < before || of_swaps != swaps);
         self.counts = self.last.map(|_| counts);
         self.last = Some((hellos, swaps));
         counts && swapped

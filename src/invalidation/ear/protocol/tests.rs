@@ -2,6 +2,7 @@
 //!
 //! A long file: one test for each transition.
 
+mod audit;
 mod beyond;
 
 use std::sync::Arc;
