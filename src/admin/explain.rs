@@ -42,7 +42,7 @@ mod tests {
         theirs.write_all(answer).await.expect("there is room");
         let told = explain(line, Ok(ours)).await;
         let mut asked = Vec::new();
-        theirs.read_to_end(&mut asked).await.expect("it is closed");
+        let _ = theirs.read_to_end(&mut asked).await; // what is closed with the answer unread is reset
         assert!(told.is_err() || asked == b"CREMA EXPLAIN GET 'a b'\r\n", "{}", asked.escape_ascii());
         told
     }

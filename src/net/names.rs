@@ -10,9 +10,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use hickory_resolver::config::{NameServerConfig, ResolveHosts, ResolverConfig, ResolverOpts, ServerOrderingStrategy};
 use hickory_resolver::net::runtime::TokioRuntimeProvider;
 use hickory_resolver::net::{DnsError, NetError};
-use hickory_resolver::proto::op::Query;
-use hickory_resolver::proto::rr::{Name, RecordType};
-use hickory_resolver::{Hosts, Resolver, system_conf};
+use hickory_resolver::proto::rr::Name;
+use hickory_resolver::{Resolver, system_conf};
 
 /// As many name servers as `resolv.conf` has at most. All are asked at once, so that one that is away holds up nobody.
 const SERVERS: usize = 3;
@@ -38,7 +37,8 @@ fn has_way(to: IpAddr) -> bool {
 
 /// Who is asked about names.
 struct NameSources {
-    hosts: Hosts,
+    /// The text of `/etc/hosts`.
+    hosts: String,
     config: ResolverConfig,
     options: ResolverOpts,
 }
@@ -53,18 +53,20 @@ impl NameSources {
             let here = IpAddr::V4(Ipv4Addr::LOCALHOST);
             config.add_name_server(NameServerConfig::udp_and_tcp(here));
         }
-        Self { hosts: Hosts::from_system().unwrap_or_default(), config, options }
+        let hosts = std::fs::read("/etc/hosts").unwrap_or_default();
+        Self { hosts: String::from_utf8_lossy(&hosts).into_owned(), config, options }
     }
 
     async fn look_up(self, host: &str) -> io::Result<Vec<IpAddr>> {
         let wrong = |why: &dyn std::fmt::Display| {
             io::Error::new(io::ErrorKind::InvalidInput, format!("{host} is no name of a host: {why}"))
         };
-        let name = Name::from_utf8(host).map_err(|why| wrong(&why))?;
-        let written = self.written(&name);
+        let written = self.written(host);
         if !written.is_empty() {
             return Ok(written);
         }
+        // Services of Compose and the like may have an underscore in their name.
+        let name = Name::from_str_relaxed(host).map_err(|why| wrong(&why))?;
         let Self { config, mut options, .. } = self;
         let (domain, search, mut servers) =
             (config.domain().cloned(), config.search().to_vec(), config.name_servers().to_vec());
@@ -89,12 +91,14 @@ impl NameSources {
     }
 
     /// What `/etc/hosts` says, of both families.
-    fn written(&self, name: &Name) -> Vec<IpAddr> {
-        let of = |kind| self.hosts.lookup_static_host(&Query::query(name.clone(), kind));
-        let found = [of(RecordType::AAAA), of(RecordType::A)].into_iter().flatten();
-        found
-            .flat_map(|found| found.answers().iter().filter_map(|record| record.data.ip_addr()).collect::<Vec<_>>())
-            .collect()
+    fn written(&self, host: &str) -> Vec<IpAddr> {
+        let host = host.strip_suffix('.').unwrap_or(host);
+        let lines = self.hosts.lines().map(|line| line.split('#').next().unwrap_or_default().split_whitespace());
+        let found = lines.filter_map(|mut words| {
+            let ip = words.next()?.parse().ok()?;
+            words.any(|name| name.eq_ignore_ascii_case(host)).then_some(ip)
+        });
+        found.collect()
     }
 }
 
@@ -135,7 +139,7 @@ mod tests {
         answer.add_query(query.clone());
         let mut is_known = false;
         for (name, ip) in known {
-            let name = Name::from_utf8(name).expect("a name");
+            let name = Name::from_str_relaxed(name).expect("a name");
             let data = RData::from(ip.parse::<IpAddr>().expect("an address"));
             if name == *query.name() {
                 is_known = true;
@@ -151,21 +155,25 @@ mod tests {
     }
 
     async fn look_up(host: &str, hosts: &str, search: &[&str], servers: Vec<NameServerConfig>) -> io::Result<String> {
-        let mut written = Hosts::default();
-        written.read_hosts_conf(hosts.as_bytes()).expect("text");
         let search = search.iter().map(|name| Name::from_utf8(name).expect("a name")).collect();
         let config = ResolverConfig::from_parts(None, search, servers);
         let mut options = ResolverOpts::default();
         options.timeout = Duration::from_secs(60);
-        let mut found = NameSources { hosts: written, config, options }.look_up(host).await?;
+        let mut found = NameSources { hosts: hosts.to_owned(), config, options }.look_up(host).await?;
         found.sort();
         Ok(found.iter().map(ToString::to_string).collect::<Vec<_>>().join(" "))
     }
 
     #[tokio::test]
     async fn what_stands_in_hosts_is_asked_of_nobody() {
-        let hosts = "127.0.0.1 localhost\n10.0.0.1 redis Cache.example # ours\nfd00::1 cache.example\n";
-        for (name, all) in [("redis", "10.0.0.1"), ("cache.EXAMPLE", "10.0.0.1 fd00::1"), ("localhost", "127.0.0.1")] {
+        let hosts =
+            "127.0.0.1 localhost\n10.0.0.1 my_redis Cache.example # ours theirs\nfd00::1\tcache.example\nno line\n";
+        for (name, all) in [
+            ("my_redis", "10.0.0.1"),
+            ("cache.EXAMPLE", "10.0.0.1 fd00::1"),
+            ("cache.example.", "10.0.0.1 fd00::1"),
+            ("localhost", "127.0.0.1"),
+        ] {
             assert_eq!(look_up(name, hosts, &[], vec![server(&[]).await]).await.expect("it is there"), all);
         }
     }
@@ -179,10 +187,10 @@ mod tests {
     #[tokio::test]
     async fn a_name_server_says_the_addresses_of_both_families_and_the_search_list_completes_names() {
         const KNOWN: &[(&str, &str)] =
-            &[("redis.example.", "10.0.0.2"), ("redis.example.", "fd00::2"), ("v4.example.", "10.0.0.3")];
+            &[("redis.example.", "10.0.0.2"), ("redis.example.", "fd00::2"), ("v4_only.example.", "10.0.0.3")];
         let found = async |name, search: &[&str]| look_up(name, "", search, vec![server(KNOWN).await]).await;
         assert_eq!(found("redis.example", &[]).await.expect("both"), "10.0.0.2 fd00::2");
-        assert_eq!(found("v4.example", &[]).await.expect("one"), "10.0.0.3");
+        assert_eq!(found("v4_only.example", &[]).await.expect("one"), "10.0.0.3");
         assert_eq!(found("redis", &["nothing.", "example."]).await.expect("completed"), "10.0.0.2 fd00::2");
         let failed = found("redis", &[]).await.expect_err("nobody knows it");
         assert_eq!((failed.kind(), &*failed.to_string()), (io::ErrorKind::NotFound, "redis stands for no address"));
