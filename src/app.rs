@@ -2,17 +2,21 @@
 //!
 //! Listeners first, so that a taken port is told before anything else happens; then the workers, the admin port, the fleet's
 //! channel, and a look at the upstream every second. Redis need not be there: crema starts, says that it is not ready, and
-//! refuses clients, or answers with an error, until it is. `Running::end` is the whole order in which it ends.
+//! refuses clients, or answers with an error, until it is. Where another crema is taken over from, its listeners are served, and
+//! only when that one has ended memory answers. `running` has the order in which it starts and ends.
 
+mod admin_port;
 mod census;
 mod cluster;
 mod descriptors;
 mod doubts;
+mod handover;
 mod lookout;
 mod nodes;
 mod plan;
 mod probe;
 mod rotation;
+mod running;
 mod sentinel;
 mod settings;
 mod signals;
@@ -22,20 +26,17 @@ mod supervisor;
 pub use probe::readiness;
 
 use std::process::ExitCode;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::{Arc, Mutex, OnceLock};
-use std::thread;
 use std::time::{Duration, Instant};
 
-use tokio::net::TcpListener;
 use tokio::runtime;
-use tokio::sync::{oneshot, watch};
-use tokio::time::{MissedTickBehavior, interval, sleep};
+use tokio::sync::watch;
+use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 use tracing::{error, info, warn};
 
-use crate::admin::{self, SentinelStatus, Source};
+use crate::admin::SentinelStatus;
 use crate::clock::{LiveSpan, Time};
 use crate::config::{Auth, Coherence, Config, Endpoint, Flags, ReadFrom, Reading, UpstreamDown, UpstreamKind};
 use crate::control::Control;
@@ -45,12 +46,11 @@ use crate::invalidation::channel::{self, ChannelConfig};
 use crate::invalidation::stream::{self, StreamConfig};
 use crate::log;
 use crate::metrics::{CoherenceMeans, Metrics};
-use crate::net::tls::{Acceptor, Dialer, FileError, Verify};
+use crate::net::tls::{Acceptor, Dialer, Verify};
 use crate::origin::Origins;
-use crate::proxy::{Clients, Gate, LiveSettings, OpenListeners, Order, Orders, Shared};
+use crate::proxy::{Clients, Gate, LiveSettings, OpenListeners, Order, Orders, Shared, Succession};
 use crate::resp::Limits;
-use crate::server::{Inside, Listener, Workers, accept};
-use crate::session::Entrance;
+use crate::server::Inside;
 use crate::tier::Tiers;
 use crate::upstream::{ClusterMap, Login, MapDoubts, Node, SentinelLogin, Serving, State, SurveyFinding, Topology};
 
@@ -58,12 +58,10 @@ use census::CensusKeeper;
 use cluster::{MapKeeper, follow_presence};
 use nodes::{NodePlan, Nodes};
 use rotation::RotatingLogins;
+use running::{Inherited, Running};
 use sentinel::GroupPlan;
-use settings::{SettingsHistory, SettingsKeeper, tell_mode};
+use settings::{SettingsHistory, tell_mode};
 use signals::Signals;
-
-/// The tasks beside the workers may take so long to end.
-const LAST_WORDS: Duration = Duration::from_secs(2);
 
 /// Runs until SIGTERM or SIGINT. Exits with 0 after a clean end, with 1 where it could not start, and with 128 and the signal's
 /// number where a second one ended it at once.
@@ -86,20 +84,23 @@ pub fn run(flags: Flags, reading: Reading) -> ExitCode {
 
 async fn serve(flags: Flags, reading: Reading) -> Result<ExitCode, Error> {
     let mut config = reading.config.clone();
-    let mut signals = Signals::new().map_err(|source| failed("signals", "the process", source))?;
+    let mut signals = Signals::new().map_err(|source| Error::listen("signals", "the process", source))?;
     info!(pid = std::process::id(), "crema {} starts", env!("CARGO_PKG_VERSION"));
     descriptors::fit(&mut config);
     let settings = config.to_string();
     info!("settings: {}", settings.lines().map(str::trim).collect::<Vec<_>>().join("; "));
-    let running = Running::start(config, (flags, reading)).await?;
-    tokio::select! {
-        _ = signals.stop(|| running.app.hang_up()) => {}
-        // Its clients are gone, and what they had under way: who supervises the process starts a sound one.
-        number = running.workers.fallen() => return Err(Error::Worker { number }),
-    }
+    let (mut taking, given) = Inherited::find(&config).await?;
+    let mut running = Running::start(config, (flags, reading), given).await?;
     let app = Arc::clone(&running.app);
+    let fallen = running.workers.fallen();
+    let successor = tokio::select! {
+        _ = signals.stop(|| app.hang_up()) => None,
+        // Its clients are gone, and what they had under way: who supervises the process starts a sound one.
+        number = fallen => return Err(Error::Worker { number }),
+        successor = running.serve(&mut taking) => Some(successor?),
+    };
     tokio::select! {
-        left = running.end() => {
+        left = running.end(successor) => {
             if left > 0 {
                 warn!(tasks = left, "stopped, though not all was over");
             } else {
@@ -112,100 +113,6 @@ async fn serve(flags: Flags, reading: Reading) -> Result<ExitCode, Error> {
             warn!(sessions = left, "ended at once by a second signal");
             Ok(ExitCode::from(128 + signal))
         }
-    }
-}
-
-fn failed(setting: &'static str, address: &str, source: std::io::Error) -> Error {
-    Error::Listen { setting, address: address.to_owned(), source: Arc::new(source) }
-}
-
-/// What has been started and is to end.
-struct Running {
-    app: Arc<App>,
-    workers: Workers,
-    /// Those who accept clients.
-    acceptors: TaskTracker,
-    /// Acceptors and sessions are to end.
-    stop_sessions: CancellationToken,
-    /// All else, which sessions may need until they have.
-    control: Control,
-}
-
-impl Running {
-    /// Starts all that there is, or nothing.
-    async fn start(config: Config, read: (Flags, Reading)) -> Result<Self, Error> {
-        let bad = |setting| move |error: FileError| Error::Certificates { setting, why: error.to_string().into() };
-        let acceptor = config.tls.as_ref().map(Acceptor::new).transpose().map_err(bad("tls_cert"))?.map(Arc::new);
-        let dialer = config.upstream.tls.as_ref().map(Dialer::new).transpose().map_err(bad("upstream"))?;
-        let logins = RotatingLogins::start(&config).await?;
-        let mut listeners = Vec::new();
-        for listen in &config.listen {
-            listeners.push(Listener::bind(listen, acceptor.as_ref()).await?);
-        }
-        let admin = match config.admin {
-            Some(address) => {
-                let listener = TcpListener::bind(address).await;
-                Some(listener.map_err(|source| failed("admin", &address.to_string(), source))?)
-            }
-            None => None,
-        };
-        let (stop_sessions, control, acceptors) = (CancellationToken::new(), Control::here(), TaskTracker::new());
-        let entrances = Entrance::of_listeners(&config, control.clone())?;
-        let entrance_inside = Entrance::inside(control.clone());
-        let tiers = Tiers::start(&config.tiers, &control).map_err(bad("tier"))?;
-        let tiers = (!config.tiers.is_empty()).then_some(tiers);
-        let origins = Origins::new(&config.origins, control.clone()).map_err(bad("origin"))?;
-        let (orders, given) = Orders::new();
-        let app = App::new(config, (dialer, acceptor), logins, (tiers, origins), orders, &control);
-        let workers = Workers::start(&app.shared, &app.metrics.workers, &stop_sessions)
-            .map_err(|source| failed("threads", "worker threads", source))?;
-        app.inside.get_or_init(|| Inside::new(workers.doors(), entrance_inside));
-        for (listener, entrance) in listeners.into_iter().zip(entrances) {
-            info!("listening on {}{}", listener.address(), listener.note());
-            acceptors.spawn(accept(listener, workers.doors(), entrance, stop_sessions.clone()));
-        }
-        if let Some(listener) = admin {
-            if let Ok(address) = listener.local_addr() {
-                info!("admin on http://{address}/");
-            }
-            let source = Arc::clone(&app) as Arc<dyn Source>;
-            control.spawn_ending(|stop| admin::serve(listener, source, stop));
-        }
-        app.tell_promises();
-        app.watch_over(&control);
-        control.spawn(SettingsKeeper::new(Arc::clone(&app), given, read).keep());
-        control.spawn(supervisor::tell(Arc::clone(&app) as Arc<dyn Source>));
-        Ok(Self { app, workers, acceptors, stop_sessions, control })
-    }
-
-    /// Ends all in order: a load balancer has time to notice, clients to finish; then the rest stops. How many tasks did not.
-    async fn end(self) -> usize {
-        let Self { app, workers, acceptors, stop_sessions, control } = self;
-        let (drain_delay, drain_timeout) = app.shared.live().drain;
-        app.draining.store(true, Ordering::Relaxed);
-        supervisor::tell_end();
-        if !drain_delay.is_zero() {
-            info!("stopping: not ready any more, and clients are served for {drain_delay:?} yet");
-            sleep(drain_delay).await;
-        }
-        info!("stopping: no new clients, open sessions have {drain_timeout:?} to finish");
-        stop_sessions.cancel();
-        acceptors.close();
-        acceptors.wait().await;
-        joined(workers).await;
-        control.stop(LAST_WORDS).await
-    }
-}
-
-/// Waits for the workers. Joining blocks, and they may need this runtime while they drain, so a thread of its own does it.
-async fn joined(workers: Workers) {
-    let (over, joined) = oneshot::channel::<()>();
-    let join = move || {
-        workers.join();
-        drop(over);
-    };
-    if thread::Builder::new().name("join".into()).spawn(join).is_ok() {
-        let _ = joined.await; // what is dropped tells as well
     }
 }
 
@@ -274,6 +181,7 @@ impl App {
             open_listeners,
             gate: Gate::default(),
             orders,
+            succession: Succession::default(),
             longest_argument,
             origin_id,
         });
@@ -491,8 +399,10 @@ mod tests {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::net::TcpStream;
     use tokio::runtime::Handle;
+    use tokio::time::sleep;
 
     use super::*;
+    use crate::admin::Source;
     use crate::config::Listen;
 
     /// A process with a client, an admin port, and a fleet's channel, whose Redis does not answer.
@@ -509,7 +419,8 @@ mod tests {
         config.drain_timeout = Duration::from_millis(1);
         config.upstream_down = UpstreamDown::Error;
         let read = (Flags::default(), Reading::of(Flags::default()).expect("the defaults are good"));
-        let running = Running::start(config, read).await.expect("all is free");
+        let mut running = Running::start(config, read, Inherited::default()).await.expect("all is free");
+        running.let_in();
         let client = TcpStream::connect(free).await.expect("it listens");
         (running, redis, client)
     }
@@ -523,7 +434,7 @@ mod tests {
         }
         assert!(Handle::current().metrics().num_alive_tasks() > 0);
         let app = Arc::clone(&running.app);
-        assert_eq!(running.end().await, 0);
+        assert_eq!(running.end(None).await, 0);
         assert_eq!(Handle::current().metrics().num_alive_tasks(), 0);
         assert_eq!(app.metrics.level(|worker| &worker.sessions), 0);
         assert!(app.snapshot().ready.is_err());

@@ -105,6 +105,17 @@ pub enum Error {
         /// What is wrong with which file.
         why: Arc<str>,
     },
+    /// The process that is to be taken over from, if it is one, goes on.
+    #[error("take_over: nothing is taken over at {}: {why}", .path.display())]
+    TakeOver {
+        /// Where it is.
+        path: Box<std::path::Path>,
+        /// What is wrong.
+        why: Arc<str>,
+    },
+    /// What a supervisor hands to crema cannot be used.
+    #[error("{0}")]
+    Inherited(Arc<str>),
     /// A socket that crema needs at start cannot be had.
     #[error("{setting}: cannot listen on {address}: {source}; {}", advice(.source))]
     Listen {
@@ -118,6 +129,11 @@ pub enum Error {
 }
 
 impl Error {
+    /// What `setting` asks for, at `address`, cannot be had.
+    pub fn listen(setting: &'static str, address: &str, source: io::Error) -> Self {
+        Self::Listen { setting, address: address.to_owned(), source: Arc::new(source) }
+    }
+
     /// Whether a connection was there and ended, before it was ready or after: the next may fare better.
     pub fn is_cut(&self) -> bool {
         use io::ErrorKind::{BrokenPipe, ConnectionReset, UnexpectedEof};

@@ -23,6 +23,7 @@ mod foreign;
 mod foreman;
 mod gate;
 mod hearing;
+mod hot_names;
 mod in_flight;
 mod lanes;
 mod lead;
@@ -40,6 +41,7 @@ mod orders;
 mod output;
 mod owner;
 mod parts;
+mod passage;
 mod pilot;
 mod pools;
 mod private;
@@ -67,6 +69,7 @@ mod site;
 mod sought;
 mod spare;
 mod station;
+mod succession;
 mod tiered;
 mod track;
 mod transaction;
@@ -81,6 +84,7 @@ pub(crate) use clients::{Clients, Filter, Member};
 pub(crate) use detour::{NextTry, Tries};
 pub(crate) use foreign::{Account, Nature};
 pub(crate) use gate::Gate;
+pub(crate) use hot_names::HotNames;
 pub(crate) use in_flight::ReplyAction;
 pub(crate) use lanes::LANE_NAME;
 pub(crate) use live::LiveSettings;
@@ -89,6 +93,7 @@ pub(crate) use open_listeners::OpenListeners;
 pub(crate) use orders::{GivenOrder, Order, OrderReport, Orders, UndoneOrder};
 pub(crate) use owner::Owner;
 pub(crate) use parts::PartsInTurn;
+pub(crate) use passage::{ClientRecord, PassedClient};
 pub(crate) use pilot::NEWCOMER;
 pub(crate) use private::{Lent, OwnLane, Setting};
 pub(crate) use private_sending::Role;
@@ -98,6 +103,7 @@ pub(crate) use replies::Replies;
 pub use reply_queue::ReplyPlace;
 pub(crate) use reply_queue::SessionEnd;
 pub(crate) use shared::Shared;
+pub(crate) use succession::{Succession, SuccessionState};
 pub(crate) use transaction::Transaction;
 pub(crate) use who::Who;
 pub(crate) use worker::Worker;
@@ -236,16 +242,17 @@ pub(crate) fn lead(worker: &Worker, caller: &mut Caller, spec: &'static Spec, re
     if !caller.turn((worker, at), spec, request, now) {
         return false;
     }
+    let miss = if worker.shared.l1.is_shared() { Miss::Shared } else { Miss::BehindEar };
     if let Some(each) = spec.each() {
         let keys = KeyLookups::of(worker, caller, each, request);
         if worker.is_cluster() && !keys.may_be_sent(worker, caller, spec, now) {
             return false;
         }
-        keys.send((worker, at), caller, spec, Miss::BehindEar, now)
+        keys.send((worker, at), caller, spec, miss, now)
     } else {
         let query = caller.who.query(&worker.shared.l1, spec, request);
         let rule = worker.settings.rule_of(request.arg(1));
-        send((worker, at), caller, (spec, Miss::BehindEar), request, (&query, rule), now)
+        send((worker, at), caller, (spec, miss), request, (&query, rule), now)
     }
 }
 
@@ -365,6 +372,7 @@ fn unasked(worker: &Worker) -> Option<Miss> {
     let l1 = &worker.shared.l1;
     match l1.service() {
         L1Mode::Pass => Some(Miss::Passed),
+        _ if l1.is_shared() => Some(Miss::Shared),
         L1Mode::Observe | L1Mode::Cache => (!l1.is_on()).then_some(Miss::Disabled),
     }
 }

@@ -3,7 +3,9 @@
 //! A worker is a thread with a runtime of its own: what a session does stays on its thread, because waking another one costs
 //! more than the request. Accepting happens on the control thread. Called by `app`.
 
+mod inherited;
 mod listener;
+mod porter;
 mod welcome;
 
 use std::cell::RefCell;
@@ -19,24 +21,24 @@ use std::time::Duration;
 use tokio::net::{TcpStream, UnixStream};
 use tokio::runtime::{self, LocalOptions};
 use tokio::sync::{Notify, mpsc, watch};
-use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
+use tokio::time::{MissedTickBehavior, interval, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{debug, error, info, warn};
 
-pub(crate) use self::listener::Listener;
+pub(crate) use self::inherited::{Inheritance, InheritedSocket, copy_of};
 use self::listener::{Client, Prelude};
+pub(crate) use self::listener::{Listener, SocketFile, bind_socket};
+pub(crate) use self::porter::{AcceptTurn, Porters};
 use self::welcome::{Pace, welcome};
 
 use crate::clock::Time;
 use crate::metrics::WorkerStats;
 use crate::net::Socket;
-use crate::proxy::{Replies, SessionEnd, Shared, Worker};
+use crate::proxy::{ClientRecord, PassedClient, Replies, SessionEnd, Shared, Worker};
 use crate::session::{self, Entrance};
-use crate::upstream::{STALL, State as Presence};
+use crate::upstream::STALL;
 
-/// The pause after `accept` failed, which it does for want of file descriptors.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// What writes were to change beside their keys may take so long to be removed as the process ends.
 const LAST_AMENDS: Duration = Duration::from_secs(1);
 
@@ -68,6 +70,8 @@ struct Door {
 struct Arrival {
     client: Client,
     entrance: Arc<Entrance>,
+    /// What the process knew that it comes from, if it comes from one.
+    record: Option<Box<ClientRecord>>,
 }
 
 impl Workers {
@@ -97,10 +101,13 @@ impl Workers {
 
     /// Waits until a worker has ended that was not told to, and says which. Such a one has the fewest clients, and would be
     /// given every new one. Cancel safe.
-    pub(crate) async fn fallen(&self) -> usize {
-        match self.fallen.clone().wait_for(Option::is_some).await.map(|number| *number) {
-            Ok(Some(number)) => number,
-            _ => pending().await, // all have ended, as they were told to
+    pub(crate) fn fallen(&self) -> impl Future<Output = usize> + use<> {
+        let mut fallen = self.fallen.clone();
+        async move {
+            match fallen.wait_for(Option::is_some).await.map(|number| *number) {
+                Ok(Some(number)) => number,
+                _ => pending().await, // all have ended, as they were told to
+            }
         }
     }
 
@@ -149,9 +156,30 @@ impl Doors {
             };
             return;
         }
-        let door = self.of_workers.iter().min_by_key(|door| load(door)).expect("there is at least one worker");
+        self.hand_over(Arrival { client, entrance: Arc::clone(entrance), record: None });
+    }
+
+    /// Hands over a client that another process has served. Where it came to, this process has to let clients in as well.
+    pub(crate) fn resume(&self, client: PassedClient, entrances: &[Arc<Entrance>]) {
+        let PassedClient { socket, record } = client;
+        let Some(entrance) = entrances.iter().find(|entrance| entrance.at == record.entrance) else {
+            return info!(client = %record.peer, "a client is closed: the settings name `{}` no more", record.entrance);
+        };
+        let prelude = Prelude { proxied: false, acceptor: None };
+        let client = if entrance.at.starts_with('/') {
+            Client::Unix(socket.into())
+        } else {
+            Client::Tcp(socket.into(), prelude)
+        };
+        self.hand_over(Arrival { client, entrance: Arc::clone(entrance), record: Some(Box::new(record)) });
+    }
+
+    /// To the worker that has the fewest.
+    fn hand_over(&self, arrival: Arrival) {
+        let load = |door: &&Door| door.count.load(Ordering::Relaxed);
+        let door = self.of_workers.iter().min_by_key(load).expect("there is at least one worker");
         door.count.fetch_add(1, Ordering::Relaxed);
-        if door.clients.try_send(Arrival { client, entrance: Arc::clone(entrance) }).is_err() {
+        if door.clients.try_send(arrival).is_err() {
             door.count.fetch_sub(1, Ordering::Relaxed);
         }
     }
@@ -179,58 +207,6 @@ impl Drop for Post {
     fn drop(&mut self) {
         if !self.stop.is_cancelled() {
             let _ = self.fall.send(Some(self.number)); // where nobody listens the process is ending
-        }
-    }
-}
-
-/// Accepts until `stop`, clients of whom `entrance` is asked. While the upstream is away, and clients are to see that, it is
-/// closed, so that they are refused as by a Redis that is down. Cancel safe.
-pub(crate) async fn accept(
-    mut listener: Listener,
-    doors: Arc<Doors>,
-    entrance: Arc<Entrance>,
-    stop: CancellationToken,
-) {
-    let mut presence = doors.shared.presence.clone();
-    let open = &doors.shared.open_listeners;
-    let accepting = async {
-        open.opened();
-        if open.refuses() {
-            // Who connects before it is known whether the upstream is away waits for a moment.
-            let _ = presence.wait_for(|known| *known != Presence::Unknown).await;
-        }
-        loop {
-            let away = async {
-                if !open.refuses() || presence.wait_for(|known| *known == Presence::Away).await.is_err() {
-                    pending::<()>().await;
-                }
-            };
-            tokio::select! {
-                biased;
-                () = away => {}
-                () = welcome_all(&listener, &doors, &entrance) => {}
-            }
-            let closed = listener.close();
-            open.closed();
-            info!("the upstream is away: new clients are refused at {} until it is back", closed.listen);
-            let _ = presence.wait_for(|known| *known == Presence::There).await;
-            listener = closed.reopen().await;
-            open.opened();
-            info!("the upstream is back: listening on {}", listener.address());
-        }
-    };
-    stop.run_until_cancelled(accepting).await;
-}
-
-/// Hands over every client that connects; never returns.
-async fn welcome_all(listener: &Listener, doors: &Doors, entrance: &Arc<Entrance>) {
-    loop {
-        match listener.accept().await {
-            Ok(client) => doors.welcome(client, entrance),
-            Err(error) => {
-                warn!(%error, "cannot accept a client; trying again (are there enough file descriptors?)");
-                sleep(ACCEPT_PAUSE).await;
-            }
         }
     }
 }
@@ -277,6 +253,10 @@ fn work(
                 }
             }
         }
+        door.close();
+        while let Ok(arrival) = door.try_recv() {
+            sessions.start(&worker, arrival, count); // it was let in
+        }
         worker.drain();
         sessions.tasks.close();
         sessions.wake();
@@ -319,7 +299,7 @@ struct Sessions {
 
 impl Sessions {
     fn start(&self, worker: &Rc<Worker>, arrival: Arrival, count: &Arc<AtomicUsize>) {
-        let Arrival { client, entrance } = arrival;
+        let Arrival { client, entrance, record } = arrival;
         let number = self.next.replace_with(|&mut number| number + 1);
         let leave =
             Leave { number, open: Rc::clone(&self.open), count: Arc::clone(count), stats: Arc::clone(&worker.stats) };
@@ -331,7 +311,10 @@ impl Sessions {
         worker.stats.sessions.add(1);
         worker.stats.sessions_total.add(1);
         let limit = usize::try_from(worker.settings.all().output_limit).unwrap_or(usize::MAX);
-        let peer = socket.as_ref().map_or_else(|_| String::new(), Socket::peer);
+        let peer = match &record {
+            Some(record) => record.peer.clone(),
+            None => socket.as_ref().map_or_else(|_| String::new(), Socket::peer),
+        };
         let replies =
             Rc::new(Replies::new(limit, worker.shared.clients.join(peer, &self.ends), Arc::clone(&worker.stats)));
         self.open.borrow_mut().insert(number, Rc::clone(&replies));
@@ -346,14 +329,14 @@ impl Sessions {
                         let _leave = leave;
                         let welcomed = Box::pin(welcome(socket, prelude, replies.member(), &pace, &worker.stats));
                         if let Some(Some(socket)) = stop.run_until_cancelled(welcomed).await {
-                            session::serve(worker, socket, replies, entrance).await;
+                            session::serve(worker, socket, replies, entrance, None).await;
                         }
                     });
                     return;
                 }
                 self.tasks.spawn_local(async move {
                     let _leave = leave;
-                    session::serve(worker, socket, replies, entrance).await;
+                    session::serve(worker, socket, replies, entrance, record).await;
                 });
             }
             Err(error) => warn!(%error, "a client could not be taken on"),

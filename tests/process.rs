@@ -304,3 +304,102 @@ fn a_supervisor_is_told_of_start_state_and_end() {
     until("STOPPING=1\n");
     assert!(crema.wait().expect("our own child").success());
 }
+
+/// As systemd starts it: with sockets from the third file on, and variables that tell of them.
+fn activated(sockets: Vec<std::os::fd::OwnedFd>, arguments: &[&str]) -> Command {
+    // A shell puts them where they belong, and knows the number of the process that it becomes.
+    let count = sockets.len();
+    let mut files = sockets.into_iter();
+    let mut command = Command::new("sh");
+    command.stdin(files.next().expect("there is one"));
+    let second = files.next().map_or("", |second| {
+        command.stdout(second);
+        " 4<&1 1>/dev/null"
+    });
+    let variables = format!("LISTEN_FDS={count} LISTEN_PID=$$ LISTEN_FDNAMES=one:two");
+    let script = format!("exec 3<&0 0</dev/null{second}; export {variables}; exec \"$0\" \"$@\"");
+    command.args(["-c", &script, env!("CARGO_BIN_EXE_crema")]).args(arguments);
+    command
+}
+
+#[test]
+fn sockets_that_a_supervisor_keeps_are_served_and_stay_open_while_it_restarts() {
+    let redis = Redis::start();
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = directory.path().join("c.sock");
+    let unix = UnixListener::bind(&path).expect("a new path");
+    let tcp = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = tcp.local_addr().expect("bound");
+    let both = || {
+        let [unix, tcp] = [unix.try_clone().map(Into::into), tcp.try_clone().map(Into::into)];
+        vec![unix.expect("a copy"), tcp.expect("a copy")]
+    };
+    let listen = format!("{address},{}", path.display());
+    let url = format!("redis://{}", redis.addr());
+    let arguments = ["--upstream", &url, "--listen", &listen, "--admin", "off"];
+    let start = || activated(both(), &arguments).stderr(Stdio::null()).spawn().expect("a shell");
+    let stop = |mut child: std::process::Child| {
+        let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw).expect("a pid");
+        kill_process(pid, Signal::TERM).expect("our own child");
+        assert!(child.wait().expect("our own child").success());
+    };
+    let serves = || {
+        let mut client = Client::connect(address);
+        client.patience(AT_LAST);
+        assert_eq!(client.cmd(&["PING"]), simple("PONG"));
+        let mut stream = UnixStream::connect(&path).expect("it listens");
+        std::io::Write::write_all(&mut stream, b"PING\r\n").expect("it reads");
+        let mut reply = [0; 7];
+        std::io::Read::read_exact(&mut stream, &mut reply).expect("it answers");
+    };
+    let first = start();
+    serves();
+    stop(first);
+    assert!(path.exists(), "the file is not its own");
+    let mut waits = Client::try_connect(address).expect("nobody is refused while nobody serves");
+    waits.send_cmd(&["PING"]);
+    let second = start();
+    assert_eq!(waits.value(), simple("PONG"));
+    serves();
+    stop(second);
+}
+
+#[test]
+fn while_redis_is_away_whoever_connects_to_a_socket_that_a_supervisor_keeps_is_reset() {
+    let mut redis = Redis::start();
+    let tcp = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = tcp.local_addr().expect("bound");
+    let url = format!("redis://{}", redis.addr());
+    let arguments = ["--upstream", &url, "--listen", &address.to_string(), "--admin", "off"];
+    let copy = tcp.try_clone().expect("a copy").into();
+    let mut child = activated(vec![copy], &arguments).stderr(Stdio::null()).spawn().expect("a shell");
+    let says_pong = || -> std::io::Result<bool> {
+        let mut client = Client::try_connect(address)?;
+        Ok(client.try_cmd(&["PING"])? == simple("PONG"))
+    };
+    eventually("it serves", || says_pong().is_ok_and(|pong| pong));
+    redis.kill();
+    eventually("whoever connects is reset", || {
+        says_pong().is_err_and(|error| error.kind() == std::io::ErrorKind::ConnectionReset)
+    });
+    redis.restart();
+    eventually("it serves again", || says_pong().is_ok_and(|pong| pong));
+    child.kill().expect("our own child");
+    child.wait().expect("our own child");
+}
+
+#[test]
+fn a_socket_that_no_setting_names_is_told_of_and_so_is_what_is_no_listening_socket() {
+    let tcp = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = tcp.local_addr().expect("bound");
+    let arguments = ["--upstream", "redis://127.0.0.1:1", "--listen", "127.0.0.1:0", "--admin", "off"];
+    let ends = |socket: std::os::fd::OwnedFd| {
+        let output = activated(vec![socket], &arguments).output().expect("a shell");
+        (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
+    };
+    let (code, said) = ends(tcp.into());
+    assert!(code == Some(1) && said.contains(&format!("a socket at {address}, which neither")), "{said}");
+    let (one, _other) = UnixStream::pair().expect("a pair");
+    let (code, said) = ends(one.into());
+    assert!(code == Some(1) && said.contains("socket 0 of LISTEN_FDS, `one`, cannot be used"), "{said}");
+}

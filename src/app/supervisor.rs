@@ -40,6 +40,11 @@ pub(super) fn tell_end() {
     say(&[NotifyState::Stopping]);
 }
 
+/// Tells that another process is the service from now on, where the supervisor believes that of this one.
+pub(super) fn tell_successor(pid: u32) {
+    say(&[NotifyState::MainPid(pid)]);
+}
+
 /// Who does not listen misses nothing that crema could mend.
 fn say(states: &[NotifyState<'_>]) {
     let _ = notify(states);

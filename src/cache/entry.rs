@@ -191,6 +191,11 @@ impl Entry {
         self.meta().hits.load(Ordering::Relaxed)
     }
 
+    /// How much it is asked for, as far as is noted: the larger, the more.
+    pub(super) fn heat(&self) -> usize {
+        usize::from(self.hits()) << 1 | usize::from(self.is_used())
+    }
+
     /// Whether so many hits were counted.
     pub(super) fn has_hit(&self, times: u8) -> bool {
         self.meta().hits.load(Ordering::Relaxed) >= times

@@ -243,6 +243,39 @@ impl Store {
         answers.collect()
     }
 
+    /// What those entries answer that were hit most, of the identities that are wanted, the hottest first: so many, and so many bytes of
+    /// arguments, at most. Looks at every entry, current or not.
+    pub fn hottest(
+        &self,
+        wanted: impl Fn(Identity) -> bool,
+        (most, bytes): (usize, usize),
+    ) -> Vec<(Identity, u16, Box<[u8]>)> {
+        let hot = |entry: &Entry| wanted(entry.identity()).then(|| entry.heat());
+        let mut counts = [0_usize; 1 << 9];
+        self.index.entries.iter().filter_map(|entry| hot(&entry)).for_each(|heat| counts[heat] += 1);
+        // The least heat of which, with all that are hotter, there are no more than are wanted.
+        let mut all = 0;
+        let fit = counts.iter().rposition(|count| {
+            all += count;
+            all > most
+        });
+        let least = fit.unwrap_or_default();
+        let found = self.index.entries.iter().filter_map(|entry| {
+            let heat = hot(&entry).filter(|heat| *heat >= least)?;
+            let (identity, command, tail) = entry.answers();
+            Some((heat, (identity, command, Box::<[u8]>::from(tail))))
+        });
+        let mut found: Vec<_> = found.collect();
+        found.sort_unstable_by_key(|(heat, _)| Reverse(*heat));
+        let mut left = bytes;
+        let fitting = found.into_iter().take(most).map(|(_, answers)| answers).take_while(|(.., tail)| {
+            let fits = tail.len() <= left;
+            left = left.saturating_sub(tail.len());
+            fits
+        });
+        fitting.collect()
+    }
+
     /// What entries about keys of a cluster's slots stand by.
     pub fn slots(&self) -> &SlotEpochs {
         &self.slots

@@ -140,6 +140,9 @@ pub struct Settings {
     /// How long clients may finish after that [default: 10s]
     #[arg(long, value_name = "TIME", help_heading = "Clients")]
     pub(super) drain_timeout: Option<Given>,
+    /// Take over from the crema at PATH, then serve it [default: off]
+    #[arg(long, value_name = "PATH", help_heading = "Clients")]
+    pub(super) take_over: Option<Given>,
     /// Who keeps CLIENT SETNAME: upstream or virtual [default: virtual]
     #[arg(long, value_name = "WHO", help_heading = "Clients")]
     pub(super) client_names: Option<Given>,

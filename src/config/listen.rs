@@ -102,11 +102,7 @@ fn address(text: &str) -> Result<Listen, Problem> {
             }
             Some((_, option)) => return Err(unknown_option(option)),
         }
-        if path.len() < 2 || path.len() > SOCKET_PATH_BYTES {
-            let right = format!("write an absolute path of at most {SOCKET_PATH_BYTES} bytes");
-            return Err(Problem::new(format!("`{text}` is not the path of a socket"), right));
-        }
-        return Ok(Listen::Unix(path.into()));
+        return self::path(path).map(Listen::Unix);
     }
     let (plain, proxied) = match text.split_once('?') {
         None => (text, false),
@@ -117,6 +113,15 @@ fn address(text: &str) -> Result<Listen, Problem> {
     let secure = plain.strip_prefix("tls://");
     let address = socket(secure.or_else(|| plain.strip_prefix("tcp://")).unwrap_or(plain))?;
     Ok(Listen::Tcp { address, tls: secure.is_some(), proxied })
+}
+
+/// Reads the absolute path of a socket.
+pub(super) fn path(text: &str) -> Result<PathBuf, Problem> {
+    if !text.starts_with('/') || text.len() < 2 || text.len() > SOCKET_PATH_BYTES {
+        let right = format!("write an absolute path of at most {SOCKET_PATH_BYTES} bytes");
+        return Err(Problem::new(format!("`{text}` is not the path of a socket"), right));
+    }
+    Ok(text.into())
 }
 
 fn unknown_option(option: &str) -> Problem {

@@ -118,6 +118,8 @@ pub struct Config {
     pub drain_delay: Duration,
     /// How long sessions may finish after that; zero for not at all.
     pub drain_timeout: Duration,
+    /// The Unix socket at which another process is taken over from, if any, and at which this one is.
+    pub take_over: Option<PathBuf>,
     /// Upstream connections of all kinds; a lane for each thread, an ear and one to borrow at least.
     pub max_upstream: usize,
     /// How long connecting and the handshake may take.
@@ -356,6 +358,7 @@ fn read(layers: &Layers) -> Result<Config, ConfigError> {
         output_limit: layers.read(key!(output_limit), "64MiB", sizes(64 * KIB..=TIB))?,
         drain_delay: layers.read(key!(drain_delay), "0", durations(s(0)..=h(24)))?,
         drain_timeout: layers.read(key!(drain_timeout), "10s", durations(s(0)..=h(24)))?,
+        take_over: layers.read(key!(take_over), "off", |text| or_off(text, listen::path))?,
         max_upstream: layers.read(key!(max_upstream), "1000", counts(3..=1_000_000))?,
         connect_timeout: layers.read(key!(connect_timeout), "5s", durations(ms(10)..=h(1)))?,
         response_timeout: layers.read(key!(response_timeout), "30s", durations_or_zero(ms(100)..=h(24)))?,

@@ -6,6 +6,8 @@
 //!
 //! Holds contract points 3 (own writes) and 5 (nothing old stays).
 
+use std::cell::RefCell;
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::thread;
@@ -145,6 +147,29 @@ impl L1 {
         }
     }
 
+    /// Another process serves the same clients, now or soon: a write that it acknowledges would be missed by what is answered out of
+    /// memory here, for a moment. So nothing is any more, and no read joins another, until [`stand_alone`](Self::stand_alone). What is
+    /// kept stays, and more may come.
+    pub(crate) fn share(&self) {
+        self.switch.hold(true);
+        self.silence.share();
+        self.end_leases();
+    }
+
+    /// The other process serves nobody any more. What is asked of Redis from now on shows all that it has acknowledged.
+    pub(crate) fn stand_alone(&self) {
+        self.silence.stand_alone(Time::now());
+        self.end_leases();
+        self.opaque_answered(); // before any read may join another
+        self.switch.hold(false);
+        self.nudge();
+    }
+
+    /// Whether another process serves the same clients.
+    pub(crate) fn is_shared(&self) -> bool {
+        self.switch.is_held()
+    }
+
     /// What was kept, or asked for, by settings of an older number counts no more, for it may stay for less than they said.
     pub(crate) fn begin_anew(&self, number: u64) {
         self.switch.go_by(number); // before the epoch changes, which what is under way meets first
@@ -207,6 +232,21 @@ impl L1 {
             Some(Kept { ear, db, identity, command, request })
         };
         found.into_iter().filter_map(known).collect()
+    }
+
+    /// What is read most out of memory as this user: in which database, by what request. So many, and so many bytes, at most. Looks at
+    /// every entry, so not where sessions wait.
+    pub(crate) fn hottest(&self, user: &[u8], most: usize, bytes: usize) -> Vec<(u32, Vec<u8>)> {
+        let databases: RefCell<HashMap<Identity, Option<u32>>> = RefCell::default();
+        let database = |identity| {
+            let find = || self.memory.identities.of(identity).filter(|(name, _)| **name == *user).map(|(_, db)| db);
+            *databases.borrow_mut().entry(identity).or_insert_with(find)
+        };
+        let found = self.memory.store.hottest(|identity| database(identity).is_some(), (most, bytes));
+        let request = |(identity, command, tail): (Identity, u16, Box<[u8]>)| {
+            Some((database(identity)?, whole_request(by_id(command), &tail)))
+        };
+        found.into_iter().filter_map(request).collect()
     }
 
     /// Opaque writes answered so far.

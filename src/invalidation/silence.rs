@@ -1,5 +1,5 @@
-//! What keeps leases from beginning, or from lasting: `CLIENT PAUSE`, changes of keys of which Redis tells nobody, and a channel of
-//! the fleet that is silent where it alone tells of such changes.
+//! What keeps leases from beginning, or from lasting: `CLIENT PAUSE`, changes of keys of which Redis tells nobody, a channel of
+//! the fleet that is silent where it alone tells of such changes, and another process that serves the same clients.
 //!
 //! While Redis holds clients back its clock goes on and its pushes wait; while databases are swapped nobody knows which keys are
 //! whose. Set by whoever sends such a command (`change`), on any thread, and by whoever listens to the channel (`channel`); asked by
@@ -26,6 +26,8 @@ pub struct Silence {
     reliant: AtomicUsize,
     /// There was none of these before.
     relied: Notify,
+    /// Only what was asked at this moment or later proves anything, in nanoseconds of [`Time`].
+    alone: AtomicU64,
 }
 
 impl Default for Silence {
@@ -37,6 +39,7 @@ impl Default for Silence {
             channel: AtomicU64::new(Time::NEVER.as_nanos()),
             reliant: AtomicUsize::new(0),
             relied: Notify::new(),
+            alone: AtomicU64::new(0),
         }
     }
 }
@@ -91,6 +94,22 @@ impl Silence {
     /// first and ends leases second.
     pub fn is_swapping(&self) -> bool {
         self.swaps.load(Ordering::Acquire) > 0
+    }
+
+    /// Another process serves the same clients: a write that it acknowledges is to be seen at once, as one of this process is, so
+    /// no lease begins. Leases in force are to be ended after this.
+    pub fn share(&self) {
+        self.alone.store(Time::NEVER.as_nanos(), Ordering::SeqCst);
+    }
+
+    /// It serves nobody any more: what is asked from now on proves freshness.
+    pub fn stand_alone(&self, now: Time) {
+        self.alone.store(now.as_nanos(), Ordering::SeqCst);
+    }
+
+    /// Whether what was asked then proves nothing, for another process served the same clients. Asked after a lease was renewed.
+    pub fn is_shared_at(&self, asked: Time) -> bool {
+        asked.as_nanos() < self.alone.load(Ordering::Acquire)
     }
 
     /// Where somebody will listen to the fleet's channel, and has not heard it yet.
@@ -199,6 +218,16 @@ mod tests {
         assert!(silence.relies_on_channel());
         drop(other);
         assert!(!silence.relies_on_channel());
+    }
+
+    #[test]
+    fn only_what_is_asked_after_the_other_process_has_served_its_last_client_counts() {
+        let silence = Silence::default();
+        assert!(!silence.is_shared_at(AT(0)));
+        silence.share();
+        assert!(silence.is_shared_at(AT(7)));
+        silence.stand_alone(AT(7));
+        assert!(silence.is_shared_at(AT(6)) && !silence.is_shared_at(AT(7)));
     }
 
     #[test]

@@ -25,6 +25,8 @@ pub struct ModeSwitch {
 const ANSWERS: u8 = L1Mode::Cache as u8;
 /// Added to the number of a mode where there is no L1.
 const NO_ROOM: u8 = 1 << 7;
+/// Added while another process may serve this one's clients.
+const HELD: u8 = 1 << 6;
 
 impl ModeSwitch {
     /// L1 answers, where there is one.
@@ -56,8 +58,23 @@ impl ModeSwitch {
 
     /// Throws it. Returns how it stood.
     pub(super) fn set(&self, mode: L1Mode) -> L1Mode {
-        let room = if self.has_room { 0 } else { NO_ROOM };
-        mode_at(self.position.swap(mode as u8 | room, Ordering::SeqCst))
+        let throw = |position| Some(mode as u8 | position & (NO_ROOM | HELD));
+        let before = self.position.fetch_update(Ordering::SeqCst, Ordering::SeqCst, throw);
+        mode_at(before.unwrap_or_else(|position| position))
+    }
+
+    /// Whatever the mode, nothing is an answer from now on that was asked for by another session; or it is again.
+    pub(super) fn hold(&self, held: bool) {
+        if held {
+            self.position.fetch_or(HELD, Ordering::SeqCst);
+        } else {
+            self.position.fetch_and(!HELD, Ordering::SeqCst);
+        }
+    }
+
+    /// Whether it is so.
+    pub(super) fn is_held(&self) -> bool {
+        self.position.load(Ordering::Acquire) & HELD != 0
     }
 
     /// Settings of this number are in force.
@@ -67,7 +84,7 @@ impl ModeSwitch {
 }
 
 fn mode_at(position: u8) -> L1Mode {
-    L1Mode::ALL[usize::from(position & !NO_ROOM)]
+    L1Mode::ALL[usize::from(position & !(NO_ROOM | HELD))]
 }
 
 #[cfg(test)]
@@ -97,6 +114,19 @@ mod tests {
         assert!(!switch.admits(1));
         switch.set(L1Mode::Observe);
         assert!(switch.admits(1));
+    }
+
+    #[test]
+    fn while_it_is_held_it_keeps_and_does_not_answer_whatever_the_mode() {
+        let switch = ModeSwitch::new(true);
+        switch.hold(true);
+        for mode in [L1Mode::Cache, L1Mode::Observe, L1Mode::Cache] {
+            switch.set(mode);
+            assert_eq!((switch.mode(), switch.answers(), switch.keeps()), (mode, false, true));
+            assert!(switch.is_held());
+        }
+        switch.hold(false);
+        assert!(switch.answers() && !switch.is_held());
     }
 
     #[test]

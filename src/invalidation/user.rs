@@ -85,6 +85,16 @@ impl AclUser {
         if self.name.is_empty() { b"default" } else { &self.name }
     }
 
+    /// The same, as the user is told from others: empty for Redis's default user, unproved.
+    pub(crate) fn own_name(&self) -> &[u8] {
+        &self.name
+    }
+
+    /// Whether any of its ears has fills that it has not done with.
+    pub(crate) fn is_filling(&self) -> bool {
+        self.ears().iter().any(|ear| ear.is_filling())
+    }
+
     /// Whether it is known that the user may publish what its writes have to tell.
     pub(crate) fn publishes(&self) -> bool {
         self.publishes.load(Ordering::Relaxed)

@@ -100,7 +100,9 @@ impl From<&Error> for Failure {
             | Error::Listen { .. }
             | Error::Certificates { .. }
             | Error::Password { .. }
-            | Error::Worker { .. } => Self::Unreachable,
+            | Error::Worker { .. }
+            | Error::TakeOver { .. }
+            | Error::Inherited(_) => Self::Unreachable,
             Error::Refused { .. } | Error::LoginRefused { .. } => Self::Handshake,
             Error::Lost { .. } => Self::Lost,
             Error::Timeout { .. } => Self::Timeout,

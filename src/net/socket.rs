@@ -3,6 +3,7 @@
 //! Owns the socket options (no Nagle delay, keep-alive as long as Redis's own default of 300 s).
 
 use std::io;
+use std::os::fd::{AsFd, OwnedFd};
 use std::pin::{Pin, pin};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
@@ -69,6 +70,15 @@ impl Socket {
         match self {
             Self::Tls(stream) => stream.get_ref().1.alpn_protocol() == Some(b"h2"),
             Self::Tcp(_) | Self::Unix(_) => false,
+        }
+    }
+
+    /// Another hold on the open file, for another process. Not of TLS, of which half is here.
+    pub(crate) fn copy(&self) -> Option<OwnedFd> {
+        match self {
+            Self::Tcp(stream) => stream.as_fd().try_clone_to_owned().ok(),
+            Self::Unix(stream) => stream.as_fd().try_clone_to_owned().ok(),
+            Self::Tls(_) => None,
         }
     }
 

@@ -44,6 +44,8 @@ pub(super) enum Miss {
     WouldHit,
     /// L1 is not asked in mode pass.
     Passed,
+    /// L1 is not asked while another process serves the same clients.
+    Shared,
 }
 
 impl Finding {
@@ -57,7 +59,7 @@ impl Miss {
     /// Whether the same read of another session, under way already, may answer this one. Behind something unanswered of its own, a
     /// session gets what Redis says then, not what others are told now.
     pub(super) fn joins(self) -> bool {
-        !matches!(self, Self::BehindWrite | Self::BehindRead | Self::WouldHit | Self::Passed)
+        !matches!(self, Self::BehindWrite | Self::BehindRead | Self::WouldHit | Self::Passed | Self::Shared)
     }
 
     /// Whether the read is of no use to others: none joins it, and L1 wants nothing of what Redis says.
@@ -74,7 +76,7 @@ impl Miss {
             Self::Disabled => Outcome::Disabled,
             Self::OtherVersion => Outcome::OtherVersion,
             Self::Absent | Self::Hot => Outcome::Lead,
-            Self::Blind => Outcome::Blind,
+            Self::Blind | Self::Shared => Outcome::Blind,
             Self::WouldHit => Outcome::WouldHit,
             Self::Passed => Outcome::Passed,
         }
@@ -110,6 +112,7 @@ mod tests {
             (Miss::Blind, true, Outcome::Blind),
             (Miss::WouldHit, false, Outcome::WouldHit),
             (Miss::Passed, false, Outcome::Passed),
+            (Miss::Shared, false, Outcome::Blind),
         ];
         for (miss, joins, outcome) in all {
             assert_eq!((miss.joins(), miss.outcome()), (joins, outcome), "{miss:?}");

@@ -124,7 +124,11 @@ impl Caller {
         if on.is_none() {
             side.seen.comes(if side.comes_anew() { replies.last_answer() } else { side.came() });
         }
-        let may = keys.suits && !side.is_for_scripts() && !replies.behind_write() && (!busy || on.is_some());
+        let may = keys.suits
+            && !worker.shared.l1.is_shared()
+            && !side.is_for_scripts()
+            && !replies.behind_write()
+            && (!busy || on.is_some());
         let chosen = may.then(|| {
             let mut needed = moments_needed((worker, own, at), (side, replies), keys, now);
             if on.is_some() {

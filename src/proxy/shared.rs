@@ -13,6 +13,7 @@ use super::gate::Gate;
 use super::live::LiveSettings;
 use super::open_listeners::OpenListeners;
 use super::orders::Orders;
+use super::succession::Succession;
 use crate::config::Config;
 use crate::invalidation::L1;
 use crate::metrics::Stats;
@@ -49,6 +50,8 @@ pub(crate) struct Shared {
     pub gate: Gate,
     /// The way to whoever carries out what admins order.
     pub orders: Orders,
+    /// Whether another process takes over, or was taken over from.
+    pub succession: Succession,
     /// The upstream's `proto-max-bulk-len`: the longest argument that a client may send, in bytes.
     pub longest_argument: Arc<AtomicU64>,
     /// This process's name on the fleet's channel.
@@ -127,6 +130,7 @@ pub(super) mod tests {
             open_listeners: OpenListeners::new(false),
             gate: Gate::default(),
             orders: Orders::new().0,
+            succession: Succession::default(),
             longest_argument: Arc::new(AtomicU64::new(Limits::authenticated().bulk)),
             origin_id: String::new(),
         })

@@ -1,7 +1,8 @@
-//! Sockets that clients connect to: bound, closed while nobody shall connect, and opened again.
+//! Sockets that clients connect to: bound or inherited, closed while nobody shall connect, and opened again.
 
 use std::io;
 use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -11,6 +12,7 @@ use tokio::net::{TcpListener, UnixListener, UnixStream};
 use tokio::time::sleep;
 use tracing::warn;
 
+use super::inherited::{InheritedSocket, copy_of};
 use crate::config::Listen;
 use crate::error::Error;
 use crate::net::tls::Acceptor;
@@ -34,50 +36,87 @@ pub(crate) struct Prelude {
 }
 
 /// A socket that clients connect to.
-pub(crate) enum Listener {
-    /// TCP.
+pub(crate) struct Listener {
+    socket: ListeningSocket,
+    /// As the settings have it.
+    asked: Listen,
+    /// Somebody else keeps it: clients could connect to it though it were closed here.
+    is_shared: bool,
+}
+
+enum ListeningSocket {
     Tcp(TcpListener, Prelude),
-    /// A Unix socket; its file is removed when dropped.
+    /// Its file is removed when dropped.
     Unix(UnixListener, SocketFile),
+}
+
+/// A listening socket on its way to another process.
+pub(crate) struct SharedSocket {
+    pub(crate) socket: OwnedFd,
+    /// The address as the settings have it.
+    pub(crate) name: String,
+    /// Somebody else keeps it as well.
+    pub(crate) is_shared: bool,
 }
 
 impl Listener {
     /// Binds; `acceptor` is there where an address is to be under TLS. A Unix socket file that nobody listens on any more is
     /// replaced.
     pub(crate) async fn bind(listen: &Listen, acceptor: Option<&Arc<Acceptor>>) -> Result<Self, Error> {
-        let failed = |source: io::Error| {
-            let (setting, address) = ("listen", listen.to_string());
-            Error::Listen { setting, address, source: Arc::new(source) }
-        };
-        match listen {
-            Listen::Tcp { address, tls, proxied } => {
-                let acceptor = tls.then(|| acceptor.expect("settings with a listener under TLS have a certificate"));
-                let prelude = Prelude { proxied: *proxied, acceptor: acceptor.map(Arc::clone) };
-                Ok(Self::Tcp(tcp(*address).map_err(failed)?, prelude))
+        let failed = failed(listen);
+        let socket = match listen {
+            Listen::Tcp { address, .. } => {
+                ListeningSocket::Tcp(tcp(*address).map_err(failed)?, Prelude::of(listen, acceptor))
             }
             Listen::Unix(path) => {
-                make_way(path).await.map_err(failed)?;
-                let listener = UnixListener::bind(path).map_err(failed)?;
-                Ok(Self::Unix(listener, SocketFile::at(path)))
+                let (listener, file) = bind_socket(path).await.map_err(failed)?;
+                ListeningSocket::Unix(listener, file)
             }
-        }
+        };
+        Ok(Self { socket, asked: listen.clone(), is_shared: false })
+    }
+
+    /// The same on a socket that is bound there already.
+    pub(crate) fn inherit(
+        listen: &Listen,
+        acceptor: Option<&Arc<Acceptor>>,
+        inherited: InheritedSocket,
+    ) -> Result<Self, Error> {
+        let failed = failed(listen);
+        let InheritedSocket { socket, is_shared, .. } = inherited;
+        let socket = match listen {
+            Listen::Tcp { .. } => {
+                let listener = std::net::TcpListener::from(socket);
+                listener.set_nonblocking(true).map_err(failed)?;
+                ListeningSocket::Tcp(TcpListener::from_std(listener).map_err(failed)?, Prelude::of(listen, acceptor))
+            }
+            Listen::Unix(path) => {
+                let listener = std::os::unix::net::UnixListener::from(socket);
+                listener.set_nonblocking(true).map_err(failed)?;
+                // The file of one that somebody keeps is not ours to remove.
+                let file = if is_shared { SocketFile::of_others(path) } else { SocketFile::at(path) };
+                ListeningSocket::Unix(UnixListener::from_std(listener).map_err(failed)?, file)
+            }
+        };
+        Ok(Self { socket, asked: listen.clone(), is_shared })
     }
 
     /// Where it is, with the port that the system chose.
     pub(crate) fn address(&self) -> Listen {
-        match self {
-            Self::Tcp(listener, Prelude { proxied, acceptor }) => {
+        match &self.socket {
+            ListeningSocket::Tcp(listener, Prelude { proxied, acceptor }) => {
                 let address = listener.local_addr().expect("a listener has an address");
                 Listen::Tcp { address, tls: acceptor.is_some(), proxied: *proxied }
             }
-            Self::Unix(_, file) => Listen::Unix(file.path.clone()),
+            ListeningSocket::Unix(_, file) => Listen::Unix(file.path.clone()),
         }
     }
 
     /// What is not plain from the address: `[::]` takes no IPv4 here, as it would with other programs.
     pub(crate) fn note(&self) -> &'static str {
-        match self {
-            Self::Tcp(listener, _)
+        match &self.socket {
+            _ if self.is_shared => " (on a socket that was handed over)",
+            ListeningSocket::Tcp(listener, _)
                 if listener.local_addr().is_ok_and(|at| at.is_ipv6() && at.ip().is_unspecified()) =>
             {
                 " (IPv6 alone: for IPv4 listen on 0.0.0.0 too)"
@@ -86,26 +125,76 @@ impl Listener {
         }
     }
 
+    /// Whether somebody else keeps it.
+    pub(super) fn is_shared(&self) -> bool {
+        self.is_shared
+    }
+
+    /// Another hold on it, for another process.
+    pub(super) fn share(&self) -> io::Result<SharedSocket> {
+        let socket = match &self.socket {
+            ListeningSocket::Tcp(listener, _) => copy_of(listener),
+            ListeningSocket::Unix(listener, _) => copy_of(listener),
+        };
+        Ok(SharedSocket { socket: socket?, name: self.asked.to_string(), is_shared: self.is_shared })
+    }
+
+    /// Another process has it from now on, with its file.
+    pub(super) fn leave(self) {
+        if let ListeningSocket::Unix(_, mut file) = self.socket {
+            file.bound = None;
+        }
+    }
+
     /// Takes no more clients; those that have connected and were not accepted are refused.
     pub(super) fn close(self) -> Closed {
         let listen = self.address(); // where the system chose the port, it is that one which clients know
-        match self {
-            Self::Tcp(_, Prelude { acceptor, .. }) => Closed { listen, acceptor, file: None },
-            Self::Unix(_, file) => Closed { listen, acceptor: None, file: Some(file) },
+        let asked = self.asked;
+        match self.socket {
+            ListeningSocket::Tcp(_, Prelude { acceptor, .. }) => Closed { listen, asked, acceptor, file: None },
+            ListeningSocket::Unix(_, file) => Closed { listen, asked, acceptor: None, file: Some(file) },
+        }
+    }
+
+    /// Resets everybody who connects, as near to a refusal as one comes where somebody else keeps the socket; never returns. Cancel
+    /// safe.
+    pub(super) async fn turn_away(&self) {
+        loop {
+            match self.accept().await {
+                Ok(Client::Tcp(stream, _)) => _ = socket2::SockRef::from(&stream).set_linger(Some(Duration::ZERO)),
+                Ok(Client::Unix(_)) => {}
+                Err(_) => sleep(PAUSE).await,
+            }
         }
     }
 
     pub(super) async fn accept(&self) -> io::Result<Client> {
-        match self {
-            Self::Tcp(listener, prelude) => Ok(Client::Tcp(listener.accept().await?.0.into_std()?, prelude.clone())),
-            Self::Unix(listener, ..) => Ok(Client::Unix(listener.accept().await?.0.into_std()?)),
+        match &self.socket {
+            ListeningSocket::Tcp(listener, prelude) => {
+                Ok(Client::Tcp(listener.accept().await?.0.into_std()?, prelude.clone()))
+            }
+            ListeningSocket::Unix(listener, ..) => Ok(Client::Unix(listener.accept().await?.0.into_std()?)),
         }
+    }
+}
+
+fn failed(listen: &Listen) -> impl Fn(io::Error) -> Error + Copy {
+    move |source| Error::listen("listen", &listen.to_string(), source)
+}
+
+impl Prelude {
+    /// What clients of an address of TCP have to do.
+    fn of(listen: &Listen, acceptor: Option<&Arc<Acceptor>>) -> Self {
+        let Listen::Tcp { tls, proxied, .. } = listen else { return Self { proxied: false, acceptor: None } };
+        let acceptor = tls.then(|| acceptor.expect("settings with a listener under TLS have a certificate"));
+        Self { proxied: *proxied, acceptor: acceptor.map(Arc::clone) }
     }
 }
 
 /// A socket that clients cannot connect to for now. The file of a Unix socket stays where it is, with nobody behind it.
 pub(super) struct Closed {
     pub(super) listen: Listen,
+    asked: Listen,
     acceptor: Option<Arc<Acceptor>>,
     file: Option<SocketFile>,
 }
@@ -120,6 +209,7 @@ impl Closed {
         loop {
             match Listener::bind(&self.listen, self.acceptor.as_ref()).await {
                 Ok(listener) => {
+                    let listener = Listener { asked: self.asked, ..listener };
                     if let (Some(file), Some(rights)) = (self.file, rights) {
                         let _ = std::fs::set_permissions(&file.path, rights);
                         std::mem::forget(file); // the new listener has one of its own
@@ -147,14 +237,25 @@ impl SocketFile {
     fn at(path: &Path) -> Self {
         Self { path: path.to_owned(), bound: file(path) }
     }
+
+    /// One that is never removed here.
+    fn of_others(path: &Path) -> Self {
+        Self { path: path.to_owned(), bound: None }
+    }
 }
 
 impl Drop for SocketFile {
     fn drop(&mut self) {
-        if file(&self.path) == self.bound {
+        if self.bound.is_some() && file(&self.path) == self.bound {
             let _ = std::fs::remove_file(&self.path);
         }
     }
+}
+
+/// Binds a Unix socket in place of one that nobody listens on any more.
+pub(crate) async fn bind_socket(path: &Path) -> io::Result<(UnixListener, SocketFile)> {
+    make_way(path).await?;
+    Ok((UnixListener::bind(path)?, SocketFile::at(path)))
 }
 
 /// Removes the file of a socket on which nobody listens any more. Any other file is somebody's, and stays.

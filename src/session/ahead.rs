@@ -58,7 +58,7 @@ impl Session {
                     if self.worker.is_cluster() => {}
                 Some(Route::Taint) => drop(self.keep(line, Stay::Tainted).await?),
                 Some(Route::Home) if queued => drop(self.keep(line, Stay::Tainted).await?),
-                Some(Route::Home) => drop(self.keep(line, Stay::Home).await?),
+                Some(Route::Home) => drop(self.show_home(line).await?),
                 Some(Route::Blocking) if !queued => drop(self.keep(line, Stay::Home).await?),
                 Some(Route::Lane | Route::LaneIfOne | Route::ScriptLane | Route::Borrow | Route::Blocking) => {
                     drop(self.borrow(line).await?);

@@ -121,7 +121,7 @@ impl Session {
         spec: &'static Spec,
         request: Request<'_>,
     ) -> Result<(), Close> {
-        self.keep(line, Stay::Home).await?; // ids that the client asks for are its own from now on
+        self.show_home(line).await?; // ids that the client asks for are its own from now on
         let mut reply = self.ask(line, spec, request).await?;
         let filter = Filter::read(request);
         let refused =

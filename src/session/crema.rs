@@ -233,6 +233,7 @@ impl Session {
             ("channel", if shared.config.channel.enabled { shared.config.channel.name.clone() } else { String::new() }),
             ("channel_publish", shared.config.channel.publish.to_string()),
             ("origin_id", shared.origin_id.clone()),
+            ("take_over", shared.succession.get().to_string()),
         ];
         self.map(&fields, reply);
     }

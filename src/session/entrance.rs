@@ -12,6 +12,8 @@ use crate::error::Error;
 
 /// What is asked of the clients of a listener.
 pub(crate) struct Entrance {
+    /// The address, as the settings have it; empty for those who ask from within the process.
+    pub(crate) at: String,
     /// Users of crema's own, where it has such.
     pub(super) passwords: Arc<Passwords>,
     /// What they may not use.
@@ -31,8 +33,8 @@ impl Entrance {
         let entrance = |number| {
             let denied = config.deny.at(number);
             let is_restricted = !denied.is_empty();
-            let is_open = config.auth == Auth::Open;
-            Arc::new(Self { passwords: Arc::clone(&passwords), denied, is_restricted, is_open })
+            let (is_open, at) = (config.auth == Auth::Open, config.listen[number].to_string());
+            Arc::new(Self { at, passwords: Arc::clone(&passwords), denied, is_restricted, is_open })
         };
         Ok((0..config.listen.len()).map(entrance).collect())
     }
@@ -40,6 +42,6 @@ impl Entrance {
     /// Of those who ask from within the process.
     pub(crate) fn inside(control: Control) -> Arc<Self> {
         let passwords = Passwords::start(&Auth::Open, control).expect("there is none to be read");
-        Arc::new(Self { passwords, denied: Denied::default(), is_restricted: false, is_open: true })
+        Arc::new(Self { at: String::new(), passwords, denied: Denied::default(), is_restricted: false, is_open: true })
     }
 }

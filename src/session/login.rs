@@ -213,7 +213,7 @@ impl Session {
     }
 
     /// The session is this user from here on: Redis has said so, on the private connection where one is in use.
-    fn logged_in(&mut self, login: Login) {
+    pub(super) fn logged_in(&mut self, login: Login) {
         self.admission = Admission::Open;
         let proof = self.worker.prove(login, &self.caller.replies);
         let who = Who::proved(&self.worker.shared, proof, &self.caller.who);

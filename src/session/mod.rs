@@ -30,6 +30,7 @@ mod input;
 mod link;
 mod login;
 mod names;
+mod passing;
 mod passwords;
 mod pinned;
 mod place;
@@ -52,7 +53,7 @@ use crate::config::CrossSlot;
 use crate::error::{Error, Sent};
 use crate::metrics::{Failure, Outcome};
 use crate::net::Socket;
-use crate::proxy::{self, Caller, Lent, Owner, Replies, SessionEnd, Taken, Who, Worker};
+use crate::proxy::{self, Caller, ClientRecord, Lent, Owner, Replies, SessionEnd, Taken, Who, Worker};
 use crate::resp::{Grammar, Limits, Parsed, Parser, ProtocolError, Request};
 
 pub(crate) use entrance::Entrance;
@@ -84,9 +85,19 @@ enum Close {
 }
 
 /// Serves a client until it leaves, breaks the protocol, or must leave. Dropping the future ends the session at once.
-pub(crate) async fn serve(worker: Rc<Worker>, socket: Socket, replies: Rc<Replies>, entrance: Arc<Entrance>) {
+/// `record`: what another process knew of the client, whom it served before.
+pub(crate) async fn serve(
+    worker: Rc<Worker>,
+    socket: Socket,
+    replies: Rc<Replies>,
+    entrance: Arc<Entrance>,
+    record: Option<Box<ClientRecord>>,
+) {
     let mut session = Session::new(worker, replies, entrance);
     session.certify(&socket);
+    if let Some(record) = record {
+        session.resume(*record);
+    }
     let mut wire = Wire::new(socket);
     let mut parser = Parser::new();
     let (close, midway) = loop {
@@ -101,6 +112,7 @@ pub(crate) async fn serve(worker: Rc<Worker>, socket: Socket, replies: Rc<Replie
                 Ok(()) => continue,
                 Err(close) => break (close, false),
             },
+            Event::Drained if session.pass(&wire) => return, // it goes on elsewhere
             Event::Eof | Event::Ended | Event::Drained | Event::Idle => break (Close::Gently, false),
             Event::Gone => break (Close::Now, false),
         }
@@ -139,6 +151,8 @@ struct Session {
     entrance: Arc<Entrance>,
     admission: Admission,
     link: Link<Lent>,
+    /// The client has asked after the connection that is its own, and may know it by its number.
+    knows_home: bool,
     answers: Answers,
     /// The client reads nothing and asks on: a private connection answers, read no faster than the client reads.
     crowded: bool,
@@ -277,6 +291,7 @@ impl Session {
             entrance,
             admission: Admission::Unknown,
             link: Link::Shared,
+            knows_home: false,
             answers: Answers::On,
             crowded: false,
             tally: Cell::new((Class::Connection, Ok(Outcome::Session))),

@@ -184,6 +184,11 @@ impl Passwords {
         }
     }
 
+    /// The user of this name.
+    pub(super) fn named(&self, name: &str) -> Option<&User> {
+        self.user(name.as_bytes()).map(|at| &self.users[at].settings)
+    }
+
     fn user(&self, name: &[u8]) -> Option<usize> {
         self.users.iter().position(|user| user.settings.name.as_bytes() == name)
     }
@@ -304,7 +309,7 @@ impl Session {
     }
 
     /// What Redis is shown for a user.
-    fn login_of(&self, user: &User) -> Option<Arc<Login>> {
+    pub(super) fn login_of(&self, user: &User) -> Option<Arc<Login>> {
         match &user.upstream {
             Some((user, UpstreamPassword::Fixed(password))) => {
                 let (user, password) = (user.as_bytes().into(), password.expose().as_bytes().into());

@@ -241,6 +241,12 @@ impl Session {
         }
     }
 
+    /// Has a connection for life, of which the client is told.
+    pub(super) async fn show_home(&mut self, line: &mut ClientLine) -> Result<OwnLane, Close> {
+        self.knows_home = true;
+        self.keep(line, Stay::Home).await
+    }
+
     /// A command of a session that has a private connection, or needs one for it.
     pub(super) async fn pinned(
         &mut self,
@@ -260,7 +266,7 @@ impl Session {
         let private = match spec.route {
             _ if queued && changes => self.keep(line, Stay::Tainted).await?, // what it will do when EXEC comes is not followed
             Route::Taint => self.keep(line, Stay::Tainted).await?,
-            Route::Home => self.keep(line, Stay::Home).await?,
+            Route::Home => self.show_home(line).await?,
             Route::BorrowAnywhere => self.borrow_anywhere(line).await?,
             _ if !queued && spec.blocking(request) => self.keep(line, Stay::Home).await?,
             _ => self.borrow(line).await?,

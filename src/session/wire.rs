@@ -3,6 +3,7 @@
 //! Holds contract point 7 for a client that has closed its side.
 
 use std::future::{Future, poll_fn};
+use std::os::fd::OwnedFd;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
@@ -92,6 +93,12 @@ impl Wire {
         Self { line, input: Input::default(), paused: false, fresh: false, unread: None, idle: None }
     }
 
+    /// Another hold on the socket, for another process; not where it is under TLS, or something was read of it.
+    pub(super) fn copy(&self) -> Option<OwnedFd> {
+        let is_untouched = self.line.ahead.is_empty() && !self.line.eof && self.is_empty();
+        if is_untouched { self.line.socket.copy() } else { None }
+    }
+
     pub(super) fn is_empty(&self) -> bool {
         self.input.rest().is_empty()
     }
@@ -136,9 +143,6 @@ impl Wire {
             }
             return self.line.poll_abandoned(cx, session).map(|()| Event::Eof);
         }
-        if session.worker.is_draining() && self.is_empty() && replies.is_settled() && session.link.open().is_none() {
-            return Poll::Ready(Event::Drained);
-        }
         if session.has_lost_its_node() {
             replies.end(SessionEnd::Upstream);
             return Poll::Ready(Event::Ended);
@@ -154,8 +158,14 @@ impl Wire {
             }
             Poll::Pending => {
                 self.input.give_back();
-                if session.is_loan_wanted() && session.has_done_with_loan() && self.is_empty() && replies.is_settled() {
+                // What the client has sent by now is carried out yet.
+                let is_done = self.is_empty() && replies.is_settled() && session.link.open().is_none();
+                let drains = session.worker.is_draining();
+                if (drains || session.is_loan_wanted()) && is_done && session.has_done_with_loan() {
                     return Poll::Ready(Event::LoanWanted);
+                }
+                if drains && is_done {
+                    return Poll::Ready(Event::Drained);
                 }
                 match &mut self.idle {
                     Some(idle) if replies.is_settled() && session.link.is_shared() => {

@@ -44,6 +44,8 @@ pub(crate) struct Launch {
     await_ready: bool,
     open_files: Option<u32>,
     settings: Option<NamedTempFile>,
+    /// Where it is to listen, for clients and for admins; anywhere, if nothing is said.
+    place: Option<(SocketAddr, SocketAddr)>,
 }
 
 impl Launch {
@@ -108,6 +110,12 @@ impl Launch {
         self
     }
 
+    /// Listens where that one does.
+    pub(crate) fn in_place_of(mut self, other: &Crema) -> Launch {
+        self.place = Some((other.addr, other.admin));
+        self
+    }
+
     /// Returns as soon as it listens, ready or not.
     pub(crate) fn without_waiting(mut self) -> Launch {
         self.await_ready = false;
@@ -135,7 +143,7 @@ impl Launch {
 
     /// `None` when one of the ports was taken in between.
     fn try_start(&self) -> Option<Crema> {
-        let (addr, admin) = (loopback(free_port()), loopback(free_port()));
+        let (addr, admin) = self.place.unwrap_or_else(|| (loopback(free_port()), loopback(free_port())));
         let mut command = match self.open_files {
             Some(limit) => {
                 let mut shell = Command::new("sh");
@@ -236,6 +244,7 @@ impl Crema {
             await_ready: true,
             open_files: None,
             settings: None,
+            place: None,
         }
     }
 

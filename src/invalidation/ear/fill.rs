@@ -346,6 +346,11 @@ impl Backlog {
         Arc::new(Self { held: AtomicUsize::new(0), most })
     }
 
+    /// Whether any waits or is under way.
+    pub(super) fn is_empty(&self) -> bool {
+        self.held.load(Ordering::Acquire) == 0
+    }
+
     /// So many bytes of it, for as long as the share lives.
     pub(super) fn take(self: &Arc<Self>, bytes: usize) -> Option<BacklogShare> {
         let more = |held: usize| held.checked_add(bytes).filter(|&held| held <= self.most);

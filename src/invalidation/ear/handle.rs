@@ -263,6 +263,11 @@ impl Ear {
         audit.take_share(&self.audited) && self.audits.try_send(audit).is_ok()
     }
 
+    /// Whether there are fills that it has not done with.
+    pub(in super::super) fn is_filling(&self) -> bool {
+        !self.backlog.is_empty()
+    }
+
     /// Has `waiter` told of a change, if the ear, which must have been begun, comes to hear of it; dropped, it will not.
     pub(super) fn await_change(&self, change: AwaitedChange, waiter: oneshot::Sender<()>) {
         drop(self.changes.try_send((change, waiter)));

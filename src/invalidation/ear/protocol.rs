@@ -559,7 +559,12 @@ impl<'a, W, P: FaultPlan> Protocol<'a, W, P> {
             freshness.renew(known.map_or(until, |asked| until.min(asked.plus(terms.acl_recheck))));
             // Whoever turns changes the number first and ends leases second.
             let swapping = silence.is_swapping() && !self.faults.has(PlantedFault::SwapIgnored);
-            if swapping || self.is_turned() || generation.is_several() || vouched.passed().is_none() {
+            if swapping
+                || silence.is_shared_at(sent)
+                || self.is_turned()
+                || generation.is_several()
+                || vouched.passed().is_none()
+            {
                 freshness.end();
             }
         }

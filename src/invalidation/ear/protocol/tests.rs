@@ -313,6 +313,8 @@ fn no_lease_begins_while_something_silences_it() {
     assert_eq!(lease_after(&|_| {}), 400);
     assert_eq!(lease_after(&|bench| drop(bench.silence.pause(at(1)))), 0);
     assert_eq!(lease_after(&|bench| bench.silence.begin_swap()), 0);
+    assert_eq!(lease_after(&|bench| bench.silence.share()), 0);
+    assert_eq!(lease_after(&|bench| bench.silence.stand_alone(at(1))), 0, "it was asked before");
     let turn = |bench: &EarBench| {
         bench.generation.of(b"a", at(0), at(0));
         bench.generation.of(b"b", at(1), at(1));

@@ -1,0 +1,203 @@
+//! The giver's side of a handover, as it acts: the path is served, and whoever comes there is dealt with as [`Giver`] says.
+
+use std::collections::VecDeque;
+use std::fs::{Permissions, set_permissions};
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+use tokio::time::{sleep, timeout};
+use tracing::{info, warn};
+
+use super::giver::{Giver, GiverStep};
+use super::line::{HandoverFrame, HandoverLine};
+use super::message::{HandoverMessage, SocketNote, SocketUse};
+use super::peer;
+use crate::clock::Time;
+use crate::control::Control;
+use crate::error::Error;
+use crate::proxy::{PassedClient, Shared};
+use crate::server::{AcceptTurn, Porters, SocketFile, bind_socket};
+
+/// What is said may take so long to be taken.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// One that was to let clients in and failed may take so long to end.
+const LAST_WORDS: Duration = Duration::from_secs(5);
+/// The pause after `accept` failed.
+const PAUSE: Duration = Duration::from_secs(1);
+
+/// Where other processes ask to take over.
+pub(in crate::app) struct TakeOverDoor {
+    listener: UnixListener,
+    path: PathBuf,
+    _file: SocketFile,
+}
+
+/// What the process gives.
+pub(in crate::app) struct Estate<'a> {
+    pub(in crate::app) shared: &'a Arc<Shared>,
+    pub(in crate::app) porters: &'a Porters,
+    pub(in crate::app) control: &'a Control,
+    pub(in crate::app) admin: Option<(&'a OwnedFd, String, bool)>,
+}
+
+/// A process that has taken over from this one.
+pub(in crate::app) struct Successor {
+    line: Arc<HandoverLine>,
+    /// Who carries clients over.
+    carrier: Option<JoinHandle<()>>,
+    /// Its number.
+    pub(in crate::app) pid: u32,
+}
+
+impl TakeOverDoor {
+    /// Nobody but this user may come in.
+    pub(in crate::app) async fn open(path: &Path) -> Result<Self, Error> {
+        let failed = |source| Error::listen("take_over", &path.display().to_string(), source);
+        let (listener, file) = bind_socket(path).await.map_err(failed)?;
+        set_permissions(path, Permissions::from_mode(0o600)).map_err(failed)?;
+        Ok(Self { listener, path: path.to_owned(), _file: file })
+    }
+
+    /// Where it is.
+    pub(in crate::app) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Returns when another process has taken over. Dropped before, all goes on as it was, but for whoever is at it.
+    pub(in crate::app) async fn successor(&self, estate: &Estate<'_>) -> Successor {
+        loop {
+            match self.listener.accept().await {
+                Ok((stream, _)) => match attempt(stream, estate).await {
+                    Ok(successor) => return successor,
+                    Err(why) => warn!("nobody takes over: {why}; all goes on as before"),
+                },
+                Err(error) => {
+                    warn!(%error, "who wants to take over cannot be let in");
+                    sleep(PAUSE).await;
+                }
+            }
+        }
+    }
+}
+
+/// Lets one try. The error is a sentence that says why it did not come to it.
+async fn attempt(stream: UnixStream, estate: &Estate<'_>) -> Result<Successor, String> {
+    let pid = peer(&stream)?;
+    info!("process {pid} asks to take over");
+    let mut line = HandoverLine::new(stream);
+    let mut giver = Giver::new(Time::now());
+    let mut failed = None;
+    loop {
+        let wait = giver.deadline().saturating_since(Time::now());
+        let mut steps: VecDeque<GiverStep> = tokio::select! {
+            frame = line.next() => match frame {
+                Ok(HandoverFrame::Message(message, _)) => giver.hear(message, Time::now()),
+                Ok(HandoverFrame::Names(_)) => giver.lost("it says names, which it has none to say"),
+                Err(error) => giver.lost(&error.to_string()),
+            },
+            () = sleep(wait) => giver.late(),
+        }
+        .into();
+        while let Some(step) = steps.pop_front() {
+            let mut done = Ok(());
+            match step {
+                GiverStep::Say(message) => done = say(&line, &message, &[]).await,
+                GiverStep::Offer => match offer(&line, estate).await {
+                    Ok(()) => {}
+                    Err(why) => steps.extend(giver.cannot_offer(why)),
+                },
+                GiverStep::Release(message) => {
+                    estate.porters.turn(AcceptTurn::Others);
+                    estate.shared.l1.share();
+                    done = say(&line, &message, &[]).await;
+                }
+                GiverStep::Resume => resume(&mut line, estate).await,
+                GiverStep::Leave => return Ok(Successor { line: Arc::new(line), carrier: None, pid }),
+                GiverStep::Fail(why) => {
+                    let _ = say(&line, &HandoverMessage::Refusal { why: why.clone() }, &[]).await;
+                    failed = Some(why);
+                }
+            }
+            if let Err(error) = done {
+                steps.extend(giver.lost(&error.to_string()));
+            }
+        }
+        if let Some(why) = failed {
+            return Err(why);
+        }
+    }
+}
+
+/// Clients are let in again. Memory answers when the other, which may have let in some, has ended.
+async fn resume(line: &mut HandoverLine, estate: &Estate<'_>) {
+    estate.porters.turn(AcceptTurn::Own);
+    let _ = timeout(LAST_WORDS, line.closed()).await;
+    estate.shared.l1.stand_alone();
+}
+
+/// Says the sockets, and the names of hot keys.
+async fn offer(line: &HandoverLine, estate: &Estate<'_>) -> Result<(), String> {
+    let Some(shown) = estate.porters.show().await else {
+        return Err("the upstream is away, so there are no open sockets to give: try again when it is back".to_owned());
+    };
+    let note = |used, name: &str, is_shared| SocketNote { used, name: name.to_owned(), is_shared };
+    let mut sockets: Vec<_> =
+        shown.iter().map(|socket| note(SocketUse::Listen, &socket.name, socket.is_shared)).collect();
+    let mut files: Vec<_> = shown.iter().map(|socket| socket.socket.as_fd()).collect();
+    if let Some((socket, name, is_shared)) = &estate.admin {
+        sockets.push(note(SocketUse::Admin, name, *is_shared));
+        files.push(socket.as_fd());
+    }
+    let told = async {
+        say(line, &HandoverMessage::Sockets { sockets }, &files).await?;
+        let shared = Arc::clone(estate.shared);
+        let names = estate.control.spawn_blocking(move || shared.hot_names()).await;
+        for piece in names.iter().flatten() {
+            timeout(PATIENCE, line.say_names(piece)).await.map_err(|_| io::ErrorKind::TimedOut)??;
+        }
+        say(line, &HandoverMessage::NamesEnd, &[]).await
+    };
+    told.await.map_err(|error| error.to_string())
+}
+
+async fn say(line: &HandoverLine, message: &HandoverMessage, files: &[std::os::fd::BorrowedFd<'_>]) -> io::Result<()> {
+    timeout(PATIENCE, line.say(message, files)).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+}
+
+impl Successor {
+    /// Tells it that this process leaves, and is gone within this time. Where it does not hear it, it is gone itself: nobody is left
+    /// who could be told.
+    pub(in crate::app) async fn leaving(&self, within: Duration) {
+        let within_ms = u64::try_from(within.as_millis()).unwrap_or(u64::MAX);
+        if let Err(error) = say(&self.line, &HandoverMessage::Draining { within_ms }, &[]).await {
+            warn!(%error, "process {}, which has taken over, does not listen", self.pid);
+        }
+    }
+
+    /// Carries these clients over, until there can be no more.
+    pub(in crate::app) fn pass_on(&mut self, mut clients: mpsc::Receiver<PassedClient>) {
+        let line = Arc::clone(&self.line);
+        self.carrier = Some(tokio::spawn(async move {
+            while let Some(PassedClient { socket, record }) = clients.recv().await {
+                if let Err(error) = say(&line, &HandoverMessage::Client(record), &[socket.as_fd()]).await {
+                    return warn!(%error, "clients cannot be carried over any more: they are closed");
+                }
+            }
+        }));
+    }
+
+    /// Tells it that this process has no session any more. To be called when nobody is left who could pass a client on.
+    pub(in crate::app) async fn gone(self) {
+        if let Some(carrier) = self.carrier {
+            let _ = timeout(LAST_WORDS, carrier).await;
+        }
+        let _ = say(&self.line, &HandoverMessage::Gone, &[]).await; // the end of the process says the same
+    }
+}

@@ -1,0 +1,87 @@
+//! Clients on their way to the process that takes over: their sockets, and what the other has to know of each.
+//!
+//! Open once another process serves in this one's place. A session that has nothing under way, and nothing at the upstream that is its
+//! own, then goes on there; its client notices nothing. `app` carries them over, and hands those that come to the workers.
+
+use std::os::fd::OwnedFd;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use serde::{Deserialize, Serialize};
+use tokio::sync::mpsc;
+
+/// See the module's head.
+#[derive(Debug, Default)]
+pub(crate) struct Passage(Mutex<Option<mpsc::Sender<PassedClient>>>);
+
+/// One on its way.
+#[derive(Debug)]
+pub(crate) struct PassedClient {
+    pub socket: OwnedFd,
+    pub record: ClientRecord,
+}
+
+/// What is known of a client.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub(crate) struct ClientRecord {
+    /// The address that it came to, as the settings have it.
+    pub entrance: String,
+    /// Where it comes from.
+    pub peer: String,
+    /// The user and the password that it proved to Redis.
+    pub login: Option<(Vec<u8>, Vec<u8>)>,
+    /// The user of crema's own that it is.
+    pub account: Option<String>,
+    /// Its database.
+    pub db: u32,
+    /// It speaks RESP3.
+    pub is_resp3: bool,
+    /// What it calls itself.
+    pub name: Option<Vec<u8>>,
+    /// What it said with `CLIENT SETINFO`, as it said it.
+    pub info: Vec<Vec<u8>>,
+}
+
+impl Passage {
+    /// From now on clients can go, so `most` at once. Where they arrive.
+    pub(crate) fn open(&self, most: usize) -> mpsc::Receiver<PassedClient> {
+        let (passage, arrivals) = mpsc::channel(most.max(1));
+        *self.lock() = Some(passage);
+        arrivals
+    }
+
+    /// No more will come.
+    pub(crate) fn close(&self) {
+        *self.lock() = None;
+    }
+
+    /// Whether clients can go.
+    pub(crate) fn is_open(&self) -> bool {
+        self.lock().is_some()
+    }
+
+    /// This one goes; where that fails after all, its connection is closed.
+    pub(crate) fn pass(&self, client: PassedClient) {
+        if let Some(passage) = &*self.lock() {
+            let _ = passage.try_send(client);
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<mpsc::Sender<PassedClient>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_record_without_what_it_does_not_know_is_read_and_so_is_one_with_more() {
+        let read = |text: &str| serde_json::from_str::<ClientRecord>(text).expect("plain data");
+        assert_eq!(read("{}"), ClientRecord::default());
+        assert_eq!(read(r#"{"db":7,"mood":"fine"}"#), ClientRecord { db: 7, ..ClientRecord::default() });
+        let all = ClientRecord { login: Some((vec![255], vec![0])), is_resp3: true, ..ClientRecord::default() };
+        assert_eq!(read(&serde_json::to_string(&all).expect("plain data")), all);
+    }
+}

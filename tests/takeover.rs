@@ -1,0 +1,324 @@
+//! One crema takes over from another: its clients notice nothing, and where it cannot be done nothing has happened.
+
+mod common;
+
+use std::io::{self, Read, Write};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use common::{AT_LAST, Client, Crema, Redis, Stop, Value, bulk, eventually, int, ok, simple};
+use tempfile::TempDir;
+
+/// Whether processes cannot be exchanged in this run: there is none of ours, or what carries clients knows only one.
+fn cannot(crema: &Crema) -> bool {
+    crema.is_direct() || std::env::var_os("CREMA_TEST_TLS").is_some()
+}
+
+/// A directory, and a path in it to take over at.
+fn path() -> (TempDir, PathBuf) {
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = directory.path().join("take-over");
+    (directory, path)
+}
+
+fn status(crema: &Crema) -> String {
+    let Value::Map(fields) = crema.resp3().cmd(&["CREMA", "STATUS"]) else { panic!("a map") };
+    let field = fields.iter().find(|(name, _)| name.text() == "take_over");
+    field.map(|(_, value)| value.text()).expect("it is told")
+}
+
+/// What clients that ask all the time have seen.
+#[derive(Default)]
+struct Seen {
+    asked: AtomicU64,
+    refused: AtomicU64,
+    failed: AtomicU64,
+    wrong: AtomicU64,
+}
+
+/// Writes and reads back its own key, each time on a new connection, or always on the same.
+fn ask_on(crema: &Crema, seen: &Seen, stop: &AtomicBool, (name, keeps): (String, bool)) {
+    let mut kept: Option<Client> = None;
+    let mut n = 0_u64;
+    while !stop.load(Ordering::Relaxed) {
+        let mut client = match kept.take() {
+            Some(client) => client,
+            None => match Client::try_connect(crema.addr()) {
+                Ok(client) => client,
+                Err(_) => {
+                    seen.refused.fetch_add(1, Ordering::Relaxed);
+                    continue;
+                }
+            },
+        };
+        n += 1;
+        let value = n.to_string();
+        let told = client.try_cmd(&["SET", &name, &value]).and_then(|_| client.try_cmd(&["GET", &name]));
+        seen.asked.fetch_add(2, Ordering::Relaxed);
+        match told {
+            Ok(read) if read == bulk(&value) => kept = keeps.then_some(client),
+            Ok(_) => _ = seen.wrong.fetch_add(1, Ordering::Relaxed),
+            Err(_) => _ = seen.failed.fetch_add(1, Ordering::Relaxed),
+        }
+    }
+}
+
+#[test]
+fn under_load_no_request_fails_no_connection_is_refused_and_what_was_hot_is_hot() {
+    let redis = Redis::start();
+    let (_directory, path) = path();
+    let launch = || Crema::over(redis.addr()).flag("--take-over", path.display());
+    let mut old = launch().start();
+    if cannot(&old) {
+        return;
+    }
+    let keys: Vec<String> = (0..500).map(|n| format!("hot:{n}")).collect();
+    let mut client = old.client();
+    for key in &keys {
+        assert_eq!(client.cmd(&["SET", key, "v"]), ok());
+    }
+    eventually("all are in memory", || {
+        let before = old.outcomes("hit");
+        keys.iter().for_each(|key| _ = client.cmd(&["GET", key]));
+        old.outcomes("hit") - before == 500
+    });
+    let (seen, stop) = (Seen::default(), AtomicBool::new(false));
+    std::thread::scope(|scope| {
+        let stopped = Stop(&stop);
+        for n in 0..6 {
+            let (old, seen, stop) = (&old, &seen, &stop);
+            scope.spawn(move || ask_on(old, seen, stop, (format!("own:{n}"), n % 2 == 0)));
+        }
+        let mut now = launch().in_place_of(&old).start();
+        await_succession(&now);
+        for _ in 0..2 {
+            let next = launch().in_place_of(&now).start();
+            await_succession(&next);
+            eventually("it has ended", || now.exit_status().is_some());
+            now = next;
+        }
+        let asked = seen.asked.load(Ordering::Relaxed);
+        eventually("the load goes on", || seen.asked.load(Ordering::Relaxed) > asked + 100);
+        drop(stopped);
+        let mut client = now.client();
+        let before = now.outcomes("hit");
+        for key in &keys {
+            assert_eq!(client.cmd(&["GET", key]), bulk("v"));
+        }
+        let hits = now.outcomes("hit") - before;
+        assert!(hits > 475, "{hits} of 500 are hits");
+        assert!(status(&now).starts_with("open at "), "{}", status(&now));
+        drop(now);
+    });
+    let count = |of: &AtomicU64| of.load(Ordering::Relaxed);
+    let told = (count(&seen.refused), count(&seen.failed), count(&seen.wrong));
+    assert_eq!(told, (0, 0, 0), "refused, failed, wrong of {}", count(&seen.asked));
+    eventually("the first has ended", || old.exit_status().is_some());
+    assert!(old.exit_status().is_some_and(|status| status.success()));
+}
+
+/// Waits until this one serves, and all clients of the one before it are its own.
+fn await_succession(new: &Crema) {
+    eventually("it serves", || new.has_logged("clients are served in place of process"));
+    eventually("the one before it is gone", || new.has_logged("have come over"));
+}
+
+#[test]
+fn a_client_stays_who_it_is_and_one_that_has_something_under_way_ends_it_first() {
+    let redis = Redis::start();
+    let mut direct = redis.client();
+    assert_eq!(direct.cmd(&["ACL", "SETUSER", "anna", "on", ">secret", "~*", "&*", "+@all"]), ok());
+    let (directory, path) = path();
+    let socket = directory.path().join("c.sock");
+    let launch = || Crema::over(redis.addr()).also_at(&socket).flag("--take-over", path.display());
+    let old = launch().start();
+    if cannot(&old) {
+        return;
+    }
+    let mut anna = old.client();
+    assert!(!anna.cmd(&["HELLO", "3", "AUTH", "anna", "secret", "SETNAME", "hers"]).is_error());
+    assert_eq!(anna.cmd(&["SELECT", "3"]), ok());
+    assert_eq!(anna.cmd(&["SET", "k", "v"]), ok());
+    let mut queues = old.client();
+    assert_eq!(queues.cmd(&["MULTI"]), ok());
+    assert_eq!(queues.cmd(&["INCR", "n"]), simple("QUEUED"));
+    let mut waits = old.client();
+    waits.send_cmd(&["BLPOP", "list", "0"]);
+    eventually("it waits", || old.waiting() == 1);
+    let mut by_path = UnixStream::connect(&socket).expect("it listens");
+    by_path.set_read_timeout(Some(AT_LAST)).expect("a deadline above zero");
+    let mut ping_by_path = || {
+        let mut reply = [0; 7];
+        by_path.write_all(b"PING\r\n").and_then(|()| by_path.read_exact(&mut reply)).map(|()| reply)
+    };
+    assert_eq!(ping_by_path().expect("it is served"), *b"+PONG\r\n");
+
+    let new = launch().in_place_of(&old).start();
+    eventually("it serves", || new.has_logged("clients are served in place of process"));
+    assert_eq!(anna.cmd(&["GET", "k"]), bulk("v"), "in her database");
+    assert_eq!(anna.cmd(&["CLIENT", "GETNAME"]), bulk("hers"));
+    assert_eq!(anna.cmd(&["ACL", "WHOAMI"]), bulk("anna"));
+    assert!(matches!(anna.cmd(&["HELLO"]), Value::Map(_)), "in her version of the protocol");
+    assert_eq!(ping_by_path().expect("it is served"), *b"+PONG\r\n");
+    let status = status(&new);
+    assert!(status.starts_with("has taken over from process"), "{status}");
+    // As long as the one before has a client, its writes may not be heard of here yet.
+    let reads = |client: &mut Client, crema: &Crema| {
+        let before = crema.outcomes("hit");
+        (0..50).for_each(|_| _ = client.cmd(&["GET", "k"]));
+        crema.outcomes("hit") - before
+    };
+    assert_eq!(reads(&mut anna, &new), 0, "no hits");
+    assert_eq!(queues.cmd(&["EXEC"]), common::array([int(1)]), "what was begun is ended where it was");
+    assert_eq!(direct.cmd(&["RPUSH", "list", "x"]), int(1));
+    assert_eq!(waits.value(), common::array([bulk("list"), bulk("x")]));
+    await_succession(&new);
+    eventually("memory answers", || reads(&mut anna, &new) > 0);
+    for client in [&mut queues, &mut waits] {
+        assert_eq!(client.cmd(&["PING"]), simple("PONG"), "it has come over behind that");
+    }
+    let mut late = UnixStream::connect(&socket).expect("the path is served still");
+    late.write_all(b"PING\r\n").expect("it reads");
+}
+
+/// A message of a handover.
+fn frame(message: &str) -> Vec<u8> {
+    let length = u32::try_from(message.len()).expect("it is short");
+    [&b"M\0"[..], &length.to_be_bytes(), message.as_bytes()].concat()
+}
+
+const HELLO: &str = r#"{"say":"hello","oldest":1,"newest":1,"crema":"test","pid":1}"#;
+
+/// Reads until something like this was said.
+fn hear(stream: &mut UnixStream, wanted: &str) -> io::Result<()> {
+    stream.set_read_timeout(Some(AT_LAST))?;
+    let mut heard = Vec::new();
+    loop {
+        let mut more = [0; 4096];
+        let count = stream.read(&mut more)?;
+        heard.extend_from_slice(&more[..count]);
+        if String::from_utf8_lossy(&heard).contains(wanted) {
+            return Ok(());
+        }
+        if count == 0 {
+            return Err(io::Error::other(format!("no {wanted}: {}", String::from_utf8_lossy(&heard))));
+        }
+    }
+}
+
+#[test]
+fn whoever_asks_and_fails_leaves_it_as_it_was() {
+    let redis = Redis::start();
+    let (_directory, path) = path();
+    let crema = Crema::over(redis.addr()).flag("--take-over", path.display()).start();
+    if cannot(&crema) {
+        return;
+    }
+    let mode = std::fs::metadata(&path).expect("it is there").permissions().mode();
+    assert_eq!(mode & 0o777, 0o600, "for its user alone");
+    let mut client = crema.client();
+    assert_eq!(client.cmd(&["SET", "k", "v"]), ok());
+    crema.warm(&["GET", "k"]);
+    let serves = |client: &mut Client| {
+        assert_eq!(client.cmd(&["GET", "k"]), bulk("v"));
+        assert_eq!(crema.client().cmd(&["SET", "k", "v"]), ok(), "new clients are let in");
+        crema.warm(&["GET", "k"]);
+        assert!(status(&crema).starts_with("open at "));
+    };
+    let ask = |said: &[&str]| {
+        let mut stream = UnixStream::connect(&path).expect("it listens");
+        for message in said {
+            stream.write_all(&frame(message)).expect("it reads");
+        }
+        stream
+    };
+    let mut garbage = ask(&[]);
+    garbage.write_all(b"*1\r\n$4\r\nPING\r\n").expect("it reads");
+    hear(&mut garbage, "not how cremas hand over").expect("it is told");
+    serves(&mut client);
+    let mut newer = ask(&[r#"{"say":"hello","oldest":9,"newest":12,"crema":"9.9","pid":1}"#]);
+    hear(&mut newer, "crema 9.9 speaks versions 9 to 12 of the handover").expect("it is told");
+    let mut hasty = ask(&[HELLO, r#"{"say":"serving"}"#]);
+    hear(&mut hasty, "not its turn").expect("it is told");
+    let mut quits = ask(&[HELLO]);
+    hear(&mut quits, "names_end").expect("it has all");
+    drop(quits);
+    serves(&mut client);
+    let mut dies = ask(&[HELLO, r#"{"say":"ready"}"#]);
+    hear(&mut dies, "released").expect("it may serve");
+    assert_eq!(client.cmd(&["GET", "k"]), bulk("v"), "who is there is served, out of Redis");
+    let mut comes = crema.client();
+    comes.send_cmd(&["GET", "k"]);
+    drop(dies);
+    assert_eq!(comes.value(), bulk("v"), "who came meanwhile has waited");
+    serves(&mut client);
+    eventually("that is told", || crema.log().matches("nobody takes over").count() == 5);
+}
+
+/// How the program ends that is to take over there, and what it says.
+fn refused(redis: &Redis, path: &Path, upstream: Option<&str>) -> (Option<i32>, String) {
+    let upstream = upstream.map_or_else(|| format!("redis://{}", redis.addr()), str::to_owned);
+    let arguments = ["--listen", "127.0.0.1:0", "--admin", "off", "--upstream", &upstream, "--take-over"];
+    let mut command = Command::new(env!("CARGO_BIN_EXE_crema"));
+    let Output { status, stderr, .. } = command.args(arguments).arg(path).env_clear().output().expect("the program");
+    (status.code(), String::from_utf8_lossy(&stderr).into_owned())
+}
+
+#[test]
+fn what_cannot_be_taken_over_from_is_told_and_the_program_ends() {
+    let redis = Redis::start();
+    let (directory, path) = path();
+    let listener = UnixListener::bind(&path).expect("a new path");
+    let with_mode = |mode| std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).expect("our own");
+    with_mode(0o666);
+    let (code, said) = refused(&redis, &path, None);
+    assert!(code == Some(1) && said.contains("others may use the socket: its mode is 666"), "{said}");
+    with_mode(0o600);
+    for (answer, why) in [
+        (
+            &frame(r#"{"say":"hello","oldest":9,"newest":9,"crema":"9.9","pid":1}"#)[..],
+            "crema 9.9 speaks versions 9 to 9",
+        ),
+        (&frame(r#"{"say":"refusal","why":"not today"}"#), "it refuses: not today"),
+        (b"-ERR unknown command\r\n", "not how cremas hand over"),
+        (b"", "it is gone"),
+    ] {
+        let said = std::thread::scope(|scope| {
+            let program = scope.spawn(|| refused(&redis, &path, None));
+            let (mut stream, _) = listener.accept().expect("it comes");
+            hear(&mut stream, "hello").expect("it greets");
+            stream.write_all(answer).expect("it reads");
+            drop(stream);
+            program.join().expect("it ends")
+        });
+        assert!(said.0 == Some(1) && said.1.contains(why), "{said:?}");
+    }
+    let file = directory.path().join("precious");
+    std::fs::write(&file, "data").expect("written");
+    let (code, said) = refused(&redis, &file, None);
+    assert!(code == Some(1) && said.contains("what stands there is no socket"), "{said}");
+    assert_eq!(std::fs::read_to_string(&file).expect("still there"), "data");
+}
+
+#[test]
+fn one_whose_upstream_does_not_answer_takes_nothing_over_and_one_alone_starts_by_itself() {
+    let redis = Redis::start();
+    let (_directory, path) = path();
+    // Nobody is behind this file any more.
+    drop(UnixListener::bind(&path).expect("a new path"));
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).expect("our own");
+    let crema = Crema::over(redis.addr()).flag("--take-over", path.display()).start();
+    if cannot(&crema) {
+        return;
+    }
+    assert!(crema.has_logged("nobody is there to take over from"));
+    let (code, said) = refused(&redis, &path, Some("redis://127.0.0.1:1"));
+    assert!(code == Some(1) && said.contains("the upstream does not answer this process"), "{said}");
+    assert_eq!(crema.client().cmd(&["SET", "k", "v"]), ok());
+    eventually("that is told", || crema.has_logged("nobody takes over"));
+    crema.terminate();
+    eventually("its path goes with it", || !path.exists());
+}
