@@ -12,7 +12,7 @@
 # make long   what has to hold for long as well: the same for so many REPLIES, a million simulated schedules, and 100 million hits read again
 # make compat redis-py's own test suite through crema, job queues (BullMQ, RQ, Celery), and the Rust crate multi-tier-cache's tests and
 #             examples; or only the PARTS that are named; and the test suite of a later Redis, which is built for that, like `make tcl`;
-#             and programs while Redis is away
+#             and programs while Redis is away, and while crema is restarted behind HAProxy or the next one takes over
 # make dist   what is handed out, under target/dist: for x86-64 and arm64 the program, linked statically, with man pages, completions and the
 #             files of deploy, and a Debian package; the list of all crates; and the sums of these. All is tried
 # make book   the pages under docs as HTML, under target/book
@@ -22,7 +22,7 @@ SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .ONESHELL:
 .DELETE_ON_ERROR:
-.PHONY: book dist run run-cluster run-sentinel test check tcl fmt bench instructions fuzz long compat interop orderings models coverage need-redis need-tcl need-cc need-valgrind need-faketime need-memcached need-prometheus need-outage need-llvm need-shells need-chromium need-arm64 need-packing
+.PHONY: book dist run run-cluster run-sentinel test check tcl fmt bench instructions fuzz long compat interop orderings models coverage need-redis need-tcl need-cc need-valgrind need-faketime need-memcached need-prometheus need-outage need-haproxy need-llvm need-shells need-chromium need-arm64 need-packing
 
 # Where `make run` listens. Another choice: make run PORT=6390 ADMIN=9390
 PORT := 6380
@@ -207,11 +207,12 @@ long: need-redis need-memcached $(CLIENTS)/python.txt
 	CREMA_AUDIT_SECONDS=600 cargo test --release --locked --test audit_soak fail_over -- --nocapture
 	CREMA_AUDIT_SECONDS=600 cargo test --release --locked --test audit_soak masters_change -- --nocapture
 
-compat: need-redis need-tcl need-cc need-outage $(CLIENTS)/node.txt $(COMPAT)/python.txt $(COMPAT)/node.txt
+compat: need-redis need-tcl need-cc need-outage need-haproxy $(CLIENTS)/node.txt $(COMPAT)/python.txt $(COMPAT)/node.txt
 	cargo build --release --locked
 	tests/compat/run --binary $(BIN) $(PARTS)
 	$(if $(PARTS),,tests/tcl/run --newer --binary $(BIN) --jobs $(JOBS))
 	$(if $(PARTS),,tests/outage/run --binary $(BIN) --rounds 3)
+	$(if $(PARTS),,tests/rolling/run --binary $(BIN))
 
 # The application of tests/interop.rs: a crate of its own, for what it needs is not to weigh on crema's build.
 interop:
@@ -308,6 +309,10 @@ need-outage:
 	@if ! command -v php >/dev/null || ! php -r 'exit(extension_loaded("redis") ? 0 : 1);' || ! command -v sidekiq >/dev/null; then
 		$(call install,php-cli php-redis ruby-sidekiq)
 	fi
+
+# For tests/rolling.
+need-haproxy:
+	@if ! command -v haproxy >/dev/null; then $(call install,haproxy); fi
 
 # $(call tool,program,version): one that Cargo builds.
 tool = if ! [ -x $(TOOLS)/bin/$(1) ]; then cargo install --quiet --locked --root $(TOOLS) --version $(2) $(1); fi

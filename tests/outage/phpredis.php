@@ -2,6 +2,7 @@
 // phpredis in an outage. Usage: phpredis.php PORT
 // After an exception it makes a new connection, as the next request of a web server would.
 $port = (int) $argv[1];
+$key = 'phpredis' . getenv('TWIN'); // one that works beside its like has its own
 $done = $failed = $wrong = $acked = $at = 0;
 $errors = [];
 $r = null;
@@ -19,11 +20,11 @@ while (true) {
             }
             if ($what === 'set') {
                 $at++;
-                $answer = $r->set('phpredis', $at);
+                $answer = $r->set($key, $at);
                 $wrong += $answer !== true;
                 $acked = $answer === true ? $at : $acked;
             } else {
-                $value = $r->get('phpredis');
+                $value = $r->get($key);
                 $wrong += !is_string($value) || (int) $value < $acked || (int) $value > $at;
             }
             $done++;

@@ -1,5 +1,6 @@
 """redis-py in an outage. Usage: redis_py.py PORT"""
 
+import os
 import time
 
 import redis
@@ -7,12 +8,13 @@ import redis
 from say import PORT, Counts
 
 counts, at = Counts(), 0
+key = "redis-py" + os.environ.get("TWIN", "")  # one that works beside its like has its own
 r = redis.Redis(port=PORT)
 while not counts.over():
     at += 1
-    if counts.tried(at, lambda: r.set("redis-py", at)):
+    if counts.tried(at, lambda: r.set(key, at)):
         counts.wrote(at)
-    value = counts.tried(None, lambda: (r.get("redis-py"),))
+    value = counts.tried(None, lambda: (r.get(key),))
     if value:
         counts.saw(value[0])
     counts.ready()

@@ -24,6 +24,7 @@ async function tried(call) {
 }
 
 // Ten loops at once, each with a key of its own: a read must show the last write that was acknowledged, or one tried after it.
+// One that works beside its like has its own (TWIN).
 // They keep no step with each other, or what fails in an outage would be all of them or none, as it happens to come.
 async function loops(name, set, get) {
   const loop = async (key) => {
@@ -35,7 +36,7 @@ async function loops(name, set, get) {
       await sleep(5 + 10 * Math.random());
     }
   };
-  await Promise.all(Array.from({ length: 10 }, (_, n) => loop(`${name}:${n}`)));
+  await Promise.all(Array.from({ length: 10 }, (_, n) => loop(`${name}${process.env.TWIN ?? ''}:${n}`)));
 }
 
 function say() {
