@@ -48,7 +48,7 @@ use crate::log;
 use crate::metrics::{CoherenceMeans, Metrics};
 use crate::net::tls::{Acceptor, Dialer, Verify};
 use crate::origin::Origins;
-use crate::proxy::{Clients, Gate, LiveSettings, OpenListeners, Order, Orders, Shared, Succession};
+use crate::proxy::{Clients, Gate, Listings, LiveSettings, OpenListeners, Order, Orders, Shared, Succession};
 use crate::resp::Limits;
 use crate::server::Inside;
 use crate::tier::Tiers;
@@ -168,6 +168,7 @@ impl App {
         let open_listeners = OpenListeners::new(config.upstream_down == UpstreamDown::Close);
         let live = watch::Sender::new(Arc::new(LiveSettings::of(&config)));
         let shared = Arc::new(Shared {
+            listings: Listings::new(&metrics.workers, &metrics.stats, live.subscribe()),
             live: live.subscribe(),
             topology: topology.subscribe(),
             map: MapDoubts::default(),

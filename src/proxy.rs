@@ -9,6 +9,7 @@
 
 mod amends;
 mod caller;
+mod client_ways;
 mod clients;
 mod connections;
 mod cork;
@@ -27,6 +28,7 @@ mod hot_names;
 mod in_flight;
 mod lanes;
 mod lead;
+mod listings;
 mod live;
 mod loading;
 mod loans;
@@ -36,6 +38,7 @@ mod logins;
 mod node_question;
 mod node_side;
 mod notified_write;
+mod noting;
 mod open_listeners;
 mod orders;
 mod output;
@@ -58,6 +61,7 @@ mod replicas;
 mod replies;
 mod reply_queue;
 mod returned;
+mod roll;
 mod room;
 mod route_memo;
 mod seek;
@@ -66,8 +70,10 @@ mod seen_elsewhere;
 mod sending;
 mod shared;
 mod site;
+mod slowness;
 mod sought;
 mod spare;
+mod start;
 mod station;
 mod succession;
 mod tiered;
@@ -87,6 +93,7 @@ pub(crate) use gate::Gate;
 pub(crate) use hot_names::HotNames;
 pub(crate) use in_flight::ReplyAction;
 pub(crate) use lanes::LANE_NAME;
+pub(crate) use listings::{ListingKind, Listings};
 pub(crate) use live::LiveSettings;
 pub(crate) use node_question::NodeQuestion;
 pub(crate) use open_listeners::OpenListeners;
@@ -102,7 +109,9 @@ pub use read_history::{KeyStatus, ReadHistory};
 pub(crate) use replies::Replies;
 pub use reply_queue::ReplyPlace;
 pub(crate) use reply_queue::SessionEnd;
+pub(crate) use roll::RollCall;
 pub(crate) use shared::Shared;
+pub(crate) use slowness::note_wait;
 pub(crate) use succession::{Succession, SuccessionState};
 pub(crate) use transaction::Transaction;
 pub(crate) use who::Who;
@@ -111,8 +120,11 @@ pub(crate) use worker::Worker;
 use each::KeyLookups;
 use finding::{Finding, Miss};
 use live::RuleIndex;
+use noting::note_hit;
 use parts::SlotParts;
 use recipient::Tally;
+
+use std::slice;
 
 use crate::cache::{Coin, Lookup, Query, Sampler};
 use crate::clock::Time;
@@ -408,7 +420,7 @@ fn look_up<const ANSWERS: bool>(
         KeyStatus::Unheard(since) if ANSWERS && l1.holds(query, ear, now) => return unheard(worker, since, at),
         KeyStatus::Unheard(_) => return Finding::Miss(if fresh.held(now) { Miss::Absent } else { Miss::Blind }),
     }
-    answer::<ANSWERS>(worker, caller, look, || audit((worker, at), caller, query))
+    answer::<ANSWERS>(worker, caller, slice::from_ref(query), look, || audit((worker, at), caller, query))
 }
 
 /// Has what has just answered `query` read again.
@@ -440,6 +452,7 @@ fn unheard(worker: &Worker, since: Time, at: NodeIndex) -> Finding {
 fn answer<const ANSWERS: bool>(
     worker: &Worker,
     caller: &Caller,
+    queries: &[Query<'_>],
     look: impl FnOnce(&mut Sampler, &mut Vec<u8>) -> Lookup,
     audit: impl FnOnce(),
 ) -> Finding {
@@ -450,7 +463,7 @@ fn answer<const ANSWERS: bool>(
         }
         return if looked.is_hit() { Finding::Miss(Miss::WouldHit) } else { looked.into() };
     }
-    let chosen = worker.stats.choose();
+    let chosen = worker.stats.choose().map(|chosen| (chosen, caller.replies.written()));
     let looked = {
         let touches = &mut *worker.sampler.borrow_mut();
         caller.replies.answer(|out| {
@@ -460,9 +473,10 @@ fn answer<const ANSWERS: bool>(
     };
     if looked.is_hit() {
         worker.shared.l1.opaque_writes.ask();
-        if let Some(chosen) = chosen {
+        if let Some((chosen, before)) = chosen {
             if let Some(since) = chosen.since {
                 worker.stats.record(Path::Hit, since);
+                note_hit(worker, &caller.replies, queries, caller.replies.written() - before);
             }
             if worker.is_audited(worker.stats.chosen_of()) {
                 audit();

@@ -35,7 +35,7 @@ use self::welcome::{Pace, welcome};
 use crate::clock::Time;
 use crate::metrics::WorkerStats;
 use crate::net::Socket;
-use crate::proxy::{ClientRecord, PassedClient, Replies, SessionEnd, Shared, Worker};
+use crate::proxy::{ClientRecord, PassedClient, Replies, RollCall, SessionEnd, Shared, Worker};
 use crate::session::{self, Entrance};
 use crate::upstream::STALL;
 
@@ -226,7 +226,7 @@ fn work(
     runtime.block_on(async {
         let worker = Worker::new(Arc::clone(shared), Arc::clone(stats));
         let mut topology = shared.topology.clone();
-        let mut live = shared.live.clone();
+        let (mut live, mut calls) = (shared.live.clone(), shared.listings.roll.follow());
         let sessions = Sessions { stop: stop.clone(), ..Sessions::default() };
         let ends = Arc::clone(&sessions.ends);
         let mut open_listeners = shared.open_listeners.follow();
@@ -245,6 +245,7 @@ fn work(
                 () = ends.notified() => sessions.end(),
                 _ = pulse.tick() => worker.feel(Time::now()),
                 _ = second.tick() => worker.sweep(Time::now()),
+                Ok(call) = calls.recv() => sessions.tell(call),
                 () = shut(&mut open_listeners) => sessions.cut(),
                 Ok(()) = live.changed() => worker.go_by(Arc::clone(&live.borrow_and_update())),
                 Ok(()) = topology.changed() => {
@@ -354,6 +355,13 @@ impl Sessions {
         for replies in self.open.borrow().values() {
             replies.cut(replies.next(), SessionEnd::Away);
         }
+    }
+
+    /// Tells of those that ask for most.
+    fn tell(&self, call: RollCall) {
+        let now = Time::now();
+        let open = self.open.borrow();
+        call.answer(open.values().map(|replies| (replies.heat(now), replies)), |replies| replies.state(now));
     }
 
     /// Has every session look whether it should end, or what it has at the nodes is still right.

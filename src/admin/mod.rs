@@ -1,8 +1,8 @@
 //! The admin port: metrics, probes, status and a dashboard, over HTTP/1.
 //!
-//! The pages read and change nothing: a stray request can do no harm. Orders (`orders`) change something, and want a token.
-//! What it shows comes from a [`Source`], so this module knows no session, lane or cache; it
-//! never shows keys, values or passwords. `app` binds the port and runs [`serve`] beside the workers,
+//! The pages read and change nothing: a stray request can do no harm. Orders (`orders`) change something, and want a token; so
+//! does what is told of keys and clients (`listings`). What it shows comes from a [`Source`], so this module knows no session, lane or
+//! cache; without a token it never shows keys, and never values or passwords. `app` binds the port and runs [`serve`] beside the workers,
 //! not on one of them, so that a scrape delays no client.
 //!
 //! Reading order: the routes, the server, the answers; then `status` (the JSON) and `history` (an hour of it), then
@@ -10,6 +10,7 @@
 
 mod explain;
 mod history;
+mod listings;
 mod orders;
 mod status;
 
@@ -39,12 +40,13 @@ pub(crate) use status::{
 };
 
 use history::History;
+use listings::ListingPath;
 use orders::OrderPath;
 
 use crate::config::AdminToken;
 use crate::control::Control;
 use crate::metrics::Metrics;
-use crate::proxy::Orders;
+use crate::proxy::{Listings, Orders};
 
 /// Connections served at once; more wait in the listener's backlog.
 pub(crate) const MAX_CONNECTIONS: usize = 64;
@@ -85,6 +87,9 @@ pub(crate) trait Source: Send + Sync + 'static {
 
     /// A connection to crema as a client has one, that acts for the user of `upstream` without a login.
     fn inside(&self) -> io::Result<UnixStream>;
+
+    /// What admins are told of keys and clients.
+    fn listings(&self) -> &Listings;
 
     /// Where a file is read.
     fn control(&self) -> &Control;
@@ -176,9 +181,13 @@ async fn connection(
 ) {
     let (source, history, peer) = (source.as_ref(), &*history, &*peer.to_string());
     let service = service_fn(|request: Request<Incoming>| async move {
-        Ok::<_, Infallible>(match OrderPath::of(request.uri().path()) {
-            Some(path) => path.take(request, source, peer).await,
-            None => respond(&request, source, history),
+        let path = request.uri().path();
+        Ok::<_, Infallible>(if let Some(listing) = ListingPath::of(path) {
+            listing.tell(&request, source, peer).await
+        } else if let Some(order) = OrderPath::of(path) {
+            order.take(request, source, peer).await
+        } else {
+            respond(&request, source, history)
         })
     });
     let connection = http1::Builder::new()
@@ -201,7 +210,9 @@ fn respond<B>(request: &Request<B>, source: &dyn Source, history: &Mutex<History
     let Some(route) = Page::of(request.uri().path()) else {
         let paths = Page::ALL.map(Page::path).join("  ");
         let orders = OrderPath::ALL.map(OrderPath::path).join("  ");
-        return text(StatusCode::NOT_FOUND, format!("No such page. There are:  {paths}  and to POST to:  {orders}\n"));
+        let listings = ListingPath::ALL.map(ListingPath::path).join("  ");
+        let there = format!("{paths}  with a token:  {listings}  and to POST to:  {orders}");
+        return text(StatusCode::NOT_FOUND, format!("No such page. There are:  {there}\n"));
     };
     if !matches!(*request.method(), Method::GET | Method::HEAD) {
         let mut response = text(StatusCode::METHOD_NOT_ALLOWED, "This page can only be read: GET or HEAD.\n");
@@ -268,13 +279,17 @@ fn answer(status: StatusCode, kind: &'static str, body: impl Into<Bytes>) -> Res
 mod tests {
     use super::*;
     use crate::command::Class;
+    use crate::config::Config;
     use crate::metrics::Outcome;
+    use crate::proxy::LiveSettings;
     use std::sync::atomic::{AtomicBool, Ordering};
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::sync::watch;
     use tokio::task::JoinHandle;
 
     struct Fake {
         orders: Orders,
+        listings: Listings,
         control: Control,
         metrics: Metrics,
         ready: AtomicBool,
@@ -303,6 +318,10 @@ mod tests {
             Err(io::ErrorKind::NotConnected.into())
         }
 
+        fn listings(&self) -> &Listings {
+            &self.listings
+        }
+
         fn control(&self) -> &Control {
             &self.control
         }
@@ -318,10 +337,13 @@ mod tests {
     async fn port() -> Port {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let address = listener.local_addr().expect("bound");
+        let metrics = Metrics::new(1);
+        let live = watch::Sender::new(Arc::new(LiveSettings::of(&Config::default()))).subscribe();
         let source = Arc::new(Fake {
             orders: Orders::new().0,
+            listings: Listings::new(&metrics.workers, &metrics.stats, live),
             control: Control::here(),
-            metrics: Metrics::new(1),
+            metrics,
             ready: AtomicBool::new(true),
         });
         let stop = CancellationToken::new();

@@ -107,7 +107,7 @@ impl OrderPath {
 }
 
 /// Whether who shows this may give orders; else what it is told.
-async fn admit(
+pub(super) async fn admit(
     token: Option<AdminToken>,
     shown: Option<&HeaderValue>,
     control: &Control,
@@ -147,7 +147,7 @@ fn is_same(token: &[u8], shown: &[u8]) -> bool {
     hmac::verify(&key, shown, hmac::sign(&key, token).as_ref()).is_ok()
 }
 
-fn told(status: StatusCode, why: String) -> Response<Full<Bytes>> {
+pub(super) fn told(status: StatusCode, why: String) -> Response<Full<Bytes>> {
     json(status, &OrderOutcome::Refused { error: why })
 }
 

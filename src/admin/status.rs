@@ -12,8 +12,8 @@ use serde::Serialize;
 use crate::command::Class;
 use crate::config::L1Mode;
 use crate::metrics::{
-    CoherenceMeans, Latency, Levels, LoadResult, Metrics, Need, OriginLevels, Outcome, Path, TierLevels, TierOutcome,
-    Value, WorkerStats,
+    CoherenceMeans, KeyLevels, Latency, Levels, LoadResult, Metrics, Need, OriginLevels, Outcome, Path, TierLevels,
+    TierOutcome, Value, WorkerStats,
 };
 
 /// How things stand, as the parts of crema know it.
@@ -37,6 +37,8 @@ pub(crate) struct Snapshot {
     pub upstream: UpstreamStatus,
     /// One for each ear there is.
     pub ears: Vec<EarStatus>,
+    /// Requests by rule and by prefix.
+    pub keys: KeyLevels,
     /// The origins, in the order of the settings.
     pub origins: Vec<OriginStatus>,
     /// The tiers, in the order of the settings.
@@ -307,6 +309,7 @@ impl Snapshot {
         Levels {
             tiers: self.tiers.iter().map(tier).collect(),
             origins: self.origins.iter().map(origin).collect(),
+            keys: self.keys.clone(),
             ready: self.ready.is_ok(),
             upstream_up: self.upstream.up,
             mode: self.mode,
@@ -529,6 +532,7 @@ pub(super) mod tests {
             },
             ears: vec![ear("default", true, Some(420)), ear("bob", true, None), ear("eve", false, None)],
             tiers: Vec::new(),
+            keys: KeyLevels::default(),
             origins: Vec::new(),
             l1: L1Status { entries: 3, bytes: 900, capacity: 1_000 },
             audit: AuditStatus::default(),

@@ -16,9 +16,9 @@ use crate::clock::Time;
 use crate::config::{AdminToken, UpstreamKind};
 use crate::control::Control;
 use crate::invalidation::{AuditViolation, EarState};
-use crate::metrics::{AuditDoubt, AuditSkip, CensusFinding, LoadResult, Metrics, Need, TierOutcome};
+use crate::metrics::{AuditDoubt, AuditSkip, CensusFinding, KeyLevels, LoadResult, Metrics, Need, TierOutcome};
 use crate::origin::OriginState;
-use crate::proxy::Orders;
+use crate::proxy::{Listings, Orders};
 use crate::tier::Tier;
 use crate::upstream::{Node, NodeIndex, Topology};
 
@@ -60,6 +60,7 @@ impl Source for App {
             refusals: Need::ALL.map(|need| topology.nodes().any(|(_, node)| node.needs.is_refused(need))),
             upstream,
             ears: ears.collect(),
+            keys: self.keys(),
             origins: self.shared.origins.iter().flat_map(|origins| origins.states()).map(origin_status).collect(),
             tiers: self.shared.tiers.iter().flat_map(|tiers| tiers.all()).map(tier_status).collect(),
             l1: L1Status {
@@ -89,6 +90,10 @@ impl Source for App {
 
     fn token(&self) -> Option<AdminToken> {
         self.shared.live().admins.token.clone()
+    }
+
+    fn listings(&self) -> &Listings {
+        &self.shared.listings
     }
 
     fn orders(&self) -> &Orders {
@@ -145,6 +150,13 @@ impl App {
             skipped: AuditSkip::ALL.map(|skip| (skip.as_str(), stats.audit_skips(skip))).into(),
             last: self.shared.l1.audit.violations().into_iter().map(violation).collect(),
         }
+    }
+
+    /// Requests by rule and by prefix.
+    fn keys(&self) -> KeyLevels {
+        let live = self.shared.live();
+        let rules = live.rules.iter().map(|rule| rule.pattern.as_str());
+        self.metrics.stats.key_tallies.lock().unwrap_or_else(PoisonError::into_inner).levels(rules)
     }
 
     fn node_status(&self, topology: &Topology, at: NodeIndex, node: &Arc<Node>) -> NodeStatus {

@@ -91,12 +91,18 @@ pub enum Verb {
     SwapDb,
     /// REPLICAOF, FAILOVER and their like: what the server is afterwards shows at the next fence.
     RoleChange,
-    /// CREMA EXPLAIN, and so on: crema's own.
+    /// CREMA BIGKEYS, and so on: crema's own.
+    CremaBigKeys,
+    /// CREMA CLIENTS.
+    CremaClients,
+    /// CREMA EXPLAIN.
     CremaExplain,
     /// CREMA AUDIT.
     CremaAudit,
     /// CREMA HELP.
     CremaHelp,
+    /// CREMA HOTKEYS.
+    CremaHotKeys,
     /// CREMA INVALIDATE.
     CremaInvalidate,
     /// CREMA MODE.
@@ -105,6 +111,8 @@ pub enum Verb {
     CremaRefresh,
     /// CREMA RELOAD.
     CremaReload,
+    /// CREMA SLOWLOG.
+    CremaSlowLog,
     /// CREMA STATUS.
     CremaStatus,
 }

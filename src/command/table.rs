@@ -415,12 +415,16 @@ table! {
         "client|unpause"                  2  a     None   none           Session(ClientUnpause)        => Masters(Agree);
         "crema"                          -2  o     None   none           Lane;
         "crema|audit"                     2  o     None   none           Session(CremaAudit);
+        "crema|bigkeys"                  -2  o     None   none           Session(CremaBigKeys);
+        "crema|clients"                  -2  o     None   none           Session(CremaClients);
         "crema|explain"                  -3  o     None   none           Session(CremaExplain);
         "crema|help"                      2  o     None   none           Session(CremaHelp);
+        "crema|hotkeys"                  -2  o     None   none           Session(CremaHotKeys);
         "crema|invalidate"               -3  o     None   none           Session(CremaInvalidate);
         "crema|mode"                      3  o     None   none           Session(CremaMode);
         "crema|refresh"                  -3  o     None   none           Session(CremaRefresh);
         "crema|reload"                    2  o     None   none           Session(CremaReload);
+        "crema|slowlog"                  -2  o     None   none           Session(CremaSlowLog);
         "crema|status"                    2  o     None   none           Session(CremaStatus);
         "echo"                            2  f     None   none           Lane;
         "hello"                          -1  f     None   none           Session(Hello);

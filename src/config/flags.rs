@@ -73,6 +73,12 @@ pub struct Settings {
     /// Or a file with it, read anew [default: off]
     #[arg(long, value_name = "FILE", help_heading = "Changes")]
     pub(super) admin_token_file: Option<Given>,
+    /// A command that takes longer is slow, or off [default: 10ms]
+    #[arg(long, value_name = "TIME", help_heading = "Changes")]
+    pub(super) slowlog_slower_than: Option<Given>,
+    /// Slow commands that are kept [default: 128]
+    #[arg(long, value_name = "N", help_heading = "Changes")]
+    pub(super) slowlog_max_len: Option<Given>,
     /// Worker threads; auto is one a core [default: auto]
     #[arg(long, value_name = "N")]
     pub(super) threads: Option<Given>,

@@ -69,6 +69,11 @@ impl Glob {
         true
     }
 
+    /// The pattern as it was written.
+    pub fn as_str(&self) -> &str {
+        &self.source
+    }
+
     /// Whether the whole of `key` fits the pattern.
     pub fn matches(&self, key: &[u8]) -> bool {
         self.follow(key, &mut ())

@@ -70,6 +70,8 @@ const LIVE: &[Adopt] = &[
     (&["drain_timeout"], |to, from| to.drain_timeout = from.drain_timeout),
     (&["audit"], |to, from| to.audit = from.audit),
     (&["show_keys"], |to, from| to.show_keys = from.show_keys),
+    (&["slowlog_slower_than"], |to, from| to.slowlog_slower_than = from.slowlog_slower_than),
+    (&["slowlog_max_len"], |to, from| to.slowlog_max_len = from.slowlog_max_len),
     (&["admin_users", "admin_token", "admin_token_file"], |to, from| to.admins.clone_from(&from.admins)),
 ];
 

@@ -86,6 +86,10 @@ pub struct Config {
     pub audit: Option<u32>,
     /// Whether people are shown keys, and not only their hashes.
     pub show_keys: bool,
+    /// A command that takes longer is noted as slow; `None`: none is.
+    pub slowlog_slower_than: Option<Duration>,
+    /// So many of them are kept.
+    pub slowlog_max_len: usize,
     /// Worker threads, at most 1024.
     pub threads: NonZeroUsize,
     /// What L1 does for reads.
@@ -326,6 +330,9 @@ fn read(layers: &Layers) -> Result<Config, ConfigError> {
         admins: admin::read(layers)?,
         audit: layers.read(key!(audit), "off", |text| or_off(text, one_in))?,
         show_keys: layers.read(key!(show_keys), "false", switch)?,
+        slowlog_slower_than: layers
+            .read(key!(slowlog_slower_than), "10ms", |text| or_off(text, durations(ms(1)..=h(1))))?,
+        slowlog_max_len: layers.read(key!(slowlog_max_len), "128", counts(1..=10_000))?,
         threads: layers.read(key!(threads), "auto", threads)?,
         mode: layers.read(key!(mode), "cache", L1Mode::read)?,
         promote: layers.read(key!(promote), "10", |text| {

@@ -5,19 +5,22 @@
 //! same [`WorkerStats`] corrupts nothing, but counts get lost. Readers see each value whole, and
 //! values that belong together may be an instant apart.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU32, AtomicU64, Ordering};
-use std::time::Instant;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
+use super::key_tallies::KeyTallies;
+use super::key_watch::KeyWatch;
 use super::labels::{
     AuditDoubt, AuditSkip, CensusFinding, ChannelMessage, DropReason, EpochReason, Failure, FillOutcome, Outcome, Path,
     Publication, ReadRole, RedirectKind, Refusal,
 };
 use super::latency::Histogram;
+use super::slow::SlowLog;
 use crate::command::Class;
 
-/// One request in about this many has its latency taken.
-const SAMPLE_EVERY: u32 = 64;
+/// One request in about this many has its latency taken, and its keys noted.
+pub(crate) const SAMPLE_EVERY: u32 = 64;
 
 /// A number that only grows, written by one thread.
 #[derive(Debug, Default)]
@@ -86,6 +89,10 @@ pub struct WorkerStats {
     reads_by_role: [Counter; ReadRole::COUNT],
     latencies: [Histogram; Path::COUNT],
     sampler: LatencySampler,
+    /// What is noted of keys, of the same sample.
+    pub(crate) keys: KeyWatch,
+    /// From how many nanoseconds on a command is slow.
+    pub slow_after: AtomicU64,
     /// Requests whose reply is not whole yet.
     pub waiting: Gauge,
     /// Bytes of requests read from clients.
@@ -201,11 +208,21 @@ impl WorkerStats {
         self.sampler.every.load(Ordering::Relaxed)
     }
 
+    /// As [`sample`](Self::sample), where the time is taken elsewhere.
+    #[inline]
+    pub fn is_sampled(&self) -> bool {
+        self.sampler.due() == Some(true)
+    }
+
     /// To be called when a request that [`Self::sample`] chose has its whole reply. Commands that
     /// wait by intention (BLPOP, WAIT, SUBSCRIBE) are not to be recorded.
     pub fn record(&self, path: Path, since: Instant) {
-        let nanos = u64::try_from(since.elapsed().as_nanos()).unwrap_or(u64::MAX);
-        self.latencies[path as usize].record(nanos);
+        self.record_span(path, since.elapsed());
+    }
+
+    /// The same, where the time that it took is known.
+    pub fn record_span(&self, path: Path, span: Duration) {
+        self.latencies[path as usize].record(u64::try_from(span.as_nanos()).unwrap_or(u64::MAX));
     }
 
     /// The sampled latencies of one path.
@@ -310,6 +327,10 @@ pub struct Stats {
     pub evictions: Arc<SharedCounter>,
     /// Connections turned away at the door because the limit was reached.
     pub sessions_refused: SharedCounter,
+    /// Requests by the rules and prefixes of their keys.
+    pub(crate) key_tallies: Mutex<KeyTallies>,
+    /// Commands that were slow.
+    pub(crate) slow: SlowLog,
 }
 
 impl Stats {

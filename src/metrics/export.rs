@@ -13,6 +13,7 @@ use ::metrics::{Counter, Gauge, counter, describe_counter, describe_gauge, gauge
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusRecorder};
 use serde::Serialize;
 
+use super::key_tallies::{self, KeyLevels};
 use super::labels::{
     AuditDoubt, AuditSkip, CensusFinding, ChannelMessage, CoherenceMeans, DropReason, EpochReason, Failure,
     FillOutcome, Need, Outcome, Path, Publication, ReadRole, RedirectKind, Refusal,
@@ -160,6 +161,11 @@ const COUNTERS: &[Row<ReadCounter>] = &[
         name: "crema_audit_violations_total",
         about: "Those that Redis answers otherwise though nothing has told of a change: memory held what it must not. Any is a reason for mode pass, and for a report.",
         read: |m| m.stats.audit_violations.get(),
+    },
+    Row {
+        name: "crema_slow_commands_total",
+        about: "Commands slower than slowlog_slower_than, of which CREMA SLOWLOG tells.",
+        read: |m| m.stats.slow.total(),
     },
     Row {
         name: "crema_ear_reconnects_total",
@@ -393,6 +399,8 @@ pub struct Levels {
     pub tiers: Vec<TierLevels>,
     /// Of each origin.
     pub origins: Vec<OriginLevels>,
+    /// By rule and by prefix.
+    pub keys: KeyLevels,
     /// Whether crema can serve.
     pub ready: bool,
     /// Whether Redis answers.
@@ -452,6 +460,7 @@ pub fn descriptions() -> impl Iterator<Item = (&'static str, &'static str)> {
         .map(|row| (row.name, row.about))
         .chain(tier::FAMILIES)
         .chain(origin::FAMILIES)
+        .chain(key_tallies::FAMILIES)
         .chain(COUNTERS.iter().map(|row| (row.name, row.about)))
         .chain(LABELLED.iter().map(|row| (row.name, row.about)))
         .chain(GAUGES.iter().map(|row| (row.name, row.about)))
@@ -545,6 +554,7 @@ impl Exporter {
         write_histogram(&mut text, metrics).expect("a String takes all that is written to it");
         tier::write(&mut text, &levels.tiers).expect("a String takes all that is written to it");
         origin::write(&mut text, &levels.origins).expect("a String takes all that is written to it");
+        key_tallies::write(&mut text, &levels.keys).expect("a String takes all that is written to it");
         process::write(&mut text);
         text
     }

@@ -359,6 +359,33 @@ labels! {
 }
 
 labels! {
+    /// What became of a request for a key, as the metrics by rule and by prefix tell.
+    KeyEvent {
+        Hit = "hit": "Answered from L1.",
+        WouldHit = "would_hit": "L1 would have answered and, in mode observe, Redis did.",
+        Joined = "joined": "Answered by another session's read of the same key.",
+        Miss = "miss": "A read that was sent to Redis.",
+        Write = "write": "A command that may change the key.",
+    }
+}
+
+labels! {
+    /// What a slow command waited for, most of its time.
+    SlowReason {
+        Redis = "redis": "Redis took that long: the command was the next that it had to answer on its connection.",
+        Queue = "queue": "It waited for commands before it on the same connection to Redis.",
+        Reader = "reader": "Its client, or that of a reply before it, was slow to take bytes.",
+        Connection = "connection": "It waited for a connection to Redis to be made.",
+        Session = "session": "It waited within its session: for earlier commands of its client, for a connection of its own, or for what crema asks Redis first.",
+        Fence = "fence": "It may have changed any key, and its reply was held until memory had heard of all that it did, or the fleet had been told.",
+        Ear = "ear": "Memory had the answer, and it waited until that was sure to be none from before what its session has seen.",
+        Lease = "lease": "Memory could not prove itself fresh, and Redis took that long.",
+        Beyond = "beyond": "Redis had nothing, and what lies beyond it was asked: a tier, or an origin.",
+        Lost = "lost": "It was not answered: the connection was lost, or Redis did not answer in time.",
+    }
+}
+
+labels! {
     /// By which path a request was answered, as the latency histogram tells them apart.
     Path {
         Hit = "hit": "Answered from L1.",

@@ -4,37 +4,48 @@
 //! [`WorkerStats`], one for each worker thread, written by that thread alone, so that counting a
 //! request costs a load, an add and a store; and [`Stats`], one for the process, for what happens
 //! seldom or on any thread. They are summed when somebody asks (`/metrics`, `/api/status`), never
-//! before. Counting must never allocate, look anything up, wait, or read a clock.
+//! before. Counting must never allocate, look anything up, wait, or read a clock; but for one request in about 64, of whose keys
+//! more is noted.
 //!
 //! Every layer above counts; only the admin port reads.
 //!
 //! Reading order: `labels` (why a request went the way it did), `counters` (what is counted),
-//! `latency` (the sampled histogram), `export` (the names), `process` (what the system knows of the process).
+//! `latency` (the sampled histogram), `export` (the names), `process` (what the system knows of the process); then what is known of keys:
+//! `sketch` and `big` (which are hot, which are big), `key_watch` (a worker's), `prefixes`, `key_tallies` (by rule and prefix); and `slow`.
 
+mod big;
 mod counters;
 mod export;
 mod key_name;
+mod key_tallies;
+mod key_watch;
 mod labels;
 mod latency;
 mod origin;
+mod prefixes;
 mod process;
+mod sketch;
+mod slow;
 mod tier;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 pub use counters::Stats;
-pub(crate) use counters::{Counter, Gauge, SharedCounter, WorkerStats};
+pub(crate) use counters::{Counter, Gauge, SAMPLE_EVERY, SharedCounter, WorkerStats};
 pub use export::descriptions;
 pub(crate) use export::{Levels, Value};
 pub(crate) use key_name::{quoted, shown};
+pub(crate) use key_tallies::{KeyLevels, TalliedKey};
+pub(crate) use key_watch::{HALF_LIFE, HotKey, KeyWatch, faded, hash_of, per_second};
 pub(crate) use labels::{
     AuditDoubt, AuditSkip, CensusFinding, ChannelMessage, CoherenceMeans, DropReason, EpochReason, Failure,
     FillOutcome, Path, Publication, ReadRole, RedirectKind, Refusal,
 };
-pub use labels::{LoadResult, Need, Outcome, TierOutcome};
+pub use labels::{KeyEvent, LoadResult, Need, Outcome, SlowReason, TierOutcome};
 pub(crate) use latency::Latency;
 pub(crate) use origin::OriginLevels;
+pub(crate) use slow::{SlowCommand, SlowEntry};
 pub(crate) use tier::{TierLevels, TierStats};
 
 use crate::command::Class;

@@ -25,6 +25,8 @@ pub(crate) struct Member {
     user: Mutex<Box<[u8]>>,
     /// Where it connects from, as Redis prints addresses.
     peer: Mutex<String>,
+    /// What it calls itself.
+    name: Mutex<Box<[u8]>>,
     since: Time,
     ended: AtomicBool,
     worker: Arc<Notify>,
@@ -34,8 +36,14 @@ impl Clients {
     /// Takes a client from this address onto the list; `worker` is notified when it must end.
     pub(crate) fn join(&self, peer: String, worker: &Arc<Notify>) -> Arc<Member> {
         let (user, ended) = (Mutex::default(), AtomicBool::new(false));
-        let member =
-            Arc::new(Member { user, peer: Mutex::new(peer), since: Time::now(), ended, worker: Arc::clone(worker) });
+        let member = Arc::new(Member {
+            user,
+            peer: Mutex::new(peer),
+            name: Mutex::default(),
+            since: Time::now(),
+            ended,
+            worker: Arc::clone(worker),
+        });
         let mut members = lock(&self.0);
         if members.len() == members.capacity() {
             members.retain(|member| member.strong_count() > 0);
@@ -77,6 +85,24 @@ impl Member {
     /// It comes from there in truth; who passes it on has said so.
     pub(crate) fn comes_from(&self, peer: String) {
         *lock(&self.peer) = peer;
+    }
+
+    /// It calls itself so from now on.
+    pub(crate) fn is_called(&self, name: &[u8]) {
+        *lock(&self.name) = name.into();
+    }
+
+    /// Since when it is there.
+    pub(crate) fn since(&self) -> Time {
+        self.since
+    }
+
+    /// Its address, its name, and as whom it has logged in, for people.
+    pub(crate) fn introduced(&self) -> (String, String, String) {
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        let user = lock(&self.user);
+        let user = if user.is_empty() { "default".to_owned() } else { text(&user) };
+        (self.peer(), text(&lock(&self.name)), user)
     }
 
     /// Whether its session must end.

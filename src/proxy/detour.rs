@@ -9,13 +9,14 @@
 
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::in_flight::{InFlight, ReplyAction};
 use super::notified_write::MarkedWrite;
 use super::recipient::Recipient;
 use super::returned::{ReplyPurpose, ReturnReason};
 use super::site::Site;
+use super::start::Start;
 use super::who::Who;
 use crate::clock::Time;
 use crate::command::{self, Effect, HashSlot, Route, Spec};
@@ -57,7 +58,7 @@ pub(super) struct Detour {
     pub(super) site: Rc<Site>,
     /// Who sent it, and in which version.
     pub(super) caller: (Rc<Who>, Resp),
-    pub(super) sampled: Option<Instant>,
+    pub(super) start: Start,
     pub(super) tries: Tries,
 }
 
@@ -93,7 +94,7 @@ impl Detour {
             ReplyPurpose::Write(MarkedWrite::WithNotice(write)) => ReplyAction::Write(write.guard),
             ReplyPurpose::Pass | ReplyPurpose::Read(..) | ReplyPurpose::Lead(..) => ReplyAction::Pass,
         };
-        InFlight::new(&self.site, self.recipient, action, None).answer(&line);
+        InFlight::new(&self.site, self.recipient, action, self.start).answer(&line);
     }
 }
 

@@ -112,7 +112,7 @@ impl<'a> KeyLookups<'a> {
             let one = rand::random_range(0..self.queries.len());
             super::audit((worker, self.nodes[one]), caller, &self.queries[one]);
         };
-        super::answer::<ANSWERS>(worker, caller, look, audit)
+        super::answer::<ANSWERS>(worker, caller, &self.queries, look, audit)
     }
 
     /// Whether it could be sent now, to whichever nodes its keys are at: behind what the session has sent there.

@@ -20,8 +20,12 @@ use tokio_util::task::TaskTracker;
 use super::recipient::Recipient;
 use super::replies::Replies;
 use super::reply_queue::ReplyPlace;
+use super::shared::Shared;
+use super::slowness::note_wait;
 use crate::clock::Time;
-use crate::invalidation::{Debt, L1};
+use crate::command;
+use crate::invalidation::Debt;
+use crate::metrics::{Outcome, SlowReason};
 use crate::upstream::Node;
 
 /// Once scripts wait, they do until nobody has asked L1 during so many fences in a row. Where sessions take turns with scripts and
@@ -30,7 +34,7 @@ const PATIENCE: u32 = 8;
 
 /// The fences of one worker's opaque writes at one node: at most one is under way, and those who come meanwhile share the next.
 pub(super) struct Fencing {
-    l1: Arc<L1>,
+    shared: Arc<Shared>,
     node: Arc<Node>,
     /// How long a reply may wait for the fleet to be told.
     limit: Duration,
@@ -38,16 +42,45 @@ pub(super) struct Fencing {
     tasks: TaskTracker,
     /// Scripts wait for so many more, or for [`PATIENCE`] from the last one on during which L1 was asked.
     holding: Cell<u32>,
-    held: RefCell<Vec<(Rc<Replies>, ReplyPlace)>>,
+    held: RefCell<Vec<HeldReply>>,
     wanted: Cell<bool>,
     under_way: Cell<bool>,
 }
 
+/// A reply that is held, from when on, and to which command.
+struct HeldReply {
+    replies: Rc<Replies>,
+    place: ReplyPlace,
+    since: Time,
+    command: u16,
+    outcome: Outcome,
+}
+
+impl HeldReply {
+    /// That of `recipient`, from now on.
+    fn of(recipient: &Recipient) -> Self {
+        let (replies, place) = (Rc::clone(recipient.replies()), recipient.place());
+        Self { replies, place, since: Time::now(), command: recipient.command(), outcome: recipient.outcome() }
+    }
+
+    /// It goes out now: where it was held for long, that is noted.
+    fn note(&self, shared: &Shared) {
+        let took = Time::now().saturating_since(self.since);
+        note_wait(
+            shared,
+            &self.replies,
+            (command::by_id(self.command), None),
+            (took, SlowReason::Fence, self.outcome),
+            0,
+        );
+    }
+}
+
 impl Fencing {
     /// None are under way. A reply waits for the fleet no longer than `limit`.
-    pub(super) fn new(l1: &Arc<L1>, node: &Arc<Node>, limit: Duration, tasks: &TaskTracker) -> Rc<Self> {
+    pub(super) fn new(shared: &Arc<Shared>, node: &Arc<Node>, limit: Duration, tasks: &TaskTracker) -> Rc<Self> {
         Rc::new(Self {
-            l1: Arc::clone(l1),
+            shared: Arc::clone(shared),
             node: Arc::clone(node),
             limit,
             tasks: tasks.clone(),
@@ -61,11 +94,11 @@ impl Fencing {
     /// To be called when the answer to an opaque write is here, before any of it is passed on. True where it is held in the place
     /// of `recipient` until a fence is back.
     pub(super) fn answered_opaque(self: &Rc<Self>, recipient: &Recipient) -> bool {
-        let l1 = &self.l1;
+        let l1 = &self.shared.l1;
         let held = self.holding.get() > 0 && l1.must_fence(&self.node);
         if held {
             recipient.replies().hold(recipient.place());
-            self.held.borrow_mut().push((Rc::clone(recipient.replies()), recipient.place()));
+            self.held.borrow_mut().push(HeldReply::of(recipient));
         } else {
             l1.opaque_writes.add(Time::now());
             if !l1.opaque_writes.is_asked() {
@@ -83,10 +116,11 @@ impl Fencing {
     /// filled before is forgotten. Where the fleet cannot be told for long, it goes out before.
     pub(super) fn hold_until_settled(&self, recipient: &Recipient, debt: Debt) {
         recipient.replies().hold(recipient.place());
-        let (replies, place, limit) = (Rc::clone(recipient.replies()), recipient.place(), self.limit);
+        let (held, shared, limit) = (HeldReply::of(recipient), Arc::clone(&self.shared), self.limit);
         self.tasks.spawn_local(async move {
             let _ = timeout(limit, debt.settled()).await;
-            replies.release(place);
+            held.note(&shared);
+            held.replies.release(held.place);
         });
     }
 
@@ -94,17 +128,18 @@ impl Fencing {
     /// be for long, it goes out before.
     pub(super) fn hold_until_removed(&self, recipient: &Recipient, owed: oneshot::Receiver<()>) {
         recipient.replies().hold_for_more(recipient.place());
-        let (replies, place, limit) = (Rc::clone(recipient.replies()), recipient.place(), self.limit);
+        let (held, shared, limit) = (HeldReply::of(recipient), Arc::clone(&self.shared), self.limit);
         self.tasks.spawn_local(async move {
             // Where it can be made good no more, for the process ends, the client hears nothing.
             if !matches!(timeout(limit, owed).await, Ok(Err(_))) {
-                replies.release_more(place);
+                held.note(&shared);
+                held.replies.release_more(held.place);
             }
         });
     }
 
     async fn fences(self: Rc<Self>) {
-        let l1 = &self.l1;
+        let l1 = &self.shared.l1;
         while self.wanted.replace(false) {
             let held = self.held.take();
             l1.opaque_writes.start_over();
@@ -112,8 +147,9 @@ impl Fencing {
             let holding = self.holding.get();
             let goes_on = l1.opaque_writes.is_busy() || holding > 0 && l1.opaque_writes.is_asked();
             self.holding.set(if goes_on { PATIENCE } else { holding.saturating_sub(1) });
-            for (to, place) in &held {
-                to.release(*place);
+            for held in &held {
+                held.note(&self.shared);
+                held.replies.release(held.place);
             }
         }
         self.under_way.set(false);

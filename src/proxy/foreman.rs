@@ -17,6 +17,7 @@ use super::reply_queue::ReplyPlace;
 use super::returned::{ReplyPurpose, ReturnReason, ReturnedCommand};
 use super::seek::Question;
 use super::site::Foreman;
+use super::start::Start;
 use super::worker::Worker;
 use crate::beyond::WriteSequel;
 use crate::clock::Time;
@@ -91,7 +92,7 @@ impl Worker {
         let mut spans = Vec::new();
         let slot = SentCommand::read(bytes, &mut spans).and_then(|sent| sent.slot());
         let (bytes, now): (Rc<[u8]>, _) = (bytes.into(), Time::now());
-        let ReturnedCommand { site, first, joined, purpose, why, caller, sampled } = command;
+        let ReturnedCommand { site, first, joined, purpose, why, caller, start } = command;
         let Some(caller) = caller else { return };
         (0..purpose.promotions()).for_each(|_| self.stats.dropped(DropReason::Redirected));
         for recipient in joined {
@@ -104,13 +105,13 @@ impl Worker {
                 why: why.clone(),
                 site: Rc::clone(&site),
                 caller: caller.clone(),
-                sampled: None,
+                start: Start::at(now),
                 tries: Tries::new(now),
             };
             self.detour(detour, slot);
         }
         let (recipient, tries) = (first, Tries::new(now));
-        self.detour(Detour { recipient, purpose, bytes, asking, why, site, caller, sampled, tries }, slot);
+        self.detour(Detour { recipient, purpose, bytes, asking, why, site, caller, start, tries }, slot);
     }
 
     /// Has the master answer a read that a replica did not.
@@ -154,11 +155,11 @@ impl Worker {
                 return all.for_each(|recipient| recipient.refuse(&self.shared, &error, Sent::No));
             }
         };
-        let ReturnedCommand { first, joined, purpose, sampled, .. } = command;
+        let ReturnedCommand { first, joined, purpose, start, .. } = command;
         match purpose {
             ReplyPurpose::Read(reader, fills) => {
                 let action = ReplyAction::Read(reader, fills);
-                track.send(bytes, InFlight::new(&track.site, first, action, sampled), now);
+                track.send(bytes, InFlight::new(&track.site, first, action, start), now);
             }
             ReplyPurpose::Lead(reader, coin) => {
                 let joined = (!joined.is_empty()).then(|| Box::new(joined));

@@ -10,7 +10,6 @@
 
 use std::rc::Rc;
 use std::task::{Context, Poll};
-use std::time::Instant;
 
 use tokio::sync::oneshot;
 
@@ -22,14 +21,15 @@ use super::recipient::Recipient;
 use super::returned::{ReturnReason, Returned};
 use super::seek::Seek;
 use super::site::Site;
+use super::start::Start;
 use super::who::Who;
 use super::write_guard::WriteGuard;
 use crate::clock::Time;
 use crate::error::{Error, Sent};
 use crate::invalidation::{AclUser, Fill};
-use crate::metrics::{DropReason, Need, Path, RedirectKind};
+use crate::metrics::{DropReason, Need, RedirectKind};
 use crate::resp::Resp;
-use crate::upstream::{ErrorLine, Waiter, redirect_of};
+use crate::upstream::{ConnectionTimes, ErrorLine, ReplyEnd, Waiter, redirect_of};
 
 /// Pieces of a reply from so many bytes on are kept once for all who wait for it.
 const WORTH_SHARING: usize = 16 << 10;
@@ -40,8 +40,8 @@ pub(crate) struct InFlight {
     /// None where the command is crema's own.
     pub(super) recipient: Option<Recipient>,
     pub(super) action: ReplyAction,
-    /// Since when, where its latency is taken.
-    pub(super) sampled: Option<Instant>,
+    /// Since when it is under way.
+    pub(super) start: Start,
     pub(super) stage: ReplyStage,
     patient: bool,
     /// Who sent it, in a cluster, where it is no read: those know.
@@ -106,10 +106,10 @@ impl From<MarkedWrite> for ReplyAction {
 
 impl InFlight {
     /// A command that is answered to `recipient`.
-    pub(crate) fn new(site: &Rc<Site>, recipient: Recipient, action: ReplyAction, sampled: Option<Instant>) -> Self {
+    pub(super) fn new(site: &Rc<Site>, recipient: Recipient, action: ReplyAction, start: Start) -> Self {
         let site = Rc::clone(site);
         let (stage, caller, resp) = (ReplyStage::Awaited, None, Resp::V2);
-        Self { site, recipient: Some(recipient), action, sampled, stage, patient: false, caller, resp }
+        Self { site, recipient: Some(recipient), action, start, stage, patient: false, caller, resp }
     }
 
     /// Redis is asked to wait: the reply may take as long as it likes.
@@ -123,7 +123,8 @@ impl InFlight {
     pub(crate) fn own(site: &Rc<Site>, action: ReplyAction) -> Self {
         let site = Rc::clone(site);
         let (stage, caller, resp) = (ReplyStage::Awaited, None, Resp::V2);
-        Self { site, recipient: None, action, sampled: None, stage, patient: false, caller, resp }
+        let start = Start::at(Time::NEVER); // nobody waits for it
+        Self { site, recipient: None, action, start, stage, patient: false, caller, resp }
     }
 
     /// Notes who sends it, in this version of the protocol, for it to be sent elsewhere. Of what goes to a cluster's node.
@@ -136,6 +137,11 @@ impl InFlight {
         if self.stage == ReplyStage::Awaited && self.recipient.is_some() && self.caller().is_some() {
             self.stage = ReplyStage::Followed;
         }
+    }
+
+    /// Whether Redis was asked to wait with its reply.
+    pub(super) fn is_to_wait(&self) -> bool {
+        self.patient
     }
 
     pub(super) fn caller(&self) -> Option<(&Rc<Who>, Resp)> {
@@ -308,7 +314,6 @@ impl InFlight {
     fn deliver(&mut self, kind: u8, bytes: &[u8], end: Option<Time>) {
         match &mut self.action {
             ReplyAction::Lead(lead) => {
-                lead.size = lead.size.saturating_add(u32::try_from(bytes.len()).unwrap_or(u32::MAX));
                 lead.failed |= matches!(kind, b'-' | b'!');
                 let all = self.recipient.iter().chain(lead.joined());
                 if bytes.len() >= WORTH_SHARING && lead.joined.is_some() {
@@ -339,7 +344,10 @@ impl InFlight {
 impl InFlight {
     /// The reply is whole, and sets off what it sets off.
     #[inline]
-    fn end<'a>(mut self, command: impl FnOnce() -> &'a [u8]) {
+    fn end<'a>(mut self, end: ReplyEnd, times: impl FnOnce() -> ConnectionTimes, command: impl Fn() -> &'a [u8]) {
+        if self.start.is_noted(end) {
+            self.note(end, times, &command);
+        }
         if let Some(recipient) = &mut self.recipient {
             recipient.finish();
         }
@@ -348,7 +356,7 @@ impl InFlight {
                 for recipient in lead.joined.iter_mut().flat_map(|joined| joined.iter_mut()) {
                     recipient.finish();
                 }
-                lead.promote(&self.site, command);
+                lead.promote(&self.site, end.size, command);
             }
             ReplyAction::Read(reader, fills) => {
                 for fill in fills {
@@ -359,9 +367,6 @@ impl InFlight {
                 let _ = told.send(whole); // whoever asked may be gone
             }
             _ => {}
-        }
-        if let Some(since) = self.sampled {
-            self.site.stats.record(Path::Miss, since);
         }
     }
 }
@@ -385,13 +390,13 @@ impl Waiter for InFlight {
         matches!(self.action, ReplyAction::Return(_))
     }
 
-    fn over<'a>(self, command: impl FnOnce() -> &'a [u8]) {
+    fn over<'a>(self, end: ReplyEnd, times: impl FnOnce() -> ConnectionTimes, command: impl Fn() -> &'a [u8]) {
         if self.site.redirects && self.awaits_detours() {
             let command = command();
             self.overtakes(command);
-            return self.end(|| command);
+            return self.end(end, times, || command);
         }
-        self.end(command);
+        self.end(end, times, command);
     }
 
     fn poll_room(&mut self, cx: &mut Context<'_>) -> Poll<()> {
@@ -442,6 +447,7 @@ impl Waiter for InFlight {
             self.give_back(ReturnReason::Lost(error.clone(), sent));
             return Some(self);
         }
+        self.note_lost(command);
         match std::mem::replace(&mut self.action, ReplyAction::Ignore) {
             ReplyAction::Write(guard) => {
                 drop(guard);
@@ -563,7 +569,7 @@ mod tests {
             let site = &self.worker.front().site;
             let guard = WriteGuard::begin(site, spec, request);
             let recipient = Recipient::new(&self.replies, place, Tally::new(spec, Outcome::Write));
-            InFlight::new(site, recipient, ReplyAction::Write(guard), None)
+            InFlight::new(site, recipient, ReplyAction::Write(guard), Start::at(Time::NEVER))
         }
 
         /// One that is followed where a node sends it.
@@ -594,6 +600,12 @@ mod tests {
         }
     }
 
+    fn over(write: InFlight) {
+        let at = Time::from_nanos(7);
+        let times = || ConnectionTimes { turn: at, made: at, held: (at, at) };
+        write.over(ReplyEnd { at, size: 5 }, times, || SET);
+    }
+
     fn lost() -> Error {
         Error::Lost { node: "node:1".into(), why: "gone".into() }
     }
@@ -609,7 +621,7 @@ mod tests {
             assert!(office.stamp().quiet() && office.stamp() != before && office.replies.unanswered() == 1);
             write.piece(b'+', b"K\r\n", AT);
             assert_eq!(office.counts(), (0, 0, 0, 1), "counted when it is over, once");
-            write.over(|| SET);
+            over(write);
             assert_eq!((office.counts(), office.replies.is_settled()), ((1, 0, 0, 0), true));
         });
     }
@@ -750,7 +762,7 @@ mod tests {
                     write.piece(b'-', piece.as_bytes(), AT.filter(|_| n + 1 == pieces.len()));
                 }
                 assert!(!write.goes_elsewhere() && office.stamp().quiet());
-                write.over(|| SET);
+                over(write);
                 assert!(office.replies.is_settled());
             }
             assert_eq!(office.counts(), (3, 0, 0, 0));
@@ -759,7 +771,7 @@ mod tests {
             let mut write = office.write();
             write.piece(b'-', b"-MOVED 3999 127.0.0.1:1\r\n", AT);
             assert!(!write.goes_elsewhere(), "a single node's word is the client's");
-            write.over(|| SET);
+            over(write);
             assert!(office.replies.is_settled());
         });
     }
@@ -775,7 +787,7 @@ mod tests {
                 assert!(!write.awaits_more());
                 write.piece(b'+', b"K\r\n", AT);
                 assert!(!write.awaits_more() && !write.goes_elsewhere());
-                write.over(|| SET);
+                over(write);
                 assert!(office.replies.is_settled());
             }
             let who = Who::new(&office.worker.shared, office.worker.front().node(), None, 0);

@@ -29,8 +29,6 @@ pub(crate) struct Lead {
     pub(super) reader: Reader,
     flights: LaneFlights,
     flight: FlightRef,
-    /// Bytes of the reply so far, up to what can be told here.
-    pub(super) size: u32,
     /// Who joined, once nobody can any more: mostly nobody.
     pub(super) joined: Option<JoinedRecipients>,
     pub(super) coin: Coin,
@@ -50,11 +48,11 @@ impl Lead {
         let l1 = &shared.l1;
         // Stamp and count are read before the first byte leaves.
         let flight = flights.borrow_mut().lead(query, l1.memory.stamps.load(query.slot), l1.opaque(), now);
-        Self { reader, flights: Rc::clone(flights), flight, size: 0, joined, coin, failed: false }
+        Self { reader, flights: Rc::clone(flights), flight, joined, coin, failed: false }
     }
 
-    /// Its reply is whole: has its key promoted, if that is due.
-    pub(super) fn promote<'a>(&self, site: &Site, command: impl FnOnce() -> &'a [u8]) {
+    /// Its reply is whole, of so many bytes: has its key promoted, if that is due.
+    pub(super) fn promote<'a>(&self, site: &Site, bytes: u64, command: impl FnOnce() -> &'a [u8]) {
         let Shared { l1, .. } = &*site.shared;
         if !is_wanted(self.coin, self.joined.is_some()) || !l1.keeps() {
             return;
@@ -68,10 +66,9 @@ impl Lead {
         let settings = site.shared.live();
         let rule = settings.rule_of(request.arg(1));
         let max_value = settings.promote(rule).max_value;
-        let bytes = u64::from(self.size);
         if self.failed {
             site.stats.dropped(DropReason::ErrorReply);
-        } else if self.size == u32::MAX || bytes > max_value {
+        } else if bytes > max_value {
             site.stats.dropped(DropReason::TooLarge);
         } else {
             let fill = Fill::new(request, &query, who.db, settings.ceiling(rule), max_value)

@@ -45,6 +45,10 @@ pub(crate) struct LiveSettings {
     pub audit: Option<u32>,
     /// Whether people are shown keys.
     pub show_keys: bool,
+    /// A command that takes longer is slow.
+    pub slowlog_slower_than: Option<Duration>,
+    /// So many of them are kept.
+    pub slowlog_max_len: usize,
     /// Workers that go by it.
     taken: watch::Sender<usize>,
 }
@@ -83,6 +87,8 @@ impl LiveSettings {
             admins: config.admins.clone(),
             audit: config.audit,
             show_keys: config.show_keys,
+            slowlog_slower_than: config.slowlog_slower_than,
+            slowlog_max_len: config.slowlog_max_len,
             taken: watch::Sender::new(0),
         }
     }
@@ -92,6 +98,11 @@ impl LiveSettings {
         let mut next = Self::of(config);
         next.number = before.number + u64::from(!before.keeps_as_long(&next));
         next
+    }
+
+    /// From how many nanoseconds on a command is slow.
+    pub(super) fn slow_after(&self) -> u64 {
+        self.slowlog_slower_than.map_or(u64::MAX, |limit| u64::try_from(limit.as_nanos()).unwrap_or(u64::MAX))
     }
 
     /// Which rule is for `key`: the first that matches. Looked up once for each key of a request.

@@ -19,6 +19,7 @@ use super::owner::Owner;
 use super::private::{Lent, Setting};
 use super::recipient::{Recipient, Tally};
 use super::replies::Replies;
+use super::start::Start;
 use super::worker::Worker;
 use super::write_guard::WriteGuard;
 use crate::clock::Time;
@@ -75,7 +76,10 @@ impl Caller {
         let _ = self.turn_for((worker, at), || None, (scripts, || false), now); // nothing is unanswered
         match self.track((worker, at), now) {
             // It is this node's own: nobody else is to answer, whatever this one says.
-            Ok(track) => track.send(request.raw(), InFlight::new(&track.site, recipient, ReplyAction::Pass, None), now),
+            Ok(track) => {
+                let asked = InFlight::new(&track.site, recipient, ReplyAction::Pass, Start::at(now));
+                track.send(request.raw(), asked, now);
+            }
             Err(error) => recipient.refuse(&worker.shared, &error, Sent::No),
         }
         NodeQuestion { node: Arc::clone(worker.station(at).node()), replies, lent: None }
@@ -113,7 +117,7 @@ impl Caller {
                 (command, write.into())
             }
         };
-        own.put(&command, InFlight::new(&own.site, recipient, action, None).patient(waits), now);
+        own.put(&command, InFlight::new(&own.site, recipient, action, Start::at(now)).patient(waits), now);
         NodeQuestion { node: Arc::clone(station.node()), replies, lent: Some(lent) }
     }
 

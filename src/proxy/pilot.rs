@@ -284,7 +284,7 @@ impl Worker {
 
     /// Sends it to a node, on the lane of its session's identity there.
     fn send_on(self: &Rc<Self>, detour: Detour, (at, asking): (NodeIndex, bool)) {
-        let Detour { recipient, purpose, bytes, caller: (who, resp), sampled, .. } = detour;
+        let Detour { recipient, purpose, bytes, caller: (who, resp), start, .. } = detour;
         let mut spans = Vec::new();
         let Some(sent) = SentCommand::read(&bytes, &mut spans) else { return };
         let (station, now) = (self.station(at), Time::now());
@@ -307,7 +307,7 @@ impl Worker {
                 write.into()
             }
         };
-        let mut pending = InFlight::new(&station.site, recipient, action, sampled);
+        let mut pending = InFlight::new(&station.site, recipient, action, start);
         pending.set_caller(&who, resp);
         let pending = if asking { pending.asking() } else { pending };
         let bytes = if asking { [ASKING, &bytes].concat().into() } else { bytes };

@@ -9,12 +9,15 @@ use std::rc::Rc;
 use super::caller::Caller;
 use super::in_flight::{InFlight, ReplyAction};
 use super::notified_write::{NoticeForm, notify};
+use super::noting::{note_big_write, note_private};
 use super::private::OwnLane;
 use super::queued::{QueueNote, QueuedCommand};
 use super::read_history::slots_read;
 use super::reader::Reader;
 use super::recipient::{Recipient, Tally};
 use super::reply_queue::ReplyPlace;
+use super::site::Site;
+use super::start::{BIG, Start};
 use super::write_guard::WriteGuard;
 use crate::clock::Time;
 use crate::command::{Effect, Route, Spec, Verb};
@@ -23,20 +26,32 @@ use crate::metrics::Outcome;
 use crate::resp::Request;
 
 impl Caller {
-    /// Sends a command on a private connection, with the stamps of what it writes. Nothing may be unanswered on the lane.
+    /// Sends a command on a private connection, with the stamps of what it writes. Of its bytes, so many have gone ahead and are not here.
+    /// Nothing may be unanswered on the lane.
     pub(crate) fn send_on(
         &mut self,
         lane: &OwnLane,
         spec: &Spec,
         request: Request<'_>,
-        role: Role,
+        (role, gone): (Role, usize),
         now: Time,
     ) -> ReplyPlace {
+        self.note_command(&lane.site, spec, request, gone);
         debug_assert!(!self.is_on_lane(), "a session changes connections only when all that it sent has been answered");
         self.leave_lanes();
         let place = self.replies.reserve();
         self.send_to(lane, (place, Tally::new(spec, Outcome::Pinned)), (spec, request), role, now);
         place
+    }
+
+    /// What comes back is not looked at for what is noted of keys and sizes, so that is done as it is sent.
+    fn note_command(&self, site: &Site, spec: &Spec, request: Request<'_>, gone: usize) {
+        let bytes = (request.raw().len() + gone) as u64;
+        if site.stats.is_sampled() {
+            note_private(&site.shared, &self.replies, (spec, request), bytes);
+        } else if bytes >= BIG && spec.effect != Effect::Read {
+            note_big_write(&site.stats, spec, request, bytes);
+        }
     }
 
     /// The same for a command that has its place, and was not carried out elsewhere: it is counted already.
@@ -84,7 +99,7 @@ impl Caller {
                 }
                 let action = ReplyAction::Queued(Box::new(QueuedCommand::new(marks, redirect)));
                 let recipient = Recipient::new(&self.replies, place, tally);
-                return lane.put(request.raw(), InFlight::new(site, recipient, action, None), now);
+                return lane.put(request.raw(), InFlight::new(site, recipient, action, Start::at(now)), now);
             }
             Role::Alone => (marks, None, NoticeForm::of(site, self.who.seat.user(), spec, request)),
             Role::Apart if lane.is_ahead() => (marks, None, NoticeForm::Behind),
@@ -107,7 +122,7 @@ impl Caller {
         // What a command does that the table does not know, nobody can say: it may wait.
         let patient = spec.blocking(request) || matches!(spec.route, Route::Taint | Route::Session(Verb::Wait));
         let recipient = Recipient::new(&self.replies, place, tally);
-        lane.put(&command, InFlight::new(site, recipient, action, None).patient(patient), now);
+        lane.put(&command, InFlight::new(site, recipient, action, Start::at(now)).patient(patient), now);
     }
 
     /// Sends a read on a connection of the session's own; `fills` are asked for once it is answered. Nothing may be unanswered on
@@ -119,7 +134,7 @@ impl Caller {
         self.note_reads(lane.node(), place, slots_read(&lane.site.shared.l1.memory.stamps, spec, request));
         let recipient = Recipient::new(&self.replies, place, Tally::new(spec, Outcome::Pinned));
         let action = ReplyAction::Read(Reader::once(Rc::clone(&self.side(lane.node()).who), self.resp), fills);
-        let mut pending = InFlight::new(&lane.site, recipient, action, None);
+        let mut pending = InFlight::new(&lane.site, recipient, action, Start::at(now));
         if lane.site.looks_further {
             pending.seek(request.raw());
         }
@@ -136,7 +151,7 @@ impl Caller {
     ) -> ReplyPlace {
         let place = self.replies.reserve();
         let recipient = Recipient::new(&self.replies, place, Tally::new(spec, Outcome::Pinned));
-        lane.put(request.raw(), InFlight::new(&lane.site, recipient, action, None), now);
+        lane.put(request.raw(), InFlight::new(&lane.site, recipient, action, Start::at(now)), now);
         place
     }
 
@@ -150,7 +165,7 @@ impl Caller {
         now: Time,
     ) {
         let recipient = Recipient::new(&self.replies, place, Tally::counted(spec));
-        lane.put(request.raw(), InFlight::new(&lane.site, recipient, action, None), now);
+        lane.put(request.raw(), InFlight::new(&lane.site, recipient, action, Start::at(now)), now);
     }
 }
 

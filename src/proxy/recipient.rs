@@ -33,12 +33,14 @@ pub(super) struct Tally {
     reads: bool,
     /// It is a command of which a client knows.
     counts: bool,
+    /// Its row number.
+    command: u16,
 }
 
 impl Tally {
     /// Of a command of this row.
     pub(super) fn new(spec: &Spec, outcome: Outcome) -> Self {
-        Self { class: spec.class, outcome, reads: spec.effect == Effect::Read, counts: true }
+        Self { class: spec.class, outcome, reads: spec.effect == Effect::Read, counts: true, command: spec.id }
     }
 
     /// Of a part of one, which is counted as a whole, or of one that is counted already.
@@ -62,6 +64,16 @@ impl Recipient {
     /// Which of them is awaited.
     pub(super) fn place(&self) -> ReplyPlace {
         self.place
+    }
+
+    /// What its command counts as.
+    pub(super) fn outcome(&self) -> Outcome {
+        self.tally.outcome
+    }
+
+    /// The row number of its command.
+    pub(super) fn command(&self) -> u16 {
+        self.tally.command
     }
 
     /// The next bytes of the reply; with its last, `end` says when they were read from Redis.

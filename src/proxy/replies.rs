@@ -17,6 +17,7 @@ use std::task::{Context, Poll, ready};
 use tokio::io::AsyncWrite;
 use tokio::sync::Notify;
 
+use super::client_ways::{ClientHeat, ClientState, ClientWays};
 use super::clients::Member;
 use super::read_history::{KeyStatus, ReadHistories};
 use super::reply_queue::{
@@ -50,6 +51,8 @@ pub(crate) struct Replies {
     pub(super) corked: Cell<bool>,
     member: Arc<Member>,
     stats: Arc<WorkerStats>,
+    /// What is told of the client.
+    pub(super) ways: ClientWays,
     /// They are taken and not written, so nothing waits until they are.
     taken: bool,
 }
@@ -68,6 +71,7 @@ impl Replies {
             detoured: Cell::default(),
             detour_news: RefCell::default(),
             corked: Cell::new(false),
+            ways: ClientWays::new(member.since()),
             member,
             stats,
             taken: false,
@@ -101,6 +105,47 @@ impl Replies {
     /// The client on the list of all.
     pub(crate) fn member(&self) -> &Arc<Member> {
         &self.member
+    }
+
+    /// The client has sent so many bytes.
+    pub(crate) fn read(&self, bytes: usize) {
+        self.stats.bytes_in.add(bytes as u64);
+        self.ways.read(bytes as u64);
+    }
+
+    /// Of what it sent, commands are taken up now.
+    pub(crate) fn act(&self, now: Time) {
+        self.ways.act(now);
+    }
+
+    /// What its commands go on from now on.
+    pub(crate) fn set_link(&self, link: &'static str) {
+        self.ways.set_link(link);
+    }
+
+    /// A command of it is in the sample.
+    pub(super) fn warm(&self, now: Time) {
+        self.ways.warm(now);
+    }
+
+    /// Bytes that were ever written for it, taken or not.
+    pub(super) fn written(&self) -> u64 {
+        let queue = self.queue.borrow();
+        queue.output.taken() + (queue.output.len() + queue.waiting) as u64
+    }
+
+    /// How much the client asks for.
+    pub(crate) fn heat(&self, now: Time) -> ClientHeat {
+        self.ways.heat(&self.member, self.next().number(), now)
+    }
+
+    /// How the client stands, to be told.
+    pub(crate) fn state(&self, now: Time) -> ClientState {
+        let queue = self.queue.borrow();
+        let (unanswered, unread) = (queue.slots.len() as u64, queue.buffered() as u64);
+        let commands = queue.head.number() + unanswered;
+        let taken = queue.output.taken();
+        self.ways.state(&self.member, (commands, unanswered), (taken, unread), now)
     }
 
     /// The place of the next command, to be answered later.

@@ -32,6 +32,11 @@ impl ReplyPlace {
         Self(self.0 + places as u64)
     }
 
+    /// Its number, from 0 on.
+    pub(super) fn number(self) -> u64 {
+        self.0
+    }
+
     #[cfg(test)]
     pub(crate) fn at(place: u64) -> Self {
         Self(place)

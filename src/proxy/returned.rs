@@ -7,7 +7,6 @@
 //! Holds contract point 7 (a write is sent once).
 
 use std::rc::Rc;
-use std::time::Instant;
 
 use super::in_flight::{InFlight, ReplyAction, ReplyStage};
 use super::lead::Lead;
@@ -16,6 +15,7 @@ use super::reader::Reader;
 use super::recipient::Recipient;
 use super::seek::Question;
 use super::site::Site;
+use super::start::Start;
 use super::who::Who;
 use crate::cache::Coin;
 use crate::clock::Time;
@@ -23,7 +23,7 @@ use crate::error::{Error, Sent};
 use crate::invalidation::Fill;
 use crate::metrics::RedirectKind;
 use crate::resp::Resp;
-use crate::upstream::{ErrorLine, Waiter};
+use crate::upstream::{ConnectionTimes, ErrorLine, ReplyEnd, Waiter};
 
 /// A command that is to be sent again.
 pub(crate) struct Returned {
@@ -53,8 +53,8 @@ pub(super) struct ReturnedCommand {
     pub(super) why: ReturnReason,
     /// Who sent it, and in which version.
     pub(super) caller: Option<(Rc<Who>, Resp)>,
-    /// Since when its latency is taken.
-    pub(super) sampled: Option<Instant>,
+    /// Since when it is under way.
+    pub(super) start: Start,
 }
 
 /// What its reply is to bring.
@@ -152,8 +152,9 @@ impl InFlight {
 
     /// This line is its reply.
     pub(super) fn answer(mut self, line: &[u8]) {
-        self.piece(line[0], line, Some(Time::now()));
-        self.over(|| &[]);
+        let (at, size) = (Time::now(), line.len() as u64);
+        self.piece(line[0], line, Some(at));
+        self.over(ReplyEnd { at, size }, || ConnectionTimes { turn: at, made: Time::ZERO, held: (at, at) }, || &[]);
     }
 
     /// It is to be sent again, as far as is known.
@@ -173,7 +174,7 @@ impl InFlight {
 
     /// What is to be sent again, once it has come back.
     pub(super) fn unpack(mut self) -> Option<ReturnedCommand> {
-        let (site, sampled) = (Rc::clone(&self.site), self.sampled);
+        let (site, start) = (Rc::clone(&self.site), self.start);
         let (ReplyAction::Return(returned), Some(first)) = (self.action, self.recipient.take()) else { return None };
         let Returned { action, why } = *returned;
         let mut joined = Vec::new();
@@ -192,7 +193,7 @@ impl InFlight {
             ReplyAction::NotifiedWrite(write) => ReplyPurpose::Write(MarkedWrite::WithNotice(write)),
             _ => ReplyPurpose::Pass,
         };
-        Some(ReturnedCommand { site, first, joined, purpose, why, caller, sampled })
+        Some(ReturnedCommand { site, first, joined, purpose, why, caller, start })
     }
 
     /// Whether the command may be sent again: a read, once, where its session has sent no write behind it; and in a cluster, where

@@ -11,7 +11,7 @@
 
 use std::collections::HashSet;
 use std::rc::Rc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tokio::sync::oneshot;
 use tokio::task::JoinSet;
@@ -25,11 +25,14 @@ use super::recipient::Recipient;
 use super::returned::{ReplyPurpose, ReturnReason, ReturnedCommand};
 use super::seek::{Question, SeekAnswer, SoughtKey};
 use super::site::Site;
+use super::slowness::note_wait;
+use super::start::Start;
 use super::who::Who;
 use super::worker::Worker;
 use crate::clock::Time;
+use crate::command;
 use crate::invalidation::Fill;
-use crate::metrics::Path;
+use crate::metrics::{Path, SlowReason};
 use crate::resp::Resp;
 
 /// So many keys of one.
@@ -43,7 +46,7 @@ struct SeekingRead {
     all: Vec<Recipient>,
     db: u32,
     resp: Resp,
-    sampled: Option<Instant>,
+    start: Start,
     /// What is to be filled where it is known of a key that there is no value, and for whom.
     fills: (Rc<Site>, Rc<Who>, Vec<Fill>),
 }
@@ -51,7 +54,7 @@ struct SeekingRead {
 impl Worker {
     /// Goes on with a read.
     pub(super) fn seek(self: &Rc<Self>, command: ReturnedCommand, bytes: &[u8]) {
-        let ReturnedCommand { site, first, joined, purpose, caller, sampled, why } = command;
+        let ReturnedCommand { site, first, joined, purpose, caller, start, why } = command;
         let (Some((who, resp)), ReturnReason::Absent(question)) = (caller, why) else { return };
         let fills = match purpose {
             ReplyPurpose::Read(_, fills) => fills,
@@ -64,7 +67,7 @@ impl Worker {
         for recipient in all.iter().filter(|recipient| recipient.replies().is_detoured()) {
             self.pilots.carried_out(recipient.replies(), recipient.place(), bytes);
         }
-        let read = SeekingRead { question: *question, all, db: who.db, resp, sampled, fills: (site, who, fills) };
+        let read = SeekingRead { question: *question, all, db: who.db, resp, start, fills: (site, who, fills) };
         let reach = |sought: &SoughtKey| self.shared.l1.terms.beyond.as_ref()?.reach(&sought.key)?.origin;
         let Some(place) = self.seeks.place(SeekKind::Needed(read.question.missing().find_map(reach))) else {
             let answers: Vec<_> = read.question.missing().map(|sought| self.unsought(&sought.key)).collect();
@@ -141,13 +144,19 @@ impl Worker {
             None => read.question.reply(answers, read.resp, wrote).into(),
         };
         let (usual, now) = (reply(false), Time::now());
-        for mut recipient in read.all {
+        for recipient in &mut read.all {
             let wrote = recipient.replies().wrote_after(recipient.place());
             recipient.append_shared(&if wrote { reply(true) } else { Rc::clone(&usual) }, Some(now));
             recipient.finish();
         }
-        if let Some(since) = read.sampled {
-            self.stats.record(Path::Miss, since);
+        let took = read.start.until(now);
+        if read.start.is_sampled() {
+            self.stats.record_span(Path::Miss, took);
+        }
+        if let Some((first, joined)) = read.all.split_first() {
+            let key = read.question.missing().next().map(|sought| &*sought.key);
+            let of = (command::by_id(first.command()), key);
+            note_wait(&self.shared, first.replies(), of, (took, SlowReason::Beyond, first.outcome()), joined.len());
         }
     }
 

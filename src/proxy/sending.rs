@@ -9,10 +9,12 @@ use std::rc::Rc;
 use super::caller::Caller;
 use super::in_flight::{InFlight, ReplyAction};
 use super::notified_write::{NoticeForm, notify};
+use super::noting::note_big_write;
 use super::read_history::slots_read;
 use super::recipient::Recipient;
 use super::reply_queue::ReplyPlace;
 use super::site::Site;
+use super::start::{BIG, Start};
 use super::worker::Worker;
 use super::write_guard::WriteGuard;
 use crate::clock::Time;
@@ -51,7 +53,11 @@ impl Caller {
             Ok(track) => {
                 self.side_mut(at).0.sent(place);
                 let (command, action) = self.marked(&track.site, spec, request);
-                let mut pending = InFlight::new(&track.site, recipient, action, worker.stats.sample());
+                let bytes = request.raw().len() as u64;
+                if bytes >= BIG {
+                    note_big_write(&worker.stats, spec, request, bytes);
+                }
+                let mut pending = InFlight::new(&track.site, recipient, action, Start::of(&worker.stats, now));
                 if worker.is_cluster() {
                     pending.set_caller(&self.side(at).who, self.resp);
                 }
@@ -98,7 +104,7 @@ impl Caller {
         match self.track((worker, at), now) {
             Ok(track) => {
                 self.side_mut(at).0.sent(place);
-                let mut pending = InFlight::new(&track.site, recipient, action, worker.stats.sample());
+                let mut pending = InFlight::new(&track.site, recipient, action, Start::of(&worker.stats, now));
                 if worker.is_cluster() {
                     pending.set_caller(&self.side(at).who, self.resp);
                 }
@@ -123,7 +129,7 @@ impl Caller {
         }
         self.side_mut(at).0.sent(recipient.place());
         let station = worker.station(at);
-        let mut pending = InFlight::new(&station.site, recipient, action, None);
+        let mut pending = InFlight::new(&station.site, recipient, action, Start::at(Time::NEVER));
         pending.set_caller(&self.side(at).who, self.resp);
         station.fail_unsent(pending, command, error);
     }

@@ -10,6 +10,7 @@ use tokio::sync::watch;
 
 use super::clients::Clients;
 use super::gate::Gate;
+use super::listings::Listings;
 use super::live::LiveSettings;
 use super::open_listeners::OpenListeners;
 use super::orders::Orders;
@@ -52,6 +53,8 @@ pub(crate) struct Shared {
     pub orders: Orders,
     /// Whether another process takes over, or was taken over from.
     pub succession: Succession,
+    /// What admins are told of keys and clients.
+    pub listings: Listings,
     /// The upstream's `proto-max-bulk-len`: the longest argument that a client may send, in bytes.
     pub longest_argument: Arc<AtomicU64>,
     /// This process's name on the fleet's channel.
@@ -116,8 +119,10 @@ pub(super) mod tests {
         let stats = Arc::default();
         let l1 = L1::new(terms, None, Arc::clone(&stats), Control::here());
         let presence = topology.borrow().front().presence.follow();
+        let live = watch::Sender::new(Arc::new(LiveSettings::of(&Config::default()))).subscribe();
         Arc::new(Shared {
-            live: watch::Sender::new(Arc::new(LiveSettings::of(&Config::default()))).subscribe(),
+            listings: Listings::new(&[], &stats, live.clone()),
+            live,
             config: Config::default(),
             topology,
             map: MapDoubts::default(),

@@ -13,6 +13,7 @@ use super::lead::{JoinedRecipients, LaneFlights, Lead};
 use super::reader::Reader;
 use super::recipient::Recipient;
 use super::site::Site;
+use super::start::Start;
 use crate::cache::{Coin, Identity, Query};
 use crate::clock::Time;
 use crate::resp::Resp;
@@ -89,7 +90,7 @@ impl Track {
     ) {
         let Site { shared, stats, .. } = &*self.site;
         let lead = Lead::begin(&self.flights, read, joined, (shared, query), left);
-        let mut pending = InFlight::new(&self.site, first, ReplyAction::Lead(lead), stats.sample());
+        let mut pending = InFlight::new(&self.site, first, ReplyAction::Lead(lead), Start::of(stats, now));
         // Most keys have nothing beyond the upstream, and what they cost is to be seen here alone.
         if !self.site.is_replica
             && let Some(beyond) = &shared.l1.terms.beyond

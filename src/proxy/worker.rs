@@ -6,6 +6,7 @@
 use std::cell::{Cell, RefCell};
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use tokio_util::task::TaskTracker;
 
@@ -87,6 +88,7 @@ impl Worker {
         let reads_replicas = shared.l1.own_writes().is_some();
         let settings = WorkerSettings::new(shared.live());
         stats.choose_for(settings.audit());
+        stats.slow_after.store(settings.all().slow_after(), Ordering::Relaxed);
         let worker = Rc::new(Self {
             reads_replicas,
             settings,
@@ -118,6 +120,7 @@ impl Worker {
     /// Goes by these settings from now on.
     pub(crate) fn go_by(&self, next: Arc<LiveSettings>) {
         self.stats.choose_for(next.audit);
+        self.stats.slow_after.store(next.slow_after(), Ordering::Relaxed);
         self.settings.go_by(next);
     }
 
@@ -164,7 +167,7 @@ impl Worker {
     fn open(self: &Rc<Self>, node: &Arc<Node>) -> Rc<Station> {
         let worker: Weak<Self> = Rc::downgrade(self);
         let foreman = Weak::clone(&worker) as Weak<dyn Foreman>;
-        let fencing = Fencing::new(&self.shared.l1, node, self.shared.config.connect_timeout, &self.tasks);
+        let fencing = Fencing::new(&self.shared, node, self.shared.config.connect_timeout, &self.tasks);
         let site = Site::new(node, (&self.shared, &self.stats), fencing, foreman);
         let (station, asked) = Station::new(site, worker as Weak<dyn Forwarder<InFlight>>, &self.tasks);
         station.answer_asks(asked);
@@ -291,6 +294,7 @@ impl Worker {
         // The allocator gives back to the system what it has put off to give back when it is asked for much.
         drop(std::hint::black_box(Vec::<u8>::with_capacity(64 << 20)));
         self.proofs.sweep();
+        self.stats.keys.age(now);
         for station in self.stations() {
             station.sweep(|user| self.proofs.newest(user), now);
         }

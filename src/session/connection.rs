@@ -45,6 +45,8 @@ pub(super) struct PrivateConnection<C> {
     pub(super) ahead: usize,
     /// Some of those are not here any more.
     pub(super) cut: bool,
+    /// How many that are.
+    pub(super) gone: usize,
     /// The places of commands that Redis has wait unless it can answer them at once; some may have been answered.
     pub(super) waits: VecDeque<ReplyPlace>,
 }
@@ -96,7 +98,7 @@ pub(super) struct ConnectionStanding<'a, C> {
 
 impl<C> PrivateConnection<C> {
     pub(super) fn new(conn: C) -> Self {
-        Self { conn, open: None, watch: Watch::Nothing, ahead: 0, cut: false, waits: VecDeque::new() }
+        Self { conn, open: None, watch: Watch::Nothing, ahead: 0, cut: false, gone: 0, waits: VecDeque::new() }
     }
 
     /// Nothing on it is under way that another command could disturb.

@@ -16,15 +16,21 @@ use crate::invalidation::Fill;
 use crate::invalidation::Forget;
 use crate::invalidation::message::Message;
 use crate::metrics::{Failure, quoted};
-use crate::proxy::{Order, OrderReport};
+use crate::proxy::{ListingKind, Order, OrderReport};
 use crate::resp::{Request, Span, encode};
 
-const HELP: [&str; 19] = [
+const HELP: [&str; 29] = [
     "CREMA <subcommand> [<arg> [value] [opt] ...]. Subcommands are:",
     "AUDIT",
     "    Tell what came of replies from memory that were read again in Redis. For admin_users alone.",
+    "BIGKEYS [<count>]",
+    "    Tell the biggest values that were seen of late, with their keys. For admin_users alone.",
+    "CLIENTS [<count>]",
+    "    Tell the clients that ask for most, and what they do. For admin_users alone.",
     "EXPLAIN <command> [<arg> ...]",
     "    Tell what crema knows of a command, and whether its reply is in memory.",
+    "HOTKEYS [<count>]",
+    "    Tell the keys that are read most now, and those that are written most. For admin_users alone.",
     "INVALIDATE <key> [<key> ...]",
     "    Forget all that is in memory of these keys, here and in the fleet.",
     "    Of MGET, of each of its keys as GET reads it.",
@@ -36,6 +42,10 @@ const HELP: [&str; 19] = [
     "    Forget as INVALIDATE does, and read anew here what was in memory.",
     "RELOAD",
     "    Read the settings anew. The reply is what has changed, and what needs a restart. For admin_users alone.",
+    "SLOWLOG [<count>]",
+    "    Tell the last slow commands, each with the reason. For admin_users alone.",
+    "SLOWLOG RESET",
+    "    Forget them.",
     "STATUS",
     "    Tell how crema stands.",
     "HELP",
@@ -60,6 +70,10 @@ impl Session {
             Verb::CremaRefresh => line.while_writing(self, self.refresh(request, &mut reply)).await,
             Verb::CremaMode => line.while_writing(self, self.switch(request, &mut reply)).await,
             Verb::CremaReload => line.while_writing(self, self.reload(&mut reply)).await,
+            Verb::CremaHotKeys => line.while_writing(self, self.list(ListingKind::HotKeys, request, &mut reply)).await,
+            Verb::CremaBigKeys => line.while_writing(self, self.list(ListingKind::BigKeys, request, &mut reply)).await,
+            Verb::CremaClients => line.while_writing(self, self.list(ListingKind::Clients, request, &mut reply)).await,
+            Verb::CremaSlowLog => line.while_writing(self, self.list(ListingKind::SlowLog, request, &mut reply)).await,
             _ => {
                 encode::array_header(&mut reply, HELP.len());
                 for line in HELP {

@@ -10,7 +10,7 @@ use super::{Admission, Answers, Close, Session};
 use crate::clock::Time;
 use crate::command::{Class, Spec, Verb};
 use crate::config::Auth;
-use crate::metrics::{Failure, Outcome};
+use crate::metrics::{Failure, Outcome, SlowReason};
 use crate::proxy::{self, Taken};
 use crate::resp::{Request, Resp, encode};
 use crate::upstream::Mode;
@@ -115,7 +115,11 @@ impl Session {
                 Taken::Yes => return Ok(()),
                 Taken::Unanswered => line.answered(self).await?,
                 Taken::Unheard(unheard) => {
-                    if waits == HEARINGS || !line.while_writing(self, self.caller.hear(&self.worker, unheard)).await {
+                    let asked = Time::now();
+                    let heard =
+                        waits < HEARINGS && line.while_writing(self, self.caller.hear(&self.worker, unheard)).await;
+                    self.note_slow(request, Time::now().saturating_since(asked), SlowReason::Ear);
+                    if !heard {
                         while !proxy::lead(&self.worker, &mut self.caller, spec, request, Time::now()) {
                             line.answered(self).await?;
                         }
@@ -167,12 +171,16 @@ impl Session {
                 self.pinned(line, spec, request).await
             }
             V::CremaAudit
+            | V::CremaBigKeys
+            | V::CremaClients
             | V::CremaExplain
             | V::CremaHelp
+            | V::CremaHotKeys
             | V::CremaInvalidate
             | V::CremaMode
             | V::CremaRefresh
             | V::CremaReload
+            | V::CremaSlowLog
             | V::CremaStatus => {
                 self.crema(line, verb, request).await;
                 Ok(())
@@ -213,7 +221,7 @@ impl Session {
             }
             None => self.answer(|out| encode::simple(out, "RESET")),
         }
-        self.name = None;
+        self.set_name(b"");
         self.account = None;
         // Who sends everything to Redis need not be asked who it is.
         self.admission = if self.link.is_followed() { Admission::Unknown } else { Admission::Open };

@@ -80,6 +80,18 @@ impl<C> Link<C> {
         Self::Loan(Box::new(Loan::new(conn)))
     }
 
+    /// What it is called where clients are told of.
+    pub(super) fn told(&self) -> &'static str {
+        match self {
+            _ if self.is_in_transaction() => "transaction",
+            Self::Shared | Self::Held => "shared",
+            Self::Errand(_) | Self::Loan(_) => "borrowed",
+            Self::Home(_) | Self::Tainted(_) => "own",
+            Self::Stream(_) => "subscribed",
+            Self::Replica(_) => "replica",
+        }
+    }
+
     /// What is on the active connection.
     fn own(&self) -> Option<&PrivateConnection<C>> {
         match self {
@@ -463,16 +475,22 @@ impl<C> Link<C> {
 
     /// Of the request under way only so many bytes are remembered of what was sent ahead.
     pub(super) fn cut_ahead(&mut self, bytes: usize) {
-        self.send_ahead(bytes);
         if let Some(own) = self.own_mut() {
             own.cut = true;
+            own.gone += own.ahead.saturating_sub(bytes);
         }
+        self.send_ahead(bytes);
+    }
+
+    /// Bytes of the request under way that are not here any more.
+    pub(super) fn gone(&self) -> usize {
+        self.own().map_or(0, |own| own.gone)
     }
 
     /// The request under way is whole: whether something of it was sent ahead. A loan for that alone is over.
     pub(super) fn end_ahead(&mut self) -> bool {
         let ahead = self.own_mut().map_or(0, |own| {
-            own.cut = false;
+            (own.cut, own.gone) = (false, 0);
             mem::take(&mut own.ahead)
         });
         if ahead > 0 {
@@ -532,7 +550,7 @@ impl<C> Link<C> {
         }
         if let Some(kept) = self.kept_mut() {
             let own = &mut kept.own;
-            (own.open, own.watch, own.ahead, own.cut) = (None, Watch::Nothing, 0, false);
+            (own.open, own.watch, own.ahead, own.cut, own.gone) = (None, Watch::Nothing, 0, false, 0);
             kept.beside = Beside::Nothing;
         }
         *self = match mem::take(self) {

@@ -28,6 +28,7 @@ mod follow;
 mod foreign;
 mod input;
 mod link;
+mod listing;
 mod login;
 mod names;
 mod passing;
@@ -46,12 +47,13 @@ mod wire;
 use std::cell::Cell;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::clock::Time;
-use crate::command::{self, Class, Spec};
+use crate::command::{self, Class, Route, Spec, Verb};
 use crate::config::CrossSlot;
 use crate::error::{Error, Sent};
-use crate::metrics::{Failure, Outcome};
+use crate::metrics::{Failure, Outcome, SlowReason};
 use crate::net::Socket;
 use crate::proxy::{self, Caller, ClientRecord, Lent, Owner, Replies, SessionEnd, Taken, Who, Worker};
 use crate::resp::{Grammar, Limits, Parsed, Parser, ProtocolError, Request};
@@ -72,6 +74,8 @@ const LARGE_REQUEST: usize = 1 << 20;
 const UNANSWERED: usize = 4096;
 /// The same where Redis keeps their replies.
 const UNANSWERED_WHILE_CROWDED: usize = 1 << 16;
+/// What takes no longer is never slow.
+const SLOWEST_QUICK: Duration = Duration::from_millis(1);
 /// Commands taken up before it is looked at how much is unanswered.
 const STRIDE: usize = 64;
 
@@ -308,6 +312,7 @@ impl Session {
         }
         self.crowded &= !self.caller.replies.is_settled() || self.caller.replies.is_full();
         let mut look = self.look(Grammar::UNKNOWN); // after the bytes were read: what a hit checks is true then
+        self.caller.replies.act(look.now);
         let mut left = STRIDE;
         while !wire.input.rest().is_empty() && !self.caller.replies.has_cut() {
             left -= 1;
@@ -391,8 +396,26 @@ impl Session {
     ) -> Result<(), Close> {
         match rest {
             Unfinished::OnLane(spec, taken) => self.on_lane(line, spec, request, taken, now).await,
-            Unfinished::Decided(known, decision) => self.command(line, known, request, decision).await,
+            Unfinished::Decided(known, decision) => {
+                let is_told = is_told_if_slow(known, decision);
+                let done = self.command(line, known, request, decision).await;
+                if is_told {
+                    self.note_slow(request, Time::now().saturating_since(now), SlowReason::Session);
+                }
+                done
+            }
         }
+    }
+
+    /// Notes that a command waited for so long within the session, where that is slow.
+    fn note_slow(&self, request: Request<'_>, took: Duration, reason: SlowReason) {
+        if took < SLOWEST_QUICK {
+            return;
+        }
+        let spec = command::lookup(request).unwrap_or_else(command::unknown);
+        let (shared, replies) = (&self.worker.shared, &self.caller.replies);
+        let outcome = if reason == SlowReason::Ear { Outcome::Hit } else { Outcome::Session };
+        proxy::note_wait(shared, replies, (spec, spec.keys(request).next()), (took, reason, outcome), 0);
     }
 
     /// Whether the client is a replica by now, whose bytes are passed on as they are.
@@ -518,4 +541,12 @@ impl Session {
             replies.cut(replies.next(), SessionEnd::Away);
         }
     }
+}
+
+/// Whether it is told of the time that a command takes within its session: it does not wait because its client wants that.
+fn is_told_if_slow(known: Option<&Spec>, decision: Decision) -> bool {
+    let verb = if let Decision::Verb(verb, _) = decision { Some(verb) } else { None };
+    let waits = matches!(verb, Some(Verb::Wait | Verb::Quit | Verb::Subscribe | Verb::Monitor | Verb::Sync));
+    let blocks = |spec: &Spec| matches!(spec.route, Route::Blocking | Route::LaneUnlessBlocking);
+    known.is_some_and(|spec| !waits && !spec.is_own() && !blocks(spec))
 }

@@ -30,6 +30,7 @@ impl Session {
     /// The client calls itself so; none where that is nothing.
     pub(super) fn set_name(&mut self, name: &[u8]) {
         self.name = (!name.is_empty()).then(|| name.into());
+        self.caller.replies.member().is_called(name);
     }
 
     /// `CLIENT SETNAME`.

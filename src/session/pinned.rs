@@ -38,6 +38,7 @@ impl Session {
     /// Changes the link. Whether the session ends with its connection follows from what the link is then.
     pub(super) fn change<R>(&mut self, how: impl FnOnce(&mut Link<Lent>) -> R) -> R {
         let result = how(&mut self.link);
+        self.caller.replies.set_link(self.link.told());
         self.link.standings().for_each(|one| one.conn.stands(one.bound, one.free));
         result
     }
@@ -229,7 +230,7 @@ impl Session {
             None if apart => Role::Apart,
             None => Role::Alone,
         };
-        self.caller.send_on(private, spec, request, role, now)
+        self.caller.send_on(private, spec, request, (role, self.link.gone()), now)
     }
 
     /// Sends a command that changes no connection, over whichever the session has.

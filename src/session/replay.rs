@@ -181,7 +181,7 @@ impl Session {
             place
         } else {
             let marks = ended.queue.begin(&private);
-            let place = self.caller.send_on(&private, spec, request, Role::Exec(Some(marks)), now);
+            let place = self.caller.send_on(&private, spec, request, (Role::Exec(Some(marks)), 0), now);
             // That it fails tells that a watched key has changed.
             let watched = ended.watched.then_some(None);
             self.caller.note_reads(private.node(), place, ended.queue.reads().iter().copied().chain(watched));

@@ -63,7 +63,7 @@ impl Session {
         let now = Time::now();
         let mut ended = self.change(Link::exec);
         let marks = ended.as_mut().map(|ended| ended.queue.begin(private));
-        let place = self.caller.send_on(private, spec, request, Role::Exec(marks), now);
+        let place = self.caller.send_on(private, spec, request, (Role::Exec(marks), 0), now);
         let renamed = ended.as_ref().is_some_and(|ended| ended.renames);
         if let Some(ended) = ended {
             // That it fails tells that a watched key has changed.

@@ -153,7 +153,7 @@ impl Wire {
         match self.poll_read(cx) {
             Poll::Ready(0) => Poll::Ready(Event::Eof),
             Poll::Ready(n) => {
-                session.worker.stats.bytes_in.add(n as u64);
+                replies.read(n);
                 Poll::Ready(Event::Bytes)
             }
             Poll::Pending => {

@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use tokio::sync::oneshot;
 
-use super::pipeline::{Mode, Pipeline};
+use super::pipeline::{AnsweredCommand, Mode, Pipeline};
 use super::waiter::{Forwarder, OutOfBand, Waiter};
 use super::{Connection, Node};
 use crate::clock::Time;
@@ -408,11 +408,11 @@ impl<W: Waiter> Lane<W> {
     /// Has what was not carried out here sent elsewhere.
     pub(super) fn forward_all(&self) {
         let elsewhere = self.pipeline.borrow_mut().take_elsewhere();
-        for (waiter, command) in elsewhere {
+        for (waiter, AnsweredCommand { command, end, times }) in elsewhere {
             if waiter.goes_elsewhere() {
                 self.forward(waiter, &command);
             } else {
-                waiter.over(|| &command);
+                waiter.over(end, || times, || &command);
             }
         }
     }

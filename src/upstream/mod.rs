@@ -60,7 +60,7 @@ pub(crate) use signs::{Service, Signs};
 pub(crate) use survey::{Survey, SurveyFinding, Trial};
 pub(crate) use topology::{NodeIndex, Topology};
 pub use vouched::Vouched;
-pub use waiter::Waiter;
+pub use waiter::{ConnectionTimes, ReplyEnd, Waiter};
 pub(crate) use waiter::{Forwarder, OutOfBand};
 
 use crate::clock::Time;

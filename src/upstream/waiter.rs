@@ -7,13 +7,33 @@ use std::task::{Context, Poll};
 use crate::clock::Time;
 use crate::error::{Error, Sent};
 
+/// A whole reply.
+#[derive(Clone, Copy, Debug)]
+pub struct ReplyEnd {
+    /// When its last bytes were read.
+    pub at: Time,
+    /// How many bytes it has; of several, the last.
+    pub size: u64,
+}
+
+/// What a connection had to do while a reply was awaited.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ConnectionTimes {
+    /// When its command came to be the next to be answered.
+    pub turn: Time,
+    /// When the connection was made.
+    pub made: Time,
+    /// From when to when, last, it was read no further for a client that did not take what it got.
+    pub held: (Time, Time),
+}
+
 /// What awaits one reply. What is called while a reply is taken in, all but [`lost`](Self::lost), must not use the lane.
 pub trait Waiter: 'static {
     /// The next bytes of the reply, in order. `kind` is its type byte; with its last bytes, `end` says when they were read.
     fn piece(&mut self, kind: u8, bytes: &[u8], end: Option<Time>);
 
-    /// The reply is whole. `command` gives what it answers, on a shared lane.
-    fn over<'a>(self, command: impl FnOnce() -> &'a [u8]);
+    /// The reply is whole. `command` gives what it answers, on a shared lane; `times` what it may have waited for.
+    fn over<'a>(self, end: ReplyEnd, times: impl FnOnce() -> ConnectionTimes, command: impl Fn() -> &'a [u8]);
 
     /// Whether the next reply is for this waiter, too. Asked when one is over, and before [`over`](Self::over), which is
     /// called for the last.

@@ -21,7 +21,7 @@ use crema::invalidation::{CoherenceMode, Fill, L1Terms, ModeSwitch, OpaqueWrites
 use crema::metrics::Stats;
 use crema::proxy::{ReadHistory, ReplyPlace};
 use crema::resp::{Request, Span, encode};
-use crema::upstream::{Generation, Pipeline, Vouched, Waiter};
+use crema::upstream::{ConnectionTimes, Generation, Pipeline, ReplyEnd, Vouched, Waiter};
 
 use super::judge::Place;
 use super::{BASE, DATABASES, KEYS, RECHECK, STALENESS, USERS};
@@ -360,7 +360,7 @@ impl Waiter for Ticket {
         self.note(LaneEvent::Piece(self.number, bytes.to_vec()));
     }
 
-    fn over<'a>(self, _: impl FnOnce() -> &'a [u8]) {
+    fn over<'a>(self, _: ReplyEnd, _: impl FnOnce() -> ConnectionTimes, _: impl Fn() -> &'a [u8]) {
         self.note(LaneEvent::Over(self.number));
     }
 

@@ -7,7 +7,7 @@ use std::task::{Context, Poll};
 use super::{Pipeline, Unasked};
 use crate::clock::Time;
 use crate::error::{Error, Sent};
-use crate::upstream::waiter::Waiter;
+use crate::upstream::waiter::{ConnectionTimes, ReplyEnd, Waiter};
 
 pub(super) const AT: fn(u64) -> Time = |millis| Time::from_nanos((1 << 40) + millis * 1_000_000);
 
@@ -25,6 +25,8 @@ pub(super) struct ToldOfReply {
 #[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own, in any combination")]
 pub(super) struct NotingWaiter {
     told: Rc<RefCell<ToldOfReply>>,
+    /// The size of its last reply, and what its connection did meanwhile.
+    pub(super) ends: Rc<RefCell<Vec<(u64, ConnectionTimes)>>>,
     pub(super) replies: usize,
     pub(super) confirmations: usize,
     pub(super) patient: bool,
@@ -37,7 +39,9 @@ impl NotingWaiter {
     pub(super) fn new() -> (Self, Rc<RefCell<ToldOfReply>>) {
         let told = Rc::new(RefCell::default());
         let (patient, own, writes, elsewhere) = (false, false, false, false);
-        let probe = Self { told: Rc::clone(&told), replies: 1, confirmations: 0, patient, own, writes, elsewhere };
+        let ends = Rc::default();
+        let probe =
+            Self { told: Rc::clone(&told), ends, replies: 1, confirmations: 0, patient, own, writes, elsewhere };
         (probe, told)
     }
 }
@@ -52,8 +56,9 @@ impl Waiter for NotingWaiter {
         self.replies -= usize::from(end.is_some());
     }
 
-    fn over<'a>(self, command: impl FnOnce() -> &'a [u8]) {
+    fn over<'a>(self, end: ReplyEnd, times: impl FnOnce() -> ConnectionTimes, command: impl Fn() -> &'a [u8]) {
         self.told.borrow_mut().over = Some(command().to_vec());
+        self.ends.borrow_mut().push((end.size, times()));
     }
 
     fn awaits_more(&self) -> bool {

@@ -22,7 +22,7 @@ pub(crate) use waiting::STALL;
 
 use super::messages::Subscriptions;
 use super::send_buffer::SendBuffer;
-use super::waiter::Waiter;
+use super::waiter::{ConnectionTimes, ReplyEnd, Waiter};
 use crate::clock::Time;
 use crate::error::{Error, Sent};
 use crate::resp::{Splitter, encode};
@@ -86,9 +86,17 @@ pub struct Pipeline<W> {
     /// Redis does not let this user be asked whether replies are in step.
     unverifiable: bool,
     /// What was not carried out here and what was answered behind it, until it is [taken](Self::take_elsewhere).
-    elsewhere: Vec<(W, Box<[u8]>)>,
+    elsewhere: Vec<(W, AnsweredCommand)>,
     /// Until when a shared lane waits for a session that takes nothing of its reply.
     patience: Option<Time>,
+    times: ConnectionTimes,
+}
+
+/// A command that was answered, until it is told that it was, or goes elsewhere.
+pub(in crate::upstream) struct AnsweredCommand {
+    pub(in crate::upstream) command: Box<[u8]>,
+    pub(in crate::upstream) end: ReplyEnd,
+    pub(in crate::upstream) times: ConnectionTimes,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -155,6 +163,7 @@ impl<W: Waiter> Pipeline<W> {
             unverifiable: false,
             elsewhere: Vec::new(),
             patience: None,
+            times: ConnectionTimes { turn: now, made: now, held: (Time::ZERO, Time::ZERO) },
         }
     }
 
@@ -195,6 +204,7 @@ impl<W: Waiter> Pipeline<W> {
     fn append(&mut self, command: &[u8], expect: Expected<W>, now: Time) {
         if self.fifo.is_empty() {
             self.waiting_since = now;
+            self.times.turn = now;
             self.timed = (self.state == Stage::Open).then_some(now);
         }
         let start = self.out.append(command);
@@ -227,6 +237,7 @@ impl<W: Waiter> Pipeline<W> {
     pub fn open(&mut self, now: Time) {
         if self.state == Stage::Connecting {
             self.state = Stage::Open;
+            self.times.made = now;
         }
         self.waiting_since = now;
     }
@@ -376,7 +387,7 @@ impl<W: Waiter> Pipeline<W> {
     }
 
     /// What is to be sent elsewhere, and what is over behind it, by what was received last.
-    pub(in crate::upstream) fn take_elsewhere(&mut self) -> Vec<(W, Box<[u8]>)> {
+    pub(in crate::upstream) fn take_elsewhere(&mut self) -> Vec<(W, AnsweredCommand)> {
         std::mem::take(&mut self.elsewhere)
     }
 

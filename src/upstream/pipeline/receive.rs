@@ -4,12 +4,12 @@
 
 use std::sync::Arc;
 
-use super::{ANOTHER, Expectation, Expected, KEPT, Mode, Pipeline, Unasked};
+use super::{ANOTHER, AnsweredCommand, Expectation, Expected, KEPT, Mode, Pipeline, Unasked};
 use crate::clock::Time;
 use crate::error::Error;
 use crate::resp::Split;
 use crate::upstream::messages::{Announced, classify, is_monitor_line};
-use crate::upstream::waiter::Waiter;
+use crate::upstream::waiter::{ConnectionTimes, ReplyEnd, Waiter};
 
 impl<W: Waiter> Pipeline<W> {
     /// Takes what was read at `now` and hands every piece to its waiter. `stale`: another server has taken the place of the one
@@ -93,7 +93,7 @@ impl<W: Waiter> Pipeline<W> {
         self.take_effect();
         if let Some(Expectation { expect: Expected::Reply(mut waiter), .. }) = head {
             waiter.piece(first, b"", Some(now));
-            waiter.over(|| &[]);
+            waiter.over(ReplyEnd { at: now, size: 0 }, || self.times, || &[]);
         }
     }
 
@@ -111,37 +111,41 @@ impl<W: Waiter> Pipeline<W> {
         if kind == b'>' {
             return Err(self.lost("a push on a lane: desynchronised")); // with its head in place, to be told like the others
         }
-        self.reply = if end.is_some() { 0 } else { self.reply + piece.len() as u64 };
+        let size = self.reply + piece.len() as u64;
+        self.reply = if end.is_some() { 0 } else { size };
         let Some(head) = self.fifo.front_mut() else {
             return Err(self.lost("a reply that nothing asked for: desynchronised"));
         };
         let over = if let Expected::Reply(waiter) = &mut head.expect {
             waiter.piece(kind, piece, end);
-            end.is_some() && !waiter.awaits_more()
+            end.filter(|_| !waiter.awaits_more())
         } else {
             self.hand_own(kind, piece, end.is_some())?;
-            end.is_some()
+            end
         };
-        if over {
-            self.finish_head();
+        if let Some(at) = over {
+            self.finish_head(ReplyEnd { at, size });
         }
         Ok(())
     }
 
     /// The reply at the head is whole.
-    fn finish_head(&mut self) {
+    fn finish_head(&mut self, end: ReplyEnd) {
         let Some(Expectation { start, expect }) = self.fifo.pop_front() else { return };
+        let turn = std::mem::replace(&mut self.times.turn, end.at);
         if self.private {
             self.take_effect();
         }
         if let Expected::Reply(waiter) = expect {
-            let (out, fifo) = (&self.out, &self.fifo);
+            let (out, fifo, last) = (&self.out, &self.fifo, &self.times);
+            let times = || ConnectionTimes { turn, ..*last };
             let command = || out.between(start, fifo.front().map_or(out.queued(), |next| next.start));
             // What is behind one that goes elsewhere is over when that one has gone, which may be told of it.
             if waiter.goes_elsewhere() || !self.elsewhere.is_empty() {
-                self.elsewhere.push((waiter, command().into()));
+                let command = command().into();
+                self.elsewhere.push((waiter, AnsweredCommand { command, end, times: times() }));
             } else {
-                waiter.over(command);
+                waiter.over(end, times, command);
             }
         }
     }

@@ -93,17 +93,27 @@ impl<W: Waiter> Pipeline<W> {
     /// The receiver takes no more bytes for now. One that takes nothing for [`STALL`] slows the others no longer; and then nobody
     /// is waited for, for this reply or the next, before some session takes what it gets again.
     pub(in crate::upstream) fn has_no_room(&mut self, now: Time) -> Room {
+        self.note_held(now);
         let until = *self.patience.get_or_insert(now.plus(STALL));
         if until <= now { Room::Now } else { Room::At(until) }
     }
 
+    /// From the first time on that a reply is held up until the last is one span.
+    fn note_held(&mut self, now: Time) {
+        if self.times.held.0 < self.times.turn {
+            self.times.held.0 = now;
+        }
+        self.times.held.1 = now;
+    }
+
     /// The session of a private connection takes no more bytes, or takes them again: meanwhile nothing is late.
     pub(in crate::upstream) fn hold(&mut self, held: bool, now: impl FnOnce() -> Time) {
-        if held {
-            self.waiting_since = Time::NEVER;
-        } else if self.waiting_since == Time::NEVER {
-            self.waiting_since = now();
+        if held == (self.waiting_since == Time::NEVER) {
+            return;
         }
+        let now = now();
+        self.waiting_since = if held { Time::NEVER } else { now };
+        self.note_held(now);
     }
 }
 
@@ -205,6 +215,26 @@ mod tests {
         assert_eq!(bench.pipeline.has_no_room(AT(99)), Room::Now, "nor is the next one waited for");
         bench.pipeline.has_room();
         assert_eq!(bench.pipeline.has_no_room(AT(100)), Room::At(AT(150)));
+    }
+
+    #[test]
+    fn what_a_reply_waited_for_is_told_with_its_end() {
+        let mut bench = PipelineBench::new(false);
+        let ends = std::rc::Rc::default();
+        for (command, at) in [("a", 10), ("b", 11), ("c", 40)] {
+            bench.send_with(command, AT(at), |probe| probe.ends = std::rc::Rc::clone(&ends));
+        }
+        bench.receive("$5\r\nab", AT(12)).expect("a reply");
+        assert_eq!(bench.pipeline.has_no_room(AT(13)), Room::At(AT(63)));
+        assert_eq!(bench.pipeline.has_no_room(AT(20)), Room::At(AT(63)));
+        bench.receive("cde\r\n+OK\r\n", AT(21)).expect("replies");
+        bench.receive("+OK\r\n", AT(50)).expect("a reply");
+        bench.send_with("d", AT(60), |probe| probe.ends = std::rc::Rc::clone(&ends));
+        bench.receive("+OK\r\n", AT(61)).expect("a reply");
+        let held = (AT(13), AT(20));
+        let told: Vec<_> = ends.borrow().iter().map(|(size, times)| (*size, times.turn, times.held)).collect();
+        assert_eq!(told, [(11, AT(10), held), (5, AT(21), held), (5, AT(21), held), (5, AT(60), held)]);
+        assert_eq!(ends.borrow()[0].1.made, AT(0));
     }
 
     #[test]
