@@ -27,7 +27,7 @@ pub use probe::readiness;
 
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, AtomicU64};
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::runtime;
@@ -138,8 +138,8 @@ struct App {
     control: Control,
     /// What was changed since it began.
     history: SettingsHistory,
-    /// The way in for the admin port.
-    inside: OnceLock<Inside>,
+    /// The way in for the admin port, while clients are taken.
+    inside: Mutex<Option<Inside>>,
 }
 
 impl App {
@@ -200,8 +200,12 @@ impl App {
             live,
             control: control.clone(),
             history: SettingsHistory::default(),
-            inside: OnceLock::new(),
+            inside: Mutex::default(),
         })
+    }
+
+    fn inside(&self) -> MutexGuard<'_, Option<Inside>> {
+        self.inside.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The node that serves what names no key.
@@ -210,8 +214,9 @@ impl App {
     }
 
     /// Another server is the upstream from now on.
-    fn move_upstream(&self, node: &Arc<Node>) {
-        self.nodes.replace(&self.topology, node);
+    fn move_upstream(&self, endpoint: &Endpoint) {
+        let node = self.nodes.successor(endpoint, &self.front());
+        self.nodes.replace(&self.topology, &node);
         self.shared.l1.turn();
         let upstream = &node.address;
         info!(%upstream, "another server is the upstream: connections to the former one are given up, and memory is empty");

@@ -247,11 +247,12 @@ fn work(
                 _ = second.tick() => worker.sweep(Time::now()),
                 Ok(call) = calls.recv() => sessions.tell(call),
                 () = shut(&mut open_listeners) => sessions.cut(),
-                Ok(()) = live.changed() => worker.go_by(Arc::clone(&live.borrow_and_update())),
+                // Before the settings: who goes by them knows where the upstream is.
                 Ok(()) = topology.changed() => {
                     worker.adopt(Arc::clone(&topology.borrow_and_update()));
                     sessions.wake();
                 }
+                Ok(()) = live.changed() => worker.go_by(Arc::clone(&live.borrow_and_update())),
             }
         }
         door.close();

@@ -48,14 +48,23 @@ fn it_shows_what_is_there_to_everybody() {
     let done = AtomicBool::new(false);
     thread::scope(|scope| {
         scope.spawn(|| traffic(&crema, &done));
+        let _over = Over(&done);
         eventually("memory answers", || crema.count("crema_requests_total", &[("outcome", "hit")]) > 100);
         let browser = judge(&crema, &pictures, &modules);
-        done.store(true, Ordering::Relaxed);
         let output = browser.expect("node starts");
         let said = [output.stdout, output.stderr].concat();
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&said));
     });
     assert_eq!(crema.client().cmd(&["GET", "user:0:name"]), bulk("v".repeat(10)), "what is explained is not changed");
+}
+
+/// Ends the traffic, whatever becomes of the judge.
+struct Over<'a>(&'a AtomicBool);
+
+impl Drop for Over<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
 }
 
 fn judge(crema: &Crema, pictures: &Path, modules: &Path) -> std::io::Result<std::process::Output> {

@@ -116,7 +116,7 @@ impl Nodes {
         self.plan.node(endpoint)
     }
 
-    /// The node at another address that may take the place of `former`, in which it is followed already.
+    /// The node at another address that takes the place of `former`: who follows whether that is there follows this one.
     pub(super) fn successor(&self, endpoint: &Endpoint, former: &Node) -> Arc<Node> {
         let node = Node::new(endpoint.clone(), self.plan.limit, self.plan.connect_timeout);
         self.plan.planned(node.in_place_of(former))

@@ -75,7 +75,7 @@ impl Running {
         }
         let workers = Workers::start(&app.shared, &app.metrics.workers, &stop_sessions)
             .map_err(|source| Error::listen("threads", "worker threads", source))?;
-        app.inside.get_or_init(|| Inside::new(workers.doors(), entrance_inside));
+        *app.inside() = Some(Inside::new(workers.doors(), entrance_inside));
         for listener in &listeners {
             info!("listening on {}{}", listener.address(), listener.note());
         }
@@ -148,6 +148,7 @@ impl Running {
             porters.end(AcceptTurn::Nobody).await;
         }
         stop_sessions.cancel();
+        drop(app.inside().take());
         joined(workers).await;
         app.shared.succession.passage.close();
         if let Some(successor) = successor {

@@ -18,7 +18,7 @@ use crate::config::{
 use crate::log;
 use crate::proxy::{GivenOrder, LiveSettings, Order, OrderReport, UndoneOrder};
 use crate::resp::Resp;
-use crate::upstream::{Node, Target, connect};
+use crate::upstream::{Target, connect};
 
 /// So many changes are remembered.
 const REMEMBERED: usize = 20;
@@ -78,7 +78,7 @@ enum FileSeen {
     /// How it was just before it was read, and what it says.
     Reading(FileMark, Box<Result<Reading, ConfigError>>),
     /// The same of settings in which the upstream is another server, which was tried.
-    Tried(FileMark, Box<Reading>, Result<Arc<Node>, String>),
+    Tried(FileMark, Box<Reading>, Result<Endpoint, String>),
 }
 
 /// Carries orders out.
@@ -140,7 +140,7 @@ impl SettingsKeeper {
                             }
                         }
                         Ok(Some(FileSeen::Tried(mark, newer, tried))) => {
-                            let tried = tried.map(|node| (*newer, Some(node)));
+                            let tried = tried.map(|endpoint| (*newer, Some(endpoint)));
                             self.settle(mark, tried, reads_for.take()).await;
                         }
                         Err(gone) if gone.is_panic() => {
@@ -189,13 +189,13 @@ impl SettingsKeeper {
     /// Has a connection made to the server that is to be the upstream, as the settings' user.
     fn try_upstream(&mut self, mark: FileMark, newer: Reading, endpoint: &Endpoint) {
         let (app, newer) = (Arc::clone(&self.app), Box::new(newer));
-        let endpoint = newer.config.cluster.node_map.resolve(endpoint.clone());
-        let node = app.nodes.successor(&endpoint, &app.front());
+        let endpoint = self.reading.config.cluster.node_map.resolve(endpoint.clone());
+        let (node, db) = (app.nodes.seed(&endpoint), newer.config.upstream.db);
         self.under_way = Some(self.app.control.spawn_answering(async move {
             let target =
-                Target { node: Arc::clone(&node), login: node.login(), db: 0, resp: Resp::V2, name: "crema-scout" };
+                Target { node: Arc::clone(&node), login: node.login(), db, resp: Resp::V2, name: "crema-scout" };
             let tried = match timeout(TRIAL, connect(&target)).await {
-                Ok(Ok(_)) => Ok(node),
+                Ok(Ok(_)) => Ok(endpoint),
                 Ok(Err(error)) => Err(format!("upstream: {error}")),
                 Err(_) => Err(format!("upstream: {} does not answer in {TRIAL:?}", node.address)),
             };
@@ -220,13 +220,21 @@ impl SettingsKeeper {
     async fn settle(
         &mut self,
         mark: FileMark,
-        read: Result<(Reading, Option<Arc<Node>>), String>,
+        read: Result<(Reading, Option<Endpoint>), String>,
         whom: Option<GivenOrder>,
     ) {
         self.look.read = mark;
         let by = whom.as_ref().map_or(BY_FILE, |given| &given.by);
+        let read = read.and_then(|read| {
+            let level = log::level(read.0.config.log_level.as_ref())?;
+            Ok((read, level))
+        });
         let result = match read {
-            Ok((reading, upstream)) => Ok(self.adopt(&reading, upstream.as_ref(), by).await),
+            Ok(((reading, upstream), level)) => {
+                let report = self.adopt(&reading, upstream.as_ref(), by).await;
+                log::set_level(&level); // behind the lines that tell of it
+                Ok(report)
+            }
             Err(wrong) => Err(UndoneOrder::Refused(self.refuse(by, wrong))),
         };
         if let Some(given) = whom {
@@ -235,15 +243,15 @@ impl SettingsKeeper {
     }
 
     /// All that may change does. When it returns, all workers go by it; where one does not, the report says so.
-    async fn adopt(&mut self, newer: &Reading, upstream: Option<&Arc<Node>>, by: &str) -> OrderReport {
+    async fn adopt(&mut self, newer: &Reading, upstream: Option<&Endpoint>, by: &str) -> OrderReport {
         let Changes { settings, mut changed, restart, mode, .. } = self.reading.changes(newer);
         self.reading = settings;
         // The mode may have been switched by hand meanwhile: what the settings say newly is what counts.
         changed.retain(|line| !line.starts_with("mode: "));
-        let late = !changed.is_empty() && !self.publish().await;
-        if let Some(node) = upstream {
-            self.app.move_upstream(node);
+        if let Some(endpoint) = upstream {
+            self.app.move_upstream(endpoint); // first: a worker that goes by the settings has looked where the upstream is
         }
+        let late = !changed.is_empty() && !self.publish().await;
         self.note(by, &OrderReport { changed: changed.clone(), restart: restart.clone() });
         match mode {
             Some(mode) if self.mode_is_newer => {
@@ -279,14 +287,8 @@ impl SettingsKeeper {
     fn bound(&self, config: &Config) {
         let l1 = &self.app.shared.l1;
         l1.rebound(config.max_staleness, config.largest_value());
-        if l1.memory.store.limit() != config.l1_size {
-            let (l1, size) = (Arc::clone(l1), config.l1_size);
-            self.app.control.spawn(async move { l1.resize(size).await });
-        }
-        match log::level(config.log_level.as_ref()) {
-            Ok(level) => log::set_level(&level),
-            Err(wrong) => warn!("the log stays as it is: {wrong}"),
-        }
+        let (l1, size) = (Arc::clone(l1), config.l1_size);
+        self.app.control.spawn(async move { l1.resize(size).await }); // in the order in which they were wanted
     }
 
     fn refuse(&self, by: &str, wrong: String) -> String {

@@ -101,8 +101,8 @@ impl Source for App {
     }
 
     fn inside(&self) -> io::Result<UnixStream> {
-        let inside = self.inside.get().ok_or(io::ErrorKind::NotConnected)?; // until workers have started
-        inside.connect()
+        let inside = App::inside(self);
+        inside.as_ref().ok_or(io::ErrorKind::NotConnected)?.connect() // none before workers have started, and once they end
     }
 
     fn control(&self) -> &Control {

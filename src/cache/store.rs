@@ -96,6 +96,8 @@ impl Lookup {
 pub struct Store {
     index: Arc<Index>,
     allotment: ArcSwap<Allotment>,
+    /// Entries are being given tickets of another Moka: until that is over, none is astray that has none.
+    resizing: AtomicBool,
     serial: AtomicU32,
     /// Set once Moka has enough entries to count how often keys are asked for; before, misses need not be told.
     counting: AtomicBool,
@@ -113,13 +115,8 @@ impl Store {
     pub fn counted(l1_size: u64, evictions: Arc<SharedCounter>) -> Self {
         let index = Arc::new(Index::new(if l1_size < 64 << 20 { 128 } else { 1024 }, evictions));
         let allotment = ArcSwap::from_pointee(Allotment::new(l1_size, &index));
-        Self {
-            index,
-            allotment,
-            serial: AtomicU32::new(0),
-            counting: AtomicBool::new(false),
-            slots: SlotEpochs::default(),
-        }
+        let (resizing, counting) = (AtomicBool::new(false), AtomicBool::new(false));
+        Self { index, allotment, resizing, serial: AtomicU32::new(0), counting, slots: SlotEpochs::default() }
     }
 
     /// Answers `q` by appending the reply to `out`, if at this moment there is an entry that may be served; else `out` stays
@@ -315,7 +312,7 @@ impl Store {
         if bytes > allotment.limit {
             allotment.policy.run_pending_tasks();
         }
-        if allotment.counts(bytes) {
+        if !self.resizing.load(Ordering::Relaxed) && allotment.counts(bytes) {
             self.counting.store(true, Ordering::Relaxed);
         }
     }
@@ -323,22 +320,30 @@ impl Store {
     /// It may take so many bytes from now on, as one that was made with them. Where that is less, those go that were hit least. Takes
     /// as long as there are many entries: not to be called where sessions or an ear wait, nor twice at a time.
     pub fn resize(&self, l1_size: u64) {
-        self.allotment.store(Arc::new(Allotment::new(l1_size, &self.index)));
+        self.resizing.store(true, Ordering::Relaxed);
         self.counting.store(false, Ordering::Relaxed);
-        let allotment = self.allotment.load();
+        let allotment = Arc::new(Allotment::new(l1_size, &self.index));
+        let former = self.allotment.swap(Arc::clone(&allotment));
         // Listed first: no guard of the index may be held while Moka is asked. What comes in meanwhile has its ticket.
         let mut all: Vec<_> = self.index.entries.iter().map(|entry| (entry.hits(), entry.key().to_owned())).collect();
         all.sort_unstable_by_key(|(hits, _)| Reverse(*hits));
+        let mut given = 0;
         for (_, hash) in all {
             let now = Time::now();
             let ticket = |entry: &Entry| Ticket::new(entry.serial(), weight(entry), entry.expires(), now);
             let ticket = self.index.entries.get(&hash).and_then(|entry| ticket(entry.value()));
             if let Some(ticket) = ticket.filter(|_| !allotment.policy.contains_key(&hash)) {
+                given += u64::from(ticket.weight);
                 allotment.policy.insert(hash, ticket);
+                if allotment.counts(given) {
+                    self.counting.store(true, Ordering::Relaxed);
+                }
             }
         }
         allotment.policy.run_pending_tasks();
         self.drop_strays(); // what came in between, by the allotment of before
+        self.resizing.store(false, Ordering::Relaxed);
+        drop(former); // here, for it takes its time
     }
 
     /// Bytes that it may take.
@@ -399,7 +404,8 @@ impl Store {
     pub fn run_pending(&self) {
         let allotment = self.allotment.load();
         allotment.policy.run_pending_tasks();
-        if self.bytes() > allotment.policy.weighted_size() + allotment.limit / 64 {
+        let has_strays = self.bytes() > allotment.policy.weighted_size() + allotment.limit / 64;
+        if has_strays && !self.resizing.load(Ordering::Relaxed) {
             self.drop_strays();
         }
         if !self.index.evicted.swap(false, Ordering::Relaxed) {

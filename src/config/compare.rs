@@ -48,7 +48,7 @@ fn addresses(config: &Config) -> Vec<Conflict> {
 }
 
 /// Whether connections to `node` would come back to `listen`. Only addresses are told; a name could stand for any.
-fn is_own(listen: &Listen, node: &Endpoint) -> bool {
+pub(super) fn is_own(listen: &Listen, node: &Endpoint) -> bool {
     match (listen, node) {
         (Listen::Unix(path), Endpoint::Unix(node)) => path == node,
         (Listen::Tcp { address, .. }, Endpoint::Tcp { host, port }) if address.port() == *port => {

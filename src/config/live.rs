@@ -6,9 +6,10 @@ use std::path::PathBuf;
 use std::time::SystemTime;
 use std::{env, fs};
 
+use super::compare::is_own;
 use super::raw::FILE_VARIABLE;
 use super::summary::Sources;
-use super::{Config, ConfigError, Endpoint, Flags, L1Mode, UpstreamKind, load};
+use super::{Config, ConfigError, Endpoint, Flags, L1Mode, Upstream, UpstreamKind, load};
 
 /// Settings as they were read once, and whoever gave each.
 #[derive(Debug, Clone)]
@@ -84,11 +85,11 @@ const PARTLY_LIVE: &[(May, Adopt)] = &[
     (is_another_address, (&["upstream"], |to, from| to.upstream = from.upstream.clone())),
 ];
 
-/// Whether the upstream is one server either way, spoken to in the same way.
+/// Whether the upstream is one server either way, spoken to in the same way, and not crema itself by the listeners that it has.
 fn is_another_address(from: &Config, to: &Config) -> bool {
-    let (mut from, to) = (from.upstream.clone(), &to.upstream);
-    from.node = to.node.clone();
-    from == *to && to.kind == UpstreamKind::Single
+    let to = &to.upstream;
+    let same = Upstream { node: to.node.clone(), ..from.upstream.clone() };
+    same == *to && to.kind == UpstreamKind::Single && !from.listen.iter().any(|listen| is_own(listen, &to.node))
 }
 
 impl Reading {
@@ -212,5 +213,12 @@ mod tests {
             assert_eq!(changes.settings.config.upstream, one.config.upstream, "{another}");
         }
         assert_eq!(one.changes(&at("redis://u:other@b:2/2")).upstream, None);
+        let here = "listen = \"127.0.0.1:7000\"\nupstream = \"redis://127.0.0.1:6380\"";
+        let itself = reading(&directory, "upstream = \"redis://127.0.0.1:1\"").changes(&reading(&directory, here));
+        assert_eq!(
+            (itself.upstream, itself.restart.len()),
+            (None, 2),
+            "until it listens elsewhere that is crema itself"
+        );
     }
 }

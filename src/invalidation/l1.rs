@@ -86,13 +86,24 @@ impl L1 {
 
     /// The bounds that are in force from now on: see [`L1Terms`].
     pub(crate) fn rebound(&self, max_staleness: Duration, max_value: u64) {
-        self.terms.max_staleness.set(max_staleness);
         self.terms.max_value.store(max_value, Ordering::Relaxed);
+        let before = self.terms.max_staleness.get();
+        self.terms.max_staleness.set(max_staleness); // before leases end: an ear that gives one looks at it once more
+        if max_staleness < before {
+            self.end_leases();
+            if self.terms.is_cluster {
+                self.bump(EpochReason::Settings); // that keys are missing was kept for as long as the longer one
+            }
+            self.nudge();
+        }
     }
 
     /// It may take so many bytes from now on. Looks at every entry, so it does on a thread of its own, one call at a time.
     pub(crate) async fn resize(self: &Arc<Self>, bytes: u64) {
         let _one = self.looking.lock().await;
+        if self.memory.store.limit() == bytes {
+            return;
+        }
         let l1 = Arc::clone(self);
         // An error: the process ends.
         _ = self.control.spawn_blocking(move || l1.memory.store.resize(bytes)).await;

@@ -11,8 +11,7 @@ use crate::clock::LiveSpan;
 /// What the ears must know of the configuration.
 #[derive(Debug)]
 pub struct L1Terms {
-    /// No answer of L1 is older than this. A shorter one holds once the leases that were given under the longer one are over, which
-    /// takes as long as that.
+    /// No answer of L1 is older than this. Changed by [`L1::rebound`](super::L1), which ends leases where it becomes shorter.
     pub max_staleness: Arc<LiveSpan>,
     /// How often a user's rights are compared.
     pub acl_recheck: Duration,

@@ -145,7 +145,9 @@ fn known(target: &Target, made: Result<Connection, Error>) -> Result<Connection,
         Ok(connection) => debug!(%upstream, name, %user, db, local = connection.socket.local(), "connected"),
         Err(error) => debug!(%upstream, name, %user, db, %error, "not connected"),
     }
-    if made.as_ref().is_err_and(|error| !matches!(error, Error::Refused { .. } | Error::LoginRefused { .. })) {
+    if !node.is_gone()
+        && made.as_ref().is_err_and(|error| !matches!(error, Error::Refused { .. } | Error::LoginRefused { .. }))
+    {
         node.presence.doubt();
     }
     made

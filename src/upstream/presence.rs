@@ -129,6 +129,9 @@ pub(crate) async fn keep_watch(node: Arc<Node>) {
         match probe(&node).await {
             Err(failure) if !shows_presence(&failure, &node, began) => {
                 ended = if matches!(failure, Failure::Ended) { ended + 1 } else { 0 };
+                if node.is_gone() {
+                    return; // who follows hears of the one in its place
+                }
                 if !(1..ENDS).contains(&ended) {
                     presence.set(State::Away);
                 }

@@ -553,18 +553,15 @@ impl<'a, W, P: FaultPlan> Protocol<'a, W, P> {
             let channel = self.channel.as_ref().filter(|_| !self.faults.has(PlantedFault::ChannelUnproved));
             let bound = channel.map_or(bound, |channel| bound.min(channel.heard_up_to()));
             let bound = if self.faults.has(PlantedFault::LeaseFromAnswer) { now } else { bound };
-            let until = bound.plus(terms.max_staleness.get());
+            let longest = terms.max_staleness.get();
+            let until = bound.plus(longest);
             // No longer than the user's rights are known to be what they were.
             let known = self.around.rights.known_at();
             freshness.renew(known.map_or(until, |asked| until.min(asked.plus(terms.acl_recheck))));
             // Whoever turns changes the number first and ends leases second.
             let swapping = silence.is_swapping() && !self.faults.has(PlantedFault::SwapIgnored);
-            if swapping
-                || silence.is_shared_at(sent)
-                || self.is_turned()
-                || generation.is_several()
-                || vouched.passed().is_none()
-            {
+            let is_turned = self.is_turned() || generation.is_several() || silence.is_shared_at(sent);
+            if swapping || is_turned || vouched.passed().is_none() || terms.max_staleness.get() < longest {
                 freshness.end();
             }
         }

@@ -204,11 +204,11 @@ impl WatchShared {
     async fn ask_master(&self, rounds: &watch::Sender<u64>) {
         let board = &self.master.replicas;
         let mut backoff = Backoff::between(Duration::from_millis(20), Duration::from_secs(1));
-        let (period, shortest) = (self.terms.max_staleness.get() / 4, self.terms.max_staleness.get() / 64);
+        let (period, shortest) = (|| self.terms.max_staleness.get() / 4, || self.terms.max_staleness.get() / 64);
         loop {
             while self.lock().replicas.is_empty() || !board.is_in_use() {
                 board.nudged().await;
-                sleep(shortest).await;
+                sleep(shortest()).await;
             }
             let mut line = match QuestionLine::open(&self.master, self.patience()).await {
                 Ok(line) => line,
@@ -230,11 +230,11 @@ impl WatchShared {
                 }
                 rounds.send_modify(|round| *round += 1);
                 if board.is_in_use() {
-                    let _ = timeout(period, board.nudged()).await;
+                    let _ = timeout(period(), board.nudged()).await;
                 } else {
                     board.nudged().await;
                 }
-                sleep_until(begun + shortest).await;
+                sleep_until(begun + shortest()).await;
             }
         }
     }
