@@ -247,8 +247,7 @@ fn work(
                 _ = second.tick() => worker.sweep(Time::now()),
                 Ok(call) = calls.recv() => sessions.tell(call),
                 () = shut(&mut open_listeners) => sessions.cut(),
-                // Before the settings: who goes by them knows where the upstream is.
-                Ok(()) = topology.changed() => {
+                Ok(()) = topology.changed() => { // before the settings: who goes by them knows where the upstream is
                     worker.adopt(Arc::clone(&topology.borrow_and_update()));
                     sessions.wake();
                 }
