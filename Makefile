@@ -162,9 +162,10 @@ instructions: need-redis need-valgrind
 	cargo bench --locked --bench side_by_side -- instructions $(if $(RECORD),--record)
 
 dist: need-redis need-arm64 need-packing
-	@rm -rf target/dist target/manual
+	@rm -rf target/dist target/manual target/units
 	mkdir -p target/dist
 	cargo run --quiet --locked --example manual -- target/manual
+	install -D -m 644 deploy/systemd/crema.service target/units/crema.service
 	version=$$(cargo pkgid --locked | sed 's/.*[#@]//')
 	for machine in $(MACHINES); do
 		target=$$machine-unknown-linux-gnu

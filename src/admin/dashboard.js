@@ -22,6 +22,7 @@ function age(s) { const d = Math.floor(s / 86400), h = Math.floor(s / 3600) % 24
 function put(id, text, unit) { const e = byId(id); e.textContent = text; if (unit) { const u = document.createElement("span"); u.className = "unit"; u.textContent = unit; e.append(u); } }
 function cell(kind, ...parts) { const c = document.createElement("td"); if (kind) c.className = kind; c.append(...parts); return c; }
 function small(text, kind) { const s = document.createElement("small"); s.textContent = text; if (kind) s.className = kind; return s; }
+function code(text) { const c = document.createElement("code"); c.textContent = text; return c; }
 function rows(id, made) {
   byId(id).replaceChildren(...made.map((cells) => { const r = document.createElement("tr"); r.append(...cells); return r; }));
 }
@@ -269,6 +270,19 @@ function show() {
     return [cell("", o.keys, small(o.url)), ...counts.map((n) => cell("n", short(n))), cell("n", now), cell("n", o.mean_load_ms ? `${o.mean_load_ms} ms` : "–"), cell("", word, ...(o.trouble ? [small(o.trouble)] : []))];
   }));
 
+  const audit = s.audit;
+  byId("audited").hidden = !audit;
+  if (audit) {
+    const violations = cell("n", grouped.format(audit.violations));
+    violations.classList.add(audit.violations ? "bad" : "good");
+    rows("audit", [
+      [cell("", "Hits compared with Redis", small(audit.one_in ? `one in ${grouped.format(audit.one_in)}` : "off")), cell("n", grouped.format(audit.checked))],
+      [cell("", "Proven wrong"), violations],
+      ...[["changed meanwhile", audit.ambiguous], ["not compared", audit.skipped]].flatMap(([what, reasons]) => Object.entries(reasons).filter(([, n]) => n).map(([reason, n]) => [cell("", reason.replaceAll("_", " "), small(what)), cell("n", grouped.format(n))])),
+      ...audit.last.map((v) => { const c = cell("", `${v.command} `, code(v.key), small(`for ${v.user} in database ${v.database} of ${v.node}, ${new Date(v.at * 1000).toLocaleString()}`)); c.colSpan = 2; return [c]; }),
+    ]);
+  }
+
   const upkeep = [
     ["Promotions asked for", "crema_promotions_total"],
     ["Fills stored", "crema_fills_total", "stored"],
@@ -297,10 +311,11 @@ function remember(s) {
   while (history.length > SPAN + 1) history.shift();
 }
 
+async function read(path) { return (await fetch(path, { cache: "no-store", signal: AbortSignal.timeout(5000) })).json(); }
 async function recall() {
   const first = !past.length;
   try {
-    const { columns, rows } = await (await fetch(`api/history?after=${past.length ? past[past.length - 1].at_ms : 0}`, { cache: "no-store", signal: AbortSignal.timeout(5000) })).json();
+    const { columns, rows } = await read(`api/history?after=${past.length ? past[past.length - 1].at_ms : 0}`);
     past.push(...rows.map((row) => Object.fromEntries(columns.map((name, i) => [name, row[i]]))));
     while (past.length && past[past.length - 1].at_ms - past[0].at_ms > HOUR) past.shift();
     if (first && past.length) {
@@ -327,6 +342,7 @@ const TERMS = {
   census: "Rounds of questions to all nodes prove that a master still owns its keys. Memory answers only while that is proven.",
   tier: "A server below Redis that keeps copies of values for longer.",
   origin: "Where values come from that Redis does not have.",
+  audit: "Of the hits a few are read again in Redis and compared. A violation is one that was proven wrong.",
 };
 let told = null;
 function tell(button) {
@@ -400,7 +416,6 @@ function lockable() {
     fit();
   });
 }
-
 let lost = null;
 async function look() {
   try {
