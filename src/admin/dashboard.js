@@ -371,7 +371,7 @@ function fit() {
     let frame = table.parentElement;
     if (!frame.classList.contains("scroll")) { frame = document.createElement("div"); frame.className = "scroll"; table.replaceWith(frame); frame.append(table); }
     const wide = frame.scrollWidth > frame.clientWidth + 1, name = table.closest("section, details")?.querySelector("h2, summary")?.textContent ?? "";
-    for (const [key, value] of [["tabindex", "0"], ["role", "region"], ["aria-label", name]]) if (wide) frame.setAttribute(key, value); else frame.removeAttribute(key);
+    for (const [key, value] of [["tabindex", "0"], ["role", "group"], ["aria-label", name]]) if (wide) frame.setAttribute(key, value); else frame.removeAttribute(key);
   }
 }
 
@@ -393,6 +393,7 @@ function lockable() {
       await ask("api/explain", "PING");
       byId("unlocked").hidden = false;
       put("unlock-said", "Shown until this page is closed.");
+      showKeys();
     } catch (problem) {
       token = null;
       byId("unlocked").hidden = true;
@@ -415,6 +416,24 @@ function lockable() {
     }));
     fit();
   });
+}
+async function showKeys() {
+  if (token == null) return;
+  try {
+    const [hot, big, clients, slow] = await Promise.all(["api/hotkeys", "api/bigkeys", "api/clients", "api/slowlog"].map((path) => ask(path)));
+    const hottest = (keys) => keys.map((k) => [cell("", code(k.key)), cell("n", short(k.per_second)), cell("n", percent(k.share))]);
+    rows("hot-reads", hottest(hot.reads));
+    rows("hot-writes", hottest(hot.writes));
+    rows("big", big.values.map((v) => [cell("", code(v.key)), cell("n", bytes(v.bytes)), cell("", v.command), cell("n", `${age(v.seconds_ago)} ago`)]));
+    rows("slow", slow.entries.map((e) => [cell("", clock(e.at * 1000, true), small(`${e.name || e.address} ${e.user}`)), cell("", e.command, ...(e.key ? [" ", code(e.key)] : [])), cell("n", time(e.us * 1000)), cell("", e.reason, small(e.about))]));
+    rows("clients", clients.clients.map((c) => [cell("", c.address, small([c.name, c.user].filter(Boolean).join(", "))), cell("n", short(c.per_second)), cell("n", bytes(c.received_bytes)), cell("n", bytes(c.sent_bytes)), cell("n", short(c.unanswered)), cell("n", bytes(c.unread_bytes)), cell("", c.link, small(c.doing))]));
+    byId("hashed").hidden = hot.keys === "shown";
+    fit();
+  } catch (problem) {
+    console.debug(problem);
+    if (problem.status === 401 || problem.status === 403) { token = null; byId("unlocked").hidden = true; put("unlock-said", "The token holds no more."); }
+  }
+  setTimeout(showKeys, EVERY);
 }
 let lost = null;
 async function look() {

@@ -50,6 +50,7 @@ async function look(browser, { name, ...options }) {
     assert.match(await page.title(), /^crema on \S+$/);
     await unlock(page);
     await explains(page);
+    await lists(page);
     await page.screenshot({ path: path.join(directory, `${name}.png`) });
     await page.evaluate(() => document.getElementById("for-admins").scrollIntoView());
     await page.screenshot({ path: path.join(directory, `${name}-admin.png`) });
@@ -87,6 +88,14 @@ async function explains(page) {
   await page.waitForFunction(() => document.querySelectorAll("#explained tr").length > 5);
   const { command, effect, keys, cacheable } = await fields();
   assert.deepEqual({ command, effect, keys, cacheable }, { command: "get", effect: "read", keys: key, cacheable: "yes" });
+}
+
+// Keys stay hashes, for nothing says that they may be shown.
+async function lists(page) {
+  for (const list of ["hot-reads", "big", "clients"]) await page.waitForSelector(`#${list} tr`);
+  const text = await page.textContent("#unlocked");
+  assert.ok(await page.isVisible("#hashed") && !(await page.textContent("#hot-reads")).includes(key), text);
+  assert.match(await page.textContent("#clients"), /127\.0\.0\.1:\d+/);
 }
 
 async function byKeyboard(browser) {
