@@ -8,6 +8,7 @@
 mod admin_port;
 mod census;
 mod cluster;
+mod curve;
 mod descriptors;
 mod doubts;
 mod handover;
@@ -48,7 +49,9 @@ use crate::log;
 use crate::metrics::{CoherenceMeans, Metrics};
 use crate::net::tls::{Acceptor, Dialer, Verify};
 use crate::origin::Origins;
-use crate::proxy::{Clients, Gate, Listings, LiveSettings, OpenListeners, Order, Orders, Shared, Succession};
+use crate::proxy::{
+    Clients, CurveExchange, Gate, Listings, LiveSettings, OpenListeners, Order, Orders, Shared, Succession,
+};
 use crate::resp::Limits;
 use crate::server::Inside;
 use crate::tier::Tiers;
@@ -56,6 +59,7 @@ use crate::upstream::{ClusterMap, Login, MapDoubts, Node, SentinelLogin, Serving
 
 use census::CensusKeeper;
 use cluster::{MapKeeper, follow_presence};
+use curve::CurveKeeper;
 use nodes::{NodePlan, Nodes};
 use rotation::RotatingLogins;
 use running::{Inherited, Running};
@@ -165,9 +169,9 @@ impl App {
             nodes.keep(&node);
         }
         let presence = watch::Sender::new(State::Unknown);
-        let open_listeners = OpenListeners::new(config.upstream_down == UpstreamDown::Close);
         let live = watch::Sender::new(Arc::new(LiveSettings::of(&config)));
         let shared = Arc::new(Shared {
+            open_listeners: OpenListeners::new(config.upstream_down == UpstreamDown::Close),
             listings: Listings::new(&metrics.workers, &metrics.stats, live.subscribe()),
             live: live.subscribe(),
             topology: topology.subscribe(),
@@ -179,12 +183,12 @@ impl App {
             origins: origins.map(Arc::new),
             stats: Arc::clone(&metrics.stats),
             clients: Clients::default(),
-            open_listeners,
             gate: Gate::default(),
             orders,
             succession: Succession::default(),
             longest_argument,
             origin_id,
+            curve: CurveExchange::default(),
         });
         Arc::new(Self {
             shared,
@@ -263,6 +267,7 @@ impl App {
             UpstreamKind::Sentinel { ref name } => self.follow_group(name, control),
         }
         control.spawn(Arc::clone(self).keep_house());
+        control.spawn(CurveKeeper::new(Arc::clone(self)).keep());
         for source in self.front().rotating() {
             control.spawn(rotation::follow(
                 Arc::clone(source),

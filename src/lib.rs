@@ -17,7 +17,7 @@
 //! # Layers
 //!
 //! Imports run downward only, and a test holds them to it:
-//! `main → app → server, admin → session → proxy → invalidation → cache, upstream → metrics, log → command, config → clock, control,
+//! `main → app → server, admin → session → proxy → invalidation → curve → cache, upstream → metrics, log → command, config → clock, control,
 //! error, net → resp`.
 //!
 //! # Reading order
@@ -32,6 +32,7 @@ pub mod clock;
 pub mod command;
 pub mod config;
 mod control;
+pub mod curve;
 pub mod error;
 pub mod invalidation;
 pub mod log;

@@ -64,6 +64,8 @@ mod returned;
 mod roll;
 mod room;
 mod route_memo;
+mod sampled;
+mod sampling;
 mod seek;
 mod seeking;
 mod seen_elsewhere;
@@ -110,6 +112,7 @@ pub(crate) use replies::Replies;
 pub use reply_queue::ReplyPlace;
 pub(crate) use reply_queue::SessionEnd;
 pub(crate) use roll::RollCall;
+pub(crate) use sampled::{CurveExchange, SampledRead};
 pub(crate) use shared::Shared;
 pub(crate) use slowness::note_wait;
 pub(crate) use succession::{Succession, SuccessionState};
@@ -205,13 +208,17 @@ fn read(worker: &Worker, caller: &mut Caller, spec: &'static Spec, request: Requ
         return Taken::Unanswered;
     }
     let rule = worker.settings.rule_of(request.arg(1));
-    match find((worker, at), caller, spec, (&query, rule), now) {
+    let finding = find((worker, at), caller, spec, (&query, rule), now);
+    match finding {
         Finding::Hit => worker.stats.count(spec.class, Outcome::Hit),
         Finding::Unheard(unheard) => return Taken::Unheard(unheard),
         Finding::Miss(miss) if !send((worker, at), caller, (spec, miss), request, (&query, rule), now) => {
             return Taken::Unanswered;
         }
         Finding::Miss(_) => {}
+    }
+    if worker.tap.takes(query.slot) {
+        worker.hand_on(caller, (at, request), (&query, rule), finding, now);
     }
     Taken::Yes
 }
@@ -237,7 +244,9 @@ fn read_each(
     if several && !keys.may_be_sent(worker, caller, spec, now) {
         return Taken::Unanswered;
     }
-    match keys.find(worker, caller, now) {
+    let finding = keys.find(worker, caller, now);
+    keys.hand_on(worker, caller, finding, now);
+    match finding {
         Finding::Hit => worker.stats.count(spec.class, Outcome::Hit),
         Finding::Unheard(unheard) => return Taken::Unheard(unheard),
         Finding::Miss(miss) if !keys.send((worker, at), caller, spec, miss, now) => return Taken::Unanswered,
@@ -260,10 +269,14 @@ pub(crate) fn lead(worker: &Worker, caller: &mut Caller, spec: &'static Spec, re
         if worker.is_cluster() && !keys.may_be_sent(worker, caller, spec, now) {
             return false;
         }
+        keys.hand_on(worker, caller, Finding::Miss(miss), now);
         keys.send((worker, at), caller, spec, miss, now)
     } else {
         let query = caller.who.query(&worker.shared.l1, spec, request);
         let rule = worker.settings.rule_of(request.arg(1));
+        if worker.tap.takes(query.slot) {
+            worker.hand_on(caller, (at, request), (&query, rule), Finding::Miss(miss), now);
+        }
         send((worker, at), caller, (spec, miss), request, (&query, rule), now)
     }
 }
@@ -308,11 +321,15 @@ pub(crate) fn call_at_home(
     let (finding, fills) = if let Some(each) = spec.each() {
         let keys = KeyLookups::of(worker, caller, each, request);
         let finding = keys.find(worker, caller, now);
+        keys.hand_on(worker, caller, finding, now);
         (finding, if finding.wants_fill() { keys.fills(worker, caller, now) } else { Vec::new() })
     } else {
         let query = caller.who.query(&worker.shared.l1, spec, request);
         let rule = worker.settings.rule_of(request.arg(1));
         let finding = find((worker, home.node()), caller, spec, (&query, rule), now);
+        if worker.tap.takes(query.slot) {
+            worker.hand_on(caller, (home.node(), request), (&query, rule), finding, now);
+        }
         (finding, if finding.wants_fill() { fills(worker, caller, request, (&query, rule)) } else { Vec::new() })
     };
     match finding {

@@ -26,6 +26,7 @@ const LAYERS: &[&[&str]] = &[
     &["proxy"],
     &["tier", "origin"],
     &["invalidation"],
+    &["curve"], // made of what L1 is made of
     &["cache", "upstream"],
     &["metrics", "log"], // metrics count by the class that a command's row names
     &["beyond"],         // by key patterns from the settings

@@ -4,6 +4,7 @@
 mod common;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::iter;
 
 use common::cluster::{Failover, key_in};
 use common::http::HttpOrigin;
@@ -338,6 +339,14 @@ fn every_metric_moves() {
         client.cmd(&["GET", &key]);
         client.cmd(&["GET", &key]);
     }
+    // More keys at once than the curve looks at.
+    eventually("some are not looked at", || {
+        let many = |of| (0..1000).map(move |n| format!("many:{of}:{n}"));
+        let reads: Vec<Vec<String>> =
+            (0..8).map(|of| iter::once("MGET".to_owned()).chain(many(of)).collect()).collect();
+        client.pipeline(&reads);
+        crema.count("crema_curve_reads_lost_total", &[]) > 0
+    });
     client.cmd(&["SET", "hot", "v"]);
     crema.warm(&["GET", "hot"]);
     client.cmd(&["SET", "huge", &"v".repeat(2_000_000)]);

@@ -45,6 +45,7 @@ use orders::OrderPath;
 
 use crate::config::AdminToken;
 use crate::control::Control;
+use crate::curve::CurveReport;
 use crate::metrics::Metrics;
 use crate::proxy::{Listings, Orders};
 
@@ -79,6 +80,9 @@ pub(crate) trait Source: Send + Sync + 'static {
     /// What has been counted.
     fn metrics(&self) -> &Metrics;
 
+    /// What L1 would answer at other sizes.
+    fn advice(&self) -> Arc<CurveReport>;
+
     /// What is to be shown by whoever gives an order; none: nobody may.
     fn token(&self) -> Option<AdminToken>;
 
@@ -103,18 +107,20 @@ enum Page {
     Script,
     Status,
     History,
+    Advise,
     Metrics,
     Live,
     Ready,
 }
 
 impl Page {
-    const ALL: [Self; 8] = [
+    const ALL: [Self; 9] = [
         Self::Dashboard,
         Self::Style,
         Self::Script,
         Self::Status,
         Self::History,
+        Self::Advise,
         Self::Metrics,
         Self::Live,
         Self::Ready,
@@ -127,6 +133,7 @@ impl Page {
             Self::Script => "/dashboard.js",
             Self::Status => "/api/status",
             Self::History => "/api/history",
+            Self::Advise => "/api/advise",
             Self::Metrics => "/metrics",
             Self::Live => "/livez",
             Self::Ready => "/readyz",
@@ -232,6 +239,11 @@ fn respond<B>(request: &Request<B>, source: &dyn Source, history: &Mutex<History
             let after = asked.and_then(|after| after.parse().ok()).unwrap_or(0);
             answer(StatusCode::OK, "application/json", locked(history).json(after))
         }
+        Page::Advise => {
+            let report = (*source.advice()).clone().without_names();
+            let json = serde_json::to_string(&report).expect("strings and numbers always serialize");
+            answer(StatusCode::OK, "application/json", json)
+        }
         Page::Metrics => {
             let rendered = source.metrics().render(&source.snapshot().levels());
             answer(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", rendered)
@@ -304,6 +316,10 @@ mod tests {
 
         fn metrics(&self) -> &Metrics {
             &self.metrics
+        }
+
+        fn advice(&self) -> Arc<CurveReport> {
+            Arc::default()
         }
 
         fn token(&self) -> Option<AdminToken> {

@@ -15,6 +15,7 @@ use crate::admin::{
 use crate::clock::Time;
 use crate::config::{AdminToken, UpstreamKind};
 use crate::control::Control;
+use crate::curve::CurveReport;
 use crate::invalidation::{AuditViolation, EarState};
 use crate::metrics::{AuditDoubt, AuditSkip, CensusFinding, KeyLevels, LoadResult, Metrics, Need, TierOutcome};
 use crate::origin::OriginState;
@@ -82,6 +83,10 @@ impl Source for App {
                     .map(|ceiling| ceiling.as_secs()),
             },
         }
+    }
+
+    fn advice(&self) -> Arc<CurveReport> {
+        self.shared.curve.board.report()
     }
 
     fn metrics(&self) -> &Metrics {

@@ -13,6 +13,17 @@ use super::policy::{Policy, policy};
 /// What an empty store takes.
 pub(super) const FIXED: u64 = 256 << 10;
 
+/// What an L1 of `limit` bytes has for entries. Moka acts on what it is told in batches; the gap between this and the limit is what they
+/// may overshoot.
+pub(crate) fn room_for_entries(limit: u64) -> u64 {
+    limit.saturating_sub(limit / 64 + FIXED + 2 * Doorkeeper::prints(limit))
+}
+
+/// From so many bytes in entries on it is counted how often keys are asked for.
+pub(crate) fn counts_from(capacity: u64) -> u64 {
+    capacity / 5 * 2
+}
+
 /// See the module's head.
 pub(super) struct Allotment {
     /// Bytes that L1 may take, its own bookkeeping included.
@@ -29,9 +40,7 @@ pub(super) struct Allotment {
 impl Allotment {
     /// Of `limit` bytes, whose policy lets go of entries of `index`.
     pub(super) fn new(limit: u64, index: &Arc<Index>) -> Self {
-        let doorkeeper = Doorkeeper::new(limit);
-        // Moka acts on what it is told in batches; the gap between its capacity and the limit is what they may overshoot.
-        let capacity = limit.saturating_sub(limit / 64 + FIXED + doorkeeper.bytes());
+        let (doorkeeper, capacity) = (Doorkeeper::new(limit), room_for_entries(limit));
         let listener = Arc::clone(index);
         let policy = policy(capacity, move |hash, ticket, cause| listener.left_policy(hash, ticket, cause));
         let (ballast, prepared) = (Mutex::default(), AtomicBool::new(false));
@@ -40,7 +49,7 @@ impl Allotment {
 
     /// `bytes` are in use: whether Moka begins to count, for it does when it is half full. Before that it is prepared, a little each time.
     pub(super) fn counts(&self, bytes: u64) -> bool {
-        if bytes <= self.capacity / 5 * 2 {
+        if bytes <= counts_from(self.capacity) {
             return false;
         }
         if !self.prepared.load(Ordering::Relaxed) {

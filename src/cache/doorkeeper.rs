@@ -9,24 +9,29 @@
 use std::sync::atomic::{AtomicU16, Ordering};
 
 /// See the module's head.
-pub(super) struct Doorkeeper {
+#[derive(Debug)]
+pub(crate) struct Doorkeeper {
     prints: Box<[AtomicU16]>,
 }
 
 impl Doorkeeper {
     /// One that remembers about as many keys as an L1 of `l1_size` bytes has entries.
     pub(super) fn new(l1_size: u64) -> Self {
-        let prints = (l1_size / 512).next_power_of_two().max(1 << 10);
+        Self::with_prints(Self::prints(l1_size))
+    }
+
+    /// One of so many prints of two bytes each, a power of two.
+    pub(crate) fn with_prints(prints: u64) -> Self {
         Self { prints: (0..prints).map(|_| AtomicU16::new(0)).collect() }
     }
 
-    /// Bytes of memory that it takes.
-    pub(super) fn bytes(&self) -> u64 {
-        size_of_val(&*self.prints) as u64
+    /// How many an L1 of `l1_size` bytes has.
+    pub(crate) fn prints(l1_size: u64) -> u64 {
+        (l1_size / 512).next_power_of_two().max(1 << 10)
     }
 
     /// Whether the key has knocked before.
-    pub(super) fn knows(&self, hash: u64) -> bool {
+    pub(crate) fn knows(&self, hash: u64) -> bool {
         let print = (hash >> 48) as u16 | 1;
         let place = &self.prints[hash as usize & (self.prints.len() - 1)];
         let known = place.load(Ordering::Relaxed) == print;
@@ -57,7 +62,8 @@ mod tests {
     #[test]
     fn it_takes_little_of_what_l1_may_take() {
         for l1_size in [0, 1 << 20, 1 << 30] {
-            let bytes = Doorkeeper::new(l1_size).bytes();
+            let bytes = size_of_val(&*Doorkeeper::new(l1_size).prints) as u64;
+            assert_eq!(bytes, 2 * Doorkeeper::prints(l1_size));
             assert!(bytes <= 2048 + l1_size / 128, "{bytes} of {l1_size}");
         }
     }

@@ -15,6 +15,11 @@ use super::stamp::{Slot, Stamp, Stamps};
 use crate::clock::Time;
 use crate::resp::Resp;
 
+/// So many hits of an entry are counted.
+pub(crate) const FIRST_HITS: u8 = 16;
+/// An entry that was hit so often has repaid its fill: two commands of Redis, and the message of its end.
+pub(crate) const PAID: u8 = 4;
+
 /// What a reader learns about an entry that bears the hash it looked for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Verdict {
@@ -139,10 +144,10 @@ impl Entry {
         self.reply(Resp::V3)
     }
 
-    /// Counts a hit while it is one of the first `limit`, and tells so. Past them, a hit writes nothing to the entry.
-    pub(super) fn count_hit(&self, limit: u8) -> bool {
+    /// Counts a hit while it is one of the [first](FIRST_HITS), and tells so. Past them, a hit writes nothing to the entry.
+    pub(super) fn count_hit(&self) -> bool {
         let hits = self.meta().hits.load(Ordering::Relaxed);
-        if hits >= limit {
+        if hits >= FIRST_HITS {
             return false;
         }
         // Two hits at once may count as one: that costs the policy one more touch, and no one anything else.
@@ -203,9 +208,13 @@ impl Entry {
 
     /// Bytes of the allocation, as the allocator rounds them.
     pub(super) fn allocated(&self) -> u64 {
+        Self::allocated_for(self.0.slice.len())
+    }
+
+    /// The same for arguments and replies of so many bytes.
+    pub(super) fn allocated_for(bytes: usize) -> u64 {
         // In front of the header stand the reference count and the length.
-        let size = 2 * size_of::<usize>() + size_of::<Meta>() + self.0.slice.len();
-        size_class(size) as u64
+        size_class(2 * size_of::<usize>() + size_of::<Meta>() + bytes) as u64
     }
 
     fn meta(&self) -> &Meta {
@@ -291,6 +300,6 @@ mod tests {
         let q = Query::new(&stamps, Identities::default().intern("", 0), 1, b"k", b"k", b"");
         let terms = Terms { stamp: stamps.load(q.slot), epoch: Freshness::new().epoch().into(), expires: Time::NEVER };
         let entry = Entry::new(0, &q, b"+OK\r\n", None, terms).expect("small");
-        assert_eq!((0..100).filter(|_| entry.count_hit(16)).count(), 16);
+        assert_eq!((0..100).filter(|_| entry.count_hit()).count(), 16);
     }
 }

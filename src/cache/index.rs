@@ -15,7 +15,7 @@ use crate::metrics::SharedCounter;
 
 /// What an entry costs beside its own allocation, measured as memory of the process (`make bench`): a slot of the index right
 /// after its table has doubled (39 bytes), and Moka's key, value, links, timer and share of its frequency sketch.
-const OVERHEAD: u64 = 400;
+pub(super) const OVERHEAD: u64 = 400;
 /// What hits read, and its sums.
 pub(super) struct Index {
     pub(super) entries: DashMap<u64, Entry, AsIs>,

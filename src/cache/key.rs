@@ -92,10 +92,10 @@ fn mix(key: KeyHash, identity: Identity, command: u16) -> u64 {
 }
 
 /// Hashes a [`Query::hash`] by leaving it as it is.
-pub(super) type AsIs = BuildHasherDefault<AsIsHasher>;
+pub(crate) type AsIs = BuildHasherDefault<AsIsHasher>;
 
 #[derive(Default)]
-pub(super) struct AsIsHasher(u64);
+pub(crate) struct AsIsHasher(u64);
 
 impl Hasher for AsIsHasher {
     fn write_u64(&mut self, hash: u64) {

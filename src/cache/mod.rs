@@ -51,9 +51,14 @@ mod sampler;
 mod slot_epochs;
 mod stamp;
 mod store;
+mod warrant;
 
+pub(crate) use allotment::{counts_from, room_for_entries};
 pub use arrivals::Arrivals;
+pub(crate) use doorkeeper::Doorkeeper;
+pub(crate) use entry::{FIRST_HITS, PAID};
 pub use flight::{FlightRef, Flights};
+pub(crate) use key::AsIs;
 pub use key::{Identities, Identity, Query};
 pub use lease::Epoch;
 pub use lease::Freshness;
@@ -65,6 +70,7 @@ pub use slot_epochs::{EntryEpoch, SlotEpochs, SlotStamp};
 pub(crate) use stamp::Stamp;
 pub use stamp::{Slot, Stamps};
 pub use store::{Exhibit, Lookup, Store};
+pub use warrant::{Measure, Warrant};
 
 #[cfg(test)]
 mod tests {

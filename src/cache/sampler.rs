@@ -3,6 +3,12 @@
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 
+/// Moka is told of an entry's first hits, and of one in so many of the later ones.
+const LATER_HITS: u32 = 32;
+/// Once entries are evicted, it is told of one hit in so many, and of as large a part of the misses: what it compares are those
+/// of one key with those of another. More seldom would cost hits (`cargo bench --bench hit_ratio`).
+const WHEN_FULL: u32 = 2;
+
 /// Decides for one worker which hits and misses Moka is told of.
 #[derive(Debug)]
 pub struct Sampler {
@@ -26,8 +32,20 @@ impl Sampler {
         self.rng.random_range(0..one_in) < of
     }
 
+    /// Whether Moka is told of a hit: in an L1 that is `full`, or of an entry's `first` hits.
+    #[inline]
+    pub(crate) fn tells_hit(&mut self, full: bool, first: bool) -> bool {
+        if full { self.one_in(WHEN_FULL) } else { first || self.one_in(LATER_HITS) }
+    }
+
+    /// Whether it is told of a miss.
+    #[inline]
+    pub(crate) fn tells_miss(&mut self, full: bool) -> bool {
+        !full || self.one_in(WHEN_FULL)
+    }
+
     /// At random, since a count would fall into step with clients that read the same keys in turn.
-    pub(super) fn one_in(&mut self, n: u32) -> bool {
+    fn one_in(&mut self, n: u32) -> bool {
         self.rng.random::<u32>() < u32::MAX / n
     }
 }

@@ -39,6 +39,11 @@ impl EntryEpoch {
     pub const fn new(ear: Epoch, slot: SlotStamp) -> Self {
         Self { ear, slot }
     }
+
+    /// That of the ear.
+    pub(crate) const fn ear(self) -> Epoch {
+        self.ear
+    }
 }
 
 impl From<Epoch> for EntryEpoch {

@@ -54,6 +54,10 @@ impl Stamp {
     pub fn quiet(self) -> bool {
         self.0 & COUNT_MASK == 0
     }
+
+    pub(super) fn number(self) -> u64 {
+        self.0
+    }
 }
 
 /// The stamps of all keys. One for the process, shared by all workers and ears.

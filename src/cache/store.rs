@@ -30,7 +30,7 @@ use rand::Rng;
 use smallvec::SmallVec;
 
 use super::allotment::Allotment;
-use super::entry::{Entry, Terms, Verdict};
+use super::entry::{Entry, PAID, Terms, Verdict};
 use super::index::{Index, weight};
 use super::key::{Identity, Query};
 use super::lease::{Epoch, Freshness};
@@ -38,6 +38,7 @@ use super::policy::Ticket;
 use super::sampler::Sampler;
 use super::slot_epochs::{EntryEpoch, SlotEpochs};
 use super::stamp::{Stamp, Stamps};
+use super::warrant::{Measure, saturated};
 use crate::clock::Time;
 use crate::metrics::SharedCounter;
 use crate::resp::{Resp, encode};
@@ -46,14 +47,6 @@ pub use exhibit::Exhibit;
 
 /// Replies above this are copied after the lock of their shard was let go.
 const COPY_UNDER_GUARD: usize = 16 << 10;
-/// Moka is told of an entry's first hits, and of one in [`LATER_HITS`] of the later ones.
-const FIRST_HITS: u8 = 16;
-const LATER_HITS: u32 = 32;
-/// Once entries are evicted, it is told of one hit in so many, and of as large a part of the misses: what it compares are those
-/// of one key with those of another. More seldom would cost hits (`cargo bench --bench hit_ratio`).
-const WHEN_FULL: u32 = 2;
-/// An entry that was hit so often has repaid its fill: two commands of Redis, and the message of its end.
-const PAID: u8 = 4;
 
 /// How a lookup ended. The names are those of the metrics.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -136,15 +129,13 @@ impl Store {
             return Lookup::Blind;
         }
         let Some(entry) = self.index.entries.get(&q.hash) else {
-            let told = !self.is_full() || sampler.one_in(WHEN_FULL);
-            return if told { self.missed(q.hash, Lookup::Miss) } else { Lookup::Miss };
+            return if sampler.tells_miss(self.is_full()) { self.missed(q.hash, Lookup::Miss) } else { Lookup::Miss };
         };
         let outcome = match entry.judge(q, (stamps, &self.slots), fresh.epoch(), now) {
             Verdict::Current => {
                 entry.note_use();
-                let first = entry.count_hit(FIRST_HITS);
-                let touch =
-                    if self.is_full() { sampler.one_in(WHEN_FULL) } else { first || sampler.one_in(LATER_HITS) };
+                let first = entry.count_hit();
+                let touch = sampler.tells_hit(self.is_full(), first);
                 if entry.reply(resp).len() <= COPY_UNDER_GUARD {
                     out.extend_from_slice(entry.reply(resp));
                     drop(entry);
@@ -229,6 +220,14 @@ impl Store {
     pub fn held(&self, q: &Query, stamps: &Stamps, fresh: &Freshness, now: Time) -> Option<Time> {
         let entry = self.index.entries.get(&q.hash).filter(|_| fresh.held(now))?;
         (entry.judge(q, (stamps, &self.slots), fresh.epoch(), now) == Verdict::Current).then(|| entry.expires())
+    }
+
+    /// What the entry takes with which [`Store::lookup`] would hit; `None` where it would not.
+    pub fn measure(&self, q: &Query, stamps: &Stamps, fresh: &Freshness, now: Time) -> Option<Measure> {
+        let entry = self.index.entries.get(&q.hash).filter(|_| fresh.held(now))?;
+        let current = entry.judge(q, (stamps, &self.slots), fresh.epoch(), now) == Verdict::Current;
+        let bytes = saturated(entry.reply(Resp::V3).len() as u64);
+        current.then(|| Measure { weight: saturated(weight(&entry)), bytes, expires: entry.expires() })
     }
 
     /// What the entries answer whose arguments `wanted` wants, current or not. Looks at every entry.

@@ -91,7 +91,9 @@ pub enum Verb {
     SwapDb,
     /// REPLICAOF, FAILOVER and their like: what the server is afterwards shows at the next fence.
     RoleChange,
-    /// CREMA BIGKEYS, and so on: crema's own.
+    /// CREMA ADVISE, and so on: crema's own.
+    CremaAdvise,
+    /// CREMA BIGKEYS.
     CremaBigKeys,
     /// CREMA CLIENTS.
     CremaClients,

@@ -414,6 +414,7 @@ table! {
         "client|unblock"                 -3  a     None   none           Home;
         "client|unpause"                  2  a     None   none           Session(ClientUnpause)        => Masters(Agree);
         "crema"                          -2  o     None   none           Lane;
+        "crema|advise"                    2  o     None   none           Session(CremaAdvise);
         "crema|audit"                     2  o     None   none           Session(CremaAudit);
         "crema|bigkeys"                  -2  o     None   none           Session(CremaBigKeys);
         "crema|clients"                  -2  o     None   none           Session(CremaClients);

@@ -125,6 +125,12 @@ pub struct WorkerStats {
     pub slow_clients: Counter,
     /// Sessions closed because a command of theirs could not be served, or the upstream was away.
     pub cut_clients: Counter,
+    /// Keys that reads of several keys asked L1 for, beyond the first of each.
+    pub further_keys: Counter,
+    /// Reads of keys in the sample that were handed on to the curve.
+    pub sampled_reads: Counter,
+    /// Those that were not, for too many waited.
+    pub sampled_reads_lost: Counter,
 }
 
 impl WorkerStats {
@@ -331,6 +337,8 @@ pub struct Stats {
     pub(crate) key_tallies: Mutex<KeyTallies>,
     /// Commands that were slow.
     pub(crate) slow: SlowLog,
+    /// Keys of the sample that ears were asked to read.
+    pub sampled_fills: SharedCounter,
 }
 
 impl Stats {

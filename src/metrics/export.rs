@@ -92,6 +92,21 @@ const COUNTERS: &[Row<ReadCounter>] = &[
         read: |m| m.sum(|w| w.cut_clients.get()),
     },
     Row {
+        name: "crema_curve_reads_total",
+        about: "Reads of keys in the sample of which the curve of hit ratio by size is made.",
+        read: |m| m.sum(|w| w.sampled_reads.get()),
+    },
+    Row {
+        name: "crema_curve_reads_lost_total",
+        about: "Reads of keys in that sample that were not looked at, because too many came at once.",
+        read: |m| m.sum(|w| w.sampled_reads_lost.get()),
+    },
+    Row {
+        name: "crema_curve_fills_total",
+        about: "Keys of that sample that were read from Redis to know what they take and to hear when they change.",
+        read: |m| m.stats.sampled_fills.get(),
+    },
+    Row {
         name: "crema_lanes_lost_total",
         about: "Lanes to Redis that broke while in use.",
         read: |m| m.sum(|w| w.lanes_lost.get()),

@@ -160,6 +160,29 @@ impl<'a> KeyLookups<'a> {
         })
     }
 
+    /// The read of one key alone, written to `raw`.
+    fn single<'r>(&self, query: &Query<'_>, raw: &'r mut Vec<u8>, spans: &'r mut Vec<Span>) -> Request<'r> {
+        raw.reserve(32 + query.tail.len());
+        encode::array_header(raw, 2);
+        encode::bulk(raw, self.each.name.as_bytes());
+        raw.extend_from_slice(query.tail);
+        Request::parse_canonical(raw, spans).expect("an argument of a canonical request")
+    }
+
+    /// Hands on those keys that are in the sample, each as a read of it alone for which this was found.
+    pub(super) fn hand_on(&self, worker: &Worker, caller: &Caller, finding: Finding, now: Time) {
+        for (nth, query) in self.queries.iter().enumerate() {
+            if worker.tap.takes(query.slot) {
+                let (mut raw, mut spans) = (Vec::new(), Vec::new());
+                let single = self.single(query, &mut raw, &mut spans);
+                worker.hand_on(caller, (self.nodes[nth], single), (query, self.rules[nth]), finding, now);
+            }
+        }
+        if matches!(finding, Finding::Hit | Finding::Miss(_)) && self.queries.len() > 1 {
+            worker.stats.further_keys.add(self.queries.len() as u64 - 1);
+        }
+    }
+
     /// Tosses the coin for one key.
     fn fill(
         &self,
@@ -173,12 +196,8 @@ impl<'a> KeyLookups<'a> {
         if worker.toss(promotion.one_in, false, query) != Coin::Promote || l1.holds(query, caller.ear(at), now) {
             return None;
         }
-        let mut single = Vec::with_capacity(32 + query.tail.len());
-        encode::array_header(&mut single, 2);
-        encode::bulk(&mut single, self.each.name.as_bytes());
-        single.extend_from_slice(query.tail);
-        let mut spans: Vec<Span> = Vec::new();
-        let single = Request::parse_canonical(&single, &mut spans).expect("an argument of a canonical request");
+        let (mut raw, mut spans) = (Vec::new(), Vec::new());
+        let single = self.single(query, &mut raw, &mut spans);
         let ceiling = worker.settings.ceiling(rule);
         let early = worker.shared.early(single.arg(1));
         let fill = Fill::new(single, query, caller.who.db, ceiling, promotion.max_value).leaving(early);

@@ -68,6 +68,11 @@ pub(crate) struct Promotion {
 
 impl RuleIndex {
     const NONE: Self = Self(u32::MAX);
+
+    /// Its number; none of one that no rule has.
+    pub(crate) fn number(self) -> Option<u32> {
+        (self != Self::NONE).then_some(self.0)
+    }
 }
 
 impl LiveSettings {

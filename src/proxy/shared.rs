@@ -14,6 +14,7 @@ use super::listings::Listings;
 use super::live::LiveSettings;
 use super::open_listeners::OpenListeners;
 use super::orders::Orders;
+use super::sampled::CurveExchange;
 use super::succession::Succession;
 use crate::config::Config;
 use crate::invalidation::L1;
@@ -59,6 +60,8 @@ pub(crate) struct Shared {
     pub longest_argument: Arc<AtomicU64>,
     /// This process's name on the fleet's channel.
     pub origin_id: String,
+    /// What workers hand on of reads in the sample, and what follows from it.
+    pub curve: CurveExchange,
 }
 
 impl Shared {
@@ -138,6 +141,7 @@ pub(super) mod tests {
             succession: Succession::default(),
             longest_argument: Arc::new(AtomicU64::new(Limits::authenticated().bulk)),
             origin_id: String::new(),
+            curve: CurveExchange::default(),
         })
     }
 }

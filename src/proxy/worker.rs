@@ -21,6 +21,7 @@ use super::private::Lent;
 use super::proof::Proofs;
 use super::replies::Replies;
 use super::route_memo::RouteMemo;
+use super::sampled::SampleTap;
 use super::shared::Shared;
 use super::site::{Foreman, Site};
 use super::station::{ReplicaStations, Station};
@@ -44,6 +45,8 @@ pub(crate) struct Worker {
     promoter: RefCell<Promoter>,
     /// Which hits and misses Moka is told of.
     pub sampler: RefCell<Sampler>,
+    /// Which reads are in the sample of which the curve is made, and where they are put.
+    pub(super) tap: Arc<SampleTap>,
     /// The tasks of lanes; sessions are the server's.
     pub tasks: TaskTracker,
     /// Commands that the table does not know.
@@ -92,6 +95,7 @@ impl Worker {
         let worker = Rc::new(Self {
             reads_replicas,
             settings,
+            tap: shared.curve.add(),
             shared,
             stats,
             promoter: RefCell::default(),

@@ -19,8 +19,10 @@ use crate::metrics::{Failure, quoted};
 use crate::proxy::{ListingKind, Order, OrderReport};
 use crate::resp::{Request, Span, encode};
 
-const HELP: [&str; 29] = [
+const HELP: [&str; 31] = [
     "CREMA <subcommand> [<arg> [value] [opt] ...]. Subcommands are:",
+    "ADVISE",
+    "    Tell what memory of other sizes would answer, and what to set. For admin_users alone.",
     "AUDIT",
     "    Tell what came of replies from memory that were read again in Redis. For admin_users alone.",
     "BIGKEYS [<count>]",
@@ -64,6 +66,7 @@ impl Session {
                 let beyond = self.told_of_beyond(request).await;
                 self.explain(request, beyond, &mut reply);
             }
+            Verb::CremaAdvise => self.advise(&mut reply),
             Verb::CremaAudit => self.tell_audit(&mut reply),
             Verb::CremaStatus => self.status(&mut reply),
             Verb::CremaInvalidate => line.while_writing(self, self.invalidate(request, &mut reply)).await,
@@ -173,14 +176,23 @@ impl Session {
     /// Has the settings read anew.
     async fn reload(&self, reply: &mut Vec<u8>) {
         match self.order(Order::Reload).await {
-            Ok(report) => {
-                let lines: Vec<String> = report.lines().collect();
-                encode::array_header(reply, lines.len());
-                for line in lines {
-                    encode::bulk(reply, line.as_bytes());
-                }
-            }
+            Ok(report) => Self::tell(&report.lines().collect::<Vec<_>>(), reply),
             Err(refusal) => encode::error(reply, &refusal),
+        }
+    }
+
+    /// What L1 would answer at other sizes, and what follows from that.
+    fn advise(&self, reply: &mut Vec<u8>) {
+        match self.must_be_admin() {
+            Ok(_) => Self::tell(&self.worker.shared.curve.board.report().lines(), reply),
+            Err(refusal) => encode::error(reply, &refusal),
+        }
+    }
+
+    fn tell(lines: &[String], reply: &mut Vec<u8>) {
+        encode::array_header(reply, lines.len());
+        for line in lines {
+            encode::bulk(reply, line.as_bytes());
         }
     }
 

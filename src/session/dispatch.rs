@@ -181,6 +181,7 @@ impl Session {
             | V::CremaRefresh
             | V::CremaReload
             | V::CremaSlowLog
+            | V::CremaAdvise
             | V::CremaStatus => {
                 self.crema(line, verb, request).await;
                 Ok(())

@@ -15,9 +15,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use crate::cache::{EntryEpoch, Identity, Query, Slot, Stamp};
+use crate::cache::{EntryEpoch, Identity, Measure, Query, Slot, Stamp, Warrant};
 use crate::clock::Time;
 use crate::command::{Spec, by_id};
+use crate::curve::SampleTicket;
 use crate::resp::{Request, Span, encode, to_twin};
 
 /// A read to be repeated on the ear, so that its answer may enter L1.
@@ -42,6 +43,8 @@ pub struct Fill {
     again: bool,
     /// Its share of what the ear's fills may hold.
     share: Option<BacklogShare>,
+    /// It enters no memory, and this is told what it would take.
+    sample: Option<SampleTicket>,
 }
 
 /// What a reply is taken to have where nobody has seen one.
@@ -58,7 +61,7 @@ impl Fill {
         let key = tail + header..tail + header + request.arg(1).len();
         let Query { identity, command, slot, hash, .. } = *query;
         let (request, size) = (raw.into(), max_value.min(UNSEEN));
-        let (early, settings, again, share) = (Duration::ZERO, 0, false, None);
+        let (early, settings, again, share, sample) = (Duration::ZERO, 0, false, None, None);
         Self {
             request,
             key,
@@ -75,7 +78,14 @@ impl Fill {
             size,
             again,
             share,
+            sample,
         }
+    }
+
+    /// What it brings enters no memory: whoever holds the other side of `ticket` is told what it would take there.
+    #[must_use]
+    pub(crate) fn for_sample(self, ticket: SampleTicket) -> Self {
+        Self { sample: Some(ticket), ..self }
     }
 
     /// The settings that were asked have this number; where nobody says, they are the first.
@@ -241,6 +251,12 @@ impl PendingFill {
         };
     }
 
+    /// Where it is for the sample alone: who is to be told, and what it stands by.
+    pub(super) fn sample(&self) -> Option<PendingSample> {
+        let ticket = self.fill.sample.clone()?;
+        Some(PendingSample { ticket, warrant: Warrant::new(self.stamp, self.epoch.ear()) })
+    }
+
     /// The value is here at `now`, which was asked for at `sent`: none where it was an error or is not known whole. `stamp` and
     /// `epoch` are the present ones; `longest` is how long it may stay whatever Redis says.
     pub(super) fn land(
@@ -264,6 +280,31 @@ impl PendingFill {
         }
         let Some(resp2) = fill.twin(value) else { return Landing::Refused };
         Landing::Entry(Entering { fill, resp2, stamp, epoch, expires })
+    }
+}
+
+/// What is read for the sample of keys alone.
+#[derive(Debug)]
+pub(super) struct PendingSample {
+    ticket: SampleTicket,
+    warrant: Warrant,
+}
+
+impl PendingSample {
+    /// So it ended. One whose key changed meanwhile comes back where it was the first time, to be asked for again.
+    pub(super) fn tell(self, landing: Landing, value: &[u8]) -> Option<Fill> {
+        match landing {
+            Landing::Entry(Entering { fill, resp2, expires, .. }) => {
+                let tail = fill.request.len() - fill.tail;
+                self.ticket.tell(self.warrant, Measure::of_reply(tail, value, &resp2, expires));
+                None
+            }
+            Landing::Changed(fill) => fill.again(),
+            Landing::Expired | Landing::Refused => {
+                self.ticket.tell(self.warrant, Measure::UNFIT);
+                None
+            }
+        }
     }
 }
 

@@ -634,7 +634,15 @@ impl<'a, W, P: FaultPlan> Protocol<'a, W, P> {
         if self.faults.has(PlantedFault::EpochAtAnswer) {
             pending.epoch = present.1;
         }
-        match pending.land(value, present, longest, (sent, now)) {
+        let sample = pending.sample();
+        let landing = pending.land(value, present, longest, (sent, now));
+        if let Some(sample) = sample {
+            if let Some(again) = sample.tell(landing, value.unwrap_or_default()) {
+                self.ask_fill(again, now);
+            }
+            return;
+        }
+        match landing {
             Landing::Entry(Entering { fill, resp2, stamp, epoch, expires }) => {
                 if !self.faults.has(PlantedFault::ArrivalsUnnoted) {
                     arrivals.note(fill.slot(), now); // before anybody can find it

@@ -1,0 +1,235 @@
+//! What stays in an L1 of a size: the decisions of Moka, without its threads, locks and pointers.
+//!
+//! A place for each entry, in the order in which it was last asked for. A newcomer for which there is no room is taken in only if it
+//! was asked for more often than all those together that would have to go: the longest unasked ones, as many as weigh what it does
+//! (`TinyLFU`). Moka itself takes 350 bytes an entry, ten times as much, and works in batches; a test holds the two side by side.
+//! Belongs to [`miniature`](super::miniature).
+
+use std::collections::HashMap;
+
+use super::sketch::Sketch;
+use crate::cache::{AsIs, Measure, Warrant};
+use crate::clock::Time;
+
+/// No place.
+const NOWHERE: u32 = u32::MAX;
+
+/// An entry.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct ShelfPlace {
+    id: u64,
+    pub(super) warrant: Warrant,
+    pub(super) expires: Time,
+    weight: u32,
+    slot: u32,
+    /// Neighbours in the order of use.
+    earlier: u32,
+    later: u32,
+    pub(super) hits: u8,
+}
+
+/// See the module's head.
+#[derive(Debug)]
+pub(super) struct Shelf {
+    places: Vec<ShelfPlace>,
+    free: Vec<u32>,
+    by_id: HashMap<u64, u32, AsIs>,
+    oldest: u32,
+    newest: u32,
+    weight: u64,
+    pub(super) capacity: u64,
+    pub(super) sketch: Option<Sketch>,
+}
+
+impl Shelf {
+    /// An empty one for entries of so many bytes.
+    pub(super) fn new(capacity: u64) -> Self {
+        let (places, free, by_id) = (Vec::new(), Vec::new(), HashMap::default());
+        Self { places, free, by_id, oldest: NOWHERE, newest: NOWHERE, weight: 0, capacity, sketch: None }
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.by_id.len()
+    }
+
+    /// Bytes in entries.
+    pub(super) fn weight(&self) -> u64 {
+        self.weight
+    }
+
+    /// The entry of a key.
+    pub(super) fn get(&mut self, id: u64) -> Option<&mut ShelfPlace> {
+        let at = *self.by_id.get(&id)?;
+        Some(&mut self.places[at as usize])
+    }
+
+    /// It is told that a key was asked for, be it there or not.
+    pub(super) fn touch(&mut self, id: u64) {
+        if let Some(sketch) = &mut self.sketch {
+            sketch.count(id);
+        }
+        if let Some(&at) = self.by_id.get(&id) {
+            self.unlink(at);
+            self.link(at);
+        }
+    }
+
+    /// Takes in an entry, or an old one's newer answer. Whether it, or others, had to go for want of room.
+    pub(super) fn insert(&mut self, (id, slot): (u64, u32), warrant: Warrant, measure: Measure) -> bool {
+        let Measure { weight, expires, .. } = measure;
+        if let Some(&at) = self.by_id.get(&id) {
+            let place = &mut self.places[at as usize];
+            self.weight = self.weight - u64::from(place.weight) + u64::from(weight);
+            *place = ShelfPlace { warrant, expires, weight, hits: 0, ..*place };
+            self.unlink(at);
+            self.link(at);
+            let full = self.weight > self.capacity;
+            while self.weight > self.capacity {
+                self.remove_at(self.oldest);
+            }
+            return full;
+        }
+        let full = self.weight + u64::from(weight) > self.capacity;
+        if full && !self.makes_room(id, weight) {
+            return true;
+        }
+        let place = ShelfPlace { id, warrant, expires, weight, slot, earlier: NOWHERE, later: NOWHERE, hits: 0 };
+        let at = match self.free.pop() {
+            Some(at) => {
+                self.places[at as usize] = place;
+                at
+            }
+            None => {
+                self.places.push(place);
+                self.places.len() as u32 - 1
+            }
+        };
+        self.by_id.insert(id, at);
+        self.weight += u64::from(weight);
+        self.link(at);
+        full
+    }
+
+    /// Lets those go in whose place the newcomer is worth it. Whether it is.
+    fn makes_room(&mut self, id: u64, weight: u32) -> bool {
+        let frequency = |shelf: &Self, id| shelf.sketch.as_ref().map_or(0, |sketch| sketch.frequency(id));
+        let wanted = frequency(self, id);
+        let (mut freed, mut others, mut count, mut at) = (0, 0, 0, self.oldest);
+        while freed < u64::from(weight) && others <= wanted && at != NOWHERE {
+            let place = &self.places[at as usize];
+            freed += u64::from(place.weight);
+            others += frequency(self, place.id);
+            count += 1;
+            at = place.later;
+        }
+        let worth = freed >= u64::from(weight) && wanted > others;
+        if worth {
+            (0..count).for_each(|_| self.remove_at(self.oldest));
+        }
+        worth
+    }
+
+    pub(super) fn remove(&mut self, id: u64) {
+        if let Some(&at) = self.by_id.get(&id) {
+            self.remove_at(at);
+        }
+    }
+
+    /// Lets all go whose key or time is not wanted any more.
+    pub(super) fn retain(&mut self, wanted: impl Fn(u32, Time) -> bool) {
+        let mut at = self.oldest;
+        while at != NOWHERE {
+            let place = self.places[at as usize];
+            if !wanted(place.slot, place.expires) {
+                self.remove_at(at);
+            }
+            at = place.later;
+        }
+    }
+
+    /// Bytes of memory.
+    pub(super) fn bytes(&self) -> usize {
+        let index = self.by_id.capacity() * 8 / 7 * (size_of::<(u64, u32)>() + 1);
+        let places = self.places.capacity() * size_of::<ShelfPlace>() + self.free.capacity() * size_of::<u32>();
+        index + places + self.sketch.as_ref().map_or(0, Sketch::bytes)
+    }
+
+    fn remove_at(&mut self, at: u32) {
+        self.unlink(at);
+        let place = &self.places[at as usize];
+        self.weight -= u64::from(place.weight);
+        self.by_id.remove(&place.id);
+        self.free.push(at);
+    }
+
+    fn unlink(&mut self, at: u32) {
+        let ShelfPlace { earlier, later, .. } = self.places[at as usize];
+        match earlier {
+            NOWHERE => self.oldest = later,
+            _ => self.places[earlier as usize].later = later,
+        }
+        match later {
+            NOWHERE => self.newest = earlier,
+            _ => self.places[later as usize].earlier = earlier,
+        }
+    }
+
+    /// Puts it behind all others.
+    fn link(&mut self, at: u32) {
+        let before = self.newest;
+        let place = &mut self.places[at as usize];
+        (place.earlier, place.later) = (before, NOWHERE);
+        match before {
+            NOWHERE => self.oldest = at,
+            _ => self.places[before as usize].later = at,
+        }
+        self.newest = at;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::curve::mixed;
+
+    fn measure(weight: u32) -> Measure {
+        Measure { weight, bytes: 1, expires: Time::NEVER }
+    }
+
+    fn keys(shelf: &Shelf, upto: u64) -> Vec<u64> {
+        (0..upto).filter(|&key| shelf.by_id.contains_key(&mixed(key))).collect()
+    }
+
+    #[test]
+    fn who_was_asked_for_more_often_than_the_longest_unasked_takes_its_place() {
+        let mut shelf = Shelf::new(300);
+        shelf.sketch = Some(Sketch::new(64));
+        for key in 0..3 {
+            assert!(!shelf.insert((mixed(key), 0), Warrant::default(), measure(100)));
+        }
+        shelf.touch(mixed(0));
+        assert!(shelf.insert((mixed(7), 0), Warrant::default(), measure(100)), "for one as seldom there is no room");
+        assert_eq!(keys(&shelf, 10), [0, 1, 2]);
+        shelf.touch(mixed(7));
+        assert!(shelf.insert((mixed(7), 0), Warrant::default(), measure(100)));
+        assert_eq!(keys(&shelf, 10), [0, 2, 7], "the one that was asked for last stays");
+        (0..3).for_each(|_| shelf.touch(mixed(8)));
+        assert!(shelf.insert((mixed(8), 0), Warrant::default(), measure(200)));
+        assert_eq!((keys(&shelf, 10), shelf.weight()), (vec![7, 8], 300), "two had to go for it");
+    }
+
+    #[test]
+    fn a_newer_answer_takes_the_place_of_the_older() {
+        let mut shelf = Shelf::new(300);
+        for key in 0..3 {
+            shelf.insert((mixed(key), key as u32), Warrant::default(), measure(100));
+        }
+        assert!(shelf.insert((mixed(0), 0), Warrant::default(), measure(200)));
+        assert_eq!((keys(&shelf, 10), shelf.weight()), (vec![0, 2], 300));
+        shelf.retain(|slot, _| slot > 0);
+        shelf.remove(mixed(9));
+        assert_eq!((keys(&shelf, 10), shelf.len(), shelf.weight()), (vec![2], 1, 100));
+        shelf.remove(mixed(2));
+        assert_eq!((shelf.oldest, shelf.newest, shelf.weight()), (NOWHERE, NOWHERE, 0));
+    }
+}

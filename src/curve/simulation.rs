@@ -1,0 +1,353 @@
+//! All miniatures together, the keys of the sample, and how large the sample is.
+//!
+//! Fed with sampled reads, and with what the ear says of their keys, it tells what L1 would answer at other sizes and by other
+//! promotions. It knows no socket and no clock. One for the process, with one owner, on the control thread.
+//!
+//! How large the sample is: each miniature has as many keys as it can keep in [`MOST_ENTRIES`], so a small one has a larger part of
+//! all keys than a large one; and none has more than can be afforded ([`Simulation::spare`]). It gets smaller at once and larger by
+//! beginning anew.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use super::groups::{GroupTallies, GroupTally};
+use super::miniature::{Miniature, MiniatureFinding, MiniatureRead};
+use super::prefixes::{PrefixNumber, PrefixTree};
+use super::window::{CurveWindow, Estimate};
+use crate::cache::{AsIs, Measure, Warrant};
+use crate::clock::Time;
+
+/// A miniature that has more entries is made for half as many keys.
+const MOST_ENTRIES: usize = 3200;
+/// Keys of the sample that are remembered.
+const MOST_KEYS: usize = 13_000;
+/// The sample is never smaller than one key in two to the power of this.
+pub const MOST_FOLDS: u32 = 14;
+/// A key that was asked about is asked about again after so long, if nothing came back.
+const AGAIN: Duration = Duration::from_secs(5);
+
+/// Of a key that was found changed so often running, only each so many-th read asks: it would be changed again before the next.
+const RESTLESS: u8 = 4;
+
+/// What is simulated.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SimulationPlan {
+    /// Sizes of L1, in bytes, and which of them is the present one.
+    pub sizes: Vec<u64>,
+    /// The present one's place.
+    pub present: usize,
+    /// How keys are promoted for which no rule says otherwise: at one read in so many.
+    pub promote: u32,
+    /// And how else they might be, at the present size.
+    pub alternatives: Vec<u32>,
+}
+
+impl SimulationPlan {
+    /// From 16 MiB to 8 GiB in powers of two, and the present size.
+    pub fn new(l1_size: u64, promote: u32) -> Self {
+        let mut sizes: Vec<u64> = (24..=33).map(|power| 1 << power).chain([l1_size]).collect();
+        sizes.sort_unstable();
+        sizes.dedup();
+        let present = sizes.iter().position(|&size| size == l1_size).unwrap_or(0);
+        Self { sizes, present, promote, alternatives: vec![1, 2, 10, 100] }
+    }
+}
+
+/// A read of a key in the sample.
+#[derive(Clone, Copy, Debug)]
+pub struct SimulatedRead<'a> {
+    /// As the miniatures see it.
+    pub read: MiniatureRead,
+    /// So many came, one right behind the other.
+    pub times: u32,
+    /// Its key.
+    pub key: &'a [u8],
+    /// The number of the rule that is for it.
+    pub rule: Option<u32>,
+    /// What the rule says of promotion, where it says anything.
+    pub one_in: Option<u32>,
+    /// What L1 has for it.
+    pub held: Option<Measure>,
+}
+
+/// A key of the sample, as far as one command reads it for one user.
+#[derive(Debug)]
+struct SampledKey {
+    /// What it takes, and by which warrant that is known.
+    measure: Measure,
+    measured: Option<Warrant>,
+    /// By which warrant it was read last, and when somebody was asked what it takes.
+    seen: Option<Warrant>,
+    asked: Option<(Warrant, Time)>,
+    slot: u32,
+    reads: u32,
+    /// The scenarios that want it, by their bits.
+    wanted: u32,
+    prefix: PrefixNumber,
+    /// So many of the last reads found it changed.
+    streak: u8,
+    /// Read since somebody last looked.
+    used: bool,
+}
+
+#[derive(Debug)]
+struct Scenario {
+    size: u64,
+    /// None: as the settings say.
+    one_in: Option<u32>,
+    miniature: Miniature,
+}
+
+/// See the module's head.
+#[derive(Debug)]
+pub struct Simulation {
+    plan: SimulationPlan,
+    scenarios: Vec<Scenario>,
+    keys: HashMap<u64, SampledKey, AsIs>,
+    prefixes: PrefixTree,
+    groups: GroupTallies,
+    window: CurveWindow,
+    /// No miniature has more keys than one in two to the power of this.
+    floor: u32,
+    crowded: bool,
+}
+
+impl Simulation {
+    /// One that has seen nothing, of no more than one key in two to the power of `floor`.
+    pub fn new(plan: SimulationPlan, floor: u32) -> Self {
+        let size = plan.sizes[plan.present];
+        let at_sizes = plan.sizes.iter().map(|&size| (size, None));
+        let scenarios = at_sizes.chain(plan.alternatives.iter().map(|&one_in| (size, Some(one_in))));
+        let scenario = |(size, one_in)| Scenario { size, one_in, miniature: Miniature::new(size, floor) };
+        let scenarios: Vec<_> = scenarios.map(scenario).collect();
+        Self {
+            window: CurveWindow::new(scenarios.len()),
+            groups: GroupTallies::default(),
+            prefixes: PrefixTree::new(),
+            keys: HashMap::default(),
+            crowded: false,
+            scenarios,
+            floor,
+            plan,
+        }
+    }
+
+    /// What it was made for.
+    pub fn plan(&self) -> &SimulationPlan {
+        &self.plan
+    }
+
+    /// The present size of L1, in bytes.
+    pub fn present(&self) -> u64 {
+        self.plan.sizes[self.plan.present]
+    }
+
+    /// Keys for which no rule says otherwise are promoted so from now on.
+    pub fn promote_at(&mut self, one_in: u32) {
+        self.plan.promote = one_in;
+    }
+
+    /// The rules are others: what was read under them is forgotten.
+    pub fn forget_rules(&mut self) {
+        self.groups.forget_rules();
+    }
+
+    /// The sample is that of keys whose slot ends in so many zero bits.
+    pub fn fold(&self) -> u32 {
+        self.scenarios.iter().map(|scenario| scenario.miniature.fold()).min().unwrap_or(MOST_FOLDS)
+    }
+
+    /// A read of a key in the sample. Whether somebody should read the key on the ear, and tell what it takes ([`Self::landed`]).
+    pub fn read(&mut self, sampled: &SimulatedRead<'_>) -> bool {
+        let SimulatedRead { read, key, held, .. } = sampled;
+        let prefixes = &mut self.prefixes;
+        let known = self.keys.entry(read.id).or_insert_with(|| SampledKey {
+            measure: Measure::UNFIT,
+            measured: None,
+            seen: None,
+            asked: None,
+            slot: read.slot,
+            reads: 0,
+            wanted: 0,
+            prefix: prefixes.of(key),
+            streak: 0,
+            used: true,
+        });
+        if let (Some(measure), Some(warrant)) = (*held, read.warrant) {
+            (known.measure, known.measured) = (measure, Some(warrant));
+            Self::fill(&mut self.scenarios, (read.id, known), warrant, read.at);
+        }
+        if known.measured.is_some() && known.measured != read.warrant {
+            known.wanted = 0; // it changed while it was asked for
+        }
+        let is_changed = known.seen.map(|seen| Some(seen) != read.warrant);
+        (known.seen, known.used) = (read.warrant.or(known.seen), true);
+        known.reads = known.reads.saturating_add(sampled.times);
+        known.streak = if is_changed == Some(true) { known.streak.saturating_add(1) } else { 0 };
+        let is_measured = read.warrant.is_some() && known.measured == read.warrant;
+        let bytes = if is_measured { f64::from(known.measure.bytes) } else { 0.0 };
+        let mut present = None;
+        for (number, scenario) in self.scenarios.iter_mut().enumerate() {
+            let miniature = &mut scenario.miniature;
+            if !miniature.takes(read.slot) {
+                continue;
+            }
+            let one_in = sampled.one_in.or(scenario.one_in).unwrap_or(self.plan.promote);
+            let (finding, misses) =
+                miniature.read_often(read, one_in, sampled.times, || is_measured.then_some(known.measure));
+            if finding == MiniatureFinding::Wanted {
+                known.wanted |= 1 << number;
+            }
+            let (one, heavy) = (f64::from(1 << miniature.fold()), f64::from(known.reads));
+            let (reads, missed) = (one * f64::from(sampled.times), one * f64::from(misses));
+            if let Some(tally) = self.window.tally(number) {
+                tally.reads += reads;
+                tally.misses += missed;
+                tally.heavy_reads += reads * heavy;
+                tally.heavy_misses += missed * heavy;
+                tally.hit_bytes += (reads - missed) * bytes;
+                tally.wanted += one * f64::from(u8::from(finding != MiniatureFinding::Miss && misses > 0));
+            }
+            if number == self.plan.present {
+                present = Some((reads, missed));
+            }
+        }
+        if let Some((reads, missed)) = present {
+            let tally = GroupTally::of_reads((reads, reads - missed, reads * bytes), (sampled.times, is_changed));
+            self.groups.count(self.prefixes.now(known.prefix), sampled.rule, &tally);
+        }
+        Self::asks(known, read)
+    }
+
+    fn asks(known: &mut SampledKey, read: &MiniatureRead) -> bool {
+        let Some(warrant) = read.warrant.filter(|_| known.wanted > 0) else { return false };
+        let is_asked = |(of, at): (Warrant, Time)| of == warrant && read.at.saturating_since(at) < AGAIN;
+        let is_restless = known.streak >= RESTLESS && !known.reads.is_multiple_of(RESTLESS.into());
+        let asks = !is_restless && !known.asked.is_some_and(is_asked);
+        if asks {
+            known.asked = Some((warrant, read.at));
+        }
+        asks
+    }
+
+    /// Nobody could be asked about this key after all.
+    pub fn unasked(&mut self, id: u64) {
+        if let Some(known) = self.keys.get_mut(&id) {
+            known.asked = None;
+        }
+    }
+
+    /// A key of the sample was read on the ear, under this warrant: it takes so much, or may not be kept.
+    pub fn landed(&mut self, id: u64, warrant: Warrant, measure: Measure, now: Time) {
+        let Some(known) = self.keys.get_mut(&id) else { return };
+        (known.measure, known.measured) = (measure, Some(warrant));
+        Self::fill(&mut self.scenarios, (id, known), warrant, now);
+    }
+
+    fn fill(scenarios: &mut [Scenario], (id, known): (u64, &mut SampledKey), warrant: Warrant, now: Time) {
+        let mut wanted = std::mem::take(&mut known.wanted);
+        while wanted > 0 {
+            let miniature = &mut scenarios[wanted.trailing_zeros() as usize].miniature;
+            if miniature.takes(known.slot) {
+                miniature.fill((id, known.slot), warrant, known.measure, now);
+            }
+            wanted &= wanted - 1;
+        }
+    }
+
+    /// So many reads have come until now, of whatever keys. To be called before those of them that are in the sample.
+    pub fn count(&mut self, reads: u64, now: Time) {
+        self.window.advance(now);
+        self.window.count(reads);
+    }
+
+    /// To be called about once a second: makes room.
+    pub fn sweep(&mut self, now: Time) {
+        for scenario in &mut self.scenarios {
+            scenario.miniature.sweep(now);
+        }
+        self.groups.sweep(now);
+        self.fit();
+    }
+
+    /// Keeps within what all may take. To be called after a few hundred reads.
+    pub fn fit(&mut self) {
+        for Scenario { miniature, .. } in &mut self.scenarios {
+            while miniature.fold() < MOST_FOLDS && (miniature.len() > MOST_ENTRIES || miniature.fold() < self.floor) {
+                miniature.halve();
+            }
+        }
+        if self.keys.len() > MOST_KEYS {
+            let mask = (1 << self.fold()) - 1;
+            self.keys.retain(|_, key| key.slot & mask == 0 && std::mem::take(&mut key.used));
+            self.crowded |= self.keys.len() > MOST_KEYS / 4 * 3;
+        }
+        if std::mem::take(&mut self.crowded) {
+            self.spare();
+        }
+    }
+
+    /// The sample costs too much: it is halved.
+    pub fn spare(&mut self) {
+        self.floor = (self.fold() + 1).min(MOST_FOLDS);
+        for Scenario { miniature, .. } in &mut self.scenarios {
+            while miniature.fold() < self.floor {
+                miniature.halve();
+            }
+        }
+        let mask = (1 << self.fold()) - 1;
+        self.keys.retain(|_, key| key.slot & mask == 0);
+    }
+
+    /// Whether the sample is smaller than it would be if it cost nothing.
+    pub fn is_sparing(&self) -> bool {
+        self.floor > 0
+    }
+
+    /// What is told of the sizes, in the plan's order.
+    pub fn sizes(&self) -> impl Iterator<Item = (u64, Option<Estimate>)> {
+        let sizes = self.scenarios.iter().enumerate().take(self.plan.sizes.len());
+        sizes.map(|(number, scenario)| (scenario.size, self.window.estimate(number)))
+    }
+
+    /// What is told of promotions at the present size, the present one first.
+    pub fn promotions(&self) -> impl Iterator<Item = (u32, Option<Estimate>)> {
+        let first = self.plan.sizes.len();
+        let present = (self.plan.promote, self.window.estimate(self.plan.present));
+        let others = self.plan.alternatives.iter().enumerate().filter(|&(_, one_in)| *one_in != self.plan.promote);
+        std::iter::once(present).chain(others.map(move |(at, &one_in)| (one_in, self.window.estimate(first + at))))
+    }
+
+    /// What is told of prefixes, by their patterns: those of more than a few keys.
+    pub fn prefixes(&self) -> Vec<(String, GroupTally)> {
+        let all = self.groups.prefixes(|number| self.prefixes.now(number));
+        all.into_iter().filter_map(|(number, tally)| Some((self.prefixes.pattern(number)?, tally))).collect()
+    }
+
+    /// The same of rules, by their numbers.
+    pub fn rules(&self) -> Vec<(u32, GroupTally)> {
+        self.groups.rules()
+    }
+
+    /// All that was read in the present size's sample, to compare groups with.
+    pub fn all(&self) -> GroupTally {
+        self.groups.all()
+    }
+
+    /// For how long, and for how many reads of all keys, it speaks.
+    pub fn span(&self) -> (Duration, u64) {
+        (self.window.span(), self.window.total())
+    }
+
+    /// Entries of all miniatures, and the most that one of them has.
+    pub fn entries(&self) -> (usize, usize) {
+        let entries = || self.scenarios.iter().map(|scenario| scenario.miniature.len());
+        (entries().sum(), entries().max().unwrap_or(0))
+    }
+
+    /// Bytes of memory.
+    pub fn bytes(&self) -> usize {
+        let keys = self.keys.capacity() * 8 / 7 * (size_of::<(u64, SampledKey)>() + 1);
+        keys + self.scenarios.iter().map(|scenario| scenario.miniature.bytes()).sum::<usize>()
+    }
+}
