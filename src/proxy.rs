@@ -3,7 +3,7 @@
 //! A read: answered by L1, or by joining the same read under way, or sent. A write: its keys' stamps change before it is
 //! sent and when it is answered. An opaque write: its reply, or L1, waits for a fence. Everything here happens on the session's own
 //! thread, and nothing waits: whatever is answered later holds a place in the session's [`Replies`]. Called by `session`,
-//! which decides what may go on a lane at all.
+//! which decides what may go on a lane at all. The file is long, for it lists the room's parts above that.
 //!
 //! Holds contract points 2 (order), 3 (own writes) and 4 (others' writes soon).
 
