@@ -1,4 +1,4 @@
-//! How clients log in that have no connection of their own.
+//! How clients log in that have no connection of their own; those who say the same at once, by one question.
 //!
 //! Each connection carries one login at a time: from 7.2 on Redis gives no reply to one that it refuses while it has another reply
 //! to send, and the next reply would be taken for the answer.
@@ -10,6 +10,7 @@ use tokio::sync::oneshot;
 use tokio::time::timeout;
 
 use super::in_flight::{InFlight, ReplyAction};
+use super::login_turns::LoginLead;
 use super::station::Station;
 use crate::clock::Time;
 use crate::error::Error;
@@ -18,15 +19,24 @@ impl Station {
     /// Redis's reply to `AUTH`, or to `HELLO` with a login. Asked once more where the connection breaks meanwhile: it is
     /// whoever logged in last, and ends with that user.
     pub(crate) async fn log_in(self: &Rc<Self>, command: &[u8]) -> Result<Vec<u8>, Error> {
-        match self.try_log_in(command).await {
-            Err(Error::Lost { .. }) => self.try_log_in(command).await,
-            done => done,
+        if let Some(answer) = self.logins.join(command)
+            && let Ok(reply) = answer.await
+        {
+            return Ok(reply);
         }
+        let mut lead = self.logins.lead(command);
+        let reply = match self.try_log_in(command, &mut lead).await {
+            Err(Error::Lost { .. }) => self.try_log_in(command, &mut lead).await?,
+            done => done?,
+        };
+        lead.answered(&reply);
+        Ok(reply)
     }
 
-    async fn try_log_in(self: &Rc<Self>, command: &[u8]) -> Result<Vec<u8>, Error> {
+    async fn try_log_in(self: &Rc<Self>, command: &[u8], lead: &mut LoginLead<'_>) -> Result<Vec<u8>, Error> {
         let mut turn = self.logins.take(|| self.private(None, Time::now())).await;
         turn.lane.ready().await?;
+        lead.leaves();
         let (told, reply) = oneshot::channel();
         let login = InFlight::own(&self.site, ReplyAction::Capture(Vec::new(), told));
         if turn.lane.send(command, login, Time::now()).is_ok() {

@@ -17,6 +17,8 @@ use crate::config::Listen;
 use crate::error::Error;
 use crate::net::tls::Acceptor;
 
+/// Clients that may have connected and not been let in; more wait with the system, as far as its `net.core.somaxconn` allows these.
+const BACKLOG: i32 = 4096;
 /// Between two tries to take a place that another program has.
 const PAUSE: Duration = Duration::from_millis(100);
 
@@ -285,6 +287,6 @@ fn tcp(address: SocketAddr) -> io::Result<TcpListener> {
     }
     socket.set_nonblocking(true)?;
     socket.bind(&address.into())?;
-    socket.listen(1024)?;
+    socket.listen(BACKLOG)?;
     TcpListener::from_std(socket.into())
 }

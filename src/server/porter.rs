@@ -20,6 +20,11 @@ use crate::upstream::State as Presence;
 /// The pause after `accept` failed, which it does for want of file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
+/// So many clients are let in one behind the other: those who are there are served before more are,
+const BURST: usize = 32;
+/// and there is this pause between two bursts.
+const BREATH: Duration = Duration::from_millis(1);
+
 /// Whose turn it is to let clients in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum AcceptTurn {
@@ -232,9 +237,17 @@ impl Porter {
 
 /// Hands over every client that connects; never returns.
 async fn welcome_all(listener: &Listener, doors: &Doors, entrance: &Arc<Entrance>) {
+    let mut burst = 0;
     loop {
         match listener.accept().await {
-            Ok(client) => doors.welcome(client, entrance),
+            Ok(client) => {
+                doors.welcome(client, entrance);
+                burst += 1;
+                if burst == BURST {
+                    burst = 0;
+                    sleep(BREATH).await;
+                }
+            }
             Err(error) => {
                 warn!(%error, "cannot accept a client; trying again (are there enough file descriptors?)");
                 sleep(ACCEPT_PAUSE).await;
