@@ -44,15 +44,9 @@ fn ask_on(crema: &Crema, seen: &Seen, stop: &AtomicBool, (name, keeps): (String,
     let mut kept: Option<Client> = None;
     let mut n = 0_u64;
     while !stop.load(Ordering::Relaxed) {
-        let mut client = match kept.take() {
-            Some(client) => client,
-            None => match Client::try_connect(crema.addr()) {
-                Ok(client) => client,
-                Err(_) => {
-                    seen.refused.fetch_add(1, Ordering::Relaxed);
-                    continue;
-                }
-            },
+        let Ok(mut client) = kept.take().map_or_else(|| Client::try_connect(crema.addr()), Ok) else {
+            seen.refused.fetch_add(1, Ordering::Relaxed);
+            continue;
         };
         n += 1;
         let value = n.to_string();
@@ -82,7 +76,9 @@ fn under_load_no_request_fails_no_connection_is_refused_and_what_was_hot_is_hot(
     }
     eventually("all are in memory", || {
         let before = old.outcomes("hit");
-        keys.iter().for_each(|key| _ = client.cmd(&["GET", key]));
+        for key in &keys {
+            let _ = client.cmd(&["GET", key]);
+        }
         old.outcomes("hit") - before == 500
     });
     let (seen, stop) = (Seen::default(), AtomicBool::new(false));
