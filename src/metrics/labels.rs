@@ -130,7 +130,7 @@ labels! {
 labels! {
     /// Why a hit that the audit had chosen was not compared with Redis.
     AuditSkip {
-        Behind = "behind": "The ear had as many hits to read again as it may.",
+        Behind = "behind": "The ear had as many hits to read again as it may, or its reply is larger than what it may keep by now.",
         Changed = "changed": "The key was changed, or its time was over, before the comparison was done.",
         Refused = "refused": "Redis refused the read: the user may not read the key any more, or the key is elsewhere.",
         EarLost = "ear_lost": "The ear's connection ended meanwhile.",

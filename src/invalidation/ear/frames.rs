@@ -7,6 +7,9 @@ use redis_protocol::resp3::types::OwnedFrame;
 
 use crate::resp::{Malformed, Split, Splitter};
 
+/// What a frame may have beyond the value that it brings. One of which only the beginning was kept is larger than this.
+pub(super) const SLACK: usize = 64 << 10;
+
 /// Cuts what was read into whole frames, and does not keep one that is larger than anything L1 would take.
 #[derive(Debug, Default)]
 pub(super) struct Frames {
@@ -27,7 +30,7 @@ impl Frames {
 
     /// Values of more than `max_value` bytes are not kept from now on.
     pub(super) fn limit(&mut self, max_value: u64) {
-        self.largest = usize::try_from(max_value).unwrap_or(usize::MAX).saturating_add(64 << 10);
+        self.largest = usize::try_from(max_value).unwrap_or(usize::MAX).saturating_add(SLACK);
     }
 
     /// Takes the whole frames from `input`, to which the next bytes are to be appended, and shows each to `hear`, with whether that

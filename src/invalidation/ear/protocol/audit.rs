@@ -6,6 +6,7 @@
 //! Holds contract point 5 (nothing old stays), by showing where it is broken.
 
 use super::super::audits::Audit;
+use super::super::frames::SLACK;
 use super::{EarEffect, FaultPlan, PlantedFault, Protocol};
 use crate::clock::Time;
 use crate::metrics::{AuditDoubt, AuditSkip, CoherenceMeans};
@@ -31,12 +32,15 @@ impl<W, P: FaultPlan> Protocol<'_, W, P> {
         self.audits.rest(now);
     }
 
-    /// What Redis says by now; not `whole` where that is larger than anything that is kept.
+    /// What Redis says by now; not `whole` where that is larger than anything that would be kept by now. What was kept under a larger
+    /// `max_value` may be as large as that, and is not compared.
     pub(super) fn hear_audit(&mut self, audit: Box<Audit>, (frame, whole): (&[u8], bool), now: Time) {
         self.audits.leave(&audit);
         let stats = self.around.stats;
         if self.is_astray() || !Audit::is_answered_by(frame) {
             stats.audit_skipped(AuditSkip::Refused);
+        } else if !whole && audit.exhibit().reply().len() > SLACK {
+            stats.audit_skipped(AuditSkip::Behind);
         } else if whole && audit.agrees_with(frame) {
             stats.audit_checked.add(1);
         } else if !self.stands(&audit, now) {

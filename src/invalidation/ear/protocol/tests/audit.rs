@@ -1,5 +1,7 @@
 //! Hits that are read again: what is compared with what, and when a difference is a violation.
 
+use std::sync::atomic::Ordering;
+
 use super::*;
 use crate::metrics::{AuditDoubt, AuditSkip};
 
@@ -52,6 +54,37 @@ impl EarLine<'_> {
     fn skips(&self, skip: AuditSkip) -> u64 {
         self.bench.stats.audit_skips(skip)
     }
+}
+
+/// What was kept under a larger `max_value` still answers, and its reply is more than the ear keeps by now.
+#[test]
+fn a_value_too_large_to_be_compared_by_now_proves_nothing_and_one_that_has_grown_so_large_does() {
+    let told = |kept: usize| {
+        let bench = EarBench::tracking();
+        bench.terms.max_value.store(1 << 20, Ordering::Relaxed);
+        let mut line = EarLine::hit(&bench);
+        line.push("k");
+        line.fill(bench.describe(&[b"GET", b"k"], |request, query| Fill::new(request, query, 0, None, 1 << 20)));
+        let value = |size: usize| format!("${size}\r\n{}\r\n", "x".repeat(size));
+        line.answer(&[NO_TTL, &value(kept)]);
+        bench.terms.max_value.store(100, Ordering::Relaxed);
+        line.pass(200).expect("it goes on");
+        if line.asked().iter().any(|asked| asked == "HELLO") {
+            line.answer(&[TIME, &counts(2, 0), MASTER]);
+        }
+        line.audit(&[b"GET", b"k"]);
+        assert_eq!(line.asked(), ["GET K"]);
+        let reply = value(300 << 10);
+        let (one, other) = reply.split_at(200 << 10);
+        line.answer(&[one]);
+        line.answer(&[other]);
+        if line.asked().iter().any(|asked| asked == "HELLO") {
+            line.answer(&[TIME, &counts(3, 0), MASTER]);
+        }
+        (line.told(), line.skips(AuditSkip::Behind))
+    };
+    assert_eq!(told(300 << 10), ((0, 0), 1));
+    assert_eq!(told(1 << 10), ((1, 1), 0));
 }
 
 #[test]
