@@ -4,7 +4,8 @@
 //! that L1 still holds. A `SWAPDB` that another program sends, or a script runs, exchanges all keys, and is pushed to nobody. Both
 //! show at the next fence: what was filled before counts no more, so an answer is too old for `max_staleness` at the longest.
 //! Such a question costs Redis little and is yet dearer than a fence, so not every fence has them; the lease then lasts no longer
-//! than those that were asked last allow. Where the user may not ask one, or the server does not know it, it is not asked.
+//! than those that were answered last allow: a server that is busy with a script answers a fence and none of these. Where the user may
+//! not ask one, or the server does not know it, it is not asked.
 //!
 //! Facts of Redis that this rests on (7.0.15 and Valkey 9): `TIME` is what its clock shows while it runs; `LATENCY HISTOGRAM` names
 //! how often a command was run by anybody, in scripts and transactions too, unless `latency-tracking` is off. It counts the fence's
@@ -56,6 +57,8 @@ impl Probe {
 #[derive(Debug, Default)]
 pub(super) struct Unannounced {
     asked: Option<Time>,
+    /// When each was sent that was answered last.
+    answered: [Option<Time>; 2],
     refused: [bool; 2],
     clock: ServerClock,
     swaps: SwapCount,
@@ -92,6 +95,7 @@ impl Unannounced {
             self.refused[probe as usize] = true;
             return ProbeFinding::Refused;
         }
+        self.answered[probe as usize] = Some(sent);
         match probe {
             Probe::Clock if self.clock.shows(reply, sent, now) => ProbeFinding::Changed(EpochReason::Clock),
             Probe::Swaps if self.swaps.shows(reply) => ProbeFinding::Changed(EpochReason::SwapDb),
@@ -104,10 +108,10 @@ impl Unannounced {
         if self.refused[Probe::Swaps as usize] { Some(false) } else { self.swaps.counts }
     }
 
-    /// Until when a fence that was sent at `sent` shows that L1 is right: no later than from what was asked last.
+    /// From when on a fence that was sent at `sent` may count: no later than from when the answers to all that is asked were sent for.
     pub(super) fn bound(&self, sent: Time) -> Time {
-        let asks = self.refused.contains(&false);
-        self.asked.filter(|_| asks).map_or(sent, |asked| asked.min(sent))
+        let asked = Probe::ALL.into_iter().filter(|&probe| !self.refused[probe as usize]);
+        asked.map(|probe| self.answered[probe as usize].unwrap_or(Time::ZERO)).fold(sent, Time::min)
     }
 }
 
@@ -246,13 +250,34 @@ mod tests {
     }
 
     #[test]
-    fn where_nothing_is_asked_the_fence_is_the_bound() {
+    fn the_bound_is_what_was_asked_and_answered_last_of_all_that_is_asked() {
         let (early, late) = (Time::from_nanos(1), Time::from_nanos(2));
-        let asked = |refused| Unannounced { asked: Some(early), refused, ..Unannounced::default() };
-        assert_eq!(Unannounced::default().bound(late), late);
-        assert_eq!(asked([false, true]).bound(late), early);
-        assert_eq!(asked([true, true]).bound(late), late);
+        let at = |answered, refused| Unannounced { answered, refused, ..Unannounced::default() }.bound(late);
+        assert_eq!(Unannounced::default().bound(late), Time::ZERO, "nothing is known yet");
+        assert_eq!(at([Some(late), None], [false, false]), Time::ZERO);
+        assert_eq!(at([Some(late), Some(early)], [false, false]), early);
+        assert_eq!(at([Some(late), Some(early)], [false, true]), late);
+        assert_eq!(at([Some(early), None], [true, true]), late, "nothing is asked");
     }
+
+    #[test]
+    fn what_is_refused_in_passing_counts_as_not_asked() {
+        let mut unannounced = Unannounced::default();
+        let mut ask = |at, clock: &[u8], swaps: &[u8]| {
+            let (sent, heard) = (Time::from_nanos(at), Time::from_nanos(at + 1));
+            assert_eq!(unannounced.due(sent, Duration::ZERO).count(), 2);
+            assert_eq!(unannounced.hear(Probe::Clock, clock, sent, heard), ProbeFinding::Nothing);
+            let finding = unannounced.hear(Probe::Swaps, swaps, sent, heard);
+            (finding, unannounced.bound(sent).as_nanos())
+        };
+        let (busy, clock) = (b"-BUSY a script runs\r\n", time(1000 * MS));
+        assert_eq!(ask(10, &clock, &histogram(&[("hello", 1)])), (ProbeFinding::Nothing, 10));
+        assert_eq!(ask(20, busy, busy), (ProbeFinding::Nothing, 10));
+        assert_eq!(ask(30, &clock, busy), (ProbeFinding::Nothing, 10), "one of two");
+        let swapped = ask(40, &clock, &histogram(&[("hello", 4), ("swapdb", 1)]));
+        assert_eq!(swapped, (ProbeFinding::Changed(EpochReason::SwapDb), 40));
+    }
+
     #[test]
     fn both_are_asked_now_and_then_until_one_is_refused() {
         let mut unannounced = Unannounced::default();
@@ -261,7 +286,6 @@ mod tests {
             |unannounced: &mut Unannounced, now| unannounced.due(Time::from_nanos(now), every).collect::<Vec<_>>();
         assert_eq!(due(&mut unannounced, 100), Probe::ALL);
         assert_eq!(due(&mut unannounced, 109), []);
-        assert_eq!(unannounced.bound(Time::from_nanos(109)), Time::from_nanos(100));
         let at = Time::from_nanos(109);
         assert_eq!(unannounced.hear(Probe::Clock, b"-BUSY a script runs\r\n", at, at), ProbeFinding::Nothing);
         assert_eq!(unannounced.hear(Probe::Swaps, b"-NOPERM no\r\n", at, at), ProbeFinding::Refused);
