@@ -124,6 +124,8 @@ pub(super) struct Audits {
     rest_until: Option<Time>,
     /// What Redis answers otherwise, with when that was heard.
     suspects: Vec<(Time, Audit)>,
+    /// Whether no fence was sent since the last of them came.
+    wants_fence: bool,
 }
 
 impl Audits {
@@ -169,12 +171,23 @@ impl Audits {
         let has_room = self.suspects.len() < SUSPECTS;
         if has_room {
             self.suspects.push((now, audit));
+            self.wants_fence = true;
         }
         has_room
     }
 
-    /// Whether a fence is wanted.
+    /// Whether a fence is wanted at once. One that settles nothing, as of a server that is busy, is followed by those that are sent anyway.
     pub(super) fn wants_fence(&self) -> bool {
+        self.wants_fence
+    }
+
+    /// A fence is sent.
+    pub(super) fn fence_sent(&mut self) {
+        self.wants_fence = false;
+    }
+
+    /// Whether there are suspects.
+    pub(super) fn has_suspects(&self) -> bool {
         !self.suspects.is_empty()
     }
 

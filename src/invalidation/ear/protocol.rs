@@ -734,7 +734,8 @@ impl<'a, W, P: FaultPlan> Protocol<'a, W, P> {
     fn send_fence(&mut self, now: Time) {
         self.fences.begin(now);
         self.around.fence_times.begin(now);
-        let for_audit = self.audits.wants_fence() && !self.faults.has(PlantedFault::AuditUnprobed);
+        self.audits.fence_sent();
+        let for_audit = self.audits.has_suspects() && !self.faults.has(PlantedFault::AuditUnprobed);
         let seldom = if for_audit { Duration::ZERO } else { self.around.terms.max_staleness.get() / 8 };
         for probe in self.unannounced.due(now, seldom) {
             self.dialogue.ask(probe.command(), EarQuestion::Unannounced(probe), now);

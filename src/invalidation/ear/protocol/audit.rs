@@ -54,7 +54,7 @@ impl<W, P: FaultPlan> Protocol<'_, W, P> {
 
     /// The fence is back that was sent then.
     pub(super) fn judge_suspects(&mut self, sent: Time, now: Time) {
-        if !self.audits.wants_fence() || self.not_master || !self.in_turn {
+        if !self.audits.has_suspects() || !self.in_turn {
             return; // none, or the next fence is waited for
         }
         let unprobed = self.faults.has(PlantedFault::AuditUnprobed);

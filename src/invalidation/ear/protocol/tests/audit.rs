@@ -136,10 +136,33 @@ fn what_redis_says_before_the_fence_explains_it() {
         bench.silence.begin_swap();
         line.answer(&[TIME, &counts(2, 0), MASTER]);
     });
-    explained(&|line, _| {
-        line.answer(&[TIME, &counts(2, 0), REPLICA]);
-        line.answer(&[TIME, &counts(3, 0), MASTER]);
-    });
+    explained(&|line, _| line.answer(&[TIME, &counts(2, 0), REPLICA]));
+}
+
+#[test]
+fn a_server_that_is_a_replica_by_now_settles_it_and_nothing_more_is_asked() {
+    let bench = EarBench::tracking();
+    let mut line = EarLine::hit(&bench);
+    line.differ();
+    line.asked();
+    line.answer(&[TIME, &counts(2, 0), REPLICA]);
+    assert_eq!((line.asked().len(), line.told(), line.skips(AuditSkip::Changed)), (0, (0, 0), 1));
+}
+
+#[test]
+fn a_server_that_is_busy_settles_nothing_and_is_asked_again_no_sooner_than_otherwise() {
+    let bench = EarBench::tracking();
+    let mut line = EarLine::hit(&bench);
+    line.differ();
+    line.asked();
+    let (busy, lease) = ("-BUSY a script runs\r\n", bench.lease_ms());
+    line.now += 1;
+    line.answer(&[busy, busy, MASTER]);
+    assert_eq!((line.asked().len(), line.told(), bench.lease_ms()), (0, (0, 0), lease), "and no lease lasts longer");
+    line.pass(200).expect("it goes on");
+    assert_eq!(line.asked(), ["TIME", "LATENCY HISTOGRAM HELLO SWAPDB", "HELLO"]);
+    line.answer(&[TIME, &counts(3, 1), MASTER]);
+    assert_eq!((line.told(), line.skips(AuditSkip::Changed)), ((0, 0), 1), "databases were swapped meanwhile");
 }
 
 #[test]
