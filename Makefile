@@ -126,6 +126,7 @@ test: check need-redis need-tcl need-cc need-valgrind need-faketime need-memcach
 	tests/tcl/run --cluster --binary $(TEST_BIN) --jobs 3 || failed+=" Redis's own suite in front of a cluster"
 	tests/compat/run --binary $(TEST_BIN) redis-py-commands bullmq multi-tier-cache || failed+=" compat"
 	tests/outage/run --binary $(TEST_BIN) --cases 1 reset || failed+=" outage"
+	tests/stranger/run --binary $(TEST_BIN) || failed+=" a stranger's way"
 	$(MAKE) --no-print-directory orderings || failed+=" orderings"
 	$(MAKE) --no-print-directory models || failed+=" models"
 	cargo bench --locked --bench side_by_side -- instructions || failed+=" instructions"
@@ -187,6 +188,7 @@ dist: need-redis need-arm64 need-packing
 	mv crema-$$version.cdx.json target/dist
 	(cd target/dist; sha256sum -- * >../sums; mv ../sums SHA256SUMS)
 	tests/packages/run target/dist
+	tests/stranger/run --package target/dist/*_$$(dpkg --print-architecture).deb --traffic 60
 
 # mdBook, or one under target/ that Cargo builds.
 book:

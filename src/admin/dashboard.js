@@ -311,10 +311,35 @@ function remember(s) {
   while (history.length > SPAN + 1) history.shift();
 }
 
+function showAdvice(a) {
+  const words = a.waits_for ? [a.waits_for] : a.advice.map((one) => one.text);
+  byId("advice").replaceChildren(...words.map((text) => { const li = document.createElement("li"); li.textContent = text; return li; }));
+  const groups = [...a.rules, ...a.prefixes];
+  byId("of-groups").hidden = !groups.length;
+  rows("groups", groups.map((g) => [cell("", code(g.keys)), ...[g.reads_part, g.bytes_part, g.hit_ratio, g.changed_ratio].map((part) => cell("n", percent(part)))]));
+  const svg = byId("curve"), width = svg.clientWidth || 400, height = svg.clientHeight || 144, parts = [];
+  const y = (v) => ABOVE + (height - ABOVE - BELOW) * (1 - v);
+  for (const v of [0, 0.5, 1]) parts.push(shape("line", { class: "grid", x1: LEFT, x2: width - RIGHT, y1: y(v), y2: y(v) }), shape("text", { x: LEFT - 6, y: y(v) + 4, "text-anchor": "end" }, percent(v)));
+  const least = Math.log2(a.sizes[0]?.bytes ?? 1), range = Math.log2(a.sizes.at(-1)?.bytes ?? 2) - least || 1;
+  const x = (size) => LEFT + 16 + (width - LEFT - RIGHT - 44) * (Math.log2(size.bytes) - least) / range;
+  parts.push(shape("path", { class: "line", d: a.sizes.map((s, i) => `${i ? "L" : "M"}${x(s).toFixed(1)} ${y(s.hit_ratio).toFixed(1)}`).join("") }));
+  let free = 0;
+  for (const s of a.sizes) {
+    if (s.present) parts.push(shape("circle", { class: "dot", cx: x(s), cy: y(s.hit_ratio), r: 4 }));
+    if (x(s) < free) continue;
+    parts.push(shape("text", { x: x(s), y: height - 4, "text-anchor": "middle" }, bytes(s.bytes)));
+    free = x(s) + 62;
+  }
+  svg.replaceChildren(...parts);
+  svg.setAttribute("aria-label", a.sizes.length ? "Hit ratio by size of L1: " + a.sizes.map((s) => `${bytes(s.bytes)} ${percent(s.hit_ratio)}${s.present ? " (as it is)" : ""}`).join(", ") : "Hit ratio by size of L1: nothing yet");
+  put("curve-said", a.sizes.length ? `of ${short(a.reads)} reads in ${age(a.seconds)}; the dot is the present size` : "");
+}
+
 async function read(path) { return (await fetch(path, { cache: "no-store", signal: AbortSignal.timeout(5000) })).json(); }
 async function recall() {
   const first = !past.length;
   try {
+    showAdvice(await read("api/advise"));
     const { columns, rows } = await read(`api/history?after=${past.length ? past[past.length - 1].at_ms : 0}`);
     past.push(...rows.map((row) => Object.fromEntries(columns.map((name, i) => [name, row[i]]))));
     while (past.length && past[past.length - 1].at_ms - past[0].at_ms > HOUR) past.shift();
@@ -343,6 +368,8 @@ const TERMS = {
   tier: "A server below Redis that keeps copies of values for longer.",
   origin: "Where values come from that Redis does not have.",
   audit: "Of the hits a few are read again in Redis and compared. A violation is one that was proven wrong.",
+  curve: "Small models of memory, fed with a sample of the keys, show what more or less of it would answer.",
+  changed: "Of reads whose key had been read before, the share that found it changed: there memory has little to gain.",
 };
 let told = null;
 function tell(button) {

@@ -48,6 +48,8 @@ async function look(browser, { name, ...options }) {
   await open(browser, options, async (page) => {
     await page.waitForFunction(() => document.querySelectorAll(".chart .line[d^=M]").length >= 4);
     assert.match(await page.title(), /^crema on \S+$/);
+    await page.waitForSelector("#advice li");
+    await page.waitForFunction(() => /^Hit ratio by size of L1: /.test(document.getElementById("curve").getAttribute("aria-label")));
     await unlock(page);
     await explains(page);
     await lists(page);
