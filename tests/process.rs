@@ -213,12 +213,28 @@ fn debug_tells_of_connections() {
     assert_eq!(client.cmd(&["MULTI"]), ok());
     client.cmd(&["EXEC"]);
     assert_eq!(client.cmd(&["PING"]), simple("PONG"));
+    // Who borrows is told, and how each connection ends.
+    let address = client.stream().local_addr().expect("it is connected");
+    assert_eq!(client.cmd(&["SUBSCRIBE", "c"]).items().len(), 3);
     drop(client);
-    for said in
-        ["a client has connected", "crema-lane", "crema-ear", "a session borrows", "gives a connection back", "is over"]
-    {
-        eventually(said, || crema.has_logged(said));
+    let said = |what: &str| eventually(what, || crema.has_logged(what));
+    for what in ["a client has connected", "crema-lane", "crema-ear", "is over", "disconnected"] {
+        said(what);
     }
+    for what in
+        ["borrows a connection", "gives a connection back", "keeps a connection for life", "its connection with it"]
+    {
+        let is_told = |line: &str| line.contains(what) && line.contains(&format!("client=\"{address}\""));
+        eventually(what, || crema.log().lines().any(is_told));
+    }
+    // And that one was lost, and made anew.
+    let connected = || crema.log().lines().filter(|line| line.contains(": connected upstream=")).count();
+    let before = connected();
+    redis.client().cmd(&["CLIENT", "KILL", "TYPE", "normal"]);
+    eventually("it is told", || {
+        let _ = Client::try_connect(crema.addr()).and_then(|mut client| client.try_cmd(&["GET", "other"]));
+        connected() > before
+    });
 }
 
 #[test]

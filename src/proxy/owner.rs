@@ -44,6 +44,11 @@ impl Owner {
         Rc::new(Self { replies, l1, bound, free: Cell::default(), is_feed, keeps, wanted })
     }
 
+    /// Its client's address, for people.
+    pub(super) fn client(&self) -> String {
+        self.replies.member().peer()
+    }
+
     /// Asks for what it has borrowed. False where it keeps that, or was asked already.
     pub(super) fn want_back(&self) -> bool {
         let asked = !self.keeps.get() && !self.wanted.replace(true);

@@ -142,7 +142,7 @@ impl Lent {
         owner.wanted.set(false);
         let loan = station.loans.add(Rc::clone(&spare.lane), Rc::clone(&owner));
         station.site.stats.pinned.add(1);
-        debug!(user = name(who), db = who.db, "a session borrows a connection");
+        debug!(client = owner.client(), user = name(who), db = who.db, "a session borrows a connection");
         let (station, who) = (Rc::clone(station), Rc::clone(who));
         let db = if place == Setting::Anywhere { spare.db } else { who.db };
         let mut lent = Self { station, spare: Some(spare), who, owner, loan, home: None, preamble: None };
@@ -230,7 +230,7 @@ impl Lent {
         if self.home.is_none() {
             self.home = Some(self.station.node().budget.settle()?);
             self.owner.keeps.set(true);
-            debug!(user = name(&self.who), "a session keeps a connection for life");
+            debug!(client = self.owner.client(), user = name(&self.who), "a session keeps a connection for life");
             self.station.site.stats.pinned.sub(1);
             self.station.site.stats.homes.add(1);
         }
@@ -250,7 +250,7 @@ impl Lent {
     /// database.
     pub(crate) fn give_back(mut self, now: Time) {
         let Some(spare) = self.spare.take() else { return };
-        debug!(user = name(&self.who), "a session gives a connection back");
+        debug!(client = self.owner.client(), user = name(&self.who), "a session gives a connection back");
         let open = spare.lane.is_open();
         if open {
             spare.lane.verify(now);
@@ -276,6 +276,7 @@ impl Lent {
 impl Drop for Lent {
     fn drop(&mut self) {
         if let Some(spare) = self.spare.take() {
+            debug!(client = self.owner.client(), user = name(&self.who), "a session ends, and its connection with it");
             spare.lane.lend(None);
             spare.lane.close();
             self.returned(None);

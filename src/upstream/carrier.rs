@@ -10,6 +10,7 @@ use std::task::{Context, Poll};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Sleep, sleep};
+use tracing::debug;
 
 use super::lane::Lane;
 use super::pipeline::{Room, Unasked};
@@ -42,6 +43,8 @@ impl<W: Waiter> Lane<W> {
                 self.opened(&connection, Time::now());
                 let mut patience = None;
                 let error = poll_fn(|cx| self.poll_drive(cx, &mut connection.socket, &mut patience)).await;
+                let (upstream, local) = (&self.node.address, connection.socket.local());
+                debug!(%upstream, local, why = %error, "disconnected, or handed on");
                 if self.was_given_up() {
                     connection.socket.reset_on_drop();
                 }
