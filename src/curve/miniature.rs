@@ -230,3 +230,130 @@ impl Miniature {
         size_of::<Self>() + self.shelf.bytes() + prints
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cache::{Freshness, Stamps};
+    use crate::curve::mixed;
+
+    const AT: fn(u64) -> Time = |millis| Time::from_nanos((1 << 40) + millis * 1_000_000);
+
+    fn measure(expires: Time) -> Measure {
+        Measure { weight: 1000, bytes: 500, expires }
+    }
+
+    struct MiniatureBench {
+        stamps: Stamps,
+        fresh: Freshness,
+        miniature: Miniature,
+    }
+
+    impl MiniatureBench {
+        fn new(size: u64, fold: u32) -> Self {
+            Self { stamps: Stamps::for_l1(0), fresh: Freshness::new(), miniature: Miniature::new(size, fold) }
+        }
+
+        fn about(&self, key: u32, at: Time) -> MiniatureRead {
+            let slot = self.stamps.slot(self.stamps.hash(&key.to_be_bytes()));
+            let warrant = Some(Warrant::new(self.stamps.load(slot), self.fresh.epoch()));
+            MiniatureRead { id: mixed(key.into()), slot: slot.number(), warrant, at, able: true }
+        }
+
+        /// Reads, and fills where that is wanted. Whether it was a hit.
+        fn read(&mut self, key: u32, at: Time) -> bool {
+            let read = self.about(key, at);
+            let finding = self.miniature.read(&read, 1);
+            if finding == MiniatureFinding::Wanted {
+                let warrant = read.warrant.expect("nobody writes");
+                self.miniature.fill((read.id, read.slot), warrant, measure(Time::NEVER), at);
+            }
+            finding == MiniatureFinding::Hit
+        }
+
+        fn write(&self, key: u32) {
+            self.stamps.touch(self.stamps.slot(self.stamps.hash(&key.to_be_bytes())));
+        }
+    }
+
+    #[test]
+    fn what_was_filled_is_a_hit_until_its_key_or_its_epoch_changes() {
+        let mut b = MiniatureBench::new(64 << 20, 0);
+        assert_eq!([b.read(1, AT(0)), b.read(1, AT(1)), b.read(1, AT(2))], [false, true, true]);
+        b.write(1);
+        assert_eq!([b.read(1, AT(3)), b.read(1, AT(4))], [false, true]);
+        b.fresh.bump();
+        assert_eq!([b.read(1, AT(5)), b.read(1, AT(6))], [false, true]);
+        let behind = MiniatureRead { able: false, ..b.about(1, AT(7)) };
+        assert_ne!(b.miniature.read(&behind, 1), MiniatureFinding::Hit, "L1 could not answer");
+        let under_way = MiniatureRead { warrant: None, ..b.about(1, AT(8)) };
+        assert_ne!(b.miniature.read(&under_way, 1), MiniatureFinding::Hit);
+    }
+
+    #[test]
+    fn what_has_outlived_its_key_is_none() {
+        let mut b = MiniatureBench::new(64 << 20, 0);
+        let read = b.about(1, AT(0));
+        let fill = |miniature: &mut Miniature, of: Measure| {
+            miniature.fill((read.id, read.slot), read.warrant.expect("nobody writes"), of, AT(0));
+        };
+        fill(&mut b.miniature, Measure::UNFIT);
+        fill(&mut b.miniature, measure(AT(0)));
+        assert!(b.miniature.is_empty(), "neither may be kept");
+        fill(&mut b.miniature, measure(AT(100)));
+        assert_eq!(b.miniature.read(&MiniatureRead { at: AT(99), ..read }, 0), MiniatureFinding::Hit);
+        assert_eq!(b.miniature.read(&MiniatureRead { at: AT(100), ..read }, 0), MiniatureFinding::Miss);
+        fill(&mut b.miniature, measure(AT(100)));
+        b.miniature.sweep(AT(101));
+        assert!(b.miniature.is_empty());
+    }
+
+    #[test]
+    fn a_copy_that_was_hit_often_is_wanted_again_at_once_and_a_rule_that_says_never_holds() {
+        let mut b = MiniatureBench::new(64 << 20, 0);
+        (0..=u64::from(PAID)).for_each(|at| _ = b.read(1, AT(at)));
+        b.write(1);
+        let read = b.about(1, AT(10));
+        assert_eq!(b.miniature.read(&read, u32::MAX), MiniatureFinding::Wanted);
+        assert_eq!(b.miniature.read(&read, u32::MAX), MiniatureFinding::Miss, "it is not there any more");
+        assert!((0..100).all(|_| b.miniature.read(&read, 0) == MiniatureFinding::Miss));
+    }
+
+    #[test]
+    fn it_keeps_as_many_as_have_room_in_its_part_of_l1_and_those_that_are_read() {
+        let mut b = MiniatureBench::new(8 << 20, 2);
+        for round in 0..60_u64 {
+            for key in (0..400).chain(1000 + 300 * round as u32..1300 + 300 * round as u32) {
+                if b.miniature.takes(b.about(key, AT(0)).slot) {
+                    b.read(key, AT(round * 1000));
+                }
+            }
+        }
+        assert!((1700..=2000).contains(&b.miniature.len()), "{}", b.miniature.len());
+        let popular = (0..400).filter(|&key| b.miniature.takes(b.about(key, AT(0)).slot)).collect::<Vec<_>>();
+        assert!((60..140).contains(&popular.len()), "one in four");
+        let hits = popular.iter().filter(|&&key| b.read(key, AT(60_000))).count();
+        assert!(hits * 10 >= popular.len() * 9, "{hits} of {}", popular.len());
+        let before = b.miniature.len();
+        b.miniature.halve();
+        let slots = popular.iter().map(|&key| b.about(key, AT(0)).slot).filter(|&slot| b.miniature.takes(slot));
+        assert!((20..80).contains(&slots.count()) && b.miniature.len() < before * 2 / 3, "half of them are left");
+    }
+
+    #[test]
+    fn reads_that_come_at_once_are_as_many_reads() {
+        let mut b = MiniatureBench::new(64 << 20, 0);
+        let read = b.about(1, AT(0));
+        let of = || Some(measure(Time::NEVER));
+        assert_eq!(
+            b.miniature.read_often(&read, 1, 10, || None),
+            (MiniatureFinding::Wanted, 10),
+            "it is not there yet"
+        );
+        assert_eq!(b.miniature.read_often(&read, 0, 10, of), (MiniatureFinding::Miss, 10));
+        assert_eq!(b.miniature.read_often(&read, 1, 10, of), (MiniatureFinding::Hit, 1));
+        assert_eq!(b.miniature.read_often(&read, 1, 10, of), (MiniatureFinding::Hit, 0));
+        let (finding, misses) = b.miniature.read_often(&b.about(2, AT(0)), 10, 1000, of);
+        assert!(finding == MiniatureFinding::Hit && (1..200).contains(&misses), "{misses}");
+    }
+}

@@ -351,3 +351,147 @@ impl Simulation {
         keys + self.scenarios.iter().map(|scenario| scenario.miniature.bytes()).sum::<usize>()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cache::{Freshness, Stamps};
+    use crate::curve::mixed;
+
+    const AT: fn(u64) -> Time = |millis| Time::from_nanos((1 << 40) + millis * 1_000_000);
+
+    struct SimulationBench {
+        stamps: Stamps,
+        fresh: Freshness,
+        simulation: Simulation,
+    }
+
+    impl SimulationBench {
+        fn new(promote: u32) -> Self {
+            let plan = SimulationPlan::new(256 << 20, promote);
+            Self { stamps: Stamps::for_l1(0), fresh: Freshness::new(), simulation: Simulation::new(plan, 0) }
+        }
+
+        fn about(&self, key: &str, at: Time) -> MiniatureRead {
+            let hash = key.bytes().fold(7, |hash, byte| mixed(hash ^ u64::from(byte)));
+            let slot = self.stamps.slot(self.stamps.hash(key.as_bytes()));
+            let warrant = Some(Warrant::new(self.stamps.load(slot), self.fresh.epoch()));
+            MiniatureRead { id: hash, slot: slot.number(), warrant, at, able: true }
+        }
+
+        /// Whether the ear is to be asked.
+        fn read(&mut self, key: &str, at: Time) -> bool {
+            let read = self.about(key, at);
+            self.simulation.count(1, at);
+            let sampled = SimulatedRead { read, times: 1, key: key.as_bytes(), rule: None, one_in: None, held: None };
+            self.simulation.read(&sampled)
+        }
+
+        fn land(&mut self, key: &str, at: Time) {
+            let read = self.about(key, at);
+            let measure = Measure { weight: 1000, bytes: 100, expires: Time::NEVER };
+            self.simulation.landed(read.id, read.warrant.expect("nobody writes"), measure, at);
+        }
+
+        fn write(&self, key: &str) {
+            self.stamps.touch(self.stamps.slot(self.stamps.hash(key.as_bytes())));
+        }
+
+        fn hits(&self) -> Vec<f64> {
+            self.simulation.sizes().map(|(_, told)| told.map_or(f64::NAN, |told| told.hit_ratio)).collect()
+        }
+    }
+
+    #[test]
+    fn the_ear_is_asked_once_for_what_is_wanted_and_once_more_when_it_has_changed() {
+        let mut b = SimulationBench::new(1);
+        assert_eq!([b.read("k", AT(0)), b.read("k", AT(1)), b.read("k", AT(2))], [true, false, false]);
+        assert!(b.read("k", AT(6000)), "nothing came back");
+        b.land("k", AT(6001));
+        assert_eq!([b.read("k", AT(6002)), b.read("k", AT(6003))], [false, false]);
+        b.write("k");
+        assert!(b.read("k", AT(6004)));
+        b.simulation.unasked(b.about("k", AT(0)).id);
+        assert!(b.read("k", AT(6005)), "nobody was asked after all");
+        assert!(b.hits().iter().all(|&ratio| (ratio - 2.0 / 8.0).abs() < 1e-9), "{:?}", b.hits());
+    }
+
+    #[test]
+    fn what_is_never_promoted_is_promoted_in_the_alternatives_alone() {
+        let mut b = SimulationBench::new(0);
+        assert!(b.read("k", AT(0)));
+        b.land("k", AT(0));
+        (1..1000).for_each(|at| assert!(!b.read("k", AT(at))));
+        assert!(b.hits().iter().all(|&ratio| ratio == 0.0));
+        let told: Vec<_> =
+            b.simulation.promotions().map(|(one_in, told)| (one_in, told.map(|told| told.hit_ratio > 0.5))).collect();
+        assert_eq!(told, [(0, Some(false)), (1, Some(true)), (2, Some(true)), (10, Some(true)), (100, Some(true))]);
+        let read = b.about("kept away", AT(2000));
+        let sampled = SimulatedRead { read, times: 1, key: b"kept away", rule: Some(0), one_in: Some(0), held: None };
+        assert!(!b.simulation.read(&sampled), "a rule holds for all");
+    }
+
+    #[test]
+    fn what_l1_holds_need_not_be_asked_for() {
+        let mut b = SimulationBench::new(1);
+        let held = Some(Measure { weight: 1000, bytes: 100, expires: Time::NEVER });
+        b.simulation.count(2, AT(0));
+        for _ in 0..2 {
+            let read = b.about("k", AT(0));
+            assert!(!b.simulation.read(&SimulatedRead { read, times: 1, key: b"k", rule: None, one_in: None, held }));
+        }
+        assert!(b.hits().iter().all(|&ratio| ratio == 0.5), "{:?}", b.hits());
+    }
+
+    #[test]
+    fn a_key_that_changes_all_the_time_is_seldom_asked_for_and_told_of_by_its_prefix() {
+        let mut b = SimulationBench::new(1);
+        let asked = (0..400).filter(|&at| {
+            b.write("session:1");
+            b.read("session:1", AT(at))
+        });
+        let asked = asked.count();
+        assert!((90..120).contains(&asked), "{asked}");
+        for at in 400..500 {
+            b.read("page:1", AT(at));
+        }
+        let told = b.simulation.prefixes();
+        let of = |keys: &str| told.iter().find(|(pattern, _)| pattern == keys).map(|(_, tally)| tally.changed_ratio());
+        assert_eq!((of("session:*"), of("page:*"), told.len()), (Some(1.0), Some(0.0), 2));
+    }
+
+    #[test]
+    fn however_many_keys_there_are_it_keeps_within_its_memory() {
+        let mut b = SimulationBench::new(1);
+        let (mut most, mut seen) = (0, 0_u64);
+        for n in 0..400_000_u64 {
+            let key = format!("k{n}");
+            let read = b.about(&key, AT(n / 100));
+            if read.slot & ((1 << b.simulation.fold()) - 1) == 0 {
+                if b.read(&key, AT(n / 100)) {
+                    b.land(&key, AT(n / 100));
+                }
+                seen += 1;
+                if seen % 200 == 0 {
+                    b.simulation.fit();
+                    most = most.max(b.simulation.bytes());
+                }
+            }
+        }
+        assert!(most < 8 << 20, "{most} bytes");
+        assert!(b.simulation.fold() > 0 && seen > 10_000, "{seen}");
+    }
+
+    #[test]
+    fn a_sample_that_costs_too_much_is_halved() {
+        let mut b = SimulationBench::new(1);
+        for n in 0..1000 {
+            b.read(&format!("k{n}"), AT(n));
+        }
+        assert_eq!((b.simulation.fold(), b.simulation.is_sparing()), (0, false));
+        b.simulation.spare();
+        assert_eq!((b.simulation.fold(), b.simulation.is_sparing()), (1, true));
+        (0..40).for_each(|_| b.simulation.spare());
+        assert_eq!(b.simulation.fold(), MOST_FOLDS);
+    }
+}
