@@ -11,6 +11,9 @@
 //! To read: [`miniature`], [`shelf`] and [`sketch`] below it, [`simulation`] with [`window`], [`groups`] and [`prefixes`], then
 //! [`report`] and [`advice`].
 
+#![allow(clippy::cast_precision_loss, reason = "shares and rates, for people")]
+#![cfg_attr(test, allow(clippy::float_cmp, reason = "sums of few powers of two are exact"))]
+
 mod advice;
 mod groups;
 mod landings;

@@ -94,15 +94,12 @@ impl Shelf {
             return true;
         }
         let place = ShelfPlace { id, warrant, expires, weight, slot, earlier: NOWHERE, later: NOWHERE, hits: 0 };
-        let at = match self.free.pop() {
-            Some(at) => {
-                self.places[at as usize] = place;
-                at
-            }
-            None => {
-                self.places.push(place);
-                self.places.len() as u32 - 1
-            }
+        let at = if let Some(at) = self.free.pop() {
+            self.places[at as usize] = place;
+            at
+        } else {
+            self.places.push(place);
+            self.places.len() as u32 - 1
         };
         self.by_id.insert(id, at);
         self.weight += u64::from(weight);

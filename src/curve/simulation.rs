@@ -193,20 +193,20 @@ impl Simulation {
                 continue;
             }
             let one_in = sampled.one_in.or(scenario.one_in).unwrap_or(self.plan.promote);
-            let (finding, misses) =
+            let (finding, absent) =
                 miniature.read_often(read, one_in, sampled.times, || is_measured.then_some(known.measure));
             if finding == MiniatureFinding::Wanted {
                 known.wanted |= 1 << number;
             }
             let (one, heavy) = (f64::from(1 << miniature.fold()), f64::from(known.reads));
-            let (reads, missed) = (one * f64::from(sampled.times), one * f64::from(misses));
+            let (reads, missed) = (one * f64::from(sampled.times), one * f64::from(absent));
             if let Some(tally) = self.window.tally(number) {
                 tally.reads += reads;
                 tally.misses += missed;
                 tally.heavy_reads += reads * heavy;
                 tally.heavy_misses += missed * heavy;
                 tally.hit_bytes += (reads - missed) * bytes;
-                tally.wanted += one * f64::from(u8::from(finding != MiniatureFinding::Miss && misses > 0));
+                tally.wanted += one * f64::from(u8::from(finding != MiniatureFinding::Miss && absent > 0));
             }
             if number == self.plan.present {
                 present = Some((reads, missed));
