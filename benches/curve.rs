@@ -4,7 +4,7 @@
 //! The miniatures stand for a sample that gets smaller as they fill, or that is small from the beginning, as where there are too many
 //! reads (`one in`). What they cost is told below: time for each read of all, and the most memory.
 //!
-//! Of a file, the second column names the keys, as in `data/twitter_cluster52.csv` of libcachesim 0.3.5 (PyPI).
+//! Of a file, the second column names the keys, as in `data/twitter_cluster52.csv` of libcachesim 0.3.5 (`PyPI`).
 
 #[path = "../tests/curve/replay.rs"]
 mod replay;

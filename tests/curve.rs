@@ -1,5 +1,7 @@
 //! The curve of hit ratio by size of L1: held against L1 itself, and told by a crema that observes.
 
+#![allow(clippy::cast_precision_loss, clippy::float_cmp, reason = "shares, for people; none is exactly none")]
+
 mod common;
 #[path = "curve/replay.rs"]
 mod replay;

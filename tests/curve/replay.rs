@@ -49,7 +49,7 @@ impl Trace {
                 scanned += 1;
                 return (scanned, false);
             }
-            let from = if shift > 0 { (at / shift) as u32 * (keys / 7) } else { 0 };
+            let from = at.checked_div(shift).map_or(0, |shifts| shifts as u32 * (keys / 7));
             ((zipf.sample(&mut rng) as u32 - 1 + from) % keys, writes > 0 && rng.random_ratio(writes, 100))
         };
         let more = |n: u32, what| if n > 0 { format!(", {n} % {what}") } else { String::new() };
@@ -137,12 +137,13 @@ impl Trace {
                 continue;
             }
             let begun = Instant::now();
-            let warrant = Some(Warrant::new(replay.stamps.load(q.slot), replay.fresh.epoch()));
-            let read = MiniatureRead { id: mixed(q.hash), slot: q.slot.number(), warrant, at: now, able: true };
+            let warrant = Warrant::new(replay.stamps.load(q.slot), replay.fresh.epoch());
+            let (id, slot) = (mixed(q.hash), q.slot.number());
+            let read = MiniatureRead { id, slot, warrant: Some(warrant), at: now, able: true };
             let read = SimulatedRead { read, times: 1, key: b"key", rule: None, one_in: None, held: None };
             if simulation.read(&read) {
                 asked += 1;
-                simulation.landed(read.read.id, warrant.expect("it was just made"), measure(key), now);
+                simulation.landed(read.read.id, warrant, measure(key), now);
             }
             sampled += 1;
             if sampled % 200 == 0 {
