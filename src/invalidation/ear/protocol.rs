@@ -560,7 +560,7 @@ impl<'a, W, P: FaultPlan> Protocol<'a, W, P> {
             freshness.renew(known.map_or(until, |asked| until.min(asked.plus(terms.acl_recheck))));
             // Whoever turns changes the number first and ends leases second.
             let swapping = silence.is_swapping() && !self.faults.has(PlantedFault::SwapIgnored);
-            let is_turned = self.is_turned() || generation.is_several() || silence.is_shared_at(sent);
+            let is_turned = self.is_turned() || generation.is_several() || silence.is_shared_at(bound);
             if swapping || is_turned || vouched.passed().is_none() || terms.max_staleness.get() < longest {
                 freshness.end();
             }

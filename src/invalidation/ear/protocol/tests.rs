@@ -329,6 +329,38 @@ fn no_lease_begins_while_something_silences_it() {
 }
 
 #[test]
+fn after_another_process_no_lease_rests_on_any_proof_older_than_its_end() {
+    let fence = |bench: &EarBench, line: &mut EarLine<'_>, sent, answers: &[&str]| {
+        line.now = sent;
+        line.protocol.fence(at(sent), 1, at(sent));
+        line.asked();
+        line.answer(answers);
+        bench.lease_ms()
+    };
+    let all = [TIME, LATENCY, MASTER];
+    let bench = EarBench::tracking();
+    let mut line = bench.ready();
+    bench.silence.stand_alone(at(10));
+    bench.freshness.end();
+    assert_eq!(fence(&bench, &mut line, 20, &[MASTER]), 0, "the probe was asked before");
+    assert_eq!(fence(&bench, &mut line, 100, &all), 500);
+    let bench = EarBench { vouched: Vouched::by_census(), ..EarBench::tracking() };
+    let mut line = bench.ready();
+    bench.vouched.pass(at(80));
+    bench.silence.stand_alone(at(90));
+    assert_eq!(fence(&bench, &mut line, 100, &all), 0, "the census began before");
+    bench.vouched.pass(at(150));
+    assert_eq!(fence(&bench, &mut line, 200, &all), 550);
+    let bench = EarBench { silence: Silence::default().awaiting_channel(), ..EarBench::tracking() };
+    let mut line = bench.ready();
+    bench.silence.hear_channel(at(80));
+    bench.silence.stand_alone(at(90));
+    assert_eq!(fence(&bench, &mut line, 100, &all), 0, "the channel was heard before");
+    bench.silence.hear_channel(at(150));
+    assert_eq!(fence(&bench, &mut line, 200, &all), 550);
+}
+
+#[test]
 fn where_swaps_are_not_counted_a_lease_lasts_no_longer_than_the_channel_has_proved() {
     let bench = EarBench { silence: Silence::default().awaiting_channel(), ..EarBench::tracking() };
     let mut line = bench.ready();
