@@ -240,36 +240,32 @@ impl Store {
     }
 
     /// What those entries answer that were hit most, of the identities that are wanted, the hottest first: so many, and so many bytes of
-    /// arguments, at most. Looks at every entry, current or not.
+    /// arguments, at most, and never more in memory. Looks at every entry, current or not.
     pub fn hottest(
         &self,
         wanted: impl Fn(Identity) -> bool,
         (most, bytes): (usize, usize),
     ) -> Vec<(Identity, u16, Box<[u8]>)> {
-        let hot = |entry: &Entry| wanted(entry.identity()).then(|| entry.heat());
-        let mut counts = [0_usize; 1 << 9];
-        self.index.entries.iter().filter_map(|entry| hot(&entry)).for_each(|heat| counts[heat] += 1);
-        // The least heat of which, with all that are hotter, there are no more than are wanted.
-        let mut all = 0;
-        let fit = counts.iter().rposition(|count| {
-            all += count;
-            all > most
-        });
-        let least = fit.unwrap_or_default();
-        let found = self.index.entries.iter().filter_map(|entry| {
-            let heat = hot(&entry).filter(|heat| *heat >= least)?;
+        let mut of_heat: Vec<Vec<(Identity, u16, Box<[u8]>)>> = vec![Vec::new(); 1 << 9];
+        // What is colder than `floor` finds no place any more, or is what was there first.
+        let (mut count, mut size, mut floor) = (0, 0, 0_usize);
+        for entry in self.index.entries.iter() {
+            let heat = entry.heat();
             let (identity, command, tail) = entry.answers();
-            Some((heat, (identity, command, Box::<[u8]>::from(tail))))
-        });
-        let mut found: Vec<_> = found.collect();
-        found.sort_unstable_by_key(|(heat, _)| Reverse(*heat));
-        let mut left = bytes;
-        let fitting = found.into_iter().take(most).map(|(_, answers)| answers).take_while(|(.., tail)| {
-            let fits = tail.len() <= left;
-            left = left.saturating_sub(tail.len());
-            fits
-        });
-        fitting.collect()
+            if heat < floor || tail.len() > bytes || !wanted(identity) {
+                continue;
+            }
+            of_heat[heat].push((identity, command, tail.into()));
+            (count, size) = (count + 1, size + tail.len());
+            while count > most || size > bytes {
+                let coldest = (floor.saturating_sub(1)..of_heat.len()).find(|heat| !of_heat[*heat].is_empty());
+                let Some((coldest, (.., dropped))) = coldest.and_then(|at| Some((at, of_heat[at].pop()?))) else {
+                    break;
+                };
+                (count, size, floor) = (count - 1, size - dropped.len(), coldest + 1);
+            }
+        }
+        of_heat.into_iter().rev().flatten().collect()
     }
 
     /// What entries about keys of a cluster's slots stand by.

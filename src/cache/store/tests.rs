@@ -569,3 +569,32 @@ impl Drop for Over<'_> {
         self.0.store(true, Ordering::Relaxed);
     }
 }
+
+#[test]
+fn the_hottest_are_as_many_and_as_large_as_is_asked_for_and_no_colder_than_what_is_left_out() {
+    let mut b = Bench::new(16 << 20);
+    let keys: Vec<String> = (0..40).map(|n| format!("k{n:02}")).collect();
+    for (n, key) in keys.iter().enumerate() {
+        let q = b.query(key.as_bytes());
+        b.insert(&q, REPLY);
+        // Four hot ones, six that are less so, thirty that nobody asks for.
+        for _ in 0..[9, 3, 0][usize::from(n >= 4) + usize::from(n >= 10)] {
+            assert!(b.lookup(&q).0.is_hit());
+        }
+    }
+    let hottest = |most, bytes| {
+        let found = b.store.hottest(|_| true, (most, bytes));
+        found.into_iter().map(|(.., tail)| String::from_utf8_lossy(&tail).into_owned()).collect::<Vec<_>>()
+    };
+    let is_hot = |key: &String| *key < "k04".to_owned();
+    let length = hottest(1, 1 << 20)[0].len();
+    for (most, bytes) in [(7, 1 << 20), (40, 7 * length), (40, 8 * length - 1)] {
+        let found = hottest(most, bytes);
+        assert_eq!(found.len(), 7);
+        assert!(found[..4].iter().all(is_hot) && found.iter().all(|key| *key < "k10".to_owned()), "{found:?}");
+    }
+    assert_eq!(hottest(100, 1 << 20).len(), 40);
+    assert!(hottest(2, 1 << 20).iter().all(is_hot));
+    assert!(hottest(0, 1 << 20).is_empty() && hottest(9, 0).is_empty());
+    assert!(b.store.hottest(|_| false, (9, 99)).is_empty());
+}
