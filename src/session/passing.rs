@@ -61,7 +61,7 @@ impl Session {
             who = who.in_db(&self.worker.shared, record.db);
         }
         self.caller.become_(who, if record.is_resp3 { Resp::V3 } else { Resp::V2 });
-        self.name = record.name.map(Vec::into_boxed_slice);
+        self.set_name(record.name.as_deref().unwrap_or_default());
         self.info = record.info.into_iter().map(Vec::into_boxed_slice).collect();
     }
 
