@@ -8,6 +8,8 @@ use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use listenfd::ListenFd;
 use rustix::net::sockopt::{socket_acceptconn, socket_type};
@@ -25,6 +27,8 @@ pub(crate) struct InheritedSocket {
     name: String,
     /// Somebody else keeps it, so that it is not closed when this process closes it.
     pub(super) is_shared: bool,
+    /// Where another process gives it: whether that one has left it for good. Until then a Unix socket's file is not ours.
+    pub(super) confirmed: Option<Arc<AtomicBool>>,
 }
 
 /// Where clients connect to it.
@@ -47,7 +51,12 @@ impl InheritedSocket {
         let place = place(&getsockname(&socket)?).ok_or_else(|| {
             io::Error::new(io::ErrorKind::InvalidInput, "it is neither of TCP nor of Unix, with a path")
         })?;
-        Ok(Self { socket, place, name, is_shared })
+        Ok(Self { socket, place, name, is_shared, confirmed: None })
+    }
+
+    /// It is another process's until this is true.
+    pub(crate) fn once(self, confirmed: &Arc<AtomicBool>) -> Self {
+        Self { confirmed: Some(Arc::clone(confirmed)), ..self }
     }
 
     /// It as a listener of TCP, and whether somebody else keeps it.

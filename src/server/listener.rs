@@ -6,6 +6,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use tokio::net::{TcpListener, UnixListener, UnixStream};
@@ -85,7 +86,7 @@ impl Listener {
         inherited: InheritedSocket,
     ) -> Result<Self, Error> {
         let failed = failed(listen);
-        let InheritedSocket { socket, is_shared, .. } = inherited;
+        let InheritedSocket { socket, is_shared, confirmed, .. } = inherited;
         let socket = match listen {
             Listen::Tcp { .. } => {
                 let listener = std::net::TcpListener::from(socket);
@@ -96,7 +97,8 @@ impl Listener {
                 let listener = std::os::unix::net::UnixListener::from(socket);
                 listener.set_nonblocking(true).map_err(failed)?;
                 // The file of one that somebody keeps is not ours to remove.
-                let file = if is_shared { SocketFile::of_others(path) } else { SocketFile::at(path) };
+                let mut file = if is_shared { SocketFile::of_others(path) } else { SocketFile::at(path) };
+                file.confirmed = confirmed;
                 ListeningSocket::Unix(UnixListener::from_std(listener).map_err(failed)?, file)
             }
         };
@@ -202,21 +204,26 @@ pub(super) struct Closed {
 }
 
 impl Closed {
+    /// Its file is another's from now on.
+    pub(super) fn leave(&mut self) {
+        if let Some(file) = &mut self.file {
+            file.bound = None;
+        }
+    }
+
     /// Listens again, at the same address and with the same rights. Another program can have taken the place meanwhile: then it
-    /// is tried again until it is free.
-    pub(super) async fn reopen(self) -> Listener {
+    /// is tried again until it is free. What this one was is to be [left](Self::leave) to the new one. Cancel safe.
+    pub(super) async fn reopen(&self) -> Listener {
         let rights =
             self.file.as_ref().and_then(|file| std::fs::metadata(&file.path).ok()).map(|file| file.permissions());
         let mut told = false;
         loop {
             match Listener::bind(&self.listen, self.acceptor.as_ref()).await {
                 Ok(listener) => {
-                    let listener = Listener { asked: self.asked, ..listener };
-                    if let (Some(file), Some(rights)) = (self.file, rights) {
+                    if let (Some(file), Some(rights)) = (&self.file, rights) {
                         let _ = std::fs::set_permissions(&file.path, rights);
-                        std::mem::forget(file); // the new listener has one of its own
                     }
-                    return listener;
+                    return Listener { asked: self.asked.clone(), ..listener };
                 }
                 Err(error) if !told => {
                     warn!("{error}; trying again");
@@ -233,22 +240,25 @@ impl Closed {
 pub(crate) struct SocketFile {
     path: PathBuf,
     bound: Option<(u64, u64)>,
+    /// Until this is true it is that of the process which has given the socket, and stays.
+    confirmed: Option<Arc<AtomicBool>>,
 }
 
 impl SocketFile {
     fn at(path: &Path) -> Self {
-        Self { path: path.to_owned(), bound: file(path) }
+        Self { path: path.to_owned(), bound: file(path), confirmed: None }
     }
 
     /// One that is never removed here.
     fn of_others(path: &Path) -> Self {
-        Self { path: path.to_owned(), bound: None }
+        Self { path: path.to_owned(), bound: None, confirmed: None }
     }
 }
 
 impl Drop for SocketFile {
     fn drop(&mut self) {
-        if self.bound.is_some() && file(&self.path) == self.bound {
+        let is_ours = self.confirmed.as_ref().is_none_or(|confirmed| confirmed.load(Ordering::Acquire));
+        if is_ours && self.bound.is_some() && file(&self.path) == self.bound {
             let _ = std::fs::remove_file(&self.path);
         }
     }

@@ -204,10 +204,13 @@ impl Porter {
     }
 
     /// With a closed socket: opened again when the upstream is back. None: it is over.
-    async fn shut(&mut self, closed: Closed) -> Option<Listener> {
+    async fn shut(&mut self, mut closed: Closed) -> Option<Listener> {
         self.doors.shared.open_listeners.closed();
         while !matches!(self.while_shut().await, PorterStep::Open) {
             if self.is_over() {
+                if self.is_left() {
+                    closed.leave();
+                }
                 return None;
             }
         }
@@ -215,8 +218,14 @@ impl Porter {
         let over = turn.wait_for(|turn| matches!(turn, AcceptTurn::Nobody | AcceptTurn::Left));
         let listener = tokio::select! {
             listener = closed.reopen() => listener,
-            _ = over => return None,
+            _ = over => {
+                if self.is_left() {
+                    closed.leave();
+                }
+                return None;
+            }
         };
+        closed.leave();
         self.doors.shared.open_listeners.opened();
         Some(listener)
     }

@@ -28,6 +28,11 @@ impl Session {
         true
     }
 
+    /// Whether its client has read all, where that may go on in another process: no reply goes with it.
+    pub(super) fn has_read_what_it_must(&self) -> bool {
+        self.caller.replies.is_flushed() || !self.worker.shared.succession.passage.is_open()
+    }
+
     fn record(&self) -> ClientRecord {
         let who = &self.caller.who;
         let login = who.proof.as_ref().map(|proof| (proof.login().user.to_vec(), proof.login().password.to_vec()));

@@ -164,9 +164,7 @@ impl Wire {
                 if (drains || session.is_loan_wanted()) && is_done && session.has_done_with_loan() {
                     return Poll::Ready(Event::LoanWanted);
                 }
-                // Where it may go on in another process, it takes nothing unread with it.
-                let is_read = replies.is_flushed() || !session.worker.shared.succession.passage.is_open();
-                if drains && is_done && is_read {
+                if drains && is_done && session.has_read_what_it_must() {
                     return Poll::Ready(Event::Drained);
                 }
                 match &mut self.idle {
