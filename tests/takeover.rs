@@ -3,6 +3,7 @@
 mod common;
 
 use std::io::{self, Read, Write};
+use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
@@ -100,6 +101,8 @@ fn under_load_no_request_fails_no_connection_is_refused_and_what_was_hot_is_hot(
         eventually("the load goes on", || seen.asked.load(Ordering::Relaxed) > asked + 100);
         drop(stopped);
         let mut client = now.client();
+        // A lease begins with what was asked since the one before is gone.
+        now.hit(&mut client, &["GET", &keys[0]]);
         let before = now.outcomes("hit");
         for key in &keys {
             assert_eq!(client.cmd(&["GET", key]), bulk("v"));
@@ -252,6 +255,90 @@ fn whoever_asks_and_fails_leaves_it_as_it_was() {
     assert_eq!(comes.value(), bulk("v"), "who came meanwhile has waited");
     serves(&mut client);
     eventually("that is told", || crema.log().matches("nobody takes over").count() == 5);
+}
+
+#[test]
+fn one_that_cannot_start_leaves_the_file_of_the_socket_and_one_that_follows_is_not_taken_over_from() {
+    let redis = Redis::start();
+    let (directory, path) = path();
+    let socket = directory.path().join("c.sock");
+    let launch = || Crema::over(redis.addr()).also_at(&socket).flag("--take-over", path.display());
+    let old = launch().start();
+    if cannot(&old) {
+        return;
+    }
+    let taken = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let admin = taken.local_addr().expect("it is bound").to_string();
+    let listen = format!("{},{}", old.addr(), socket.display());
+    let upstream = format!("redis://{}", redis.addr());
+    let mut command = Command::new(env!("CARGO_BIN_EXE_crema"));
+    command.args(["--listen", &listen, "--admin", &admin, "--upstream", &upstream, "--take-over"]).arg(&path);
+    let Output { status, stderr, .. } = command.env_clear().output().expect("the program");
+    let said = String::from_utf8_lossy(&stderr);
+    assert!(status.code() == Some(1) && said.contains("in use"), "{said}");
+    let ping = || {
+        let (mut reply, mut client) = ([0; 7], UnixStream::connect(&socket).expect("the file is there"));
+        client.set_read_timeout(Some(AT_LAST)).expect("a deadline above zero");
+        client.write_all(b"PING\r\n").and_then(|()| client.read_exact(&mut reply)).expect("it is served");
+        assert_eq!(reply, *b"+PONG\r\n");
+    };
+    ping();
+
+    // The old one has a client that waits: until that is served, the next one follows.
+    let mut waits = old.client();
+    waits.send_cmd(&["BLPOP", "list", "0"]);
+    eventually("it waits", || old.waiting() == 1);
+    let new = launch().in_place_of(&old).start();
+    eventually("it serves", || new.has_logged("another crema of this user may take over"));
+    ping();
+    let (code, said) = refused(&redis, &path, None);
+    assert!(code == Some(1) && said.contains("it is still taking over from process"), "{said}");
+    assert_eq!(redis.client().cmd(&["RPUSH", "list", "x"]), int(1));
+    assert_eq!(waits.value(), common::array([bulk("list"), bulk("x")]));
+    await_succession(&new);
+    let next = launch().in_place_of(&new).start();
+    await_succession(&next);
+    ping();
+    next.terminate();
+    eventually("the file goes with the last", || !socket.exists());
+}
+
+#[test]
+fn where_the_one_before_dies_midway_it_serves_in_its_place() {
+    let redis = Redis::start();
+    let (_directory, path) = path();
+    // What it takes over from: one that gives a socket, and dies when it is told that the other is ready, or serves.
+    for last in ["ready", "serving"] {
+        let door = UnixListener::bind(&path).expect("a free path");
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).expect("our own");
+        let launch = Crema::over(redis.addr()).flag("--take-over", path.display()).without_waiting();
+        let crema = std::thread::scope(|scope| {
+            let starts = scope.spawn(|| launch.start());
+            let (mut stream, _) = door.accept().expect("it comes");
+            for (heard, said) in [
+                ("hello", &[HELLO, r#"{"say":"sockets","sockets":[]}"#, r#"{"say":"names_end"}"#][..]),
+                ("ready", &[r#"{"say":"released"}"#]),
+                ("serving", &[]),
+            ] {
+                hear(&mut stream, heard).expect("it is said");
+                if heard == last {
+                    break;
+                }
+                for message in said {
+                    stream.write_all(&frame(message)).expect("it reads");
+                }
+            }
+            drop((stream, door));
+            starts.join().expect("it starts")
+        });
+        eventually("it is alone", || crema.has_logged("serves nobody any more"));
+        let mut client = crema.client();
+        assert_eq!(client.cmd(&["SET", "k", "v"]), ok());
+        crema.warm(&["GET", "k"]);
+        eventually("it may be taken over from", || crema.has_logged("another crema of this user may take over"));
+        crema.terminate();
+        eventually("its path goes with it", || !path.exists());
+    }
 }
 
 /// How the program ends that is to take over there, and what it says.

@@ -32,6 +32,9 @@ use crate::tier::Tiers;
 /// The tasks beside the workers may take so long to end.
 const LAST_WORDS: Duration = Duration::from_secs(2);
 
+/// The pause after the door could not be opened by a process that serves already.
+const DOOR_PAUSE: Duration = Duration::from_secs(1);
+
 /// What has been started and is to end.
 pub(super) struct Running {
     pub(super) app: Arc<App>,
@@ -91,6 +94,7 @@ impl Running {
     /// where this one could not. Never returns else. Cancel safe: nothing but a handover that is under way is lost.
     pub(super) async fn serve(&mut self, taking: &mut Option<Taking>) -> Result<Successor, Error> {
         let shared = Arc::clone(&self.app.shared);
+        let has_taken = taking.is_some();
         match taking {
             Some(taken) => {
                 taken.take(&shared, || self.let_in()).await?;
@@ -103,7 +107,14 @@ impl Running {
         }
         let shared = Arc::clone(&self.app.shared);
         let Some(path) = &shared.config.take_over else { return pending().await };
-        let door = self.door.insert(TakeOverDoor::open(path).await?);
+        let door = loop {
+            match TakeOverDoor::open(path).await {
+                Ok(door) => break self.door.insert(door),
+                Err(error) if has_taken => warn!("{error}; nobody can take over from this process yet: trying again"),
+                Err(error) => return Err(error),
+            }
+            sleep(DOOR_PAUSE).await;
+        };
         info!("another crema of this user may take over at {}", door.path().display());
         if !shared.l1.is_shared() {
             shared.succession.set(SuccessionState::Open(path.clone()));

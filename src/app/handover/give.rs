@@ -22,7 +22,7 @@ use super::peer;
 use crate::clock::Time;
 use crate::control::Control;
 use crate::error::Error;
-use crate::proxy::{PassedClient, Shared};
+use crate::proxy::{PassedClient, Shared, SuccessionState};
 use crate::server::{AcceptTurn, Porters, SocketFile, bind_socket};
 
 /// What is said may take so long to be taken.
@@ -87,17 +87,43 @@ impl TakeOverDoor {
     }
 }
 
+/// The line to one that asks. Given up midway, that one is told: who is gone without a word is taken for dead.
+struct AskedLine(Option<HandoverLine>);
+
+impl AskedLine {
+    fn line(&mut self) -> &mut HandoverLine {
+        self.0.as_mut().expect("it is there until it is let go")
+    }
+
+    fn let_go(mut self) -> HandoverLine {
+        self.0.take().expect("it is let go once")
+    }
+}
+
+impl Drop for AskedLine {
+    fn drop(&mut self) {
+        if let Some(line) = &self.0 {
+            line.say_at_once(&HandoverMessage::Refusal { why: "it goes another way".to_owned() });
+        }
+    }
+}
+
 /// Lets one try. The error is a sentence that says why it did not come to it.
 async fn attempt(stream: UnixStream, estate: &Estate<'_>) -> Result<Successor, String> {
     let pid = peer(&stream)?;
     info!("process {pid} asks to take over");
-    let mut line = HandoverLine::new(stream);
+    let mut asked = AskedLine(Some(HandoverLine::new(stream)));
+    if let (true, SuccessionState::Follows(before)) = (estate.shared.l1.is_shared(), estate.shared.succession.get()) {
+        let why = format!("it is still taking over from process {before} itself: try again when that one has ended");
+        let _ = say(asked.line(), &HandoverMessage::Refusal { why: why.clone() }, &[]).await;
+        return Err(why);
+    }
     let mut giver = Giver::new(Time::now());
     let mut failed = None;
     loop {
         let wait = giver.deadline().saturating_since(Time::now());
         let mut steps: VecDeque<GiverStep> = tokio::select! {
-            frame = line.next() => match frame {
+            frame = asked.line().next() => match frame {
                 Ok(HandoverFrame::Message(message, _)) => giver.hear(message, Time::now()),
                 Ok(HandoverFrame::Names(_)) => giver.lost("it says names, which it has none to say"),
                 Err(error) => giver.lost(&error.to_string()),
@@ -108,20 +134,20 @@ async fn attempt(stream: UnixStream, estate: &Estate<'_>) -> Result<Successor, S
         while let Some(step) = steps.pop_front() {
             let mut done = Ok(());
             match step {
-                GiverStep::Say(message) => done = say(&line, &message, &[]).await,
-                GiverStep::Offer => match offer(&line, estate).await {
+                GiverStep::Say(message) => done = say(asked.line(), &message, &[]).await,
+                GiverStep::Offer => match offer(asked.line(), estate).await {
                     Ok(()) => {}
                     Err(why) => steps.extend(giver.cannot_offer(why)),
                 },
                 GiverStep::Release(message) => {
                     estate.porters.turn(AcceptTurn::Others);
                     estate.shared.l1.share();
-                    done = say(&line, &message, &[]).await;
+                    done = say(asked.line(), &message, &[]).await;
                 }
-                GiverStep::Resume => resume(&mut line, estate).await,
-                GiverStep::Leave => return Ok(Successor { line: Arc::new(line), carrier: None, pid }),
+                GiverStep::Resume => resume(asked.line(), estate).await,
+                GiverStep::Leave => return Ok(Successor { line: Arc::new(asked.let_go()), carrier: None, pid }),
                 GiverStep::Fail(why) => {
-                    let _ = say(&line, &HandoverMessage::Refusal { why: why.clone() }, &[]).await;
+                    let _ = say(asked.line(), &HandoverMessage::Refusal { why: why.clone() }, &[]).await;
                     failed = Some(why);
                 }
             }

@@ -1,7 +1,8 @@
 //! The connection of a handover: frames of bytes, and open files that go with them.
 //!
-//! A frame says how many files are its own. The system hands files over no later than the bytes that they were sent with, and in
-//! their order, so those that wait are the next frames'.
+//! A frame says how many files are its own. The system hands them over all at once, with the frame's first byte, and never with
+//! another's: what came at once belongs to the first frame that is to have files. Where this process may not open so many, some are
+//! missing: then it has none.
 
 use std::collections::VecDeque;
 use std::io::{self, ErrorKind, IoSlice, IoSliceMut};
@@ -9,8 +10,8 @@ use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::net::{
-    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags,
-    recvmsg, sendmsg,
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer, SendAncillaryMessage,
+    SendFlags, recvmsg, sendmsg,
 };
 use tokio::io::Interest;
 use tokio::net::UnixStream;
@@ -30,12 +31,13 @@ const READ: usize = 64 << 10;
 pub(super) struct HandoverLine {
     stream: UnixStream,
     read: Vec<u8>,
-    files: VecDeque<OwnedFd>,
+    /// As they came.
+    files: VecDeque<Vec<OwnedFd>>,
 }
 
 /// What came.
 pub(super) enum HandoverFrame {
-    /// A message, with these files.
+    /// A message, with its files; with none where any is missing.
     Message(HandoverMessage, Vec<OwnedFd>),
     /// Names of hot keys, as `hot_names` writes them.
     Names(Vec<u8>),
@@ -62,13 +64,7 @@ impl HandoverLine {
     }
 
     async fn send(&self, kind: u8, text: &[u8], files: &[BorrowedFd<'_>]) -> io::Result<()> {
-        if files.len() > MOST_FILES || text.len() > LARGEST {
-            return Err(io::Error::new(ErrorKind::InvalidInput, "it is too much for one message"));
-        }
-        let mut frame = Vec::with_capacity(HEADER + text.len());
-        frame.extend_from_slice(&[kind, u8::try_from(files.len()).unwrap_or_default()]);
-        frame.extend_from_slice(&u32::try_from(text.len()).unwrap_or_default().to_be_bytes());
-        frame.extend_from_slice(text);
+        let frame = frame(kind, text, files.len())?;
         let (mut sent, mut files) = (0, files);
         while sent < frame.len() {
             let rest = &frame[sent..];
@@ -102,16 +98,17 @@ impl HandoverLine {
             return Err(io::Error::new(ErrorKind::InvalidData, "this is not how cremas hand over"));
         }
         let Some(text) = rest.get(..length) else { return Ok(None) };
-        let files = usize::from(files);
-        if self.files.len() < files {
-            return Err(io::Error::new(ErrorKind::InvalidData, "open files are missing: there may be too many"));
-        }
+        let files = if files > 0 {
+            self.files.pop_front().filter(|here| here.len() == usize::from(files)).unwrap_or_default()
+        } else {
+            Vec::new()
+        };
         let frame = if kind == NAMES {
             HandoverFrame::Names(text.to_vec())
         } else {
             let message =
                 serde_json::from_slice(text).map_err(|error| io::Error::new(ErrorKind::InvalidData, error))?;
-            HandoverFrame::Message(message, self.files.drain(..files).collect())
+            HandoverFrame::Message(message, files)
         };
         self.read.drain(..HEADER + length);
         Ok(Some(frame))
@@ -119,8 +116,35 @@ impl HandoverLine {
 
     /// Returns when the other side has closed the connection, whatever it says. Cancel safe.
     pub(super) async fn closed(&mut self) {
-        while self.next().await.is_ok() {}
+        loop {
+            (self.read.clear(), self.files.clear());
+            let (read, files, stream) = (&mut self.read, &mut self.files, &self.stream);
+            match stream.async_io(Interest::READABLE, || receive_some(stream, read, files)).await {
+                Ok(count) if count > 0 => {}
+                _ => return,
+            }
+        }
     }
+
+    /// Says this if it can be said without waiting.
+    pub(super) fn say_at_once(&self, message: &HandoverMessage) {
+        if let Ok(frame) =
+            serde_json::to_vec(message).map_err(io::Error::other).and_then(|text| frame(MESSAGE, &text, 0))
+        {
+            let _ = send_some(&self.stream, &frame, &[]); // who does not hear it sees the end
+        }
+    }
+}
+
+fn frame(kind: u8, text: &[u8], files: usize) -> io::Result<Vec<u8>> {
+    if files > MOST_FILES || text.len() > LARGEST {
+        return Err(io::Error::new(ErrorKind::InvalidInput, "it is too much for one message"));
+    }
+    let mut frame = Vec::with_capacity(HEADER + text.len());
+    frame.extend_from_slice(&[kind, u8::try_from(files).unwrap_or_default()]);
+    frame.extend_from_slice(&u32::try_from(text.len()).unwrap_or_default().to_be_bytes());
+    frame.extend_from_slice(text);
+    Ok(frame)
 }
 
 fn send_some(stream: &UnixStream, bytes: &[u8], files: &[BorrowedFd<'_>]) -> io::Result<usize> {
@@ -134,19 +158,24 @@ fn send_some(stream: &UnixStream, bytes: &[u8], files: &[BorrowedFd<'_>]) -> io:
     Ok(sent)
 }
 
-fn receive_some(stream: &UnixStream, read: &mut Vec<u8>, files: &mut VecDeque<OwnedFd>) -> io::Result<usize> {
+fn receive_some(stream: &UnixStream, read: &mut Vec<u8>, files: &mut VecDeque<Vec<OwnedFd>>) -> io::Result<usize> {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MOST_FILES))];
     let mut control = RecvAncillaryBuffer::new(&mut space);
     let mut bytes = vec![0; READ];
     let flags = RecvFlags::CMSG_CLOEXEC | RecvFlags::DONTWAIT;
     let received = recvmsg(stream.as_fd(), &mut [IoSliceMut::new(&mut bytes)], &mut control, flags)?;
+    let (count, is_cut) = (received.bytes, received.flags.contains(ReturnFlags::CTRUNC));
+    let mut all = Vec::new();
     for message in control.drain() {
         if let RecvAncillaryMessage::ScmRights(received) = message {
-            files.extend(received);
+            all.extend(received);
         }
     }
-    read.extend_from_slice(&bytes[..received.bytes]);
-    Ok(received.bytes)
+    if is_cut || !all.is_empty() {
+        files.push_back(all);
+    }
+    read.extend_from_slice(&bytes[..count]);
+    Ok(count)
 }
 
 #[cfg(test)]
@@ -209,7 +238,23 @@ mod tests {
         drop(giver);
         assert_eq!(taker.next().await.err().map(|error| error.kind()), Some(ErrorKind::UnexpectedEof));
         let (giver, mut taker) = lines();
-        giver.stream.try_write(&[MESSAGE, 1, 0, 0, 0, 2, b'{', b'}']).expect("there is room");
-        assert!(taker.next().await.err().is_some_and(|error| error.to_string().contains("missing")));
+        giver.stream.try_write(&[MESSAGE, 0, 0, 0, 0, 2, b'{', b'}']).expect("there is room");
+        assert_eq!(taker.next().await.err().map(|error| error.kind()), Some(ErrorKind::InvalidData));
+        drop(giver);
+        taker.closed().await;
+    }
+
+    #[tokio::test]
+    async fn where_files_are_missing_a_message_has_none_and_the_next_has_its_own() {
+        let (giver, mut taker) = lines();
+        let mut frame = frame(MESSAGE, br#"{"say":"gone"}"#, 2).expect("it is short");
+        let file = tempfile::tempfile().expect("a temporary file");
+        giver.stream.try_write(&frame).expect("there is room");
+        assert!(matches!(taker.next().await, Ok(HandoverFrame::Message(_, files)) if files.is_empty()), "none came");
+        send_some(&giver.stream, &frame, &[file.as_fd()]).expect("there is room");
+        frame[1] = 1;
+        send_some(&giver.stream, &frame, &[file.as_fd()]).expect("there is room");
+        assert!(matches!(taker.next().await, Ok(HandoverFrame::Message(_, files)) if files.is_empty()), "one came");
+        assert!(matches!(taker.next().await, Ok(HandoverFrame::Message(_, files)) if files.len() == 1));
     }
 }

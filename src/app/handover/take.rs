@@ -1,17 +1,20 @@
 //! The taker's side of a handover, as it acts: what [`Taker`] says is done.
 
-use std::io::ErrorKind;
+use std::collections::VecDeque;
+use std::future::pending;
+use std::io::{self, ErrorKind};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use tokio::net::UnixStream;
 use tokio::time::{Instant, sleep, timeout};
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use super::line::{HandoverFrame, HandoverLine};
-use super::message::{HandoverMessage, SocketUse};
+use super::message::{HandoverMessage, SocketNote, SocketUse};
 use super::taker::{Taker, TakerStep};
 use super::{is_ours, peer};
 use crate::clock::Time;
@@ -38,6 +41,23 @@ pub(in crate::app) struct Taking {
     names: Vec<Vec<u8>>,
     /// What came with the last message.
     files: Vec<OwnedFd>,
+    /// What is to be done yet.
+    steps: VecDeque<TakerStep>,
+    /// Only that the giver ends is waited for, or nothing any more.
+    hears: Hearing,
+    /// Whether what was given is this process's for good.
+    confirmed: Arc<AtomicBool>,
+}
+
+/// What of the giver is heard.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Hearing {
+    /// All that it says.
+    All,
+    /// That it ends.
+    End,
+    /// It has ended.
+    Nothing,
 }
 
 impl Taking {
@@ -58,9 +78,10 @@ impl Taking {
         let pid = peer(&stream).map_err(failed)?;
         let line = HandoverLine::new(stream);
         let (taker, first) = Taker::new(Time::now());
-        line.say(&first, &[]).await.map_err(|error| failed(error.to_string()))?;
-        let (listen, admin, names, files) = Default::default();
-        let mut taking = Self { line, taker, path: path.to_owned(), pid, listen, admin, names, files };
+        let (listen, admin, names, files, steps, confirmed) = Default::default();
+        let (path, hears) = (path.to_owned(), Hearing::All);
+        let mut taking = Self { line, taker, path, pid, listen, admin, names, files, steps, hears, confirmed };
+        taking.say(&first).await;
         while taking.next().await? != Some(TakerStep::Prepare) {}
         Ok(Some(taking))
     }
@@ -69,20 +90,20 @@ impl Taking {
     /// [`followed`](Self::follow).
     pub(in crate::app) async fn take(&mut self, shared: &Arc<Shared>, let_in: impl FnOnce()) -> Result<(), Error> {
         shared.succession.set(SuccessionState::Prepares(self.pid));
-        self.prepare(shared).await?;
-        let ready = self.taker.ready(Time::now()).expect("it prepared for that");
-        self.say(&ready).await?;
+        if self.prepare(shared).await? {
+            let ready = self.taker.ready(Time::now()).expect("it prepared for that");
+            self.say(&ready).await;
+        }
         let mut let_in = Some(let_in);
         loop {
             match self.next().await? {
-                Some(TakerStep::LetIn(message)) => {
-                    let_in.take().expect("it is let in once")();
-                    self.say(&message).await?;
-                }
+                Some(TakerStep::LetIn) => let_in.take().expect("it is let in once")(),
+                Some(TakerStep::Say(message)) => self.say(&message).await,
                 Some(TakerStep::Follow) => break,
                 _ => {}
             }
         }
+        self.confirmed.store(true, Ordering::Release);
         info!("clients are served in place of process {}, which ends", self.pid);
         shared.succession.set(SuccessionState::Follows(self.pid));
         Ok(())
@@ -95,10 +116,12 @@ impl Taking {
         while let Ok(step) = self.next().await {
             match step {
                 Some(TakerStep::Resume(record)) => {
-                    if let Some(socket) = self.files.pop() {
-                        count += 1;
-                        resume(PassedClient { socket, record: *record });
-                    }
+                    let Some(socket) = self.files.pop() else {
+                        warn!("a client of process {} is lost: this process may not open so many files", self.pid);
+                        continue;
+                    };
+                    count += 1;
+                    resume(PassedClient { socket, record: *record });
                 }
                 Some(TakerStep::BeAlone) => break,
                 _ => {}
@@ -112,54 +135,42 @@ impl Taking {
         info!("process {} serves nobody any more", self.pid);
     }
 
-    /// Waits for the upstream, and fills memory.
-    async fn prepare(&mut self, shared: &Arc<Shared>) -> Result<(), Error> {
-        let mut presence = shared.presence.clone();
-        let there = timeout(READY, presence.wait_for(|known| *known == Presence::There));
-        if !there.await.is_ok_and(|known| known.is_ok()) {
-            let why = "the upstream does not answer this process".to_owned();
-            let _ = self.say(&HandoverMessage::Refusal { why: why.clone() }).await;
-            return Err(failed(&self.path, why));
+    /// Waits for the upstream, and fills memory. False: the giver is gone meanwhile, and there is no time for that.
+    async fn prepare(&mut self, shared: &Arc<Shared>) -> Result<bool, Error> {
+        let prepared = prepare(shared, std::mem::take(&mut self.names), self.pid);
+        tokio::pin!(prepared);
+        loop {
+            tokio::select! {
+                prepared = &mut prepared => match prepared {
+                    Ok(()) => return Ok(true),
+                    Err(why) => {
+                        self.say(&HandoverMessage::Refusal { why: why.clone() }).await;
+                        return Err(failed(&self.path, why));
+                    }
+                },
+                step = self.next() => if let Some(step) = step? {
+                    self.steps.push_front(step);
+                    return Ok(false);
+                },
+            }
         }
-        let began = Instant::now();
-        let mut hot = HotNames::new(shared);
-        for piece in std::mem::take(&mut self.names) {
-            hot.fill(shared, &piece, began + FILLING).await;
-        }
-        hot.settle(began + FILLING).await;
-        let took = began.elapsed();
-        info!("{} hot keys of process {} were read, in {took:?}", hot.asked(), self.pid);
-        Ok(())
     }
 
-    /// Waits for what happens next, and tells what is to be done about it, if anything is.
+    /// Waits for what happens next, and tells what is to be done about it, if anything is. Cancel safe.
     async fn next(&mut self) -> Result<Option<TakerStep>, Error> {
-        let wait = self.taker.deadline().saturating_since(Time::now());
-        let steps = tokio::select! {
-            frame = self.line.next() => match frame {
-                Ok(HandoverFrame::Message(message, files)) => {
-                    self.files = files;
-                    self.taker.hear(message, Time::now())
-                }
-                Ok(HandoverFrame::Names(names)) => {
-                    self.names.push(names);
-                    return Ok(None);
-                }
-                Err(error) => self.taker.lost(&error.to_string()),
-            },
-            () = sleep(wait) => self.taker.late(),
-        };
-        let Some(step) = steps.into_iter().next() else { return Ok(None) };
+        if self.steps.is_empty() {
+            let steps = self.happens().await;
+            self.steps.extend(steps);
+        }
+        let Some(step) = self.steps.pop_front() else { return Ok(None) };
         match step {
-            TakerStep::Adopt(notes) => {
-                for (note, file) in notes.into_iter().zip(self.files.drain(..)) {
-                    let socket = InheritedSocket::new(file, note.name, note.is_shared)
-                        .map_err(|error| failed(&self.path, error.to_string()))?;
-                    match note.used {
-                        SocketUse::Listen => self.listen.add(socket),
-                        SocketUse::Admin => self.admin.add(socket),
-                    }
-                }
+            TakerStep::Adopt(notes) => self.adopt(notes).map(|()| None),
+            TakerStep::AwaitEnd => {
+                warn!(
+                    "process {} is not understood any more: until it has ended nothing is answered out of memory",
+                    self.pid
+                );
+                self.hears = Hearing::End;
                 Ok(None)
             }
             TakerStep::Fail(why) => {
@@ -170,9 +181,88 @@ impl Taking {
         }
     }
 
-    async fn say(&self, message: &HandoverMessage) -> Result<(), Error> {
-        self.line.say(message, &[]).await.map_err(|error| failed(&self.path, error.to_string()))
+    /// What follows from what happens next. Cancel safe.
+    async fn happens(&mut self) -> Vec<TakerStep> {
+        let wait = self.taker.deadline().saturating_since(Time::now());
+        let (line, hears) = (&mut self.line, self.hears);
+        let heard = async {
+            match hears {
+                Hearing::All => line.next().await,
+                Hearing::End => {
+                    line.closed().await;
+                    Err(ErrorKind::UnexpectedEof.into())
+                }
+                Hearing::Nothing => pending().await,
+            }
+        };
+        tokio::select! {
+            frame = heard => match frame {
+                Ok(HandoverFrame::Message(message, files)) => {
+                    self.files = files;
+                    self.taker.hear(message, Time::now())
+                }
+                Ok(HandoverFrame::Names(names)) => {
+                    let steps = self.taker.hear_names(names.len());
+                    self.names.push(names);
+                    steps
+                }
+                Err(error) if is_end(&error) => {
+                    self.hears = Hearing::Nothing;
+                    self.taker.gone()
+                }
+                Err(error) => self.taker.not_understood(&error.to_string()),
+            },
+            () = sleep(wait) => self.taker.late(),
+        }
     }
+
+    /// Takes the sockets that came, which are these.
+    fn adopt(&mut self, notes: Vec<SocketNote>) -> Result<(), Error> {
+        let failed = |why: &str| failed(&self.path, why.to_owned());
+        if notes.len() != self.files.len() {
+            return Err(failed("sockets are missing: this process may not open so many files"));
+        }
+        for (note, file) in notes.into_iter().zip(self.files.drain(..)) {
+            let socket = InheritedSocket::new(file, note.name, note.is_shared)
+                .map_err(|error| failed(&error.to_string()))?
+                .once(&self.confirmed);
+            match note.used {
+                SocketUse::Listen => self.listen.add(socket),
+                SocketUse::Admin => self.admin.add(socket),
+            }
+        }
+        Ok(())
+    }
+
+    /// Says this. Where that fails, what is heard next tells why.
+    async fn say(&self, message: &HandoverMessage) {
+        if let Err(error) = self.line.say(message, &[]).await {
+            debug!(%error, "process {} does not listen", self.pid);
+        }
+    }
+}
+
+/// Waits for the upstream, and fills memory with what these name. The error is a sentence.
+async fn prepare(shared: &Arc<Shared>, names: Vec<Vec<u8>>, pid: u32) -> Result<(), String> {
+    let mut presence = shared.presence.clone();
+    let there = timeout(READY, presence.wait_for(|known| *known == Presence::There));
+    if !there.await.is_ok_and(|known| known.is_ok()) {
+        return Err("the upstream does not answer this process".to_owned());
+    }
+    let began = Instant::now();
+    let mut hot = HotNames::new(shared);
+    for piece in names {
+        hot.fill(shared, &piece, began + FILLING).await;
+    }
+    hot.settle(began + FILLING).await;
+    let took = began.elapsed();
+    info!("{} hot keys of process {pid} were read, in {took:?}", hot.asked());
+    Ok(())
+}
+
+/// Whether whoever was on the other side has closed the connection, or is no more.
+fn is_end(error: &io::Error) -> bool {
+    matches!(error.kind(), ErrorKind::UnexpectedEof | ErrorKind::ConnectionReset | ErrorKind::BrokenPipe)
 }
 
 fn failed(path: &Path, why: String) -> Error {

@@ -1,7 +1,9 @@
 //! What the process does that takes over: a state machine without I/O.
 //!
-//! It gives up, and so ends, on whatever goes wrong before the giver has confirmed that it leaves: that one goes on then. After that
-//! there is nobody else, and it goes on whatever becomes of the giver. `take` tells it what happened and does what it says.
+//! It gives up, and so ends, where the giver refuses, and on whatever else goes wrong before it lets clients in: that one goes on then.
+//! Where the giver is gone without a word it is in its place at once, if it has all that there was to give. Only that the giver is gone,
+//! says so or has had its time proves that it serves nobody: where it cannot be understood any more, that is waited for. `take` tells
+//! it what happened and does what it says.
 
 use std::time::Duration;
 
@@ -11,6 +13,8 @@ use crate::proxy::ClientRecord;
 
 /// The giver may take so long for each thing that it does at once: it has hot names to look for before one of them.
 const AT_ONCE: Duration = Duration::from_secs(10);
+/// So many bytes of names of hot keys are taken.
+const MOST_NAMES: usize = 32 << 20;
 /// The giver ends when it says that it will, or so much later.
 const GRACE: Duration = Duration::from_secs(2);
 
@@ -19,6 +23,8 @@ const GRACE: Duration = Duration::from_secs(2);
 pub(super) struct Taker {
     state: TakerState,
     deadline: Time,
+    /// Bytes of names that came.
+    names: usize,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,12 +56,16 @@ pub(super) enum TakerStep {
     Adopt(Vec<SocketNote>),
     /// All that the giver has to give is here.
     Prepare,
-    /// Clients are to be let in; then this is said.
-    LetIn(HandoverMessage),
+    /// Clients are to be let in.
+    LetIn,
+    /// This is to be said.
+    Say(HandoverMessage),
     /// The client that came with the message is this process's.
     Resume(Box<ClientRecord>),
-    /// The giver leaves: the path is this process's, to be taken over in its turn.
+    /// The giver leaves: all that it gave is this process's.
     Follow,
+    /// Nothing that the giver says counts any more, only that it ends.
+    AwaitEnd,
     /// The giver serves nobody any more: memory may answer.
     BeAlone,
     /// Nothing comes of it, for this reason: the giver goes on, and this process ends.
@@ -65,7 +75,7 @@ pub(super) enum TakerStep {
 impl Taker {
     /// The giver is there. What is to be said first.
     pub(super) fn new(now: Time) -> (Self, HandoverMessage) {
-        let taker = Self { state: TakerState::Strange, deadline: now.plus(AT_ONCE) };
+        let taker = Self { state: TakerState::Strange, deadline: now.plus(AT_ONCE), names: 0 };
         (taker, HandoverMessage::Hello(HandoverHello::own()))
     }
 
@@ -87,8 +97,8 @@ impl Taker {
             }
             (TakerState::Given, NamesEnd) => self.go(TakerState::Preparing, Time::NEVER, vec![TakerStep::Prepare]),
             (TakerState::Asking, Released) => {
-                let serving = TakerStep::LetIn(HandoverMessage::Serving);
-                self.go(TakerState::Serving, now.plus(AT_ONCE), vec![serving])
+                let steps = vec![TakerStep::LetIn, TakerStep::Say(HandoverMessage::Serving)];
+                self.go(TakerState::Serving, Time::NEVER, steps) // who is silent may serve yet, or be gone: both show
             }
             (TakerState::Serving, Draining { within_ms }) => {
                 let until = now.plus(Duration::from_millis(within_ms)).plus(GRACE);
@@ -96,9 +106,19 @@ impl Taker {
             }
             (TakerState::Following, Client(record)) => vec![TakerStep::Resume(Box::new(record))],
             (TakerState::Following, Gone) => self.be_alone(),
+            (TakerState::Following, Refusal { .. }) => self.not_understood("it refuses what it has done"),
             (_, Refusal { why }) => self.fail(format!("it refuses: {why}")),
-            (_, message) => self.fail(format!("it says {message:?}, which was not its turn")),
+            (_, message) => self.not_understood(&format!("it says {message:?}, which was not its turn")),
         }
+    }
+
+    /// The giver has said names of hot keys, so many bytes. They are to be kept where nothing is to be done.
+    pub(super) fn hear_names(&mut self, bytes: usize) -> Vec<TakerStep> {
+        self.names += bytes;
+        if self.state != TakerState::Given {
+            return self.not_understood("it says names, which was not its turn");
+        }
+        if self.names > MOST_NAMES { self.fail("it says more names than there can be".to_owned()) } else { Vec::new() }
     }
 
     /// This process could serve. What is to be said.
@@ -110,19 +130,39 @@ impl Taker {
         })
     }
 
-    /// The connection has ended: a giver that was leaving is gone.
-    pub(super) fn lost(&mut self, why: &str) -> Vec<TakerStep> {
-        self.fail(format!("it is gone: {why}"))
+    /// The giver is gone, and has not said why: with all that it gave, this process is in its place.
+    pub(super) fn gone(&mut self) -> Vec<TakerStep> {
+        let mut steps = match self.state {
+            TakerState::Preparing | TakerState::Asking => vec![TakerStep::LetIn, TakerStep::Follow],
+            TakerState::Serving => vec![TakerStep::Follow],
+            TakerState::Following => Vec::new(),
+            _ => return self.fail("it is gone".to_owned()),
+        };
+        steps.extend(self.be_alone());
+        steps
+    }
+
+    /// The giver, or the line to it, is not as it should be. One that may leave, or does, is waited for until it is gone.
+    pub(super) fn not_understood(&mut self, why: &str) -> Vec<TakerStep> {
+        match self.state {
+            TakerState::Serving => {
+                self.go(TakerState::Following, Time::NEVER, vec![TakerStep::Follow, TakerStep::AwaitEnd])
+            }
+            TakerState::Following => vec![TakerStep::AwaitEnd],
+            _ => self.fail(why.to_owned()),
+        }
     }
 
     /// The deadline has passed: a giver that was leaving has had its time.
     pub(super) fn late(&mut self) -> Vec<TakerStep> {
-        self.fail("it does not answer".to_owned())
+        match self.state {
+            TakerState::Following => self.be_alone(),
+            _ => self.fail("it does not answer".to_owned()),
+        }
     }
 
     fn fail(&mut self, why: String) -> Vec<TakerStep> {
         match self.state {
-            TakerState::Following => self.be_alone(),
             TakerState::Alone | TakerState::Failed => Vec::new(),
             _ => self.go(TakerState::Failed, Time::NEVER, vec![TakerStep::Fail(why)]),
         }
@@ -178,39 +218,92 @@ mod tests {
         assert_eq!(taker.hear(HandoverMessage::NamesEnd, NOW), [TakerStep::Prepare]);
         assert_eq!(taker.deadline(), Time::NEVER, "it takes the time that it needs");
         assert_eq!(taker.ready(NOW), Some(HandoverMessage::Ready));
-        assert_eq!(taker.hear(HandoverMessage::Released, NOW), [TakerStep::LetIn(HandoverMessage::Serving)]);
+        let serving = TakerStep::Say(HandoverMessage::Serving);
+        assert_eq!(taker.hear(HandoverMessage::Released, NOW), [TakerStep::LetIn, serving]);
+        assert_eq!(taker.deadline(), Time::NEVER, "a giver that is silent may serve yet");
         assert_eq!(taker.hear(DRAINING, NOW), [TakerStep::Follow]);
         assert_eq!(taker.deadline(), NOW.plus(Duration::from_secs(1)).plus(GRACE));
         let record = ClientRecord { db: 7, ..ClientRecord::default() };
         assert_eq!(taker.hear(HandoverMessage::Client(record.clone()), NOW), [TakerStep::Resume(Box::new(record))]);
         assert_eq!(taker.hear(HandoverMessage::Gone, NOW), [TakerStep::BeAlone]);
-        assert!(taker.lost("").is_empty() && taker.late().is_empty(), "nobody is missed");
+        assert!(taker.gone().is_empty() && taker.late().is_empty(), "nobody is missed");
+    }
+
+    fn fails(steps: &[TakerStep]) -> bool {
+        matches!(steps, [TakerStep::Fail(_)])
+    }
+
+    /// One that has said that it is ready, and not heard what of it.
+    fn asking() -> Taker {
+        let mut taker = taker(3);
+        assert_eq!(taker.ready(NOW), Some(HandoverMessage::Ready));
+        taker
     }
 
     #[test]
-    fn it_gives_up_on_whatever_goes_wrong_until_the_giver_leaves_and_on_nothing_after() {
-        let ends: [fn(&mut Taker) -> Vec<TakerStep>; 3] = [
-            |taker| taker.lost("reset"),
-            Taker::late,
-            |taker| taker.hear(HandoverMessage::Refusal { why: "no".to_owned() }, NOW),
-        ];
-        for end in ends {
-            for count in 0..5 {
-                let mut taker = taker(count);
-                assert!(matches!(end(&mut taker)[..], [TakerStep::Fail(_)]), "after {count} messages");
-                assert!(end(&mut taker).is_empty(), "once");
-            }
-            assert_eq!(end(&mut taker(5)), [TakerStep::BeAlone]);
+    fn it_gives_up_where_it_is_refused_before_the_giver_leaves() {
+        let refusal = || HandoverMessage::Refusal { why: "no".to_owned() };
+        for mut taker in (0..5).map(taker).chain([asking()]) {
+            assert!(fails(&taker.hear(refusal(), NOW)), "{taker:?}");
+            assert!(taker.hear(refusal(), NOW).is_empty() && taker.gone().is_empty(), "once");
+        }
+        let mut leaves = taker(5);
+        assert_eq!(leaves.hear(refusal(), NOW), [TakerStep::AwaitEnd], "that is no proof");
+    }
+
+    #[test]
+    fn where_the_giver_dies_it_is_in_its_place_if_it_has_all() {
+        for count in 0..3 {
+            assert!(fails(&taker(count).gone()), "after {count} messages");
+        }
+        for mut taker in [taker(3), asking()] {
+            assert_eq!(taker.gone(), [TakerStep::LetIn, TakerStep::Follow, TakerStep::BeAlone], "{taker:?}");
+            assert_eq!((taker.ready(NOW), taker.deadline()), (None, Time::NEVER));
+        }
+        assert_eq!(taker(4).gone(), [TakerStep::Follow, TakerStep::BeAlone], "it lets clients in already");
+        assert_eq!(taker(5).gone(), [TakerStep::BeAlone]);
+        assert!(taker(6).gone().is_empty());
+    }
+
+    #[test]
+    fn what_is_not_understood_is_no_proof_that_the_giver_is_gone() {
+        for mut taker in (0..4).map(taker).chain([asking()]) {
+            assert!(fails(&taker.not_understood("odd")), "{taker:?}");
+        }
+        let mut serves = taker(4);
+        assert_eq!(serves.not_understood("odd"), [TakerStep::Follow, TakerStep::AwaitEnd]);
+        assert_eq!((serves.deadline(), serves.gone()), (Time::NEVER, vec![TakerStep::BeAlone]));
+        let mut follows = taker(5);
+        let deadline = follows.deadline();
+        assert_eq!(follows.hear(DRAINING, NOW), [TakerStep::AwaitEnd]);
+        assert_eq!(follows.hear_names(7), [TakerStep::AwaitEnd]);
+        assert_eq!((follows.deadline(), follows.late()), (deadline, vec![TakerStep::BeAlone]));
+    }
+
+    #[test]
+    fn who_does_not_answer_in_time_goes_on() {
+        for mut taker in (0..3).map(taker).chain([asking()]) {
+            assert_ne!(taker.deadline(), Time::NEVER, "{taker:?}");
+            assert!(fails(&taker.late()));
+        }
+    }
+
+    #[test]
+    fn names_come_behind_the_sockets_alone_and_not_without_end() {
+        let mut given = taker(2);
+        assert!(given.hear_names(MOST_NAMES).is_empty());
+        assert!(fails(&given.hear_names(1)));
+        for count in [0, 1, 3] {
+            assert!(fails(&taker(count).hear_names(1)), "after {count} messages");
         }
     }
 
     #[test]
     fn what_comes_before_its_turn_is_a_fault_and_another_version_is_refused() {
         let client = HandoverMessage::Client(ClientRecord::default());
-        assert!(matches!(taker(4).hear(client, NOW)[..], [TakerStep::Fail(_)]));
-        assert!(matches!(taker(1).hear(HandoverMessage::Released, NOW)[..], [TakerStep::Fail(_)]));
-        assert!(matches!(taker(4).hear(HandoverMessage::Gone, NOW)[..], [TakerStep::Fail(_)]), "it has not left");
+        assert!(fails(&taker(3).hear(client, NOW)));
+        assert!(fails(&taker(1).hear(HandoverMessage::Released, NOW)));
         let newer = HandoverHello { oldest: 99, newest: 99, ..HandoverHello::own() };
-        assert!(matches!(taker(0).hear(HandoverMessage::Hello(newer), NOW)[..], [TakerStep::Fail(_)]));
+        assert!(fails(&taker(0).hear(HandoverMessage::Hello(newer), NOW)));
     }
 }
