@@ -178,7 +178,10 @@ fn stands(command: &str, example: &Example, workshop: &Workshop) -> Result<(), S
         }
         ["systemctl", "daemon-reload"] => Ok(()),
         ["apt", "install", "./target/dist/*_amd64.deb"] => is_made(&["dist"]),
-        ["systemctl", "enable" | "reload" | "restart", .., unit] => named(&format!("deploy/systemd/{unit}.service")),
+        ["systemctl", "enable" | "reload" | "restart" | "start" | "stop", .., unit] => {
+            let unit = if unit.contains('.') { unit.to_owned() } else { format!("{unit}.service") };
+            named(&format!("deploy/systemd/{unit}"))
+        }
         _ => Err(format!("nobody here knows how to try {command}")),
     }
 }
