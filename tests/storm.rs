@@ -37,13 +37,19 @@ fn equal_logins_at_once_cost_redis_a_few_and_no_connection_each() {
     let received = || crema.count("crema_received_bytes_total", &[]);
     let before = received();
     let (right, guess) = (pack(&["AUTH", "anna", "secret"]), pack(&["AUTH", "anna", "guess"]));
-    clients.iter_mut().for_each(|client| client.send(&right));
-    wrong.iter_mut().for_each(|client| client.send(&guess));
+    for client in &mut clients {
+        client.send(&right);
+    }
+    for client in &mut wrong {
+        client.send(&guess);
+    }
     let all = (MANY * right.len() + wrong.len() * guess.len()) as u64;
     eventually("all of it is read", || received() - before >= all);
     eventually("some have been sent", || logins(&redis) > asked);
     link.thaw();
-    clients.iter_mut().for_each(|client| client.send_cmd(&["GET", "k"]));
+    for client in &mut clients {
+        client.send_cmd(&["GET", "k"]);
+    }
     for client in &mut clients {
         assert_eq!(client.value(), ok());
         assert_eq!(client.value(), bulk("v"));
