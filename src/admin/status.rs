@@ -249,7 +249,7 @@ pub(crate) struct ViolationStatus {
     pub node: String,
     /// By which command.
     pub command: &'static str,
-    /// The key, or its hash where keys are not to be shown.
+    /// The key, as a number.
     pub key: String,
 }
 

@@ -145,7 +145,8 @@ impl App {
         let stats = &self.shared.stats;
         let violation = |violation: AuditViolation| {
             let AuditViolation { at, user, db, node, command, key } = violation;
-            ViolationStatus { at, user, database: db, node, command, key }
+            // Who looks here has shown no token.
+            ViolationStatus { at, user, database: db, node, command, key: key.shown(false) }
         };
         AuditStatus {
             one_in: self.shared.live().audit,

@@ -3,7 +3,6 @@
 //! Which hits are read again the workers decide; whether one was wrong, the ears.
 
 use std::collections::VecDeque;
-use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -11,14 +10,11 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use tracing::error;
 
 use super::ear::Audit;
-use crate::metrics::shown;
+use crate::metrics::KeyName;
 use crate::upstream::Node;
 
 /// So many violations are remembered.
 const REMEMBERED: usize = 16;
-
-/// Of a key no more than so many bytes.
-const LONGEST: usize = 256;
 
 /// See the module's head. One for the process.
 #[derive(Debug, Default)]
@@ -40,19 +36,21 @@ pub(crate) struct AuditViolation {
     pub node: String,
     /// By which command.
     pub command: &'static str,
-    /// The key, or its hash where keys are not to be shown.
-    pub key: String,
+    /// The key.
+    pub key: KeyName,
 }
 
-impl fmt::Display for AuditViolation {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+impl AuditViolation {
+    /// In a line; with the key where keys may be shown.
+    pub(crate) fn told(&self, shows_keys: bool) -> String {
         let Self { at, user, db, node, command, key } = self;
-        write!(f, "{at}: {command} {key}, read as {user} in database {db} at {node}")
+        let (user, key) = (user.escape_debug(), key.shown(shows_keys));
+        format!("{at}: {command} {key}, read as {user} in database {db} at {node}")
     }
 }
 
 impl AuditRecord {
-    /// Whether keys may be shown, from now on.
+    /// Whether keys may be logged, from now on.
     pub(crate) fn show_keys(&self, shown: bool) {
         self.shows_keys.store(shown, Ordering::Relaxed);
     }
@@ -60,18 +58,18 @@ impl AuditRecord {
     /// What `user` was answered was wrong.
     #[expect(clippy::disallowed_methods, reason = "people are shown the time of day")]
     pub(super) fn note(&self, audit: &Audit, user: &[u8], node: &Node) {
-        let key = audit.exhibit().key();
         let violation = AuditViolation {
             at: SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs(),
             user: String::from_utf8_lossy(user).into_owned(),
             db: audit.db(),
             node: node.address.to_string(),
             command: audit.spec().name,
-            key: shown(&key[..key.len().min(LONGEST)], self.shows_keys.load(Ordering::Relaxed)),
+            key: KeyName::of(audit.exhibit().key()),
         };
         let AuditViolation { user, db, node, command, key, .. } = &violation;
+        let key = key.shown(self.shows_keys.load(Ordering::Relaxed));
         error!(
-            %key, %command, %user, %db, %node,
+            %key, %command, user = %user.escape_debug(), %db, %node,
             "the audit has found a reply in memory that Redis does not give, though nothing has told of a change; it is forgotten. \
              Please switch to `mode = \"pass\"` (CREMA MODE pass) where that matters, and report this"
         );

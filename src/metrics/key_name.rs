@@ -44,9 +44,48 @@ pub(crate) fn quoted(key: &[u8]) -> String {
     shown
 }
 
+/// A key that is kept to be named to people later, as it may be shown by then.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct KeyName {
+    number: String,
+    start: Box<[u8]>,
+    is_cut: bool,
+}
+
+impl KeyName {
+    /// Of a long key no more than so many bytes are kept.
+    const LONGEST: usize = 256;
+
+    /// Of a whole key.
+    pub(crate) fn of(key: &[u8]) -> Self {
+        let start = &key[..key.len().min(Self::LONGEST)];
+        Self { number: shown(key, false), start: start.into(), is_cut: start.len() < key.len() }
+    }
+
+    /// How it is [shown]: of a long one the beginning, where that may be.
+    pub(crate) fn shown(&self, is_shown: bool) -> String {
+        match (is_shown, self.is_cut) {
+            (false, _) => self.number.clone(),
+            (true, false) => quoted(&self.start),
+            (true, true) => quoted(&self.start) + "…",
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_key_that_is_kept_is_named_as_it_may_be_by_then_and_its_number_is_of_all_of_it() {
+        let name = KeyName::of(b"user:1");
+        assert_eq!((name.shown(true), name.shown(false)), ("user:1".to_owned(), shown(b"user:1", false)));
+        let (one, other) = ("x".repeat(256), "x".repeat(257));
+        assert_eq!(KeyName::of(one.as_bytes()).shown(true), one);
+        assert_eq!(KeyName::of(other.as_bytes()).shown(true), format!("{one}…"));
+        assert_ne!(KeyName::of(one.as_bytes()).shown(false), KeyName::of(other.as_bytes()).shown(false));
+        assert_eq!(KeyName::of(other.as_bytes()).shown(false), shown(other.as_bytes(), false));
+    }
 
     #[test]
     fn a_key_is_shown_only_where_it_may_be() {

@@ -26,11 +26,11 @@ impl Session {
             encode::bulk(reply, name.as_bytes());
             encode::bulk(reply, value.as_bytes());
         }
-        let last = shared.l1.audit.violations();
+        let (last, shows_keys) = (shared.l1.audit.violations(), shared.live().show_keys);
         encode::bulk(reply, b"last_violations");
         encode::array_header(reply, last.len());
         for violation in last {
-            encode::bulk(reply, violation.to_string().as_bytes());
+            encode::bulk(reply, violation.told(shows_keys).as_bytes());
         }
     }
 }
