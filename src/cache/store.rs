@@ -246,16 +246,16 @@ impl Store {
         wanted: impl Fn(Identity) -> bool,
         (most, bytes): (usize, usize),
     ) -> Vec<(Identity, u16, Box<[u8]>)> {
-        let mut of_heat: Vec<Vec<(Identity, u16, Box<[u8]>)>> = vec![Vec::new(); 1 << 9];
+        let mut of_heat = vec![Vec::new(); 1 << 9];
         // What is colder than `floor` finds no place any more, or is what was there first.
         let (mut count, mut size, mut floor) = (0, 0, 0_usize);
-        for entry in self.index.entries.iter() {
+        for entry in &self.index.entries {
             let heat = entry.heat();
             let (identity, command, tail) = entry.answers();
             if heat < floor || tail.len() > bytes || !wanted(identity) {
                 continue;
             }
-            of_heat[heat].push((identity, command, tail.into()));
+            of_heat[heat].push((identity, command, Box::<[u8]>::from(tail)));
             (count, size) = (count + 1, size + tail.len());
             while count > most || size > bytes {
                 let coldest = (floor.saturating_sub(1)..of_heat.len()).find(|heat| !of_heat[*heat].is_empty());

@@ -117,7 +117,8 @@ impl HandoverLine {
     /// Returns when the other side has closed the connection, whatever it says. Cancel safe.
     pub(super) async fn closed(&mut self) {
         loop {
-            (self.read.clear(), self.files.clear());
+            self.read.clear();
+            self.files.clear();
             let (read, files, stream) = (&mut self.read, &mut self.files, &self.stream);
             match stream.async_io(Interest::READABLE, || receive_some(stream, read, files)).await {
                 Ok(count) if count > 0 => {}

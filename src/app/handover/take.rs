@@ -184,9 +184,9 @@ impl Taking {
     /// What follows from what happens next. Cancel safe.
     async fn happens(&mut self) -> Vec<TakerStep> {
         let wait = self.taker.deadline().saturating_since(Time::now());
-        let (line, hears) = (&mut self.line, self.hears);
-        let heard = async {
-            match hears {
+        let (line, of_it) = (&mut self.line, self.hears);
+        let word = async {
+            match of_it {
                 Hearing::All => line.next().await,
                 Hearing::End => {
                     line.closed().await;
@@ -196,7 +196,7 @@ impl Taking {
             }
         };
         tokio::select! {
-            frame = heard => match frame {
+            frame = word => match frame {
                 Ok(HandoverFrame::Message(message, files)) => {
                     self.files = files;
                     self.taker.hear(message, Time::now())
