@@ -586,12 +586,12 @@ fn the_hottest_are_as_many_and_as_large_as_is_asked_for_and_no_colder_than_what_
         let found = b.store.hottest(|_| true, (most, bytes));
         found.into_iter().map(|(.., tail)| String::from_utf8_lossy(&tail).into_owned()).collect::<Vec<_>>()
     };
-    let is_hot = |key: &String| *key < "k04".to_owned();
+    let is_hot = |key: &String| key.as_str() < "k04";
     let length = hottest(1, 1 << 20)[0].len();
     for (most, bytes) in [(7, 1 << 20), (40, 7 * length), (40, 8 * length - 1)] {
         let found = hottest(most, bytes);
         assert_eq!(found.len(), 7);
-        assert!(found[..4].iter().all(is_hot) && found.iter().all(|key| *key < "k10".to_owned()), "{found:?}");
+        assert!(found[..4].iter().all(is_hot) && found.iter().all(|key| key.as_str() < "k10"), "{found:?}");
     }
     assert_eq!(hottest(100, 1 << 20).len(), 40);
     assert!(hottest(2, 1 << 20).iter().all(is_hot));
