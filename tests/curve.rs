@@ -92,7 +92,7 @@ fn who_observes_is_told_what_memory_would_answer() {
     for page in 1..=300 {
         direct.cmd(&["SET", &format!("page:{page}"), &"v".repeat(500)]);
     }
-    let launch = Crema::over(redis.addr()).flag("--mode", "observe").flag("--promote", 10);
+    let launch = Crema::over(redis.addr()).flag("--mode", "observe").flag("--promote", 10).flag("--show-keys", true);
     let crema = launch.flag("--admin-users", "default").flag("--l1-size", "64MiB").start();
     if crema.is_direct() {
         return;
@@ -131,7 +131,11 @@ fn who_observes_is_told_what_memory_would_answer() {
 fn what_others_write_is_known_of_keys_that_memory_does_not_hold() {
     let redis = Redis::start();
     // Nothing is ever promoted, so all that is known is known for the sample's sake.
-    let crema = Crema::over(redis.addr()).flag("--promote", 0).flag("--admin-users", "default").start();
+    let crema = Crema::over(redis.addr())
+        .flag("--promote", 0)
+        .flag("--mode", "observe")
+        .flag("--admin-users", "default")
+        .start();
     if crema.is_direct() {
         return;
     }

@@ -178,7 +178,9 @@ impl CurveKeeper {
         self.second.asked += 1;
         let shared = &self.app.shared;
         let ticket = SampleTicket::new(read.id, &self.landings);
-        if self.fills == 0 || shared.l1.promote(&ear, fill.for_sample(ticket)).is_err() {
+        // Where memory answers, no ear is begun for the sample alone: replies would have to wait for what it hears.
+        let hears = ear.has_filled() || shared.l1.service() == L1Mode::Observe;
+        if self.fills == 0 || !hears || shared.l1.promote(&ear, fill.for_sample(ticket)).is_err() {
             self.second.refused += 1;
             return self.simulation.unasked(read.id);
         }

@@ -178,7 +178,7 @@ impl<'a> KeyLookups<'a> {
                 worker.hand_on(caller, (self.nodes[nth], single), (query, self.rules[nth]), finding, now);
             }
         }
-        if matches!(finding, Finding::Hit | Finding::Miss(_)) && self.queries.len() > 1 {
+        if finding.is_asked() && self.queries.len() > 1 {
             worker.stats.further_keys.add(self.queries.len() as u64 - 1);
         }
     }

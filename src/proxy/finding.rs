@@ -49,6 +49,14 @@ pub(super) enum Miss {
 }
 
 impl Finding {
+    /// Whether L1 was asked, or would have been had it had a lease: what the curve looks at.
+    pub(super) fn is_asked(self) -> bool {
+        match self {
+            Self::Unheard(_) | Self::Miss(Miss::Disabled | Miss::OtherVersion | Miss::Passed | Miss::ManyKeys) => false,
+            Self::Hit | Self::Miss(_) => true,
+        }
+    }
+
     /// Whether Redis is to be asked, and L1 may want what it says.
     pub(super) fn wants_fill(self) -> bool {
         matches!(self, Self::Miss(miss) if !miss.goes_alone())

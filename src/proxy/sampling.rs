@@ -26,13 +26,14 @@ impl Worker {
         now: Time,
     ) {
         let memory = &self.shared.l1.memory;
+        if !finding.is_asked() {
+            return;
+        }
         let able = match finding {
-            Finding::Unheard(_)
-            | Finding::Miss(Miss::Disabled | Miss::OtherVersion | Miss::Passed | Miss::ManyKeys) => return,
             Finding::Miss(Miss::BehindWrite) => false,
             // Without anything in memory there may be no lease, and with other settings there would be.
             Finding::Miss(Miss::Blind) => memory.store.is_empty(),
-            Finding::Hit | Finding::Miss(_) => true,
+            _ => true,
         };
         let (ear, stamp) = (caller.ear(at), memory.stamps.load(query.slot));
         let warrant = stamp.quiet().then(|| Warrant::new(stamp, ear.freshness.epoch()));

@@ -184,7 +184,14 @@ impl Session {
     /// What L1 would answer at other sizes, and what follows from that.
     fn advise(&self, reply: &mut Vec<u8>) {
         match self.must_be_admin() {
-            Ok(_) => Self::tell(&self.worker.shared.curve.board.report().lines(), reply),
+            Ok(_) => {
+                let shared = &self.worker.shared;
+                let report = shared.curve.board.report();
+                // Of a key that is read often a part could be taken for a prefix.
+                let lines =
+                    if shared.live().show_keys { report.lines() } else { (*report).clone().without_names().lines() };
+                Self::tell(&lines, reply);
+            }
             Err(refusal) => encode::error(reply, &refusal),
         }
     }
