@@ -303,6 +303,10 @@ impl Store {
         }
         self.index.insert(q.hash, entry);
         allotment.policy.insert(q.hash, ticket);
+        let present = self.allotment.load();
+        if !Arc::ptr_eq(&allotment, &present) {
+            present.policy.insert(q.hash, ticket); // the size changes just now
+        }
         let bytes = self.bytes();
         if bytes > allotment.limit {
             allotment.policy.run_pending_tasks();

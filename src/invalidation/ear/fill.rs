@@ -88,6 +88,15 @@ impl Fill {
         Self { sample: Some(ticket), ..self }
     }
 
+    fn is_for_sample(&self) -> bool {
+        self.sample.is_some()
+    }
+
+    /// Its place in the window.
+    fn place(&self) -> (u64, bool) {
+        (self.hash, self.is_for_sample())
+    }
+
     /// The settings that were asked have this number; where nobody says, they are the first.
     #[must_use]
     pub fn by_settings(self, number: u64) -> Self {
@@ -314,8 +323,8 @@ const WINDOW: usize = 512;
 /// The fills of one connection that are under way, and whether there may be more.
 #[derive(Debug)]
 pub(super) struct FillWindow {
-    /// By [`Query::hash`].
-    under_way: HashSet<u64, ahash::RandomState>,
+    /// By [`Query::hash`], and whether it is for the sample alone.
+    under_way: HashSet<(u64, bool), ahash::RandomState>,
     /// Bytes that they are likely to bring, and how many these may be.
     bytes: u64,
     most: u64,
@@ -334,20 +343,20 @@ impl FillWindow {
         self.rest_until.is_none() && self.under_way.len() < WINDOW && self.bytes < self.most
     }
 
-    /// Whether the same is under way.
+    /// Whether the same is under way. What is read for the sample alone enters nothing, so it is in nobody's way.
     pub(super) fn contains(&self, fill: &Fill) -> bool {
-        self.under_way.contains(&fill.hash)
+        self.under_way.contains(&(fill.hash, false)) || fill.is_for_sample() && self.under_way.contains(&fill.place())
     }
 
     /// It is sent.
     pub(super) fn enter(&mut self, fill: &Fill) {
-        self.under_way.insert(fill.hash);
+        self.under_way.insert(fill.place());
         self.bytes += fill.size;
     }
 
     /// It is answered.
     pub(super) fn leave(&mut self, fill: &Fill) {
-        self.under_way.remove(&fill.hash);
+        self.under_way.remove(&fill.place());
         self.bytes -= fill.size;
     }
 
@@ -538,6 +547,20 @@ mod tests {
         assert!(refused(b":-1\r\n", None));
         assert!(refused(b":-1\r\n", Some(b"$6\r\nlarger\r\n")));
         assert!(refused(b"-NOPERM\r\n", Some(b"$1\r\nv\r\n")));
+    }
+
+    #[test]
+    fn what_is_read_for_the_sample_is_in_nobodys_way() {
+        let (bench, mut window) = (FillBench::new(), FillWindow::new(1000));
+        let fill = || bench.fill(&[b"GET", b"k"], None);
+        let sample = || fill().for_sample(SampleTicket::new(1, &Arc::default()));
+        window.enter(&sample());
+        assert!(window.contains(&sample()) && !window.contains(&fill()));
+        window.enter(&fill());
+        window.leave(&sample());
+        assert!(window.contains(&sample()) && window.contains(&fill()), "what enters memory serves both");
+        window.leave(&fill());
+        assert!(!window.contains(&sample()) && !window.contains(&fill()));
     }
 
     #[test]
