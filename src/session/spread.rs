@@ -190,7 +190,7 @@ impl Session {
         let shown = match step {
             Some(ScanStep::On(cursor)) => with_cursor(&reply, cursor.number()),
             Some(ScanStep::Ask(round)) => {
-                let still = self.is_still(line, &masters).await;
+                let still = self.is_still(line, &masters, &topology).await;
                 with_cursor(&reply, if still { 0 } else { round.number() })
             }
             Some(ScanStep::Over) => with_cursor(&reply, 0),
@@ -203,8 +203,9 @@ impl Session {
         Ok(())
     }
 
-    /// Whether each master has the slots that the map says, and none of them is on its way, as the masters say.
-    async fn is_still(&mut self, line: &mut ClientLine, masters: &[NodeIndex]) -> bool {
+    /// Whether each master has the slots that this map says, and none of them is on its way, as the masters say. The map is that of the
+    /// step that asks: a later one may have learnt meanwhile of what moved during the scan.
+    async fn is_still(&mut self, line: &mut ClientLine, masters: &[NodeIndex], topology: &Topology) -> bool {
         let (mut raw, mut spans) = (Vec::new(), Vec::new());
         encode::command(&mut raw, &[b"CLUSTER", b"NODES"]);
         let Some(request) = Request::parse_canonical(&raw, &mut spans) else { return false };
@@ -214,7 +215,7 @@ impl Session {
         let mut still = true;
         for (mut question, &at) in asked.into_iter().zip(masters) {
             let (reply, _) = line.while_writing(self, question.answer()).await;
-            still &= text_of(&reply).is_some_and(|text| has_its_slots(text, at, &self.worker.topology()));
+            still &= text_of(&reply).is_some_and(|text| has_its_slots(text, at, topology));
         }
         still
     }
