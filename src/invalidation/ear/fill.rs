@@ -162,7 +162,7 @@ impl Fill {
     }
 
     /// The place of its key's stamp.
-    pub(super) fn slot(&self) -> Slot {
+    pub(crate) fn slot(&self) -> Slot {
         self.slot
     }
 
