@@ -56,6 +56,7 @@ mod read_history;
 mod reader;
 mod recipient;
 mod renewal;
+mod repeats;
 mod replica_reply;
 mod replicas;
 mod replies;
@@ -217,7 +218,7 @@ fn read(worker: &Worker, caller: &mut Caller, spec: &'static Spec, request: Requ
         }
         Finding::Miss(_) => {}
     }
-    if worker.tap.takes(query.slot) {
+    if worker.samples(&query, finding) {
         worker.hand_on(caller, (at, request), (&query, rule), finding, now);
     }
     Taken::Yes
@@ -245,13 +246,13 @@ fn read_each(
         return Taken::Unanswered;
     }
     let finding = keys.find(worker, caller, now);
-    keys.hand_on(worker, caller, finding, now);
     match finding {
         Finding::Hit => worker.stats.count(spec.class, Outcome::Hit),
         Finding::Unheard(unheard) => return Taken::Unheard(unheard),
         Finding::Miss(miss) if !keys.send((worker, at), caller, spec, miss, now) => return Taken::Unanswered,
         Finding::Miss(_) => {}
     }
+    keys.hand_on(worker, caller, finding, now);
     Taken::Yes
 }
 
@@ -269,15 +270,19 @@ pub(crate) fn lead(worker: &Worker, caller: &mut Caller, spec: &'static Spec, re
         if worker.is_cluster() && !keys.may_be_sent(worker, caller, spec, now) {
             return false;
         }
-        keys.hand_on(worker, caller, Finding::Miss(miss), now);
-        keys.send((worker, at), caller, spec, miss, now)
+        let is_sent = keys.send((worker, at), caller, spec, miss, now);
+        if is_sent {
+            keys.hand_on(worker, caller, Finding::Miss(miss), now);
+        }
+        is_sent
     } else {
         let query = caller.who.query(&worker.shared.l1, spec, request);
         let rule = worker.settings.rule_of(request.arg(1));
-        if worker.tap.takes(query.slot) {
+        let is_sent = send((worker, at), caller, (spec, miss), request, (&query, rule), now);
+        if is_sent && worker.samples(&query, Finding::Miss(miss)) {
             worker.hand_on(caller, (at, request), (&query, rule), Finding::Miss(miss), now);
         }
-        send((worker, at), caller, (spec, miss), request, (&query, rule), now)
+        is_sent
     }
 }
 
@@ -318,26 +323,48 @@ pub(crate) fn call_at_home(
     request: Request<'_>,
     now: Time,
 ) -> Taken {
-    let (finding, fills) = if let Some(each) = spec.each() {
+    if let Some(each) = spec.each() {
         let keys = KeyLookups::of(worker, caller, each, request);
         let finding = keys.find(worker, caller, now);
+        if let Finding::Unheard(unheard) = finding {
+            return Taken::Unheard(unheard);
+        }
+        let fills = if finding.wants_fill() { keys.fills(worker, caller, now) } else { Vec::new() };
+        take_up_at_home(worker, caller, home, (spec, request), (finding, fills), now);
         keys.hand_on(worker, caller, finding, now);
-        (finding, if finding.wants_fill() { keys.fills(worker, caller, now) } else { Vec::new() })
     } else {
         let query = caller.who.query(&worker.shared.l1, spec, request);
         let rule = worker.settings.rule_of(request.arg(1));
         let finding = find((worker, home.node()), caller, spec, (&query, rule), now);
-        if worker.tap.takes(query.slot) {
+        if let Finding::Unheard(unheard) = finding {
+            return Taken::Unheard(unheard);
+        }
+        let fills = if finding.wants_fill() { fills(worker, caller, request, (&query, rule)) } else { Vec::new() };
+        take_up_at_home(worker, caller, home, (spec, request), (finding, fills), now);
+        if worker.samples(&query, finding) {
             worker.hand_on(caller, (home.node(), request), (&query, rule), finding, now);
         }
-        (finding, if finding.wants_fill() { fills(worker, caller, request, (&query, rule)) } else { Vec::new() })
-    };
-    match finding {
-        Finding::Hit => worker.stats.count(spec.class, Outcome::Hit),
-        Finding::Unheard(unheard) => return Taken::Unheard(unheard),
-        Finding::Miss(_) => caller.read_on(home, spec, request, fills, now),
     }
     Taken::Yes
+}
+
+/// The answer was given, or the read is sent.
+fn take_up_at_home(
+    worker: &Worker,
+    caller: &mut Caller,
+    home: &OwnLane,
+    (spec, request): (&'static Spec, Request<'_>),
+    (finding, fills): (Finding, Vec<Fill>),
+    now: Time,
+) {
+    if finding == Finding::Hit {
+        worker.stats.count(spec.class, Outcome::Hit);
+    } else {
+        caller.read_on(home, spec, request, fills, now);
+        if finding.is_asked() {
+            worker.stats.further_keys.add(1); // it counts as one of a connection of its own
+        }
+    }
 }
 
 /// Sends a read that L1 may keep on a connection of the session's own: nobody joins it, and what it reads is promoted as ever.

@@ -42,11 +42,38 @@ fn so_it_is_of_one_key_in_four() {
     compare(&Trace::zipf(60_000, 0.8, 600_000, (0, 0, 0)), 2);
 }
 
+/// Reads of clients, as they were answered.
+fn client_reads(crema: &Crema) -> u64 {
+    ["would_hit", "hit", "lead", "joined", "blind", "behind_read", "behind_write"]
+        .map(|of| crema.outcomes(of))
+        .iter()
+        .sum()
+}
+
 /// What `/api/advise` says.
 fn report(crema: &Crema) -> Json {
     let (status, page) = crema.admin("/api/advise").expect("the admin port answers");
     assert_eq!(status, 200);
     serde_json::from_str(&page).expect("it is JSON")
+}
+
+/// The reads that it speaks of, once there are no more.
+fn settled(crema: &Crema) -> u64 {
+    let told = || {
+        let report = report(crema);
+        (report["reads"].as_u64().unwrap_or_default(), report["seconds"].clone())
+    };
+    let mut before = told();
+    eventually("all that was read is told of", || {
+        let now = told();
+        let is_newer = now.1 != before.1;
+        let is_settled = is_newer && now.0 == before.0;
+        if is_newer {
+            before = now;
+        }
+        is_settled
+    });
+    before.0
 }
 
 /// The part of reads that the present size would answer.
@@ -100,7 +127,7 @@ fn who_observes_is_told_what_memory_would_answer() {
     assert!(lines(&crema)[0].starts_with("needs traffic"), "{:?}", lines(&crema));
     drive(&crema, 120);
     eventually("there is enough to say something", || report(&crema)["waits_for"].is_null());
-    eventually("all is in it", || report(&crema)["reads"] == 120 * 60);
+    let reads = settled(&crema);
     let lookups = |crema: &Crema| {
         let of = |outcomes: &[&str]| outcomes.iter().map(|outcome| crema.outcomes(outcome)).sum::<u64>() as f64;
         let missed = of(&["lead", "joined", "blind", "behind_read", "behind_write"]);
@@ -109,8 +136,9 @@ fn who_observes_is_told_what_memory_would_answer() {
     let (would, hits, missed) = lookups(&crema);
     assert_eq!(hits, 0.0);
     let (ratio, curve) = (would / (would + missed), told(&crema));
-    // Both count from the beginning, when nothing was in memory.
-    assert!((ratio - curve).abs() < 0.06, "observed {ratio}, the curve says {curve}");
+    // Both count from the beginning, when nothing was in memory; or, where that took so long that it is forgotten, the curve does not.
+    let whole = reads as f64 == would + missed;
+    assert!(curve > ratio - 0.06 && (curve < ratio + 0.06 || !whole), "observed {ratio}, the curve says {curve}");
     let all = lines(&crema).join("\n");
     assert!(all.contains("CREMA MODE cache switches it on."), "{all}");
     assert!(all.contains("[[rule]] match = \"session:*\", promote = \"never\"."), "{all}");
@@ -162,6 +190,11 @@ fn what_others_write_is_known_of_keys_that_memory_does_not_hold() {
         fills() > before + 5
     });
     assert_eq!(told(&crema), 0.0, "as it is");
+    // What is read for the sample is no fill of memory and no read of a client.
+    let filled = |outcome: &str| crema.count("crema_fills_total", &[("outcome", outcome)]);
+    assert_eq!(["stored", "retried", "doomed", "expired", "refused"].map(filled), [0; 5]);
+    let (calls, asked) = (redis.calls("get"), client_reads(&crema));
+    assert!(calls > asked, "Redis counts the sample's {calls} reads as well as the {asked} of clients");
     assert_eq!(crema.client().cmd(&["CREMA", "MODE", "pass"]), ok());
     eventually("there is nothing to compare", || report(&crema)["waits_for"] == "another mode than pass");
 }

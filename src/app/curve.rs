@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use tokio::time::{MissedTickBehavior, interval};
 
 use super::App;
-use crate::cache::Warrant;
+use crate::cache::{Measure, Warrant};
 use crate::clock::Time;
 use crate::config::{L1Mode, Promote};
 use crate::curve::{
@@ -31,6 +31,15 @@ const TIME_A_SECOND: Duration = Duration::from_millis(if cfg!(debug_assertions) 
 const FILLS_A_SECOND: u64 = 100;
 const READS_A_FILL: u64 = 100;
 const FILLS_AT_ONCE: u64 = 2000;
+/// And so many bytes for each of them: an ear that takes in a large value hears nothing else meanwhile.
+const BYTES_A_FILL: u64 = 20 << 10;
+/// So many may be under way, and so many bytes, where an answer has as many as those of late have, of which so many count: what enters
+/// memory goes the same way.
+const UNDER_WAY: u64 = 128;
+const BYTES_UNDER_WAY: u64 = 512 << 10;
+const ANSWERS: u64 = 1000;
+/// What an answer is taken to have at first.
+const UNSEEN: u64 = 64 << 10;
 /// Where a quarter of what is asked for is too much for so many seconds, the sample is halved.
 const TOO_MUCH: u32 = 30;
 /// After so many seconds with little to do, it begins anew with a larger one.
@@ -48,10 +57,64 @@ pub(super) struct CurveKeeper {
     /// All reads and all lost ones so far, as of the last tick; none where there is no sample.
     last: Option<(u64, u64)>,
     second: CurveSecond,
-    /// Keys that ears may be asked to read now.
-    fills: u64,
+    fills: FillAllowance,
     too_much: u32,
     idle: u32,
+}
+
+/// What ears may be asked to read now for the sample alone.
+struct FillAllowance {
+    keys: u64,
+    /// Less than nothing where what came was larger than was thought.
+    bytes: i64,
+    /// Answers of late, and their bytes; and all since the start.
+    of_late: (u64, u64),
+    seen: (u64, u64),
+}
+
+impl FillAllowance {
+    /// Nothing was asked yet.
+    fn new() -> Self {
+        let of_late = (ANSWERS / 100, UNSEEN * ANSWERS / 100);
+        Self { keys: FILLS_AT_ONCE, bytes: bytes_of(FILLS_AT_ONCE), of_late, seen: (0, 0) }
+    }
+
+    /// So many answers have come since the start, with so many bytes.
+    fn settle(&mut self, all: (u64, u64)) {
+        let (answers, bytes) = (all.0.saturating_sub(self.seen.0), all.1.saturating_sub(self.seen.1));
+        self.seen = all;
+        self.bytes = self.bytes.saturating_sub_unsigned(bytes);
+        self.of_late = (self.of_late.0 + answers, self.of_late.1 + bytes);
+        if self.of_late.0 > ANSWERS {
+            self.of_late = (self.of_late.0 / 2, self.of_late.1 / 2);
+        }
+    }
+
+    /// Whether one more may be asked for, while the answers to so many are open; it is, then.
+    fn take(&mut self, open: u64) -> bool {
+        let each = self.of_late.1 / self.of_late.0.max(1);
+        let is_open = open == 0 || open < UNDER_WAY && open * each < BYTES_UNDER_WAY;
+        let is_allowed = is_open && self.keys > 0 && self.bytes > 0;
+        self.keys -= u64::from(is_allowed);
+        is_allowed
+    }
+
+    /// It was not asked for after all.
+    fn give_back(&mut self) {
+        self.keys += 1;
+    }
+
+    /// A second is over, in which so many reads came.
+    fn add(&mut self, reads: u64) {
+        let more = FILLS_A_SECOND + reads / READS_A_FILL;
+        let most = FILLS_AT_ONCE.max(more);
+        self.keys = (self.keys + more).min(most);
+        self.bytes = self.bytes.saturating_add(bytes_of(more)).min(bytes_of(most));
+    }
+}
+
+fn bytes_of(keys: u64) -> i64 {
+    i64::try_from(keys.saturating_mul(BYTES_A_FILL)).unwrap_or(i64::MAX)
 }
 
 /// What happened in the present second.
@@ -71,7 +134,17 @@ impl CurveKeeper {
         let plan = SimulationPlan::new(app.shared.l1.memory.store.limit(), settings.promote);
         let simulation = Simulation::new(plan, 0);
         let (landings, second) = (Arc::default(), CurveSecond::default());
-        Self { app, simulation, landings, settings, last: None, second, fills: FILLS_AT_ONCE, too_much: 0, idle: 0 }
+        Self {
+            app,
+            simulation,
+            landings,
+            settings,
+            last: None,
+            second,
+            fills: FillAllowance::new(),
+            too_much: 0,
+            idle: 0,
+        }
     }
 
     /// Never returns.
@@ -94,20 +167,21 @@ impl CurveKeeper {
         if self.simulation.present() != self.app.shared.l1.memory.store.limit() {
             self.last = None;
         }
+        let taken = self.app.shared.curve.take();
         let (reads, lost) = self.counts();
         let Some((reads_before, lost_before)) = self.last.replace((reads, lost)) else {
             self.begin();
             return;
         };
         let (came, is_lost) = (reads.saturating_sub(reads_before), lost > lost_before);
-        // What was lost is missing from the sample: this moment does not count.
         self.simulation.count(if is_lost { 0 } else { came }, now);
+        self.fills.settle(self.landings.answers());
         for landed in self.landings.take() {
             self.simulation.landed(landed.id, landed.warrant, landed.measure, now);
         }
-        let taken = self.app.shared.curve.take();
         let sampled = taken.len() as u64;
-        for read in taken {
+        // What was lost is missing from the sample: this moment does not count.
+        for read in taken.into_iter().filter(|_| !is_lost) {
             self.read(read);
         }
         self.simulation.fit();
@@ -173,41 +247,40 @@ impl CurveKeeper {
             Promote::Never => 0,
             Promote::OneIn(one_in) => one_in,
         });
+        let held = held.or_else(|| self.in_memory(&read, &fill, &ear));
         let simulated = SimulatedRead { read, times, key: fill.key(), rule: rule.number(), one_in, held };
-        if !self.simulation.read(&simulated) || self.finds_in_memory(&read, &fill, &ear) {
+        if !self.simulation.read(&simulated) {
             return;
         }
         self.second.asked += 1;
         let shared = &self.app.shared;
-        let ticket = SampleTicket::new(read.id, &self.landings);
         // Where memory answers, no ear is begun for the sample alone: replies would have to wait for what it hears.
         let hears = ear.has_filled() || shared.l1.service() == L1Mode::Observe;
-        if self.fills == 0 || !hears || shared.l1.promote(&ear, fill.for_sample(ticket)).is_err() {
-            self.second.refused += 1;
-            return self.simulation.unasked(read.id);
+        let is_allowed = hears && self.fills.take(self.landings.open());
+        if is_allowed {
+            let ticket = SampleTicket::new(read.id, &self.landings);
+            if shared.l1.promote(&ear, fill.for_sample(ticket)).is_ok() {
+                return shared.stats.sampled_fills.add(1);
+            }
+            self.fills.give_back();
         }
-        self.fills -= 1;
-        shared.stats.sampled_fills.add(1);
+        self.second.refused += 1;
+        self.simulation.unasked(read.id);
     }
 
-    /// Whether memory has by now what the ear would be asked for: then that is what it takes, and Redis has one read less.
-    fn finds_in_memory(&mut self, read: &MiniatureRead, fill: &Fill, ear: &Ear) -> bool {
+    /// What memory has by now for a read that it had nothing for: Redis has one read less, and those that came behind it were answered.
+    fn in_memory(&self, read: &MiniatureRead, fill: &Fill, ear: &Ear) -> Option<Measure> {
         let (memory, now) = (&self.app.shared.l1.memory, Time::now());
         let stamp = memory.stamps.load(fill.slot());
-        let warrant = stamp.quiet().then(|| Warrant::new(stamp, ear.freshness.epoch()));
-        let Some(warrant) = warrant.filter(|_| warrant == read.warrant) else { return false };
-        let Some(measure) = memory.store.measure(&fill.query(), &memory.stamps, &ear.freshness, now) else {
-            return false;
-        };
-        self.simulation.landed(read.id, warrant, measure, now);
-        true
+        let warrant = stamp.quiet().then(|| Warrant::new(stamp, ear.freshness.epoch()))?;
+        let is_same = read.warrant == Some(warrant);
+        is_same.then(|| memory.store.measure(&fill.query(), &memory.stamps, &ear.freshness, now)).flatten()
     }
 
     fn end_second(&mut self, now: Time) {
         let begun = Instant::now();
         let CurveSecond { spent, reads, sampled, asked, refused, .. } = std::mem::take(&mut self.second);
-        let more = FILLS_A_SECOND + reads / READS_A_FILL;
-        self.fills = (self.fills + more).min(FILLS_AT_ONCE.max(more));
+        self.fills.add(reads);
         self.too_much = if refused > asked / 4 && refused > FILLS_A_SECOND / 4 { self.too_much + 1 } else { 0 };
         if spent > TIME_A_SECOND || self.too_much > TOO_MUCH {
             self.too_much = 0;
@@ -235,5 +308,41 @@ impl CurveKeeper {
             rules: self.settings.rules.iter().map(|rule| rule.pattern.to_string()).collect(),
             writes: WritesReport { all: metrics.outcome(Outcome::Write) + opaque, opaque },
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Asks for as many as may be.
+    fn asked(allowance: &mut FillAllowance) -> u64 {
+        (0..).take_while(|&open| allowance.take(open)).count() as u64
+    }
+
+    #[test]
+    fn as_many_keys_are_asked_for_as_reads_allow_and_fewer_until_it_is_known_how_large_they_are() {
+        let mut allowance = FillAllowance::new();
+        assert_eq!(asked(&mut allowance), BYTES_UNDER_WAY / UNSEEN);
+        allowance.settle((990, 990 * 100));
+        assert_eq!(asked(&mut allowance), UNDER_WAY);
+        allowance.settle((2000, 2000 * 100));
+        while asked(&mut allowance) > 0 {}
+        assert_eq!(allowance.keys, 0);
+        allowance.add(1000);
+        assert_eq!(asked(&mut allowance), FILLS_A_SECOND + 10);
+    }
+
+    #[test]
+    fn a_value_that_is_large_delays_the_next_for_as_long_as_its_bytes_are_allowed_for() {
+        let mut allowance = FillAllowance::new();
+        (1..=10).for_each(|n| allowance.settle((n, n * (8 << 20))));
+        let mut seconds = 0;
+        while !allowance.take(0) {
+            allowance.add(0);
+            seconds += 1;
+        }
+        assert!((15..25).contains(&seconds), "{seconds}");
+        assert!(!allowance.take(1), "one after the other");
     }
 }

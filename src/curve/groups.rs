@@ -4,8 +4,8 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use super::prefixes::PrefixNumber;
 use crate::clock::Time;
+use crate::metrics::KeyPrefix;
 
 /// What is older than two of these counts no more.
 const PERIOD: Duration = Duration::from_secs(300);
@@ -59,6 +59,7 @@ impl GroupTally {
 
 #[derive(Default, Debug)]
 struct PeriodTallies {
+    /// Those with a name, by their numbers.
     prefixes: Vec<GroupTally>,
     rules: BTreeMap<u32, GroupTally>,
     all: GroupTally,
@@ -73,12 +74,13 @@ pub(super) struct GroupTallies {
 }
 
 impl GroupTallies {
-    pub(super) fn count(&mut self, prefix: PrefixNumber, rule: Option<u32>, read: &GroupTally) {
-        let prefix = usize::from(prefix);
-        if self.now.prefixes.len() <= prefix {
-            self.now.prefixes.resize(prefix + 1, GroupTally::default());
+    pub(super) fn count(&mut self, prefix: KeyPrefix, rule: Option<u32>, read: &GroupTally) {
+        if let KeyPrefix::Named(prefix) = prefix {
+            if self.now.prefixes.len() <= prefix {
+                self.now.prefixes.resize(prefix + 1, GroupTally::default());
+            }
+            self.now.prefixes[prefix].add(read);
         }
-        self.now.prefixes[prefix].add(read);
         if let Some(rule) = rule {
             self.now.rules.entry(rule).or_default().add(read);
         }
@@ -99,15 +101,13 @@ impl GroupTallies {
         }
     }
 
-    /// By what the prefixes are called now.
-    pub(super) fn prefixes(&self, name: impl Fn(PrefixNumber) -> PrefixNumber) -> BTreeMap<PrefixNumber, GroupTally> {
-        let mut all = BTreeMap::<_, GroupTally>::new();
-        for period in [&self.before, &self.now] {
-            for (number, tally) in (0..).zip(&period.prefixes) {
-                all.entry(name(number)).or_default().add(tally);
-            }
-        }
-        all
+    /// Those of prefixes, by their numbers from 0 on, without an end.
+    pub(super) fn prefixes(&self) -> impl Iterator<Item = GroupTally> {
+        (0..).map(|number| {
+            let mut all = GroupTally::default();
+            [&self.before, &self.now].iter().filter_map(|of| of.prefixes.get(number)).for_each(|tally| all.add(tally));
+            all
+        })
     }
 
     pub(super) fn rules(&self) -> Vec<(u32, GroupTally)> {
@@ -133,15 +133,16 @@ mod tests {
     fn a_group_has_its_reads_of_the_last_two_periods() {
         let (mut groups, at) = (GroupTallies::default(), |seconds: u64| Time::from_nanos(seconds * 1_000_000_000));
         groups.sweep(at(0));
-        groups.count(2, Some(7), &GroupTally::of_reads((4.0, 4.0, 40.0), (1, Some(true))));
-        groups.count(1, None, &GroupTally::of_reads((4.0, 0.0, 0.0), (1, None)));
+        groups.count(KeyPrefix::Named(2), Some(7), &GroupTally::of_reads((4.0, 4.0, 40.0), (1, Some(true))));
+        groups.count(KeyPrefix::Other, None, &GroupTally::of_reads((4.0, 0.0, 0.0), (1, None)));
         groups.sweep(at(300));
-        groups.count(2, Some(7), &GroupTally::of_reads((4.0, 0.0, 0.0), (1, Some(false))));
-        let both = groups.prefixes(|number| number)[&2];
+        groups.count(KeyPrefix::Named(2), Some(7), &GroupTally::of_reads((4.0, 0.0, 0.0), (1, Some(false))));
+        let told: Vec<_> = groups.prefixes().take(4).collect();
+        let both = told[2];
         assert_eq!((both.reads, both.hit_ratio(), both.changed_ratio(), both.bytes), (8.0, 0.5, 0.5, 40.0));
         assert_eq!(groups.rules(), [(7, both)]);
         assert_eq!(groups.all().reads, 12.0);
-        assert_eq!(groups.prefixes(|_| 1)[&1].reads, 12.0, "two that have become one");
+        assert!([0, 1, 3].iter().all(|&other| told[other] == GroupTally::default()));
         groups.sweep(at(600));
         groups.sweep(at(900));
         assert_eq!((groups.all(), groups.rules()), (GroupTally::default(), vec![]));

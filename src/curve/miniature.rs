@@ -204,6 +204,10 @@ impl Miniature {
         if measure == Measure::UNFIT || measure.expires <= now || u64::from(measure.weight) > self.shelf.capacity {
             return;
         }
+        if let Some(place) = self.shelf.get(id).filter(|place| place.is_as(warrant, measure)) {
+            place.expires = measure.expires; // it was guessed what it takes
+            return;
+        }
         if self.shelf.insert((id, slot), warrant, measure) {
             self.evicted = Some(now);
         }

@@ -8,8 +8,7 @@
 //! That a key has changed is seen by what L1 itself goes by: its stamp and its ear's epoch, which a sampled read brings along. For a key
 //! of which no write comes by here, they change only if Redis tracks it; so what a miniature takes in has been read on the ear.
 //!
-//! To read: [`miniature`], [`shelf`] and [`sketch`] below it, [`simulation`] with [`window`], [`groups`] and [`prefixes`], then
-//! [`report`] and [`advice`].
+//! To read: [`miniature`], [`shelf`] and [`sketch`] below it, [`simulation`] with [`window`] and [`groups`], then [`report`] and [`advice`].
 
 #![allow(clippy::cast_precision_loss, reason = "shares and rates, for people")]
 #![cfg_attr(test, allow(clippy::float_cmp, reason = "sums of few powers of two are exact"))]
@@ -18,7 +17,6 @@ mod advice;
 mod groups;
 mod landings;
 mod miniature;
-mod prefixes;
 mod report;
 mod shelf;
 mod simulation;

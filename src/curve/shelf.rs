@@ -28,6 +28,13 @@ pub(super) struct ShelfPlace {
     pub(super) hits: u8,
 }
 
+impl ShelfPlace {
+    /// Whether it stands by this and takes as much.
+    pub(super) fn is_as(&self, warrant: Warrant, measure: Measure) -> bool {
+        self.warrant == warrant && self.weight == measure.weight
+    }
+}
+
 /// See the module's head.
 #[derive(Debug)]
 pub(super) struct Shelf {

@@ -45,6 +45,7 @@ pub(crate) use labels::{
 pub use labels::{KeyEvent, LoadResult, Need, Outcome, SlowReason, TierOutcome};
 pub(crate) use latency::Latency;
 pub(crate) use origin::OriginLevels;
+pub(crate) use prefixes::{KeyPrefix, PrefixLearner};
 pub(crate) use slow::{SlowCommand, SlowEntry};
 pub(crate) use tier::{TierLevels, TierStats};
 

@@ -127,7 +127,7 @@ impl<'a> KeyLookups<'a> {
     /// Sends the request to the node that serves it, or its parts to theirs, and has its keys promoted that L1 does not hold, once it
     /// is answered. False where the session must wait for its own answers first.
     pub(super) fn send(
-        self,
+        &self,
         (worker, at): (&Worker, NodeIndex),
         caller: &mut Caller,
         spec: &'static Spec,
@@ -172,7 +172,7 @@ impl<'a> KeyLookups<'a> {
     /// Hands on those keys that are in the sample, each as a read of it alone for which this was found.
     pub(super) fn hand_on(&self, worker: &Worker, caller: &Caller, finding: Finding, now: Time) {
         for (nth, query) in self.queries.iter().enumerate() {
-            if worker.tap.takes(query.slot) {
+            if worker.samples(query, finding) {
                 let (mut raw, mut spans) = (Vec::new(), Vec::new());
                 let single = self.single(query, &mut raw, &mut spans);
                 worker.hand_on(caller, (self.nodes[nth], single), (query, self.rules[nth]), finding, now);

@@ -57,6 +57,17 @@ impl Finding {
         }
     }
 
+    /// Whether L1 has the answer, given or not.
+    #[inline]
+    pub(super) fn is_answered(self) -> bool {
+        matches!(self, Self::Hit | Self::Miss(Miss::WouldHit))
+    }
+
+    /// Whether it is known that L1 has none.
+    pub(super) fn is_absent(self) -> bool {
+        matches!(self, Self::Miss(Miss::Absent | Miss::Hot))
+    }
+
     /// Whether Redis is to be asked, and L1 may want what it says.
     pub(super) fn wants_fill(self) -> bool {
         matches!(self, Self::Miss(miss) if !miss.goes_alone())

@@ -4,10 +4,11 @@
 //! wait to be taken; what does not fit is lost and counted. Reads of one key that come while the first of them waits, and find all
 //! as that found it, are only counted with it: a hot key costs no more than another. Who takes them says how large the sample is.
 
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::live::RuleIndex;
+use super::repeats::{RepeatPlace, RepeatTable};
 use crate::cache::{Measure, Slot, Warrant};
 use crate::curve::{CurveBoard, MiniatureRead};
 use crate::invalidation::{Ear, Fill};
@@ -16,8 +17,6 @@ use crate::invalidation::{Ear, Fill};
 const WAITING: usize = 512;
 /// A bit that no slot's number has: set in the mask, no key is in the sample.
 const NONE: u32 = 1 << 31;
-/// Keys of which further reads are counted, a power of two.
-const REPEATS: usize = 256;
 
 /// A read of a key in the sample.
 pub(crate) struct SampledRead {
@@ -39,28 +38,20 @@ pub(crate) struct SampledRead {
 pub(crate) struct SampleTap {
     /// Of the slot of a key in the sample, all these bits are zero.
     mask: AtomicU32,
-    waiting: Mutex<Vec<SampledRead>>,
-    /// How often those that wait were taken.
-    taken: AtomicU32,
-    repeats: Box<[Repeats]>,
+    waiting: Mutex<Vec<WaitingRead>>,
+    /// Reads of the same keys as those that wait.
+    repeats: RepeatTable,
 }
 
-/// Reads of the same key as one that waits. Written by the worker, who may lose a few as they are taken.
-#[derive(Default)]
-struct Repeats {
-    id: AtomicU64,
-    warrant: AtomicU64,
-    /// Of what waited then.
-    taken: AtomicU32,
-    at: AtomicU32,
-    times: AtomicU32,
+struct WaitingRead {
+    read: SampledRead,
+    /// Where those behind it are counted.
+    place: Option<RepeatPlace>,
 }
 
 impl SampleTap {
     fn closed() -> Arc<Self> {
-        let repeats = (0..REPEATS).map(|_| Repeats::default()).collect();
-        let taken = AtomicU32::new(1); // nothing waited yet
-        Arc::new(Self { mask: AtomicU32::new(NONE), waiting: Mutex::default(), taken, repeats })
+        Arc::new(Self { mask: AtomicU32::new(NONE), waiting: Mutex::default(), repeats: RepeatTable::default() })
     }
 
     /// Whether the keys of this slot are in the sample.
@@ -69,62 +60,55 @@ impl SampleTap {
         (slot.number() | NONE) & self.mask.load(Ordering::Relaxed) == 0
     }
 
-    /// Whether such a read waits, and this one is counted with it.
-    pub(super) fn repeats(&self, id: u64, warrant: Warrant) -> bool {
-        let known = self.repeats_of(id);
-        let is_same = known.id.load(Ordering::Relaxed) == id
-            && known.warrant.load(Ordering::Relaxed) == warrant.number()
-            && known.taken.load(Ordering::Relaxed) == self.taken.load(Ordering::Relaxed);
-        if is_same {
-            known.times.store(known.times.load(Ordering::Relaxed).saturating_add(1), Ordering::Relaxed);
-        }
-        is_same
+    /// See [`RepeatTable::repeats`].
+    #[inline]
+    pub(super) fn repeats(&self, hash: u64) -> bool {
+        self.repeats.repeats(hash)
     }
 
-    /// Has a read wait. False: too many do.
-    pub(super) fn put(&self, read: SampledRead) -> bool {
+    /// See [`RepeatTable::repeats_with`].
+    pub(super) fn repeats_with(&self, hash: u64, warrant: Warrant, is_answered: bool) -> bool {
+        self.repeats.repeats_with(hash, warrant, is_answered)
+    }
+
+    /// Has a read with this hash wait; `is_answered`: by L1. False: too many do.
+    pub(super) fn put(&self, hash: u64, read: SampledRead, is_answered: bool) -> bool {
         let mut waiting = self.waiting();
         if waiting.len() >= WAITING {
             return false;
         }
-        let (known, taken) = (self.repeats_of(read.read.id), self.taken.load(Ordering::Relaxed));
-        if known.taken.load(Ordering::Relaxed) == taken {
-            known.settle(&mut waiting);
+        let known = self.repeats.place(hash);
+        if let Some(before) = known.and_then(|known| waiting.iter_mut().rev().find(|read| read.place == Some(known))) {
+            self.settle(before);
         }
-        if let Some(warrant) = read.read.warrant {
-            known.id.store(read.read.id, Ordering::Relaxed);
-            known.warrant.store(warrant.number(), Ordering::Relaxed);
-            known.at.store(waiting.len() as u32, Ordering::Relaxed);
-            known.taken.store(taken, Ordering::Relaxed);
-        }
-        waiting.push(read);
+        let place = match (read.read.warrant.filter(|_| read.read.able), known) {
+            (Some(warrant), _) => self.repeats.begin(hash, warrant, is_answered),
+            (None, Some(known)) => {
+                self.repeats.end(known);
+                None
+            }
+            (None, None) => None,
+        };
+        waiting.push(WaitingRead { read, place });
         true
     }
 
     fn take(&self) -> Vec<SampledRead> {
         let mut waiting = self.waiting();
-        let taken = self.taken.fetch_add(1, Ordering::Relaxed);
-        let of_these = self.repeats.iter().filter(|known| known.taken.load(Ordering::Relaxed) == taken);
-        of_these.for_each(|known| known.settle(&mut waiting));
-        std::mem::take(&mut *waiting)
+        self.repeats.turn();
+        waiting.iter_mut().for_each(|read| self.settle(read));
+        std::mem::take(&mut *waiting).into_iter().map(|waiting| waiting.read).collect()
     }
 
-    fn repeats_of(&self, id: u64) -> &Repeats {
-        &self.repeats[id as usize & (REPEATS - 1)]
-    }
-
-    fn waiting(&self) -> MutexGuard<'_, Vec<SampledRead>> {
-        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Repeats {
-    /// They are counted with the one that waits.
-    fn settle(&self, waiting: &mut [SampledRead]) {
-        let times = self.times.swap(0, Ordering::Relaxed);
-        if let Some(read) = waiting.get_mut(self.at.load(Ordering::Relaxed) as usize) {
-            read.times = read.times.saturating_add(times);
+    /// Those behind a read that waits are counted with it.
+    fn settle(&self, waiting: &mut WaitingRead) {
+        if let Some(place) = waiting.place.take() {
+            waiting.read.times = waiting.read.times.saturating_add(self.repeats.fetch(place));
         }
+    }
+
+    fn waiting(&self) -> MutexGuard<'_, Vec<WaitingRead>> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

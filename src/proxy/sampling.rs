@@ -15,7 +15,14 @@ use crate::resp::Request;
 use crate::upstream::NodeIndex;
 
 impl Worker {
-    /// A read of a key in the sample has been taken up, and this was found for it. `request` reads this key alone.
+    /// Whether a read that has been taken up is to be [handed on](Self::hand_on), for which this was found: its key is in the sample, and
+    /// none waits already that says the same. All that a hit costs whose key is hot, or not in the sample.
+    #[inline]
+    pub(super) fn samples(&self, query: &Query<'_>, finding: Finding) -> bool {
+        self.tap.takes(query.slot) && !(finding.is_answered() && self.tap.repeats(query.hash))
+    }
+
+    /// Hands it on, once. `request` reads this key alone.
     #[cold]
     pub(super) fn hand_on(
         &self,
@@ -37,19 +44,21 @@ impl Worker {
         };
         let (ear, stamp) = (caller.ear(at), memory.stamps.load(query.slot));
         let warrant = stamp.quiet().then(|| Warrant::new(stamp, ear.freshness.epoch()));
-        let id = mixed(query.hash);
-        if able && warrant.is_some_and(|warrant| self.tap.repeats(id, warrant)) {
+        let is_answered = finding.is_answered();
+        if able && warrant.is_some_and(|warrant| self.tap.repeats_with(query.hash, warrant, is_answered)) {
             return;
         }
-        let read = MiniatureRead { id, slot: query.slot.number(), warrant, at: now, able };
+        let read = MiniatureRead { id: mixed(query.hash), slot: query.slot.number(), warrant, at: now, able };
         let settings = &self.settings;
         let promotion = settings.promote(rule);
         let fill = Fill::new(request, query, caller.who.db, settings.ceiling(rule), promotion.max_value)
             .by_settings(settings.number())
             .leaving(self.shared.early(request.arg(1)));
-        let held = memory.store.measure(query, &memory.stamps, &ear.freshness, now);
+        let held =
+            if finding.is_absent() { None } else { memory.store.measure(query, &memory.stamps, &ear.freshness, now) };
         let sampled = SampledRead { read, times: 1, held, rule, fill, ear: Arc::clone(ear) };
-        let counter = if self.tap.put(sampled) { &self.stats.sampled_reads } else { &self.stats.sampled_reads_lost };
+        let is_put = self.tap.put(query.hash, sampled, is_answered);
+        let counter = if is_put { &self.stats.sampled_reads } else { &self.stats.sampled_reads_lost };
         counter.add(1);
     }
 }

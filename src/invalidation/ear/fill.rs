@@ -44,11 +44,13 @@ pub struct Fill {
     /// Its share of what the ear's fills may hold.
     share: Option<BacklogShare>,
     /// It enters no memory, and this is told what it would take.
-    sample: Option<SampleTicket>,
+    sample: Option<Arc<SampleTicket>>,
 }
 
 /// What a reply is taken to have where nobody has seen one.
 const UNSEEN: u64 = 64 << 10;
+/// And one that was too large to be kept, of which nobody has seen the end.
+const OVERSIZED: usize = 8 << 20;
 
 impl Fill {
     /// The read `request` of one key, its first argument, which `query` describes. `ceiling` is the longest stay in L1, if the
@@ -85,10 +87,11 @@ impl Fill {
     /// What it brings enters no memory: whoever holds the other side of `ticket` is told what it would take there.
     #[must_use]
     pub(crate) fn for_sample(self, ticket: SampleTicket) -> Self {
-        Self { sample: Some(ticket), ..self }
+        Self { sample: Some(Arc::new(ticket)), ..self }
     }
 
-    fn is_for_sample(&self) -> bool {
+    /// Whether that is so.
+    pub(super) fn is_for_sample(&self) -> bool {
         self.sample.is_some()
     }
 
@@ -200,6 +203,8 @@ pub(super) struct PendingFill {
     expires: Option<Time>,
     /// The key was not there when its TTL was asked for.
     is_absent: bool,
+    /// What came was too large to be looked at.
+    is_oversized: bool,
 }
 
 /// What is made of the value that a fill brought.
@@ -229,7 +234,7 @@ impl PendingFill {
     /// `stamp` and `epoch` must have been read before the request is sent. The stamp must be quiet.
     pub(super) fn new(fill: Fill, stamp: Stamp, epoch: EntryEpoch, of_fields: bool) -> Self {
         debug_assert!(stamp.quiet(), "what is asked for while a write is under way may be of before or after it");
-        Self { fill, stamp, epoch, of_fields, expires: Some(Time::NEVER), is_absent: false }
+        Self { fill, stamp, epoch, of_fields, expires: Some(Time::NEVER), is_absent: false, is_oversized: false }
     }
 
     /// Appends its commands.
@@ -251,6 +256,11 @@ impl PendingFill {
         self.is_absent
     }
 
+    /// What came is not whole, for it was too large.
+    pub(super) fn hear_oversized(&mut self) {
+        self.is_oversized = true;
+    }
+
     /// The answer to PTTL, or to HPTTL, that was asked for at `sent`.
     pub(super) fn hear_ttl(&mut self, reply: &[u8], sent: Time) {
         self.is_absent |= reply == b":-2\r\n";
@@ -263,7 +273,8 @@ impl PendingFill {
     /// Where it is for the sample alone: who is to be told, and what it stands by.
     pub(super) fn sample(&self) -> Option<PendingSample> {
         let ticket = self.fill.sample.clone()?;
-        Some(PendingSample { ticket, warrant: Warrant::new(self.stamp, self.epoch.ear()) })
+        let warrant = Warrant::new(self.stamp, self.epoch.ear());
+        Some(PendingSample { ticket, warrant, is_oversized: self.is_oversized })
     }
 
     /// The value is here at `now`, which was asked for at `sent`: none where it was an error or is not known whole. `stamp` and
@@ -295,13 +306,15 @@ impl PendingFill {
 /// What is read for the sample of keys alone.
 #[derive(Debug)]
 pub(super) struct PendingSample {
-    ticket: SampleTicket,
+    ticket: Arc<SampleTicket>,
     warrant: Warrant,
+    is_oversized: bool,
 }
 
 impl PendingSample {
     /// So it ended. One whose key changed meanwhile comes back where it was the first time, to be asked for again.
     pub(super) fn tell(self, landing: Landing, value: &[u8]) -> Option<Fill> {
+        self.ticket.read(if self.is_oversized { OVERSIZED } else { value.len() });
         match landing {
             Landing::Entry(Entering { fill, resp2, expires, .. }) => {
                 let tail = fill.request.len() - fill.tail;

@@ -404,7 +404,10 @@ impl<'a, W, P: FaultPlan> Protocol<'a, W, P> {
             EarQuestion::Fill(FillStep::Ttl, _) if is_forbidden(frame) => {
                 return Err(Disconnection::Refused(Refusal::Pttl, frame.into()));
             }
-            EarQuestion::Fill(step, pending) => {
+            EarQuestion::Fill(step, mut pending) => {
+                if !whole {
+                    pending.hear_oversized();
+                }
                 let usable = whole && !refused && !self.is_astray();
                 self.hear_fill((step, pending), frame, usable, (sent, now));
             }
@@ -671,20 +674,26 @@ impl<'a, W, P: FaultPlan> Protocol<'a, W, P> {
         if self.window.contains(&fill) || store.contains_fresh(&fill.query(), stamps, freshness, now) {
             return;
         }
+        // What is read for the sample alone is no fill, and counts as none.
+        let given_up = |outcome| {
+            if !fill.is_for_sample() {
+                stats.fill(outcome);
+            }
+        };
         let cache = fill.spec().cache;
         let field_ttls = self.features.as_ref().is_none_or(|features| features.field_ttls);
         let kept = self.features.as_ref().is_some_and(|features| features.keeps(fill.spec()));
         if !kept || cache == Caching::WholeHash && field_ttls {
-            return stats.fill(FillOutcome::Refused);
+            return given_up(FillOutcome::Refused);
         }
         // Read before the request is sent: only what was asked for under a quiet stamp may enter L1.
         let (stamp, epoch) = (stamps.load(fill.slot()), self.epoch_of(&fill));
         if !stamp.quiet() || self.not_master {
-            return stats.fill(FillOutcome::Doomed);
+            return given_up(FillOutcome::Doomed);
         }
         // Asked behind the epoch, which changes whenever the switch is thrown or other settings are in force.
         if !self.around.switch.admits(fill.settings()) {
-            return stats.fill(FillOutcome::Doomed);
+            return given_up(FillOutcome::Doomed);
         }
         // Asked for behind the epoch, which changes when another mode is chosen; the worker may have asked before that.
         let fill = fill.or_ceiling(self.around.terms.mode.ceiling());
