@@ -11,11 +11,6 @@ use super::orders::{admit, told};
 use super::{Source, answer};
 use crate::proxy::ListingKind;
 
-/// So many are told of where no number is given,
-const USUAL: usize = 10;
-/// and at most.
-const MOST: usize = 1000;
-
 /// Where they are told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum ListingPath {
@@ -62,7 +57,7 @@ impl ListingPath {
             return told(status, why);
         }
         let Some(count) = count(request.uri().query()) else {
-            return told(StatusCode::BAD_REQUEST, format!("the count is 1 to {MOST}: ?n=10"));
+            return told(StatusCode::BAD_REQUEST, format!("the count is 1 to {}: ?n=10", ListingKind::MOST));
         };
         let Self::Read(what) = self else {
             source.listings().reset_slow_commands();
@@ -79,7 +74,7 @@ impl ListingPath {
 /// How many are to be told of; none where that is no number that may be.
 fn count(query: Option<&str>) -> Option<usize> {
     let given = query.into_iter().flat_map(|query| query.split('&')).find_map(|pair| pair.strip_prefix("n="));
-    given.map_or(Some(USUAL), |count| count.parse().ok().filter(|count| (1..=MOST).contains(count)))
+    ListingKind::count(given)
 }
 
 #[cfg(test)]
@@ -88,7 +83,8 @@ mod tests {
 
     #[test]
     fn a_count_is_a_number_that_may_be() {
-        assert_eq!((count(None), count(Some("x=1")), count(Some("x=1&n=7"))), (Some(USUAL), Some(USUAL), Some(7)));
+        let usual = Some(ListingKind::USUAL);
+        assert_eq!((count(None), count(Some("x=1")), count(Some("x=1&n=7"))), (usual, usual, Some(7)));
         for bad in ["n=0", "n=", "n=1001", "n=-1", "n=all"] {
             assert_eq!(count(Some(bad)), None, "{bad}");
         }

@@ -2,9 +2,12 @@
 //!
 //! A key stands with the most that it had, until that is so long ago that it may be untrue. Pure data, of one worker.
 
+use std::collections::HashMap;
 use std::time::Duration;
 
-use super::sketch::LONGEST;
+use ahash::RandomState;
+
+use super::key_name::KeyName;
 use crate::clock::Time;
 
 /// Keys that are remembered.
@@ -17,7 +20,7 @@ const KNOWN: Duration = Duration::from_secs(3600);
 /// See the module's head.
 #[derive(Debug, Default)]
 pub(super) struct BigValues {
-    values: Vec<BigValue>,
+    values: HashMap<u64, BigValue, RandomState>,
     /// Where it is full, the smallest of them: what is no larger is not looked at.
     bar: u64,
 }
@@ -26,7 +29,7 @@ pub(super) struct BigValues {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct BigValue {
     pub(super) hash: u64,
-    pub(super) key: Box<[u8]>,
+    pub(super) key: KeyName,
     /// Of the reply that showed it, or of the command that wrote it.
     pub(super) bytes: u64,
     /// The row number of that command.
@@ -38,40 +41,42 @@ pub(super) struct BigValue {
 impl BigValues {
     /// A value of this key, which has this hash, was seen.
     pub(super) fn see(&mut self, (hash, key): (u64, &[u8]), bytes: u64, command: u16, at: Time) {
-        if let Some(known) = self.values.iter_mut().find(|known| known.hash == hash) {
+        if let Some(known) = self.values.get_mut(&hash) {
             if bytes >= known.bytes || at.saturating_since(known.at) > FRESH {
+                let is_other = bytes != known.bytes;
                 (known.bytes, known.command, known.at) = (bytes, command, at);
-                self.raise();
+                if is_other {
+                    self.raise();
+                }
             }
             return;
         }
         if bytes <= self.bar {
             return;
         }
-        let key = key[..key.len().min(LONGEST)].into();
-        let seen = BigValue { hash, key, bytes, command, at };
-        if self.values.len() < MOST {
-            self.values.push(seen);
-        } else if let Some(least) = self.values.iter_mut().min_by_key(|known| known.bytes) {
-            *least = seen;
+        if self.values.len() == MOST
+            && let Some(least) = self.values.values().min_by_key(|known| known.bytes).map(|known| known.hash)
+        {
+            self.values.remove(&least);
         }
+        self.values.insert(hash, BigValue { hash, key: KeyName::of(key), bytes, command, at });
         self.raise();
     }
 
     fn raise(&mut self) {
-        let least = self.values.iter().map(|known| known.bytes).min();
+        let least = self.values.values().map(|known| known.bytes).min();
         self.bar = least.filter(|_| self.values.len() == MOST).unwrap_or_default();
     }
 
     /// Forgets what is too long ago. To be called now and then.
     pub(super) fn forget(&mut self, now: Time) {
-        self.values.retain(|known| now.saturating_since(known.at) < KNOWN);
+        self.values.retain(|_, known| now.saturating_since(known.at) < KNOWN);
         self.raise();
     }
 
     /// The biggest of several, the biggest first.
     pub(super) fn top<'a>(all: impl Iterator<Item = &'a Self>, most: usize) -> Vec<BigValue> {
-        let mut values: Vec<_> = all.flat_map(|one| &one.values).cloned().collect();
+        let mut values: Vec<_> = all.flat_map(|one| one.values.values()).cloned().collect();
         values.sort_by(|a, b| b.bytes.cmp(&a.bytes).then_with(|| a.key.cmp(&b.key)));
         let mut found: Vec<BigValue> = Vec::new();
         for value in values {
@@ -95,7 +100,7 @@ mod tests {
 
     fn told(big: &[&BigValues], most: usize) -> Vec<(String, u64)> {
         let top = BigValues::top(big.iter().copied(), most).into_iter();
-        top.map(|value| (String::from_utf8_lossy(&value.key).into_owned(), value.bytes)).collect()
+        top.map(|value| (value.key.shown(true), value.bytes)).collect()
     }
 
     #[test]

@@ -45,29 +45,30 @@ pub(crate) fn quoted(key: &[u8]) -> String {
 }
 
 /// A key that is kept to be named to people later, as it may be shown by then.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct KeyName {
-    number: String,
     start: Box<[u8]>,
-    is_cut: bool,
+    /// Of one that is cut: the number of all of it. That of another can be made when it is shown.
+    number: Option<Box<str>>,
 }
 
 impl KeyName {
     /// Of a long key no more than so many bytes are kept.
-    const LONGEST: usize = 256;
+    const LONGEST: usize = 512;
 
     /// Of a whole key.
     pub(crate) fn of(key: &[u8]) -> Self {
         let start = &key[..key.len().min(Self::LONGEST)];
-        Self { number: shown(key, false), start: start.into(), is_cut: start.len() < key.len() }
+        let is_cut = start.len() < key.len();
+        Self { start: start.into(), number: is_cut.then(|| shown(key, false).into()) }
     }
 
     /// How it is [shown]: of a long one the beginning, where that may be.
     pub(crate) fn shown(&self, is_shown: bool) -> String {
-        match (is_shown, self.is_cut) {
-            (false, _) => self.number.clone(),
-            (true, false) => quoted(&self.start),
-            (true, true) => quoted(&self.start) + "…",
+        match (is_shown, &self.number) {
+            (false, Some(number)) => number.to_string(),
+            (true, Some(_)) => quoted(&self.start) + "…",
+            (_, None) => shown(&self.start, is_shown),
         }
     }
 }
@@ -80,7 +81,7 @@ mod tests {
     fn a_key_that_is_kept_is_named_as_it_may_be_by_then_and_its_number_is_of_all_of_it() {
         let name = KeyName::of(b"user:1");
         assert_eq!((name.shown(true), name.shown(false)), ("user:1".to_owned(), shown(b"user:1", false)));
-        let (one, other) = ("x".repeat(256), "x".repeat(257));
+        let (one, other) = ("x".repeat(512), "x".repeat(513));
         assert_eq!(KeyName::of(one.as_bytes()).shown(true), one);
         assert_eq!(KeyName::of(other.as_bytes()).shown(true), format!("{one}…"));
         assert_ne!(KeyName::of(one.as_bytes()).shown(false), KeyName::of(other.as_bytes()).shown(false));

@@ -8,6 +8,7 @@ use std::time::Duration;
 use ahash::RandomState;
 
 use super::big::BigValues;
+use super::key_name::KeyName;
 use super::sketch::HeavyHitters;
 use crate::clock::Time;
 
@@ -33,8 +34,8 @@ struct WatchedKeys {
 /// A key that is asked for often.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct HotKey {
-    /// The key, or how it begins.
-    pub(crate) key: Box<[u8]>,
+    /// The key.
+    pub(crate) key: KeyName,
     /// How often in a second.
     pub(crate) per_second: f64,
     /// Which part that is of all reads, or writes.
@@ -44,8 +45,8 @@ pub(crate) struct HotKey {
 /// A key with a big value.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct BigKey {
-    /// The key, or how it begins.
-    pub(crate) key: Box<[u8]>,
+    /// The key.
+    pub(crate) key: KeyName,
     /// Of the reply that showed its value, or the command that wrote it.
     pub(crate) bytes: u64,
     /// The row number of that command.
@@ -146,7 +147,7 @@ mod tests {
             watch.age(AT(second));
             if [5, 30, 600].contains(&second) {
                 let top = KeyWatch::hottest(&[&watch], false, 1, AT(second));
-                assert_eq!(&*top[0].key, b"k");
+                assert_eq!(top[0].key, KeyName::of(b"k"));
                 let rate = top[0].per_second;
                 assert!((170.0..210.0).contains(&rate), "{second}: {rate}");
                 assert!((0.7..=0.76).contains(&top[0].share), "{second}: {}", top[0].share);
@@ -165,8 +166,8 @@ mod tests {
             let top = KeyWatch::hottest(&[&one, &other], writes, 9, AT(0));
             top.into_iter().map(|hot| (hot.key, hot.share)).collect::<Vec<_>>()
         };
-        assert_eq!(names(false), [(b"read"[..].into(), 1.0)]);
-        assert_eq!(names(true), [(b"written"[..].into(), 1.0)]);
+        assert_eq!(names(false), [(KeyName::of(b"read"), 1.0)]);
+        assert_eq!(names(true), [(KeyName::of(b"written"), 1.0)]);
     }
 
     #[test]
@@ -175,7 +176,7 @@ mod tests {
         one.see(b"a", hash_of(b"a"), 100, 3);
         other.see(b"b", hash_of(b"b"), 200, 4);
         let told: Vec<_> = KeyWatch::biggest(&[&one, &other], 9, Time::now());
-        assert_eq!((&*told[0].key, told[0].bytes, told[0].command), (&b"b"[..], 200, 4));
+        assert_eq!((&told[0].key, told[0].bytes, told[0].command), (&KeyName::of(b"b"), 200, 4));
         assert_eq!(told.len(), 2);
     }
 }

@@ -35,7 +35,7 @@ pub use counters::Stats;
 pub(crate) use counters::{Counter, Gauge, SAMPLE_EVERY, SharedCounter, WorkerStats};
 pub use export::descriptions;
 pub(crate) use export::{Levels, Value};
-pub(crate) use key_name::{KeyName, quoted, shown};
+pub(crate) use key_name::{KeyName, quoted};
 pub(crate) use key_tallies::{KeyLevels, TalliedKey};
 pub(crate) use key_watch::{HALF_LIFE, HotKey, KeyWatch, faded, hash_of, per_second};
 pub(crate) use labels::{

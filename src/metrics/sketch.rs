@@ -7,12 +7,12 @@
 
 use std::collections::HashMap;
 
+use super::key_name::KeyName;
+
 /// Keys that a set knows.
 const WAYS: usize = 8;
 /// How many sets there are.
 const SETS: usize = 64;
-/// Of a key no more than so many bytes are kept.
-pub(super) const LONGEST: usize = 512;
 
 /// See the module's head.
 #[derive(Debug)]
@@ -29,13 +29,13 @@ struct CountedKey {
     /// Of that, what it took over.
     excess: f64,
     /// None before it comes again: most come once, and need no memory.
-    key: Option<Box<[u8]>>,
+    key: Option<KeyName>,
 }
 
 /// One of the keys that are asked for most.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct HeavyKey {
-    pub(super) key: Box<[u8]>,
+    pub(super) key: KeyName,
     /// What was added for it, at least.
     pub(super) count: f64,
 }
@@ -55,7 +55,7 @@ impl HeavyHitters {
         let set = &mut self.sets[at];
         if let Some(known) = set.iter_mut().find(|known| known.hash == hash && known.count > 0.0) {
             known.count += times;
-            known.key.get_or_insert_with(|| key[..key.len().min(LONGEST)].into());
+            known.key.get_or_insert_with(|| KeyName::of(key));
             return;
         }
         let lowest = set.iter_mut().min_by(|a, b| a.count.total_cmp(&b.count)).expect("a set has places");
@@ -108,8 +108,8 @@ mod tests {
         (mixed ^ mixed >> 29).wrapping_mul(0xbf58_476d_1ce4_e5b9) >> 3
     }
 
-    fn name(key: u64) -> Box<[u8]> {
-        key.to_string().into_bytes().into()
+    fn name(key: u64) -> Vec<u8> {
+        key.to_string().into_bytes()
     }
 
     /// A key by Zipf's law over `keys` of them.
@@ -139,13 +139,13 @@ mod tests {
             }
             let found = HeavyHitters::top([&sketch].into_iter(), 30);
             for HeavyKey { key, count } in &found {
-                let key: u64 = String::from_utf8_lossy(key).parse().expect("a number");
+                let key: u64 = key.shown(true).parse().expect("a number");
                 assert!(*count <= exact[&key], "{exponent}: {key}: {count} of {}", exact[&key]);
             }
             let mut by_count: Vec<_> = exact.iter().collect();
             by_count.sort_by(|a, b| b.1.total_cmp(a.1));
             for (key, count) in by_count.into_iter().take(sure) {
-                let known = found.iter().find(|known| known.key == name(*key));
+                let known = found.iter().find(|known| known.key == KeyName::of(&name(*key)));
                 let known = known.unwrap_or_else(|| panic!("{exponent}: {key} with {count} is missing"));
                 assert!(known.count > count * 0.5, "{exponent}: {key}: {} of {count}", known.count);
             }
@@ -174,7 +174,7 @@ mod tests {
         }
         (0..10).for_each(|_| sketch.add(hash(2), b"new", 1.0));
         let top = HeavyHitters::top([&sketch].into_iter(), 2);
-        assert_eq!([&*top[0].key, &*top[1].key], [&b"new"[..], b"old"]);
+        assert_eq!([&top[0].key, &top[1].key], [&KeyName::of(b"new"), &KeyName::of(b"old")]);
         assert!((top[1].count - 1000.0 / 1024.0).abs() < 1e-9, "{}", top[1].count);
     }
 
@@ -185,8 +185,8 @@ mod tests {
         (0..2).for_each(|_| other.add(hash(1), b"a", 64.0));
         (0..4).for_each(|_| other.add(hash(2), b"b", 64.0));
         let top = HeavyHitters::top([&one, &other].into_iter(), 9);
-        let told: Vec<_> = top.iter().map(|known| (&*known.key, known.count)).collect();
-        assert_eq!(told, [(&b"a"[..], 320.0), (b"b", 256.0)]);
+        let told: Vec<_> = top.iter().map(|known| (known.key.shown(true), known.count)).collect();
+        assert_eq!(told, [("a".to_owned(), 320.0), ("b".to_owned(), 256.0)]);
         assert_eq!(HeavyHitters::top([&one, &other].into_iter(), 1).len(), 1);
     }
 
@@ -196,7 +196,17 @@ mod tests {
         (0..5000).for_each(|key| sketch.add(hash(key), &name(key), 1.0));
         assert!(sketch.counts().all(|known| known.key.is_none()));
         assert!(HeavyHitters::top([&sketch].into_iter(), 9).is_empty());
-        (0..2).for_each(|_| sketch.add(hash(9), &[b'x'; 4 * LONGEST], 1.0));
-        assert_eq!(HeavyHitters::top([&sketch].into_iter(), 1)[0].key.len(), LONGEST);
+    }
+
+    #[test]
+    fn long_keys_that_begin_alike_have_numbers_of_their_own() {
+        let mut sketch = HeavyHitters::default();
+        let keys = [[b'x'; 2000], *[[b'x'; 1000], [b'y'; 1000]].as_flattened().first_chunk().expect("as long")];
+        for (nth, key) in (0..).zip(&keys) {
+            (0..2).for_each(|_| sketch.add(hash(nth), key, 1.0));
+        }
+        let top = HeavyHitters::top([&sketch].into_iter(), 9);
+        assert_eq!(top.len(), 2);
+        assert!(top[0].key.shown(false) != top[1].key.shown(false) && top[0].key.shown(true) == top[1].key.shown(true));
     }
 }

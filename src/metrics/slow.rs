@@ -6,6 +6,7 @@ use std::collections::VecDeque;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use super::key_name::KeyName;
 use super::labels::SlowReason;
 
 /// See the module's head.
@@ -25,7 +26,7 @@ pub(crate) struct SlowCommand {
     /// Its name, as the command table has it.
     pub(crate) name: &'static str,
     /// Its first key, where it is known.
-    pub(crate) key: Option<Box<[u8]>>,
+    pub(crate) key: Option<KeyName>,
     /// How long it took.
     pub(crate) took: Duration,
     /// Most of which was for this.
@@ -45,19 +46,37 @@ pub(crate) struct SlowEntry {
     pub(crate) id: u64,
     /// When it ended, in seconds since 1970.
     pub(crate) at: u64,
-    /// The command.
+    /// The command, with all its waits.
     pub(crate) command: SlowCommand,
+    /// The longest of them, which its reason is of.
+    longest: Duration,
 }
 
 impl SlowLog {
-    /// Keeps it, and no more than `most` in all.
+    /// Keeps it, and no more than `most` in all. Its number.
     #[expect(clippy::disallowed_methods, reason = "people are shown the time of day")]
-    pub(crate) fn note(&self, command: SlowCommand, most: usize) {
+    pub(crate) fn note(&self, command: SlowCommand, most: usize) -> u64 {
         let at = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
         let ring = &mut *self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        ring.entries.push_front(SlowEntry { id: ring.next, at, command });
+        let (id, longest) = (ring.next, command.took);
+        ring.entries.push_front(SlowEntry { id, at, command, longest });
         ring.entries.truncate(most);
         ring.next += 1;
+        id
+    }
+
+    /// The command with this number has waited once more, or, where this `contains` its other waits, so long in all. Nothing is done where
+    /// it is not kept any more.
+    pub(crate) fn add(&self, id: u64, (took, reason): (Duration, SlowReason), contains: bool) {
+        let ring = &mut *self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(entry) = ring.entries.iter_mut().find(|entry| entry.id == id) else { return };
+        let (before, own) = (entry.command.took, &mut entry.longest);
+        // Of what contains the others, the rest is its own.
+        let alone = if contains { took.saturating_sub(before) } else { took };
+        entry.command.took = before + alone;
+        if alone > *own {
+            (*own, entry.command.reason) = (alone, reason);
+        }
     }
 
     /// The newest.
@@ -83,7 +102,7 @@ mod tests {
     fn slow(micros: u64) -> SlowCommand {
         SlowCommand {
             name: "get",
-            key: Some(b"k"[..].into()),
+            key: Some(KeyName::of(b"k")),
             took: Duration::from_micros(micros),
             reason: SlowReason::Redis,
             outcome: "lead",
@@ -95,7 +114,7 @@ mod tests {
     #[test]
     fn the_newest_stay_and_numbers_go_on() {
         let log = SlowLog::default();
-        (0..5).for_each(|micros| log.note(slow(micros), 3));
+        (0..5).for_each(|micros| _ = log.note(slow(micros), 3));
         let told = |most| log.newest(most).iter().map(|entry| (entry.id, entry.command.took)).collect::<Vec<_>>();
         let took = Duration::from_micros;
         assert_eq!(told(9), [(4, took(4)), (3, took(3)), (2, took(2))]);
@@ -106,5 +125,25 @@ mod tests {
         assert!(told(9).is_empty());
         log.note(slow(1), 3);
         assert_eq!((told(9), log.total()), (vec![(6, took(1))], 7));
+    }
+
+    #[test]
+    fn a_command_that_waits_more_than_once_is_one_and_its_longest_wait_the_reason() {
+        let (log, ms) = (SlowLog::default(), Duration::from_millis);
+        let (first, second) = (log.note(slow(10_000), 3), log.note(slow(1), 3));
+        let told = |id: u64| log.newest(9).into_iter().find(|entry| entry.id == id).map(|entry| entry.command);
+        let of = |id| told(id).map(|command| (command.took, command.reason));
+        log.add(first, (ms(5), SlowReason::Ear), false);
+        assert_eq!(of(first), Some((ms(15), SlowReason::Redis)));
+        log.add(first, (ms(30), SlowReason::Fence), false);
+        assert_eq!(of(first), Some((ms(45), SlowReason::Fence)));
+        log.add(first, (ms(50), SlowReason::Session), true);
+        assert_eq!(of(first), Some((ms(50), SlowReason::Fence)), "most of that was told before");
+        log.add(first, (ms(100), SlowReason::Session), true);
+        assert_eq!(of(first), Some((ms(100), SlowReason::Session)));
+        assert_eq!((of(second), log.newest(9).len()), (Some((Duration::from_micros(1), SlowReason::Redis)), 2));
+        log.reset();
+        log.add(first, (ms(5), SlowReason::Ear), false);
+        assert!(log.newest(9).is_empty());
     }
 }

@@ -68,7 +68,7 @@ impl HeldReply {
         let took = Time::now().saturating_since(self.since);
         note_wait(
             shared,
-            &self.replies,
+            (&self.replies, self.place),
             (command::by_id(self.command), None),
             (took, SlowReason::Fence, self.outcome),
             0,

@@ -15,7 +15,7 @@ use super::live::LiveSettings;
 use super::roll::Roll;
 use crate::clock::Time;
 use crate::command;
-use crate::metrics::{HALF_LIFE, HotKey, KeyWatch, SAMPLE_EVERY, SlowEntry, Stats, WorkerStats, shown};
+use crate::metrics::{HALF_LIFE, HotKey, KeyWatch, SAMPLE_EVERY, SlowEntry, Stats, WorkerStats};
 
 /// What can be asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -89,6 +89,17 @@ struct ListedSlowCommand {
 }
 
 impl ListingKind {
+    /// So many are told of where no number is given.
+    pub(crate) const USUAL: usize = 10;
+    /// And so many at most.
+    pub(crate) const MOST: usize = 1000;
+
+    /// How many are to be told of, where this number is given; none where there may not be so many.
+    pub(crate) fn count(given: Option<&str>) -> Option<usize> {
+        let count = given.map_or(Ok(Self::USUAL), str::parse);
+        count.ok().filter(|count| (1..=Self::MOST).contains(count))
+    }
+
     /// What it is called.
     pub(crate) const fn as_str(self) -> &'static str {
         match self {
@@ -140,7 +151,7 @@ impl Listings {
     fn hot_keys(&self, most: usize) -> Value {
         let (shows, now) = (self.shows_keys(), Time::now());
         let listed = |hot: HotKey| ListedHotKey {
-            key: shown(&hot.key, shows),
+            key: hot.key.shown(shows),
             per_second: rounded(hot.per_second),
             share: rounded(hot.share),
         };
@@ -162,7 +173,7 @@ impl Listings {
         let biggest = KeyWatch::biggest(&self.watches(), most, Time::now()).into_iter();
         let values: Vec<_> = biggest
             .map(|big| ListedBigKey {
-                key: shown(&big.key, shows),
+                key: big.key.shown(shows),
                 bytes: big.bytes,
                 command: command::by_id(big.command).name,
                 seconds_ago: big.ago.as_secs(),
@@ -185,14 +196,14 @@ impl Listings {
     }
 }
 
-fn listed(SlowEntry { id, at, command }: SlowEntry, shows: bool) -> ListedSlowCommand {
+fn listed(SlowEntry { id, at, command, .. }: SlowEntry, shows: bool) -> ListedSlowCommand {
     let (address, name, user) = command.client;
     ListedSlowCommand {
         id,
         at,
         us: micros(command.took),
         command: command.name,
-        key: command.key.map(|key| shown(&key, shows)),
+        key: command.key.map(|key| key.shown(shows)),
         reason: command.reason.as_str(),
         about: command.reason.about(),
         outcome: command.outcome,

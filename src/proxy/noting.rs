@@ -13,15 +13,13 @@ use super::in_flight::{InFlight, ReplyAction};
 use super::recipient::Recipient;
 use super::replies::Replies;
 use super::shared::Shared;
-use super::slowness::{is_slow, slow_command};
+use super::slowness::{is_slow, note_wait};
 use super::start::BIG;
 use super::worker::Worker;
 use crate::cache::Query;
 use crate::clock::Time;
 use crate::command::{self, Effect, Spec};
-use crate::metrics::{
-    KeyEvent, Outcome, Path, SAMPLE_EVERY, SlowCommand, SlowReason, TalliedKey, WorkerStats, hash_of,
-};
+use crate::metrics::{KeyEvent, Outcome, Path, SAMPLE_EVERY, SlowReason, TalliedKey, WorkerStats, hash_of};
 use crate::resp::{Request, Span};
 use crate::upstream::{ConnectionTimes, ReplyEnd};
 
@@ -171,10 +169,8 @@ impl InFlight {
     }
 
     fn note_slow(&self, recipient: &Recipient, of: (&Spec, Option<&[u8]>), took: Duration, reason: SlowReason) {
-        let shared = &self.site.shared;
-        let slow = slow_command(recipient.replies(), of, took, reason);
-        let (outcome, joined) = (recipient.outcome().as_str(), self.joined().len());
-        shared.stats.slow.note(SlowCommand { outcome, joined, ..slow }, shared.live().slowlog_max_len);
+        let at = (&**recipient.replies(), recipient.place());
+        note_wait(&self.site.shared, at, of, (took, reason, recipient.outcome()), self.joined().len());
     }
 
     fn note_sampled(&self, recipient: &Recipient, (spec, request): (&Spec, Request<'_>), size: u64) {

@@ -53,6 +53,8 @@ pub(crate) struct Replies {
     stats: Arc<WorkerStats>,
     /// What is told of the client.
     pub(super) ways: ClientWays,
+    /// The last command of which a slow wait was noted, with its number there.
+    slow: Cell<Option<(ReplyPlace, u64)>>,
     /// They are taken and not written, so nothing waits until they are.
     taken: bool,
 }
@@ -74,6 +76,7 @@ impl Replies {
             ways: ClientWays::new(member.since()),
             member,
             stats,
+            slow: Cell::new(None),
             taken: false,
         }
     }
@@ -95,6 +98,16 @@ impl Replies {
             output.wrote(len);
         }
         all
+    }
+
+    /// The number under which a slow wait of the command at `place` was noted last of all.
+    pub(super) fn slow_at(&self, place: ReplyPlace) -> Option<u64> {
+        self.slow.get().filter(|(of, _)| *of == place).map(|(_, id)| id)
+    }
+
+    /// One was noted under this number.
+    pub(super) fn set_slow(&self, place: ReplyPlace, id: u64) {
+        self.slow.set(Some((place, id)));
     }
 
     /// The counters of its worker.

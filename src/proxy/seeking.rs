@@ -156,7 +156,8 @@ impl Worker {
         if let Some((first, joined)) = read.all.split_first() {
             let key = read.question.missing().next().map(|sought| &*sought.key);
             let of = (command::by_id(first.command()), key);
-            note_wait(&self.shared, first.replies(), of, (took, SlowReason::Beyond, first.outcome()), joined.len());
+            let at = (&**first.replies(), first.place());
+            note_wait(&self.shared, at, of, (took, SlowReason::Beyond, first.outcome()), joined.len());
         }
     }
 

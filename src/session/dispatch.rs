@@ -115,10 +115,10 @@ impl Session {
                 Taken::Yes => return Ok(()),
                 Taken::Unanswered => line.answered(self).await?,
                 Taken::Unheard(unheard) => {
-                    let asked = Time::now();
+                    let (asked, place) = (Time::now(), self.caller.replies.next());
                     let heard =
                         waits < HEARINGS && line.while_writing(self, self.caller.hear(&self.worker, unheard)).await;
-                    self.note_slow(request, Time::now().saturating_since(asked), SlowReason::Ear);
+                    self.note_slow(place, request, (asked, SlowReason::Ear));
                     if !heard {
                         while !proxy::lead(&self.worker, &mut self.caller, spec, request, Time::now()) {
                             line.answered(self).await?;

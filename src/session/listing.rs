@@ -9,11 +9,6 @@ use super::Session;
 use crate::proxy::ListingKind;
 use crate::resp::{Request, Resp, encode};
 
-/// So many are told of where no number is given,
-const USUAL: usize = 10;
-/// and at most.
-const MOST: usize = 1000;
-
 impl Session {
     /// Tells an admin what it asks for.
     pub(super) async fn list(&self, what: ListingKind, request: Request<'_>, reply: &mut Vec<u8>) {
@@ -28,9 +23,12 @@ impl Session {
             info!("the slow commands are forgotten, by {by}");
             return encode::simple(reply, "OK");
         }
-        let count = argument.map_or(Some(USUAL), |count| std::str::from_utf8(count).ok()?.parse().ok());
-        let Some(count) = count.filter(|count| (1..=MOST).contains(count) && request.argc() <= 3) else {
-            return encode::error(reply, &format!("ERR crema: the count is 1 to {MOST}. Try CREMA HELP."));
+        let count = argument.map(|count| std::str::from_utf8(count).unwrap_or_default());
+        let Some(count) = ListingKind::count(count).filter(|_| request.argc() <= 3) else {
+            return encode::error(
+                reply,
+                &format!("ERR crema: the count is 1 to {}. Try CREMA HELP.", ListingKind::MOST),
+            );
         };
         debug!("{} are listed for {by}", what.as_str());
         tell(&listings.list(what, count).await, self.caller.resp, reply);

@@ -55,7 +55,7 @@ use crate::config::CrossSlot;
 use crate::error::{Error, Sent};
 use crate::metrics::{Failure, Outcome, SlowReason};
 use crate::net::Socket;
-use crate::proxy::{self, Caller, ClientRecord, Lent, Owner, Replies, SessionEnd, Taken, Who, Worker};
+use crate::proxy::{self, Caller, ClientRecord, Lent, Owner, Replies, ReplyPlace, SessionEnd, Taken, Who, Worker};
 use crate::resp::{Grammar, Limits, Parsed, Parser, ProtocolError, Request};
 
 pub(crate) use entrance::Entrance;
@@ -397,25 +397,26 @@ impl Session {
         match rest {
             Unfinished::OnLane(spec, taken) => self.on_lane(line, spec, request, taken, now).await,
             Unfinished::Decided(known, decision) => {
-                let is_told = is_told_if_slow(known, decision);
+                let (is_told, place) = (is_told_if_slow(known, decision), self.caller.replies.next());
                 let done = self.command(line, known, request, decision).await;
                 if is_told {
-                    self.note_slow(request, Time::now().saturating_since(now), SlowReason::Session);
+                    self.note_slow(place, request, (now, SlowReason::Session));
                 }
                 done
             }
         }
     }
 
-    /// Notes that a command waited for so long within the session, where that is slow.
-    fn note_slow(&self, request: Request<'_>, took: Duration, reason: SlowReason) {
+    /// Notes that the command at `place` has waited within the session since then, where that is slow.
+    fn note_slow(&self, place: ReplyPlace, request: Request<'_>, (since, reason): (Time, SlowReason)) {
+        let took = Time::now().saturating_since(since);
         if took < SLOWEST_QUICK {
             return;
         }
         let spec = command::lookup(request).unwrap_or_else(command::unknown);
         let (shared, replies) = (&self.worker.shared, &self.caller.replies);
         let outcome = if reason == SlowReason::Ear { Outcome::Hit } else { Outcome::Session };
-        proxy::note_wait(shared, replies, (spec, spec.keys(request).next()), (took, reason, outcome), 0);
+        proxy::note_wait(shared, (replies, place), (spec, spec.keys(request).next()), (took, reason, outcome), 0);
     }
 
     /// Whether the client is a replica by now, whose bytes are passed on as they are.

@@ -20,7 +20,7 @@ use crate::clock::Time;
 use crate::command::{Effect, Route, Spec, Verb};
 use crate::error::{Error, Sent};
 use crate::invalidation::Change;
-use crate::metrics::Outcome;
+use crate::metrics::{Outcome, SlowReason};
 use crate::proxy::{self, Lent, OwnLane, Owner, ReplyAction, ReplyPlace, Role, SessionEnd, Setting, Taken};
 use crate::resp::Request;
 use crate::upstream::{Login, NodeIndex};
@@ -290,7 +290,13 @@ impl Session {
         while home.idle_for(now) < ASIDE {
             let taken = proxy::call_at_home(&self.worker, &mut self.caller, home, spec, request, now);
             let Taken::Unheard(unheard) = taken else { return };
-            if waits == HEARINGS || !line.while_writing(self, self.caller.hear(&self.worker, unheard)).await {
+            if waits == HEARINGS {
+                break;
+            }
+            let (asked, place) = (Time::now(), self.caller.replies.next());
+            let heard = line.while_writing(self, self.caller.hear(&self.worker, unheard)).await;
+            self.note_slow(place, request, (asked, SlowReason::Ear));
+            if !heard {
                 break;
             }
             waits += 1;
