@@ -9,6 +9,7 @@
 //! Holds contract points 3 (own writes) and 7 (a write is sent once).
 
 use std::rc::Rc;
+use std::sync::atomic::Ordering;
 use std::task::{Context, Poll};
 
 use tokio::sync::oneshot;
@@ -345,7 +346,7 @@ impl InFlight {
     /// The reply is whole, and sets off what it sets off.
     #[inline]
     fn end<'a>(mut self, end: ReplyEnd, times: impl FnOnce() -> ConnectionTimes, command: impl Fn() -> &'a [u8]) {
-        if self.start.is_noted(end) {
+        if self.start.is_noted(end, self.site.stats.slow_after.load(Ordering::Relaxed)) {
             self.note(end, times, &command);
         }
         if let Some(recipient) = &mut self.recipient {

@@ -8,8 +8,6 @@ use crate::upstream::ReplyEnd;
 
 /// Replies of so many bytes or more, and commands, are noted whether they are in the sample or not.
 pub(super) const BIG: u64 = 16 << 10;
-/// What takes no longer is not slow, whatever the settings say, and need not be compared with them.
-const QUICK: u64 = 1_000_000;
 
 /// Nanoseconds; the lowest bit says whether it is in the sample.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,10 +30,10 @@ impl Start {
         self.0 & 1 != 0
     }
 
-    /// Whether something may be to be noted of a command with this reply.
+    /// Whether something may be to be noted of a command with this reply, where one is slow after so many nanoseconds.
     #[inline]
-    pub(super) fn is_noted(self, end: ReplyEnd) -> bool {
-        end.at.as_nanos().saturating_sub(self.0) > QUICK || end.size >= BIG || self.is_sampled()
+    pub(super) fn is_noted(self, end: ReplyEnd, slow_after: u64) -> bool {
+        end.at.as_nanos().saturating_sub(self.0) > slow_after || end.size >= BIG || self.is_sampled()
     }
 
     /// How long it has been under way then.
@@ -57,13 +55,14 @@ mod tests {
     fn what_is_quick_small_and_not_in_the_sample_is_not_noted() {
         let (at, ms) = (Time::from_nanos(1 << 50), Duration::from_millis);
         let end = |after, size| ReplyEnd { at: at.plus(ms(after)), size };
-        let start = Start::at(at);
-        assert!(!start.is_noted(end(1, 100)) && start.is_noted(end(2, 100)) && start.is_noted(end(0, BIG)));
+        let (start, slow) = (Start::at(at), 10_000_000);
+        let is_noted = |after, size| start.is_noted(end(after, size), slow);
+        assert!(!is_noted(10, 100) && is_noted(11, 100) && is_noted(0, BIG));
         assert!(!start.is_sampled() && start.until(end(3, 0).at) == ms(3));
-        assert!(!Start::at(Time::NEVER).is_noted(end(9, 1)), "nobody waits for that");
+        assert!(!Start::at(Time::NEVER).is_noted(end(99, 1), slow), "nobody waits for that");
         let stats = WorkerStats::default();
         let first = Start::of(&stats, at);
-        assert!(first.is_sampled() && first.is_noted(end(0, 1)), "the first request is in the sample");
+        assert!(first.is_sampled() && first.is_noted(end(0, 1), slow), "the first request is in the sample");
         let sampled = (0..6400).filter(|_| Start::of(&stats, at).is_sampled()).count();
         assert!((50..150).contains(&sampled), "{sampled}");
     }
