@@ -14,7 +14,7 @@ use tempfile::TempDir;
 use common::page::{Example, Lesson, Page, pages, shell, top};
 use common::redis::{free_port, loopback};
 use common::tls::{Authority, path};
-use common::{Crema, Redis, is_installed};
+use common::{Crema, Redis, eventually, is_installed};
 
 /// A directory with the files that pages name, and the program where they call it.
 struct Workshop {
@@ -320,9 +320,9 @@ fn users_that_pages_make_can_be_made() {
             let mut server = Command::new("redis-server");
             server.arg(&file).args(["--sentinel", "--port", &port, "--bind", "127.0.0.1"]);
             let mut server = server.stdout(std::process::Stdio::null()).spawn().expect("redis-server is installed");
-            let ask = format!("until redis-cli -p {port} ping; do sleep 0.05; done >/dev/null; redis-cli -p {port} ");
-            let output =
-                shell(&format!("{ask}{}", block.text.trim().replace('>', "\\>").replace('|', "\\|")), sentinel.path());
+            let ask = |command: &str| shell(&format!("redis-cli -p {port} {command}"), sentinel.path());
+            eventually("it answers", || ask("ping").status.success());
+            let output = ask(&block.text.trim().replace('>', "\\>").replace('|', "\\|"));
             server.kill().and_then(|()| server.wait()).expect("our own child");
             assert_eq!(String::from_utf8_lossy(&output.stdout), "OK\n", "{}:{}", page.path, block.line);
             users += 1;

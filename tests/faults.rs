@@ -73,6 +73,7 @@ fn freeze_while_others_write(ways: &[Way]) {
         within(Duration::from_secs(4), "it is ready", || crema.is_ready());
         std::thread::sleep(Duration::from_millis(500));
         within(Duration::from_secs(5), "L1 takes part again", || crema.outcomes("hit") - before > 100);
+        eventually("there is enough to judge", || crema.count("crema_requests_total", &[]) > 1_500);
         done.store(true, Ordering::Relaxed);
         let mut logs = vec![writer.join().expect("the writer is sound")];
         let mut errors_after = 0;

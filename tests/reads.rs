@@ -14,7 +14,7 @@ use std::thread::ScopedJoinHandle;
 use std::time::{Duration, Instant};
 
 use common::value::shown;
-use common::{AT_LAST, Client, Crema, MAX_STALENESS, Redis, array, eventually, int, ok, pack};
+use common::{AT_LAST, Client, Crema, MAX_STALENESS, Redis, Stop, array, eventually, int, ok, pack};
 use crema::command::{self, Caching, Spec};
 use crema::resp::{Limits, Parser};
 use examples::{KINDS, Kind, LIFE, LIFE_MS, MODULES, WRITES, commands, knows, lines};
@@ -208,13 +208,15 @@ fn an_mget_is_of_one_moment() {
             let other = crema.resp3();
             (alone, scope.spawn(|| read(other, &["e", "a", "c"])))
         });
+        let stopped = Stop(&stop);
         std::thread::sleep(Duration::from_secs(3));
-        stop.store(true, Ordering::Relaxed);
+        eventually("L1 takes part", || crema.outcomes("hit") > 500 && crema.outcomes("write") > 100);
+        drop(stopped);
         let rounds: u32 = writers.into_iter().map(|writer| writer.join().expect("a writer ends")).sum();
         let reads = |reader: ScopedJoinHandle<'_, u64>| reader.join().expect("no read of two moments");
         let reads: u64 = readers.into_iter().map(|(one, other)| reads(one) + reads(other)).sum();
         let hits = crema.outcomes("hit");
-        assert!(rounds > 200 && hits > 500, "{hits} hits of {reads} reads, {rounds} writes");
+        eprintln!("{hits} hits of {reads} reads, {rounds} writes");
     });
     // One key that is not there in L1 sends the whole to Redis.
     let mut client = crema.client();
