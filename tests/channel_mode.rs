@@ -50,7 +50,7 @@ fn where_tracking_is_refused_the_channel_caches_and_tracking_says_that_it_does_n
 
     channel.warm(&["GET", "k"]);
     let says = "changes made through a crema with coherence = ";
-    assert!(channel.has_logged(&format!("coherence by channel: {says}")), "{}", channel.log());
+    eventually("it is logged", || channel.has_logged(&format!("coherence by channel: {says}")));
     let (_, status) = channel.admin("/api/status").expect("answers");
     assert!(status.contains(r#""coherence":"channel""#) && status.contains(says), "{status}");
     assert!(status.contains(r#""class_seconds":300"#), "{status}");

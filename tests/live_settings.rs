@@ -49,7 +49,7 @@ impl Filed {
     }
 
     fn write(&self, text: &str) {
-        std::fs::write(self.file.path(), text).expect("it can be written");
+        common::rewrite(self.file.path(), text);
     }
 
     /// What has changed since the last call, whether crema reads the file because it is told to or has done so by itself before.

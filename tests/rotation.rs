@@ -96,8 +96,7 @@ fn with_file(password: &str) -> (Redis, tempfile::TempDir, String) {
 
 /// In one step, for it may be read at any time.
 fn write(file: &Path, password: &str) {
-    std::fs::write(file.with_extension("new"), password).expect("our own directory");
-    std::fs::rename(file.with_extension("new"), file).expect("our own directory");
+    common::rewrite(file, password);
 }
 
 /// Uses everything that there is until `stop`, and panics at the first error.

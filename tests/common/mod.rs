@@ -33,6 +33,7 @@ pub(crate) mod tls;
 pub(crate) mod value;
 pub(crate) mod writer;
 
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -96,6 +97,13 @@ pub(crate) fn seeded(name: &str) -> SmallRng {
 pub(crate) fn number_from_env(name: &str) -> Option<u64> {
     let text = std::env::var(name).ok()?;
     Some(text.parse().unwrap_or_else(|_| panic!("{name} is no number: {text}")))
+}
+
+/// Gives a file that crema looks at another text, in one step: a file that is half written is another one.
+pub(crate) fn rewrite(path: &Path, text: &str) {
+    let newer = path.with_extension("new");
+    std::fs::write(&newer, text).expect("it can be written");
+    std::fs::rename(&newer, path).expect("it is in its own directory");
 }
 
 /// Held by a test that measures memory or latency, so that it has its file's process for itself.

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::time::{Duration, Instant};
 
-use super::{Crema, Redis, is_installed};
+use super::{AT_LAST, Crema, Redis, is_installed};
 
 /// A page, by its path from the top.
 #[derive(Debug)]
@@ -198,7 +198,7 @@ impl Example {
             if fits && !said.iter().any(|line| is_unexpected(line, &self.shown)) {
                 return;
             }
-            let late = begun.elapsed() > Duration::from_secs(10) || !only_reads(&self.command);
+            let late = begun.elapsed() > AT_LAST || !only_reads(&self.command);
             let complaint = String::from_utf8_lossy(&output.stderr);
             assert!(!late, "line {}: {}\nsaid:\n{text}\n{complaint}", self.line, self.command);
             std::thread::sleep(Duration::from_millis(50));

@@ -3,12 +3,10 @@
 //! Its log is kept and shown when the test fails. A panic in the log fails the test, whatever else it proved.
 
 use std::fmt::Display;
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use tempfile::NamedTempFile;
@@ -30,8 +28,8 @@ pub(crate) struct Crema {
 
 struct Process {
     child: Child,
-    log: Arc<Mutex<Vec<String>>>,
-    reader: Option<JoinHandle<()>>,
+    /// What it writes to its standard error. It is a file, so that what has been written can be read.
+    log: NamedTempFile,
 }
 
 /// How a proxy is to be started.
@@ -141,6 +139,12 @@ impl Launch {
         panic!("crema does not start: its ports are taken time and again");
     }
 
+    /// Whether it is waited for, and will say of the fleet's channel whether it listens to that.
+    fn has_channel(&self) -> bool {
+        let others = ["--channel-enabled", "--coherence", "--config", "--l1-size", "--mode"];
+        self.await_ready && self.log.is_none() && !self.flags.iter().any(|(name, _)| others.contains(&name.as_str()))
+    }
+
     /// `None` when one of the ports was taken in between.
     fn try_start(&self) -> Option<Crema> {
         let (addr, admin) = self.place.unwrap_or_else(|| (loopback(free_port()), loopback(free_port())));
@@ -179,23 +183,14 @@ impl Launch {
         if let Some(level) = self.log {
             command.env("RUST_LOG", level);
         }
-        let mut child = command
+        let log = NamedTempFile::new().expect("a temporary file");
+        let child = command
             .stdin(Stdio::null())
             .stdout(Stdio::null())
-            .stderr(Stdio::piped())
+            .stderr(log.as_file().try_clone().expect("a second handle"))
             .spawn()
             .expect("the binary was built");
-        let log = Arc::new(Mutex::new(Vec::new()));
-        let stderr = child.stderr.take().expect("piped");
-        let reader = Some(std::thread::spawn({
-            let log = Arc::clone(&log);
-            move || {
-                for line in BufReader::new(stderr).lines().map_while(Result::ok) {
-                    log.lock().unwrap_or_else(PoisonError::into_inner).push(line);
-                }
-            }
-        }));
-        let mut crema = Crema { addr, admin, process: Some(Process { child, log, reader }), tunnels, settings: None };
+        let mut crema = Crema { addr, admin, process: Some(Process { child, log }), tunnels, settings: None };
         let listening = format!("listening on {scheme}{addr}");
         let deadline = Instant::now() + AT_LAST;
         while !(crema.has_logged(&listening) && (!self.await_ready || crema.is_ready())) {
@@ -206,6 +201,11 @@ impl Launch {
                 return None;
             }
             assert!(Instant::now() < deadline, "crema is not ready (waited for {listening:?} and /readyz)");
+            std::thread::sleep(Duration::from_millis(3));
+        }
+        // When it begins to listen to the channel it forgets what it holds. A test of what it holds should come behind that.
+        let deadline = Instant::now() + Duration::from_secs(1);
+        while self.has_channel() && !crema.has_logged("listening to the fleet's channel") && Instant::now() < deadline {
             std::thread::sleep(Duration::from_millis(3));
         }
         if is_secure {
@@ -363,15 +363,17 @@ impl Crema {
         });
     }
 
-    /// Does what is about L1 while it answers. Where the machine stands still its lease lapses, and what reads find then says
-    /// nothing of what is in L1; so it is done again.
+    /// Does what is about L1 while it answers. Where the machine stands still its lease lapses, or it forgets all for a connection that
+    /// it has lost, and what reads find then says nothing of what was in L1; so it is done again.
     #[track_caller]
     pub(crate) fn with_lease<T>(&self, mut work: impl FnMut() -> T) -> T {
-        let blind = || if self.is_direct() { 0 } else { self.outcomes("blind") };
+        let lapses = || {
+            if self.is_direct() { 0 } else { self.outcomes("blind") + self.count("crema_epochs_total", &[]) }
+        };
         for _ in 0..20 {
-            let before = blind();
+            let before = lapses();
             let done = work();
-            if blind() == before {
+            if lapses() == before {
                 return done;
             }
         }
@@ -402,7 +404,8 @@ impl Crema {
 
     pub(crate) fn log(&self) -> String {
         let Some(process) = &self.process else { return String::new() };
-        process.log.lock().unwrap_or_else(PoisonError::into_inner).join("\n")
+        let text = std::fs::read(process.log.path()).expect("our own file");
+        String::from_utf8_lossy(&text).trim_end_matches('\n').to_owned()
     }
 
     pub(crate) fn has_logged(&self, text: &str) -> bool {
@@ -432,9 +435,6 @@ impl Drop for Crema {
         // An error means that it has ended already.
         let _ = process.child.kill();
         let _ = process.child.wait();
-        if let Some(reader) = process.reader.take() {
-            let _ = reader.join();
-        }
         let log = self.log();
         if std::thread::panicking() {
             let lines: Vec<&str> = log.lines().collect();

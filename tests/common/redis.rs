@@ -4,11 +4,12 @@
 //! killed on drop. It can be killed and started again on the same port in between.
 
 use std::fs::{DirEntry, File, Permissions};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
@@ -32,14 +33,19 @@ pub(crate) struct Redis {
 const FAKETIME: [&str; 2] =
     ["/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1", "/usr/lib/aarch64-linux-gnu/faketime/libfaketime.so.1"];
 
-/// A port nobody listens on, outside the range that outgoing connections are given.
+/// A port nobody listens on, outside the range that outgoing connections are given. No test that runs beside this one is given it,
+/// whether something listens there at the moment or not: while this process runs it has the UDP port of that number, which is of no
+/// other use.
 pub(crate) fn free_port() -> u16 {
     static NEXT: AtomicU32 = AtomicU32::new(0);
+    static GIVEN: Mutex<Vec<UdpSocket>> = Mutex::new(Vec::new());
     let base = std::process::id().wrapping_mul(61);
     loop {
         let n = base.wrapping_add(NEXT.fetch_add(1, Ordering::Relaxed));
         let port = u16::try_from(12_000 + n % 20_000).expect("below 32,000");
+        let Ok(claim) = UdpSocket::bind((Ipv4Addr::LOCALHOST, port)) else { continue };
         if TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok() {
+            GIVEN.lock().unwrap_or_else(PoisonError::into_inner).push(claim);
             return port;
         }
     }
@@ -83,9 +89,7 @@ impl Redis {
     /// Sets that clock, relative to the machine's: "+1h".
     pub(crate) fn set_clock(&self, ahead: &str) {
         // In one step: it is read again and again.
-        let path = self.dir.path().join("clock");
-        std::fs::write(path.with_extension("new"), ahead).expect("our own directory");
-        std::fs::rename(path.with_extension("new"), &path).expect("our own directory");
+        super::rewrite(&self.dir.path().join("clock"), ahead);
     }
 
     /// A later Redis, where one was built: at `CREMA_NEWER_SERVER`, or by `make test` under `target/tcl`.
@@ -284,7 +288,8 @@ impl Redis {
         });
     }
 
-    /// Calls of a command since the start or the last [`Redis::reset_stats`].
+    /// Calls of a command since the start. Nobody sets them to zero who looks at what L1 does: crema reads in them what Redis tells
+    /// nobody, and forgets all when they are.
     pub(crate) fn calls(&self, command: &str) -> u64 {
         let info = self.client().cmd(&["INFO", "commandstats"]).text();
         let prefix = format!("cmdstat_{command}:calls=");
@@ -292,8 +297,11 @@ impl Redis {
         line.map_or(0, |rest| rest.split(',').next().and_then(|n| n.parse().ok()).expect("calls is a number"))
     }
 
-    pub(crate) fn reset_stats(&self) {
-        self.client().cmd(&["CONFIG", "RESETSTAT"]);
+    /// Calls of a command while this is done.
+    pub(crate) fn calls_in(&self, command: &str, work: impl FnOnce()) -> u64 {
+        let before = self.calls(command);
+        work();
+        self.calls(command) - before
     }
 
     /// The number in one line of `INFO section`.
