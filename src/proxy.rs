@@ -103,7 +103,7 @@ pub(crate) use open_listeners::OpenListeners;
 pub(crate) use orders::{GivenOrder, Order, OrderReport, Orders, UndoneOrder};
 pub(crate) use owner::Owner;
 pub(crate) use parts::PartsInTurn;
-pub(crate) use passage::{ClientRecord, PassedClient};
+pub(crate) use passage::{ClientRecord, ClientStage, PassedClient};
 pub(crate) use pilot::NEWCOMER;
 pub(crate) use private::{Lent, OwnLane, Setting};
 pub(crate) use private_sending::Role;

@@ -27,15 +27,15 @@ use tokio_util::task::TaskTracker;
 use tracing::{debug, error, info, warn};
 
 pub(crate) use self::inherited::{Inheritance, InheritedSocket, copy_of};
-use self::listener::{Client, Prelude};
-pub(crate) use self::listener::{Listener, SocketFile, bind_socket};
+use self::listener::Client;
+pub(crate) use self::listener::{Listener, Prelude, SocketFile, bind_socket};
 pub(crate) use self::porter::{AcceptTurn, Porters};
-use self::welcome::{Pace, welcome};
+use self::welcome::{Newcomer, Pace};
 
 use crate::clock::Time;
 use crate::metrics::WorkerStats;
 use crate::net::Socket;
-use crate::proxy::{ClientRecord, PassedClient, Replies, RollCall, SessionEnd, Shared, Worker};
+use crate::proxy::{ClientRecord, ClientStage, PassedClient, Replies, RollCall, SessionEnd, Shared, Worker};
 use crate::session::{self, Entrance};
 use crate::upstream::STALL;
 
@@ -160,12 +160,13 @@ impl Doors {
     }
 
     /// Hands over a client that another process has served. Where it came to, this process has to let clients in as well.
-    pub(crate) fn resume(&self, client: PassedClient, entrances: &[Arc<Entrance>]) {
+    pub(crate) fn resume(&self, client: PassedClient, entrances: &[(Prelude, Arc<Entrance>)]) {
         let PassedClient { socket, record } = client;
-        let Some(entrance) = entrances.iter().find(|entrance| entrance.at == record.entrance) else {
+        let Some((prelude, entrance)) = entrances.iter().find(|(_, entrance)| entrance.at == record.entrance) else {
             return info!(client = %record.peer, "a client is closed: the settings name `{}` no more", record.entrance);
         };
-        let prelude = Prelude { proxied: false, acceptor: None };
+        let done = Prelude { proxied: false, acceptor: None };
+        let prelude = if record.stage == ClientStage::Session { done } else { prelude.clone() };
         let client = if entrance.at.starts_with('/') {
             Client::Unix(socket.into())
         } else {
@@ -324,14 +325,14 @@ impl Sessions {
                 let worker = Rc::clone(worker);
                 debug!(client = %socket.peer(), number, "a client has connected");
                 // Called within, or the task would hold the session twice: as it was given and as it runs.
-                if let Some(prelude) = prelude {
+                if let (Some(prelude), Socket::Tcp(_)) = (&prelude, &socket) {
+                    let stage = record.map_or(ClientStage::Session, |record| record.stage);
+                    let Socket::Tcp(stream) = socket else { return };
+                    let newcomer = Newcomer::new(stream, prelude.clone(), stage);
                     let (stop, pace) = (self.stop.clone(), self.pace.clone());
                     self.tasks.spawn_local(async move {
                         let _leave = leave;
-                        let welcomed = Box::pin(welcome(socket, prelude, replies.member(), &pace, &worker.stats));
-                        if let Some(Some(socket)) = stop.run_until_cancelled(welcomed).await {
-                            session::serve(worker, socket, replies, entrance, None).await;
-                        }
+                        take_in(worker, newcomer, (replies, entrance), &stop, &pace).await;
                     });
                     return;
                 }
@@ -367,6 +368,28 @@ impl Sessions {
     /// Has every session look whether it should end, or what it has at the nodes is still right.
     fn wake(&self) {
         self.open.borrow().values().for_each(|replies| replies.wake());
+    }
+}
+
+/// The life of a client that is no session yet. Where the process ends first, it goes on in another that has taken over.
+async fn take_in(
+    worker: Rc<Worker>,
+    mut newcomer: Newcomer,
+    (replies, entrance): (Rc<Replies>, Arc<Entrance>),
+    stop: &CancellationToken,
+    pace: &Pace,
+) {
+    let welcomed = Box::pin(newcomer.welcome(replies.member(), pace, &worker.stats));
+    match stop.run_until_cancelled(welcomed).await {
+        Some(Some(socket)) => session::serve(worker, socket, replies, entrance, None).await,
+        Some(None) => {}
+        None => {
+            if let Some((socket, stage)) = newcomer.part() {
+                let (entrance, peer) = (entrance.at.clone(), replies.member().peer());
+                let record = ClientRecord { entrance, peer, stage, ..ClientRecord::default() };
+                worker.shared.succession.passage.pass(PassedClient { socket, record });
+            }
+        }
     }
 }
 

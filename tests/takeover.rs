@@ -2,63 +2,20 @@
 
 mod common;
 
-use std::io::{self, Read, Write};
+use std::io::{Read, Write};
 use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::AtomicBool;
 
+use common::succession::{
+    Baton, HELLO, Seen, ask_on, await_succession, cannot, frame, give_sockets, hear, path, refused, status,
+};
 use common::{AT_LAST, Client, Crema, Redis, Stop, Value, bulk, eventually, int, ok, simple};
-use tempfile::TempDir;
 
-/// Whether processes cannot be exchanged in this run: there is none of ours, or what carries clients knows only one.
-fn cannot(crema: &Crema) -> bool {
-    crema.is_direct() || std::env::var_os("CREMA_TEST_TLS").is_some()
-}
-
-/// A directory, and a path in it to take over at.
-fn path() -> (TempDir, PathBuf) {
-    let directory = tempfile::tempdir().expect("a directory");
-    let path = directory.path().join("take-over");
-    (directory, path)
-}
-
-fn status(crema: &Crema) -> String {
-    let Value::Map(fields) = crema.resp3().cmd(&["CREMA", "STATUS"]) else { panic!("a map") };
-    let field = fields.iter().find(|(name, _)| name.text() == "take_over");
-    field.map(|(_, value)| value.text()).expect("it is told")
-}
-
-/// What clients that ask all the time have seen.
-#[derive(Default)]
-struct Seen {
-    asked: AtomicU64,
-    refused: AtomicU64,
-    failed: AtomicU64,
-    wrong: AtomicU64,
-}
-
-/// Writes and reads back its own key, each time on a new connection, or always on the same.
-fn ask_on(crema: &Crema, seen: &Seen, stop: &AtomicBool, (name, keeps): (String, bool)) {
-    let mut kept: Option<Client> = None;
-    let mut n = 0_u64;
-    while !stop.load(Ordering::Relaxed) {
-        let Ok(mut client) = kept.take().map_or_else(|| Client::try_connect(crema.addr()), Ok) else {
-            seen.refused.fetch_add(1, Ordering::Relaxed);
-            continue;
-        };
-        n += 1;
-        let value = n.to_string();
-        let told = client.try_cmd(&["SET", &name, &value]).and_then(|_| client.try_cmd(&["GET", &name]));
-        seen.asked.fetch_add(2, Ordering::Relaxed);
-        match told {
-            Ok(read) if read == bulk(&value) => kept = keeps.then_some(client),
-            Ok(_) => _ = seen.wrong.fetch_add(1, Ordering::Relaxed),
-            Err(_) => _ = seen.failed.fetch_add(1, Ordering::Relaxed),
-        }
-    }
+fn url(redis: &Redis) -> String {
+    format!("redis://{}", redis.addr())
 }
 
 #[test]
@@ -86,8 +43,8 @@ fn under_load_no_request_fails_no_connection_is_refused_and_what_was_hot_is_hot(
     std::thread::scope(|scope| {
         let stopped = Stop(&stop);
         for n in 0..6 {
-            let (old, seen, stop) = (&old, &seen, &stop);
-            scope.spawn(move || ask_on(old, seen, stop, (format!("own:{n}"), n % 2 == 0)));
+            let (addr, seen, stop) = (old.addr(), &seen, &stop);
+            scope.spawn(move || ask_on(addr, seen, stop, (format!("own:{n}"), n % 2 == 0)));
         }
         let mut now = launch().in_place_of(&old).start();
         await_succession(&now);
@@ -97,8 +54,7 @@ fn under_load_no_request_fails_no_connection_is_refused_and_what_was_hot_is_hot(
             eventually("it has ended", || now.exit_status().is_some());
             now = next;
         }
-        let asked = seen.asked.load(Ordering::Relaxed);
-        eventually("the load goes on", || seen.asked.load(Ordering::Relaxed) > asked + 100);
+        seen.goes_on(100);
         drop(stopped);
         let mut client = now.client();
         // A lease begins with what was asked since the one before is gone.
@@ -114,17 +70,9 @@ fn under_load_no_request_fails_no_connection_is_refused_and_what_was_hot_is_hot(
         assert!(status(&now).starts_with("open at "), "{}", status(&now));
         drop(now);
     });
-    let count = |of: &AtomicU64| of.load(Ordering::Relaxed);
-    let told = (count(&seen.refused), count(&seen.failed), count(&seen.wrong));
-    assert_eq!(told, (0, 0, 0), "refused, failed, wrong of {}", count(&seen.asked));
+    seen.nothing_was_lost();
     eventually("the first has ended", || old.exit_status().is_some());
     assert!(old.exit_status().is_some_and(|status| status.success()));
-}
-
-/// Waits until this one serves, and all clients of the one before it are its own.
-fn await_succession(new: &Crema) {
-    eventually("it serves", || new.has_logged("clients are served in place of process"));
-    eventually("the one before it is gone", || new.has_logged("have come over"));
 }
 
 #[test]
@@ -183,31 +131,6 @@ fn a_client_stays_who_it_is_and_one_that_has_something_under_way_ends_it_first()
     }
     let mut late = UnixStream::connect(&socket).expect("the path is served still");
     late.write_all(b"PING\r\n").expect("it reads");
-}
-
-/// A message of a handover.
-fn frame(message: &str) -> Vec<u8> {
-    let length = u32::try_from(message.len()).expect("it is short");
-    [&b"M\0"[..], &length.to_be_bytes(), message.as_bytes()].concat()
-}
-
-const HELLO: &str = r#"{"say":"hello","oldest":1,"newest":1,"crema":"test","pid":1}"#;
-
-/// Reads until something like this was said.
-fn hear(stream: &mut UnixStream, wanted: &str) -> io::Result<()> {
-    stream.set_read_timeout(Some(AT_LAST))?;
-    let mut heard = Vec::new();
-    loop {
-        let mut more = [0; 4096];
-        let count = stream.read(&mut more)?;
-        heard.extend_from_slice(&more[..count]);
-        if String::from_utf8_lossy(&heard).contains(wanted) {
-            return Ok(());
-        }
-        if count == 0 {
-            return Err(io::Error::other(format!("no {wanted}: {}", String::from_utf8_lossy(&heard))));
-        }
-    }
 }
 
 #[test]
@@ -293,7 +216,7 @@ fn one_that_cannot_start_leaves_the_file_of_the_socket_and_one_that_follows_is_n
     let new = launch().in_place_of(&old).start();
     eventually("it serves", || new.has_logged("another crema of this user may take over"));
     ping();
-    let (code, said) = refused(&redis, &path, None);
+    let (code, said) = refused(&path, &url(&redis));
     assert!(code == Some(1) && said.contains("it is still taking over from process"), "{said}");
     assert_eq!(redis.client().cmd(&["RPUSH", "list", "x"]), int(1));
     assert_eq!(waits.value(), common::array([bulk("list"), bulk("x")]));
@@ -317,18 +240,16 @@ fn where_the_one_before_dies_midway_it_serves_in_its_place() {
         let crema = std::thread::scope(|scope| {
             let starts = scope.spawn(|| launch.start());
             let (mut stream, _) = door.accept().expect("it comes");
-            for (heard, said) in [
-                ("hello", &[HELLO, r#"{"say":"sockets","sockets":[]}"#, r#"{"say":"names_end"}"#][..]),
-                ("ready", &[r#"{"say":"released"}"#]),
-                ("serving", &[]),
-            ] {
-                hear(&mut stream, heard).expect("it is said");
-                if heard == last {
-                    break;
-                }
-                for message in said {
-                    stream.write_all(&frame(message)).expect("it reads");
-                }
+            let say = |stream: &mut UnixStream, message: &str| stream.write_all(&frame(message)).expect("it reads");
+            hear(&mut stream, "hello").expect("it is said");
+            let terms = format!(r#""terms":{{"upstream":"{}"}}}}"#, url(&redis));
+            say(&mut stream, &HELLO.replace('}', &format!(",{terms}")));
+            give_sockets(&stream, &Baton::new());
+            say(&mut stream, r#"{"say":"names_end"}"#);
+            hear(&mut stream, "ready").expect("it is said");
+            if last == "serving" {
+                say(&mut stream, r#"{"say":"released"}"#);
+                hear(&mut stream, "serving").expect("it is said");
             }
             drop((stream, door));
             starts.join().expect("it starts")
@@ -343,15 +264,6 @@ fn where_the_one_before_dies_midway_it_serves_in_its_place() {
     }
 }
 
-/// How the program ends that is to take over there, and what it says.
-fn refused(redis: &Redis, path: &Path, upstream: Option<&str>) -> (Option<i32>, String) {
-    let upstream = upstream.map_or_else(|| format!("redis://{}", redis.addr()), str::to_owned);
-    let arguments = ["--listen", "127.0.0.1:0", "--admin", "off", "--upstream", &upstream, "--take-over"];
-    let mut command = Command::new(env!("CARGO_BIN_EXE_crema"));
-    let Output { status, stderr, .. } = command.args(arguments).arg(path).env_clear().output().expect("the program");
-    (status.code(), String::from_utf8_lossy(&stderr).into_owned())
-}
-
 #[test]
 fn what_cannot_be_taken_over_from_is_told_and_the_program_ends() {
     let redis = Redis::start();
@@ -359,7 +271,7 @@ fn what_cannot_be_taken_over_from_is_told_and_the_program_ends() {
     let listener = UnixListener::bind(&path).expect("a new path");
     let with_mode = |mode| std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).expect("our own");
     with_mode(0o666);
-    let (code, said) = refused(&redis, &path, None);
+    let (code, said) = refused(&path, &url(&redis));
     assert!(code == Some(1) && said.contains("others may use the socket: its mode is 666"), "{said}");
     with_mode(0o600);
     for (answer, why) in [
@@ -372,7 +284,7 @@ fn what_cannot_be_taken_over_from_is_told_and_the_program_ends() {
         (b"", "it is gone"),
     ] {
         let said = std::thread::scope(|scope| {
-            let program = scope.spawn(|| refused(&redis, &path, None));
+            let program = scope.spawn(|| refused(&path, &url(&redis)));
             let (mut stream, _) = listener.accept().expect("it comes");
             hear(&mut stream, "hello").expect("it greets");
             stream.write_all(answer).expect("it reads");
@@ -383,7 +295,7 @@ fn what_cannot_be_taken_over_from_is_told_and_the_program_ends() {
     }
     let file = directory.path().join("precious");
     std::fs::write(&file, "data").expect("written");
-    let (code, said) = refused(&redis, &file, None);
+    let (code, said) = refused(&file, &url(&redis));
     assert!(code == Some(1) && said.contains("what stands there is no socket"), "{said}");
     assert_eq!(std::fs::read_to_string(&file).expect("still there"), "data");
 }
@@ -400,7 +312,7 @@ fn one_whose_upstream_does_not_answer_takes_nothing_over_and_one_alone_starts_by
         return;
     }
     eventually("it is logged", || crema.has_logged("nobody is there to take over from"));
-    let (code, said) = refused(&redis, &path, Some("redis://127.0.0.1:1"));
+    let (code, said) = refused(&path, "redis://127.0.0.1:1");
     assert!(code == Some(1) && said.contains("the upstream does not answer this process"), "{said}");
     assert_eq!(crema.client().cmd(&["SET", "k", "v"]), ok());
     eventually("that is told", || crema.has_logged("nobody takes over"));

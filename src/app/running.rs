@@ -25,7 +25,7 @@ use crate::error::Error;
 use crate::net::tls::{Acceptor, Dialer, FileError};
 use crate::origin::Origins;
 use crate::proxy::{Orders, SuccessionState};
-use crate::server::{AcceptTurn, Inheritance, Inside, Listener, Porters, Workers};
+use crate::server::{AcceptTurn, Inheritance, Inside, Listener, Porters, Prelude, Workers};
 use crate::session::Entrance;
 use crate::tier::Tiers;
 
@@ -39,8 +39,8 @@ const DOOR_PAUSE: Duration = Duration::from_secs(1);
 pub(super) struct Running {
     pub(super) app: Arc<App>,
     pub(super) workers: Workers,
-    /// What is asked of clients at each address.
-    entrances: Vec<Arc<Entrance>>,
+    /// What clients at each address have to do, and what is asked of them.
+    entrances: Vec<(Prelude, Arc<Entrance>)>,
     /// Those who accept clients.
     porters: Porters,
     admin: Option<AdminPort>,
@@ -67,6 +67,7 @@ impl Running {
         given.tell_left()?;
         let (stop_sessions, control) = (CancellationToken::new(), Control::here());
         let entrances = Entrance::of_listeners(&config, control.clone())?;
+        let preludes: Vec<_> = config.listen.iter().map(|listen| Prelude::of(listen, acceptor.as_ref())).collect();
         let entrance_inside = Entrance::inside(control.clone());
         let tiers = Tiers::start(&config.tiers, &control).map_err(bad("tier"))?;
         let tiers = (!config.tiers.is_empty()).then_some(tiers);
@@ -84,6 +85,7 @@ impl Running {
         }
         let porters =
             Porters::start(listeners.into_iter().zip(entrances.clone()), &workers.doors(), AcceptTurn::Others);
+        let entrances = preludes.into_iter().zip(entrances).collect();
         app.tell_promises();
         app.watch_over(&control);
         control.spawn(SettingsKeeper::new(Arc::clone(&app), orders_given, read).keep());

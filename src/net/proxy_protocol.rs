@@ -7,7 +7,6 @@ use std::io;
 use std::net::SocketAddr;
 
 use ppp::{HeaderResult, v1, v2};
-use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
 
 /// How a header of version 1 begins.
@@ -73,10 +72,12 @@ pub(crate) fn opening(bytes: &[u8]) -> Opening {
     }
 }
 
-/// Reads the header. Gives the address from which the client connects; `None` where the load balancer speaks for itself (`LOCAL`)
-/// or does not know (`UNKNOWN`). Not cancel safe: the connection is of no use then.
-pub(crate) async fn read_source(stream: &mut TcpStream) -> Result<Option<SocketAddr>, HeaderError> {
-    let mut header = Vec::new();
+/// Reads the header, of which `header` was read. Gives the address from which the client connects; `None` where the load balancer
+/// speaks for itself (`LOCAL`) or does not know (`UNKNOWN`). Cancel safe: what was read by then is in `header`.
+pub(crate) async fn read_source(
+    stream: &mut TcpStream,
+    header: &mut Vec<u8>,
+) -> Result<Option<SocketAddr>, HeaderError> {
     let mut seen = [0; 512];
     loop {
         let count = match stream.peek(&mut seen).await {
@@ -88,13 +89,16 @@ pub(crate) async fn read_source(stream: &mut TcpStream) -> Result<Option<SocketA
         if count == 0 {
             return Err(if header.is_empty() { HeaderError::Silent } else { HeaderError::Short });
         }
-        let before = header.len();
-        header.extend_from_slice(&seen[..count]);
-        let end = extent(&header)?;
-        header.truncate(end.unwrap_or(header.len()));
-        stream.read_exact(&mut seen[..header.len() - before]).await?;
-        if end.is_some() {
-            return source(&header);
+        let known = [&header[..], &seen[..count]].concat();
+        let end = extent(&known)?;
+        let wanted = end.unwrap_or(known.len()).saturating_sub(header.len());
+        match stream.try_read(&mut seen[..wanted]) {
+            Ok(read) => header.extend_from_slice(&seen[..read]),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            Err(error) => return Err(error.into()),
+        }
+        if end.is_some_and(|end| end <= header.len()) {
+            return source(header);
         }
     }
 }
@@ -145,7 +149,7 @@ fn source(header: &[u8]) -> Result<Option<SocketAddr>, HeaderError> {
 
 #[cfg(test)]
 mod tests {
-    use tokio::io::AsyncWriteExt;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::net::TcpListener;
 
     use super::*;
@@ -171,7 +175,7 @@ mod tests {
         };
         let (accepted, _client) = tokio::join!(listener.accept(), send);
         let mut stream = accepted.expect("somebody connects").0;
-        let source = read_source(&mut stream).await;
+        let source = read_source(&mut stream, &mut Vec::new()).await;
         let mut rest = Vec::new();
         stream.read_to_end(&mut rest).await.ok();
         (source, rest)

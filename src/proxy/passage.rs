@@ -29,6 +29,8 @@ pub(crate) struct ClientRecord {
     pub entrance: String,
     /// Where it comes from.
     pub peer: String,
+    /// What it has done already.
+    pub stage: ClientStage,
     /// The user and the password that it proved to Redis.
     pub login: Option<(Vec<u8>, Vec<u8>)>,
     /// The user of crema's own that it is.
@@ -41,6 +43,19 @@ pub(crate) struct ClientRecord {
     pub name: Option<Vec<u8>>,
     /// What it said with `CLIENT SETINFO`, as it said it.
     pub info: Vec<Vec<u8>>,
+}
+
+/// How far a client has come.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum ClientStage {
+    /// It has a session.
+    #[default]
+    Session,
+    /// Its header of the PROXY protocol is to come; this was read of it.
+    Header(Vec<u8>),
+    /// Its TLS handshake is to begin.
+    Handshake,
 }
 
 impl Debug for ClientRecord {
@@ -68,11 +83,9 @@ impl Passage {
         self.lock().is_some()
     }
 
-    /// This one goes; where that fails after all, its connection is closed.
-    pub(crate) fn pass(&self, client: PassedClient) {
-        if let Some(passage) = &*self.lock() {
-            let _ = passage.try_send(client);
-        }
+    /// This one goes; false: it cannot.
+    pub(crate) fn pass(&self, client: PassedClient) -> bool {
+        self.lock().as_ref().is_some_and(|passage| passage.try_send(client).is_ok())
     }
 
     fn lock(&self) -> MutexGuard<'_, Option<mpsc::Sender<PassedClient>>> {
@@ -94,5 +107,23 @@ mod tests {
         assert!(shown.contains("ClientRecord") && !shown.contains("anna") && !shown.contains("115"), "{shown}");
         let all = ClientRecord { login: Some((vec![255], vec![0])), is_resp3: true, ..ClientRecord::default() };
         assert_eq!(read(&serde_json::to_string(&all).expect("plain data")), all);
+        for stage in [ClientStage::Header(b"PROX".to_vec()), ClientStage::Handshake] {
+            let early = ClientRecord { stage, ..ClientRecord::default() };
+            assert_eq!(read(&serde_json::to_string(&early).expect("plain data")), early);
+        }
+    }
+
+    #[test]
+    fn who_finds_no_way_stays() {
+        let passage = Passage::default();
+        let client = || {
+            let (socket, _) = std::os::unix::net::UnixStream::pair().expect("a pair of sockets");
+            PassedClient { socket: socket.into(), record: ClientRecord::default() }
+        };
+        assert!(!passage.pass(client()), "it is not open");
+        let mut arrivals = passage.open(1);
+        assert!(passage.pass(client()) && !passage.pass(client()), "one at a time");
+        arrivals.close();
+        assert!(arrivals.try_recv().is_ok() && !passage.pass(client()), "nobody carries it over any more");
     }
 }

@@ -188,7 +188,7 @@ fn failed(listen: &Listen) -> impl Fn(io::Error) -> Error + Copy {
 
 impl Prelude {
     /// What clients of an address of TCP have to do.
-    fn of(listen: &Listen, acceptor: Option<&Arc<Acceptor>>) -> Self {
+    pub(crate) fn of(listen: &Listen, acceptor: Option<&Arc<Acceptor>>) -> Self {
         let Listen::Tcp { tls, proxied, .. } = listen else { return Self { proxied: false, acceptor: None } };
         let acceptor = tls.then(|| acceptor.expect("settings with a listener under TLS have a certificate"));
         Self { proxied: *proxied, acceptor: acceptor.map(Arc::clone) }

@@ -1,8 +1,9 @@
 //! From a socket that was accepted to one that a session can have: the PROXY header and the TLS handshake, each in bounded time,
-//! and not too many at once.
+//! and not too many at once. Until its handshake has begun a client can go to another process as it is.
 
 use std::future::poll_fn;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::pin::pin;
 use std::sync::Arc;
 use std::task::ready;
@@ -21,7 +22,7 @@ use crate::metrics::WorkerStats;
 use crate::net::Socket;
 use crate::net::proxy_protocol::{HeaderError, Opening, opening, read_source};
 use crate::net::tls::Acceptor;
-use crate::proxy::Member;
+use crate::proxy::{ClientStage, Member};
 
 /// How long a client may take for each step.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -43,74 +44,97 @@ enum Refusal {
     Handshake(io::Error),
 }
 
-/// Takes a client in as `prelude` wants it; `None` where that fails, which is counted and told.
-pub(super) async fn welcome(
-    socket: Socket,
+/// A client that is no session yet.
+pub(super) struct Newcomer {
+    /// None: its handshake has begun.
+    stream: Option<TcpStream>,
     prelude: Prelude,
-    member: &Member,
-    pace: &Pace,
-    stats: &WorkerStats,
-) -> Option<Socket> {
-    let Socket::Tcp(stream) = socket else { return Some(socket) };
-    let refusal = match take_in(stream, &prelude, member, pace).await {
-        Ok(socket) => return Some(socket),
-        Err(refusal) => refusal,
-    };
-    let client = member.peer();
-    match refusal {
-        Refusal::Header(HeaderError::Silent) => debug!(%client, "a client has left without a word"),
-        Refusal::Header(error) => {
-            stats.proxy_headers_refused.add(1);
-            warn!(%client, "client refused: {error}");
-        }
-        Refusal::Handshake(error) => {
-            stats.handshakes_failed.add(1);
-            warn!(%client, "client refused: {error}");
-        }
-    }
-    None
+    stage: ClientStage,
 }
 
-async fn take_in(mut stream: TcpStream, prelude: &Prelude, member: &Member, pace: &Pace) -> Result<Socket, Refusal> {
-    if prelude.proxied {
-        match timeout(PATIENCE, read_source(&mut stream)).await.unwrap_or(Err(HeaderError::Late)) {
-            Ok(Some(source)) => member.comes_from(source.to_string()),
-            Ok(None) => {}
-            Err(error) => {
-                if prelude.acceptor.is_none() {
-                    turn_away(stream).await;
-                }
-                return Err(Refusal::Header(error));
-            }
-        }
+impl Newcomer {
+    /// One that has come so far.
+    pub(super) fn new(stream: TcpStream, prelude: Prelude, stage: ClientStage) -> Self {
+        let first = if prelude.proxied { ClientStage::Header(Vec::new()) } else { ClientStage::Handshake };
+        let stage = if stage == ClientStage::Session { first } else { stage };
+        Self { stream: Some(stream), prelude, stage }
     }
-    let Some(acceptor) = &prelude.acceptor else { return Ok(Socket::Tcp(stream)) };
-    shake_hands(stream, acceptor, prelude.proxied, pace).await
-}
 
-async fn shake_hands(stream: TcpStream, acceptor: &Acceptor, proxied: bool, pace: &Pace) -> Result<Socket, Refusal> {
-    let late = |what: &str| Refusal::Handshake(io::Error::new(io::ErrorKind::TimedOut, what));
-    let slow = "its TLS handshake took too long";
-    let hello = async {
-        let mut first = [0; 16];
-        let count = match stream.peek(&mut first).await {
-            Ok(0) => return Err(Refusal::Header(HeaderError::Silent)),
-            Err(error) if error.kind() == io::ErrorKind::ConnectionReset => {
-                return Err(Refusal::Header(HeaderError::Silent));
-            }
-            peeked => peeked.map_err(Refusal::Handshake)?,
+    /// Takes it in; `None` where that fails, which is counted and told. Cancel safe: it stays as it is.
+    pub(super) async fn welcome(&mut self, member: &Member, pace: &Pace, stats: &WorkerStats) -> Option<Socket> {
+        let refusal = match self.take_in(member, pace).await {
+            Ok(socket) => return Some(socket),
+            Err(refusal) => refusal,
         };
-        if !proxied && opening(&first[..count]) == Opening::Header {
-            return Err(Refusal::Header(HeaderError::Unwanted));
+        let client = member.peer();
+        match refusal {
+            Refusal::Header(HeaderError::Silent) => debug!(%client, "a client has left without a word"),
+            Refusal::Header(error) => {
+                stats.proxy_headers_refused.add(1);
+                warn!(%client, "client refused: {error}");
+            }
+            Refusal::Handshake(error) => {
+                stats.handshakes_failed.add(1);
+                warn!(%client, "client refused: {error}");
+            }
         }
-        Acceptor::hello(stream).await.map_err(Refusal::Handshake)
-    };
-    // Who has not said what it wants takes nobody's seat.
-    let hello = timeout(PATIENCE, hello).await.map_err(|_| late(slow))??;
-    let seat = timeout(PATIENCE, acceptor.seat()).await;
-    let _seat = seat.map_err(|_| late("too many other TLS handshakes were under way for too long"))?;
-    let handshake = pace.paced(Socket::welcome(hello, acceptor));
-    timeout(PATIENCE, handshake).await.map_err(|_| late(slow))?.map_err(Refusal::Handshake)
+        None
+    }
+
+    /// As it is, for another process to take it in; none where its handshake has begun.
+    pub(super) fn part(self) -> Option<(OwnedFd, ClientStage)> {
+        let socket = self.stream?.into_std().ok()?;
+        Some((socket.into(), self.stage))
+    }
+
+    async fn take_in(&mut self, member: &Member, pace: &Pace) -> Result<Socket, Refusal> {
+        let broken = || Refusal::Header(HeaderError::Broken(io::ErrorKind::NotConnected.into()));
+        if let ClientStage::Header(header) = &mut self.stage {
+            let stream = self.stream.as_mut().ok_or_else(broken)?;
+            match timeout(PATIENCE, read_source(stream, header)).await.unwrap_or(Err(HeaderError::Late)) {
+                Ok(Some(source)) => member.comes_from(source.to_string()),
+                Ok(None) => {}
+                Err(error) => {
+                    if let (None, Some(stream)) = (&self.prelude.acceptor, self.stream.take()) {
+                        turn_away(stream).await;
+                    }
+                    return Err(Refusal::Header(error));
+                }
+            }
+            self.stage = ClientStage::Handshake;
+        }
+        let Some(acceptor) = self.prelude.acceptor.clone() else {
+            return self.stream.take().map(Socket::Tcp).ok_or_else(broken);
+        };
+        self.shake_hands(&acceptor, pace).await
+    }
+
+    async fn shake_hands(&mut self, acceptor: &Acceptor, pace: &Pace) -> Result<Socket, Refusal> {
+        let late = |what: &str| Refusal::Handshake(io::Error::new(io::ErrorKind::TimedOut, what));
+        let slow = "its TLS handshake took too long";
+        let hello = async {
+            let mut first = [0; 16];
+            let stream = self.stream.as_ref().ok_or(Refusal::Header(HeaderError::Silent))?;
+            let count = match stream.peek(&mut first).await {
+                Ok(0) => return Err(Refusal::Header(HeaderError::Silent)),
+                Err(error) if error.kind() == io::ErrorKind::ConnectionReset => {
+                    return Err(Refusal::Header(HeaderError::Silent));
+                }
+                peeked => peeked.map_err(Refusal::Handshake)?,
+            };
+            if !self.prelude.proxied && opening(&first[..count]) == Opening::Header {
+                return Err(Refusal::Header(HeaderError::Unwanted));
+            }
+            let stream = self.stream.take().ok_or(Refusal::Header(HeaderError::Silent))?;
+            Acceptor::hello(stream).await.map_err(Refusal::Handshake)
+        };
+        // Who has not said what it wants takes nobody's seat.
+        let hello = timeout(PATIENCE, hello).await.map_err(|_| late(slow))??;
+        let seat = timeout(PATIENCE, acceptor.seat()).await;
+        let _seat = seat.map_err(|_| late("too many other TLS handshakes were under way for too long"))?;
+        let handshake = pace.paced(Socket::welcome(hello, acceptor));
+        timeout(PATIENCE, handshake).await.map_err(|_| late(slow))?.map_err(Refusal::Handshake)
+    }
 }
 
 /// Tells a client that speaks no TLS what is wrong, as Redis tells of its own protocol.

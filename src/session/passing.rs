@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use super::wire::Wire;
 use super::{Admission, Answers, Session};
-use crate::proxy::{ClientRecord, PassedClient, Who};
+use crate::proxy::{ClientRecord, ClientStage, PassedClient, Who};
 use crate::resp::Resp;
 use crate::upstream::Login;
 
@@ -24,8 +24,7 @@ impl Session {
             return false;
         }
         let Some(socket) = wire.copy() else { return false };
-        shared.succession.passage.pass(PassedClient { socket, record: self.record() });
-        true
+        shared.succession.passage.pass(PassedClient { socket, record: self.record() })
     }
 
     /// Whether its client has read all, where that may go on in another process: no reply goes with it.
@@ -39,6 +38,7 @@ impl Session {
         ClientRecord {
             entrance: self.entrance.at.clone(),
             peer: self.caller.replies.member().peer(),
+            stage: ClientStage::Session,
             login,
             account: self.account.as_deref().map(str::to_owned),
             db: who.db,

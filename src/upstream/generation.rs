@@ -106,6 +106,12 @@ impl Generation {
         number
     }
 
+    /// What the server calls itself, where it was asked and tells.
+    pub(crate) fn server(&self) -> Option<String> {
+        let seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        seen.present.as_deref().map(|id| String::from_utf8_lossy(id).into_owned())
+    }
+
     /// The server has no part in the upstream any more: all its connections are of a former generation.
     pub(super) fn leave(&self) {
         self.number.fetch_add(1, Ordering::AcqRel);

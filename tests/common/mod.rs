@@ -4,7 +4,7 @@
 //! between proxy and Redis, and a RESP client written anew, so that a mistake in the proxy's codec cannot hide in the
 //! test of it. Knows the proxy from outside only: its flags, its sockets and its admin pages.
 //!
-//! Reading order: [`redis`], [`cluster`] (over [`bus`]), [`sentinel`], [`proxy`], [`link`], [`relay`], [`memcached`], [`tls`], [`services`], [`client`] (over [`value`]), [`writer`], [`differs`], [`judge`], [`ledger`], [`page`].
+//! Reading order: [`redis`], [`cluster`] (over [`bus`]), [`sentinel`], [`proxy`], [`link`], [`relay`], [`memcached`], [`tls`], [`services`], [`client`] (over [`value`]), [`writer`], [`differs`], [`judge`], [`ledger`], [`page`], [`succession`].
 //!
 //! With `CREMA_TEST_DIRECT=1` the [`Crema`] launcher hands out the address of the server itself. Whatever fails then is
 //! a fault of the test, not of the proxy, but for those about clusters, of which one node is no stand-in; what cannot be asked of a
@@ -29,6 +29,7 @@ pub(crate) mod redis;
 pub(crate) mod relay;
 pub(crate) mod sentinel;
 pub(crate) mod services;
+pub(crate) mod succession;
 pub(crate) mod tls;
 pub(crate) mod value;
 pub(crate) mod writer;

@@ -15,8 +15,9 @@ use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 use tracing::{info, warn};
 
+use super::baton::Baton;
 use super::giver::{Giver, GiverStep};
-use super::line::{HandoverFrame, HandoverLine};
+use super::line::{HandoverFrame, HandoverLine, is_end};
 use super::message::{HandoverMessage, SocketNote, SocketUse};
 use super::peer;
 use crate::clock::Time;
@@ -27,8 +28,6 @@ use crate::server::{AcceptTurn, Porters, SocketFile, bind_socket};
 
 /// What is said may take so long to be taken.
 const PATIENCE: Duration = Duration::from_secs(30);
-/// One that was to let clients in and failed may take so long to end.
-const LAST_WORDS: Duration = Duration::from_secs(5);
 /// The pause after `accept` failed.
 const PAUSE: Duration = Duration::from_secs(1);
 
@@ -50,8 +49,8 @@ pub(in crate::app) struct Estate<'a> {
 /// A process that has taken over from this one.
 pub(in crate::app) struct Successor {
     line: Arc<HandoverLine>,
-    /// Who carries clients over.
-    carrier: Option<JoinHandle<()>>,
+    /// Who carries clients over. It has the line while it does.
+    carrier: Option<JoinHandle<io::Result<()>>>,
     /// Its number.
     pub(in crate::app) pid: u32,
 }
@@ -87,22 +86,27 @@ impl TakeOverDoor {
     }
 }
 
-/// The line to one that asks. Given up midway, that one is told: who is gone without a word is taken for dead.
-struct AskedLine(Option<HandoverLine>);
+/// One that asks, and whether it may let clients in. Given up midway, it may not any more, and is told: who is gone without a word is
+/// taken for dead.
+struct AskingProcess {
+    line: Option<HandoverLine>,
+    baton: Baton,
+}
 
-impl AskedLine {
+impl AskingProcess {
     fn line(&mut self) -> &mut HandoverLine {
-        self.0.as_mut().expect("it is there until it is let go")
+        self.line.as_mut().expect("it is there until it is let go")
     }
 
     fn let_go(mut self) -> HandoverLine {
-        self.0.take().expect("it is let go once")
+        self.line.take().expect("it is let go once")
     }
 }
 
-impl Drop for AskedLine {
+impl Drop for AskingProcess {
     fn drop(&mut self) {
-        if let Some(line) = &self.0 {
+        if let Some(line) = &self.line {
+            self.baton.take();
             line.say_at_once(&HandoverMessage::Refusal { why: "it goes another way".to_owned() });
         }
     }
@@ -112,64 +116,93 @@ impl Drop for AskedLine {
 async fn attempt(stream: UnixStream, estate: &Estate<'_>) -> Result<Successor, String> {
     let pid = peer(&stream)?;
     info!("process {pid} asks to take over");
-    let mut asked = AskedLine(Some(HandoverLine::new(stream)));
+    let baton = Baton::new().map_err(|error| error.to_string())?;
+    let mut asking = AskingProcess { line: Some(HandoverLine::new(stream)), baton };
     if let (true, SuccessionState::Follows(before)) = (estate.shared.l1.is_shared(), estate.shared.succession.get()) {
         let why = format!("it is still taking over from process {before} itself: try again when that one has ended");
-        let _ = say(asked.line(), &HandoverMessage::Refusal { why: why.clone() }, &[]).await;
+        let _ = say(asking.line(), &HandoverMessage::Refusal { why: why.clone() }, &[]).await;
         return Err(why);
     }
-    let mut giver = Giver::new(Time::now());
-    let mut failed = None;
+    let terms = super::terms(estate.shared).await;
+    let mut giver = Giver::new(Time::now(), terms);
     loop {
         let wait = giver.deadline().saturating_since(Time::now());
-        let mut steps: VecDeque<GiverStep> = tokio::select! {
-            frame = asked.line().next() => match frame {
+        let steps = tokio::select! {
+            biased; // what was said in time is not late where this process was frozen
+            frame = asking.line().next() => match frame {
                 Ok(HandoverFrame::Message(message, _)) => giver.hear(message, Time::now()),
-                Ok(HandoverFrame::Names(_)) => giver.lost("it says names, which it has none to say"),
-                Err(error) => giver.lost(&error.to_string()),
+                Ok(HandoverFrame::Names(_)) => giver.odd("it says names, which it has none to say".to_owned()),
+                Err(error) if is_end(&error) => giver.lost(&error.to_string()),
+                Err(error) => giver.odd(error.to_string()),
             },
             () = sleep(wait) => giver.late(),
-        }
-        .into();
-        while let Some(step) = steps.pop_front() {
-            let mut done = Ok(());
-            match step {
-                GiverStep::Say(message) => done = say(asked.line(), &message, &[]).await,
-                GiverStep::Offer => match offer(asked.line(), estate).await {
-                    Ok(()) => {}
-                    Err(why) => steps.extend(giver.cannot_offer(why)),
-                },
-                GiverStep::Release(message) => {
-                    estate.porters.turn(AcceptTurn::Others);
-                    estate.shared.l1.share();
-                    done = say(asked.line(), &message, &[]).await;
-                }
-                GiverStep::Resume => resume(asked.line(), estate).await,
-                GiverStep::Leave => return Ok(Successor { line: Arc::new(asked.let_go()), carrier: None, pid }),
-                GiverStep::Fail(why) => {
-                    let _ = say(asked.line(), &HandoverMessage::Refusal { why: why.clone() }, &[]).await;
-                    failed = Some(why);
-                }
-            }
-            if let Err(error) = done {
-                steps.extend(giver.lost(&error.to_string()));
-            }
-        }
-        if let Some(why) = failed {
-            return Err(why);
+        };
+        match act(&mut giver, steps.into(), &mut asking, estate).await {
+            Outlook::Open => {}
+            Outlook::Failed(why) => return Err(why),
+            Outlook::Taken => return Ok(Successor { line: Arc::new(asking.let_go()), carrier: None, pid }),
         }
     }
 }
 
-/// Clients are let in again. Memory answers when the other, which may have let in some, has ended.
-async fn resume(line: &mut HandoverLine, estate: &Estate<'_>) {
-    estate.porters.turn(AcceptTurn::Own);
-    let _ = timeout(LAST_WORDS, line.closed()).await;
-    estate.shared.l1.stand_alone();
+/// What has come of an attempt so far.
+enum Outlook {
+    Open,
+    Failed(String),
+    Taken,
+}
+
+/// Does what is to be done.
+async fn act(
+    giver: &mut Giver,
+    mut steps: VecDeque<GiverStep>,
+    asking: &mut AskingProcess,
+    estate: &Estate<'_>,
+) -> Outlook {
+    let mut outlook = Outlook::Open;
+    while let Some(step) = steps.pop_front() {
+        let mut done = Ok(());
+        match step {
+            GiverStep::Say(message) => done = say(asking.line(), &message, &[]).await,
+            GiverStep::Offer => {
+                if let Err(why) = offer(asking, estate).await {
+                    steps.extend(giver.cannot_offer(why));
+                }
+            }
+            GiverStep::Release(message) => {
+                estate.porters.turn(AcceptTurn::Others);
+                estate.shared.l1.share();
+                done = say(asking.line(), &message, &[]).await;
+            }
+            GiverStep::Reclaim(why) => {
+                let has = asking.baton.take();
+                if !has {
+                    warn!("it may serve already, so its word is waited for, or its end: {why}");
+                }
+                steps.extend(giver.reclaimed(why, has));
+            }
+            GiverStep::Resume => {
+                estate.porters.turn(AcceptTurn::Own);
+                estate.shared.l1.stand_alone();
+            }
+            GiverStep::Leave => return Outlook::Taken,
+            GiverStep::Fail(why) => {
+                asking.baton.take();
+                asking.line().say_at_once(&HandoverMessage::Refusal { why: why.clone() });
+                outlook = Outlook::Failed(why);
+            }
+        }
+        match done {
+            Ok(()) => {}
+            Err(error) if is_end(&error) => steps.extend(giver.lost(&error.to_string())),
+            Err(error) => steps.extend(giver.odd(format!("it does not listen: {error}"))),
+        }
+    }
+    outlook
 }
 
 /// Says the sockets, and the names of hot keys.
-async fn offer(line: &HandoverLine, estate: &Estate<'_>) -> Result<(), String> {
+async fn offer(asking: &mut AskingProcess, estate: &Estate<'_>) -> Result<(), String> {
     let Some(shown) = estate.porters.show().await else {
         return Err("the upstream is away, so there are no open sockets to give: try again when it is back".to_owned());
     };
@@ -181,6 +214,8 @@ async fn offer(line: &HandoverLine, estate: &Estate<'_>) -> Result<(), String> {
         sockets.push(note(SocketUse::Admin, name, *is_shared));
         files.push(socket.as_fd());
     }
+    files.push(asking.baton.file());
+    let line = asking.line.as_ref().expect("it is there until it is let go");
     let told = async {
         say(line, &HandoverMessage::Sockets { sockets }, &files).await?;
         let shared = Arc::clone(estate.shared);
@@ -212,18 +247,32 @@ impl Successor {
         let line = Arc::clone(&self.line);
         self.carrier = Some(tokio::spawn(async move {
             while let Some(PassedClient { socket, record }) = clients.recv().await {
-                if let Err(error) = say(&line, &HandoverMessage::Client(record), &[socket.as_fd()]).await {
-                    return warn!(%error, "clients cannot be carried over any more: they are closed");
-                }
+                say(&line, &HandoverMessage::Client(record), &[socket.as_fd()]).await?;
             }
+            Ok(())
         }));
     }
 
-    /// Tells it that this process has no session any more. To be called when nobody is left who could pass a client on.
+    /// Tells it that this process has no session any more, when those who go over have gone. To be called when nobody is left who could
+    /// pass a client on. What is not taken in time is not said, and neither is this: a message that was cut short ends the line.
     pub(in crate::app) async fn gone(self) {
-        if let Some(carrier) = self.carrier {
-            let _ = timeout(LAST_WORDS, carrier).await;
+        let Self { line, carrier, pid } = self;
+        let carried = match carrier {
+            None => Ok(()),
+            Some(mut carrier) => {
+                let over = timeout(PATIENCE, &mut carrier).await;
+                carrier.abort(); // where it is not over, it may not say more
+                match over {
+                    Ok(joined) => joined.unwrap_or_else(|error| Err(io::Error::other(error))),
+                    Err(_) => Err(io::ErrorKind::TimedOut.into()),
+                }
+            }
+        };
+        match carried {
+            Ok(()) => _ = say(&line, &HandoverMessage::Gone, &[]).await, // the end of the process says the same
+            Err(error) => {
+                warn!(%error, "process {pid} does not take what goes over: the clients that are left are closed");
+            }
         }
-        let _ = say(&self.line, &HandoverMessage::Gone, &[]).await; // the end of the process says the same
     }
 }

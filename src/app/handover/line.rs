@@ -137,6 +137,11 @@ impl HandoverLine {
     }
 }
 
+/// Whether whoever was on the other side has closed the connection, or is no more.
+pub(super) fn is_end(error: &io::Error) -> bool {
+    matches!(error.kind(), ErrorKind::UnexpectedEof | ErrorKind::ConnectionReset | ErrorKind::BrokenPipe)
+}
+
 fn frame(kind: u8, text: &[u8], files: usize) -> io::Result<Vec<u8>> {
     if files > MOST_FILES || text.len() > LARGEST {
         return Err(io::Error::new(ErrorKind::InvalidInput, "it is too much for one message"));

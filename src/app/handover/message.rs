@@ -4,6 +4,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::terms::HandoverTerms;
 use crate::proxy::ClientRecord;
 
 /// The version of what is said that this crema prefers, and the oldest that it understands.
@@ -21,7 +22,7 @@ pub(super) enum HandoverMessage {
         /// A sentence for people.
         why: String,
     },
-    /// From the giver, with as many sockets: what each is.
+    /// From the giver, with as many sockets, and the baton behind them: what each is.
     Sockets {
         /// In the order of the sockets.
         sockets: Vec<SocketNote>,
@@ -30,9 +31,9 @@ pub(super) enum HandoverMessage {
     NamesEnd,
     /// From the taker: it could serve.
     Ready,
-    /// From the giver: it lets nobody in any more, and answers nothing out of memory.
+    /// From the giver: it lets nobody in any more, and answers nothing out of memory. Whoever takes the baton first does.
     Released,
-    /// From the taker: it lets clients in.
+    /// From the taker: it has the baton, and lets clients in.
     Serving,
     /// From the giver: it ends its sessions, and is gone after so many milliseconds at the latest.
     Draining {
@@ -56,6 +57,9 @@ pub(super) struct HandoverHello {
     pub(super) crema: String,
     /// Its process.
     pub(super) pid: u32,
+    /// From the giver: what its clients find behind it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) terms: Option<HandoverTerms>,
 }
 
 /// What a listening socket is for.
@@ -84,7 +88,7 @@ impl HandoverHello {
     /// This process's.
     pub(super) fn own() -> Self {
         let crema = env!("CARGO_PKG_VERSION").to_owned();
-        Self { oldest: OLDEST, newest: NEWEST, crema, pid: std::process::id() }
+        Self { oldest: OLDEST, newest: NEWEST, crema, pid: std::process::id(), terms: None }
     }
 
     /// Fails with a sentence where this process and the other have no version in common.

@@ -10,12 +10,14 @@
 //!
 //! Holds contract points 3 (own writes) and 4 (others' writes soon) while two processes serve the same clients.
 
+mod baton;
 mod give;
 mod giver;
 mod line;
 mod message;
 mod take;
 mod taker;
+mod terms;
 
 pub(super) use give::{Estate, Successor, TakeOverDoor};
 pub(super) use take::Taking;
@@ -24,9 +26,21 @@ use std::fs;
 use std::io;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
 
 use rustix::process::geteuid;
 use tokio::net::UnixStream;
+use tokio::time::timeout;
+
+use self::terms::HandoverTerms;
+use crate::config::UpstreamKind;
+use crate::proxy::Shared;
+use crate::resp::Resp;
+use crate::upstream::{Target, connect};
+
+/// A server may take so long to say what it calls itself, and a cluster which nodes it has.
+const INTRODUCTION: Duration = Duration::from_secs(5);
 
 /// Fails with a sentence where the socket at `path` could be anybody's. False: there is none.
 fn is_ours(path: &Path) -> Result<bool, String> {
@@ -45,6 +59,21 @@ fn is_ours(path: &Path) -> Result<bool, String> {
         return Err(format!("others may use the socket: its mode is {:o}", there.mode() & 0o777));
     }
     Ok(true)
+}
+
+/// What holds of this process when it knows who serves behind it, as far as that is told in time.
+async fn terms(shared: &Shared) -> HandoverTerms {
+    let front = shared.front();
+    if front.generation.server().is_none() && !front.is_gone() {
+        let (node, login) = (Arc::clone(&front), front.login());
+        let target = Target { node, login, db: 0, resp: Resp::V2, name: "crema-scout" };
+        let _ = timeout(INTRODUCTION, connect(&target)).await; // who does not tell is not known
+    }
+    if shared.config.upstream.kind == UpstreamKind::Cluster {
+        let mut topology = shared.topology.clone();
+        let _ = timeout(INTRODUCTION, topology.wait_for(|topology| topology.version() > 0)).await;
+    }
+    HandoverTerms::of(shared)
 }
 
 /// Fails with a sentence where whoever is on the other side is another user; else who it is.

@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 use std::future::pending;
-use std::io::{self, ErrorKind};
+use std::io::ErrorKind;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -13,9 +13,11 @@ use tokio::net::UnixStream;
 use tokio::time::{Instant, sleep, timeout};
 use tracing::{debug, info, warn};
 
-use super::line::{HandoverFrame, HandoverLine};
+use super::baton::Baton;
+use super::line::{HandoverFrame, HandoverLine, is_end};
 use super::message::{HandoverMessage, SocketNote, SocketUse};
 use super::taker::{Taker, TakerStep};
+use super::terms::HandoverTerms;
 use super::{is_ours, peer};
 use crate::clock::Time;
 use crate::error::Error;
@@ -39,6 +41,8 @@ pub(in crate::app) struct Taking {
     pub(in crate::app) listen: Inheritance,
     pub(in crate::app) admin: Inheritance,
     names: Vec<Vec<u8>>,
+    /// None: the giver has not given it.
+    baton: Option<Baton>,
     /// What came with the last message.
     files: Vec<OwnedFd>,
     /// What is to be done yet.
@@ -79,8 +83,8 @@ impl Taking {
         let line = HandoverLine::new(stream);
         let (taker, first) = Taker::new(Time::now());
         let (listen, admin, names, files, steps, confirmed) = Default::default();
-        let (path, hears) = (path.to_owned(), Hearing::All);
-        let mut taking = Self { line, taker, path, pid, listen, admin, names, files, steps, hears, confirmed };
+        let (path, hears, baton) = (path.to_owned(), Hearing::All, None);
+        let mut taking = Self { line, taker, path, pid, listen, admin, names, baton, files, steps, hears, confirmed };
         taking.say(&first).await;
         while taking.next().await? != Some(TakerStep::Prepare) {}
         Ok(Some(taking))
@@ -127,6 +131,13 @@ impl Taking {
                 _ => {}
             }
         }
+        if !HandoverTerms::of(shared).has_heard(&self.taker.terms) {
+            info!(
+                "memory begins empty: what was written through process {} was not told where this one listens",
+                self.pid
+            );
+            shared.l1.turn();
+        }
         shared.l1.stand_alone();
         if let Some(path) = &shared.config.take_over {
             shared.succession.set(SuccessionState::Open(path.clone()));
@@ -137,7 +148,7 @@ impl Taking {
 
     /// Waits for the upstream, and fills memory. False: the giver is gone meanwhile, and there is no time for that.
     async fn prepare(&mut self, shared: &Arc<Shared>) -> Result<bool, Error> {
-        let prepared = prepare(shared, std::mem::take(&mut self.names), self.pid);
+        let prepared = prepare(shared, std::mem::take(&mut self.names), self.taker.terms.clone(), self.pid);
         tokio::pin!(prepared);
         loop {
             tokio::select! {
@@ -165,6 +176,18 @@ impl Taking {
         let Some(step) = self.steps.pop_front() else { return Ok(None) };
         match step {
             TakerStep::Adopt(notes) => self.adopt(notes).map(|()| None),
+            TakerStep::TakeBaton => {
+                let has = self.baton.as_ref().is_some_and(Baton::take);
+                self.steps.extend(self.taker.has_baton(has));
+                Ok(None)
+            }
+            TakerStep::Overdue => {
+                warn!(
+                    "process {} should have ended by now, and has not: until it has nothing is answered out of memory. End it if it hangs",
+                    self.pid
+                );
+                Ok(None)
+            }
             TakerStep::AwaitEnd => {
                 warn!(
                     "process {} is not understood any more: until it has ended nothing is answered out of memory",
@@ -196,6 +219,7 @@ impl Taking {
             }
         };
         tokio::select! {
+            biased; // what was said in time is not late where this process was frozen
             frame = word => match frame {
                 Ok(HandoverFrame::Message(message, files)) => {
                     self.files = files;
@@ -219,9 +243,11 @@ impl Taking {
     /// Takes the sockets that came, which are these.
     fn adopt(&mut self, notes: Vec<SocketNote>) -> Result<(), Error> {
         let failed = |why: &str| failed(&self.path, why.to_owned());
-        if notes.len() != self.files.len() {
+        if notes.len() + 1 != self.files.len() {
             return Err(failed("sockets are missing: this process may not open so many files"));
         }
+        let baton = self.files.pop().map(Baton::given).transpose();
+        self.baton = baton.map_err(|error| failed(&error.to_string()))?;
         for (note, file) in notes.into_iter().zip(self.files.drain(..)) {
             let socket = InheritedSocket::new(file, note.name, note.is_shared)
                 .map_err(|error| failed(&error.to_string()))?
@@ -243,12 +269,13 @@ impl Taking {
 }
 
 /// Waits for the upstream, and fills memory with what these name. The error is a sentence.
-async fn prepare(shared: &Arc<Shared>, names: Vec<Vec<u8>>, pid: u32) -> Result<(), String> {
+async fn prepare(shared: &Arc<Shared>, names: Vec<Vec<u8>>, terms: HandoverTerms, pid: u32) -> Result<(), String> {
     let mut presence = shared.presence.clone();
     let there = timeout(READY, presence.wait_for(|known| *known == Presence::There));
     if !there.await.is_ok_and(|known| known.is_ok()) {
         return Err("the upstream does not answer this process".to_owned());
     }
+    super::terms(shared).await.fit(&terms)?;
     let began = Instant::now();
     let mut hot = HotNames::new(shared);
     for piece in names {
@@ -258,11 +285,6 @@ async fn prepare(shared: &Arc<Shared>, names: Vec<Vec<u8>>, pid: u32) -> Result<
     let took = began.elapsed();
     info!("{} hot keys of process {pid} were read, in {took:?}", hot.asked());
     Ok(())
-}
-
-/// Whether whoever was on the other side has closed the connection, or is no more.
-fn is_end(error: &io::Error) -> bool {
-    matches!(error.kind(), ErrorKind::UnexpectedEof | ErrorKind::ConnectionReset | ErrorKind::BrokenPipe)
 }
 
 fn failed(path: &Path, why: String) -> Error {

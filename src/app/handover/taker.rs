@@ -1,13 +1,14 @@
 //! What the process does that takes over: a state machine without I/O.
 //!
 //! It gives up, and so ends, where the giver refuses, and on whatever else goes wrong before it lets clients in: that one goes on then.
-//! Where the giver is gone without a word it is in its place at once, if it has all that there was to give. Only that the giver is gone,
-//! says so or has had its time proves that it serves nobody: where it cannot be understood any more, that is waited for. `take` tells
-//! it what happened and does what it says.
+//! Where the giver is gone without a word it is in its place at once, if it has all that there was to give. Either way it lets nobody in
+//! before it has the baton, which the giver takes where it goes on. Only that the giver is gone, or says so, proves that it serves
+//! nobody: one that is frozen may go on at any time. `take` tells this what happened and does what it says.
 
 use std::time::Duration;
 
 use super::message::{HandoverHello, HandoverMessage, SocketNote};
+use super::terms::HandoverTerms;
 use crate::clock::Time;
 use crate::proxy::ClientRecord;
 
@@ -15,7 +16,7 @@ use crate::proxy::ClientRecord;
 const AT_ONCE: Duration = Duration::from_secs(10);
 /// So many bytes of names of hot keys are taken.
 const MOST_NAMES: usize = 32 << 20;
-/// The giver ends when it says that it will, or so much later.
+/// The giver ends when it says that it will; so much later it is told of.
 const GRACE: Duration = Duration::from_secs(2);
 
 /// See the module's head.
@@ -25,6 +26,10 @@ pub(super) struct Taker {
     deadline: Time,
     /// Bytes of names that came.
     names: usize,
+    /// The giver is no more.
+    is_alone: bool,
+    /// What clients found behind the giver.
+    pub(super) terms: HandoverTerms,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,10 +57,12 @@ enum TakerState {
 /// What is to be done.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum TakerStep {
-    /// The sockets that came with the message are these.
+    /// The sockets that came with the message are these, and the baton is behind them.
     Adopt(Vec<SocketNote>),
     /// All that the giver has to give is here.
     Prepare,
+    /// The baton is to be taken, if it is there.
+    TakeBaton,
     /// Clients are to be let in.
     LetIn,
     /// This is to be said.
@@ -66,6 +73,8 @@ pub(super) enum TakerStep {
     Follow,
     /// Nothing that the giver says counts any more, only that it ends.
     AwaitEnd,
+    /// The giver should have ended, and has not.
+    Overdue,
     /// The giver serves nobody any more: memory may answer.
     BeAlone,
     /// Nothing comes of it, for this reason: the giver goes on, and this process ends.
@@ -75,7 +84,8 @@ pub(super) enum TakerStep {
 impl Taker {
     /// The giver is there. What is to be said first.
     pub(super) fn new(now: Time) -> (Self, HandoverMessage) {
-        let taker = Self { state: TakerState::Strange, deadline: now.plus(AT_ONCE), names: 0 };
+        let (state, terms) = (TakerState::Strange, HandoverTerms::default());
+        let taker = Self { state, deadline: now.plus(AT_ONCE), names: 0, is_alone: false, terms };
         (taker, HandoverMessage::Hello(HandoverHello::own()))
     }
 
@@ -89,24 +99,26 @@ impl Taker {
         use HandoverMessage::{Client, Draining, Gone, Hello, NamesEnd, Refusal, Released, Sockets};
         match (self.state, message) {
             (TakerState::Strange, Hello(hello)) => match hello.agree() {
-                Ok(()) => self.go(TakerState::Greeted, now.plus(AT_ONCE), Vec::new()),
+                Ok(()) => {
+                    self.terms = hello.terms.unwrap_or_default();
+                    self.go(TakerState::Greeted, now.plus(AT_ONCE), Vec::new())
+                }
                 Err(why) => self.fail(why),
             },
             (TakerState::Greeted, Sockets { sockets }) => {
                 self.go(TakerState::Given, now.plus(AT_ONCE), vec![TakerStep::Adopt(sockets)])
             }
             (TakerState::Given, NamesEnd) => self.go(TakerState::Preparing, Time::NEVER, vec![TakerStep::Prepare]),
-            (TakerState::Asking, Released) => {
-                let steps = vec![TakerStep::LetIn, TakerStep::Say(HandoverMessage::Serving)];
-                self.go(TakerState::Serving, Time::NEVER, steps) // who is silent may serve yet, or be gone: both show
-            }
+            (TakerState::Asking, Released) => vec![TakerStep::TakeBaton],
             (TakerState::Serving, Draining { within_ms }) => {
                 let until = now.plus(Duration::from_millis(within_ms)).plus(GRACE);
                 self.go(TakerState::Following, until, vec![TakerStep::Follow])
             }
             (TakerState::Following, Client(record)) => vec![TakerStep::Resume(Box::new(record))],
             (TakerState::Following, Gone) => self.be_alone(),
-            (TakerState::Following, Refusal { .. }) => self.not_understood("it refuses what it has done"),
+            (TakerState::Serving | TakerState::Following, Refusal { .. }) => {
+                self.not_understood("it refuses what is done already")
+            }
             (_, Refusal { why }) => self.fail(format!("it refuses: {why}")),
             (_, message) => self.not_understood(&format!("it says {message:?}, which was not its turn")),
         }
@@ -130,10 +142,30 @@ impl Taker {
         })
     }
 
+    /// The baton is this process's, or it was not there any more.
+    pub(super) fn has_baton(&mut self, has: bool) -> Vec<TakerStep> {
+        if self.state != TakerState::Asking {
+            return Vec::new();
+        }
+        if !has {
+            return self.fail("it goes on itself, for this process was too late".to_owned());
+        }
+        // A giver that is silent from here on may serve yet, or be gone: both show.
+        let mut steps = self.go(TakerState::Serving, Time::NEVER, vec![TakerStep::LetIn]);
+        steps.push(TakerStep::Say(HandoverMessage::Serving));
+        if self.is_alone {
+            steps.extend(self.gone());
+        }
+        steps
+    }
+
     /// The giver is gone, and has not said why: with all that it gave, this process is in its place.
     pub(super) fn gone(&mut self) -> Vec<TakerStep> {
+        self.is_alone = true;
         let mut steps = match self.state {
-            TakerState::Preparing | TakerState::Asking => vec![TakerStep::LetIn, TakerStep::Follow],
+            TakerState::Preparing | TakerState::Asking => {
+                return self.go(TakerState::Asking, Time::NEVER, vec![TakerStep::TakeBaton]);
+            }
             TakerState::Serving => vec![TakerStep::Follow],
             TakerState::Following => Vec::new(),
             _ => return self.fail("it is gone".to_owned()),
@@ -153,10 +185,10 @@ impl Taker {
         }
     }
 
-    /// The deadline has passed: a giver that was leaving has had its time.
+    /// The deadline has passed. A giver that was leaving and is there still may be frozen, and serve a moment later.
     pub(super) fn late(&mut self) -> Vec<TakerStep> {
         match self.state {
-            TakerState::Following => self.be_alone(),
+            TakerState::Following => self.go(TakerState::Following, Time::NEVER, vec![TakerStep::Overdue]),
             _ => self.fail("it does not answer".to_owned()),
         }
     }
@@ -200,7 +232,10 @@ mod tests {
             if *message == HandoverMessage::Released {
                 assert_eq!(taker.ready(NOW), Some(HandoverMessage::Ready));
             }
-            let steps = taker.hear(message.clone(), NOW);
+            let mut steps = taker.hear(message.clone(), NOW);
+            if steps == [TakerStep::TakeBaton] {
+                steps = taker.has_baton(true);
+            }
             assert!(!steps.iter().any(|step| matches!(step, TakerStep::Fail(_))), "{steps:?}");
         }
         taker
@@ -219,7 +254,8 @@ mod tests {
         assert_eq!(taker.deadline(), Time::NEVER, "it takes the time that it needs");
         assert_eq!(taker.ready(NOW), Some(HandoverMessage::Ready));
         let serving = TakerStep::Say(HandoverMessage::Serving);
-        assert_eq!(taker.hear(HandoverMessage::Released, NOW), [TakerStep::LetIn, serving]);
+        assert_eq!(taker.hear(HandoverMessage::Released, NOW), [TakerStep::TakeBaton]);
+        assert_eq!(taker.has_baton(true), [TakerStep::LetIn, serving]);
         assert_eq!(taker.deadline(), Time::NEVER, "a giver that is silent may serve yet");
         assert_eq!(taker.hear(DRAINING, NOW), [TakerStep::Follow]);
         assert_eq!(taker.deadline(), NOW.plus(Duration::from_secs(1)).plus(GRACE));
@@ -243,12 +279,26 @@ mod tests {
     #[test]
     fn it_gives_up_where_it_is_refused_before_the_giver_leaves() {
         let refusal = || HandoverMessage::Refusal { why: "no".to_owned() };
-        for mut taker in (0..5).map(taker).chain([asking()]) {
+        for mut taker in (0..4).map(taker).chain([asking()]) {
             assert!(fails(&taker.hear(refusal(), NOW)), "{taker:?}");
             assert!(taker.hear(refusal(), NOW).is_empty() && taker.gone().is_empty(), "once");
         }
         let mut leaves = taker(5);
         assert_eq!(leaves.hear(refusal(), NOW), [TakerStep::AwaitEnd], "that is no proof");
+        let mut serves = taker(4);
+        assert_eq!(serves.hear(refusal(), NOW), [TakerStep::Follow, TakerStep::AwaitEnd], "it lets clients in");
+    }
+
+    #[test]
+    fn it_lets_nobody_in_where_the_giver_has_the_baton() {
+        let mut dead = asking();
+        dead.gone();
+        let mut late = asking();
+        late.hear(HandoverMessage::Released, NOW);
+        for mut taker in [late, dead] {
+            assert!(fails(&taker.has_baton(false)), "{taker:?}");
+            assert!(taker.has_baton(true).is_empty() && taker.gone().is_empty(), "once");
+        }
     }
 
     #[test]
@@ -257,7 +307,10 @@ mod tests {
             assert!(fails(&taker(count).gone()), "after {count} messages");
         }
         for mut taker in [taker(3), asking()] {
-            assert_eq!(taker.gone(), [TakerStep::LetIn, TakerStep::Follow, TakerStep::BeAlone], "{taker:?}");
+            assert_eq!(taker.gone(), [TakerStep::TakeBaton], "{taker:?}");
+            let serving = TakerStep::Say(HandoverMessage::Serving);
+            let steps = [TakerStep::LetIn, serving, TakerStep::Follow, TakerStep::BeAlone];
+            assert_eq!(taker.has_baton(true), steps, "{taker:?}");
             assert_eq!((taker.ready(NOW), taker.deadline()), (None, Time::NEVER));
         }
         assert_eq!(taker(4).gone(), [TakerStep::Follow, TakerStep::BeAlone], "it lets clients in already");
@@ -277,7 +330,8 @@ mod tests {
         let deadline = follows.deadline();
         assert_eq!(follows.hear(DRAINING, NOW), [TakerStep::AwaitEnd]);
         assert_eq!(follows.hear_names(7), [TakerStep::AwaitEnd]);
-        assert_eq!((follows.deadline(), follows.late()), (deadline, vec![TakerStep::BeAlone]));
+        assert_eq!((follows.deadline(), follows.late()), (deadline, vec![TakerStep::Overdue]));
+        assert_eq!((follows.deadline(), follows.gone()), (Time::NEVER, vec![TakerStep::BeAlone]));
     }
 
     #[test]
