@@ -16,7 +16,8 @@
 # make dist   what is handed out, under target/dist: for x86-64 and arm64 the program, linked statically, with man pages, completions and the
 #             files of deploy, and a Debian package; the list of all crates; and the sums of these. All is tried
 # make book   the pages under docs as HTML, under target/book
-# make bench  crema beside Redis, Valkey, twemproxy and HAProxy, and BullMQ through them, in about half an hour; QUICK=1: a few minutes
+# make bench  crema beside Redis, Valkey, twemproxy and HAProxy, BullMQ through them, and thousands of clients that come back at once, in about
+#             half an hour; QUICK=1: a few minutes
 
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
@@ -157,6 +158,7 @@ bench: need-redis $(CLIENTS)/python.txt $(COMPAT)/node.txt target/envoy/python.t
 	done
 	cargo bench --locked --bench side_by_side -- $(if $(QUICK),--quick)
 	cargo bench --locked --bench hit_ratio -- $(if $(QUICK),--quick)
+	cargo bench --locked --bench storm -- $(if $(QUICK),--rounds=1)
 
 # Instructions a request, against benches/instructions.txt; RECORD=1 writes that file.
 instructions: need-redis need-valgrind
