@@ -4,7 +4,8 @@
 //! let a laptop or a migrated virtual machine wake up with a lease that looks fresh and a key that looks alive, both hours
 //! old. No two machines' clocks are ever compared: a [`Time`] means nothing outside the process that read it.
 //!
-//! Used by `cache`, `invalidation`, `upstream` and `session`. It must never be set, adjusted or read as a date.
+//! Used by `cache`, `invalidation`, `upstream` and `session`. It must never be set, adjusted or read as a date. What a thread spends
+//! ([`thread_time`]) is another matter, and promises nothing.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -16,6 +17,12 @@ const CLOCK: ClockId = ClockId::Boottime;
 /// Elsewhere the monotonic clock is the nearest there is; on macOS it counts suspend as well.
 #[cfg(not(any(target_os = "linux", target_os = "android")))]
 const CLOCK: ClockId = ClockId::Monotonic;
+
+/// The time that processors have spent on this thread since it was started: what others take meanwhile is not counted.
+pub(crate) fn thread_time() -> Duration {
+    let spent = clock_gettime(ClockId::ThreadCPUTime);
+    Duration::new(spent.tv_sec.cast_unsigned(), u32::try_from(spent.tv_nsec).unwrap_or_default())
+}
 
 /// A moment, in nanoseconds since the machine was started, suspended time included.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]

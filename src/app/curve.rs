@@ -4,13 +4,13 @@
 //! One task of the control thread, ten times a second. Where it is too late, or too much is asked of it, the sample gets smaller.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tokio::time::{MissedTickBehavior, interval};
 
 use super::App;
 use crate::cache::{Measure, Warrant};
-use crate::clock::Time;
+use crate::clock::{Time, thread_time};
 use crate::config::{L1Mode, Promote};
 use crate::curve::{
     CurveReport, MOST_FOLDS, MiniatureRead, ReportSources, SampleLandings, SampleTicket, SimulatedRead, Simulation,
@@ -162,7 +162,7 @@ impl CurveKeeper {
         if !l1.keeps() {
             return self.rest(l1.service());
         }
-        let begun = Instant::now();
+        let begun = thread_time();
         self.follow_settings();
         if self.simulation.present() != self.app.shared.l1.memory.store.limit() {
             self.last = None;
@@ -192,7 +192,7 @@ impl CurveKeeper {
         self.second.ticks += 1;
         self.second.reads += came;
         self.second.sampled += sampled;
-        self.second.spent += begun.elapsed();
+        self.second.spent += thread_time().saturating_sub(begun);
         if self.second.ticks >= TICKS_A_SECOND {
             self.end_second(now);
         }
@@ -278,7 +278,7 @@ impl CurveKeeper {
     }
 
     fn end_second(&mut self, now: Time) {
-        let begun = Instant::now();
+        let begun = thread_time();
         let CurveSecond { spent, reads, sampled, asked, refused, .. } = std::mem::take(&mut self.second);
         self.fills.add(reads);
         self.too_much = if refused > asked / 4 && refused > FILLS_A_SECOND / 4 { self.too_much + 1 } else { 0 };
@@ -296,7 +296,7 @@ impl CurveKeeper {
         }
         let sources = self.sources();
         self.app.shared.curve.board.put(CurveReport::of(&self.simulation, sources));
-        self.second.spent = begun.elapsed();
+        self.second.spent = thread_time().saturating_sub(begun);
     }
 
     fn sources(&self) -> ReportSources {
