@@ -209,6 +209,7 @@ long: need-redis need-memcached $(CLIENTS)/python.txt
 	CREMA_CLUSTER_ROUNDS=12 CREMA_CLUSTER_TIMEOUT=5000 cargo test --locked --test cluster_faults masters_that -- --nocapture
 	CREMA_BEYOND_SECONDS=600 cargo test --locked --test beyond under_chaos -- --nocapture
 	CREMA_AUDIT_SECONDS=3600 CREMA_AUDIT_CHECKED=100000000 cargo test --release --locked --test audit_soak one_server -- --nocapture
+	CREMA_AUDIT_SECONDS=600 cargo test --release --locked --test audit_soak changes_are_told -- --nocapture
 	CREMA_AUDIT_SECONDS=600 cargo test --release --locked --test audit_soak fail_over -- --nocapture
 	CREMA_AUDIT_SECONDS=600 cargo test --release --locked --test audit_soak masters_change -- --nocapture
 

@@ -8,6 +8,7 @@
 //! Holds contract points 2 (order), 3 (own writes) and 4 (others' writes soon).
 
 mod amends;
+mod audited_hit;
 mod caller;
 mod client_ways;
 mod clients;
@@ -121,6 +122,7 @@ pub(crate) use transaction::Transaction;
 pub(crate) use who::Who;
 pub(crate) use worker::Worker;
 
+use audited_hit::AuditedHit;
 use each::KeyLookups;
 use finding::{Finding, Miss};
 use live::RuleIndex;
@@ -134,8 +136,8 @@ use crate::cache::{Coin, Lookup, Query, Sampler};
 use crate::clock::Time;
 use crate::command::{Caching, Effect, Spec, Spread};
 use crate::config::{CrossSlot, L1Mode};
-use crate::invalidation::{Audit, Fill};
-use crate::metrics::{AuditSkip, Outcome, Path};
+use crate::invalidation::Fill;
+use crate::metrics::{Outcome, Path};
 use crate::resp::{Request, Resp};
 use crate::upstream::NodeIndex;
 
@@ -464,18 +466,8 @@ fn look_up<const ANSWERS: bool>(
         KeyStatus::Unheard(since) if ANSWERS && l1.holds(query, ear, now) => return unheard(worker, since, at),
         KeyStatus::Unheard(_) => return Finding::Miss(if fresh.held(now) { Miss::Absent } else { Miss::Blind }),
     }
-    answer::<ANSWERS>(worker, caller, slice::from_ref(query), look, || audit((worker, at), caller, query))
-}
-
-/// Has what has just answered `query` read again.
-#[cold]
-fn audit((worker, at): (&Worker, NodeIndex), caller: &Caller, query: &Query<'_>) {
-    let (l1, ear) = (&worker.shared.l1, caller.ear(at));
-    let exhibit = l1.memory.store.exhibit(query, &l1.memory.stamps, &ear.freshness, Time::now());
-    let Some(exhibit) = exhibit else { return l1.stats.audit_skipped(AuditSkip::Changed) };
-    if !ear.audit(Audit::new(exhibit, caller.who.db)) {
-        l1.stats.audit_skipped(AuditSkip::Behind);
-    }
+    let expect = || AuditedHit::expected(worker, at, query, now);
+    answer::<ANSWERS>(worker, caller, slice::from_ref(query), look, expect)
 }
 
 /// Whether memory has the answer to a read before which it would have given others, so that the session would wait for nothing: the
@@ -491,23 +483,28 @@ fn unheard(worker: &Worker, since: Time, at: NodeIndex) -> Finding {
     Finding::Unheard(Unheard { since, at })
 }
 
-/// Answers the next command from L1, where `look` finds and appends the reply; or only tells that it would. `audit` has it read again.
+/// Answers the next command from L1, where `look` finds and appends the reply; or only tells that it would. Where it is to be audited,
+/// `expect` says by what.
 #[inline]
-fn answer<const ANSWERS: bool>(
+fn answer<'q, const ANSWERS: bool>(
     worker: &Worker,
     caller: &Caller,
     queries: &[Query<'_>],
     look: impl FnOnce(&mut Sampler, &mut Vec<u8>) -> Lookup,
-    audit: impl FnOnce(),
+    expect: impl FnOnce() -> AuditedHit<'q>,
 ) -> Finding {
     if !ANSWERS {
+        let audited = worker.is_audited(1).then(expect);
         let looked = look(&mut worker.sampler.borrow_mut(), &mut Vec::new());
-        if looked.is_hit() && worker.is_audited(1) {
-            audit();
+        if let (true, Some(hit)) = (looked.is_hit(), audited) {
+            hit.judge(worker, caller);
         }
         return if looked.is_hit() { Finding::Miss(Miss::WouldHit) } else { looked.into() };
     }
-    let chosen = worker.stats.choose().map(|chosen| (chosen, caller.replies.written()));
+    let chosen = worker.stats.choose().map(|chosen| {
+        let audited = worker.is_audited(worker.stats.chosen_of()).then(expect);
+        (chosen, caller.replies.written(), audited)
+    });
     let looked = {
         let touches = &mut *worker.sampler.borrow_mut();
         caller.replies.answer(|out| {
@@ -517,13 +514,13 @@ fn answer<const ANSWERS: bool>(
     };
     if looked.is_hit() {
         worker.shared.l1.opaque_writes.ask();
-        if let Some((chosen, before)) = chosen {
+        if let Some((chosen, before, audited)) = chosen {
             if let Some(since) = chosen.since {
                 worker.stats.record(Path::Hit, since);
                 note_hit(worker, &caller.replies, queries, caller.replies.written() - before);
             }
-            if worker.is_audited(worker.stats.chosen_of()) {
-                audit();
+            if let Some(hit) = audited {
+                hit.judge(worker, caller);
             }
         }
     }

@@ -1,5 +1,5 @@
-//! The audit of hits: a fault that leaves something old in memory is found within a minute under load, whatever it is; and what an
-//! operator is told of it. That it calls nothing wrong which is right is shown by `audit_soak.rs`, and by `simulation.rs`.
+//! The audit of hits: a fault that leaves something old in memory is found within a minute under load, whatever it is; what is older than
+//! crema itself knows; and what an operator is told of it. That it calls nothing wrong which is right is shown by `audit_soak.rs`, and by `simulation.rs`.
 
 mod common;
 
@@ -99,6 +99,48 @@ fn values_that_were_never_there_are_found() {
     is_found(Lie::OtherValues, |_| {});
 }
 
+/// What no relay can plant, a fault of the process itself, the simulation does. Here nothing is wrong, and all of it is looked at.
+#[test]
+fn hits_are_held_against_writes_and_changes_and_of_scripts_nobody_can_tell() {
+    let redis = Redis::start();
+    let of = |coherence: &str| {
+        let crema = Crema::over(redis.addr()).flag("--audit", "1/1").flag("--l1-size", "16MiB");
+        crema.flag("--coherence", coherence).start()
+    };
+    for coherence in ["tracking", "broadcast"] {
+        let crema = of(coherence);
+        if crema.is_direct() || std::env::var_os("CREMA_TEST_COHERENCE").is_some() {
+            return;
+        }
+        let ordered = || crema.count("crema_audit_ordered_total", &[]);
+        let (mut direct, mut client) = (redis.client(), crema.client());
+        for round in 0..20 {
+            let writer = if round % 2 == 0 { &mut client } else { &mut direct };
+            assert_eq!(writer.cmd(&["SET", "k", &round.to_string()]), ok());
+            let before = ordered();
+            eventually("a hit is held against what was written", || {
+                client.cmd(&["GET", "k"]);
+                ordered() > before
+            });
+        }
+        client.cmd(&["EVAL", "return redis.call('set', 'other', 'v')", "0"]);
+        eventually("one was in memory before the script", || {
+            client.cmd(&["GET", "k"]);
+            crema.count("crema_audit_ambiguous_total", &[("reason", "opaque")]) > 0
+        });
+        assert_eq!(client.cmd(&["SET", "k", "v"]), ok());
+        let before = ordered();
+        eventually("the next one was not", || {
+            client.cmd(&["GET", "k"]);
+            ordered() > before
+        });
+        assert_eq!(
+            (violations(&crema), crema.count("crema_audit_ambiguous_total", &[("reason", "under_way")])),
+            (0, 0)
+        );
+    }
+}
+
 #[test]
 fn what_was_found_is_told_to_admins_with_the_key_only_where_that_may_be() {
     let redis = Redis::with(&["--requirepass", "secret"]);
@@ -141,13 +183,14 @@ fn what_was_found_is_told_to_admins_with_the_key_only_where_that_may_be() {
         assert_eq!((&status["audit"]["one_in"], &status["audit"]["violations"]), (&1.into(), &1.into()));
         let last = status["audit"]["last"][0].as_object().expect("one");
         assert_eq!((last["command"].as_str(), last["user"].as_str()), (Some("get"), Some("default")));
+        assert_eq!((last["what"].as_str(), &status["audit"]["wrong"]["value"]), (Some("value"), &1.into()));
         let number = last["key"].as_str().expect("a name");
         assert!(number.starts_with('#'), "the status is for who has no token: {number}");
         let said = "the audit has found a reply in memory";
         eventually("it is logged", || crema.has_logged(said));
         assert_eq!(crema.log().contains("a:key"), shows);
         let last = told.items().last().expect("the violations").items();
-        let named = format!("get {}, read as default", if shows { "a:key" } else { number });
+        let named = format!("value: get {}, read as default", if shows { "a:key" } else { number });
         assert!(last.len() == 1 && last[0].text().contains(&named), "{last:?}");
         let mut plain = crema.client();
         assert_eq!(plain.cmd(&["AUTH", "plain", "p"]), ok());

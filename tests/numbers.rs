@@ -273,7 +273,10 @@ fn of_settings() -> BTreeSet<String> {
 fn of_the_audit() -> BTreeSet<String> {
     let redis = Redis::start();
     let relay = Relay::to(redis.addr(), Lie::NoKeys);
-    let of = |coherence| Crema::over(relay.addr()).flag("--audit", "1/1").flag("--coherence", coherence).start();
+    let of = |coherence| {
+        let crema = Crema::over(relay.addr()).flag("--audit", "1/1").flag("--l1-size", "16MiB"); // so that each key is followed
+        crema.flag("--coherence", coherence).start()
+    };
     let mut direct = redis.client();
     let mut seen = BTreeSet::new();
     for (coherence, metric) in

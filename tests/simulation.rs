@@ -12,6 +12,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
+use crema::metrics::AuditBreach;
 use faults::{Fault, Plan};
 use process::Memory;
 use world::{Report, World};
@@ -94,6 +95,8 @@ fn run_all(seeds: std::ops::Range<u64>, plan: Plan) -> Result<Report, (u64, Stri
         sums.leads += report.leads;
         sums.writes += report.writes;
         sums.audited += report.audited;
+        sums.ordered += report.ordered;
+        sums.under_way += report.under_way;
     };
     let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     std::thread::scope(|scope| (0..threads).for_each(|_| drop(scope.spawn(some))));
@@ -147,13 +150,15 @@ fn each_planted_fault_is_found() {
 }
 
 #[test]
-fn no_hit_that_is_right_is_called_wrong_when_it_is_read_again() {
+fn no_hit_that_is_right_is_called_wrong_when_it_is_audited() {
     let (first, schedules) = (number("FIRST").unwrap_or(0), number("AUDITED").unwrap_or(20_000));
-    match run_all(first..first + schedules, Plan { fault: None, audits: true }) {
+    match run_all(first..first + schedules, Plan::audited(None, None)) {
         Err((seed, violation)) => panic!("schedule {seed}, with audits: {violation}"),
         Ok(sums) => {
             println!("{schedules} schedules with audits: {sums:?}");
             assert!(sums.audited > schedules * 10, "too little is read again: {sums:?}");
+            assert!(sums.ordered > schedules * 10, "too little is held against writes and pushes: {sums:?}");
+            assert_eq!(sums.under_way, 0, "what had to be void answers: {sums:?}");
         }
     }
 }
@@ -161,15 +166,24 @@ fn no_hit_that_is_right_is_called_wrong_when_it_is_read_again() {
 #[test]
 fn each_fault_that_leaves_something_old_is_found_by_reading_hits_again() {
     let missed = |faults: &[Fault]| -> Vec<Fault> {
-        let found = |fault: &Fault| {
-            let found = run_all(0..ENOUGH, Plan { fault: Some(*fault), audits: true }).err();
-            println!("{fault:?}: {found:?}");
-            found.is_some()
-        };
+        let found = |fault: &Fault| is_found(*fault, AuditBreach::Value);
         faults.iter().copied().filter(|fault| !found(fault)).collect()
     };
     assert_eq!(missed(&Fault::AUDITED), []);
     assert_eq!(missed(&Fault::OF_AUDIT), [], "without this, what is right is called wrong");
+}
+
+#[test]
+fn each_fault_that_shows_something_too_old_is_found_by_the_order_of_events() {
+    let missed: Vec<_> = Fault::ORDERED.into_iter().filter(|&(fault, breach)| !is_found(fault, breach)).collect();
+    assert_eq!(missed, []);
+}
+
+/// Whether the audit finds the fault and says this of it.
+fn is_found(fault: Fault, breach: AuditBreach) -> bool {
+    let found = run_all(0..ENOUGH, Plan::audited(Some(fault), Some(breach))).err();
+    println!("{fault:?}: {found:?}");
+    found.is_some()
 }
 
 #[test]

@@ -277,9 +277,10 @@ function show() {
     violations.classList.add(audit.violations ? "bad" : "good");
     rows("audit", [
       [cell("", "Hits compared with Redis", small(audit.one_in ? `one in ${grouped.format(audit.one_in)}` : "off")), cell("n", grouped.format(audit.checked))],
-      [cell("", "Proven wrong"), violations],
-      ...[["changed meanwhile", audit.ambiguous], ["not compared", audit.skipped]].flatMap(([what, reasons]) => Object.entries(reasons).filter(([, n]) => n).map(([reason, n]) => [cell("", reason.replaceAll("_", " "), small(what)), cell("n", grouped.format(n))])),
-      ...audit.last.map((v) => { const c = cell("", `${v.command} `, code(v.key), small(`for ${v.user} in database ${v.database} of ${v.node}, ${new Date(v.at * 1000).toLocaleString()}`)); c.colSpan = 2; return [c]; }),
+      [cell("", "Hits held against writes and changes", small("their order in this process")), cell("n", grouped.format(audit.ordered))],
+      [cell("", "Proven wrong", small(Object.entries(audit.wrong).filter(([, n]) => n).map(([what]) => what.replaceAll("_", " ")).join(", "))), violations],
+      ...[["proves nothing", audit.ambiguous], ["not compared", audit.skipped]].flatMap(([what, reasons]) => Object.entries(reasons).filter(([, n]) => n).map(([reason, n]) => [cell("", reason.replaceAll("_", " "), small(what)), cell("n", grouped.format(n))])),
+      ...audit.last.map((v) => { const c = cell("", `${v.command} `, code(v.key), small(`${v.what.replaceAll("_", " ")}, for ${v.user} in database ${v.database} of ${v.node}, ${new Date(v.at * 1000).toLocaleString()}`)); c.colSpan = 2; return [c]; }),
     ]);
   }
 

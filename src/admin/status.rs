@@ -219,16 +219,20 @@ pub(crate) struct L1Status {
     pub capacity: u64,
 }
 
-/// What came of hits that were read again, since the start.
+/// What came of hits that were audited, since the start.
 #[derive(Clone, Debug, Default, Serialize)]
 pub(crate) struct AuditStatus {
     /// One in so many is; none where no hit is.
     pub one_in: Option<u32>,
-    /// Those that were compared.
+    /// Those that were read again and compared.
     pub checked: u64,
-    /// Those of them that were wrong.
+    /// Those that were held against the writes and changes which this process knew of.
+    pub ordered: u64,
+    /// Those that were wrong.
     pub violations: u64,
-    /// Those that differed without proving anything, by reason.
+    /// The same, by what they break.
+    pub wrong: BTreeMap<&'static str, u64>,
+    /// Those that differed, or may have, without proving anything, by reason.
     pub ambiguous: BTreeMap<&'static str, u64>,
     /// Those that were chosen and not compared, by reason.
     pub skipped: BTreeMap<&'static str, u64>,
@@ -241,6 +245,8 @@ pub(crate) struct AuditStatus {
 pub(crate) struct ViolationStatus {
     /// When that was found, in seconds since 1970.
     pub at: u64,
+    /// In what it was wrong.
+    pub what: &'static str,
     /// The ACL user for whom it was read.
     pub user: String,
     /// In which database.

@@ -24,6 +24,7 @@ pub(super) fn l1(
     let l1 = L1::new(terms(config, max_staleness, origin_id), fleet, Arc::clone(stats), control.clone());
     l1.switch_to(config.mode);
     l1.audit.show_keys(config.show_keys);
+    l1.memory.store.watermarks().follow(config.audit.is_some());
     l1
 }
 

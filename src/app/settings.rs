@@ -275,6 +275,7 @@ impl SettingsKeeper {
         let before = self.app.shared.live();
         let next = Arc::new(LiveSettings::after(&before, &config));
         self.app.shared.l1.audit.show_keys(next.show_keys);
+        self.app.shared.l1.memory.store.watermarks().follow(next.audit.is_some());
         self.app.live.send_replace(Arc::clone(&next));
         let all = next.is_taken_by(config.threads.get()).await;
         if next.number != before.number {

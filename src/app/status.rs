@@ -17,7 +17,9 @@ use crate::config::{AdminToken, UpstreamKind};
 use crate::control::Control;
 use crate::curve::CurveReport;
 use crate::invalidation::{AuditViolation, EarState};
-use crate::metrics::{AuditDoubt, AuditSkip, CensusFinding, KeyLevels, LoadResult, Metrics, Need, TierOutcome};
+use crate::metrics::{
+    AuditBreach, AuditDoubt, AuditSkip, CensusFinding, KeyLevels, LoadResult, Metrics, Need, TierOutcome,
+};
 use crate::origin::OriginState;
 use crate::proxy::{Listings, Orders};
 use crate::tier::Tier;
@@ -144,14 +146,16 @@ impl App {
     fn audit(&self) -> AuditStatus {
         let stats = &self.shared.stats;
         let violation = |violation: AuditViolation| {
-            let AuditViolation { at, user, db, node, command, key } = violation;
+            let AuditViolation { at, breach, user, db, node, command, key } = violation;
             // Who looks here has shown no token.
-            ViolationStatus { at, user, database: db, node, command, key: key.shown(false) }
+            ViolationStatus { at, what: breach.as_str(), user, database: db, node, command, key: key.shown(false) }
         };
         AuditStatus {
             one_in: self.shared.live().audit,
             checked: stats.audit_checked.get(),
-            violations: stats.audit_violations.get(),
+            ordered: stats.audit_ordered.get(),
+            violations: stats.audit_violations(),
+            wrong: AuditBreach::ALL.map(|breach| (breach.as_str(), stats.audit_breaches(breach))).into(),
             ambiguous: AuditDoubt::ALL.map(|doubt| (doubt.as_str(), stats.audit_doubts(doubt))).into(),
             skipped: AuditSkip::ALL.map(|skip| (skip.as_str(), stats.audit_skips(skip))).into(),
             last: self.shared.l1.audit.violations().into_iter().map(violation).collect(),

@@ -47,6 +47,7 @@ pub struct Freshness {
     epoch: AtomicU64,
     lease: AtomicU64,
     heard: AtomicU64,
+    proved: AtomicU64,
 }
 
 impl Default for Freshness {
@@ -62,6 +63,7 @@ impl Freshness {
             epoch: AtomicU64::new(Epoch::next().0),
             lease: AtomicU64::new(Time::ZERO.as_nanos()),
             heard: AtomicU64::new(0),
+            proved: AtomicU64::new(0),
         }
     }
 
@@ -106,6 +108,18 @@ impl Freshness {
         Time::from_nanos(self.heard.load(Ordering::Acquire))
     }
 
+    /// A master has answered a fence, by which a lease may last until then and no longer. To be called before [`Freshness::renew`]: so whoever has
+    /// found a lease in force finds what it rests on.
+    pub fn prove(&self, until: Time) {
+        self.proved.fetch_max(until.as_nanos(), Ordering::AcqRel);
+    }
+
+    /// Whether any fence that was answered allows an answer to a request that was read before `now`: the audit's question, to be asked
+    /// behind the lookup. What it looks at is not what a hit looks at.
+    pub fn is_proved(&self, now: Time) -> bool {
+        now < Time::from_nanos(self.proved.load(Ordering::Acquire))
+    }
+
     fn until(&self) -> Time {
         Time::from_nanos(self.lease.load(Ordering::Acquire))
     }
@@ -147,6 +161,18 @@ mod tests {
         assert!(!fresh.held(Time::ZERO));
         fresh.renew(at(150));
         assert!(fresh.held(at(149)) && !fresh.held(at(150)));
+    }
+
+    #[test]
+    fn what_was_proved_is_apart_from_the_lease() {
+        let fresh = Freshness::new();
+        assert!(!fresh.is_proved(Time::ZERO));
+        fresh.prove(at(100));
+        fresh.prove(at(50));
+        fresh.renew(at(200));
+        assert!(fresh.is_proved(at(99)) && !fresh.is_proved(at(100)) && fresh.held(at(150)));
+        fresh.end();
+        assert!(fresh.is_proved(at(99)), "who looked before that finds what it rested on");
     }
 
     #[test]

@@ -52,6 +52,7 @@ mod slot_epochs;
 mod stamp;
 mod store;
 mod warrant;
+mod watermarks;
 
 pub(crate) use allotment::{counts_from, room_for_entries};
 pub use arrivals::Arrivals;
@@ -71,6 +72,7 @@ pub(crate) use stamp::Stamp;
 pub use stamp::{Slot, Stamps};
 pub use store::{Exhibit, Lookup, Store};
 pub use warrant::{Measure, Warrant};
+pub use watermarks::{ArrivalMoment, HitFault, KeyMarks, Watermarks};
 
 #[cfg(test)]
 mod tests {

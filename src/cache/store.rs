@@ -23,7 +23,7 @@ mod exhibit;
 use std::cmp::Reverse;
 use std::ptr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use arc_swap::ArcSwap;
 use rand::Rng;
@@ -39,6 +39,7 @@ use super::sampler::Sampler;
 use super::slot_epochs::{EntryEpoch, SlotEpochs};
 use super::stamp::{Stamp, Stamps};
 use super::warrant::{Measure, saturated};
+use super::watermarks::Watermarks;
 use crate::clock::Time;
 use crate::metrics::SharedCounter;
 use crate::resp::{Resp, encode};
@@ -91,10 +92,10 @@ pub struct Store {
     allotment: ArcSwap<Allotment>,
     /// Entries are being given tickets of another Moka: until that is over, none is astray that has none.
     resizing: AtomicBool,
-    serial: AtomicU32,
     /// Set once Moka has enough entries to count how often keys are asked for; before, misses need not be told.
     counting: AtomicBool,
     slots: SlotEpochs,
+    watermarks: Watermarks,
 }
 
 impl Store {
@@ -109,7 +110,8 @@ impl Store {
         let index = Arc::new(Index::new(if l1_size < 64 << 20 { 128 } else { 1024 }, evictions));
         let allotment = ArcSwap::from_pointee(Allotment::new(l1_size, &index));
         let (resizing, counting) = (AtomicBool::new(false), AtomicBool::new(false));
-        Self { index, allotment, resizing, serial: AtomicU32::new(0), counting, slots: SlotEpochs::default() }
+        let (slots, watermarks) = (SlotEpochs::default(), Watermarks::default());
+        Self { index, allotment, resizing, counting, slots, watermarks }
     }
 
     /// Answers `q` by appending the reply to `out`, if at this moment there is an entry that may be served; else `out` stays
@@ -273,6 +275,11 @@ impl Store {
         &self.slots
     }
 
+    /// From which entry on answers may come, key by key: what the audit goes by.
+    pub fn watermarks(&self) -> &Watermarks {
+        &self.watermarks
+    }
+
     /// Takes in the answer to `q` that was asked for under `stamp` and in `epoch`, both read before the request was sent.
     /// `resp2` is the answer for RESP2 sessions where that differs; `expires` is the earlier of the key's own expiry and its
     /// rule's ceiling. An answer asked for under a stamp that is not quiet, already expired or too large is dropped. One that
@@ -291,7 +298,7 @@ impl Store {
         if !stamp.quiet() || expires <= now {
             return;
         }
-        let serial = self.serial.fetch_add(1, Ordering::Relaxed);
+        let serial = self.watermarks.arrive();
         let Some(entry) = Entry::new(serial, q, resp3, resp2, Terms { stamp, epoch, expires }) else { return };
         let (weight, allotment) = (weight(&entry), self.allotment.load());
         let Some(ticket) = Ticket::new(serial, weight, expires, now).filter(|_| weight <= allotment.capacity) else {

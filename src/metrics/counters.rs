@@ -12,8 +12,8 @@ use std::time::{Duration, Instant};
 use super::key_tallies::KeyTallies;
 use super::key_watch::KeyWatch;
 use super::labels::{
-    AuditDoubt, AuditSkip, CensusFinding, ChannelMessage, DropReason, EpochReason, Failure, FillOutcome, Outcome, Path,
-    Publication, ReadRole, RedirectKind, Refusal,
+    AuditBreach, AuditDoubt, AuditSkip, CensusFinding, ChannelMessage, DropReason, EpochReason, Failure, FillOutcome,
+    Outcome, Path, Publication, ReadRole, RedirectKind, Refusal,
 };
 use super::latency::Histogram;
 use super::slow::SlowLog;
@@ -302,10 +302,11 @@ pub struct Stats {
     published: [SharedCounter; Publication::COUNT],
     audit_skips: [SharedCounter; AuditSkip::COUNT],
     audit_doubts: [SharedCounter; AuditDoubt::COUNT],
+    audit_breaches: [SharedCounter; AuditBreach::COUNT],
     /// Hits that were read again and compared.
     pub audit_checked: SharedCounter,
-    /// Those that Redis answers otherwise, though nobody has said that anything changed.
-    pub audit_violations: SharedCounter,
+    /// Hits that were held against the writes and changes which this process knew of.
+    pub audit_ordered: SharedCounter,
     /// Keys that Redis said had changed.
     pub invalidations: SharedCounter,
     /// Keys served from L1 that Redis was told are in use.
@@ -390,6 +391,21 @@ impl Stats {
     /// Such hits.
     pub fn audit_skips(&self, skip: AuditSkip) -> u64 {
         self.audit_skips[skip as usize].get()
+    }
+
+    /// Counts a hit that was wrong.
+    pub fn audit_breached(&self, breach: AuditBreach) {
+        self.audit_breaches[breach as usize].add(1);
+    }
+
+    /// Such hits.
+    pub fn audit_breaches(&self, breach: AuditBreach) -> u64 {
+        self.audit_breaches[breach as usize].get()
+    }
+
+    /// Hits that were wrong, in whatever.
+    pub fn audit_violations(&self) -> u64 {
+        AuditBreach::ALL.iter().map(|&breach| self.audit_breaches(breach)).sum()
     }
 
     /// Counts a hit whose comparison proves nothing.

@@ -15,8 +15,8 @@ use serde::Serialize;
 
 use super::key_tallies::{self, KeyLevels};
 use super::labels::{
-    AuditDoubt, AuditSkip, CensusFinding, ChannelMessage, CoherenceMeans, DropReason, EpochReason, Failure,
-    FillOutcome, Need, Outcome, Path, Publication, ReadRole, RedirectKind, Refusal,
+    AuditBreach, AuditDoubt, AuditSkip, CensusFinding, ChannelMessage, CoherenceMeans, DropReason, EpochReason,
+    Failure, FillOutcome, Need, Outcome, Path, Publication, ReadRole, RedirectKind, Refusal,
 };
 use super::origin::{self, OriginLevels};
 use super::tier::{self, TierLevels};
@@ -173,9 +173,9 @@ const COUNTERS: &[Row<ReadCounter>] = &[
         read: |m| m.stats.audit_checked.get(),
     },
     Row {
-        name: "crema_audit_violations_total",
-        about: "Those that Redis answers otherwise though nothing has told of a change: memory held what it must not. Any is a reason for mode pass, and for a report.",
-        read: |m| m.stats.audit_violations.get(),
+        name: "crema_audit_ordered_total",
+        about: "Hits that were held against the writes acknowledged here and the changes that Redis had told of.",
+        read: |m| m.stats.audit_ordered.get(),
     },
     Row {
         name: "crema_slow_commands_total",
@@ -248,8 +248,15 @@ const LABELLED: &[Labelled] = &[
         read: |m, i| m.stats.refusals(Refusal::ALL[i]),
     },
     Labelled {
+        name: "crema_audit_violations_total",
+        about: "Hits that were wrong, as the audit has found, by what they break. Any is a reason for mode pass, and for a report.",
+        key: "what",
+        labels: &AuditBreach::LABELS,
+        read: |m, i| m.stats.audit_breaches(AuditBreach::ALL[i]),
+    },
+    Labelled {
         name: "crema_audit_ambiguous_total",
-        about: "Hits that Redis answers otherwise, which proves nothing, by reason.",
+        about: "Audited hits that differ from what they should be, or may, which proves nothing, by reason.",
         key: "reason",
         labels: &AuditDoubt::LABELS,
         read: |m, i| m.stats.audit_doubts(AuditDoubt::ALL[i]),

@@ -138,12 +138,24 @@ labels! {
 }
 
 labels! {
-    /// Why a hit that Redis answers otherwise proves nothing.
+    /// In what a hit was wrong, as the audit has found.
+    AuditBreach {
+        Value = "value": "Redis answered otherwise, though nothing had told of a change (point 5 of the contract).",
+        OwnWrite = "own_write": "It was in memory before a write was sent that had been acknowledged here when it was asked for (point 3).",
+        Change = "change": "It was in memory before a change that Redis had told of when it was asked for (point 4).",
+        Lease = "lease": "Nothing had shown that memory was as fresh as max_staleness says (point 4).",
+    }
+}
+
+labels! {
+    /// Why a hit proves nothing: Redis answers otherwise, or it may be older than it should be.
     AuditDoubt {
         Untold = "untold": "Coherence is by the channel, and nobody tells of changes made past it.",
         Swaps = "swaps": "The server does not say how often databases were swapped, which it tells nobody of.",
         Absent = "absent": "In a cluster, the key may have been missing, and nobody tells of a missing key whose slot moves.",
         Many = "many": "As many differences were being looked into as may be.",
+        UnderWay = "under_way": "It had to be void, for it came into memory while a write was under way or a change was being told, and may yet have been right.",
+        Opaque = "opaque": "It came into memory before a write was acknowledged of which nobody can say which keys it changed.",
     }
 }
 

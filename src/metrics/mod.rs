@@ -38,11 +38,11 @@ pub(crate) use export::{Levels, Value};
 pub(crate) use key_name::{KeyName, quoted};
 pub(crate) use key_tallies::{KeyLevels, TalliedKey};
 pub(crate) use key_watch::{HALF_LIFE, HotKey, KeyWatch, faded, hash_of, per_second};
+pub use labels::{AuditBreach, AuditDoubt, KeyEvent, LoadResult, Need, Outcome, SlowReason, TierOutcome};
 pub(crate) use labels::{
-    AuditDoubt, AuditSkip, CensusFinding, ChannelMessage, CoherenceMeans, DropReason, EpochReason, Failure,
-    FillOutcome, Path, Publication, ReadRole, RedirectKind, Refusal,
+    AuditSkip, CensusFinding, ChannelMessage, CoherenceMeans, DropReason, EpochReason, Failure, FillOutcome, Path,
+    Publication, ReadRole, RedirectKind, Refusal,
 };
-pub use labels::{KeyEvent, LoadResult, Need, Outcome, SlowReason, TierOutcome};
 pub(crate) use latency::Latency;
 pub(crate) use origin::OriginLevels;
 pub(crate) use prefixes::{KeyPrefix, PrefixLearner};

@@ -9,6 +9,7 @@
 use smallvec::SmallVec;
 
 use super::Taken;
+use super::audited_hit::AuditedHit;
 use super::caller::Caller;
 use super::finding::{Finding, Miss};
 use super::live::RuleIndex;
@@ -108,11 +109,11 @@ impl<'a> KeyLookups<'a> {
             let held = self.nodes.iter().all(|&at| caller.ear(at).freshness.held(now));
             return Finding::Miss(if held { Miss::Absent } else { Miss::Blind });
         }
-        let audit = || {
+        let expect = || {
             let one = rand::random_range(0..self.queries.len());
-            super::audit((worker, self.nodes[one]), caller, &self.queries[one]);
+            AuditedHit::expected(worker, self.nodes[one], &self.queries[one], now)
         };
-        super::answer::<ANSWERS>(worker, caller, &self.queries, look, audit)
+        super::answer::<ANSWERS>(worker, caller, &self.queries, look, expect)
     }
 
     /// Whether it could be sent now, to whichever nodes its keys are at: behind what the session has sent there.

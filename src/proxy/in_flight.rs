@@ -515,7 +515,7 @@ mod tests {
     use crate::command::{self, Class};
     use crate::invalidation::{CoherenceMode, Notices};
     use crate::metrics::{CoherenceMeans, EpochReason, Failure, Outcome, RedirectKind};
-    use crate::resp::{Request, Resp};
+    use crate::resp::{Request, Resp, encode};
     use crate::upstream::{ClusterMap, Topology};
 
     const SET: &[u8] = b"*3\r\n$3\r\nSET\r\n$1\r\nk\r\n$1\r\nv\r\n";
@@ -651,6 +651,32 @@ mod tests {
                 assert_eq!(untold(), told, "begun since, it has its notice");
             });
         }
+    }
+
+    /// Refused, lost or only queued, nobody has acknowledged it.
+    #[test]
+    fn the_audit_is_told_of_a_write_once_it_is_acknowledged() {
+        Office::open(|office| {
+            let memory = &office.worker.shared.l1.memory;
+            let (watermarks, stamps, front) = (memory.store.watermarks(), &memory.stamps, office.worker.front());
+            let site = &front.site;
+            watermarks.follow(true);
+            let marks = |key: &str| watermarks.of(stamps.slot(stamps.hash(key.as_bytes())));
+            let key = (0..).map(|n| format!("k{n}")).find(|key| marks(key).is_some()).expect("some are followed");
+            let (mut raw, mut spans) = (Vec::new(), Vec::new());
+            encode::command(&mut raw, &[b"SET", key.as_bytes(), b"v"]);
+            let request = Request::parse_canonical(&raw, &mut spans).expect("just written");
+            let spec = command::lookup(request).expect("a row");
+            let before = marks(&key);
+            drop(WriteGuard::begin(site, spec, request).end(true));
+            drop(WriteGuard::begin(site, spec, request));
+            drop(WriteGuard::begin_queued(site, spec, request).end(false));
+            assert_eq!(marks(&key), before);
+            let mut write = WriteGuard::begin(site, spec, request);
+            assert_eq!(marks(&key), before, "it is under way");
+            drop(write.end(false));
+            assert_ne!(marks(&key), before);
+        });
     }
 
     #[test]

@@ -115,8 +115,17 @@ pub(super) mod tests {
 
     /// The same, where changes would be heard of this way.
     pub(in crate::proxy) fn shared_by(mode: CoherenceMode, topology: watch::Receiver<Arc<Topology>>) -> Arc<Shared> {
+        shared_of(mode, 0, topology)
+    }
+
+    /// The same, of a process that has a little L1.
+    pub(in crate::proxy) fn shared_with_l1(topology: watch::Receiver<Arc<Topology>>) -> Arc<Shared> {
+        shared_of(CoherenceMode::tracking(), 1 << 20, topology)
+    }
+
+    fn shared_of(mode: CoherenceMode, l1_size: u64, topology: watch::Receiver<Arc<Topology>>) -> Arc<Shared> {
         let second = Duration::from_secs(1);
-        let (max_value, l1_size, is_cluster, max_ears, beyond) = (1.into(), 0, false, 1, None);
+        let (max_value, is_cluster, max_ears, beyond) = (1.into(), false, 1, None);
         let (max_staleness, acl_recheck) = (Arc::new(LiveSpan::new(second)), second);
         let terms = L1Terms { max_staleness, acl_recheck, max_value, l1_size, mode, is_cluster, max_ears, beyond };
         let stats = Arc::default();

@@ -12,7 +12,7 @@ use smallvec::SmallVec;
 
 use super::site::Site;
 use crate::beyond::Companions;
-use crate::cache::{OwnWrites, Slot};
+use crate::cache::{ArrivalMoment, OwnWrites, Slot};
 use crate::clock::Time;
 use crate::command::{Alters, Effect, Spec};
 use crate::invalidation::{Change, Debt, L1, News, Notice, Publisher};
@@ -28,6 +28,8 @@ pub(crate) struct WriteGuard {
     site: Rc<Site>,
     slots: SmallVec<[Slot; 4]>,
     aftermath: Option<Box<Aftermath>>,
+    /// When it was about to be sent, where the audit wants to know. Not where it is only queued.
+    begun: Option<ArrivalMoment>,
     /// It may change keys that it does not name.
     pub(super) opaque: bool,
     /// It is told of with the `EXEC` of its transaction, if there is one after all.
@@ -51,8 +53,9 @@ impl WriteGuard {
     /// A write is about to be sent.
     pub(crate) fn begin(site: &Rc<Site>, spec: &Spec, request: Request<'_>) -> Self {
         let l1 = &site.shared.l1;
-        let alters = spec.alters(request);
+        let (alters, begun) = (spec.alters(request), l1.memory.store.watermarks().moment());
         let mut guard = Self::mark(site, spec, request, alters);
+        guard.begun = begun;
         if alters.any() {
             guard.aftermath().change = Some(Change::begin(l1, alters));
         }
@@ -88,7 +91,7 @@ impl WriteGuard {
         once_each(&mut slots);
         slots.iter().for_each(|&slot| l1.memory.stamps.begin(slot));
         let (opaque, secret, told) = (spec.effect == Effect::Opaque, alters.keys, l1.mode().writes_tell());
-        Self { site: Rc::clone(site), slots, aftermath: None, opaque, queued: false, secret, told }
+        Self { site: Rc::clone(site), slots, aftermath: None, begun: None, opaque, queued: false, secret, told }
     }
 
     /// Of `EXEC`, which is about to be sent: what it carries out changes keys in `slots` and may change what `alters` says, and is
@@ -101,19 +104,21 @@ impl WriteGuard {
         companions: Companions,
     ) -> Self {
         let l1 = &site.shared.l1;
+        let begun = l1.memory.store.watermarks().moment();
         once_each(&mut slots);
         slots.iter().for_each(|&slot| l1.memory.stamps.begin(slot));
         let change = alters.any().then(|| Change::begin(l1, alters));
         let news = news.map(|news| *news);
         let any = change.is_some() || news.is_some() || !companions.is_empty();
         let aftermath = any.then(|| Box::new(Aftermath { change, news, companions }));
-        Self { site: Rc::clone(site), slots, aftermath, opaque, queued: false, secret: alters.keys, told }
+        let secret = alters.keys;
+        Self { site: Rc::clone(site), slots, aftermath, begun, opaque, queued: false, secret, told }
     }
 
     /// Of a write of which nothing is known but that there is one.
     pub(crate) fn unmarked(site: &Rc<Site>) -> Self {
-        let site = Rc::clone(site);
-        Self { site, slots: SmallVec::new(), aftermath: None, opaque: false, queued: false, secret: false, told: true }
+        let (site, slots, aftermath, begun) = (Rc::clone(site), SmallVec::new(), None, None);
+        Self { site, slots, aftermath, begun, opaque: false, queued: false, secret: false, told: true }
     }
 
     fn aftermath(&mut self) -> &mut Aftermath {
@@ -144,6 +149,8 @@ impl WriteGuard {
 
     /// Joins two writes that one reply answers.
     pub(crate) fn add(&mut self, mut other: Self) {
+        // Of two that name keys nobody knows which began first, and the audit is told of neither.
+        self.begun = if self.slots.is_empty() { other.begun } else { self.begun.filter(|_| other.slots.is_empty()) };
         self.slots.append(&mut other.slots);
         self.opaque |= other.opaque;
         self.secret |= other.secret;
@@ -161,17 +168,31 @@ impl WriteGuard {
     /// It was answered. `refused`: nothing was written. What comes back is settled before its client learns of it.
     pub(super) fn end(&mut self, refused: bool) -> Option<Debt> {
         let owed = self.owed(refused && !self.opaque);
-        let l1 = &self.site.shared.l1;
         let Some(rest) = self.aftermath.take() else {
-            self.slots.drain(..).for_each(|slot| l1.memory.stamps.end(slot));
+            self.end_marks(refused);
             return owed;
         };
         let debt = rest.change.and_then(|change| change.answered(refused));
-        self.slots.drain(..).for_each(|slot| l1.memory.stamps.end(slot));
+        self.end_marks(refused);
+        let l1 = &self.site.shared.l1;
         if let (Some(news), Some(fleet), false) = (rest.news, &l1.fleet, refused) {
             fleet.tell(news);
         }
         owed.or(debt)
+    }
+
+    fn end_marks(&mut self, refused: bool) {
+        let memory = &self.site.shared.l1.memory;
+        if let Some(begun) = self.begun.take().filter(|_| !refused) {
+            let watermarks = memory.store.watermarks();
+            let ended = watermarks.moment();
+            for slot in self.slots.drain(..) {
+                memory.stamps.end(slot);
+                watermarks.acknowledged(slot, begun, ended);
+            }
+        } else {
+            self.slots.drain(..).for_each(|slot| memory.stamps.end(slot));
+        }
     }
 
     /// What the fleet is owed where writes are to tell of themselves by now, and were not when this one was sent: it went out
@@ -185,8 +206,9 @@ impl WriteGuard {
 }
 
 impl Drop for WriteGuard {
-    /// Its connection was lost: it may have been written, or may yet be.
+    /// Its connection was lost: it may have been written, or may yet be. Nobody has acknowledged it.
     fn drop(&mut self) {
+        self.begun = None;
         if let Some(rest) = &mut self.aftermath {
             drop(rest.change.take());
         }

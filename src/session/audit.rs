@@ -1,7 +1,7 @@
-//! `CREMA AUDIT`: what came of the hits that were read again.
+//! `CREMA AUDIT`: what came of the hits that were audited.
 
 use super::Session;
-use crate::metrics::{AuditDoubt, AuditSkip};
+use crate::metrics::{AuditBreach, AuditDoubt, AuditSkip};
 use crate::resp::encode;
 
 impl Session {
@@ -16,11 +16,14 @@ impl Session {
         let mut fields = vec![
             ("audit".to_owned(), audit),
             ("checked".to_owned(), stats.audit_checked.get().to_string()),
-            ("violations".to_owned(), stats.audit_violations.get().to_string()),
+            ("ordered".to_owned(), stats.audit_ordered.get().to_string()),
+            ("violations".to_owned(), stats.audit_violations().to_string()),
         ];
+        let breaches =
+            AuditBreach::ALL.map(|breach| (format!("wrong_{}", breach.as_str()), stats.audit_breaches(breach)));
         let doubts = AuditDoubt::ALL.map(|doubt| (format!("ambiguous_{}", doubt.as_str()), stats.audit_doubts(doubt)));
         let skips = AuditSkip::ALL.map(|skip| (format!("skipped_{}", skip.as_str()), stats.audit_skips(skip)));
-        fields.extend(doubts.into_iter().chain(skips).map(|(name, count)| (name, count.to_string())));
+        fields.extend(breaches.into_iter().chain(doubts).chain(skips).map(|(name, count)| (name, count.to_string())));
         encode::map_header(reply, fields.len() + 1, self.caller.resp);
         for (name, value) in fields {
             encode::bulk(reply, name.as_bytes());

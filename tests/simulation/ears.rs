@@ -2,9 +2,11 @@
 
 use std::collections::VecDeque;
 
+use crema::cache::{HitFault, KeyMarks};
 use crema::clock::Time;
 use crema::invalidation::ear::{Disconnection, EarEffect, Protocol};
 use crema::invalidation::{Audit, Fill};
+use crema::metrics::AuditBreach;
 
 use super::faults::Plan;
 use super::judge::Place;
@@ -96,13 +98,22 @@ impl<'a> World<'a> {
         }
     }
 
-    /// What has just answered that user's read is to be read again.
-    pub(crate) fn audit(&mut self, user: usize, (db, key): Place) {
-        let memory = self.memory;
-        let fresh = &memory.users[user].freshness;
+    /// What has just answered that user's read is held against what its key's watermarks were before, and is to be read again, as
+    /// `AuditedHit::judge` has it.
+    pub(crate) fn audit(&mut self, user: usize, (db, key): Place, marks: Option<KeyMarks>) {
+        let (memory, now) = (self.memory, time(self.now));
+        let (fresh, stats) = (&memory.users[user].freshness, &memory.stats);
         let query = memory.query(user, (db, key));
-        let exhibit = memory.store.exhibit(&query, &memory.stamps, fresh, time(self.now));
+        let exhibit = memory.store.exhibit(&query, &memory.stamps, fresh, now);
         let exhibit = exhibit.expect("it has just answered");
+        if !fresh.is_proved(now) {
+            stats.audit_breached(AuditBreach::Lease);
+        }
+        match marks.map_or(Ok(()), |marks| memory.store.order(&exhibit, marks)) {
+            Ok(()) => stats.audit_ordered.add(1),
+            Err(HitFault::Doubt(doubt)) => stats.audit_doubted(doubt),
+            Err(HitFault::Breach(breach)) => stats.audit_breached(breach),
+        }
         self.ears[user].audits.push_back(Audit::new(exhibit, db as u32));
         self.audit_soon(user, 200 * US);
     }
@@ -228,7 +239,7 @@ impl<'a> World<'a> {
 
     /// As `L1::forget_all`.
     pub(crate) fn forget_all(&mut self) {
-        self.memory.opaque_writes.count();
+        self.memory.opaque_answered();
         self.memory.users.iter().for_each(|user| user.freshness.bump());
     }
 

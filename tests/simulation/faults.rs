@@ -1,6 +1,7 @@
 //! What may be planted: faults of the ear's protocol, and of what workers do with what it says.
 
 use crema::invalidation::ear::{FaultPlan, PlantedFault};
+use crema::metrics::AuditBreach;
 
 /// A fault of the workers of this simulation, which otherwise decide as `proxy` does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -9,6 +10,8 @@ pub(crate) enum WorkerFault {
     NoMarkAtAnswer,
     /// A write changes the stamps of its keys when it is answered, and not before.
     NoMarkAtSend,
+    /// A write changes no stamps.
+    NoMark,
     /// A read is answered from memory while an earlier write of its session is unanswered.
     HitBehindOwnWrite,
     /// A read is answered from memory though the ear may be behind what its session has seen.
@@ -33,9 +36,10 @@ pub(crate) enum Fault {
 }
 
 impl Fault {
-    pub(crate) const ALL: [Self; 24] = [
+    pub(crate) const ALL: [Self; 26] = [
         Self::Ear(PlantedFault::EpochOutlivesConnection),
         Self::Ear(PlantedFault::LeaseFromAnswer),
+        Self::Ear(PlantedFault::LeaseUnending),
         Self::Ear(PlantedFault::LeaseBeyondProbe),
         Self::Ear(PlantedFault::StampAtAnswer),
         Self::Ear(PlantedFault::EpochAtAnswer),
@@ -49,6 +53,7 @@ impl Fault {
         Self::Ear(PlantedFault::AstrayIgnored),
         Self::Ear(PlantedFault::HeardAtAnswer),
         Self::Ear(PlantedFault::ArrivalsUnnoted),
+        Self::Worker(WorkerFault::NoMark),
         Self::Worker(WorkerFault::NoMarkAtAnswer),
         Self::Worker(WorkerFault::HitBehindOwnWrite),
         Self::Worker(WorkerFault::HitUnheard),
@@ -70,6 +75,15 @@ impl Fault {
         Self::Ear(PlantedFault::AstrayIgnored),
     ];
 
+    /// What has memory answer what is older than this process knows, by what the audit is to say of it: nobody need read anything again.
+    pub(crate) const ORDERED: [(Self, AuditBreach); 5] = [
+        (Self::Worker(WorkerFault::NoMark), AuditBreach::OwnWrite),
+        (Self::Ear(PlantedFault::PushIgnored), AuditBreach::Change),
+        (Self::Ear(PlantedFault::LeaseUnending), AuditBreach::Lease),
+        (Self::Ear(PlantedFault::LeaseFromAnswer), AuditBreach::Lease),
+        (Self::Ear(PlantedFault::RoleIgnored), AuditBreach::Lease),
+    ];
+
     /// Faults of the audit itself, by which it calls wrong what is right.
     pub(crate) const OF_AUDIT: [Self; 2] =
         [Self::Ear(PlantedFault::AuditUnfenced), Self::Ear(PlantedFault::AuditUnprobed)];
@@ -83,13 +97,20 @@ impl Fault {
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Plan {
     pub(crate) fault: Option<Fault>,
-    /// Hits are read again; what is found so is all that counts where there is a fault.
+    /// Hits are audited; what is found so is all that counts where there is a fault.
     pub(crate) audits: bool,
+    /// And of that this alone.
+    pub(crate) wanted: Option<AuditBreach>,
 }
 
 impl Plan {
     pub(crate) fn of(fault: Fault) -> Self {
-        Self { fault: Some(fault), audits: false }
+        Self { fault: Some(fault), ..Self::default() }
+    }
+
+    /// Hits are audited, and the fault is to be found by that, which says this of it.
+    pub(crate) fn audited(fault: Option<Fault>, wanted: Option<AuditBreach>) -> Self {
+        Self { fault, audits: true, wanted }
     }
 
     pub(crate) fn worker(self, fault: WorkerFault) -> bool {

@@ -1,11 +1,9 @@
 //! What lanes do with what the program's pipelines tell: hand over answers, and what else an answer or a loss sets off, as `proxy`
 //! has it.
 
-use crema::cache::Slot;
-
 use super::faults::{Fault, WorkerFault};
 use super::link::Owner;
-use super::process::{Ask, Command, Lane, LaneEvent, Pending, Recipient, Session, Who, place, request, time};
+use super::process::{Ask, Command, Lane, LaneEvent, Marks, Pending, Recipient, Session, Who, place, request, time};
 use super::sessions::check_order;
 use super::world::{Event, Waiting, World};
 use super::{MS, STALENESS, USERS};
@@ -31,7 +29,7 @@ impl World<'_> {
         link
     }
 
-    pub(crate) fn put(&mut self, session: usize, number: u64, words: &[&str], flight: bool, marks: Vec<Slot>) {
+    pub(crate) fn put(&mut self, session: usize, number: u64, words: &[&str], flight: bool, marks: Marks) {
         let link = self.lane_of(session);
         let (life, who) = (self.sessions[session].0, self.sessions[session].1.who());
         let (worker, memory) = (self.sessions[session].1.worker, self.memory);
@@ -82,11 +80,11 @@ impl World<'_> {
     }
 
     /// The first byte of an answer is here: Redis has done it.
-    pub(crate) fn written(&mut self, ask: &Ask, marks: Vec<Slot>, refused: bool, to: Recipient) {
+    pub(crate) fn written(&mut self, ask: &Ask, marks: Marks, refused: bool, to: Recipient) {
         if !ask.is_write() {
             return;
         }
-        self.end_marks(marks);
+        self.end_marks(marks, !refused);
         if matches!(ask, Ask::SwapDb) {
             if !refused {
                 self.forget_all();
@@ -97,7 +95,7 @@ impl World<'_> {
             return;
         }
         if !self.plan.worker(WorkerFault::OpaqueUncounted) {
-            self.memory.opaque_writes.count();
+            self.memory.opaque_answered();
         }
         let hold = self.dice.chance(400);
         let filled: Vec<_> = (0..USERS).filter(|&user| self.memory.users[user].has_filled.get()).collect();
@@ -123,12 +121,17 @@ impl World<'_> {
     }
 
     /// The write is answered, or its connection lost.
-    fn end_marks(&self, marks: Vec<Slot>) {
-        for slot in marks {
+    fn end_marks(&self, marks: Marks, acknowledged: bool) {
+        let watermarks = self.memory.store.watermarks();
+        let ended = watermarks.moment();
+        for slot in marks.slots {
             match self.plan.fault {
-                Some(Fault::Worker(WorkerFault::NoMarkAtAnswer)) => {}
+                Some(Fault::Worker(WorkerFault::NoMarkAtAnswer | WorkerFault::NoMark)) => {}
                 Some(Fault::Worker(WorkerFault::NoMarkAtSend)) => self.memory.stamps.touch(slot),
                 _ => self.memory.stamps.end(slot),
+            }
+            if let Some(begun) = marks.begun.filter(|_| acknowledged) {
+                watermarks.acknowledged(slot, begun, ended);
             }
         }
     }
@@ -174,13 +177,13 @@ impl World<'_> {
             }
             if pending.ask.is_write() {
                 if !pending.begun {
-                    self.end_marks(std::mem::take(&mut pending.marks));
+                    self.end_marks(std::mem::take(&mut pending.marks), false);
                     if matches!(pending.ask, Ask::SwapDb) {
                         self.forget_all();
                         self.at(self.now + STALENESS, Event::SwapOver);
                     }
                     if pending.ask.is_opaque() {
-                        self.memory.opaque_writes.count();
+                        self.memory.opaque_answered();
                         self.memory.opaque_writes.add(time(self.now));
                     }
                 }

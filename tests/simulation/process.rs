@@ -11,7 +11,7 @@ use std::time::Duration;
 use smallvec::{SmallVec, smallvec};
 
 use crema::cache::{
-    Arrivals, FlightRef, Flights, Freshness, Identities, Identity, Query, Sampler, Slot, Stamps, Store,
+    ArrivalMoment, Arrivals, FlightRef, Flights, Freshness, Identities, Identity, Query, Sampler, Slot, Stamps, Store,
 };
 use crema::clock::{LiveSpan, Time};
 use crema::command::lookup;
@@ -125,6 +125,12 @@ impl Memory {
             rights,
             patience: Duration::from_secs(2),
         }
+    }
+
+    /// An opaque write was answered, as `L1::opaque_answered`.
+    pub(crate) fn opaque_answered(&self) {
+        self.opaque_writes.count();
+        self.store.watermarks().all_may_have_changed();
     }
 
     pub(crate) fn slot(&self, key: usize) -> Slot {
@@ -324,6 +330,13 @@ pub(crate) struct Recipient {
     pub(crate) number: u64,
 }
 
+/// What a write has changed before it was sent, and when, as `WriteGuard` has it.
+#[derive(Default)]
+pub(crate) struct Marks {
+    pub(crate) slots: Vec<Slot>,
+    pub(crate) begun: Option<ArrivalMoment>,
+}
+
 /// A command on a lane that is not answered.
 pub(crate) struct Pending {
     pub(crate) to: Recipient,
@@ -331,8 +344,7 @@ pub(crate) struct Pending {
     pub(crate) flight: Option<FlightRef>,
     pub(crate) joined: Vec<Recipient>,
     pub(crate) begun: bool,
-    /// Stamps that are marked.
-    pub(crate) marks: Vec<Slot>,
+    pub(crate) marks: Marks,
     pub(crate) reply: Vec<u8>,
 }
 

@@ -9,9 +9,9 @@ use crema::clock::Time;
 use crema::proxy::KeyStatus;
 use crema::resp::Resp;
 
-use super::faults::WorkerFault;
+use super::faults::{Fault, WorkerFault};
 use super::judge::{Judge, Place, ms};
-use super::process::{Answered, Ask, Command, NAMES, Recipient, place, time};
+use super::process::{Answered, Ask, Command, Marks, NAMES, Recipient, place, time};
 use super::redis::{HIDDEN, LIMITED};
 use super::world::{Event, LAST, Waiting, World};
 use super::{DATABASES, KEYS, MS, RECHECK, STALENESS, US};
@@ -110,10 +110,11 @@ impl World<'_> {
             return self.hear(at, since);
         }
         let mut out = Vec::new();
+        let marks = memory.store.watermarks().of(memory.slot(keys[0]));
         if self.look_up(&keys, at, &mut out) {
             self.report.hits += 1;
             if self.plan.audits && self.dice.chance(300) {
-                self.audit(who.0, (who.1, keys[0]));
+                self.audit(who.0, (who.1, keys[0]), marks);
             }
             let command = self.sessions[at].1.command(number).expect("it is the last");
             (command.answer, command.from_memory) = (Some(out), true);
@@ -193,7 +194,7 @@ impl World<'_> {
         let keys = ask.keys_read();
         let verb = if keys.len() == 1 { "GET" } else { "MGET" };
         let words: SmallVec<[&str; 3]> = std::iter::once(verb).chain(keys.iter().map(|&key| NAMES[key])).collect();
-        self.put(at, number, &words, true, Vec::new());
+        self.put(at, number, &words, true, Marks::default());
     }
 
     pub(crate) fn join(&mut self, at: usize, number: u64, key: usize) -> bool {
@@ -257,12 +258,13 @@ impl World<'_> {
                 vec!["SWAPDB", "0", "1"]
             }
         };
-        let marks: Vec<_> = ask.key_written().map(|key| self.memory.slot(key)).into_iter().collect();
-        for &slot in &marks {
-            if self.plan.worker(WorkerFault::NoMarkAtAnswer) {
-                self.memory.stamps.touch(slot);
-            } else if !self.plan.worker(WorkerFault::NoMarkAtSend) {
-                self.memory.stamps.begin(slot);
+        let slots = ask.key_written().map(|key| self.memory.slot(key)).into_iter().collect();
+        let marks = Marks { slots, begun: self.memory.store.watermarks().moment() };
+        for &slot in &marks.slots {
+            match self.plan.fault {
+                Some(Fault::Worker(WorkerFault::NoMarkAtAnswer)) => self.memory.stamps.touch(slot),
+                Some(Fault::Worker(WorkerFault::NoMarkAtSend | WorkerFault::NoMark)) => {}
+                _ => self.memory.stamps.begin(slot),
             }
         }
         self.put(at, number, &words, false, marks);

@@ -4,6 +4,7 @@ use std::cmp::{Ordering, Reverse};
 use std::collections::{BTreeMap, BinaryHeap};
 
 use crema::clock::Time;
+use crema::metrics::{AuditBreach, AuditDoubt};
 
 use super::channel::Channel;
 use super::dice::Dice;
@@ -140,6 +141,9 @@ pub(crate) struct Report {
     pub(crate) writes: u64,
     /// Hits that were read again and compared.
     pub(crate) audited: u64,
+    /// Hits that were held against writes and pushes, and those that should have been void and may have been right.
+    pub(crate) ordered: u64,
+    pub(crate) under_way: u64,
     /// Of all bytes and answers, with their times.
     pub(crate) trace: u64,
 }
@@ -189,6 +193,7 @@ pub(crate) struct World<'a> {
 impl<'a> World<'a> {
     pub(crate) fn new(memory: &'a Memory, seed: u64, plan: Plan) -> Self {
         let mut dice = Dice::new(seed);
+        memory.store.watermarks().follow(plan.audits);
         let workers = (0..WORKERS).map(|_| Worker::new()).collect();
         let sessions = (0..SESSIONS).map(|n| {
             let who = (usize::from(dice.chance(300)), usize::from(dice.chance(200)));
@@ -303,9 +308,13 @@ impl<'a> World<'a> {
         if self.asks_audit_alone() {
             self.report.violation = None;
         }
-        self.report.audited = self.memory.stats.audit_checked.get();
-        if self.memory.stats.audit_violations.get() > 0 {
-            self.report.violation = Some(format!("a hit that is read again is called wrong at {}", ms(self.now)));
+        let stats = &self.memory.stats;
+        (self.report.audited, self.report.ordered) = (stats.audit_checked.get(), stats.audit_ordered.get());
+        self.report.under_way = stats.audit_doubts(AuditDoubt::UnderWay);
+        let wanted = |breach: &AuditBreach| self.plan.wanted.is_none_or(|wanted| wanted == *breach);
+        if let Some(found) = AuditBreach::ALL.into_iter().find(|of| wanted(of) && stats.audit_breaches(*of) > 0) {
+            self.report.violation =
+                Some(format!("a hit that is audited is called wrong at {}: {found:?}", ms(self.now)));
         }
     }
 

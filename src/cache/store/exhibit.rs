@@ -6,6 +6,7 @@
 //! Holds contract point 5 (nothing old stays).
 
 use super::super::stamp::Slot;
+use super::super::watermarks::{HitFault, KeyMarks};
 use super::{Entry, Epoch, Freshness, Identity, Query, Stamps, Store, Time, Verdict};
 
 /// See the module's head.
@@ -60,6 +61,12 @@ impl Store {
     /// its time is not over.
     pub fn stands(&self, exhibit: &Exhibit, stamps: &Stamps, epoch: Epoch, now: Time) -> bool {
         exhibit.entry.stands(exhibit.slot, (stamps, &self.slots), epoch, now)
+    }
+
+    /// What is wrong with that it has answered, where these were the watermarks of its key before it was looked up. If another entry has taken
+    /// the place of the one that did, that came later, and accuses nobody.
+    pub fn order(&self, exhibit: &Exhibit, marks: KeyMarks) -> Result<(), HitFault> {
+        self.watermarks.judge(marks, exhibit.entry.serial())
     }
 
     /// It was wrong: it goes, and so does all else that is kept of its key.

@@ -8,13 +8,15 @@ pub enum PlantedFault {
     EpochOutlivesConnection,
     /// A lease runs from the answer to a fence, not from the question.
     LeaseFromAnswer,
+    /// A lease does not end by itself.
+    LeaseUnending,
     /// A lease lasts from the fence on, though what Redis announces to nobody was asked before it.
     LeaseBeyondProbe,
     /// A value enters L1 under the stamp that its key has when it comes.
     StampAtAnswer,
     /// A value enters L1 under the epoch in which it comes.
     EpochAtAnswer,
-    /// A push that names keys is not heeded.
+    /// A push that names keys is heard, and nothing forgotten.
     PushIgnored,
     /// A push that everything is gone is not heeded.
     FlushIgnored,

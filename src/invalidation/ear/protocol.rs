@@ -33,7 +33,7 @@ use super::rights::{Rights, RightsPoll};
 use super::touch::{HitKeys, TouchBatch, TouchStep, Touches};
 use super::unannounced::{Probe, ProbeFinding, Unannounced};
 use crate::beyond::NEGATIVE;
-use crate::cache::{Arrivals, EntryEpoch, Freshness, SlotStamp, Stamps, Store};
+use crate::cache::{Arrivals, EntryEpoch, Freshness, Slot, SlotStamp, Stamps, Store};
 use crate::clock::Time;
 use crate::command::{Caching, HashSlot};
 use crate::error::{is_forbidden, is_passing};
@@ -484,7 +484,6 @@ impl<'a, W, P: FaultPlan> Protocol<'a, W, P> {
 
     fn hear_push(&mut self, push: Push<'_>) {
         match push {
-            Push::Keys(_) if self.faults.has(PlantedFault::PushIgnored) => {}
             Push::Flush if self.faults.has(PlantedFault::FlushIgnored) => {}
             Push::Keys(keys) => {
                 let mut count = 0;
@@ -508,10 +507,22 @@ impl<'a, W, P: FaultPlan> Protocol<'a, W, P> {
     }
 
     fn changed(&mut self, key: &[u8]) {
-        let stamps = self.around.stamps;
-        let slot = stamps.slot(stamps.hash(key));
-        stamps.touch(slot);
+        let slot = self.touch_key(key, !self.asks_for_turns());
         self.effects.extend(self.awaited.changed(slot).map(EarEffect::Changed));
+    }
+
+    /// A key has changed: what was read of it counts no more. Where that is `certain`, what was heard before the change was told is older than
+    /// it; in broadcast mode Redis tells of it later than it answers.
+    fn touch_key(&self, key: &[u8], certain: bool) -> Slot {
+        let Surroundings { stamps, store, .. } = self.around;
+        let (slot, before) = (stamps.slot(stamps.hash(key)), store.watermarks().moment());
+        if !self.faults.has(PlantedFault::PushIgnored) {
+            stamps.touch(slot);
+        }
+        if let Some(before) = before {
+            store.watermarks().changed(slot, before, certain);
+        }
+        slot
     }
 
     /// A message of the fleet's channel, where that carries coherence. What this process said itself is heeded like all
@@ -542,6 +553,10 @@ impl<'a, W, P: FaultPlan> Protocol<'a, W, P> {
         // MISCONF is what a master says whose disk is full: it lives, and hears.
         let master = reply.starts_with(b"-MISCONF")
             || fields(reply).is_some_and(|told| told.get(&b"role"[..]).is_some_and(|role| role == b"master"));
+        let longest = terms.max_staleness.get();
+        if master {
+            freshness.prove(sent.plus(longest));
+        }
         let master = master || self.faults.has(PlantedFault::RoleIgnored);
         if !master {
             if !self.not_master {
@@ -556,8 +571,7 @@ impl<'a, W, P: FaultPlan> Protocol<'a, W, P> {
             let channel = self.channel.as_ref().filter(|_| !self.faults.has(PlantedFault::ChannelUnproved));
             let bound = channel.map_or(bound, |channel| bound.min(channel.heard_up_to()));
             let bound = if self.faults.has(PlantedFault::LeaseFromAnswer) { now } else { bound };
-            let longest = terms.max_staleness.get();
-            let until = bound.plus(longest);
+            let until = if self.faults.has(PlantedFault::LeaseUnending) { Time::NEVER } else { bound.plus(longest) };
             // No longer than the user's rights are known to be what they were.
             let known = self.around.rights.known_at();
             freshness.renew(known.map_or(until, |asked| until.min(asked.plus(terms.acl_recheck))));
@@ -822,8 +836,7 @@ fn is_in_step(inquiry: &EarQuestion, frame: &[u8]) -> bool {
 /// What the fleet's channel names is forgotten for this ear's user; the other ears hear it themselves.
 impl<W, P: FaultPlan> Forget for Protocol<'_, W, P> {
     fn key(&self, key: &[u8]) {
-        let stamps = self.around.stamps;
-        stamps.touch(stamps.slot(stamps.hash(key)));
+        self.touch_key(key, false); // it is also told of what was done here, which may be long ago
         self.around.stats.invalidations.add(1);
     }
 

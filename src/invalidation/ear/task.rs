@@ -24,7 +24,7 @@ use super::protocol::{Disconnection, EarEffect, Protocol, Surroundings};
 use super::touch::{HitKeys, TouchBatch};
 use crate::clock::Time;
 use crate::error::Error;
-use crate::metrics::{AuditSkip, DropReason, Need, Refusal};
+use crate::metrics::{AuditBreach, AuditSkip, DropReason, Need, Refusal};
 use crate::resp::Resp;
 use crate::upstream::{ANOTHER, Backoff, Connection, Node, Target, connect};
 
@@ -295,7 +295,9 @@ fn act(effect: EarEffect<oneshot::Sender<()>>, (ear, l1): (&Ear, &Arc<L1>), user
         EarEffect::Without(need, reply) => drop(ear.node().needs.hear(need, Some(user), &reply)),
         EarEffect::SlotLeft(slot) => l1.slot_left(slot),
         EarEffect::Doubt => ear.node().generation.doubt(),
-        EarEffect::Violation(audit) => l1.audit.note(&audit, user, ear.node()),
+        EarEffect::Violation(audit) => {
+            l1.audit.note(AuditBreach::Value, audit.exhibit(), (user, audit.db()), ear.node());
+        }
     }
 }
 

@@ -1,4 +1,4 @@
-//! `cache/stamp` and `cache/lease`, the very sources, with loom's atomics: each model is run in every order that the memory
+//! `cache/stamp`, `cache/lease` and `cache/watermarks`, the very sources, with loom's atomics: each model is run in every order that the memory
 //! model allows, and must hold in all. Then each is run with its fault planted, which loom must find.
 //!
 //! Redis runs one command at a time and a socket delivers in order, so Redis is a mutex here; all else that the threads share
@@ -15,6 +15,23 @@ mod clock;
 mod lease;
 #[path = "../../../src/cache/stamp.rs"]
 mod stamp;
+#[path = "../../../src/cache/watermarks.rs"]
+mod watermarks;
+
+/// What the watermarks name.
+mod metrics {
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub enum AuditBreach {
+        OwnWrite,
+        Change,
+    }
+
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub enum AuditDoubt {
+        UnderWay,
+        Opaque,
+    }
+}
 
 use std::panic::{AssertUnwindSafe, catch_unwind, set_hook, take_hook};
 use std::process::exit;
@@ -26,6 +43,7 @@ use loom::thread;
 use clock::Time;
 use lease::{Epoch, Freshness};
 use stamp::{Slot, Stamp, Stamps};
+use watermarks::Watermarks;
 
 /// A model, and what is wrong where its fault is planted.
 struct Model {
@@ -59,6 +77,16 @@ const MODELS: &[Model] = &[
         name: "keys that stood at one moment are never of two (point 1: `MGET`)",
         fault: "the stamps are not compared again",
         run: many_keys,
+    },
+    Model {
+        name: "a hit that is audited is accused of no write that it cannot have missed (points 3 and 4)",
+        fault: "the moment is taken behind the change of the stamp",
+        run: watermarks,
+    },
+    Model {
+        name: "a hit under a lease finds what that rests on (point 4)",
+        fault: "the lease is renewed first",
+        run: proof_then_lease,
     },
 ];
 
@@ -154,6 +182,66 @@ fn read_beside_a_write(faulty: bool) {
     {
         assert_eq!(filled.value, 1, "an old value stays");
     }
+}
+
+/// A key is written; another thread fills it meanwhile, and a third one is answered out of memory.
+fn watermarks(faulty: bool) {
+    let (stamps, slot) = stamps();
+    let marks = Watermarks::with_places(1);
+    marks.follow(true);
+    let shared = Arc::new((stamps, marks, Mutex::new(None::<(Stamp, u32)>)));
+    let filler = {
+        let shared = Arc::clone(&shared);
+        thread::spawn(move || {
+            let (stamps, marks, memory) = &*shared;
+            let stamp = stamps.load(slot);
+            if stamp.quiet() {
+                *memory.lock().unwrap() = Some((stamp, marks.arrive()));
+            }
+        })
+    };
+    let writer = {
+        let shared = Arc::clone(&shared);
+        thread::spawn(move || {
+            let (stamps, marks, _) = &*shared;
+            let begun = marks.moment().unwrap();
+            stamps.begin(slot);
+            let ended = marks.moment();
+            stamps.end(slot);
+            let late = marks.moment().unwrap();
+            let (begun, ended) = if faulty { (late, Some(late)) } else { (begun, ended) };
+            marks.acknowledged(slot, begun, ended);
+        })
+    };
+    let (stamps, marks, memory) = &*shared;
+    let known = marks.of(slot).unwrap();
+    let found = *memory.lock().unwrap();
+    if let Some((stamp, number)) = found
+        && stamp == stamps.load(slot)
+    {
+        assert_eq!(marks.judge(known, number), Ok(()), "what is right is called wrong");
+    }
+    filler.join().unwrap();
+    writer.join().unwrap();
+}
+
+/// A fence is back, by which a lease may last until 200. At 150 a worker asks.
+fn proof_then_lease(faulty: bool) {
+    let fresh = Arc::new(Freshness::new());
+    let ear = {
+        let fresh = Arc::clone(&fresh);
+        thread::spawn(move || {
+            if faulty {
+                fresh.renew(at(200));
+            }
+            fresh.prove(at(200));
+            fresh.renew(at(200));
+        })
+    };
+    if fresh.held(at(150)) {
+        assert!(fresh.is_proved(at(150)), "what is right is called wrong");
+    }
+    ear.join().unwrap();
 }
 
 /// Two writes are under way at once; a read that leaves before the second ends is not quiet.

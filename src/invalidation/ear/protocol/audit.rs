@@ -9,7 +9,7 @@ use super::super::audits::Audit;
 use super::super::frames::SLACK;
 use super::{EarEffect, FaultPlan, PlantedFault, Protocol};
 use crate::clock::Time;
-use crate::metrics::{AuditDoubt, AuditSkip, CoherenceMeans};
+use crate::metrics::{AuditBreach, AuditDoubt, AuditSkip, CoherenceMeans};
 
 impl<W, P: FaultPlan> Protocol<'_, W, P> {
     /// Whether a hit may be read again now.
@@ -78,7 +78,7 @@ impl<W, P: FaultPlan> Protocol<'_, W, P> {
             stats.audit_doubted(doubt);
         } else {
             stats.audit_checked.add(1);
-            stats.audit_violations.add(1);
+            stats.audit_breached(AuditBreach::Value);
             store.withdraw(audit.exhibit(), stamps);
             self.effects.push(EarEffect::Violation(Box::new(audit)));
         }

@@ -146,7 +146,7 @@ impl EarBench {
         })
     }
 
-    fn slot(&self, key: &str) -> crate::cache::Slot {
+    fn slot(&self, key: &str) -> Slot {
         self.stamps.slot(self.stamps.hash(key.as_bytes()))
     }
 

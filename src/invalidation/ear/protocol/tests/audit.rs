@@ -3,7 +3,8 @@
 use std::sync::atomic::Ordering;
 
 use super::*;
-use crate::metrics::{AuditDoubt, AuditSkip};
+use crate::cache::HitFault;
+use crate::metrics::{AuditBreach, AuditDoubt, AuditSkip};
 
 const OTHER: &str = "$1\r\nw\r\n";
 
@@ -48,12 +49,48 @@ impl EarLine<'_> {
     }
 
     fn told(&self) -> (u64, u64) {
-        (self.bench.stats.audit_checked.get(), self.bench.stats.audit_violations.get())
+        (self.bench.stats.audit_checked.get(), self.bench.stats.audit_violations())
     }
 
     fn skips(&self, skip: AuditSkip) -> u64 {
         self.bench.stats.audit_skips(skip)
     }
+}
+
+#[test]
+fn what_redis_has_told_and_a_master_has_answered_is_noted_for_who_audits_a_hit() {
+    for (mode, what) in [
+        (CoherenceMode::tracking(), HitFault::Breach(AuditBreach::Change)),
+        (CoherenceMode::broadcast(Vec::new()), HitFault::Doubt(AuditDoubt::UnderWay)),
+    ] {
+        let bench = EarBench::new(mode);
+        bench.store.watermarks().follow(true);
+        let mut line = bench.connect();
+        let asks_turns = line.asked().iter().any(|asked| asked == "PING");
+        let turn = if asks_turns { vec!["+PONG\r\n"] } else { vec![] };
+        assert!(!bench.freshness.is_proved(at(0)));
+        line.answer(&[&[OK, OK, ALL, FEATURES, TIME, &counts(1, 0)][..], &turn[..], &[MASTER]].concat());
+        assert!(bench.freshness.is_proved(at(399)) && !bench.freshness.is_proved(at(400)));
+        line.fill(bench.get("k"));
+        line.answer(&[NO_TTL, VALUE]);
+        let exhibit = bench.describe(&[b"GET", b"k"], |_, query| {
+            bench.store.exhibit(query, &bench.stamps, &bench.freshness, at(line.now)).expect("it would be answered")
+        });
+        let order =
+            || bench.store.order(&exhibit, bench.store.watermarks().of(bench.slot("k")).expect("it is followed"));
+        assert_eq!(order(), Ok(()));
+        line.push("k");
+        assert_eq!(order(), Err(what));
+    }
+}
+
+#[test]
+fn a_replica_proves_no_lease() {
+    let bench = EarBench::tracking();
+    let mut line = bench.connect();
+    line.asked();
+    line.answer(&[OK, OK, ALL, FEATURES, TIME, &counts(1, 0), REPLICA]);
+    assert!(!bench.freshness.is_proved(at(0)));
 }
 
 /// What was kept under a larger `max_value` still answers, and its reply is more than the ear keeps by now.
