@@ -15,7 +15,6 @@
 //!
 //! Holds contract points 3 (own writes) and 4 (others' writes soon), by showing where they are broken.
 
-use std::num::NonZeroU32;
 use std::sync::OnceLock;
 use std::sync::atomic::AtomicBool;
 
@@ -26,9 +25,9 @@ use crate::metrics::{AuditBreach, AuditDoubt};
 /// So many keys are followed.
 const PLACES: usize = 1 << 16;
 
-/// A moment among the arrivals of entries: the low bits of the number that the next one will have. Good for as long as 2^32 of them take.
+/// A moment among the arrivals of entries: the number that the next one will have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct ArrivalMoment(NonZeroU32);
+pub struct ArrivalMoment(u64);
 
 /// See the module's head. One for the process.
 pub struct Watermarks {
@@ -77,7 +76,7 @@ impl Default for Watermarks {
 impl Watermarks {
     /// Of so many keys at most.
     pub(super) fn with_places(most: usize) -> Self {
-        let next = AtomicU64::new(1); // there is no moment 0
+        let next = AtomicU64::new(0);
         let (are_followed, places, opaque) = (AtomicBool::new(false), OnceLock::new(), AtomicU64::new(0));
         Self { next, are_followed, most, places, opaque }
     }
@@ -98,18 +97,15 @@ impl Watermarks {
     /// To be taken before the stamps change of which something is to be noted; none where nothing is.
     #[inline]
     pub fn moment(&self) -> Option<ArrivalMoment> {
-        if !self.are_followed.load(Ordering::Relaxed) {
-            return None;
-        }
-        NonZeroU32::new(low(self.next.load(Ordering::Relaxed))).map(ArrivalMoment)
+        self.are_followed.load(Ordering::Relaxed).then(|| ArrivalMoment(self.next.load(Ordering::Relaxed)))
     }
 
     /// A write of keys in this slot is acknowledged, which was sent behind the moment `begun`; before the stamp changed at its answer it was
     /// `ended`. To be called behind that, and before its client can learn of it.
     pub fn acknowledged(&self, slot: Slot, begun: ArrivalMoment, ended: Option<ArrivalMoment>) {
         if let Some(place) = self.place(slot) {
-            self.raise(&place.written, begun);
-            self.raise(&place.doubtful, ended.unwrap_or(begun));
+            raise(&place.written, begun);
+            raise(&place.doubtful, ended.unwrap_or(begun));
         }
     }
 
@@ -117,14 +113,14 @@ impl Watermarks {
     /// may have come in since the change. To be called behind all that.
     pub fn changed(&self, slot: Slot, before: ArrivalMoment, certain: bool) {
         if let Some(place) = self.place(slot) {
-            self.raise(if certain { &place.changed } else { &place.doubtful }, before);
+            raise(if certain { &place.changed } else { &place.doubtful }, before);
         }
     }
 
     /// A write has been acknowledged that may have changed any key.
     pub fn all_may_have_changed(&self) {
         if let Some(moment) = self.moment() {
-            self.raise(&self.opaque, moment);
+            raise(&self.opaque, moment);
         }
     }
 
@@ -159,12 +155,7 @@ impl Watermarks {
         self.places.get()?.get(slot.number() as usize)
     }
 
-    /// Release: who sees it also sees the stamps that were changed before.
-    fn raise(&self, mark: &AtomicU64, moment: ArrivalMoment) {
-        mark.fetch_max(self.whole(moment.0.get()), Ordering::AcqRel);
-    }
-
-    /// The number whose low bits these are: the last such. Of an entry that 2^32 others have followed it is too large, which accuses nobody.
+    /// The number of an entry whose low bits these are: the last such. Where 2^32 others have followed it, that is too large, which accuses nobody.
     fn whole(&self, bits: u32) -> u64 {
         let next = self.next.load(Ordering::Relaxed);
         next.saturating_sub(u64::from(low(next).wrapping_sub(bits)))
@@ -180,7 +171,11 @@ pub enum HitFault {
     Doubt(AuditDoubt),
 }
 
-#[expect(clippy::cast_possible_truncation, reason = "the low bits are what is wanted")]
+/// Release: who sees it also sees the stamps that were changed before.
+fn raise(mark: &AtomicU64, moment: ArrivalMoment) {
+    mark.fetch_max(moment.0, Ordering::AcqRel);
+}
+
 const fn low(number: u64) -> u32 {
     number as u32
 }
@@ -247,7 +242,6 @@ mod tests {
         let (marks, slot) = followed();
         marks.next.store((7 << 32) - 1, Ordering::Relaxed);
         let before = marks.arrive();
-        assert_eq!(marks.moment(), None, "once in 2^32 there is none");
         let first = marks.arrive();
         marks.changed(slot, marks.moment().expect("there is one"), true);
         let after = marks.arrive();

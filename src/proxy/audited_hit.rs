@@ -97,7 +97,7 @@ mod tests {
         }
         fresh.renew(Time::NEVER);
         let followed = |key: &String| store.watermarks().of(stamps.slot(stamps.hash(key.as_bytes()))).is_some();
-        let key = (0..).map(|n| format!("k{n}")).find(followed).expect("some are");
+        let key = (0..1000).map(|n| format!("k{n}")).find(followed).expect("some are");
         let (mut raw, mut spans) = (Vec::new(), Vec::new());
         encode::command(&mut raw, &[b"GET", key.as_bytes()]);
         let request = Request::parse_canonical(&raw, &mut spans).expect("just written");

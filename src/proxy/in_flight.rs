@@ -662,7 +662,7 @@ mod tests {
             let site = &front.site;
             watermarks.follow(true);
             let marks = |key: &str| watermarks.of(stamps.slot(stamps.hash(key.as_bytes())));
-            let key = (0..).map(|n| format!("k{n}")).find(|key| marks(key).is_some()).expect("some are followed");
+            let key = (0..1000).map(|n| format!("k{n}")).find(|key| marks(key).is_some()).expect("some are followed");
             let (mut raw, mut spans) = (Vec::new(), Vec::new());
             encode::command(&mut raw, &[b"SET", key.as_bytes(), b"v"]);
             let request = Request::parse_canonical(&raw, &mut spans).expect("just written");

@@ -28,8 +28,6 @@ pub(crate) struct WriteGuard {
     site: Rc<Site>,
     slots: SmallVec<[Slot; 4]>,
     aftermath: Option<Box<Aftermath>>,
-    /// When it was about to be sent, where the audit wants to know. Not where it is only queued.
-    begun: Option<ArrivalMoment>,
     /// It may change keys that it does not name.
     pub(super) opaque: bool,
     /// It is told of with the `EXEC` of its transaction, if there is one after all.
@@ -47,6 +45,8 @@ struct Aftermath {
     change: Option<Change>,
     news: Option<News>,
     companions: Companions,
+    /// When it was about to be sent, where the audit wants to know. Not where it is only queued.
+    begun: Option<ArrivalMoment>,
 }
 
 impl WriteGuard {
@@ -55,7 +55,9 @@ impl WriteGuard {
         let l1 = &site.shared.l1;
         let (alters, begun) = (spec.alters(request), l1.memory.store.watermarks().moment());
         let mut guard = Self::mark(site, spec, request, alters);
-        guard.begun = begun;
+        if begun.is_some() {
+            guard.aftermath().begun = begun;
+        }
         if alters.any() {
             guard.aftermath().change = Some(Change::begin(l1, alters));
         }
@@ -91,7 +93,7 @@ impl WriteGuard {
         once_each(&mut slots);
         slots.iter().for_each(|&slot| l1.memory.stamps.begin(slot));
         let (opaque, secret, told) = (spec.effect == Effect::Opaque, alters.keys, l1.mode().writes_tell());
-        Self { site: Rc::clone(site), slots, aftermath: None, begun: None, opaque, queued: false, secret, told }
+        Self { site: Rc::clone(site), slots, aftermath: None, opaque, queued: false, secret, told }
     }
 
     /// Of `EXEC`, which is about to be sent: what it carries out changes keys in `slots` and may change what `alters` says, and is
@@ -109,16 +111,15 @@ impl WriteGuard {
         slots.iter().for_each(|&slot| l1.memory.stamps.begin(slot));
         let change = alters.any().then(|| Change::begin(l1, alters));
         let news = news.map(|news| *news);
-        let any = change.is_some() || news.is_some() || !companions.is_empty();
-        let aftermath = any.then(|| Box::new(Aftermath { change, news, companions }));
-        let secret = alters.keys;
-        Self { site: Rc::clone(site), slots, aftermath, begun, opaque, queued: false, secret, told }
+        let any = change.is_some() || news.is_some() || !companions.is_empty() || begun.is_some();
+        let aftermath = any.then(|| Box::new(Aftermath { change, news, companions, begun }));
+        Self { site: Rc::clone(site), slots, aftermath, opaque, queued: false, secret: alters.keys, told }
     }
 
     /// Of a write of which nothing is known but that there is one.
     pub(crate) fn unmarked(site: &Rc<Site>) -> Self {
-        let (site, slots, aftermath, begun) = (Rc::clone(site), SmallVec::new(), None, None);
-        Self { site, slots, aftermath, begun, opaque: false, queued: false, secret: false, told: true }
+        let site = Rc::clone(site);
+        Self { site, slots: SmallVec::new(), aftermath: None, opaque: false, queued: false, secret: false, told: true }
     }
 
     fn aftermath(&mut self) -> &mut Aftermath {
@@ -149,14 +150,20 @@ impl WriteGuard {
 
     /// Joins two writes that one reply answers.
     pub(crate) fn add(&mut self, mut other: Self) {
-        // Of two that name keys nobody knows which began first, and the audit is told of neither.
-        self.begun = if self.slots.is_empty() { other.begun } else { self.begun.filter(|_| other.slots.is_empty()) };
+        // What is told of the one that names keys; of two that do, nothing.
+        let (mine, others) = (!self.slots.is_empty(), !other.slots.is_empty());
         self.slots.append(&mut other.slots);
+        if let Some(rest) = self.aftermath.as_mut().filter(|_| others) {
+            rest.begun = None;
+        }
         self.opaque |= other.opaque;
         self.secret |= other.secret;
         self.told &= other.told;
         let Some(more) = other.aftermath.take() else { return };
         let rest = self.aftermath();
+        if !mine {
+            rest.begun = more.begun;
+        }
         rest.change = rest.change.take().or(more.change);
         rest.companions.join(more.companions);
         match (&mut rest.news, more.news) {
@@ -169,11 +176,11 @@ impl WriteGuard {
     pub(super) fn end(&mut self, refused: bool) -> Option<Debt> {
         let owed = self.owed(refused && !self.opaque);
         let Some(rest) = self.aftermath.take() else {
-            self.end_marks(refused);
+            self.end_marks(None);
             return owed;
         };
         let debt = rest.change.and_then(|change| change.answered(refused));
-        self.end_marks(refused);
+        self.end_marks(rest.begun.filter(|_| !refused));
         let l1 = &self.site.shared.l1;
         if let (Some(news), Some(fleet), false) = (rest.news, &l1.fleet, refused) {
             fleet.tell(news);
@@ -181,9 +188,10 @@ impl WriteGuard {
         owed.or(debt)
     }
 
-    fn end_marks(&mut self, refused: bool) {
+    /// `begun`: it is acknowledged, and the audit is told.
+    fn end_marks(&mut self, begun: Option<ArrivalMoment>) {
         let memory = &self.site.shared.l1.memory;
-        if let Some(begun) = self.begun.take().filter(|_| !refused) {
+        if let Some(begun) = begun {
             let watermarks = memory.store.watermarks();
             let ended = watermarks.moment();
             for slot in self.slots.drain(..) {
@@ -208,8 +216,8 @@ impl WriteGuard {
 impl Drop for WriteGuard {
     /// Its connection was lost: it may have been written, or may yet be. Nobody has acknowledged it.
     fn drop(&mut self) {
-        self.begun = None;
         if let Some(rest) = &mut self.aftermath {
+            rest.begun = None;
             drop(rest.change.take());
         }
         if !self.slots.is_empty() || self.aftermath.is_some() || !self.told {
