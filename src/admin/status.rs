@@ -2,7 +2,7 @@
 //!
 //! [`Snapshot`] is what the rest of crema fills in; the counters come from [`Metrics`]. Field names
 //! are an interface: the dashboard and people's scripts read them. Times are whole milliseconds or
-//! seconds, as their names say.
+//! seconds, as their names say. A long file: the whole of that interface stands in one place.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
