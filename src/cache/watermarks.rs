@@ -76,7 +76,7 @@ impl Default for Watermarks {
 impl Watermarks {
     /// Of so many keys at most.
     pub(super) fn with_places(most: usize) -> Self {
-        let next = AtomicU64::new(0);
+        let next = AtomicU64::new(1); // so that a mark shows even where nothing has come in
         let (are_followed, places, opaque) = (AtomicBool::new(false), OnceLock::new(), AtomicU64::new(0));
         Self { next, are_followed, most, places, opaque }
     }
