@@ -317,7 +317,7 @@ mod tests {
 
     /// Asks for as many as may be.
     fn asked(allowance: &mut FillAllowance) -> u64 {
-        (0..).take_while(|&open| allowance.take(open)).count() as u64
+        (0..=FILLS_AT_ONCE).take_while(|&open| allowance.take(open)).count() as u64
     }
 
     #[test]
