@@ -244,10 +244,10 @@ fn one_that_may_serve_already_is_waited_for_until_it_says_so_or_ends() {
         return;
     }
     for dies in [true, false] {
-        let (mut frozen, baton) = AskerByHand::released(&path);
-        assert!(baton.take());
         let told = || crema.log().matches("it may serve already, so its word is waited for").count();
         let before = told();
+        let (mut frozen, baton) = AskerByHand::released(&path);
+        assert!(baton.take());
         eventually("it is waited for", || told() > before);
         let mut waits = crema.client();
         waits.send_cmd(&["PING"]);
@@ -262,6 +262,28 @@ fn one_that_may_serve_already_is_waited_for_until_it_says_so_or_ends() {
         }
     }
     eventually("it has ended", || crema.exit_status().is_some_and(|status| status.success()));
+}
+
+#[test]
+fn one_that_is_told_to_stop_leaves_all_to_the_one_that_serves_though_it_has_not_heard_of_that() {
+    let redis = Redis::start();
+    let (directory, path) = path();
+    let socket = directory.path().join("clients");
+    let also = socket.display().to_string();
+    let mut crema = Crema::over(redis.addr()).also_on(&also).flag("--take-over", path.display()).start();
+    if cannot(&crema) {
+        return;
+    }
+    let mut client = crema.client();
+    assert_eq!(client.cmd(&["SET", "k", "v"]), ok());
+    let (mut asker, baton) = AskerByHand::released(&path);
+    assert!(baton.take());
+    crema.signal(Signal::TERM);
+    asker.hear("draining");
+    asker.hear(r#""say":"client""#);
+    asker.hear("gone");
+    eventually("it has ended", || crema.exit_status().is_some_and(|status| status.success()));
+    assert!(socket.exists(), "that is the other's by now");
 }
 
 #[test]

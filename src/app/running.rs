@@ -140,6 +140,7 @@ impl Running {
     pub(super) async fn end(self, mut successor: Option<Successor>) -> usize {
         let Self { app, workers, porters, admin, door, stop_sessions, control, .. } = self;
         let (drain_delay, drain_timeout) = app.shared.live().drain;
+        successor = successor.or_else(|| door.as_ref()?.unheard());
         drop(door);
         if let Some(successor) = &mut successor {
             supervisor::tell_successor(successor.pid);

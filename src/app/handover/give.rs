@@ -6,7 +6,7 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::net::{UnixListener, UnixStream};
@@ -36,6 +36,8 @@ pub(in crate::app) struct TakeOverDoor {
     listener: UnixListener,
     path: PathBuf,
     _file: SocketFile,
+    /// One that serves already, though this process was told to stop before it had heard of that.
+    unheard: Mutex<Option<Successor>>,
 }
 
 /// What the process gives.
@@ -61,7 +63,7 @@ impl TakeOverDoor {
         let failed = |source| Error::listen("take_over", &path.display().to_string(), source);
         let (listener, file) = bind_socket(path).await.map_err(failed)?;
         set_permissions(path, Permissions::from_mode(0o600)).map_err(failed)?;
-        Ok(Self { listener, path: path.to_owned(), _file: file })
+        Ok(Self { listener, path: path.to_owned(), _file: file, unheard: Mutex::default() })
     }
 
     /// Where it is.
@@ -69,11 +71,17 @@ impl TakeOverDoor {
         &self.path
     }
 
-    /// Returns when another process has taken over. Dropped before, all goes on as it was, but for whoever is at it.
+    /// A process that has taken over though [`Self::successor`] was dropped before it could say so.
+    pub(in crate::app) fn unheard(&self) -> Option<Successor> {
+        self.unheard.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
+    /// Returns when another process has taken over. Dropped before, all goes on as it was, but for whoever is at it: it may let nobody in
+    /// any more, or it does already and is [`Self::unheard`].
     pub(in crate::app) async fn successor(&self, estate: &Estate<'_>) -> Successor {
         loop {
             match self.listener.accept().await {
-                Ok((stream, _)) => match attempt(stream, estate).await {
+                Ok((stream, _)) => match attempt(stream, estate, &self.unheard).await {
                     Ok(successor) => return successor,
                     Err(why) => warn!("nobody takes over: {why}; all goes on as before"),
                 },
@@ -87,13 +95,17 @@ impl TakeOverDoor {
 }
 
 /// One that asks, and whether it may let clients in. Given up midway, it may not any more, and is told: who is gone without a word is
-/// taken for dead.
-struct AskingProcess {
+/// taken for dead. Where it does already, it is kept for whoever ends this process.
+struct AskingProcess<'a> {
     line: Option<HandoverLine>,
     baton: Baton,
+    pid: u32,
+    /// It was told that nothing comes of it.
+    is_over: bool,
+    unheard: &'a Mutex<Option<Successor>>,
 }
 
-impl AskingProcess {
+impl AskingProcess<'_> {
     fn line(&mut self) -> &mut HandoverLine {
         self.line.as_mut().expect("it is there until it is let go")
     }
@@ -103,23 +115,32 @@ impl AskingProcess {
     }
 }
 
-impl Drop for AskingProcess {
+impl Drop for AskingProcess<'_> {
     fn drop(&mut self) {
-        if let Some(line) = &self.line {
-            self.baton.take();
+        let Some(line) = self.line.take().filter(|_| !self.is_over) else { return };
+        if self.baton.take() {
             line.say_at_once(&HandoverMessage::Refusal { why: "it goes another way".to_owned() });
+        } else {
+            let successor = Successor { line: Arc::new(line), carrier: None, pid: self.pid };
+            *self.unheard.lock().unwrap_or_else(PoisonError::into_inner) = Some(successor);
         }
     }
 }
 
 /// Lets one try. The error is a sentence that says why it did not come to it.
-async fn attempt(stream: UnixStream, estate: &Estate<'_>) -> Result<Successor, String> {
+async fn attempt(
+    stream: UnixStream,
+    estate: &Estate<'_>,
+    unheard: &Mutex<Option<Successor>>,
+) -> Result<Successor, String> {
     let pid = peer(&stream)?;
     info!("process {pid} asks to take over");
     let baton = Baton::new().map_err(|error| error.to_string())?;
-    let mut asking = AskingProcess { line: Some(HandoverLine::new(stream)), baton };
+    let line = Some(HandoverLine::new(stream));
+    let mut asking = AskingProcess { line, baton, pid, is_over: false, unheard };
     if let (true, SuccessionState::Follows(before)) = (estate.shared.l1.is_shared(), estate.shared.succession.get()) {
         let why = format!("it is still taking over from process {before} itself: try again when that one has ended");
+        asking.is_over = true;
         let _ = say(asking.line(), &HandoverMessage::Refusal { why: why.clone() }, &[]).await;
         return Err(why);
     }
@@ -156,7 +177,7 @@ enum Outlook {
 async fn act(
     giver: &mut Giver,
     mut steps: VecDeque<GiverStep>,
-    asking: &mut AskingProcess,
+    asking: &mut AskingProcess<'_>,
     estate: &Estate<'_>,
 ) -> Outlook {
     let mut outlook = Outlook::Open;
@@ -188,6 +209,7 @@ async fn act(
             GiverStep::Leave => return Outlook::Taken,
             GiverStep::Fail(why) => {
                 asking.baton.take();
+                asking.is_over = true;
                 asking.line().say_at_once(&HandoverMessage::Refusal { why: why.clone() });
                 outlook = Outlook::Failed(why);
             }
@@ -202,8 +224,8 @@ async fn act(
 }
 
 /// Says the sockets, and the names of hot keys.
-async fn offer(asking: &mut AskingProcess, estate: &Estate<'_>) -> Result<(), String> {
-    let Some(shown) = estate.porters.show().await else {
+async fn offer(asking: &mut AskingProcess<'_>, estate: &Estate<'_>) -> Result<(), String> {
+    let Ok(Some(shown)) = timeout(PATIENCE, estate.porters.show()).await else {
         return Err("the upstream is away, so there are no open sockets to give: try again when it is back".to_owned());
     };
     let note = |used, name: &str, is_shared| SocketNote { used, name: name.to_owned(), is_shared };

@@ -152,16 +152,17 @@ impl Taking {
         tokio::pin!(prepared);
         loop {
             tokio::select! {
+                biased; // what is to be done where the giver is gone is done, though all be ready or have failed by then
+                step = self.next() => if let Some(step) = step? {
+                    self.steps.push_front(step);
+                    return Ok(false);
+                },
                 prepared = &mut prepared => match prepared {
                     Ok(()) => return Ok(true),
                     Err(why) => {
                         self.say(&HandoverMessage::Refusal { why: why.clone() }).await;
                         return Err(failed(&self.path, why));
                     }
-                },
-                step = self.next() => if let Some(step) = step? {
-                    self.steps.push_front(step);
-                    return Ok(false);
                 },
             }
         }

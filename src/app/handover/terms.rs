@@ -17,6 +17,8 @@ pub(super) struct HandoverTerms {
     upstream: String,
     /// What its servers call themselves, as far as they tell; those of a cluster are known by their addresses as well.
     servers: BTreeSet<String>,
+    /// These are a cluster's.
+    is_cluster: bool,
     /// The database that sessions begin in.
     db: u32,
     /// The name of one of [`CoherenceMeans`].
@@ -36,6 +38,7 @@ impl HandoverTerms {
         Self {
             upstream: place(config, &topology.front().endpoint),
             servers,
+            is_cluster: config.upstream.kind == UpstreamKind::Cluster,
             db: config.upstream.db,
             means: shared.l1.mode().means().as_str().to_owned(),
             channel: config.channel.enabled.then(|| config.channel.name.clone()),
@@ -50,6 +53,15 @@ impl HandoverTerms {
                  other data. Give both the same `upstream` (the address of a single server is changed while crema runs: docs/live-changes.md), \
                  or stop the one that runs, then start this",
                 before.upstream, self.upstream,
+            ));
+        }
+        if self.is_cluster != before.is_cluster {
+            let kind = |is_cluster: bool| if is_cluster { "a cluster" } else { "a single server" };
+            return Err(format!(
+                "its upstream is {}, this one's {}: clients that go over would find another part of the data. Give both the same \
+                 `upstream`, or stop the one that runs, then start this",
+                kind(before.is_cluster),
+                kind(self.is_cluster),
             ));
         }
         if self.db != before.db {
@@ -104,6 +116,8 @@ mod tests {
         }
         let why = own.fit(&HandoverTerms { db: 3, ..own.clone() }).expect_err("another database");
         assert!(why.contains("database 3, this one's in 0"), "{why}");
+        let why = own.fit(&HandoverTerms { is_cluster: true, ..own.clone() }).expect_err("a node is not its cluster");
+        assert!(why.contains("is a cluster, this one's a single server"), "{why}");
     }
 
     #[test]
