@@ -252,12 +252,14 @@ impl CurveKeeper {
         if !self.simulation.read(&simulated) {
             return;
         }
-        self.second.asked += 1;
         let shared = &self.app.shared;
-        // Where memory answers, no ear is begun for the sample alone: replies would have to wait for what it hears.
-        let hears = ear.has_filled() || shared.l1.service() == L1Mode::Observe;
-        let is_allowed = hears && self.fills.take(self.landings.open());
-        if is_allowed {
+        // Where memory answers, no ear is begun for the sample alone: replies would have to wait for what it hears. A smaller sample would
+        // not change that.
+        if !ear.has_filled() && shared.l1.service() != L1Mode::Observe {
+            return self.simulation.unasked(read.id);
+        }
+        self.second.asked += 1;
+        if self.fills.take(self.landings.open()) {
             let ticket = SampleTicket::new(read.id, &self.landings);
             if shared.l1.promote(&ear, fill.for_sample(ticket)).is_ok() {
                 return shared.stats.sampled_fills.add(1);

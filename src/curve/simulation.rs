@@ -185,12 +185,12 @@ impl Simulation {
             streak: 0,
             used: true,
         });
+        if known.seen.is_some() && known.seen != read.warrant {
+            known.wanted = 0; // that was of what it was before, asked for or not
+        }
         if let (Some(measure), Some(warrant)) = (*held, read.warrant) {
             (known.measure, known.measured) = (measure, Some(warrant));
             Self::fill(&mut self.scenarios, (read.id, known), warrant, read.at);
-        }
-        if known.measured.is_some() && known.measured != read.warrant {
-            known.wanted = 0; // it changed while it was asked for
         }
         let is_changed = known.seen.map(|seen| Some(seen) != read.warrant);
         (known.seen, known.used) = (read.warrant.or(known.seen), true);
@@ -446,6 +446,22 @@ mod tests {
             let asks = b.simulation.read(&sampled);
             assert!(asks || at >= u64::from(RESTLESS), "that it changes again has to be heard of");
             b.land("k", AT(at));
+        }
+        assert!(b.hits().iter().all(|&ratio| (ratio - 0.9).abs() < 0.01), "{:?}", b.hits());
+    }
+
+    #[test]
+    fn what_memory_has_behind_a_change_was_missed_before_however_soon_it_came_in() {
+        let mut b = SimulationBench::new(1);
+        b.read("k", AT(0));
+        b.land("k", AT(0));
+        for at in 1..=100 {
+            for held in [None, Some(Measure { weight: 1000, bytes: 100, expires: Time::NEVER })] {
+                b.write("k");
+                let read = b.about("k", AT(at));
+                b.simulation.count(10, AT(at));
+                b.simulation.read(&SimulatedRead { read, times: 10, key: b"k", rule: None, one_in: None, held });
+            }
         }
         assert!(b.hits().iter().all(|&ratio| (ratio - 0.9).abs() < 0.01), "{:?}", b.hits());
     }
