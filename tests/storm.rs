@@ -82,7 +82,7 @@ fn ten_thousand_who_come_back_are_all_served_and_cost_no_connection_each() {
         client.send(&entry);
         assert_eq!((client.value(), client.value()), (ok(), bulk("v")));
     }
-    let (asked, connected) = (logins(&redis), link.accepted());
+    let connected = link.accepted();
     let mut clients: Vec<Client> = Vec::with_capacity(many);
     for number in 0..many {
         let mut client = crema.client();
@@ -96,8 +96,7 @@ fn ten_thousand_who_come_back_are_all_served_and_cost_no_connection_each() {
     for client in &mut clients {
         assert_eq!((client.value(), client.value()), (ok(), bulk("v")));
     }
-    let (logged_in, made) = (logins(&redis) - asked, link.accepted() - connected);
-    assert!(logged_in <= many as u64, "{logged_in} logins for {many} clients");
+    let made = link.accepted() - connected;
     assert!(made <= 16, "{made} connections for {many} clients");
     assert_eq!(crema.count("crema_sessions_refused_total", &[]), 0);
 }
