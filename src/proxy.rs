@@ -116,7 +116,7 @@ pub(crate) use reply_queue::SessionEnd;
 pub(crate) use roll::RollCall;
 pub(crate) use sampled::{CurveExchange, SampledRead};
 pub(crate) use shared::Shared;
-pub(crate) use slowness::note_wait;
+pub(crate) use slowness::{is_slow, note_wait};
 pub(crate) use succession::{Succession, SuccessionState};
 pub(crate) use transaction::Transaction;
 pub(crate) use who::Who;

@@ -124,10 +124,13 @@ impl CurveWindow {
         let slope = if sum.heavy_reads > 0.0 { sum.heavy_misses / sum.heavy_reads } else { 0.0 };
         let misses = (sum.misses - slope * (sum.reads - all)).clamp(0.0, all);
         let span = self.span().as_secs_f64().max(1.0);
+        // Those of a hit are known of the sample, and how many hits there were of all reads.
+        let hits = sum.reads - sum.misses;
+        let bytes_a_hit = if hits > 0.0 { sum.hit_bytes / hits } else { 0.0 };
         Some(Estimate {
             hit_ratio: 1.0 - misses / all,
             fills: sum.wanted / sum.misses.max(1.0) * misses / all,
-            bytes_a_second: sum.hit_bytes / span,
+            bytes_a_second: bytes_a_hit * (all - misses) / span,
         })
     }
 }
@@ -152,7 +155,7 @@ mod tests {
         window.advance(AT(4));
         let told = window.estimate(0).expect("there were reads");
         assert!((told.hit_ratio - 0.9).abs() < 1e-9 && (told.fills - 0.05).abs() < 1e-9, "{told:?}");
-        assert!((told.bytes_a_second - 10.0).abs() < 1e-9, "{told:?}");
+        assert!((told.bytes_a_second - 90.0).abs() < 1e-9, "0.4 for each of 900 in 4 s: {told:?}");
     }
 
     #[test]

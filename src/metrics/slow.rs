@@ -65,15 +65,24 @@ impl SlowLog {
         id
     }
 
-    /// The command with this number has waited once more, or, where this `contains` its other waits, so long in all. Nothing is done where
-    /// it is not kept any more.
-    pub(crate) fn add(&self, id: u64, (took, reason): (Duration, SlowReason), contains: bool) {
+    /// The command with this number has waited once more, or, where this `contains` its other waits, so long in all. Where that was for its
+    /// `answer`, this is the outcome, and how many others waited with it. Nothing is done where it is not kept any more.
+    pub(crate) fn add(
+        &self,
+        id: u64,
+        (took, reason): (Duration, SlowReason),
+        answer: Option<(&'static str, usize)>,
+        contains: bool,
+    ) {
         let ring = &mut *self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(entry) = ring.entries.iter_mut().find(|entry| entry.id == id) else { return };
         let (before, own) = (entry.command.took, &mut entry.longest);
         // Of what contains the others, the rest is its own.
         let alone = if contains { took.saturating_sub(before) } else { took };
         entry.command.took = before + alone;
+        if let Some(answer) = answer {
+            (entry.command.outcome, entry.command.joined) = answer;
+        }
         if alone > *own {
             (*own, entry.command.reason) = (alone, reason);
         }
@@ -133,17 +142,21 @@ mod tests {
         let (first, second) = (log.note(slow(10_000), 3), log.note(slow(1), 3));
         let told = |id: u64| log.newest(9).into_iter().find(|entry| entry.id == id).map(|entry| entry.command);
         let of = |id| told(id).map(|command| (command.took, command.reason));
-        log.add(first, (ms(5), SlowReason::Ear), false);
+        log.add(first, (ms(5), SlowReason::Ear), None, false);
         assert_eq!(of(first), Some((ms(15), SlowReason::Redis)));
-        log.add(first, (ms(30), SlowReason::Fence), false);
+        log.add(first, (ms(30), SlowReason::Fence), None, false);
         assert_eq!(of(first), Some((ms(45), SlowReason::Fence)));
-        log.add(first, (ms(50), SlowReason::Session), true);
+        log.add(first, (ms(50), SlowReason::Session), None, true);
         assert_eq!(of(first), Some((ms(50), SlowReason::Fence)), "most of that was told before");
-        log.add(first, (ms(100), SlowReason::Session), true);
+        log.add(first, (ms(100), SlowReason::Session), None, true);
         assert_eq!(of(first), Some((ms(100), SlowReason::Session)));
+        let answered = || told(first).map(|command| (command.outcome, command.joined));
+        assert_eq!(answered(), Some(("lead", 0)));
+        log.add(first, (ms(1), SlowReason::Redis), Some(("wait", 7)), false);
+        assert_eq!(answered(), Some(("wait", 7)), "that is what it came to, however long it had waited before");
         assert_eq!((of(second), log.newest(9).len()), (Some((Duration::from_micros(1), SlowReason::Redis)), 2));
         log.reset();
-        log.add(first, (ms(5), SlowReason::Ear), false);
+        log.add(first, (ms(5), SlowReason::Ear), None, false);
         assert!(log.newest(9).is_empty());
     }
 }

@@ -25,7 +25,9 @@ pub(crate) fn note_wait(
     if let Some(id) = replies.slow_at(place) {
         // These begin as the command does.
         let contains = matches!(reason, SlowReason::Session | SlowReason::Beyond);
-        return shared.stats.slow.add(id, (took, reason), contains);
+        let is_aside = matches!(reason, SlowReason::Session | SlowReason::Ear | SlowReason::Fence);
+        let answer = (!is_aside).then_some((outcome.as_str(), joined));
+        return shared.stats.slow.add(id, (took, reason), answer, contains);
     }
     let (key, client) = (key.map(KeyName::of), replies.member().introduced());
     let slow = SlowCommand { name: spec.name, key, took, reason, outcome: outcome.as_str(), joined, client };
@@ -34,6 +36,6 @@ pub(crate) fn note_wait(
 }
 
 /// Whether a command of a worker with these counters is slow that takes so long.
-pub(super) fn is_slow(stats: &WorkerStats, took: Duration) -> bool {
+pub(crate) fn is_slow(stats: &WorkerStats, took: Duration) -> bool {
     took.as_nanos() > u128::from(stats.slow_after.load(Ordering::Relaxed))
 }

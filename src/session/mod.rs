@@ -47,7 +47,6 @@ mod wire;
 use std::cell::Cell;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Duration;
 
 use crate::clock::Time;
 use crate::command::{self, Class, Route, Spec, Verb};
@@ -74,8 +73,6 @@ const LARGE_REQUEST: usize = 1 << 20;
 const UNANSWERED: usize = 4096;
 /// The same where Redis keeps their replies.
 const UNANSWERED_WHILE_CROWDED: usize = 1 << 16;
-/// What takes no longer is never slow.
-const SLOWEST_QUICK: Duration = Duration::from_millis(1);
 /// Commands taken up before it is looked at how much is unanswered.
 const STRIDE: usize = 64;
 
@@ -410,7 +407,7 @@ impl Session {
     /// Notes that the command at `place` has waited within the session since then, where that is slow.
     fn note_slow(&self, place: ReplyPlace, request: Request<'_>, (since, reason): (Time, SlowReason)) {
         let took = Time::now().saturating_since(since);
-        if took < SLOWEST_QUICK {
+        if !proxy::is_slow(&self.worker.stats, took) {
             return;
         }
         let spec = command::lookup(request).unwrap_or_else(command::unknown);
