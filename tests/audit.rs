@@ -1,8 +1,6 @@
 //! The audit of hits: a fault that leaves something old in memory is found within a minute under load, whatever it is; what is older than
 //! crema itself knows; and what an operator is told of it. That it calls nothing wrong which is right is shown by `audit_soak.rs`, and by `simulation.rs`.
 
-mod common;
-
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 

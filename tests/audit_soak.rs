@@ -4,8 +4,6 @@
 //! `CREMA_AUDIT_SECONDS` sets how long each of the four goes on (6 when unset), `CREMA_AUDIT_CHECKED` after how many hits that were compared
 //! it ends before. What was reached is printed. One ear reads no more than about 100,000 hits a second again, so clients are several users.
 
-mod common;
-
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};

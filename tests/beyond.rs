@@ -2,8 +2,6 @@
 //! while three proxies write and read: no read is older than a write that was acknowledged before, nothing old stays at rest, and whenever
 //! nothing is troubled all reads are answered before long.
 
-mod common;
-
 use std::collections::{BTreeSet, VecDeque};
 use std::io::ErrorKind;
 use std::path::PathBuf;

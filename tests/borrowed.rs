@@ -1,7 +1,5 @@
 //! What a borrowed connection must be when it is lent, what it must be when it goes back, and how long it may be silent.
 
-mod common;
-
 use std::time::{Duration, Instant};
 
 use common::{AT_LAST, Client, Crema, Link, Redis, Value, array, bulk, eventually, int, ok, pack};

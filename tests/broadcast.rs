@@ -1,7 +1,5 @@
 //! Coherence by broadcast: what is promised is what is promised otherwise.
 
-mod common;
-
 use std::time::{Duration, Instant};
 
 use common::{Crema, MAX_STALENESS, Redis, bulk, eventually, ok};

@@ -1,8 +1,6 @@
 //! What there is only so much of, descriptors and connections to Redis: nobody is starved by those who hold it, and who gets
 //! none is told.
 
-mod common;
-
 use std::time::Duration;
 
 use common::{Client, Crema, Redis, Value, bulk, eventually, int, ok, simple};

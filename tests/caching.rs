@@ -1,7 +1,5 @@
 //! What L1 answers, what it costs Redis, and for how long: hits, joined flights, promotion, expiry.
 
-mod common;
-
 use std::time::{Duration, Instant};
 
 use common::{Client, Crema, Link, MAX_STALENESS, Redis, Value, WORKERS, array, bulk, eventually, int, ok, pack};

@@ -1,7 +1,5 @@
 //! The fleet's channel both ways, and the command by which operators use it.
 
-mod common;
-
 use std::time::Duration;
 
 use common::{Client, Crema, Redis, Value, bulk, eventually, int, ok};

@@ -1,8 +1,6 @@
 //! Coherence by the fleet's channel, on a Redis that refuses CLIENT TRACKING: what is promised of writes through the fleet is
 //! what is promised otherwise, and of others only the ceiling of a stay.
 
-mod common;
-
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;

@@ -3,8 +3,6 @@
 //! Entries are as the crate multi-tier-cache writes them, and of every other shape that its reliable subscriber reads. Holds contract
 //! point 5 (nothing old stays) for what is named there.
 
-mod common;
-
 use common::proxy::Launch;
 use common::sentinel::Group;
 use common::{Client, Cluster, Crema, Link, Redis, Value, bulk, eventually, int, ok};

@@ -4,8 +4,6 @@
 //! packages under `target/clients`. Without them a test says so and passes on a developer's machine; where `CI` is set,
 //! it fails.
 
-mod common;
-
 use std::io::{BufRead, BufReader, Write};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};

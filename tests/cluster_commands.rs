@@ -1,7 +1,5 @@
 //! Commands that concern several nodes of a cluster are answered as by one server, and so is what asks after the cluster itself.
 
-mod common;
-
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::process::Command;

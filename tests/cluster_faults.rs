@@ -4,8 +4,6 @@
 //! What is done and how it is judged stands in [`common::ledger`]. `CREMA_CLUSTER_ROUNDS` repeats what takes long, and
 //! `CREMA_CLUSTER_TIMEOUT` sets the nodes' time-out for it in milliseconds (`make long`).
 
-mod common;
-
 use std::collections::HashSet;
 use std::time::Duration;
 

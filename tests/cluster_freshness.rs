@@ -1,8 +1,6 @@
 //! In front of a cluster, memory answers only what nobody else can have changed: point 4 while masters are cut off, stopped, replaced
 //! with and without their consent; and slots that leave a node take what was in memory of their keys along.
 
-mod common;
-
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};

@@ -1,7 +1,5 @@
 //! The clusters that other tests stand on, held against themselves: no proxy takes part.
 
-mod common;
-
 use std::time::Instant;
 
 use common::cluster::{Failover, SLOTS, key_in, keys_in, slot_of};

@@ -1,7 +1,5 @@
 //! The map of a cluster: where it is read, and how it follows what becomes of the nodes.
 
-mod common;
-
 use common::cluster::{Failover, key_in};
 use common::{Client, Cluster, Crema, bulk, eventually, ok};
 

@@ -3,8 +3,6 @@
 //!
 //! On each crema finds the nodes, serves, tells what it does without, and is coherent by what remains, while slots move too.
 
-mod common;
-
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};

@@ -1,8 +1,6 @@
 //! What needs a connection of its own, in front of a real cluster: transactions, commands that wait, subscriptions, large requests.
 //! Where one node would answer, it is asked the same itself, and the answers are held against each other byte by byte.
 
-mod common;
-
 use std::ops::RangeInclusive;
 use std::thread;
 use std::time::{Duration, Instant};

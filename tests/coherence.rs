@@ -7,8 +7,6 @@
 //! All in one file, because what the writers do and what the judge is told of it must be read together.
 //! `CREMA_COHERENCE_SECONDS` sets how long the main run takes (10 when unset).
 
-mod common;
-
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;

@@ -2,7 +2,6 @@
 
 #![allow(clippy::cast_precision_loss, clippy::float_cmp, reason = "shares, for people; none is exactly none")]
 
-mod common;
 #[path = "curve/replay.rs"]
 mod replay;
 

@@ -3,14 +3,12 @@
 //! `make test` installs Chromium and what drives it. Without them the test says so and passes on a developer's machine; where `CI` is
 //! set, it fails.
 
-mod common;
-
 use std::path::Path;
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
-use common::page::top;
+use common::top;
 use common::{Crema, Redis, bulk, eventually, is_installed, ok};
 
 const TOKEN: &str = "only for the test: ä";

@@ -1,8 +1,6 @@
 //! Commands that clients may not use (`deny`): refused as Redis's ACL refuses them, byte for byte, in transactions too, and never
 //! sent.
 
-mod common;
-
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::Path;

@@ -1,8 +1,6 @@
 //! What stands under `deploy`: what `make run-cluster` and `make run-sentinel` start, a group of servers with crema in front, which serves, and of which
 //! nothing is left at the end.
 
-mod common;
-
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};

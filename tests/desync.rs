@@ -1,7 +1,5 @@
 //! An upstream that says what nobody asked for: whoever waits on that connection is told, and nobody gets another's reply.
 
-mod common;
-
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};

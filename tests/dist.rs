@@ -1,7 +1,5 @@
 //! What a package holds beside the program: man pages and completions, made of the flags.
 
-mod common;
-
 #[allow(dead_code, reason = "its main is not called")]
 #[path = "../examples/manual.rs"]
 mod manual;

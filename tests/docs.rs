@@ -1,8 +1,6 @@
 //! What README and docs say about names, held against what the program has: settings with their defaults, outcomes, metrics, commands,
 //! files, links. Whoever adds one finds out here that nobody has told the user. What the pages show is run by `examples.rs`.
 
-mod common;
-
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Component, Path, PathBuf};
@@ -10,7 +8,8 @@ use std::path::{Component, Path, PathBuf};
 use crema::command::{self, Route};
 use crema::metrics::{Outcome, descriptions};
 
-use common::page::{Page, named_files, pages, top};
+use common::page::{Page, named_files, pages};
+use common::top;
 
 fn file(name: &str) -> String {
     Page::read(name).text

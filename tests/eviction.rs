@@ -1,7 +1,5 @@
 //! Redis evicts by use, and sees nothing of what L1 answers: whether it is told, and whether that is enough.
 
-mod common;
-
 use std::time::{Duration, Instant};
 
 use common::{Crema, Redis, bulk, ok, seeded, within};

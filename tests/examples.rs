@@ -2,8 +2,6 @@
 //! command lines, blocks of settings, the page on TLS from certificates to the first hit. What cannot be run here (`docker`,
 //! `systemctl`) is held against the files and targets that it names.
 
-mod common;
-
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
@@ -11,9 +9,10 @@ use std::process::Command;
 
 use tempfile::TempDir;
 
-use common::page::{Example, Lesson, Page, pages, shell, top};
+use common::page::{Example, Lesson, Page, pages, shell};
 use common::redis::{free_port, loopback};
 use common::tls::{Authority, path};
+use common::top;
 use common::{Crema, Redis, eventually, is_installed};
 
 /// A directory with the files that pages name, and the program where they call it.

@@ -4,8 +4,6 @@
 //! `max_staleness` when its request arrives, a write is never repeated nor dropped in silence, and after the fault is
 //! over all is well within a second.
 
-mod common;
-
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 

@@ -10,7 +10,6 @@
 //! tracking, now by broadcast ([`stage::Setting`]); some sessions are users with few rights; and where sessions act one at a time
 //! another writes past crema. A difference ends the run; where it happens again it is shrunk.
 
-mod common;
 #[path = "fuzz/grammar.rs"]
 mod grammar;
 #[path = "fuzz/script.rs"]

@@ -1,7 +1,5 @@
 //! Another server behind the same address: two servers are never used as one.
 
-mod common;
-
 use std::time::Duration;
 
 use common::{Client, Crema, Link, Redis, Value, array, bulk, int, ok, simple, within};

@@ -1,8 +1,6 @@
 //! What servers understand differently: requests that are not written as they should be, and commands with more arguments
 //! than crema's table allows. What counts is the server behind, and the one that comes after it.
 
-mod common;
-
 use std::net::Shutdown;
 
 use common::value::shown;

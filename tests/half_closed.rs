@@ -1,8 +1,6 @@
 //! Clients that close their side, or leave altogether, right behind what they sent: all of it is carried out as Redis would,
 //! answered where somebody still reads, and what waits at Redis ends as it ends there.
 
-mod common;
-
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::thread;

@@ -1,7 +1,5 @@
 //! TLS handshakes in numbers, in pieces and again: sessions are resumed, nothing is left behind, and certificates change under load.
 
-mod common;
-
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::process::{Command, Stdio};

@@ -1,7 +1,5 @@
 //! What an admin is told of keys and clients: hot keys, big keys, noisy clients, slow commands and why they were.
 
-mod common;
-
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::sync::atomic::{AtomicBool, Ordering};

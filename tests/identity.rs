@@ -4,8 +4,6 @@
 //! one that it allowed no longer may come from L1 for `acl_recheck` at most. All in one file, because it is long for the
 //! many ways in which a right can go.
 
-mod common;
-
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 

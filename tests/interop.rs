@@ -4,8 +4,6 @@
 //! The application is the small crate in `tests/interop`, which `make test` builds. Without it the test says so and passes on
 //! a developer's machine; where `CI` is set, it fails.
 
-mod common;
-
 use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};

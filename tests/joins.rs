@@ -3,8 +3,6 @@
 //! What a session sees on a connection of its own, on another lane, or out of L1 can be newer than what a slow lane is still
 //! to bring. The link brings the replies of one lane late, by less than a lane may wait before others take its place.
 
-mod common;
-
 use std::time::Duration;
 
 use common::{Client, Crema, Link, Redis, Value, eventually};

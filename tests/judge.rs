@@ -1,7 +1,5 @@
 //! The judge, judged: a judge that finds nothing proves nothing, so here are small histories, each with its one fault.
 
-mod common;
-
 use std::time::Duration;
 
 use common::judge::{Log, Order, Read, Rules, Seen, Verdict, Via, Write, judge};

@@ -2,8 +2,6 @@
 //!
 //! A file of its own, and one test at a time in it, because memory and latency are measured.
 
-mod common;
-
 use std::time::{Duration, Instant};
 
 use common::{Client, Crema, Redis, Value, alone, bulk, eventually, lift_open_files, ok, resident, simple};

@@ -1,7 +1,5 @@
 //! What memory does for reads can be changed while crema runs: who may say so, and that nothing is lost or old by it.
 
-mod common;
-
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 

@@ -1,7 +1,5 @@
 //! What can be changed while crema runs by changing its settings, what cannot, and that nothing is old by it.
 
-mod common;
-
 use common::proxy::Launch;
 use common::{Client, Crema, Redis, Value, bulk, eventually, ok};
 

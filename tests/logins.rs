@@ -3,8 +3,6 @@
 //! Redis ties a login to a connection: a password that is changed, a user that is switched off, a password that is set where
 //! there was none concern those who come after. Here the connections are the proxy's.
 
-mod common;
-
 use common::{AT_LAST, Client, Crema, Redis, Value, WORKERS, bulk, eventually, ok, simple};
 
 /// What keeps those out who come after, and lets those stay who are in.

@@ -1,8 +1,6 @@
 //! Modes of a session that change what its connection says: silence, replication, monitoring, subscriptions under RESP3,
 //! scripts that do not end, and requests that never do; shutdowns and failovers.
 
-mod common;
-
 use std::io::{ErrorKind, Read as _};
 use std::net::Shutdown;
 use std::time::{Duration, Instant};

@@ -2,8 +2,6 @@
 //!
 //! `make test` installs Prometheus. Without it a test says so and passes on a developer's machine; where `CI` is set, it fails.
 
-mod common;
-
 use std::collections::BTreeSet;
 use std::fs;
 use std::io::{Read, Write};
@@ -13,8 +11,9 @@ use std::process::{Child, Command, Stdio};
 
 use tempfile::TempDir;
 
-use common::page::{Page, top};
+use common::page::Page;
 use common::redis::{free_port, loopback};
+use common::top;
 use common::{AT_LAST, Crema, Redis, eventually};
 
 /// Runs promtool; `None` where it is missing.

@@ -1,7 +1,5 @@
 //! Clients with a name, or with a connection of their own: what they are told, and that their reads count as all others do.
 
-mod common;
-
 use common::value::shown;
 use common::{Client, Crema, Redis, Value, array, bulk, eventually, int, ok, simple};
 

@@ -1,8 +1,6 @@
 //! What the numbers say: every metric moves when what it is about happens, and whatever fails at crema is counted once, with
 //! its class and its reason.
 
-mod common;
-
 use std::collections::{BTreeMap, BTreeSet};
 use std::iter;
 

@@ -4,8 +4,6 @@
 //! is given for certain, and not once in a million. A script that is answered before the ear has heard of it is one for
 //! which L1 waits; one that is answered after is one that waited itself, or was slow. Both must be seen to happen.
 
-mod common;
-
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 

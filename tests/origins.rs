@@ -1,8 +1,6 @@
 //! `[[origin]]`: a key that Redis does not have is loaded from where it comes from, once in the whole fleet, and no load ever comes
 //! after a write that came after it.
 
-mod common;
-
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};

@@ -3,8 +3,6 @@
 //! What an error says, and what memory shows meanwhile, is the theme of `faults`; programs that live through outages are in
 //! `tests/outage`.
 
-mod common;
-
 use std::io::{ErrorKind, Read, Write};
 use std::net::Shutdown;
 use std::os::unix::fs::PermissionsExt;

@@ -1,7 +1,5 @@
 //! Passwords of crema's own as hashes and in files: what is right comes in, what is wrong costs nobody but who tries.
 
-mod common;
-
 use std::io::Write;
 use std::path::Path;
 use std::process::{Command, Stdio};

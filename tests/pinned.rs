@@ -1,7 +1,5 @@
 //! What cannot share a connection: transactions, blocking commands, subscriptions, and commands about the connection.
 
-mod common;
-
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 

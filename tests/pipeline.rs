@@ -1,7 +1,5 @@
 //! Pipelines: replies come in the order of their commands, however the bytes arrive and whoever answers each.
 
-mod common;
-
 use std::net::Shutdown;
 use std::time::Duration;
 

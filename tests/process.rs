@@ -1,7 +1,5 @@
 //! crema as a process that somebody runs: signals, readiness, the sockets that it binds, and what its log says.
 
-mod common;
-
 use std::collections::HashMap;
 use std::net::TcpListener;
 use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};

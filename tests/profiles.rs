@@ -1,7 +1,6 @@
 //! Managed services by their URL alone: each is played by a real server that refuses what the service's documentation says it
 //! refuses (`profiles/*.toml`), under TLS. On each: the same answers as past crema, coherence, a failover behind the one address.
 
-mod common;
 #[path = "transparency/pipelines.rs"]
 mod pipelines;
 #[path = "profiles/service.rs"]

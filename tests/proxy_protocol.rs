@@ -1,7 +1,5 @@
 //! The PROXY protocol: where a listener expects it, clients are who it says; where it does not, nobody gets in with it.
 
-mod common;
-
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};

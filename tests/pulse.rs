@@ -1,7 +1,5 @@
 //! What a node holds for one client holds no other, and a connection that is dead is told from one that is only paused.
 
-mod common;
-
 use std::time::{Duration, Instant};
 
 use common::{Client, Crema, Link, Redis, Value, bulk, eventually, ok, pack, simple, within};

@@ -4,7 +4,6 @@
 //! both RESP versions, byte for byte. Writes go through crema, where they must show at once, and past it, where they may
 //! take `max_staleness`. That L1 does take part is counted: all reads that it may keep must become hits.
 
-mod common;
 #[path = "reads/examples.rs"]
 mod examples;
 

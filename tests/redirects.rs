@@ -2,8 +2,6 @@
 //!
 //! A client is told nothing: its commands are carried out once, and for each key in the order in which it sent them.
 
-mod common;
-
 use std::net::TcpListener;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;

@@ -1,7 +1,5 @@
 //! One test for each bug that was found after it had been believed absent, with what it was and what showed it.
 
-mod common;
-
 use std::time::Duration;
 
 use common::{Crema, Link, Redis, Value, bulk, eventually, int, ok, simple};

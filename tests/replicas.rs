@@ -3,8 +3,6 @@
 //!
 //! Real clusters and a Sentinel group, with replication through links that freeze. Holds contract points 1, 2, 3, 4 and 8.
 
-mod common;
-
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};

@@ -1,7 +1,5 @@
 //! Passwords of crema's own that change while it runs: what is logged in with them follows, and no client sees anything of it.
 
-mod common;
-
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::path::Path;

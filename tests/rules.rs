@@ -1,7 +1,5 @@
 //! `[[rule]]`: other settings for keys that match a pattern, shown by what enters L1, how soon, and for how long.
 
-mod common;
-
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 

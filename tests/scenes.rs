@@ -7,7 +7,6 @@
 //! compared: `#` digits, `~` the order, `@` all of a client's line but what it did. `* is ID ID`, `* gone ID` and `* busy` check
 //! and wait. In a word `\s` is a blank and `\n` a new line.
 
-mod common;
 #[path = "scenes/scenes.rs"]
 mod scenes;
 

@@ -2,8 +2,6 @@
 //!
 //! Groups are real: a master, two replicas and three Sentinels, behind links that can be cut. Holds contract points 3, 4 and 7.
 
-mod common;
-
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};

@@ -2,8 +2,6 @@
 //!
 //! Refused by ACL (`NOPERM`) and by renaming (`ERR unknown command`), on a real server.
 
-mod common;
-
 use std::time::Duration;
 
 use common::link::Way;

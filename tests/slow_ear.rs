@@ -1,7 +1,5 @@
 //! An ear that hears late while lanes are quick: what L1 may not answer yet, Redis answers, and nobody waits for the ear.
 
-mod common;
-
 use std::time::{Duration, Instant};
 
 use common::{Client, Crema, Link, Redis, bulk, eventually, ok};

@@ -4,8 +4,6 @@
 //! A session is a line of commands between semicolons. [`SESSIONS`] are cut around every command, as arrays
 //! and as inline commands; beside them sessions are drawn at random from [`WORDS`], and one that differs is cut down.
 
-mod common;
-
 use std::time::{Duration, Instant};
 
 use common::differs::Differs;

@@ -1,7 +1,5 @@
 //! Many clients who come at once: what they cost the upstream, and that all are served. How long that takes `benches/storm.rs` tells.
 
-mod common;
-
 use common::link::Way;
 use common::{Client, Crema, Link, Redis, Value, bulk, eventually, ok, pack};
 

@@ -1,7 +1,5 @@
 //! A take-over where something is in the way: the upstream is another, or several servers; a side stands still; a client is not in yet.
 
-mod common;
-
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::os::unix::fs::PermissionsExt;

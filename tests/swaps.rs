@@ -4,8 +4,6 @@
 //! both, between faults. A server that restarts has lost it, which is a state as well. What the readers saw is judged by
 //! [`common::judge`]. `CREMA_COHERENCE_SECONDS` sets how long it takes (8 when unset).
 
-mod common;
-
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 

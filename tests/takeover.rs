@@ -1,7 +1,5 @@
 //! One crema takes over from another: its clients notice nothing, and where it cannot be done nothing has happened.
 
-mod common;
-
 use std::io::{Read, Write};
 use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;

@@ -1,8 +1,6 @@
 //! Tiers below the upstream: copies go down and up, no copy older than the last write is ever answered, and a tier that is away, frozen,
 //! slow or back with old data is harmless.
 
-mod common;
-
 use std::fmt::Write as _;
 use std::net::SocketAddr;
 

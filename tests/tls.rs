@@ -1,8 +1,6 @@
 //! TLS on both sides, against a Redis that speaks it: what is carried is the same, what must be refused is refused, and what is
 //! said about it names the way out.
 
-mod common;
-
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::process::Command;

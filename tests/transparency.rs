@@ -4,7 +4,6 @@
 //! The bytes for crema are cut at random places, so that no answer depends on how a request arrives. Pipelines are
 //! drawn at random ([`pipelines`]) from [`shapes::shapes`]; a failing run prints its seed.
 
-mod common;
 #[path = "transparency/pipelines.rs"]
 mod pipelines;
 #[path = "transparency/shapes.rs"]

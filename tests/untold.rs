@@ -1,7 +1,5 @@
 //! What Redis tells nobody: that its clock was set forward, and that databases were swapped, by whom and however it may be.
 
-mod common;
-
 use std::time::{Duration, Instant};
 
 use common::{AT_LAST, Client, Crema, MAX_STALENESS, Redis, Value, array, bulk, eventually, int, ok};

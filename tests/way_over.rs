@@ -1,8 +1,6 @@
 //! The guide for those who come from the crate multi-tier-cache: its examples run as they stand, and none of the crate's public items is
 //! missing in it, nor is any named that the crate does not have.
 
-mod common;
-
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -8,9 +8,9 @@ use rand::Rng;
 use rand::rngs::SmallRng;
 use rand::seq::IndexedRandom;
 
-use super::common::differs::Differs;
-use super::common::pack;
 use super::shapes::Shape;
+use common::differs::Differs;
+use common::pack;
 
 /// The keys, databases and channels that a script may use.
 #[derive(Clone, Debug)]

@@ -10,11 +10,11 @@ use rand::Rng;
 use rand::rngs::SmallRng;
 use rand::seq::IndexedRandom;
 
-use super::common::differs::Differs;
-use super::common::pack;
 use super::grammar::{Grammar, Line, Realm};
 use super::shapes::{Shape, shapes};
 use super::stage::USERS;
+use common::differs::Differs;
+use common::pack;
 
 #[derive(Clone)]
 pub(crate) struct Script {

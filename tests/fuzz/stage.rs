@@ -7,12 +7,12 @@ use std::time::{Duration, Instant};
 use rand::SeedableRng;
 use rand::rngs::SmallRng;
 
-use super::common::differs::Differs;
-use super::common::value::shown;
-use super::common::{Client, Crema, Redis, pack};
 use super::grammar::KEYS;
 use super::script::{Act, MORTAL, Script};
 use super::shapes::Shape;
+use common::differs::Differs;
+use common::value::shown;
+use common::{Client, Crema, Redis, pack};
 
 /// Of replies that are more than so many bytes Redis may lose the rest, where their client has closed its side (7.0,
 /// `NET_MAX_WRITES_PER_EVENT`): it ends the connection before it writes again.

@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
-use super::common::tls::{Authority, Tunnel};
-use super::common::{Client, Link, Redis, bulk, eventually, ok};
+use common::tls::{Authority, Tunnel};
+use common::{Client, Link, Redis, bulk, eventually, ok};
 
 const PASSWORD: &str = "first-token";
 

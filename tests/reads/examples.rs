@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use crate::common::Redis;
+use common::Redis;
 
 /// Keys of one type.
 pub(crate) struct Kind {

@@ -4,9 +4,9 @@ use rand::Rng;
 use rand::rngs::SmallRng;
 use rand::seq::SliceRandom;
 
-use super::common::Client;
-use super::common::value::shown;
 use super::shapes::{Shape, shapes};
+use common::Client;
+use common::value::shown;
 
 /// Compares rounds of pipelines on connections that `connect` makes: the server's own, and crema's. What does not fit is left out.
 pub(crate) fn compare(

@@ -1,7 +1,7 @@
 //! What is sent in the random pipelines: about four hundred commands in groups that belong together.
 
-use super::common::differs::Differs;
-use super::common::pack;
+use common::differs::Differs;
+use common::pack;
 
 /// Commands that belong together, sent as one.
 #[derive(Clone, Debug)]

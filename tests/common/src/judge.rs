@@ -21,24 +21,24 @@ use std::sync::LazyLock;
 use std::time::{Duration, Instant};
 
 /// Nanoseconds since the process's first look at the clock.
-pub(crate) type Time = u64;
+pub type Time = u64;
 
 /// A place in the order of one key's writes.
-pub(crate) type Order = u64;
+pub type Order = u64;
 
-pub(crate) fn now() -> Time {
+pub fn now() -> Time {
     static START: LazyLock<Instant> = LazyLock::new(Instant::now);
     // One away from zero, so that what stood at the beginning is before everything.
     nanos(START.elapsed()) + 1
 }
 
-pub(crate) fn nanos(duration: Duration) -> u64 {
+pub fn nanos(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).expect("no test runs for 500 years")
 }
 
 /// By which road a command went.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(crate) enum Via {
+pub enum Via {
     Proxy(u8),
     /// To the server itself.
     Redis,
@@ -48,12 +48,12 @@ pub(crate) enum Via {
 
 /// What a key holds, in a form that is cheap to keep by the million.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(crate) struct Seen(u64);
+pub struct Seen(u64);
 
 impl Seen {
-    pub(crate) const ABSENT: Seen = Seen(0);
+    pub const ABSENT: Seen = Seen(0);
 
-    pub(crate) fn value(bytes: impl AsRef<[u8]>) -> Seen {
+    pub fn value(bytes: impl AsRef<[u8]>) -> Seen {
         let mut hasher = DefaultHasher::new();
         bytes.as_ref().hash(&mut hasher);
         Seen(hasher.finish() | 1)
@@ -62,28 +62,28 @@ impl Seen {
 
 /// A change of one key.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Write {
-    pub(crate) key: usize,
-    pub(crate) order: Order,
-    pub(crate) becomes: Seen,
-    pub(crate) begun: Time,
-    pub(crate) acked: Time,
-    pub(crate) via: Via,
+pub struct Write {
+    pub key: usize,
+    pub order: Order,
+    pub becomes: Seen,
+    pub begun: Time,
+    pub acked: Time,
+    pub via: Via,
 }
 
 /// A look at one key.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Read {
-    pub(crate) key: usize,
+pub struct Read {
+    pub key: usize,
     /// The command, for the report.
-    pub(crate) by: &'static str,
-    pub(crate) seen: Seen,
-    pub(crate) sent: Time,
-    pub(crate) received: Time,
+    pub by: &'static str,
+    pub seen: Seen,
+    pub sent: Time,
+    pub received: Time,
 }
 
 /// One connection's part of the history, in the order of its commands.
-pub(crate) struct Log {
+pub struct Log {
     via: Via,
     events: Vec<Event>,
 }
@@ -95,35 +95,35 @@ enum Event {
 }
 
 impl Log {
-    pub(crate) fn new(via: Via) -> Log {
+    pub fn new(via: Via) -> Log {
         Log { via, events: Vec::new() }
     }
 
-    pub(crate) fn wrote(&mut self, write: Write) {
+    pub fn wrote(&mut self, write: Write) {
         self.events.push(Event::Write(write));
     }
 
-    pub(crate) fn read(&mut self, read: Read) {
+    pub fn read(&mut self, read: Read) {
         self.events.push(Event::Read(read));
     }
 }
 
 /// What is held against a history.
 #[derive(Clone, Copy)]
-pub(crate) struct Rules {
-    pub(crate) max_staleness: Duration,
+pub struct Rules {
+    pub max_staleness: Duration,
     /// Whether a connection may not go back in time on a key. Promised where no fault happens.
-    pub(crate) monotone: bool,
+    pub monotone: bool,
 }
 
 /// What the judge found.
 #[derive(Default)]
-pub(crate) struct Verdict {
-    pub(crate) reads: u64,
-    pub(crate) writes: u64,
-    pub(crate) violations: Vec<String>,
+pub struct Verdict {
+    pub reads: u64,
+    pub writes: u64,
+    pub violations: Vec<String>,
     /// The longest that a read was behind an acknowledged write by another road.
-    pub(crate) stalest: Duration,
+    pub stalest: Duration,
 }
 
 impl Display for Verdict {
@@ -135,7 +135,7 @@ impl Display for Verdict {
 }
 
 /// Judges all connections together. `names` are the keys' names, for the report.
-pub(crate) fn judge(logs: &[Log], names: &[String], rules: Rules) -> Verdict {
+pub fn judge(logs: &[Log], names: &[String], rules: Rules) -> Verdict {
     let mut writes: Vec<Vec<Write>> = vec![Vec::new(); names.len()];
     for event in logs.iter().flat_map(|log| &log.events) {
         if let Event::Write(write) = event {

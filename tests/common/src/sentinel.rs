@@ -19,17 +19,17 @@ use super::value::Value;
 use super::{eventually, within};
 
 /// The name by which Sentinels know the group.
-pub(crate) const NAME: &str = "main";
+pub const NAME: &str = "main";
 /// A master that is silent for so long is held to be down, in milliseconds.
-pub(crate) const DOWN_AFTER: u64 = 1000;
+pub const DOWN_AFTER: u64 = 1000;
 /// Whatever Sentinels decide, they have done it by then.
-pub(crate) const DECIDED: Duration = Duration::from_secs(90);
+pub const DECIDED: Duration = Duration::from_secs(90);
 /// As many servers and Sentinels as there are.
 const SIZE: usize = 3;
 
 /// How a group is to be.
 #[derive(Clone, Default)]
-pub(crate) struct Plan {
+pub struct Plan {
     /// Valkey's servers and Sentinels.
     valkey: bool,
     /// With what the servers' default user and the Sentinels' log in.
@@ -39,22 +39,22 @@ pub(crate) struct Plan {
 
 impl Plan {
     /// Servers and Sentinels of Valkey, where that is installed.
-    pub(crate) fn valkey(self) -> Plan {
+    pub fn valkey(self) -> Plan {
         Plan { valkey: true, ..self }
     }
 
     /// Servers that want this password of everybody, and Sentinels that want the other.
-    pub(crate) fn passwords(self, server: Option<&'static str>, sentinel: Option<&'static str>) -> Plan {
+    pub fn passwords(self, server: Option<&'static str>, sentinel: Option<&'static str>) -> Plan {
         Plan { passwords: [server, sentinel], ..self }
     }
 
     /// Sentinels of which so many must hold the master to be down.
-    pub(crate) fn quorum(self, quorum: usize) -> Plan {
+    pub fn quorum(self, quorum: usize) -> Plan {
         Plan { quorum: Some(quorum), ..self }
     }
 
     /// The group, or none where its servers are not installed. Returns when all know all.
-    pub(crate) fn try_start(self) -> Option<Group> {
+    pub fn try_start(self) -> Option<Group> {
         let links: Vec<Link> = (0..SIZE).map(|_| Link::to(loopback(1))).collect();
         let servers: Option<Vec<Redis>> = links.iter().map(|link| self.server(link)).collect();
         let servers = servers?;
@@ -78,7 +78,7 @@ impl Plan {
     }
 
     /// The same of servers that are always there.
-    pub(crate) fn start(self) -> Group {
+    pub fn start(self) -> Group {
         self.try_start().expect("redis-server is installed")
     }
 
@@ -99,27 +99,27 @@ impl Plan {
 }
 
 /// See the module's head.
-pub(crate) struct Group {
+pub struct Group {
     /// The first is the master at the beginning.
-    pub(crate) servers: Vec<Redis>,
+    pub servers: Vec<Redis>,
     /// To each of them.
-    pub(crate) links: Vec<Link>,
-    pub(crate) sentinels: Vec<Sentinel>,
+    pub links: Vec<Link>,
+    pub sentinels: Vec<Sentinel>,
 }
 
 impl Group {
-    pub(crate) fn start() -> Group {
+    pub fn start() -> Group {
         Plan::default().start()
     }
 
     /// The URL of the group for a proxy, with these credentials: "", or "user:password@".
-    pub(crate) fn url(&self, credentials: &str) -> String {
+    pub fn url(&self, credentials: &str) -> String {
         let seeds: Vec<_> = self.sentinels.iter().map(|sentinel| sentinel.link.addr().to_string()).collect();
         format!("redis+sentinel://{credentials}{}/{NAME}", seeds.join(","))
     }
 
     /// Which of the servers most Sentinels name.
-    pub(crate) fn named(&self) -> Option<usize> {
+    pub fn named(&self) -> Option<usize> {
         let named: Vec<_> = self.sentinels.iter().filter_map(Sentinel::try_named).collect();
         let count = |link: &Link| named.iter().filter(|port| **port == link.addr().port()).count();
         self.links.iter().position(|link| count(link) > SIZE / 2)
@@ -127,7 +127,7 @@ impl Group {
 
     /// Waits until most Sentinels name another server than this one, and that is a master. Which it is.
     #[track_caller]
-    pub(crate) fn moved_from(&self, before: usize) -> usize {
+    pub fn moved_from(&self, before: usize) -> usize {
         let mut now = before;
         within(DECIDED, "another master", || {
             now = self.named().unwrap_or(before);
@@ -138,7 +138,7 @@ impl Group {
 
     /// Waits until this server follows another.
     #[track_caller]
-    pub(crate) fn follows(&self, server: usize) {
+    pub fn follows(&self, server: usize) {
         within(DECIDED, "the former master follows the new one", || {
             let says = replication(&self.servers[server]);
             says.contains("role:slave") && says.contains("master_link_status:up")
@@ -153,10 +153,9 @@ fn replication(server: &Redis) -> String {
 }
 
 /// One Sentinel, by its link.
-pub(crate) struct Sentinel {
-    pub(crate) link: Link,
+pub struct Sentinel {
+    pub link: Link,
     port: u16,
-    server: PathBuf,
     dir: TempDir,
     child: Child,
     password: Option<&'static str>,
@@ -184,21 +183,20 @@ impl Sentinel {
         lines.extend(server.map(|password| format!("sentinel auth-pass {NAME} {password}")));
         lines.extend(own.map(|password| format!("requirepass {password}")));
         std::fs::write(dir.path().join("sentinel.conf"), lines.join("\n") + "\n").expect("our own directory");
-        let server = plan.program();
-        let child = spawn(&server, &dir);
-        let sentinel = Sentinel { link, port, server, dir, child, password: own };
+        let child = spawn(&plan.program(), &dir);
+        let sentinel = Sentinel { link, port, dir, child, password: own };
         eventually("a Sentinel answers", || sentinel.try_client().is_ok());
         sentinel
     }
 
     /// Where it is, past the link.
-    pub(crate) fn addr(&self) -> SocketAddr {
+    pub fn addr(&self) -> SocketAddr {
         loopback(self.port)
     }
 
     /// A connection past the link.
     #[track_caller]
-    pub(crate) fn client(&self) -> Client {
+    pub fn client(&self) -> Client {
         self.try_client().expect("the Sentinel accepts")
     }
 
@@ -211,7 +209,7 @@ impl Sentinel {
     }
 
     /// What it says of the master: `name=value`, a line each.
-    pub(crate) fn master(&self) -> String {
+    pub fn master(&self) -> String {
         let Ok(mut client) = self.try_client() else { return String::new() };
         let Value::Array(fields) = client.cmd(&["SENTINEL", "MASTER", NAME]) else { return String::new() };
         let texts: Vec<_> = fields.iter().map(Value::text).collect();
@@ -227,22 +225,22 @@ impl Sentinel {
 
     /// Has it begin a failover that nobody voted for.
     #[track_caller]
-    pub(crate) fn fail_over(&self) {
+    pub fn fail_over(&self) {
         // It refuses while it has not heard of a replica for too long, as happens where the machine stands still.
         let mut client = self.client();
         eventually("it begins a failover", || client.cmd(&["SENTINEL", "FAILOVER", NAME]) == super::ok());
     }
 
     /// Keeps it from doing anything until [`thaw`](Self::thaw).
-    pub(crate) fn freeze(&self) {
+    pub fn freeze(&self) {
         self.signal(Signal::STOP);
     }
 
-    pub(crate) fn thaw(&self) {
+    pub fn thaw(&self) {
         self.signal(Signal::CONT);
     }
 
-    pub(crate) fn kill(&mut self) {
+    pub fn kill(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }

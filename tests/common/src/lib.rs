@@ -11,30 +11,30 @@
 //! bare Redis asks [`Crema::is_direct`] first. With
 //! `CREMA_TEST_TLS=1` every proxy speaks TLS on both sides, and what the tests see of it is carried through. With
 //! `CREMA_TEST_COHERENCE=channel` every proxy hears of changes that way: what fails then should be about changes made past it.
-#![allow(dead_code)] // every test file takes its own part of it
-#![allow(unused_imports)]
+// Public for the tests alone: what says all in its name needs no more.
+#![allow(missing_docs, clippy::len_without_is_empty, clippy::new_without_default, clippy::return_self_not_must_use)]
 
-pub(crate) mod bus;
-pub(crate) mod client;
-pub(crate) mod cluster;
-pub(crate) mod differs;
-pub(crate) mod http;
-pub(crate) mod judge;
-pub(crate) mod ledger;
-pub(crate) mod link;
-pub(crate) mod memcached;
-pub(crate) mod page;
-pub(crate) mod proxy;
-pub(crate) mod redis;
-pub(crate) mod relay;
-pub(crate) mod sentinel;
-pub(crate) mod services;
-pub(crate) mod succession;
-pub(crate) mod tls;
-pub(crate) mod value;
-pub(crate) mod writer;
+pub mod bus;
+pub mod client;
+pub mod cluster;
+pub mod differs;
+pub mod http;
+pub mod judge;
+pub mod ledger;
+pub mod link;
+pub mod memcached;
+pub mod page;
+pub mod proxy;
+pub mod redis;
+pub mod relay;
+pub mod sentinel;
+pub mod services;
+pub mod succession;
+pub mod tls;
+pub mod value;
+pub mod writer;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -42,26 +42,37 @@ use std::time::{Duration, Instant};
 use rand::SeedableRng;
 use rand::rngs::SmallRng;
 
-pub(crate) use client::{Client, pack};
-pub(crate) use cluster::Cluster;
-pub(crate) use link::Link;
-pub(crate) use proxy::Crema;
-pub(crate) use redis::Redis;
-pub(crate) use value::{Value, array, bulk, int, ok, simple};
-pub(crate) use writer::Writer;
+pub use client::{Client, pack};
+pub use cluster::Cluster;
+pub use link::Link;
+pub use proxy::Crema;
+pub use redis::Redis;
+pub use value::{Value, array, bulk, int, ok, simple};
+pub use writer::Writer;
 
 /// The staleness bound that every proxy in these tests is started with.
-pub(crate) const MAX_STALENESS: Duration = Duration::from_millis(500);
+pub const MAX_STALENESS: Duration = Duration::from_millis(500);
 
 /// Worker threads of every proxy in these tests.
-pub(crate) const WORKERS: u64 = 2;
+pub const WORKERS: u64 = 2;
 
 /// How long what must happen may take. Nothing is proved by it but that it happens, so it is long enough for a machine that
 /// does much else.
-pub(crate) const AT_LAST: Duration = Duration::from_secs(30);
+pub const AT_LAST: Duration = Duration::from_secs(30);
+
+/// Where the sources are.
+pub fn top() -> &'static Path {
+    Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../.."))
+}
+
+/// The crema that is tested. Cargo builds it before any test, and puts it one directory above the tests.
+pub fn program() -> PathBuf {
+    let test = std::env::current_exe().expect("the system knows what it runs");
+    test.parent().and_then(Path::parent).expect("target/PROFILE/deps").join("crema")
+}
 
 /// Whether a program is on the path. Without it a test says so and passes on a developer's machine; where `CI` is set, it fails.
-pub(crate) fn is_installed(program: &str) -> bool {
+pub fn is_installed(program: &str) -> bool {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let found = std::env::split_paths(&path).any(|directory| directory.join(program).is_file());
     assert!(found || std::env::var_os("CI").is_none(), "{program} is missing; `make test` installs it");
@@ -73,13 +84,13 @@ pub(crate) fn is_installed(program: &str) -> bool {
 
 /// Polls until `check` holds, and fails the test when it does not within [`AT_LAST`].
 #[track_caller]
-pub(crate) fn eventually(what: &str, check: impl FnMut() -> bool) {
+pub fn eventually(what: &str, check: impl FnMut() -> bool) {
     within(AT_LAST, what, check);
 }
 
 /// Polls until `check` holds, and fails the test when it does not within `limit`.
 #[track_caller]
-pub(crate) fn within(limit: Duration, what: &str, mut check: impl FnMut() -> bool) {
+pub fn within(limit: Duration, what: &str, mut check: impl FnMut() -> bool) {
     let deadline = Instant::now() + limit;
     while !check() {
         assert!(Instant::now() < deadline, "not within {limit:?}: {what}");
@@ -88,33 +99,33 @@ pub(crate) fn within(limit: Duration, what: &str, mut check: impl FnMut() -> boo
 }
 
 /// A generator whose seed is printed with a failing test; `CREMA_SEED` repeats a run.
-pub(crate) fn seeded(name: &str) -> SmallRng {
+pub fn seeded(name: &str) -> SmallRng {
     let seed = number_from_env("CREMA_SEED").unwrap_or_else(rand::random);
     eprintln!("{name}: CREMA_SEED={seed}");
     SmallRng::seed_from_u64(seed)
 }
 
 /// A whole number from the environment, for the few knobs that tests have.
-pub(crate) fn number_from_env(name: &str) -> Option<u64> {
+pub fn number_from_env(name: &str) -> Option<u64> {
     let text = std::env::var(name).ok()?;
     Some(text.parse().unwrap_or_else(|_| panic!("{name} is no number: {text}")))
 }
 
 /// Gives a file that crema looks at another text, in one step: a file that is half written is another one.
-pub(crate) fn rewrite(path: &Path, text: &str) {
+pub fn rewrite(path: &Path, text: &str) {
     let newer = path.with_extension("new");
     std::fs::write(&newer, text).expect("it can be written");
     std::fs::rename(&newer, path).expect("it is in its own directory");
 }
 
 /// Held by a test that measures memory or latency, so that it has its file's process for itself.
-pub(crate) fn alone() -> MutexGuard<'static, ()> {
+pub fn alone() -> MutexGuard<'static, ()> {
     static ALONE: Mutex<()> = Mutex::new(());
     ALONE.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Lifts the number of open files as far as the system lets us, and returns it. Children inherit it.
-pub(crate) fn lift_open_files() -> u64 {
+pub fn lift_open_files() -> u64 {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
     let limit = getrlimit(Resource::Nofile);
     let lifted = Rlimit { current: limit.maximum, maximum: limit.maximum };
@@ -124,7 +135,7 @@ pub(crate) fn lift_open_files() -> u64 {
 }
 
 /// Resident memory of a process in bytes, as the kernel counts it.
-pub(crate) fn resident(pid: u32) -> u64 {
+pub fn resident(pid: u32) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("the process lives");
     let line = status.lines().find(|line| line.starts_with("VmRSS:")).expect("a living process has VmRSS");
     let kib: u64 = line.split_whitespace().nth(1).and_then(|n| n.parse().ok()).expect("VmRSS is in kB");
@@ -132,7 +143,7 @@ pub(crate) fn resident(pid: u32) -> u64 {
 }
 
 /// Ends the threads of a scope also where an assertion fails before it was their time.
-pub(crate) struct Stop<'a>(pub(crate) &'a AtomicBool);
+pub struct Stop<'a>(pub &'a AtomicBool);
 
 impl Drop for Stop<'_> {
     fn drop(&mut self) {

@@ -4,7 +4,7 @@
 
 /// One reply. Both protocols' nulls are [`Value::Nil`]; what else differs between them stays different.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Value {
+pub enum Value {
     Nil,
     Simple(String),
     Error(String),
@@ -19,45 +19,45 @@ pub(crate) enum Value {
     Other(u8, String),
 }
 
-pub(crate) fn ok() -> Value {
+pub fn ok() -> Value {
     simple("OK")
 }
 
-pub(crate) fn simple(text: &str) -> Value {
+pub fn simple(text: &str) -> Value {
     Value::Simple(text.to_owned())
 }
 
-pub(crate) fn bulk(text: impl AsRef<[u8]>) -> Value {
+pub fn bulk(text: impl AsRef<[u8]>) -> Value {
     Value::Bulk(text.as_ref().to_vec())
 }
 
-pub(crate) fn int(n: i64) -> Value {
+pub fn int(n: i64) -> Value {
     Value::Int(n)
 }
 
-pub(crate) fn array(items: impl IntoIterator<Item = Value>) -> Value {
+pub fn array(items: impl IntoIterator<Item = Value>) -> Value {
     Value::Array(items.into_iter().collect())
 }
 
 impl Value {
     /// Reads one whole reply; panics on anything else, for [`Scan`] has already found its end.
-    pub(crate) fn parse(raw: &[u8]) -> Value {
+    pub fn parse(raw: &[u8]) -> Value {
         let mut at = 0;
         let value = parse_at(raw, &mut at);
         assert_eq!(at, raw.len(), "bytes after a reply: {}", shown(raw));
         value
     }
 
-    pub(crate) fn is_error(&self) -> bool {
+    pub fn is_error(&self) -> bool {
         matches!(self, Value::Error(_))
     }
 
-    pub(crate) fn is_nil(&self) -> bool {
+    pub fn is_nil(&self) -> bool {
         *self == Value::Nil
     }
 
     /// The text of a string or an error; empty for all else.
-    pub(crate) fn text(&self) -> String {
+    pub fn text(&self) -> String {
         match self {
             Value::Simple(text) | Value::Error(text) | Value::Other(_, text) => text.clone(),
             Value::Bulk(bytes) => String::from_utf8_lossy(bytes).into_owned(),
@@ -66,7 +66,7 @@ impl Value {
     }
 
     #[track_caller]
-    pub(crate) fn number(&self) -> i64 {
+    pub fn number(&self) -> i64 {
         match self {
             Value::Int(n) => *n,
             Value::Bulk(_) | Value::Simple(_) => self.text().parse().expect("a number in a string"),
@@ -76,7 +76,7 @@ impl Value {
 
     /// A field of a map, whichever protocol shows it.
     #[track_caller]
-    pub(crate) fn field(&self, name: &str) -> String {
+    pub fn field(&self, name: &str) -> String {
         let found = match self {
             Value::Map(pairs) => pairs.iter().find(|(key, _)| key.text() == name).map(|(_, value)| value),
             flat => flat.items().chunks(2).find(|pair| pair[0].text() == name).map(|pair| &pair[1]),
@@ -86,7 +86,7 @@ impl Value {
 
     /// The elements of an array, a set or a push.
     #[track_caller]
-    pub(crate) fn items(&self) -> &[Value] {
+    pub fn items(&self) -> &[Value] {
         match self {
             Value::Array(items) | Value::Set(items) | Value::Push(items) => items,
             other => panic!("no list: {other:?}"),
@@ -141,7 +141,7 @@ fn line(raw: &[u8], at: &mut usize) -> String {
 
 /// Finds the end of one reply, going on where it stopped when more bytes have come.
 #[derive(Debug)]
-pub(crate) struct Scan {
+pub struct Scan {
     at: usize,
     missing: u64,
 }
@@ -154,7 +154,7 @@ impl Default for Scan {
 
 impl Scan {
     /// The length of the reply at the start of `buf`, or `None` while it is incomplete. `buf` only ever grows.
-    pub(crate) fn end(&mut self, buf: &[u8]) -> Result<Option<usize>, String> {
+    pub fn end(&mut self, buf: &[u8]) -> Result<Option<usize>, String> {
         while self.missing > 0 {
             let rest = &buf[self.at..];
             let Some(eol) = rest.windows(2).position(|two| two == b"\r\n") else {
@@ -195,7 +195,7 @@ impl Scan {
 }
 
 /// Bytes for a message: escaped, and only so many of them.
-pub(crate) fn shown(bytes: &[u8]) -> String {
+pub fn shown(bytes: &[u8]) -> String {
     let cut = bytes.len().min(300);
     let more = if cut < bytes.len() { format!(".. ({} bytes)", bytes.len()) } else { String::new() };
     format!("\"{}\"{more}", bytes[..cut].escape_ascii())

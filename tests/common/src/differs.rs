@@ -4,7 +4,7 @@ use super::value::Value;
 
 /// What in a reply is not compared, because two servers cannot agree on it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Differs {
+pub enum Differs {
     Nothing,
     /// HELLO's `id`.
     Id,
@@ -16,7 +16,7 @@ pub(crate) enum Differs {
 
 impl Differs {
     /// The reply without what two servers cannot agree on.
-    pub(crate) fn blot(self, reply: &[u8]) -> Vec<u8> {
+    pub fn blot(self, reply: &[u8]) -> Vec<u8> {
         match self {
             Differs::Nothing => reply.to_vec(),
             // A negative answer is no time but says that there is none.

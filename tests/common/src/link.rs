@@ -14,14 +14,14 @@ use std::time::{Duration, Instant};
 use super::redis::loopback;
 
 /// A forwarder to one address.
-pub(crate) struct Link {
+pub struct Link {
     port: u16,
     shared: Arc<Shared>,
 }
 
 /// Which way bytes go.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Way {
+pub enum Way {
     /// From the proxy to the server.
     Requests,
     /// From the server to the proxy.
@@ -55,7 +55,7 @@ struct State {
 }
 
 impl Link {
-    pub(crate) fn to(target: SocketAddr) -> Link {
+    pub fn to(target: SocketAddr) -> Link {
         let listener = TcpListener::bind(loopback(0)).expect("a loopback port");
         let port = listener.local_addr().expect("a bound listener").port();
         let shared = Arc::new(Shared { state: Mutex::default(), changed: Condvar::new() });
@@ -66,36 +66,36 @@ impl Link {
         Link { port, shared }
     }
 
-    pub(crate) fn addr(&self) -> SocketAddr {
+    pub fn addr(&self) -> SocketAddr {
         loopback(self.port)
     }
 
     /// Holds all bytes, both ways, until [`Link::thaw`].
-    pub(crate) fn freeze(&self) {
+    pub fn freeze(&self) {
         self.shared.change(|state| state.held = [true; 2]);
     }
 
     /// Holds the bytes of one direction.
-    pub(crate) fn hold(&self, way: Way) {
+    pub fn hold(&self, way: Way) {
         self.shared.change(|state| state.held[way as usize] = true);
     }
 
-    pub(crate) fn thaw(&self) {
+    pub fn thaw(&self) {
         self.shared.change(|state| (state.held, state.stuck) = ([false; 2], 0));
     }
 
     /// Makes requests arrive so much later; replies are not slowed, so this is the whole round trip's increase.
-    pub(crate) fn delay(&self, delay: Duration) {
+    pub fn delay(&self, delay: Duration) {
         self.shared.change(|state| state.delay = delay);
     }
 
     /// Makes everything that comes on connections that send `text` from now on arrive so much later.
-    pub(crate) fn late(&self, text: &'static str, delay: Duration) {
+    pub fn late(&self, text: &'static str, delay: Duration) {
         self.shared.change(|state| state.late = Some((text, delay)));
     }
 
     /// Breaks every connection; what was held on it is lost. New ones are served, and not held.
-    pub(crate) fn cut(&self) {
+    pub fn cut(&self) {
         self.shared.change(|state| {
             state.cuts += 1;
             for stream in state.streams.drain(..) {
@@ -106,33 +106,33 @@ impl Link {
     }
 
     /// Breaks every connection and takes no more until [`Link::up`].
-    pub(crate) fn down(&self) {
+    pub fn down(&self) {
         self.shared.change(|state| state.down = true);
         self.cut();
     }
 
-    pub(crate) fn up(&self) {
+    pub fn up(&self) {
         self.shared.change(|state| state.down = false);
     }
 
     /// Has the connections there are die in silence: they stay, and carry nothing any more. New ones are served.
-    pub(crate) fn deaden(&self) {
+    pub fn deaden(&self) {
         self.shared.change(|state| state.dead = state.accepted);
     }
 
     /// Has the connections there are keep what the proxy sends until [`Link::thaw`], which delivers it, whether the proxy is still
     /// there or not. New ones are served.
-    pub(crate) fn stick(&self) {
+    pub fn stick(&self) {
         self.shared.change(|state| state.stuck = state.accepted);
     }
 
     /// Has new connections lead elsewhere, as a service address after a failover.
-    pub(crate) fn turn_to(&self, target: SocketAddr) {
+    pub fn turn_to(&self, target: SocketAddr) {
         self.shared.change(|state| state.target = Some(target));
     }
 
     /// Connections ever taken on.
-    pub(crate) fn accepted(&self) -> u64 {
+    pub fn accepted(&self) -> u64 {
         self.shared.lock().accepted
     }
 }

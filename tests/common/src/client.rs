@@ -16,7 +16,7 @@ use super::value::{Scan, Value};
 /// How long a reply may take before a test fails, unless it says otherwise.
 const PATIENCE: Duration = AT_LAST;
 
-pub(crate) struct Client {
+pub struct Client {
     stream: TcpStream,
     buf: Vec<u8>,
     start: usize,
@@ -24,7 +24,7 @@ pub(crate) struct Client {
 }
 
 /// One command as RESP.
-pub(crate) fn pack<A: AsRef<[u8]>>(args: &[A]) -> Vec<u8> {
+pub fn pack<A: AsRef<[u8]>>(args: &[A]) -> Vec<u8> {
     let mut out = format!("*{}\r\n", args.len()).into_bytes();
     for arg in args {
         let arg = arg.as_ref();
@@ -37,11 +37,11 @@ pub(crate) fn pack<A: AsRef<[u8]>>(args: &[A]) -> Vec<u8> {
 
 impl Client {
     #[track_caller]
-    pub(crate) fn connect(addr: SocketAddr) -> Client {
+    pub fn connect(addr: SocketAddr) -> Client {
         Client::try_connect(addr).unwrap_or_else(|e| panic!("no connection to {addr}: {e}"))
     }
 
-    pub(crate) fn try_connect(addr: SocketAddr) -> io::Result<Client> {
+    pub fn try_connect(addr: SocketAddr) -> io::Result<Client> {
         let stream = TcpStream::connect_timeout(&addr, PATIENCE)?;
         stream.set_nodelay(true)?;
         stream.set_read_timeout(Some(PATIENCE))?;
@@ -50,7 +50,7 @@ impl Client {
 
     /// A connection that has said `HELLO 3`.
     #[track_caller]
-    pub(crate) fn resp3(addr: SocketAddr) -> Client {
+    pub fn resp3(addr: SocketAddr) -> Client {
         let mut client = Client::connect(addr);
         let hello = client.cmd(&["HELLO", "3"]);
         assert!(matches!(hello, Value::Map(_)), "HELLO 3: {hello:?}");
@@ -59,35 +59,35 @@ impl Client {
 
     /// `version` is 2 or 3.
     #[track_caller]
-    pub(crate) fn speaking(version: u8, addr: SocketAddr) -> Client {
+    pub fn speaking(version: u8, addr: SocketAddr) -> Client {
         if version == 3 { Client::resp3(addr) } else { Client::connect(addr) }
     }
 
-    pub(crate) fn patience(&mut self, limit: Duration) {
+    pub fn patience(&mut self, limit: Duration) {
         self.stream.set_read_timeout(Some(limit)).expect("a read deadline above zero");
     }
 
     #[track_caller]
-    pub(crate) fn send(&mut self, bytes: &[u8]) {
+    pub fn send(&mut self, bytes: &[u8]) {
         self.try_send(bytes).unwrap_or_else(|e| panic!("cannot send: {e}"));
     }
 
-    pub(crate) fn try_send(&mut self, bytes: &[u8]) -> io::Result<()> {
+    pub fn try_send(&mut self, bytes: &[u8]) -> io::Result<()> {
         self.stream.write_all(bytes)
     }
 
     #[track_caller]
-    pub(crate) fn send_cmd<A: AsRef<[u8]>>(&mut self, args: &[A]) {
+    pub fn send_cmd<A: AsRef<[u8]>>(&mut self, args: &[A]) {
         self.send(&pack(args));
     }
 
     /// The next reply's bytes.
     #[track_caller]
-    pub(crate) fn reply(&mut self) -> Vec<u8> {
+    pub fn reply(&mut self) -> Vec<u8> {
         self.try_reply().unwrap_or_else(|e| panic!("no reply: {e}"))
     }
 
-    pub(crate) fn try_reply(&mut self) -> io::Result<Vec<u8>> {
+    pub fn try_reply(&mut self) -> io::Result<Vec<u8>> {
         loop {
             let found = self.scan.end(&self.buf[self.start..]);
             if let Some(len) = found.map_err(|text| io::Error::new(ErrorKind::InvalidData, text))? {
@@ -103,35 +103,35 @@ impl Client {
     }
 
     #[track_caller]
-    pub(crate) fn value(&mut self) -> Value {
+    pub fn value(&mut self) -> Value {
         Value::parse(&self.reply())
     }
 
-    pub(crate) fn try_value(&mut self) -> io::Result<Value> {
+    pub fn try_value(&mut self) -> io::Result<Value> {
         Ok(Value::parse(&self.try_reply()?))
     }
 
     #[track_caller]
-    pub(crate) fn cmd<A: AsRef<[u8]>>(&mut self, args: &[A]) -> Value {
+    pub fn cmd<A: AsRef<[u8]>>(&mut self, args: &[A]) -> Value {
         self.send_cmd(args);
         self.value()
     }
 
-    pub(crate) fn try_cmd<A: AsRef<[u8]>>(&mut self, args: &[A]) -> io::Result<Value> {
+    pub fn try_cmd<A: AsRef<[u8]>>(&mut self, args: &[A]) -> io::Result<Value> {
         self.try_send(&pack(args))?;
         self.try_value()
     }
 
     /// Sends all in one write, then reads as many replies.
     #[track_caller]
-    pub(crate) fn pipeline<A: AsRef<[u8]>, C: AsRef<[A]>>(&mut self, commands: &[C]) -> Vec<Value> {
+    pub fn pipeline<A: AsRef<[u8]>, C: AsRef<[A]>>(&mut self, commands: &[C]) -> Vec<Value> {
         let bytes: Vec<u8> = commands.iter().flat_map(|command| pack(command.as_ref())).collect();
         self.send(&bytes);
         commands.iter().map(|_| self.value()).collect()
     }
 
     /// Writes in up to thirty pieces, cut anywhere.
-    pub(crate) fn send_in_pieces(&mut self, bytes: &[u8], rng: &mut SmallRng) {
+    pub fn send_in_pieces(&mut self, bytes: &[u8], rng: &mut SmallRng) {
         let mut cuts: Vec<usize> = (0..rng.random_range(0..30)).map(|_| rng.random_range(0..=bytes.len())).collect();
         cuts.push(bytes.len());
         cuts.sort_unstable();
@@ -149,7 +149,7 @@ impl Client {
     }
 
     /// Whether nothing has come within `quiet`.
-    pub(crate) fn is_silent_for(&mut self, quiet: Duration) -> bool {
+    pub fn is_silent_for(&mut self, quiet: Duration) -> bool {
         let before = self.buf.len() - self.start;
         self.patience(quiet);
         let read = self.fill();
@@ -158,7 +158,7 @@ impl Client {
     }
 
     /// All bytes until the other side closes.
-    pub(crate) fn rest(&mut self) -> io::Result<Vec<u8>> {
+    pub fn rest(&mut self) -> io::Result<Vec<u8>> {
         loop {
             match self.fill() {
                 Ok(0) => return Ok(self.buf.split_off(self.start)),
@@ -171,7 +171,7 @@ impl Client {
     }
 
     /// Bytes up to and including `end`.
-    pub(crate) fn until(&mut self, end: &[u8]) -> io::Result<Vec<u8>> {
+    pub fn until(&mut self, end: &[u8]) -> io::Result<Vec<u8>> {
         let mut seen = self.start;
         loop {
             let from = seen.saturating_sub(end.len()).max(self.start);
@@ -191,7 +191,7 @@ impl Client {
     }
 
     /// Whether the other side has closed, or closes within `limit`; bytes still coming are thrown away.
-    pub(crate) fn closes_within(&mut self, limit: Duration) -> bool {
+    pub fn closes_within(&mut self, limit: Duration) -> bool {
         let deadline = Instant::now() + limit;
         self.patience(Duration::from_millis(20));
         while Instant::now() < deadline {
@@ -206,12 +206,12 @@ impl Client {
         false
     }
 
-    pub(crate) fn shutdown(&self, how: Shutdown) {
+    pub fn shutdown(&self, how: Shutdown) {
         // A connection that is gone already is as shut as can be.
         let _ = self.stream.shutdown(how);
     }
 
-    pub(crate) fn stream(&self) -> &TcpStream {
+    pub fn stream(&self) -> &TcpStream {
         &self.stream
     }
 

@@ -8,44 +8,44 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::time::{Duration, Instant};
 
-use super::{AT_LAST, Crema, Redis, is_installed};
+use super::{AT_LAST, Crema, Redis, is_installed, top};
 
 /// A page, by its path from the top.
 #[derive(Debug)]
-pub(crate) struct Page {
-    pub(crate) path: String,
-    pub(crate) text: String,
+pub struct Page {
+    pub path: String,
+    pub text: String,
 }
 
 /// What stands between two fences.
 #[derive(Debug)]
-pub(crate) struct Block {
+pub struct Block {
     /// That of its first line.
-    pub(crate) line: usize,
+    pub line: usize,
     /// `toml`, `console` and so on.
-    pub(crate) kind: String,
-    pub(crate) text: String,
+    pub kind: String,
+    pub text: String,
     /// Whether a new chapter begins between it and the block before.
-    pub(crate) begins_chapter: bool,
+    pub begins_chapter: bool,
 }
 
 /// A command of a page, and what is shown of its output.
 #[derive(Debug)]
-pub(crate) struct Example {
-    pub(crate) line: usize,
-    pub(crate) command: String,
-    pub(crate) shown: Vec<String>,
+pub struct Example {
+    pub line: usize,
+    pub command: String,
+    pub shown: Vec<String>,
 }
 
 /// What a page has one do after another, with these settings.
 #[derive(Debug, Default)]
-pub(crate) struct Lesson {
-    pub(crate) settings: String,
-    pub(crate) examples: Vec<Example>,
+pub struct Lesson {
+    pub settings: String,
+    pub examples: Vec<Example>,
 }
 
 /// The README and all pages under `docs`, but for the table of contents.
-pub(crate) fn pages() -> Vec<Page> {
+pub fn pages() -> Vec<Page> {
     let mut paths = vec!["README.md".to_owned()];
     let mut open = vec!["docs".to_owned()];
     while let Some(directory) = open.pop() {
@@ -63,18 +63,13 @@ pub(crate) fn pages() -> Vec<Page> {
     paths.iter().map(|path| Page::read(path)).collect()
 }
 
-/// Where the sources are.
-pub(crate) fn top() -> &'static Path {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-}
-
 impl Page {
-    pub(crate) fn read(path: &str) -> Page {
+    pub fn read(path: &str) -> Page {
         let text = fs::read_to_string(top().join(path)).unwrap_or_else(|error| panic!("{path}: {error}"));
         Page { path: path.to_owned(), text }
     }
 
-    pub(crate) fn blocks(&self) -> Vec<Block> {
+    pub fn blocks(&self) -> Vec<Block> {
         let (mut blocks, mut open, mut begins_chapter) = (Vec::<Block>::new(), false, true);
         for (number, line) in self.text.lines().enumerate() {
             match line.strip_prefix("```") {
@@ -93,7 +88,7 @@ impl Page {
     }
 
     /// What is no block.
-    pub(crate) fn prose(&self) -> String {
+    pub fn prose(&self) -> String {
         let mut open = false;
         let outside = self.text.lines().filter(|line| {
             let is_fence = line.starts_with("```");
@@ -104,17 +99,17 @@ impl Page {
     }
 
     /// Code within the prose, lines joined.
-    pub(crate) fn spans(&self) -> Vec<String> {
+    pub fn spans(&self) -> Vec<String> {
         self.prose().split('`').skip(1).step_by(2).map(|span| span.replace('\n', " ")).collect()
     }
 
     /// Where links lead.
-    pub(crate) fn links(&self) -> Vec<String> {
+    pub fn links(&self) -> Vec<String> {
         self.prose().split("](").skip(1).filter_map(|rest| rest.split(')').next()).map(str::to_owned).collect()
     }
 
     /// What may stand behind a `#`, made of the headings as the web pages make it.
-    pub(crate) fn anchors(&self) -> Vec<String> {
+    pub fn anchors(&self) -> Vec<String> {
         let prose = self.prose();
         let headings = prose
             .lines()
@@ -123,7 +118,7 @@ impl Page {
     }
 
     /// Settings hold until the next, and at most to the end of the chapter.
-    pub(crate) fn lessons(&self) -> Vec<Lesson> {
+    pub fn lessons(&self) -> Vec<Lesson> {
         let mut lessons = vec![Lesson::default()];
         for block in self.blocks() {
             let is_new = block.begins_chapter
@@ -145,7 +140,7 @@ impl Page {
 
 impl Block {
     /// The commands of a block of kind `console`.
-    pub(crate) fn examples(&self) -> Vec<Example> {
+    pub fn examples(&self) -> Vec<Example> {
         let mut examples: Vec<Example> = Vec::new();
         for (number, line) in self.text.lines().enumerate() {
             match line.strip_prefix("$ ") {
@@ -162,14 +157,14 @@ impl Block {
 
 impl Example {
     /// Whether it asks crema or the Redis behind it, at the ports that they have unless set otherwise.
-    pub(crate) fn asks_a_server(&self) -> bool {
+    pub fn asks_a_server(&self) -> bool {
         let is_named = |with: &str| self.command.contains(with);
         is_named("redis-cli") && !is_named(" -h ") || is_named("http://127.0.0.1:9380")
     }
 
     /// Runs it with these in place of those that it names, until what it shows is there. What shows nothing must succeed, and
     /// say nothing where `silent`.
-    pub(crate) fn run(&self, crema: &Crema, redis: &Redis, directory: &Path, silent: bool) {
+    pub fn run(&self, crema: &Crema, redis: &Redis, directory: &Path, silent: bool) {
         let [one, other] = [crema.addr().port(), redis.port()].map(|port| format!("redis-cli -p {port}"));
         let mut command = self.command.replace("redis-cli -p 6380", &one).replace("redis-cli -p 6379", &other);
         if command == self.command {
@@ -206,7 +201,7 @@ impl Example {
     }
 }
 
-pub(crate) fn shell(command: &str, directory: &Path) -> Output {
+pub fn shell(command: &str, directory: &Path) -> Output {
     Command::new("bash").args(["-c", command]).current_dir(directory).output().expect("bash")
 }
 
@@ -218,7 +213,7 @@ fn anchor(heading: &str) -> String {
 
 /// Whether this is what is shown, in which a line of `...` stands for any lines. On a terminal redis-cli has `(error)` before an error,
 /// elsewhere an empty line behind it.
-pub(crate) fn is_shown(said: &[&str], shown: &[String]) -> bool {
+pub fn is_shown(said: &[&str], shown: &[String]) -> bool {
     match shown.split_first() {
         None => said.is_empty(),
         Some((any, rest)) if any == "..." => (0..=said.len()).any(|at| is_shown(&said[at..], rest)),
@@ -230,20 +225,20 @@ pub(crate) fn is_shown(said: &[&str], shown: &[String]) -> bool {
 }
 
 /// What only reads may be asked again, for what it waits for happens soon. After a `sleep` it has happened.
-pub(crate) fn only_reads(command: &str) -> bool {
+pub fn only_reads(command: &str) -> bool {
     let is_read = || [" get ", " mget ", " explain ", " xrevrange "].iter().any(|word| command.contains(word));
     !command.contains("sleep ") && (command.starts_with("curl ") || is_read())
 }
 
 /// An error of Redis's or crema's that is not shown as one.
-pub(crate) fn is_unexpected(line: &str, shown: &[String]) -> bool {
+pub fn is_unexpected(line: &str, shown: &[String]) -> bool {
     let word = line.split(' ').next().unwrap_or_default();
     let is_shown = || shown.iter().any(|shown| shown.trim_start_matches("(error) ") == line);
     ["ERR", "NOPERM", "NOAUTH", "NOGROUP", "WRONGTYPE"].contains(&word) && !is_shown()
 }
 
 /// Names of files that pages give, where they stand.
-pub(crate) fn named_files(page: &Page) -> BTreeSet<PathBuf> {
+pub fn named_files(page: &Page) -> BTreeSet<PathBuf> {
     let own = ["docs/", "tests/", "src/", "deploy/", "config/", "benches/", ".ci/"];
     let is_path = |span: &String| own.iter().any(|top| span.starts_with(top)) && !span.contains([' ', '*', '{']);
     page.spans().into_iter().filter(is_path).map(PathBuf::from).collect()

@@ -5,7 +5,7 @@
 use std::fmt::Display;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
@@ -16,7 +16,7 @@ use super::tls::{Authority, Tunnel, client_side};
 use super::{AT_LAST, Client, MAX_STALENESS, Value, WORKERS, eventually};
 
 /// A proxy, or with `CREMA_TEST_DIRECT=1` the bare server in its place.
-pub(crate) struct Crema {
+pub struct Crema {
     addr: SocketAddr,
     admin: SocketAddr,
     process: Option<Process>,
@@ -33,7 +33,7 @@ struct Process {
 }
 
 /// How a proxy is to be started.
-pub(crate) struct Launch {
+pub struct Launch {
     upstream: SocketAddr,
     url: String,
     flags: Vec<(String, String)>,
@@ -48,14 +48,14 @@ pub(crate) struct Launch {
 
 impl Launch {
     /// Sets a flag, in place of the value that it has in these tests.
-    pub(crate) fn flag(mut self, name: &str, value: impl Display) -> Launch {
+    pub fn flag(mut self, name: &str, value: impl Display) -> Launch {
         self.flags.retain(|(known, _)| known != name);
         self.flags.push((name.to_owned(), value.to_string()));
         self
     }
 
     /// A file with these settings, there for as long as the proxy is.
-    pub(crate) fn settings(self, text: &str) -> Launch {
+    pub fn settings(self, text: &str) -> Launch {
         let file = NamedTempFile::new().expect("a temporary file");
         std::fs::write(file.path(), text).expect("it can be written");
         let launch = self.flag("--config", file.path().display());
@@ -63,64 +63,64 @@ impl Launch {
     }
 
     /// Leaves a flag out that it has in these tests.
-    pub(crate) fn without_flag(mut self, name: &str) -> Launch {
+    pub fn without_flag(mut self, name: &str) -> Launch {
         self.flags.retain(|(known, _)| known != name);
         self
     }
 
     /// What `RUST_LOG` is to be.
-    pub(crate) fn log(mut self, level: &'static str) -> Launch {
+    pub fn log(mut self, level: &'static str) -> Launch {
         self.log = Some(level);
         self
     }
 
     /// The upstream URL in full, where an address is not enough.
-    pub(crate) fn url(mut self, url: String) -> Launch {
+    pub fn url(mut self, url: String) -> Launch {
         self.url = url;
         self
     }
 
     /// The settings name the upstream, not a flag.
-    pub(crate) fn url_in_settings(self) -> Launch {
+    pub fn url_in_settings(self) -> Launch {
         self.url(String::new())
     }
 
     /// Listens on a Unix socket as well.
-    pub(crate) fn also_at(mut self, path: &Path) -> Launch {
+    pub fn also_at(mut self, path: &Path) -> Launch {
         self.also_at = Some(path.display().to_string());
         self
     }
 
     /// Listens under TLS as well.
-    pub(crate) fn also_under_tls(self, addr: SocketAddr) -> Launch {
+    pub fn also_under_tls(self, addr: SocketAddr) -> Launch {
         self.also_on(&format!("tls://{addr}"))
     }
 
     /// Listens there as well, as `listen` has it.
-    pub(crate) fn also_on(mut self, listen: &str) -> Launch {
+    pub fn also_on(mut self, listen: &str) -> Launch {
         self.also_at = Some(listen.to_owned());
         self
     }
 
     /// Allows it no more than so many open files.
-    pub(crate) fn open_files(mut self, limit: u32) -> Launch {
+    pub fn open_files(mut self, limit: u32) -> Launch {
         self.open_files = Some(limit);
         self
     }
 
     /// Listens where that one does.
-    pub(crate) fn in_place_of(mut self, other: &Crema) -> Launch {
+    pub fn in_place_of(mut self, other: &Crema) -> Launch {
         self.place = Some((other.addr, other.admin));
         self
     }
 
     /// Returns as soon as it listens, ready or not.
-    pub(crate) fn without_waiting(mut self) -> Launch {
+    pub fn without_waiting(mut self) -> Launch {
         self.await_ready = false;
         self
     }
 
-    pub(crate) fn start(self) -> Crema {
+    pub fn start(self) -> Crema {
         if std::env::var_os("CREMA_TEST_DIRECT").is_some() {
             return Crema {
                 addr: self.upstream,
@@ -151,10 +151,10 @@ impl Launch {
         let mut command = match self.open_files {
             Some(limit) => {
                 let mut shell = Command::new("sh");
-                shell.args(["-c", &format!("ulimit -n {limit}; exec \"$0\" \"$@\""), env!("CARGO_BIN_EXE_crema")]);
+                shell.args(["-c", &format!("ulimit -n {limit}; exec \"$0\" \"$@\"")]).arg(crate::program());
                 shell
             }
-            None => Command::new(env!("CARGO_BIN_EXE_crema")),
+            None => Command::new(crate::program()),
         };
         let also = self.also_at.as_ref().map_or_else(String::new, |also| format!(",{also}"));
         // Where the URL names something else than the address of a server, that is what the test is about.
@@ -219,12 +219,12 @@ impl Launch {
 
 impl Crema {
     /// A proxy in front of `redis` with every read key promoted.
-    pub(crate) fn start(redis: &Redis) -> Crema {
+    pub fn start(redis: &Redis) -> Crema {
         Crema::over(redis.addr()).start()
     }
 
     /// A proxy whose upstream is `addr`, with these tests' defaults, still to be started.
-    pub(crate) fn over(addr: SocketAddr) -> Launch {
+    pub fn over(addr: SocketAddr) -> Launch {
         let defaults = [
             ("--promote", "1".to_owned()),
             ("--threads", WORKERS.to_string()),
@@ -249,34 +249,34 @@ impl Crema {
     }
 
     /// Whether this is the bare server, and metrics cannot be asked for.
-    pub(crate) fn is_direct(&self) -> bool {
+    pub fn is_direct(&self) -> bool {
         self.process.is_none()
     }
 
-    pub(crate) fn addr(&self) -> SocketAddr {
+    pub fn addr(&self) -> SocketAddr {
         self.addr
     }
 
-    pub(crate) fn admin_port(&self) -> u16 {
+    pub fn admin_port(&self) -> u16 {
         self.admin.port()
     }
 
     #[track_caller]
-    pub(crate) fn client(&self) -> Client {
+    pub fn client(&self) -> Client {
         Client::connect(self.addr)
     }
 
     #[track_caller]
-    pub(crate) fn resp3(&self) -> Client {
+    pub fn resp3(&self) -> Client {
         Client::resp3(self.addr)
     }
 
-    pub(crate) fn pid(&self) -> u32 {
+    pub fn pid(&self) -> u32 {
         self.process.as_ref().expect("a proxy of our own").child.id()
     }
 
     /// The status and the body of an admin page; `None` while the admin port does not answer.
-    pub(crate) fn admin(&self, path: &str) -> Option<(u16, String)> {
+    pub fn admin(&self, path: &str) -> Option<(u16, String)> {
         let mut stream = TcpStream::connect_timeout(&self.admin, AT_LAST).ok()?;
         stream.set_read_timeout(Some(AT_LAST)).ok()?;
         write!(stream, "GET {path} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n\r\n", self.admin).ok()?;
@@ -290,7 +290,7 @@ impl Crema {
 
     /// The status and the body of the answer to an order at the admin port.
     #[track_caller]
-    pub(crate) fn order(&self, path: &str, token: &str, body: &str) -> (u16, String) {
+    pub fn order(&self, path: &str, token: &str, body: &str) -> (u16, String) {
         let mut stream = TcpStream::connect_timeout(&self.admin, AT_LAST).expect("the admin port listens");
         stream.set_read_timeout(Some(AT_LAST)).expect("a deadline above zero");
         let shown = if token.is_empty() { String::new() } else { format!("Authorization: Bearer {token}\r\n") };
@@ -304,14 +304,14 @@ impl Crema {
         (status, body.to_owned())
     }
 
-    pub(crate) fn is_ready(&self) -> bool {
+    pub fn is_ready(&self) -> bool {
         self.admin("/readyz").is_some_and(|(status, _)| status == 200)
     }
 
     /// The sum of a metric's series that carry all these labels. A metric that is not there is zero, as one is that has
     /// labels and has not happened; so test against zero only beside something that must not be zero.
     #[track_caller]
-    pub(crate) fn metric(&self, name: &str, labels: &[(&str, &str)]) -> f64 {
+    pub fn metric(&self, name: &str, labels: &[(&str, &str)]) -> f64 {
         let (status, page) = self.admin("/metrics").expect("the admin port answers");
         assert_eq!(status, 200, "/metrics: {page}");
         let wanted: Vec<String> = labels.iter().map(|(label, value)| format!("{label}=\"{value}\"")).collect();
@@ -327,31 +327,31 @@ impl Crema {
     /// A metric that counts.
     #[track_caller]
     #[expect(clippy::cast_sign_loss, reason = "counters are not negative")]
-    pub(crate) fn count(&self, name: &str, labels: &[(&str, &str)]) -> u64 {
+    pub fn count(&self, name: &str, labels: &[(&str, &str)]) -> u64 {
         self.metric(name, labels) as u64
     }
 
     /// Requests that had this outcome.
     #[track_caller]
-    pub(crate) fn outcomes(&self, outcome: &str) -> u64 {
+    pub fn outcomes(&self, outcome: &str) -> u64 {
         self.count("crema_requests_total", &[("outcome", outcome)])
     }
 
     /// Requests taken up so far, answered or not.
     #[track_caller]
-    pub(crate) fn taken_up(&self) -> u64 {
+    pub fn taken_up(&self) -> u64 {
         self.count("crema_requests_total", &[]) + self.waiting()
     }
 
     /// Requests that are not answered yet.
     #[track_caller]
-    pub(crate) fn waiting(&self) -> u64 {
+    pub fn waiting(&self) -> u64 {
         self.count("crema_requests_waiting", &[])
     }
 
     /// Reads a key until L1 answers it.
     #[track_caller]
-    pub(crate) fn warm<A: AsRef<[u8]>>(&self, command: &[A]) {
+    pub fn warm<A: AsRef<[u8]>>(&self, command: &[A]) {
         if self.is_direct() {
             return;
         }
@@ -366,7 +366,7 @@ impl Crema {
     /// Does what is about L1 while it answers. Where the machine stands still its lease lapses, or it forgets all for a connection that
     /// it has lost, and what reads find then says nothing of what was in L1; so it is done again.
     #[track_caller]
-    pub(crate) fn with_lease<T>(&self, mut work: impl FnMut() -> T) -> T {
+    pub fn with_lease<T>(&self, mut work: impl FnMut() -> T) -> T {
         let lapses = || {
             if self.is_direct() { 0 } else { self.outcomes("blind") + self.count("crema_epochs_total", &[]) }
         };
@@ -382,7 +382,7 @@ impl Crema {
 
     /// The reply to a read that L1 answers at once.
     #[track_caller]
-    pub(crate) fn hit<A: AsRef<[u8]>>(&self, client: &mut Client, command: &[A]) -> Value {
+    pub fn hit<A: AsRef<[u8]>>(&self, client: &mut Client, command: &[A]) -> Value {
         let hits = || if self.is_direct() { 0 } else { self.outcomes("hit") };
         let (reply, count) = self.with_lease(|| {
             // A blind read would put anew into L1 what may not have been there.
@@ -396,34 +396,34 @@ impl Crema {
 
     /// Waits until it hears the fleet's channel, which being ready does not say. Where coherence comes that way the ear hears it.
     #[track_caller]
-    pub(crate) fn await_channel(&self) {
+    pub fn await_channel(&self) {
         if !self.is_direct() && std::env::var_os("CREMA_TEST_COHERENCE").is_none() {
             eventually("it listens to the channel", || self.has_logged(": listening to the fleet's channel"));
         }
     }
 
-    pub(crate) fn log(&self) -> String {
+    pub fn log(&self) -> String {
         let Some(process) = &self.process else { return String::new() };
         let text = std::fs::read(process.log.path()).expect("our own file");
         String::from_utf8_lossy(&text).trim_end_matches('\n').to_owned()
     }
 
-    pub(crate) fn has_logged(&self, text: &str) -> bool {
+    pub fn has_logged(&self, text: &str) -> bool {
         self.log().contains(text)
     }
 
     /// Asks it to end, as an orchestrator does.
-    pub(crate) fn terminate(&self) {
+    pub fn terminate(&self) {
         self.signal(rustix::process::Signal::TERM);
     }
 
-    pub(crate) fn signal(&self, signal: rustix::process::Signal) {
+    pub fn signal(&self, signal: rustix::process::Signal) {
         let pid = i32::try_from(self.pid()).ok().and_then(rustix::process::Pid::from_raw).expect("a pid");
         rustix::process::kill_process(pid, signal).expect("our own child");
     }
 
     /// How it ended, once it has.
-    pub(crate) fn exit_status(&mut self) -> Option<ExitStatus> {
+    pub fn exit_status(&mut self) -> Option<ExitStatus> {
         self.process.as_mut()?.child.try_wait().expect("our own child")
     }
 }

@@ -22,41 +22,41 @@ use super::value::{Value, bulk};
 use super::{AT_LAST, eventually};
 
 /// Whether processes cannot be exchanged in this run: there is none of ours, or what carries clients knows only one.
-pub(crate) fn cannot(crema: &Crema) -> bool {
+pub fn cannot(crema: &Crema) -> bool {
     crema.is_direct() || std::env::var_os("CREMA_TEST_TLS").is_some()
 }
 
 /// A directory, and a path in it to take over at.
-pub(crate) fn path() -> (TempDir, PathBuf) {
+pub fn path() -> (TempDir, PathBuf) {
     let directory = tempfile::tempdir().expect("a directory");
     let path = directory.path().join("take-over");
     (directory, path)
 }
 
 /// What the status says of taking over.
-pub(crate) fn status(crema: &Crema) -> String {
+pub fn status(crema: &Crema) -> String {
     let Value::Map(fields) = crema.resp3().cmd(&["CREMA", "STATUS"]) else { panic!("a map") };
     let field = fields.iter().find(|(name, _)| name.text() == "take_over");
     field.map(|(_, value)| value.text()).expect("it is told")
 }
 
 /// Waits until this one serves, and all clients of the one before it are its own.
-pub(crate) fn await_succession(new: &Crema) {
+pub fn await_succession(new: &Crema) {
     eventually("it serves", || new.has_logged("clients are served in place of process"));
     eventually("the one before it is gone", || new.has_logged("have come over"));
 }
 
 /// How the program ends that is to take over there, and what it says.
-pub(crate) fn refused(path: &Path, upstream: &str) -> (Option<i32>, String) {
+pub fn refused(path: &Path, upstream: &str) -> (Option<i32>, String) {
     let arguments = ["--listen", "127.0.0.1:0", "--admin", "off", "--upstream", upstream, "--take-over"];
-    let mut command = Command::new(env!("CARGO_BIN_EXE_crema"));
+    let mut command = Command::new(crate::program());
     let Output { status, stderr, .. } = command.args(arguments).arg(path).env_clear().output().expect("the program");
     (status.code(), String::from_utf8_lossy(&stderr).into_owned())
 }
 
 /// What clients that ask all the time have seen.
 #[derive(Default)]
-pub(crate) struct Seen {
+pub struct Seen {
     asked: AtomicU64,
     refused: AtomicU64,
     failed: AtomicU64,
@@ -66,14 +66,14 @@ pub(crate) struct Seen {
 impl Seen {
     /// Waits until so many more were answered.
     #[track_caller]
-    pub(crate) fn goes_on(&self, more: u64) {
+    pub fn goes_on(&self, more: u64) {
         let asked = self.asked.load(Ordering::Relaxed);
         eventually("the load goes on", || self.asked.load(Ordering::Relaxed) > asked + more);
     }
 
     /// Nothing was refused, failed or was wrong.
     #[track_caller]
-    pub(crate) fn nothing_was_lost(&self) {
+    pub fn nothing_was_lost(&self) {
         let count = |of: &AtomicU64| of.load(Ordering::Relaxed);
         let told = (count(&self.refused), count(&self.failed), count(&self.wrong));
         assert_eq!(told, (0, 0, 0), "refused, failed, wrong of {}", count(&self.asked));
@@ -82,7 +82,7 @@ impl Seen {
 }
 
 /// Writes and reads back its own key, each time on a new connection, or always on the same.
-pub(crate) fn ask_on(addr: SocketAddr, seen: &Seen, stop: &AtomicBool, (name, keeps): (String, bool)) {
+pub fn ask_on(addr: SocketAddr, seen: &Seen, stop: &AtomicBool, (name, keeps): (String, bool)) {
     let mut kept: Option<Client> = None;
     let mut n = 0_u64;
     while !stop.load(Ordering::Relaxed) {
@@ -109,32 +109,32 @@ pub(crate) fn ask_on(addr: SocketAddr, seen: &Seen, stop: &AtomicBool, (name, ke
 }
 
 /// What one says first.
-pub(crate) const HELLO: &str = r#"{"say":"hello","oldest":1,"newest":1,"crema":"test","pid":1}"#;
+pub const HELLO: &str = r#"{"say":"hello","oldest":1,"newest":1,"crema":"test","pid":1}"#;
 
 /// A message of a handover.
-pub(crate) fn frame(message: &str) -> Vec<u8> {
+pub fn frame(message: &str) -> Vec<u8> {
     let length = u32::try_from(message.len()).expect("it is short");
     [&b"M\0"[..], &length.to_be_bytes(), message.as_bytes()].concat()
 }
 
 /// The right to let clients in, of which both sides have a hold.
-pub(crate) struct Baton(PipeReader);
+pub struct Baton(PipeReader);
 
 impl Baton {
-    pub(crate) fn new() -> Baton {
+    pub fn new() -> Baton {
         let (reader, mut writer) = pipe().expect("a pipe");
         writer.write_all(&[1]).expect("there is room");
         Baton(reader)
     }
 
     /// Takes it; false: the other has.
-    pub(crate) fn take(&self) -> bool {
+    pub fn take(&self) -> bool {
         (&self.0).read(&mut [0]).expect("a pipe of our own") == 1
     }
 }
 
 /// Gives no sockets, and the baton.
-pub(crate) fn give_sockets(stream: &UnixStream, baton: &Baton) {
+pub fn give_sockets(stream: &UnixStream, baton: &Baton) {
     let mut bytes = frame(r#"{"say":"sockets","sockets":[]}"#);
     bytes[1] = 1;
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
@@ -146,7 +146,7 @@ pub(crate) fn give_sockets(stream: &UnixStream, baton: &Baton) {
 }
 
 /// A process that asks to take over, by hand.
-pub(crate) struct AskerByHand {
+pub struct AskerByHand {
     stream: UnixStream,
     files: VecDeque<OwnedFd>,
     heard: Vec<u8>,
@@ -154,7 +154,7 @@ pub(crate) struct AskerByHand {
 
 impl AskerByHand {
     /// Asks there, and is ready at once. Returns when it may serve.
-    pub(crate) fn released(path: &Path) -> (AskerByHand, Baton) {
+    pub fn released(path: &Path) -> (AskerByHand, Baton) {
         let stream = UnixStream::connect(path).expect("it listens");
         stream.set_read_timeout(Some(AT_LAST)).expect("a deadline above zero");
         let mut asker = AskerByHand { stream, files: VecDeque::new(), heard: Vec::new() };
@@ -165,13 +165,13 @@ impl AskerByHand {
         (asker, Baton(baton.into()))
     }
 
-    pub(crate) fn say(&mut self, message: &str) {
+    pub fn say(&mut self, message: &str) {
         self.stream.write_all(&frame(message)).expect("it reads");
     }
 
     /// Reads until something like this was said.
     #[track_caller]
-    pub(crate) fn hear(&mut self, wanted: &str) {
+    pub fn hear(&mut self, wanted: &str) {
         while !String::from_utf8_lossy(&self.heard).contains(wanted) {
             let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(253))];
             let mut control = RecvAncillaryBuffer::new(&mut space);
@@ -190,7 +190,7 @@ impl AskerByHand {
 }
 
 /// Reads until something like this was said.
-pub(crate) fn hear(stream: &mut UnixStream, wanted: &str) -> io::Result<()> {
+pub fn hear(stream: &mut UnixStream, wanted: &str) -> io::Result<()> {
     stream.set_read_timeout(Some(AT_LAST))?;
     let mut heard = Vec::new();
     loop {

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use super::{Client, ok};
 
 /// Writes growing numbers to one node, whether it takes them or not, until it is dropped.
-pub(crate) struct Writer {
+pub struct Writer {
     acknowledged: Arc<Mutex<Vec<(u64, Instant)>>>,
     stop: Arc<AtomicBool>,
     thread: Option<thread::JoinHandle<()>>,
@@ -17,7 +17,7 @@ pub(crate) struct Writer {
 
 impl Writer {
     /// One that rests for so long after each.
-    pub(crate) fn start(node: SocketAddr, key: &str, rest: Duration) -> Self {
+    pub fn start(node: SocketAddr, key: &str, rest: Duration) -> Self {
         let (acknowledged, stop) = (Arc::default(), Arc::new(AtomicBool::new(false)));
         let (key, log, ends) = (key.to_owned(), Arc::clone(&acknowledged), Arc::clone(&stop));
         let thread = thread::spawn(move || {
@@ -42,12 +42,12 @@ impl Writer {
     }
 
     /// What the node has acknowledged, and when that was known.
-    pub(crate) fn writes(&self) -> MutexGuard<'_, Vec<(u64, Instant)>> {
+    pub fn writes(&self) -> MutexGuard<'_, Vec<(u64, Instant)>> {
         self.acknowledged.lock().expect("no panic")
     }
 
     /// The latest number that was known to be acknowledged then.
-    pub(crate) fn acknowledged(&self, by: Instant) -> u64 {
+    pub fn acknowledged(&self, by: Instant) -> u64 {
         self.writes().iter().rev().find(|(_, at)| *at <= by).map_or(0, |(n, _)| *n)
     }
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::path::Path;
 
 /// The profiles in a directory.
-pub(crate) fn profiles_in(directory: &Path) -> BTreeSet<String> {
+pub fn profiles_in(directory: &Path) -> BTreeSet<String> {
     let files = std::fs::read_dir(directory).expect("the directory of profiles");
     files
         .map(|entry| entry.expect("an entry").path())
@@ -15,9 +15,9 @@ pub(crate) fn profiles_in(directory: &Path) -> BTreeSet<String> {
 
 /// Fails where a profile does not say where it was read, or what could not be found, or `docs/services` has no such page about it.
 #[track_caller]
-pub(crate) fn check_sources(service: &str, page: &str, (read_at, not_found): (&[String], &[String])) {
+pub fn check_sources(service: &str, page: &str, (read_at, not_found): (&[String], &[String])) {
     assert!(!read_at.is_empty() && !not_found.is_empty(), "{service}");
     assert!(read_at.iter().all(|page| page.starts_with("https://")), "{service}");
-    let text = std::fs::read_to_string(format!("{}/docs/services/{page}.md", env!("CARGO_MANIFEST_DIR")));
+    let text = std::fs::read_to_string(crate::top().join(format!("docs/services/{page}.md")));
     assert!(text.is_ok_and(|text| text.contains(service)), "docs/services/{page}.md is about {service}");
 }

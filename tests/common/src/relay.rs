@@ -11,7 +11,7 @@ use super::value::Scan;
 
 /// What the ear is told that is not so, or not told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Lie {
+pub enum Lie {
     /// Keys that have changed are not named.
     NoKeys,
     /// A flush is not told.
@@ -23,7 +23,7 @@ pub(crate) enum Lie {
 }
 
 /// A forwarder to one address.
-pub(crate) struct Relay {
+pub struct Relay {
     port: u16,
     state: Arc<RelayState>,
 }
@@ -37,7 +37,7 @@ struct RelayState {
 
 impl Relay {
     /// Truthful until [`Relay::lie`].
-    pub(crate) fn to(target: SocketAddr, lie: Lie) -> Relay {
+    pub fn to(target: SocketAddr, lie: Lie) -> Relay {
         let listener = TcpListener::bind(loopback(0)).expect("a loopback port");
         let port = listener.local_addr().expect("a bound listener").port();
         let (lies, told, ended) = <_>::default();
@@ -55,17 +55,17 @@ impl Relay {
         Relay { port, state }
     }
 
-    pub(crate) fn addr(&self) -> SocketAddr {
+    pub fn addr(&self) -> SocketAddr {
         loopback(self.port)
     }
 
     /// From now on, or no more.
-    pub(crate) fn lie(&self, lies: bool) {
+    pub fn lie(&self, lies: bool) {
         self.state.lies.store(lies, Ordering::SeqCst);
     }
 
     /// Lies told so far.
-    pub(crate) fn told(&self) -> u64 {
+    pub fn told(&self) -> u64 {
         self.state.told.load(Ordering::SeqCst)
     }
 }

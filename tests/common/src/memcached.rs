@@ -10,7 +10,7 @@ use super::client::Client;
 use super::eventually;
 use super::redis::{free_port, loopback};
 
-pub(crate) struct Memcached {
+pub struct Memcached {
     addr: SocketAddr,
     program: PathBuf,
     child: Child,
@@ -18,7 +18,7 @@ pub(crate) struct Memcached {
 
 impl Memcached {
     /// None where none is installed, which is a fault where `CI` is set.
-    pub(crate) fn start() -> Option<Memcached> {
+    pub fn start() -> Option<Memcached> {
         let program = ["/usr/bin/memcached", "/usr/local/bin/memcached"].into_iter().map(PathBuf::from);
         let Some(program) = program.into_iter().find(|path| path.exists()) else {
             assert!(std::env::var_os("CI").is_none(), "no memcached: `make test` installs it");
@@ -32,32 +32,32 @@ impl Memcached {
         Some(Memcached { addr, program, child })
     }
 
-    pub(crate) fn addr(&self) -> SocketAddr {
+    pub fn addr(&self) -> SocketAddr {
         self.addr
     }
 
-    pub(crate) fn kill(&mut self) {
+    pub fn kill(&mut self) {
         let _ = self.child.kill(); // it may have ended
         let _ = self.child.wait();
     }
 
     /// Starts it again, empty, on the same port.
-    pub(crate) fn restart(&mut self) {
+    pub fn restart(&mut self) {
         self.kill();
         self.child = launch(&self.program, self.addr).expect("nobody took its port");
     }
 
     /// Keeps it from doing anything until [`Memcached::thaw`].
-    pub(crate) fn freeze(&self) {
+    pub fn freeze(&self) {
         self.signal(Signal::STOP);
     }
 
-    pub(crate) fn thaw(&self) {
+    pub fn thaw(&self) {
         self.signal(Signal::CONT);
     }
 
     /// What lies under a name.
-    pub(crate) fn get(&self, name: &str) -> Option<Vec<u8>> {
+    pub fn get(&self, name: &str) -> Option<Vec<u8>> {
         let mut client = Client::connect(self.addr);
         client.send(format!("mg {name} v\r\n").as_bytes());
         let line = client.until(b"\r\n").expect("it answers");
@@ -71,7 +71,7 @@ impl Memcached {
     }
 
     /// Puts this under a name, for an hour.
-    pub(crate) fn set(&self, name: &str, value: &[u8]) {
+    pub fn set(&self, name: &str, value: &[u8]) {
         let mut client = Client::connect(self.addr);
         client.send(&[format!("ms {name} {} T3600\r\n", value.len()).as_bytes(), value, b"\r\n"].concat());
         assert_eq!(client.until(b"\r\n").expect("it answers"), b"HD\r\n");

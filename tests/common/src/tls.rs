@@ -24,7 +24,7 @@ use super::redis::{free_port, loopback};
 use super::{Client, Crema, Redis};
 
 /// A Redis that speaks TLS as well, at the second address.
-pub(crate) fn secure_redis(authority: &Authority, own: &Issued, more: &[&str]) -> (Redis, SocketAddr) {
+pub fn secure_redis(authority: &Authority, own: &Issued, more: &[&str]) -> (Redis, SocketAddr) {
     let port = free_port();
     let (cert, key, ca) = (path(&own.cert), path(&own.key), path(&authority.ca()));
     let port_text = port.to_string();
@@ -38,12 +38,12 @@ pub(crate) fn secure_redis(authority: &Authority, own: &Issued, more: &[&str]) -
 }
 
 /// As a flag or an option of a URL has it.
-pub(crate) fn path(path: &Path) -> String {
+pub fn path(path: &Path) -> String {
     path.display().to_string()
 }
 
 /// A crema that speaks TLS on both sides, and where.
-pub(crate) fn secure_crema(upstream: &str, own: &Issued, more: &[(&str, String)]) -> (Crema, SocketAddr) {
+pub fn secure_crema(upstream: &str, own: &Issued, more: &[(&str, String)]) -> (Crema, SocketAddr) {
     let addr = loopback(free_port());
     let mut launch = Crema::over(addr).url(upstream.to_owned()).flag("--tls-cert", path(&own.cert));
     launch = launch.flag("--tls-key", path(&own.key));
@@ -54,25 +54,25 @@ pub(crate) fn secure_crema(upstream: &str, own: &Issued, more: &[(&str, String)]
 }
 
 /// A session over TLS, with what carries it.
-pub(crate) fn through(addr: SocketAddr, ca: &Path, own: Option<&Issued>) -> (Client, Tunnel) {
+pub fn through(addr: SocketAddr, ca: &Path, own: Option<&Issued>) -> (Client, Tunnel) {
     let tunnel = Tunnel::into(addr, client_side(ca, own));
     (Client::connect(tunnel.addr()), tunnel)
 }
 
 /// Who signs certificates, with the directory that holds them.
-pub(crate) struct Authority {
+pub struct Authority {
     issuer: Issuer<'static, KeyPair>,
     directory: TempDir,
 }
 
 /// A certificate and its key, as PEM files.
-pub(crate) struct Issued {
-    pub(crate) cert: PathBuf,
-    pub(crate) key: PathBuf,
+pub struct Issued {
+    pub cert: PathBuf,
+    pub key: PathBuf,
 }
 
 impl Authority {
-    pub(crate) fn new() -> Authority {
+    pub fn new() -> Authority {
         let key = KeyPair::generate().expect("a key");
         let mut params = CertificateParams::new(Vec::new()).expect("no names");
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
@@ -84,22 +84,22 @@ impl Authority {
     }
 
     /// The one that tunnels use.
-    pub(crate) fn of_tunnels() -> &'static Authority {
+    pub fn of_tunnels() -> &'static Authority {
         static ONE: OnceLock<Authority> = OnceLock::new();
         ONE.get_or_init(Authority::new)
     }
 
-    pub(crate) fn ca(&self) -> PathBuf {
+    pub fn ca(&self) -> PathBuf {
         self.directory.path().join("ca.pem")
     }
 
     /// A certificate for these host names and addresses.
-    pub(crate) fn issue(&self, file: &str, names: &[&str]) -> Issued {
+    pub fn issue(&self, file: &str, names: &[&str]) -> Issued {
         self.issue_with(file, names, |_| ())
     }
 
     /// One that ended long ago.
-    pub(crate) fn issue_expired(&self, file: &str, names: &[&str]) -> Issued {
+    pub fn issue_expired(&self, file: &str, names: &[&str]) -> Issued {
         self.issue_with(file, names, |params| {
             params.not_before = date_time_ymd(2001, 1, 1);
             params.not_after = date_time_ymd(2002, 1, 1);
@@ -107,12 +107,12 @@ impl Authority {
     }
 
     /// One that ends with this year.
-    pub(crate) fn issue_until(&self, year: i32, file: &str, names: &[&str]) -> Issued {
+    pub fn issue_until(&self, year: i32, file: &str, names: &[&str]) -> Issued {
         self.issue_with(file, names, |params| params.not_after = date_time_ymd(year + 1, 1, 1))
     }
 
     /// One that ends so soon.
-    pub(crate) fn issue_for(&self, time: Duration, file: &str, names: &[&str]) -> Issued {
+    pub fn issue_for(&self, time: Duration, file: &str, names: &[&str]) -> Issued {
         #[expect(clippy::disallowed_methods, reason = "a certificate has dates")]
         let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("it is later");
         self.issue_with(file, names, |params| params.not_after = date_time_ymd(1970, 1, 1) + (now + time))
@@ -145,12 +145,12 @@ fn certificates(path: &Path) -> Vec<CertificateDer<'static>> {
 }
 
 /// A client's side of TLS that believes `ca`, and shows `own` where it is asked.
-pub(crate) fn client_side(ca: &Path, own: Option<&Issued>) -> Arc<ClientConfig> {
+pub fn client_side(ca: &Path, own: Option<&Issued>) -> Arc<ClientConfig> {
     client_side_in(ALL_VERSIONS, ca, own)
 }
 
 /// The same in these versions alone.
-pub(crate) fn client_side_in(
+pub fn client_side_in(
     versions: &[&'static SupportedProtocolVersion],
     ca: &Path,
     own: Option<&Issued>,
@@ -168,7 +168,7 @@ pub(crate) fn client_side_in(
     })
 }
 
-pub(crate) fn server_side(own: &Issued) -> Arc<ServerConfig> {
+pub fn server_side(own: &Issued) -> Arc<ServerConfig> {
     let builder = ServerConfig::builder_with_provider(provider()).with_safe_default_protocol_versions();
     let key = PrivateKeyDer::from_pem_file(&own.key).expect("a key");
     let config = builder.expect("versions").with_no_client_auth().with_single_cert(certificates(&own.cert), key);
@@ -176,7 +176,7 @@ pub(crate) fn server_side(own: &Issued) -> Arc<ServerConfig> {
 }
 
 /// A forwarder on a port of its own; ends when dropped.
-pub(crate) struct Tunnel {
+pub struct Tunnel {
     port: u16,
     _end: oneshot::Sender<()>,
 }
@@ -191,17 +191,17 @@ enum Mouth {
 
 impl Tunnel {
     /// Carries plain connections to a server that speaks TLS.
-    pub(crate) fn into(target: SocketAddr, config: Arc<ClientConfig>) -> Tunnel {
+    pub fn into(target: SocketAddr, config: Arc<ClientConfig>) -> Tunnel {
         Tunnel::new(target, Mouth::In(config, b""))
     }
 
     /// The same, with these bytes ahead of the handshake.
-    pub(crate) fn behind(first: &'static [u8], target: SocketAddr, config: Arc<ClientConfig>) -> Tunnel {
+    pub fn behind(first: &'static [u8], target: SocketAddr, config: Arc<ClientConfig>) -> Tunnel {
         Tunnel::new(target, Mouth::In(config, first))
     }
 
     /// Carries connections under TLS to a server that speaks plain text.
-    pub(crate) fn out_to(target: SocketAddr, own: &Issued) -> Tunnel {
+    pub fn out_to(target: SocketAddr, own: &Issued) -> Tunnel {
         Tunnel::new(target, Mouth::Out(server_side(own)))
     }
 
@@ -228,7 +228,7 @@ impl Tunnel {
         Tunnel { port: bound.recv().expect("it listens"), _end: end }
     }
 
-    pub(crate) fn addr(&self) -> SocketAddr {
+    pub fn addr(&self) -> SocketAddr {
         loopback(self.port)
     }
 }

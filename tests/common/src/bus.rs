@@ -13,7 +13,7 @@ use super::redis::loopback;
 
 /// The relays of one cluster.
 #[derive(Clone, Default)]
-pub(crate) struct Bus(Arc<Shared>);
+pub struct Bus(Arc<Shared>);
 
 #[derive(Default)]
 struct Shared {
@@ -56,18 +56,18 @@ impl Bus {
     }
 
     /// Cuts a node off from all others.
-    pub(crate) fn isolate(&self, node: usize) {
+    pub fn isolate(&self, node: usize) {
         self.0.change(|state| state.alone.extend([node]));
     }
 
     /// Cuts each of the first from each of the others.
-    pub(crate) fn part(&self, ones: &[usize], others: &[usize]) {
+    pub fn part(&self, ones: &[usize], others: &[usize]) {
         let pairs = ones.iter().flat_map(|one| others.iter().map(|other| (*one.min(other), *one.max(other))));
         self.0.change(|state| state.apart.extend(pairs));
     }
 
     /// Undoes all cuts.
-    pub(crate) fn heal(&self) {
+    pub fn heal(&self) {
         self.0.change(|state| {
             state.alone.clear();
             state.apart.clear();

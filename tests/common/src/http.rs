@@ -26,7 +26,7 @@ use super::eventually;
 use super::redis::loopback;
 use super::tls::{Issued, server_side};
 
-pub(crate) struct HttpOrigin {
+pub struct HttpOrigin {
     state: Arc<State>,
     addr: Option<SocketAddr>,
     _end: oneshot::Sender<()>,
@@ -34,22 +34,22 @@ pub(crate) struct HttpOrigin {
 
 /// What it says.
 #[derive(Clone, Debug)]
-pub(crate) struct Answer {
-    pub(crate) status: u16,
-    pub(crate) body: Vec<u8>,
-    pub(crate) headers: Vec<(&'static str, String)>,
+pub struct Answer {
+    pub status: u16,
+    pub body: Vec<u8>,
+    pub headers: Vec<(&'static str, String)>,
 }
 
 impl Answer {
-    pub(crate) fn value(body: impl AsRef<[u8]>) -> Answer {
+    pub fn value(body: impl AsRef<[u8]>) -> Answer {
         Answer { status: 200, body: body.as_ref().to_vec(), headers: Vec::new() }
     }
 
-    pub(crate) fn status(status: u16) -> Answer {
+    pub fn status(status: u16) -> Answer {
         Answer { status, ..Answer::value("what an error says") }
     }
 
-    pub(crate) fn header(mut self, name: &'static str, value: &str) -> Answer {
+    pub fn header(mut self, name: &'static str, value: &str) -> Answer {
         self.headers.push((name, value.to_owned()));
         self
     }
@@ -57,10 +57,10 @@ impl Answer {
 
 /// A request as it was seen.
 #[derive(Clone, Debug)]
-pub(crate) struct Seen {
-    pub(crate) path: String,
-    pub(crate) headers: HashMap<String, String>,
-    pub(crate) version: Version,
+pub struct Seen {
+    pub path: String,
+    pub headers: HashMap<String, String>,
+    pub version: Version,
 }
 
 type Rule = Box<dyn Fn(&str, usize) -> Answer + Send>;
@@ -75,15 +75,15 @@ struct State {
 
 impl HttpOrigin {
     /// One that answers with a path's number of requests: `/a/b 1`, then `/a/b 2`.
-    pub(crate) fn start() -> HttpOrigin {
+    pub fn start() -> HttpOrigin {
         HttpOrigin::serve(None, None)
     }
 
-    pub(crate) fn under_tls(own: &Issued) -> HttpOrigin {
+    pub fn under_tls(own: &Issued) -> HttpOrigin {
         HttpOrigin::serve(Some(own), None)
     }
 
-    pub(crate) fn at(path: &Path) -> HttpOrigin {
+    pub fn at(path: &Path) -> HttpOrigin {
         HttpOrigin::serve(None, Some(path))
     }
 
@@ -139,39 +139,39 @@ impl HttpOrigin {
         HttpOrigin { state, addr: is_bound.recv().expect("it listens"), _end: end }
     }
 
-    pub(crate) fn addr(&self) -> SocketAddr {
+    pub fn addr(&self) -> SocketAddr {
         self.addr.expect("it listens on TCP")
     }
 
     /// What it says from now on: of a path, and how often that was asked.
-    pub(crate) fn says(&self, rule: impl Fn(&str, usize) -> Answer + Send + 'static) {
+    pub fn says(&self, rule: impl Fn(&str, usize) -> Answer + Send + 'static) {
         *self.state.rule.lock().unwrap_or_else(PoisonError::into_inner) = Box::new(rule);
     }
 
     /// From now on requests wait.
-    pub(crate) fn hold(&self) {
+    pub fn hold(&self) {
         self.state.held.send_replace(true);
     }
 
-    pub(crate) fn release(&self) {
+    pub fn release(&self) {
         self.state.held.send_replace(false);
     }
 
-    pub(crate) fn seen(&self) -> Vec<Seen> {
+    pub fn seen(&self) -> Vec<Seen> {
         self.state.seen.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    pub(crate) fn count(&self) -> usize {
+    pub fn count(&self) -> usize {
         self.seen().len()
     }
 
     /// How many it has had under way at once.
-    pub(crate) fn most_under_way(&self) -> usize {
+    pub fn most_under_way(&self) -> usize {
         self.state.most_under_way.load(Ordering::SeqCst)
     }
 
     #[track_caller]
-    pub(crate) fn await_requests(&self, count: usize) {
+    pub fn await_requests(&self, count: usize) {
         eventually(&format!("{count} requests come to the origin"), || self.count() >= count);
     }
 }
