@@ -466,7 +466,7 @@ fn look_up<const ANSWERS: bool>(
         KeyStatus::Unheard(since) if ANSWERS && l1.holds(query, ear, now) => return unheard(worker, since, at),
         KeyStatus::Unheard(_) => return Finding::Miss(if fresh.held(now) { Miss::Absent } else { Miss::Blind }),
     }
-    let expect = || AuditedHit::expected(worker, at, query, now);
+    let expect = || AuditedHit::expected(worker, caller, at, query, now);
     answer::<ANSWERS>(worker, caller, slice::from_ref(query), look, expect)
 }
 

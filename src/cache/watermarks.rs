@@ -20,6 +20,7 @@ use std::sync::atomic::AtomicBool;
 
 use super::atomic::{AtomicU64, Ordering};
 use super::stamp::Slot;
+use crate::clock::Time;
 use crate::metrics::{AuditBreach, AuditDoubt};
 
 /// So many keys are followed.
@@ -37,8 +38,10 @@ pub struct Watermarks {
     /// So many, once any are followed.
     most: usize,
     places: OnceLock<Box<[FollowedKey]>>,
-    /// Of a write that may have changed any key.
+    /// All below was in memory before a write was acknowledged that may have changed any key.
     opaque: AtomicU64,
+    /// When that was, in nanoseconds of [`Time`].
+    opaque_at: AtomicU64,
 }
 
 /// What is known of the keys of one slot. None of it ever falls.
@@ -77,8 +80,8 @@ impl Watermarks {
     /// Of so many keys at most.
     pub(super) fn with_places(most: usize) -> Self {
         let next = AtomicU64::new(1); // so that a mark shows even where nothing has come in
-        let (are_followed, places, opaque) = (AtomicBool::new(false), OnceLock::new(), AtomicU64::new(0));
-        Self { next, are_followed, most, places, opaque }
+        let (opaque, opaque_at) = (AtomicU64::new(0), AtomicU64::new(0));
+        Self { next, are_followed: AtomicBool::new(false), most, places: OnceLock::new(), opaque, opaque_at }
     }
 
     /// From now on writes and pushes are noted, or no more. What was noted stays true.
@@ -117,21 +120,25 @@ impl Watermarks {
         }
     }
 
-    /// A write has been acknowledged that may have changed any key.
-    pub fn all_may_have_changed(&self) {
+    /// A write has been acknowledged, at `now`, that may have changed any key.
+    pub fn all_may_have_changed(&self, now: Time) {
         if let Some(moment) = self.moment() {
+            self.opaque_at.fetch_max(now.as_nanos(), Ordering::AcqRel); // before what it belongs to shows
             raise(&self.opaque, moment);
         }
     }
 
-    /// The watermarks of a key in this slot, where it is followed. To be taken before an entry is looked up.
-    pub fn of(&self, slot: Slot) -> Option<KeyMarks> {
+    /// The watermarks of a key in this slot, where it is followed and an ear has `heard` of all that changed by then; behind that a write
+    /// whose keys nobody knew is a change that was told like any other. To be taken before an entry is looked up.
+    pub fn of(&self, slot: Slot, heard: Time) -> Option<KeyMarks> {
         let FollowedKey { written, changed, doubtful } = self.place(slot)?;
+        let opaque = self.opaque.load(Ordering::Acquire);
+        let is_heard = self.opaque_at.load(Ordering::Acquire) <= heard.as_nanos();
         Some(KeyMarks {
             written: written.load(Ordering::Acquire),
             changed: changed.load(Ordering::Acquire),
             doubtful: doubtful.load(Ordering::Acquire),
-            opaque: self.opaque.load(Ordering::Acquire),
+            opaque: if is_heard { 0 } else { opaque },
         })
     }
 
@@ -202,11 +209,11 @@ mod tests {
         let before = marks.arrive();
         let begun = marks.moment().expect("there is one");
         let beside = marks.arrive();
-        let early = marks.of(slot).expect("it is followed");
+        let early = marks.of(slot, Time::ZERO).expect("it is followed");
         let ended = marks.moment();
         marks.acknowledged(slot, begun, ended);
         let after = marks.arrive();
-        let late = marks.of(slot).expect("it is followed");
+        let late = marks.of(slot, Time::ZERO).expect("it is followed");
         let judged = [before, beside, after].map(|number| marks.judge(late, number));
         let (breach, doubt) = (HitFault::Breach(AuditBreach::OwnWrite), HitFault::Doubt(AuditDoubt::UnderWay));
         assert_eq!(judged, [Err(breach), Err(doubt), Ok(())]);
@@ -219,22 +226,32 @@ mod tests {
         let before = marks.arrive();
         marks.changed(slot, marks.moment().expect("there is one"), false);
         let doubt = Err(HitFault::Doubt(AuditDoubt::UnderWay));
-        assert_eq!(marks.judge(marks.of(slot).expect("it is followed"), before), doubt);
+        assert_eq!(marks.judge(marks.of(slot, Time::ZERO).expect("it is followed"), before), doubt);
         marks.changed(slot, marks.moment().expect("there is one"), true);
         let breach = Err(HitFault::Breach(AuditBreach::Change));
-        assert_eq!(marks.judge(marks.of(slot).expect("it is followed"), before), breach);
+        assert_eq!(marks.judge(marks.of(slot, Time::ZERO).expect("it is followed"), before), breach);
         let after = marks.arrive();
-        assert_eq!(marks.judge(marks.of(slot).expect("it is followed"), after), Ok(()));
+        assert_eq!(marks.judge(marks.of(slot, Time::ZERO).expect("it is followed"), after), Ok(()));
     }
 
     #[test]
-    fn of_what_may_have_changed_any_key_nobody_can_tell() {
+    fn of_what_may_have_changed_any_key_nobody_can_tell_until_it_is_heard_of() {
         let (marks, slot) = followed();
+        let at = Time::from_nanos;
         let before = marks.arrive();
-        marks.all_may_have_changed();
+        marks.all_may_have_changed(at(5));
         let after = marks.arrive();
-        let judged = [before, after].map(|number| marks.judge(marks.of(slot).expect("it is followed"), number));
-        assert_eq!(judged, [Err(HitFault::Doubt(AuditDoubt::Opaque)), Ok(())]);
+        let judged = |heard: u64| {
+            let known = marks.of(slot, at(heard)).expect("it is followed");
+            [before, after].map(|number| marks.judge(known, number))
+        };
+        let doubt = Err(HitFault::Doubt(AuditDoubt::Opaque));
+        assert_eq!([judged(4), judged(5)], [[doubt, Ok(())], [Ok(()), Ok(())]]);
+        marks.all_may_have_changed(at(9));
+        assert_eq!([judged(8), judged(9)], [[doubt, doubt], [Ok(()), Ok(())]]);
+        marks.changed(slot, marks.moment().expect("there is one"), true);
+        let breach = Err(HitFault::Breach(AuditBreach::Change));
+        assert_eq!(judged(9), [breach, breach], "it was told what that write had changed");
     }
 
     #[test]
@@ -246,7 +263,7 @@ mod tests {
         marks.changed(slot, marks.moment().expect("there is one"), true);
         let after = marks.arrive();
         let breach = Err(HitFault::Breach(AuditBreach::Change));
-        let now = marks.of(slot).expect("it is followed");
+        let now = marks.of(slot, Time::ZERO).expect("it is followed");
         assert_eq!([before, first, after].map(|number| marks.judge(now, number)), [breach, breach, Ok(())]);
         marks.next.fetch_add(1 << 32, Ordering::Relaxed);
         assert_eq!(marks.judge(now, before), Ok(()), "it is too old to be told from a newer one");
@@ -255,9 +272,9 @@ mod tests {
     #[test]
     fn nothing_is_noted_and_no_memory_taken_before_it_is_followed() {
         let marks = Watermarks::default();
-        assert!(marks.moment().is_none() && marks.of(slot()).is_none() && marks.places.get().is_none());
+        assert!(marks.moment().is_none() && marks.of(slot(), Time::ZERO).is_none() && marks.places.get().is_none());
         marks.follow(true);
-        assert!(marks.moment().is_some() && marks.of(slot()).is_some());
+        assert!(marks.moment().is_some() && marks.of(slot(), Time::ZERO).is_some());
         marks.follow(false);
         assert!(marks.moment().is_none());
     }

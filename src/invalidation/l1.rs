@@ -268,9 +268,10 @@ impl L1 {
     /// An opaque write has been answered: no flight that left before is joined any more.
     pub(crate) fn opaque_answered(&self) {
         self.opaque_writes.count();
-        self.memory.store.watermarks().all_may_have_changed();
+        let now = Time::now();
+        self.memory.store.watermarks().all_may_have_changed(now);
         if let Some(own) = self.own_writes() {
-            own.note_all(Time::now());
+            own.note_all(now);
         }
     }
 

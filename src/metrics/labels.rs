@@ -155,7 +155,7 @@ labels! {
         Absent = "absent": "In a cluster, the key may have been missing, and nobody tells of a missing key whose slot moves.",
         Many = "many": "As many differences were being looked into as may be.",
         UnderWay = "under_way": "It had to be void, for it came into memory while a write was under way or a change was being told, and may yet have been right.",
-        Opaque = "opaque": "It came into memory before a write was acknowledged of which nobody can say which keys it changed.",
+        Opaque = "opaque": "It came into memory before a write was acknowledged whose keys nobody knows, and what that changed was not all heard of.",
     }
 }
 

@@ -26,8 +26,9 @@ pub(super) struct AuditedHit<'a> {
 impl<'a> AuditedHit<'a> {
     /// Of a key that is about to be looked up for a request that was read before `now`.
     #[cold]
-    pub(super) fn expected(worker: &Worker, at: NodeIndex, query: &'a Query<'a>, now: Time) -> Self {
-        let marks = worker.shared.l1.memory.store.watermarks().of(query.slot);
+    pub(super) fn expected(worker: &Worker, caller: &Caller, at: NodeIndex, query: &'a Query<'a>, now: Time) -> Self {
+        let heard = caller.ear(at).heard_up_to();
+        let marks = worker.shared.l1.memory.store.watermarks().of(query.slot, heard);
         Self { at, query, marks, now }
     }
 
@@ -96,7 +97,8 @@ mod tests {
             fresh.prove(Time::NEVER);
         }
         fresh.renew(Time::NEVER);
-        let followed = |key: &String| store.watermarks().of(stamps.slot(stamps.hash(key.as_bytes()))).is_some();
+        let slot = |key: &String| stamps.slot(stamps.hash(key.as_bytes()));
+        let followed = |key: &String| store.watermarks().of(slot(key), Time::ZERO).is_some();
         let key = (0..1000).map(|n| format!("k{n}")).find(followed).expect("some are");
         let (mut raw, mut spans) = (Vec::new(), Vec::new());
         encode::command(&mut raw, &[b"GET", key.as_bytes()]);
@@ -104,7 +106,7 @@ mod tests {
         let query = who.query(l1, command::lookup(request).expect("a row"), request);
         store.insert(&query, VALUE, None, stamps.load(query.slot), fresh.epoch(), Time::NEVER);
         plant(store.watermarks(), query.slot);
-        AuditedHit::expected(&worker, at, &query, now).judge(&worker, &caller);
+        AuditedHit::expected(&worker, &caller, at, &query, now).judge(&worker, &caller);
         let found = l1.audit.violations().first().map(|violation| violation.breach);
         let doubts = [AuditDoubt::UnderWay, AuditDoubt::Opaque].map(|doubt| l1.stats.audit_doubts(doubt));
         let kept = l1.memory.holds(&query, fresh, now);
@@ -123,7 +125,7 @@ mod tests {
             let write = |marks: &Watermarks, slot| marks.acknowledged(slot, moment(marks), marks.moment());
             let change = |marks: &Watermarks, slot| marks.changed(slot, moment(marks), true);
             let perhaps = |marks: &Watermarks, slot| marks.changed(slot, moment(marks), false);
-            let script = |marks: &Watermarks, _| marks.all_may_have_changed();
+            let script = |marks: &Watermarks, _| marks.all_may_have_changed(Time::now());
             assert_eq!(judged(nothing, true).await, (true, None, [1, 0, 0]));
             assert_eq!(judged(write, true).await, (false, Some(AuditBreach::OwnWrite), [0, 0, 0]));
             assert_eq!(judged(change, true).await, (false, Some(AuditBreach::Change), [0, 0, 0]));

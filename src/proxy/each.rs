@@ -111,7 +111,7 @@ impl<'a> KeyLookups<'a> {
         }
         let expect = || {
             let one = rand::random_range(0..self.queries.len());
-            AuditedHit::expected(worker, self.nodes[one], &self.queries[one], now)
+            AuditedHit::expected(worker, caller, self.nodes[one], &self.queries[one], now)
         };
         super::answer::<ANSWERS>(worker, caller, &self.queries, look, expect)
     }

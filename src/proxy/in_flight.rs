@@ -661,7 +661,7 @@ mod tests {
             let (watermarks, stamps, front) = (memory.store.watermarks(), &memory.stamps, office.worker.front());
             let site = &front.site;
             watermarks.follow(true);
-            let marks = |key: &str| watermarks.of(stamps.slot(stamps.hash(key.as_bytes())));
+            let marks = |key: &str| watermarks.of(stamps.slot(stamps.hash(key.as_bytes())), Time::ZERO);
             let key = (0..1000).map(|n| format!("k{n}")).find(|key| marks(key).is_some()).expect("some are followed");
             let (mut raw, mut spans) = (Vec::new(), Vec::new());
             encode::command(&mut raw, &[b"SET", key.as_bytes(), b"v"]);

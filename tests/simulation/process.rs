@@ -128,9 +128,9 @@ impl Memory {
     }
 
     /// An opaque write was answered, as `L1::opaque_answered`.
-    pub(crate) fn opaque_answered(&self) {
+    pub(crate) fn opaque_answered(&self, now: Time) {
         self.opaque_writes.count();
-        self.store.watermarks().all_may_have_changed();
+        self.store.watermarks().all_may_have_changed(now);
     }
 
     pub(crate) fn slot(&self, key: usize) -> Slot {

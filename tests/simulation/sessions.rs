@@ -110,7 +110,7 @@ impl World<'_> {
             return self.hear(at, since);
         }
         let mut out = Vec::new();
-        let marks = memory.store.watermarks().of(memory.slot(keys[0]));
+        let marks = memory.store.watermarks().of(memory.slot(keys[0]), heard);
         if self.look_up(&keys, at, &mut out) {
             self.report.hits += 1;
             if self.plan.audits && self.dice.chance(300) {

@@ -214,7 +214,7 @@ fn watermarks(faulty: bool) {
         })
     };
     let (stamps, marks, memory) = &*shared;
-    let known = marks.of(slot).unwrap();
+    let known = marks.of(slot, clock::Time::ZERO).unwrap();
     let found = *memory.lock().unwrap();
     if let Some((stamp, number)) = found
         && stamp == stamps.load(slot)

@@ -76,8 +76,11 @@ fn what_redis_has_told_and_a_master_has_answered_is_noted_for_who_audits_a_hit()
         let exhibit = bench.describe(&[b"GET", b"k"], |_, query| {
             bench.store.exhibit(query, &bench.stamps, &bench.freshness, at(line.now)).expect("it would be answered")
         });
-        let order =
-            || bench.store.order(&exhibit, bench.store.watermarks().of(bench.slot("k")).expect("it is followed"));
+        let order = || {
+            bench
+                .store
+                .order(&exhibit, bench.store.watermarks().of(bench.slot("k"), Time::ZERO).expect("it is followed"))
+        };
         assert_eq!(order(), Ok(()));
         line.push("k");
         assert_eq!(order(), Err(what));
