@@ -69,7 +69,7 @@ impl Miniature {
     /// That of an L1 of `size` bytes, for one key in two to the power of `fold`.
     pub fn new(size: u64, fold: u32) -> Self {
         let (promoter, sampler) = (Promoter::new(), Sampler::new());
-        let shelf = Shelf::new(room_for_entries(size) >> fold);
+        let shelf = Shelf::new(room_for_entries(size), fold);
         Self { size, fold, shelf, doorkeeper: None, promoter, sampler, evicted: None }
     }
 
@@ -103,7 +103,7 @@ impl Miniature {
         self.fold += 1;
         let mask = (1 << self.fold) - 1;
         self.shelf.retain(|slot, _| slot & mask == 0);
-        self.shelf.capacity = room_for_entries(self.size) >> self.fold;
+        self.shelf.scale(room_for_entries(self.size), self.fold);
         if let Some(sketch) = &mut self.shelf.sketch {
             sketch.fold();
         }
@@ -113,6 +113,7 @@ impl Miniature {
     /// A read, of a key that is promoted at one read in `one_in`. A key that is wanted should be [filled](Self::fill) as soon as it
     /// is known what it takes.
     pub fn read(&mut self, read: &MiniatureRead, one_in: u32) -> MiniatureFinding {
+        self.shelf.advance(read.at);
         let full = self.is_full(read.at);
         let hot = read.able && {
             match self.shelf.get(read.id) {
@@ -333,7 +334,8 @@ mod tests {
                 }
             }
         }
-        assert!((1700..=2000).contains(&b.miniature.len()), "{}", b.miniature.len());
+        // And a few newcomers of whom it is not decided yet.
+        assert!((1700..=2000 + 16).contains(&b.miniature.len()), "{}", b.miniature.len());
         let popular = (0..400).filter(|&key| b.miniature.takes(b.about(key, AT(0)).slot)).collect::<Vec<_>>();
         assert!((60..140).contains(&popular.len()), "one in four");
         let hits = popular.iter().filter(|&&key| b.read(key, AT(60_000))).count();

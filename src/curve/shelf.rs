@@ -2,10 +2,12 @@
 //!
 //! A place for each entry, in the order in which it was last asked for. A newcomer for which there is no room is taken in only if it
 //! was asked for more often than all those together that would have to go: the longest unasked ones, as many as weigh what it does
-//! (`TinyLFU`). Moka itself takes 350 bytes an entry, ten times as much, and works in batches; a test holds the two side by side.
+//! (`TinyLFU`). As Moka works in batches, a newcomer stays until the next comes ([`BATCH`]), whether it is taken in then or not: what is
+//! read twice in quick succession is a hit. Moka itself takes 350 bytes an entry, ten times as much; a test holds the two side by side.
 //! Belongs to [`miniature`](super::miniature).
 
 use std::collections::HashMap;
+use std::time::Duration;
 
 use super::sketch::Sketch;
 use crate::cache::{AsIs, Measure, Warrant};
@@ -13,6 +15,12 @@ use crate::clock::Time;
 
 /// No place.
 const NOWHERE: u32 = u32::MAX;
+
+/// After so many newcomers, or so many questions that it is told of, Moka decides about those that wait (`WRITE_LOG_FLUSH_POINT` and
+/// `READ_LOG_FLUSH_POINT` of its sources).
+const BATCH: u32 = 64;
+/// And after so long, as soon as anything is asked (`LOG_SYNC_INTERVAL_MILLIS`).
+const BATCH_FOR: Duration = Duration::from_millis(300);
 
 /// An entry.
 #[derive(Clone, Copy, Debug)]
@@ -26,6 +34,8 @@ pub(super) struct ShelfPlace {
     earlier: u32,
     later: u32,
     pub(super) hits: u8,
+    /// It is not in that order: nobody has decided whether it stays.
+    waits: bool,
 }
 
 impl ShelfPlace {
@@ -46,13 +56,31 @@ pub(super) struct Shelf {
     weight: u64,
     pub(super) capacity: u64,
     pub(super) sketch: Option<Sketch>,
+    /// Those of whom it is to be decided whether they stay, in the order in which they came.
+    waiting: Vec<u32>,
+    /// What was asked since that was decided last, and when that was.
+    asked: u32,
+    decided: Time,
+    /// A batch is so many.
+    batch: u32,
 }
 
 impl Shelf {
-    /// An empty one for entries of so many bytes.
-    pub(super) fn new(capacity: u64) -> Self {
-        let (places, free, by_id) = (Vec::new(), Vec::new(), HashMap::default());
-        Self { places, free, by_id, oldest: NOWHERE, newest: NOWHERE, weight: 0, capacity, sketch: None }
+    /// An empty one that has as much room as one of `capacity` bytes has for one key in two to the power of `fold`.
+    pub(super) fn new(capacity: u64, fold: u32) -> Self {
+        let (places, free, by_id, waiting) = (Vec::new(), Vec::new(), HashMap::default(), Vec::new());
+        let (asked, decided) = (0, Time::ZERO);
+        let (oldest, newest, weight, batch) = (NOWHERE, NOWHERE, 0, 0);
+        let sketch = None;
+        let mut shelf =
+            Self { places, free, by_id, oldest, newest, weight, capacity, sketch, waiting, asked, decided, batch };
+        shelf.scale(capacity, fold);
+        shelf
+    }
+
+    /// From now on it has as much room as that.
+    pub(super) fn scale(&mut self, capacity: u64, fold: u32) {
+        (self.capacity, self.batch) = (capacity >> fold, (BATCH >> fold).max(1));
     }
 
     pub(super) fn len(&self) -> usize {
@@ -75,9 +103,37 @@ impl Shelf {
         if let Some(sketch) = &mut self.sketch {
             sketch.count(id);
         }
-        if let Some(&at) = self.by_id.get(&id) {
+        if let Some(&at) = self.by_id.get(&id).filter(|&&at| !self.places[at as usize].waits) {
             self.unlink(at);
             self.link(at);
+        }
+        self.asked += 1;
+        if self.asked >= self.batch {
+            self.decide();
+        }
+    }
+
+    /// It is `now`.
+    pub(super) fn advance(&mut self, now: Time) {
+        if now.saturating_since(self.decided) >= BATCH_FOR {
+            self.decide();
+            self.decided = now;
+        }
+    }
+
+    /// Decides about those that wait.
+    fn decide(&mut self) {
+        self.asked = 0;
+        for at in std::mem::take(&mut self.waiting) {
+            let ShelfPlace { id, weight, .. } = self.places[at as usize];
+            if self.weight + u64::from(weight) <= self.capacity || self.makes_room(id, weight) {
+                self.places[at as usize].waits = false;
+                self.weight += u64::from(weight);
+                self.link(at);
+            } else {
+                self.by_id.remove(&id);
+                self.free.push(at);
+            }
         }
     }
 
@@ -86,8 +142,11 @@ impl Shelf {
         let Measure { weight, expires, .. } = measure;
         if let Some(&at) = self.by_id.get(&id) {
             let place = &mut self.places[at as usize];
-            self.weight = self.weight - u64::from(place.weight) + u64::from(weight);
-            *place = ShelfPlace { warrant, expires, weight, hits: 0, ..*place };
+            let before = std::mem::replace(place, ShelfPlace { warrant, expires, weight, hits: 0, ..*place });
+            if before.waits {
+                return true;
+            }
+            self.weight = self.weight - u64::from(before.weight) + u64::from(weight);
             self.unlink(at);
             self.link(at);
             let full = self.weight > self.capacity;
@@ -96,11 +155,9 @@ impl Shelf {
             }
             return full;
         }
-        let full = self.weight + u64::from(weight) > self.capacity;
-        if full && !self.makes_room(id, weight) {
-            return true;
-        }
-        let place = ShelfPlace { id, warrant, expires, weight, slot, earlier: NOWHERE, later: NOWHERE, hits: 0 };
+        let waits = self.weight + u64::from(weight) > self.capacity;
+        let (earlier, later, hits) = (NOWHERE, NOWHERE, 0);
+        let place = ShelfPlace { id, warrant, expires, weight, slot, earlier, later, hits, waits };
         let at = if let Some(at) = self.free.pop() {
             self.places[at as usize] = place;
             at
@@ -109,9 +166,16 @@ impl Shelf {
             self.places.len() as u32 - 1
         };
         self.by_id.insert(id, at);
-        self.weight += u64::from(weight);
-        self.link(at);
-        full
+        if waits {
+            self.waiting.push(at);
+            if self.waiting.len() as u32 >= self.batch {
+                self.decide();
+            }
+        } else {
+            self.weight += u64::from(weight);
+            self.link(at);
+        }
+        waits
     }
 
     /// Lets those go in whose place the newcomer is worth it. Whether it is.
@@ -141,6 +205,7 @@ impl Shelf {
 
     /// Lets all go whose key or time is not wanted any more.
     pub(super) fn retain(&mut self, wanted: impl Fn(u32, Time) -> bool) {
+        self.decide();
         let mut at = self.oldest;
         while at != NOWHERE {
             let place = self.places[at as usize];
@@ -154,14 +219,19 @@ impl Shelf {
     /// Bytes of memory.
     pub(super) fn bytes(&self) -> usize {
         let index = self.by_id.capacity() * 8 / 7 * (size_of::<(u64, u32)>() + 1);
-        let places = self.places.capacity() * size_of::<ShelfPlace>() + self.free.capacity() * size_of::<u32>();
+        let numbers = self.free.capacity() + self.waiting.capacity();
+        let places = self.places.capacity() * size_of::<ShelfPlace>() + numbers * size_of::<u32>();
         index + places + self.sketch.as_ref().map_or(0, Sketch::bytes)
     }
 
     fn remove_at(&mut self, at: u32) {
-        self.unlink(at);
-        let place = &self.places[at as usize];
-        self.weight -= u64::from(place.weight);
+        let place = self.places[at as usize];
+        if place.waits {
+            self.waiting.retain(|&waiting| waiting != at);
+        } else {
+            self.unlink(at);
+            self.weight -= u64::from(place.weight);
+        }
         self.by_id.remove(&place.id);
         self.free.push(at);
     }
@@ -200,13 +270,18 @@ mod tests {
         Measure { weight, bytes: 1, expires: Time::NEVER }
     }
 
+    /// One that has room for three, and decides at once.
+    fn at_once() -> Shelf {
+        Shelf { batch: 1, ..Shelf::new(300, 0) }
+    }
+
     fn keys(shelf: &Shelf, upto: u64) -> Vec<u64> {
         (0..upto).filter(|&key| shelf.by_id.contains_key(&mixed(key))).collect()
     }
 
     #[test]
     fn who_was_asked_for_more_often_than_the_longest_unasked_takes_its_place() {
-        let mut shelf = Shelf::new(300);
+        let mut shelf = at_once();
         shelf.sketch = Some(Sketch::new(64));
         for key in 0..3 {
             assert!(!shelf.insert((mixed(key), 0), Warrant::default(), measure(100)));
@@ -223,8 +298,43 @@ mod tests {
     }
 
     #[test]
+    fn a_newcomer_without_room_stays_until_it_is_decided_about_the_next_ones() {
+        let come = |shelf: &mut Shelf, key: u64| shelf.insert((mixed(key), 0), Warrant::default(), measure(100));
+        let full = |fold: u32| {
+            let mut shelf = Shelf::new(300 << fold, fold);
+            shelf.sketch = Some(Sketch::new(64));
+            (0..4).for_each(|key| _ = come(&mut shelf, key));
+            assert_eq!(shelf.weight(), 300);
+            shelf
+        };
+        let mut shelf = full(0);
+        assert_eq!(keys(&shelf, 10), [0, 1, 2, 3]);
+        (0..2).for_each(|_| shelf.touch(mixed(3)));
+        shelf.advance(Time::from_nanos(300_000_000));
+        assert_eq!(keys(&shelf, 10), [1, 2, 3], "it was asked for meanwhile");
+        assert!(come(&mut shelf, 4) && come(&mut shelf, 4));
+        shelf.advance(Time::from_nanos(599_999_999));
+        shelf.remove(mixed(3));
+        assert_eq!((keys(&shelf, 10), shelf.weight()), (vec![1, 2, 4], 200));
+        shelf.remove(mixed(4));
+        assert!(!come(&mut shelf, 5) && come(&mut shelf, 6));
+        shelf.advance(Time::from_nanos(600_000_000));
+        assert_eq!(keys(&shelf, 10), [1, 2, 5]);
+        for _ in 0..2 {
+            (10..73).for_each(|key| _ = come(&mut shelf, key));
+            assert_eq!(keys(&shelf, 100).len(), 3 + 63);
+            come(&mut shelf, 73);
+            assert_eq!(keys(&shelf, 100), [1, 2, 5], "so many are decided about at once");
+        }
+        come(&mut shelf, 6);
+        (0..64).for_each(|_| shelf.touch(mixed(7)));
+        assert_eq!(keys(&shelf, 10), [1, 2, 5], "or when so many have asked");
+        assert_eq!(keys(&full(6), 10), [0, 1, 2], "in so small a part one comes at a time");
+    }
+
+    #[test]
     fn a_newer_answer_takes_the_place_of_the_older() {
-        let mut shelf = Shelf::new(300);
+        let mut shelf = at_once();
         for key in 0..3 {
             shelf.insert((mixed(key), key as u32), Warrant::default(), measure(100));
         }
