@@ -38,10 +38,12 @@ pub struct Watermarks {
     /// So many, once any are followed.
     most: usize,
     places: OnceLock<Box<[FollowedKey]>>,
-    /// All below was in memory before a write was acknowledged that may have changed any key.
+    /// All below was in memory before a write was acknowledged that may have changed any key, of which ears are told key by key.
     opaque: AtomicU64,
     /// When that was, in nanoseconds of [`Time`].
     opaque_at: AtomicU64,
+    /// The same of what no ear is told so.
+    untold: AtomicU64,
 }
 
 /// What is known of the keys of one slot. None of it ever falls.
@@ -80,8 +82,9 @@ impl Watermarks {
     /// Of so many keys at most.
     pub(super) fn with_places(most: usize) -> Self {
         let next = AtomicU64::new(1); // so that a mark shows even where nothing has come in
-        let (opaque, opaque_at) = (AtomicU64::new(0), AtomicU64::new(0));
-        Self { next, are_followed: AtomicBool::new(false), most, places: OnceLock::new(), opaque, opaque_at }
+        let (are_followed, places) = (AtomicBool::new(false), OnceLock::new());
+        let (opaque, opaque_at, untold) = (AtomicU64::new(0), AtomicU64::new(0), AtomicU64::new(0));
+        Self { next, are_followed, most, places, opaque, opaque_at, untold }
     }
 
     /// From now on writes and pushes are noted, or no more. What was noted stays true.
@@ -120,16 +123,20 @@ impl Watermarks {
         }
     }
 
-    /// A write has been acknowledged, at `now`, that may have changed any key.
-    pub fn all_may_have_changed(&self, now: Time) {
-        if let Some(moment) = self.moment() {
-            self.opaque_at.fetch_max(now.as_nanos(), Ordering::AcqRel); // before what it belongs to shows
-            raise(&self.opaque, moment);
+    /// Something has happened that may have changed any key; where ears are told of each such key, when it was acknowledged.
+    pub fn all_may_have_changed(&self, told: Option<Time>) {
+        match (self.moment(), told) {
+            (Some(moment), Some(at)) => {
+                self.opaque_at.fetch_max(at.as_nanos(), Ordering::AcqRel); // before what it belongs to shows
+                raise(&self.opaque, moment);
+            }
+            (Some(moment), None) => raise(&self.untold, moment),
+            (None, _) => {}
         }
     }
 
-    /// The watermarks of a key in this slot, where it is followed and an ear has `heard` of all that changed by then; behind that a write
-    /// whose keys nobody knew is a change that was told like any other. To be taken before an entry is looked up.
+    /// The watermarks of a key in this slot, where it is followed and an ear has `heard` of all that changed by then: of the keys that a
+    /// write has changed, whoever knew them, it has been told as of any other. To be taken before an entry is looked up.
     pub fn of(&self, slot: Slot, heard: Time) -> Option<KeyMarks> {
         let FollowedKey { written, changed, doubtful } = self.place(slot)?;
         let opaque = self.opaque.load(Ordering::Acquire);
@@ -138,7 +145,7 @@ impl Watermarks {
             written: written.load(Ordering::Acquire),
             changed: changed.load(Ordering::Acquire),
             doubtful: doubtful.load(Ordering::Acquire),
-            opaque: if is_heard { 0 } else { opaque },
+            opaque: if is_heard { 0 } else { opaque }.max(self.untold.load(Ordering::Acquire)),
         })
     }
 
@@ -239,7 +246,7 @@ mod tests {
         let (marks, slot) = followed();
         let at = Time::from_nanos;
         let before = marks.arrive();
-        marks.all_may_have_changed(at(5));
+        marks.all_may_have_changed(Some(at(5)));
         let after = marks.arrive();
         let judged = |heard: u64| {
             let known = marks.of(slot, at(heard)).expect("it is followed");
@@ -247,11 +254,20 @@ mod tests {
         };
         let doubt = Err(HitFault::Doubt(AuditDoubt::Opaque));
         assert_eq!([judged(4), judged(5)], [[doubt, Ok(())], [Ok(()), Ok(())]]);
-        marks.all_may_have_changed(at(9));
+        marks.all_may_have_changed(Some(at(9)));
         assert_eq!([judged(8), judged(9)], [[doubt, doubt], [Ok(()), Ok(())]]);
         marks.changed(slot, marks.moment().expect("there is one"), true);
         let breach = Err(HitFault::Breach(AuditBreach::Change));
         assert_eq!(judged(9), [breach, breach], "it was told what that write had changed");
+        let (marks, slot) = followed();
+        let before = marks.arrive();
+        marks.all_may_have_changed(None);
+        let known = marks.of(slot, Time::NEVER).expect("it is followed");
+        assert_eq!(
+            [before, marks.arrive()].map(|number| marks.judge(known, number)),
+            [doubt, Ok(())],
+            "of this no ear is told"
+        );
     }
 
     #[test]

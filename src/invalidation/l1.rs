@@ -147,7 +147,7 @@ impl L1 {
         if before == mode || before != L1Mode::Pass && mode != L1Mode::Pass {
             return; // all went on as if it answered
         }
-        self.opaque_answered();
+        self.any_key_changed(false);
         self.end_leases();
         self.bump(EpochReason::Mode);
         if mode == L1Mode::Pass {
@@ -171,7 +171,7 @@ impl L1 {
     pub(crate) fn stand_alone(&self) {
         self.silence.stand_alone(Time::now());
         self.end_leases();
-        self.opaque_answered(); // before any read may join another
+        self.any_key_changed(false); // before any read may join another
         self.switch.hold(false);
         self.nudge();
     }
@@ -267,9 +267,15 @@ impl L1 {
 
     /// An opaque write has been answered: no flight that left before is joined any more.
     pub(crate) fn opaque_answered(&self) {
-        self.opaque_writes.count();
+        // Where writes tell of themselves, nobody tells an ear which keys this one has changed.
+        self.any_key_changed(!self.mode().writes_tell());
+    }
+
+    /// The same, or something that is like an opaque write; whether ears are `told` key by key what it has changed.
+    fn any_key_changed(&self, told: bool) {
         let now = Time::now();
-        self.memory.store.watermarks().all_may_have_changed(now);
+        self.opaque_writes.count();
+        self.memory.store.watermarks().all_may_have_changed(told.then_some(now));
         if let Some(own) = self.own_writes() {
             own.note_all(now);
         }
@@ -306,7 +312,7 @@ impl L1 {
                 own.note_rights(Time::now());
             }
         }
-        self.opaque_answered();
+        self.any_key_changed(false);
         self.bump(reason);
         if reason == EpochReason::Rights {
             // Users that were refused what an ear needs may now have it.
@@ -316,7 +322,7 @@ impl L1 {
 
     /// Another server has taken the upstream's place, or several have: nothing counts that was read from the last.
     pub(crate) fn turn(&self) {
-        self.opaque_answered();
+        self.any_key_changed(false);
         self.end_leases();
         self.bump(EpochReason::Turn);
     }
@@ -414,7 +420,7 @@ impl Forget for L1 {
 
 impl ChannelListener for L1 {
     fn subscribed(&self, asked: Time) {
-        self.opaque_answered();
+        self.any_key_changed(false);
         self.bump(EpochReason::Channel);
         self.answered(asked);
     }
@@ -429,7 +435,7 @@ impl ChannelListener for L1 {
     fn refused(&self) {
         let before = self.silence.give_up_channel();
         if before > Time::ZERO && before < Time::NEVER {
-            self.opaque_answered();
+            self.any_key_changed(false);
             self.bump(EpochReason::Channel); // what was said since it was last heard nobody has told
         }
         if self.silence.relies_on_channel() {

@@ -125,13 +125,15 @@ mod tests {
             let write = |marks: &Watermarks, slot| marks.acknowledged(slot, moment(marks), marks.moment());
             let change = |marks: &Watermarks, slot| marks.changed(slot, moment(marks), true);
             let perhaps = |marks: &Watermarks, slot| marks.changed(slot, moment(marks), false);
-            let script = |marks: &Watermarks, _| marks.all_may_have_changed(Time::now());
+            let script = |marks: &Watermarks, _| marks.all_may_have_changed(Some(Time::now()));
+            let swap = |marks: &Watermarks, _| marks.all_may_have_changed(None);
             assert_eq!(judged(nothing, true).await, (true, None, [1, 0, 0]));
             assert_eq!(judged(write, true).await, (false, Some(AuditBreach::OwnWrite), [0, 0, 0]));
             assert_eq!(judged(change, true).await, (false, Some(AuditBreach::Change), [0, 0, 0]));
             assert_eq!(judged(nothing, false).await, (false, Some(AuditBreach::Lease), [0, 0, 0]));
             assert_eq!(judged(perhaps, true).await, (true, None, [0, 1, 0]));
-            assert_eq!(judged(script, true).await, (true, None, [0, 0, 1]));
+            assert_eq!(judged(script, true).await, (true, None, [1, 0, 0]), "an ear that filled nothing has heard all");
+            assert_eq!(judged(swap, true).await, (true, None, [0, 0, 1]));
         };
         LocalSet::new().run_until(in_a_worker).await;
     }

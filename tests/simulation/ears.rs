@@ -239,7 +239,7 @@ impl<'a> World<'a> {
 
     /// As `L1::forget_all`.
     pub(crate) fn forget_all(&mut self) {
-        self.memory.opaque_answered(time(self.now));
+        self.memory.opaque_answered(None);
         self.memory.users.iter().for_each(|user| user.freshness.bump());
     }
 

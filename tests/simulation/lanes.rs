@@ -95,7 +95,7 @@ impl World<'_> {
             return;
         }
         if !self.plan.worker(WorkerFault::OpaqueUncounted) {
-            self.memory.opaque_answered(time(self.now));
+            self.memory.opaque_answered(Some(time(self.now)));
         }
         let hold = self.dice.chance(400);
         let filled: Vec<_> = (0..USERS).filter(|&user| self.memory.users[user].has_filled.get()).collect();
@@ -183,7 +183,7 @@ impl World<'_> {
                         self.at(self.now + STALENESS, Event::SwapOver);
                     }
                     if pending.ask.is_opaque() {
-                        self.memory.opaque_answered(time(self.now));
+                        self.memory.opaque_answered(Some(time(self.now)));
                         self.memory.opaque_writes.add(time(self.now));
                     }
                 }

@@ -127,10 +127,10 @@ impl Memory {
         }
     }
 
-    /// An opaque write was answered, as `L1::opaque_answered`.
-    pub(crate) fn opaque_answered(&self, now: Time) {
+    /// An opaque write was answered, as `L1::opaque_answered`, or what is like one, as `L1::any_key_changed`.
+    pub(crate) fn opaque_answered(&self, told: Option<Time>) {
         self.opaque_writes.count();
-        self.store.watermarks().all_may_have_changed(now);
+        self.store.watermarks().all_may_have_changed(told);
     }
 
     pub(crate) fn slot(&self, key: usize) -> Slot {
