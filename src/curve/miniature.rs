@@ -69,7 +69,7 @@ impl Miniature {
     /// That of an L1 of `size` bytes, for one key in two to the power of `fold`.
     pub fn new(size: u64, fold: u32) -> Self {
         let (promoter, sampler) = (Promoter::new(), Sampler::new());
-        let shelf = Shelf::new(room_for_entries(size), fold);
+        let shelf = Shelf::new(rooms(size), fold);
         Self { size, fold, shelf, doorkeeper: None, promoter, sampler, evicted: None }
     }
 
@@ -103,7 +103,7 @@ impl Miniature {
         self.fold += 1;
         let mask = (1 << self.fold) - 1;
         self.shelf.retain(|slot, _| slot & mask == 0);
-        self.shelf.scale(room_for_entries(self.size), self.fold);
+        self.shelf.scale(rooms(self.size), self.fold);
         if let Some(sketch) = &mut self.shelf.sketch {
             sketch.fold();
         }
@@ -234,6 +234,12 @@ impl Miniature {
         let prints = if self.doorkeeper.is_some() { 2 * self.prints() as usize } else { 0 };
         size_of::<Self>() + self.shelf.bytes() + prints
     }
+}
+
+/// What an L1 of so many bytes has for entries, and what they may overshoot.
+fn rooms(size: u64) -> (u64, u64) {
+    let room = room_for_entries(size);
+    (room, size - room)
 }
 
 #[cfg(test)]
