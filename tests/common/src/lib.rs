@@ -4,7 +4,7 @@
 //! between proxy and Redis, and a RESP client written anew, so that a mistake in the proxy's codec cannot hide in the
 //! test of it. Knows the proxy from outside only: its flags, its sockets and its admin pages.
 //!
-//! Reading order: [`redis`], [`cluster`] (over [`bus`]), [`sentinel`], [`proxy`], [`link`], [`relay`], [`memcached`], [`tls`], [`services`], [`client`] (over [`value`]), [`writer`], [`differs`], [`judge`], [`ledger`], [`page`], [`succession`].
+//! Reading order: [`redis`], [`cluster`] (over [`bus`]), [`sentinel`], [`proxy`], [`link`], [`relay`], [`memcached`], [`tls`], [`http`], [`services`], [`client`] (over [`value`]), [`writer`], [`differs`], [`judge`], [`ledger`], [`page`], [`succession`].
 //!
 //! With `CREMA_TEST_DIRECT=1` the [`Crema`] launcher hands out the address of the server itself. Whatever fails then is
 //! a fault of the test, not of the proxy, but for those about clusters, of which one node is no stand-in; what cannot be asked of a
@@ -68,7 +68,9 @@ pub fn top() -> &'static Path {
 /// The crema that is tested. Cargo builds it before any test, and puts it one directory above the tests.
 pub fn program() -> PathBuf {
     let test = std::env::current_exe().expect("the system knows what it runs");
-    test.parent().and_then(Path::parent).expect("target/PROFILE/deps").join("crema")
+    let program = test.parent().and_then(Path::parent).expect("target/PROFILE/deps").join("crema");
+    assert!(program.exists(), "{} is missing: is `build.build-dir` set apart?", program.display());
+    program
 }
 
 /// Whether a program is on the path. Without it a test says so and passes on a developer's machine; where `CI` is set, it fails.
