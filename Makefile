@@ -200,6 +200,7 @@ dist: need-redis need-arm64 need-packing
 	PATH=$$PWD/$(TOOLS)/bin:$$PATH cargo cyclonedx --quiet --format json --spec-version 1.5 --target x86_64-unknown-linux-gnu \
 		--override-filename crema-$$version.cdx
 	mv crema-$$version.cdx.json target/dist
+	rm tests/common/crema-$$version.cdx.json # it makes one of each crate here
 	(cd target/dist; sha256sum -- * >../sums; mv ../sums SHA256SUMS)
 	tests/packages/run target/dist
 	tests/stranger/run --package target/dist/*_$$(dpkg --print-architecture).deb --traffic 60
