@@ -120,12 +120,12 @@ run-cluster run-sentinel: need-redis
 	exec deploy/group $(@:run-%=%) $(BIN) $(PORT) $(ADMIN)
 
 # What fails ends nothing: the rest is wanted too. What only computes goes on beside the programs that mostly wait. The test runner's
-# summary comes last.
+# summary comes last. (`make` and not its variable: with that, `make -n test` would run it all.)
 test: check need-redis need-tcl need-cc need-valgrind need-faketime need-memcached need-prometheus need-outage need-shells need-chromium $(CLIENTS)/python.txt $(CLIENTS)/node.txt $(COMPAT)/python.txt $(COMPAT)/node.txt interop
 	@cargo test --doc --locked
 	cargo build --tests --locked
 	failed=
-	nice -n 19 $(MAKE) --no-print-directory --keep-going computed >target/computed.txt 2>&1 & computed=$$!
+	nice -n 19 make --no-print-directory --keep-going computed >target/computed.txt 2>&1 & computed=$$!
 	trap 'kill $$computed 2>/dev/null || true' EXIT
 	tests/tcl/run --binary $(TEST_BIN) --jobs 2 || failed+=" Redis's own suite"
 	tests/tcl/run --newer --binary $(TEST_BIN) --jobs 2 --units $(NEWER_UNITS) || failed+=" the suite of a later Redis"
