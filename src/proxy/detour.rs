@@ -71,9 +71,10 @@ impl Detour {
         }
     }
 
-    /// It has been in vain: where nobody serves its slot, its client fares as where Redis is away.
+    /// It has been in vain: where nobody serves its slot, or nobody whom the map names, its client fares as where Redis is away. That it
+    /// lies elsewhere is of no use to a client that knows one server.
     pub(super) fn give_up(self) {
-        if let ReturnReason::Redirect(Some(RedirectKind::ClusterDown), line) = &self.why {
+        if let ReturnReason::Redirect(Some(RedirectKind::ClusterDown | RedirectKind::Moved), line) = &self.why {
             let why = String::from_utf8_lossy(&line[1..]).trim_end().into();
             let error = Error::Lost { node: Arc::clone(&self.site.node.address), why };
             return self.recipient.refuse(&self.site.shared, &error, Sent::No);
@@ -130,6 +131,9 @@ pub(crate) struct Tries {
     since: Time,
     all: u32,
     moves: u32,
+    /// When it first came back because the map is not true any more: what it waits for since is the next map, however long it has waited
+    /// for others before.
+    astray: Option<Time>,
 }
 
 /// What is to be done with it next.
@@ -148,7 +152,7 @@ pub(crate) enum NextTry {
 impl Tries {
     /// Before the first, of a command that came back at `since`.
     pub(crate) fn new(since: Time) -> Self {
-        Self { since, all: 0, moves: 0 }
+        Self { since, all: 0, moves: 0, astray: None }
     }
 
     /// It came back because of `kind`. Another node may come to serve its slot for as long as `wait`.
@@ -156,12 +160,13 @@ impl Tries {
         use RedirectKind as Kind;
         let first = self.all == 0;
         self.all += 1;
-        let long = match kind {
-            Kind::Ask | Kind::TryAgain => BETWEEN,
-            Kind::Moved | Kind::ReadOnly | Kind::ClusterDown | Kind::Lost => wait,
+        let (long, since) = match kind {
+            Kind::Ask | Kind::TryAgain => (BETWEEN, self.since),
+            Kind::ClusterDown | Kind::Lost => (wait, self.since),
+            Kind::Moved | Kind::ReadOnly => (wait, *self.astray.get_or_insert(now)),
         };
-        let left = long.saturating_sub(now.saturating_since(self.since));
-        // However long it has waited for others, it is sent once, and once more by a newer map.
+        let left = long.saturating_sub(now.saturating_since(since));
+        // However short `wait` is, it is sent once, and once more by a newer map.
         let by_map = matches!(kind, Kind::Moved | Kind::ReadOnly) && self.moves == 0;
         if left.is_zero() && !first && !by_map {
             return NextTry::GiveUp;
@@ -218,21 +223,33 @@ mod tests {
         }
         assert_eq!(tries.next(RedirectKind::Moved, WAIT, AT(9)), NextTry::GiveUp);
         let mut tries = Tries::new(AT(0));
-        let late = tries.next(RedirectKind::ReadOnly, WAIT, AT(5000));
+        let late = tries.next(RedirectKind::ReadOnly, Duration::ZERO, AT(5000));
         assert_eq!(
             late,
             NextTry::Elsewhere(Duration::from_millis(50)),
             "it is sent once, by a newer map if there is one"
         );
-        assert_eq!(tries.next(RedirectKind::Moved, WAIT, AT(5001)), NextTry::GiveUp);
+        assert_eq!(tries.next(RedirectKind::Moved, Duration::ZERO, AT(5001)), NextTry::GiveUp);
     }
 
+    /// A slot's node was gone for as long as it is waited for, and is back as another's replica, which the map does not say yet: the
+    /// keeper of the map reads it five times a second at most.
     #[test]
-    fn one_that_is_late_and_then_sent_astray_goes_by_the_newer_map() {
-        let mut tries = Tries::new(AT(0));
-        assert_eq!(tries.next(RedirectKind::TryAgain, WAIT, AT(5000)), NextTry::After(Duration::ZERO));
-        assert_eq!(tries.next(RedirectKind::Moved, WAIT, AT(5001)), NextTry::Elsewhere(Duration::from_millis(50)));
-        assert_eq!(tries.next(RedirectKind::Moved, WAIT, AT(5060)), NextTry::GiveUp);
+    fn one_that_is_late_and_then_sent_astray_waits_for_the_next_map() {
+        for late in [RedirectKind::TryAgain, RedirectKind::Lost, RedirectKind::ClusterDown] {
+            let (mut tries, mut now) = (Tries::new(AT(0)), AT(5000));
+            assert_ne!(tries.next(late, WAIT, now), NextTry::GiveUp, "it is sent once");
+            let began = now;
+            for n in 0..MOVES {
+                let next = tries.next(RedirectKind::Moved, WAIT, now);
+                let NextTry::Elsewhere(pause) = next else { panic!("{n}: {next:?}") };
+                now = now.plus(pause);
+            }
+            let waited = now.saturating_since(began);
+            assert!(waited >= MAP_PAUSE[1] * 2 && waited <= WAIT, "{waited:?}");
+            assert_eq!(tries.next(RedirectKind::Moved, WAIT, now), NextTry::GiveUp);
+            assert_eq!(tries.next(late, WAIT, now), NextTry::GiveUp, "what it waited for before is over");
+        }
     }
 
     #[test]
