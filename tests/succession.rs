@@ -250,9 +250,13 @@ fn one_that_may_serve_already_is_waited_for_until_it_says_so_or_ends() {
         let mut waits = crema.client();
         waits.send_cmd(&["PING"]);
         assert!(waits.is_silent_for(Duration::from_millis(200)), "the other may let it in");
+        let ready = || crema.admin("/readyz").expect("the admin port answers");
+        let (status, why) = ready();
+        assert!(status == 503 && why.contains("is to serve"), "{status}: {why}");
         if dies {
             drop(frozen);
             assert_eq!(waits.value(), simple("PONG"), "nobody else does");
+            assert_eq!(ready().0, 200);
         } else {
             frozen.say(r#"{"say":"serving"}"#);
             frozen.hear("draining");

@@ -257,7 +257,7 @@ function show() {
   rows("tiers", s.tiers.map((t) => {
     const word = document.createElement("span"); word.className = t.well ? "good" : "warn";
     word.textContent = t.well ? "asked" : t.left_alone.length ? `left alone: ${t.left_alone.join(", ")}` : "not known";
-    const why = t.well || !t.last_error ? [] : [small(t.last_error)];
+    const why = t.well || !t.last_error ? [] : [small(`${t.last_error}, ${t.last_error_seconds} s ago`)];
     return [cell("", t.name, small(`${t.keys} in ${t.server}`)), ...["hit", "miss", "stale", "copied", "copied_up", "error"].map((n) => cell("n", short(t.counts[n]))), cell("", word, ...why)];
   }));
 

@@ -161,6 +161,8 @@ pub(crate) struct TierStatus {
     pub left_alone: Vec<String>,
     /// What went wrong last, if something did.
     pub last_error: Option<String>,
+    /// How long ago that was.
+    pub last_error_seconds: Option<u64>,
     /// What happened, by `TierOutcome`.
     pub counts: BTreeMap<&'static str, u64>,
 }

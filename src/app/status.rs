@@ -21,7 +21,7 @@ use crate::metrics::{
     AuditBreach, AuditDoubt, AuditSkip, CensusFinding, KeyLevels, LoadResult, Metrics, Need, TierOutcome,
 };
 use crate::origin::OriginState;
-use crate::proxy::{Listings, Orders};
+use crate::proxy::{Listings, Orders, SuccessionState};
 use crate::tier::Tier;
 use crate::upstream::{Node, NodeIndex, Topology};
 
@@ -50,11 +50,7 @@ impl Source for App {
             }
         });
         Snapshot {
-            ready: if self.draining.load(Ordering::Relaxed) {
-                Err("crema was told to stop".to_owned())
-            } else {
-                upstream.trouble.clone().map_or(Ok(()), Err)
-            },
+            ready: self.ready(upstream.trouble.as_ref()),
             uptime: self.started.elapsed(),
             certificate_expires: self.acceptor.iter().filter_map(|tls| tls.expires()).chain(dialed).min(),
             mode: l1.service(),
@@ -131,18 +127,31 @@ fn origin_status(state: OriginState) -> OriginStatus {
 }
 
 fn tier_status(tier: &Tier) -> TierStatus {
+    let (at, last_error) = tier.stats.last_error().unzip();
     TierStatus {
         name: tier.rule.name.clone(),
         server: tier.rule.server.to_string(),
         keys: tier.rule.pattern.to_string(),
         well: tier.is_well(),
         left_alone: tier.left_alone(),
-        last_error: Some(tier.stats.last_error()).filter(|why| !why.is_empty()),
+        last_error_seconds: at.map(|at| Time::now().saturating_since(at).as_secs()),
+        last_error,
         counts: TierOutcome::ALL.iter().map(|&outcome| (outcome.as_str(), tier.stats.of(outcome))).collect(),
     }
 }
 
 impl App {
+    /// Whether clients are let in and served; else why not.
+    fn ready(&self, trouble: Option<&String>) -> Result<(), String> {
+        if self.draining.load(Ordering::Relaxed) {
+            return Err("crema was told to stop".to_owned());
+        }
+        match self.shared.succession.get() {
+            releases @ SuccessionState::Releases(_) => Err(releases.to_string()),
+            _ => trouble.cloned().map_or(Ok(()), Err),
+        }
+    }
+
     fn audit(&self) -> AuditStatus {
         let stats = &self.shared.stats;
         let violation = |violation: AuditViolation| {

@@ -7,13 +7,14 @@ use std::sync::PoisonError;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::labels::TierOutcome;
+use crate::clock::Time;
 
 /// See the module's head.
 #[derive(Debug, Default)]
 pub(crate) struct TierStats {
     counts: [AtomicU64; TierOutcome::COUNT],
-    /// What went wrong last.
-    last: Mutex<String>,
+    /// What went wrong last, and when.
+    last: Mutex<Option<(Time, String)>>,
 }
 
 impl TierStats {
@@ -26,8 +27,9 @@ impl TierStats {
     pub(crate) fn failed(&self, why: &str) -> bool {
         self.count(TierOutcome::Error);
         let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
-        let is_new = last.split(' ').next() != why.split(' ').next();
-        why.clone_into(&mut last);
+        let first_word = |why: &str| why.split(' ').next().map(str::to_owned);
+        let is_new = last.as_ref().is_none_or(|(_, last)| first_word(last) != first_word(why));
+        *last = Some((Time::now(), why.to_owned()));
         is_new
     }
 
@@ -36,8 +38,8 @@ impl TierStats {
         self.counts[outcome as usize].load(Ordering::Relaxed)
     }
 
-    /// What went wrong last; empty where nothing did.
-    pub(crate) fn last_error(&self) -> String {
+    /// What went wrong last, and when; none: nothing did.
+    pub(crate) fn last_error(&self) -> Option<(Time, String)> {
         self.last.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }

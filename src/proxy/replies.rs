@@ -8,6 +8,7 @@
 //! Holds contract point 2 (order).
 
 use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
 use std::io;
 use std::pin::Pin;
 use std::rc::Rc;
@@ -31,6 +32,8 @@ use crate::upstream::NodeIndex;
 
 /// So many bytes are worth a write of their own.
 const CORK: usize = 16 << 10;
+/// Of so many slow commands of a session it is known where they are noted.
+const SLOW: usize = 64;
 
 /// See the module's head.
 pub(crate) struct Replies {
@@ -53,8 +56,8 @@ pub(crate) struct Replies {
     stats: Arc<WorkerStats>,
     /// What is told of the client.
     pub(super) ways: ClientWays,
-    /// The last command of which a slow wait was noted, with its number there.
-    slow: Cell<Option<(ReplyPlace, u64)>>,
+    /// The last commands of which slow waits were noted, with their numbers there, the newest last.
+    slow: RefCell<VecDeque<(ReplyPlace, u64)>>,
     /// They are taken and not written, so nothing waits until they are.
     taken: bool,
 }
@@ -76,7 +79,7 @@ impl Replies {
             ways: ClientWays::new(member.since()),
             member,
             stats,
-            slow: Cell::new(None),
+            slow: RefCell::default(),
             taken: false,
         }
     }
@@ -100,14 +103,18 @@ impl Replies {
         all
     }
 
-    /// The number under which a slow wait of the command at `place` was noted last of all.
+    /// The number under which a slow wait of the command at `place` was noted, where that is one of the last.
     pub(super) fn slow_at(&self, place: ReplyPlace) -> Option<u64> {
-        self.slow.get().filter(|(of, _)| *of == place).map(|(_, id)| id)
+        self.slow.borrow().iter().rev().find(|(of, _)| *of == place).map(|(_, id)| *id)
     }
 
     /// One was noted under this number.
     pub(super) fn set_slow(&self, place: ReplyPlace, id: u64) {
-        self.slow.set(Some((place, id)));
+        let slow = &mut *self.slow.borrow_mut();
+        if slow.len() == SLOW {
+            slow.pop_front();
+        }
+        slow.push_back((place, id));
     }
 
     /// The counters of its worker.
@@ -650,6 +657,19 @@ mod tests {
             out.extend_from_slice(bytes.as_bytes());
             (true, ())
         });
+    }
+
+    #[test]
+    fn of_the_last_slow_commands_it_is_known_where_they_are_noted() {
+        let replies = of(1 << 20);
+        let places: Vec<_> = (0..=SLOW as u64).map(|_| replies.reserve()).collect();
+        for (&place, id) in places.iter().zip(7..) {
+            assert_eq!(replies.slow_at(place), None);
+            replies.set_slow(place, id);
+        }
+        assert_eq!(replies.slow_at(places[0]), None, "it is too long ago");
+        assert_eq!(replies.slow_at(places[1]), Some(8));
+        assert_eq!(replies.slow_at(places[SLOW]), Some(7 + SLOW as u64));
     }
 
     #[test]

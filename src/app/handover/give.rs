@@ -193,6 +193,7 @@ async fn act(
             GiverStep::Release(message) => {
                 estate.porters.turn(AcceptTurn::Others);
                 estate.shared.l1.share();
+                estate.shared.succession.set(SuccessionState::Releases(asking.pid));
                 done = say(asking.line(), &message, &[]).await;
             }
             GiverStep::Reclaim(why) => {
@@ -205,6 +206,9 @@ async fn act(
             GiverStep::Resume => {
                 estate.porters.turn(AcceptTurn::Own);
                 estate.shared.l1.stand_alone();
+                if let Some(path) = &estate.shared.config.take_over {
+                    estate.shared.succession.set(SuccessionState::Open(path.clone()));
+                }
             }
             GiverStep::Leave => return Outlook::Taken,
             GiverStep::Fail(why) => {
