@@ -79,8 +79,8 @@ pub(crate) enum ScriptReply {
     Proven(Option<Bytes>),
     /// The token was not there, or the key has another value.
     Overtaken,
-    /// It is not time to load it anew.
-    Early,
+    /// It is not time to load it anew: the value stays for so long, or without an end.
+    Early(Option<Duration>),
     /// An error.
     Refused(String),
     /// No reply.
@@ -94,7 +94,9 @@ impl ScriptReply {
             Self::Taken(_) => true,
             // Of its own token a look says nothing; and what is lost, or refused halfway, may have been done.
             Self::Free | Self::Refused(_) | Self::Lost => before,
-            Self::Found(_) | Self::Negative | Self::Held(_) | Self::Proven(_) | Self::Overtaken | Self::Early => false,
+            Self::Found(_) | Self::Negative | Self::Held(_) | Self::Proven(_) | Self::Overtaken | Self::Early(_) => {
+                false
+            }
         }
     }
 }
@@ -178,6 +180,8 @@ pub(crate) struct Load {
     ahead: Option<Duration>,
     /// What marks the value that it is to replace.
     mark: Bytes,
+    /// For how long the value stays yet for which it was too early.
+    early: Option<Duration>,
     rest: Duration,
     rounds: u32,
     failed: bool,
@@ -191,6 +195,7 @@ impl Load {
             stage: LoadStage::Looking,
             ahead: None,
             mark: Bytes::new(),
+            early: None,
             rest: REST.0,
             rounds: 0,
             failed: false,
@@ -210,6 +215,11 @@ impl Load {
     /// Whether the origin has failed, whatever came of the load.
     pub(crate) fn has_failed(&self) -> bool {
         self.failed
+    }
+
+    /// It was too early for this load ahead of need: the value stays for so long yet.
+    pub(crate) fn was_early(&self) -> Option<Duration> {
+        self.early
     }
 
     /// For so long it may wait for a permit.
@@ -257,7 +267,7 @@ impl Load {
             ScriptReply::Lost => self.again("Redis does not answer", now),
             ScriptReply::Refused(why) if passes(&why) => self.rest(now),
             ScriptReply::Refused(why) => self.fail(&format!("Redis says: {why}")),
-            ScriptReply::Early => self.fail("Redis says what it was not asked"),
+            ScriptReply::Early(_) => self.fail("Redis says what it was not asked"),
         }
     }
 
@@ -269,6 +279,10 @@ impl Load {
                 LoadStep::Fetch
             }
             ScriptReply::Proven(stale) => self.proven(stale),
+            ScriptReply::Early(left) => {
+                self.early = Some(left.unwrap_or(Duration::MAX));
+                self.end(LoadOutcome::Needless)
+            }
             _ => self.end(LoadOutcome::Needless), // most likely the value is there
         }
     }
@@ -483,7 +497,7 @@ mod tests {
                 ScriptReply::Held(None),
                 ScriptReply::Proven(None),
                 ScriptReply::Overtaken,
-                ScriptReply::Early,
+                ScriptReply::Early(None),
             ] {
                 assert!(!sure.leaves_token(before), "{sure:?}");
             }
@@ -591,10 +605,18 @@ mod tests {
         let step = fetched(&mut load, Fetched::Value { value: value(), stays: None });
         assert_eq!(step, LoadStep::Ask(Script::Replace(value(), TTL, mark)));
         assert_eq!(reply(&mut load, ScriptReply::Proven(None)), LoadStep::End(LoadOutcome::Loaded(value())));
-        for hindrance in [ScriptReply::Early, ScriptReply::Held(None), ScriptReply::Free, ScriptReply::Lost] {
+        let left = Duration::from_secs(7);
+        for (hindrance, early) in [
+            (ScriptReply::Early(Some(left)), Some(left)),
+            (ScriptReply::Early(None), Some(Duration::MAX)),
+            (ScriptReply::Held(None), None),
+            (ScriptReply::Free, None),
+            (ScriptReply::Lost, None),
+        ] {
             let mut load = begin();
             load.next(LoadEvent::Permit(Ok(())), NOW);
             assert_eq!(reply(&mut load, hindrance), LoadStep::End(LoadOutcome::Needless));
+            assert_eq!(load.was_early(), early);
         }
         let step = begin().next(LoadEvent::Permit(Err("busy")), NOW);
         assert_eq!(step, LoadStep::End(LoadOutcome::Needless));

@@ -64,6 +64,10 @@ struct Origin {
 
 /// After a load ahead that failed the key's next is not begun before.
 const FAILED_REST: Duration = Duration::from_secs(1);
+/// No key rests for longer, for others may share its place, and who has written it may have given it a nearer end.
+const LONGEST_REST: Duration = Duration::from_secs(1);
+/// Redis tells time in milliseconds.
+const SHORTEST_REST: Duration = Duration::from_millis(1);
 
 /// A key to be loaded, with the names of what crema keeps beside it.
 #[derive(Debug)]
@@ -193,7 +197,7 @@ impl Origins {
                 origin.count(LoadResult::RefreshFailed);
                 FAILED_REST
             }
-            _ => (origin.mean() / 2).min(FAILED_REST),
+            _ => early_rest(load.was_early(), origin.mean()),
         };
         origin.rests.set(wanted.db, &wanted.key, Time::now().plus(rest));
     }
@@ -272,6 +276,16 @@ impl Origins {
         origin.heard(&fetched, Time::now().saturating_since(begun));
         fetched
     }
+}
+
+/// How long a key rests whose load ahead came to nothing, where a load takes `mean`; `left` says how long its value stays, where it was too
+/// early. Beyond six means the dice of [`window`] fall so in one of four hundred reads: until then nobody asks, and then so often that a
+/// value which is read all the time is hardly ever not loaded anew: the chance of that is that of all draws, 1 - e^(-n/8) for the n-th
+/// before the end, which is one in half a million.
+fn early_rest(left: Option<Duration>, mean: Duration) -> Duration {
+    let asked_again = if left.is_some() { mean / 8 } else { mean / 2 };
+    let far = left.map_or(Duration::ZERO, |left| left.saturating_sub(mean.saturating_mul(6)));
+    far.max(asked_again).clamp(SHORTEST_REST, LONGEST_REST)
 }
 
 /// So long before its end a value is loaded anew, where a load takes `mean`, as the dice fall in `0..1`; `None`: nobody knows how long.
@@ -384,6 +398,9 @@ impl Origin {
 
 #[cfg(test)]
 mod tests {
+    use rand::rngs::StdRng;
+    use rand::{Rng as _, SeedableRng as _};
+
     use super::*;
 
     #[test]
@@ -396,5 +413,38 @@ mod tests {
         assert!(of(1.0 - f64::EPSILON) < Duration::from_secs(4));
         assert_eq!(window(Duration::ZERO, 0.5), None);
         assert!(window(Duration::from_secs(10), 0.5) > window(Duration::from_secs(1), 0.5));
+    }
+
+    #[test]
+    fn a_value_that_is_read_all_the_time_is_loaded_anew_and_redis_is_seldom_asked_about_it() {
+        let (mean, mut dice) = (Duration::from_millis(100), StdRng::seed_from_u64(7));
+        let (mut ended, mut asked, mut ahead) = (0, 0, Duration::ZERO);
+        for _ in 0..10_000 {
+            let mut left = Some(Duration::from_secs(60));
+            while let Some(now) = left {
+                asked += 1;
+                if window(mean, dice.random()).is_some_and(|window| window >= now) {
+                    ahead += now;
+                    break;
+                }
+                left = now.checked_sub(early_rest(left, mean));
+            }
+            ended += u32::from(left.is_none());
+        }
+        assert!(ended <= 2, "{ended} of 10,000 values came to their end");
+        assert!(asked < 10_000 * 110, "{asked} questions in 10,000 minutes");
+        assert!(ahead > mean * 5_000 && ahead < mean * 40_000, "{ahead:?}");
+    }
+
+    #[test]
+    fn no_key_rests_for_long() {
+        let (hour, mean) = (Duration::from_secs(3600), Duration::from_millis(80));
+        for left in [None, Some(Duration::ZERO), Some(hour), Some(Duration::MAX)] {
+            for mean in [Duration::ZERO, mean, hour, Duration::MAX] {
+                assert!((SHORTEST_REST..=LONGEST_REST).contains(&early_rest(left, mean)), "{left:?} {mean:?}");
+            }
+        }
+        assert_eq!(early_rest(Some(Duration::from_millis(500)), mean), Duration::from_millis(20));
+        assert_eq!(early_rest(None, mean), mean / 2, "a token is there, or nothing");
     }
 }

@@ -53,7 +53,7 @@ if redis.call('EXISTS',KEYS[1])==1 then return {7} end return {6}";
 
 /// ARGV: this token, its end, the window before the end of the value.
 const TAKE_AHEAD: &str = "local v=redis.call('GET',KEYS[1]) if not v then return {4} end \
-local l=redis.call('PTTL',KEYS[1]) if l<0 or l>tonumber(ARGV[3]) then return {8} end \
+local l=redis.call('PTTL',KEYS[1]) if l<0 or l>tonumber(ARGV[3]) then return {8,tostring(l)} end \
 if redis.call('EXISTS',KEYS[2])==1 then return {3} end redis.call('SET',KEYS[2],ARGV[1],'PX',ARGV[2]) \
 return {5,redis.sha1hex(v)}";
 
@@ -148,7 +148,7 @@ pub(super) fn read(reply: Option<Vec<u8>>) -> ScriptReply {
         (TAKEN, mark) => ScriptReply::Taken(mark.unwrap_or_default()),
         (PROVEN, stale) => ScriptReply::Proven(stale),
         (OVERTAKEN, _) => ScriptReply::Overtaken,
-        (EARLY, _) => ScriptReply::Early,
+        (EARLY, left) => ScriptReply::Early(left.and_then(|left| millis_of(&left))),
         _ => ScriptReply::Refused("a reply of another form".to_owned()),
     }
 }
@@ -184,6 +184,8 @@ mod tests {
         assert_eq!(read("*1\r\n:4\r\n"), ScriptReply::Free);
         assert_eq!(read("*2\r\n:3\r\n$2\r\n70\r\n"), ScriptReply::Held(Some(Duration::from_millis(70))));
         assert_eq!(read("*2\r\n:3\r\n$2\r\n-1\r\n"), ScriptReply::Held(None));
+        assert_eq!(read("*2\r\n:8\r\n$4\r\n9000\r\n"), ScriptReply::Early(Some(Duration::from_secs(9))));
+        assert_eq!(read("*2\r\n:8\r\n$2\r\n-1\r\n"), ScriptReply::Early(None));
         assert_eq!(read("*2\r\n:1\r\n$3\r\na\r\n\r\n"), ScriptReply::Found(Bytes::from_static(b"a\r\n")));
         assert_eq!(read("*2\r\n:5\r\n$0\r\n\r\n"), ScriptReply::Taken(Bytes::new()));
         assert_eq!(read("*1\r\n:6\r\n"), ScriptReply::Proven(None));

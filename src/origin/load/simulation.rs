@@ -459,7 +459,7 @@ impl World {
             Came::Held(left) => reply(ScriptReply::Held(Some(Duration::from_millis(*left)))),
             Came::Free => reply(ScriptReply::Free),
             Came::Taken(mark) => reply(ScriptReply::Taken(mark.to_string().into())),
-            Came::Early => reply(ScriptReply::Early),
+            Came::Early => reply(ScriptReply::Early(None)),
             Came::Proven(stale) => reply(ScriptReply::Proven(stale.map(noted))),
             Came::Overtaken => reply(ScriptReply::Overtaken),
             Came::Lost => reply(ScriptReply::Lost),
