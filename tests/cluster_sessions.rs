@@ -635,9 +635,10 @@ fn many_clients(crema: &Crema) -> Vec<Client> {
     clients
 }
 
+/// But for the one on which a worker asks whether a late answer is coming, which has nothing to do with clients.
 fn connections_of_crema(server: &Redis) -> usize {
     let list = server.client().cmd(&["CLIENT", "LIST"]).text();
-    list.lines().filter(|line| line.contains(" name=crema-")).count()
+    list.lines().filter(|line| line.contains(" name=crema-") && !line.contains(" name=crema-pulse")).count()
 }
 
 fn message(words: &[&str]) -> Value {

@@ -154,7 +154,7 @@ fn a_file_that_changes_and_a_hangup_are_enough() {
     let promote = || status(crema, "/settings/promote");
     filed.write(&Filed::FIRST.replace("promote = 1", "promote = 20"));
     eventually("the file is read", || promote() == 20);
-    assert_eq!(status(crema, "/changes/0/by"), "a change of the file");
+    eventually("it is told", || status(crema, "/changes/0/by") == "a change of the file");
     filed.write(&Filed::FIRST.replace("promote = 1", "promote = 21"));
     crema.signal(rustix::process::Signal::HUP);
     eventually("it is read at once", || promote() == 21);

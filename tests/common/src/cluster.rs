@@ -366,13 +366,27 @@ impl Cluster {
     // Slots that move.
 
     /// Begins to move a slot, as `redis-cli --cluster reshard` does.
+    ///
+    /// Who is to have it must know everybody's number by then. Else it may take the slot under a number that is lower than that of the
+    /// former owner, for it believes that its own is the highest (`clusterBumpConfigEpochWithoutConsensus`): a message of that one which is
+    /// still on its way then takes the slot back, and with it the keys are gone (`clusterUpdateSlotsConfigWith`).
     #[must_use]
     pub fn begin_move(&self, slot: u16, to: usize) -> Move<'_> {
         let from = self.owner(slot);
+        eventually("the new owner knows everybody's number", || self.knows_numbers(to));
         let text = slot.to_string();
         assert_eq!(self.client(to).cmd(&["CLUSTER", "SETSLOT", &text, "IMPORTING", self.id(from)]), ok());
         assert_eq!(self.client(from).cmd(&["CLUSTER", "SETSLOT", &text, "MIGRATING", self.id(to)]), ok());
         Move { cluster: self, slot, from, to }
+    }
+
+    /// Whether a node knows the number of the others' last election or import of a slot, as each says its own.
+    fn knows_numbers(&self, n: usize) -> bool {
+        let known = self.view(n);
+        self.awake().into_iter().filter(|other| self.is_master(*other)).all(|other| {
+            let own = self.view(other).into_iter().find(|line| line.is("myself")).expect("a node lists itself");
+            known.iter().any(|line| line.id == own.id && line.epoch == own.epoch)
+        })
     }
 
     pub fn move_slot(&self, slot: u16, to: usize) {
