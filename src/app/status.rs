@@ -147,7 +147,7 @@ impl App {
             return Err("crema was told to stop".to_owned());
         }
         match self.shared.succession.get() {
-            releases @ SuccessionState::Releases(_) => Err(releases.to_string()),
+            awaits @ SuccessionState::Awaits(_) => Err(awaits.to_string()),
             _ => trouble.cloned().map_or(Ok(()), Err),
         }
     }

@@ -27,8 +27,7 @@ impl TierStats {
     pub(crate) fn failed(&self, why: &str) -> bool {
         self.count(TierOutcome::Error);
         let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
-        let first_word = |why: &str| why.split(' ').next().map(str::to_owned);
-        let is_new = last.as_ref().is_none_or(|(_, last)| first_word(last) != first_word(why));
+        let is_new = last.as_ref().is_none_or(|(_, last)| last.split(' ').next() != why.split(' ').next());
         *last = Some((Time::now(), why.to_owned()));
         is_new
     }

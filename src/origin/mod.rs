@@ -279,9 +279,9 @@ impl Origins {
 }
 
 /// How long a key rests whose load ahead came to nothing, where a load takes `mean`; `left` says how long its value stays, where it was too
-/// early. Beyond six means the dice of [`window`] fall so in one of four hundred reads: until then nobody asks, and then so often that a
-/// value which is read all the time is hardly ever not loaded anew: the chance of that is that of all draws, 1 - e^(-n/8) for the n-th
-/// before the end, which is one in half a million.
+/// early. Six means before the end one [`window`] in four hundred reaches so far: until then nobody asks, and from then
+/// on somebody does each eighth of a mean, with a new draw. Of values that are read all the time one in half a million ends before any
+/// draw was enough.
 fn early_rest(left: Option<Duration>, mean: Duration) -> Duration {
     let asked_again = if left.is_some() { mean / 8 } else { mean / 2 };
     let far = left.map_or(Duration::ZERO, |left| left.saturating_sub(mean.saturating_mul(6)));

@@ -25,8 +25,8 @@ pub(crate) enum SuccessionState {
     Open(PathBuf),
     /// It prepares to take over from this process.
     Prepares(u32),
-    /// This process lets nobody in any more, and has not heard yet whether it does.
-    Releases(u32),
+    /// It may serve in place of this process already, and does not say so: until it does, or ends, this one lets nobody in.
+    Awaits(u32),
     /// It has taken over from this process, which has clients yet: until then nothing is answered out of memory.
     Follows(u32),
     /// This process has taken over from it.
@@ -51,9 +51,10 @@ impl Display for SuccessionState {
             Self::Off => f.write_str("off"),
             Self::Open(path) => write!(f, "open at {}", path.display()),
             Self::Prepares(pid) => write!(f, "prepares to take over from process {pid}"),
-            Self::Releases(pid) => {
-                write!(f, "process {pid} is to serve and has not said that it does: no client is let in")
-            }
+            Self::Awaits(pid) => write!(
+                f,
+                "process {pid} may serve already and does not say so: no client is let in until it does, or is killed"
+            ),
             Self::Follows(pid) => {
                 write!(f, "has taken over from process {pid}, which has clients yet: no hits until then")
             }

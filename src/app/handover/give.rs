@@ -193,22 +193,22 @@ async fn act(
             GiverStep::Release(message) => {
                 estate.porters.turn(AcceptTurn::Others);
                 estate.shared.l1.share();
-                estate.shared.succession.set(SuccessionState::Releases(asking.pid));
                 done = say(asking.line(), &message, &[]).await;
             }
             GiverStep::Reclaim(why) => {
                 let has = asking.baton.take();
                 if !has {
+                    estate.shared.succession.set(SuccessionState::Awaits(asking.pid));
                     warn!("it may serve already, so its word is waited for, or its end: {why}");
                 }
                 steps.extend(giver.reclaimed(why, has));
             }
             GiverStep::Resume => {
-                estate.porters.turn(AcceptTurn::Own);
-                estate.shared.l1.stand_alone();
                 if let Some(path) = &estate.shared.config.take_over {
                     estate.shared.succession.set(SuccessionState::Open(path.clone()));
                 }
+                estate.porters.turn(AcceptTurn::Own);
+                estate.shared.l1.stand_alone();
             }
             GiverStep::Leave => return Outlook::Taken,
             GiverStep::Fail(why) => {
